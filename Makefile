@@ -1,0 +1,41 @@
+# Each target does its own set-up: the first one makes .venv and installs exreid into it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint format bench clean
+.DEFAULT_GOAL := help
+
+help:  ## List the targets.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "exreid needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "Installing into $(VENV) (once; PyTorch is large, this takes a few minutes) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+demo: $(INSTALLED)  ## Generate a small data set, probe it, print the table (3 minutes).
+	@$(BIN)/exreid demo
+
+test: $(INSTALLED)  ## Run the tests.
+	@$(BIN)/python -m pytest
+
+lint: $(INSTALLED)  ## Check style (ruff) and types (mypy).
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(INSTALLED)  ## Rewrite the code in the project's style.
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(INSTALLED)  ## Run each benchmark's quick version.
+	@set -e; for f in benchmarks/[a-z]*.py; do echo "== $$f"; $(BIN)/python $$f --quick; done
+
+clean:  ## Remove the environment and tool caches.
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

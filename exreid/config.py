@@ -1,0 +1,214 @@
+"""The config tree: every key that a user can set, with its type, default and meaning.
+
+The docstring under a key is its documentation: ``exreid probe --help`` prints it. Reading
+files, overrides and error messages are in `exreid.config_io`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+
+class StrictModel(BaseModel):
+    """A part of the config: unknown keys and wrong types are errors, and nothing changes later."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        validate_default=True,
+        protected_namespaces=(),
+    )
+
+
+def _number_as_text(value: Any) -> Any:
+    # YAML reads `query_split_value: 1` as a number; the cells of a table are text.
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _switch_as_text(value: Any) -> Any:
+    # YAML 1.1 reads the words off and on as booleans.
+    return {False: "off", True: "auto"}[value] if isinstance(value, bool) else value
+
+
+CellText = Annotated[str, BeforeValidator(_number_as_text), Field(min_length=1)]
+ColourByte = Annotated[int, Field(ge=0, le=255)]
+UnitInterval = Annotated[float, Field(ge=0, le=1)]
+
+
+class DatasetConfig(StrictModel):
+    """Which images, whose they are, and how they are read."""
+
+    root: str = "."
+    """Folder of the data set; a path in the metadata is relative to it. Local, or an fsspec URL."""
+    metadata_file: str | None = None
+    """CSV or Parquet table with one row per image, relative to root. None: CzechLynx's own file
+    name, then metadata.csv, then metadata.parquet."""
+    path_col: str = "path"
+    """Column with the image's path, relative to root."""
+    label_col: str = "unique_name"
+    """Column with the identity of the animal."""
+    split_col: str = "split-time_closed"
+    """Column that says which split a row belongs to."""
+    make_split: Literal["closed_set", "identity_disjoint", "time_aware"] | None = None
+    """For tables without a split: make one (train/test) instead of reading split_col. It never
+    cuts through an encounter; the seed decides. The run keeps it as split.csv."""
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """With make_split: the share of images that go to test."""
+    train_split_value: CellText = "train"
+    """Value of split_col for training images."""
+    val_split_value: CellText = "test"
+    """Value of split_col for validation images."""
+    query_split_value: CellText = "test"
+    """Value of split_col for queries. The same as database_split_value: leave-one-out."""
+    database_split_value: CellText = "train"
+    """Value of split_col for the database, the gallery of known animals."""
+    mask_col: str | None = "mask"
+    """Column with the animal's mask: COCO RLE or polygons. May be absent while no mask is used."""
+    encounter_cols: tuple[str, ...] = ()
+    """Columns that together name an encounter (one visit, one burst), e.g. [source, encounter]."""
+    viewpoint_col: str | None = None
+    """Column with the side or pose of the animal."""
+    date_col: str | None = "date"
+    """Column with the date: 14.03.2016, 14/03/2016 or 2016-03-14. May be absent."""
+    unknown_identities: tuple[CellText, ...] = ("unknown",)
+    """Values of label_col that mean "not known", besides an empty cell."""
+    image_size: PositiveInt | None = None
+    """Side in pixels of the square image that the backbone sees. None: the backbone's own."""
+    resize: Literal["auto", "crop", "stretch", "pad"] = "auto"
+    """How a photograph becomes square: centre crop, stretched, or padded. auto: as the backbone
+    was published."""
+    no_background: bool = False
+    """Fill everything outside the mask."""
+    crop_to_mask: bool = False
+    """Crop to the mask's box before resizing."""
+    crop_margin: NonNegativeFloat = 0.1
+    """With crop_to_mask: margin on each side, as a fraction of the box's longer side."""
+    fill_rgb: tuple[ColourByte, ColourByte, ColourByte] | None = None
+    """Colour of what is filled or padded. None: the mean colour of the backbone's training."""
+    reduced_decode: bool = True
+    """Decode large JPEGs at 1/2, 1/4 or 1/8 where the target size allows it."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """A bad row, image or mask: stop with an error, or leave it out and list it in rejected.csv."""
+
+    @model_validator(mode="after")
+    def _masks_need_a_column(self) -> Self:
+        if self.mask_col is None and (self.no_background or self.crop_to_mask):
+            raise ValueError("no_background and crop_to_mask need dataset.mask_col")
+        return self
+
+
+class ModelConfig(StrictModel):
+    """The backbone that turns an image into a vector."""
+
+    type: str = "efficientnet-lite0"
+    """A name of the table (exreid probe --help lists it), timm:NAME, or hf-hub:OWNER/NAME."""
+    checkpoint: str | None = None
+    """Local .pth or .safetensors whose weights replace the published ones."""
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the backbone. bf16 is faster and moves the numbers a little: publish fp32."""
+    batch_size: PositiveInt = 16
+    """Images in one forward pass."""
+
+
+class BenchmarkConfig(StrictModel):
+    """How queries are matched with the gallery, and what is measured."""
+
+    method: Literal["cosine"] = "cosine"
+    """Retrieval method."""
+    top_k: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 5, 10)
+    """The k of each top-k metric."""
+    mAP: bool = True  # noqa: N815 - the field's own spelling, and the key that users type
+    """Also report mean average precision and mINP."""
+    exclude: Literal["image", "encounter"] = "image"
+    """What a query may not be answered with: itself, or any image of its own encounter."""
+    keep_candidates: PositiveInt = 100
+    """Best candidates of each query that rankings.parquet keeps; positives are always kept."""
+    bootstrap_resamples: NonNegativeInt = 2000
+    """Resamples of the identities behind each 95% interval; 0: no intervals."""
+    cache: Annotated[str, BeforeValidator(_switch_as_text), Field(min_length=1)] = "auto"
+    """Where features are kept between runs: auto (.exreid_cache under output.root), off, or a
+    folder."""
+
+
+class OutputConfig(StrictModel):
+    """Where a run writes."""
+
+    root: str = "."
+    """Folder for everything a run writes: benchmark_runs/, and the cache."""
+    run_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
+    """Name of the run's folder. None: made from the time, the method and the backbone."""
+
+
+class WandbConfig(StrictModel):
+    """Weights & Biases logging; a failure of it never fails the run."""
+
+    enabled: bool = False
+    """Log the run's config and metrics."""
+    project: str = "exreid"
+    """Project."""
+    entity: str | None = None
+    """User or team; None: your default."""
+    group: str | None = None
+    """Group of runs."""
+    tags: tuple[str, ...] = ()
+    """Tags."""
+    name: str | None = None
+    """Name shown; None: the run id."""
+    mode: Literal["online", "offline", "disabled"] = "online"
+    """offline needs no key and no network; upload later with wandb sync."""
+
+
+class RayConfig(StrictModel):
+    """Where the work runs, and how much of the machine each worker takes."""
+
+    address: str | None = None
+    """Ray cluster: auto, or an address. None: the cluster that submitted this job (RAY_ADDRESS),
+    otherwise a Ray of its own on this machine."""
+    num_workers: PositiveInt | None = None
+    """Training workers. None: one per GPU, otherwise one."""
+    num_actors: NonNegativeInt | None = None
+    """Actors that extract features. None: as many as the GPUs, otherwise the CPUs, hold.
+    0: in this process, without Ray."""
+    cpus_per_worker: PositiveFloat = 1.0
+    """CPUs of each worker or actor, and its threads."""
+    gpus_per_worker: NonNegativeFloat | None = None
+    """GPUs of each worker or actor, fractions allowed. None: 1 where there are GPUs."""
+
+
+class ProbeConfig(StrictModel):
+    """A probe: features, ranking and metrics of one backbone and method on one data set."""
+
+    dataset: DatasetConfig = DatasetConfig()
+    model: ModelConfig = ModelConfig()
+    benchmark: BenchmarkConfig = BenchmarkConfig()
+    output: OutputConfig = OutputConfig()
+    wandb: WandbConfig = WandbConfig()
+    ray: RayConfig = RayConfig()
+    seed: NonNegativeInt = 0
+    """Seed of everything random: made splits and bootstraps."""
+    deterministic: bool = False
+    """Refuse operations that have no deterministic version (probes on CPU never use one)."""
+
+    @model_validator(mode="after")
+    def _encounters_need_columns(self) -> Self:
+        if self.benchmark.exclude == "encounter" and not self.dataset.encounter_cols:
+            raise ValueError(
+                "benchmark.exclude=encounter needs dataset.encounter_cols, the columns that "
+                "name an encounter"
+            )
+        return self

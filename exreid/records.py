@@ -1,0 +1,179 @@
+"""The contracts between stages: what one stage hands to the next.
+
+Letters in array names: Q queries, G gallery images, N images, D embedding length,
+K candidates kept for each query, P positives of all queries together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from exreid.errors import MetadataError
+
+TABLE_COLUMNS = (
+    "image_id",
+    "path",
+    "identity",
+    "split",
+    "mask",
+    "encounter",
+    "date",
+    "viewpoint",
+    "row",
+)
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """One row per image, in the order of the metadata file.
+
+    ``rows`` has a fresh 0..N-1 index and the columns of `TABLE_COLUMNS`: ``image_id`` (text,
+    unique), ``path`` (posix, relative to ``root``), ``identity``, ``split``, ``mask``,
+    ``encounter``, ``viewpoint`` (text, or None where unknown), ``date`` (datetime64, NaT where
+    unknown) and ``row`` (the line of the metadata file that holds it, the header being line 1).
+    ``original`` holds every column of the file as it was read, row for row.
+    """
+
+    rows: pd.DataFrame
+    original: pd.DataFrame
+    root: str
+    source: str
+    """The metadata file, for messages."""
+
+    def __post_init__(self) -> None:
+        missing = [name for name in TABLE_COLUMNS if name not in self.rows.columns]
+        if missing:
+            raise MetadataError(f"{self.source}: an image table needs the columns {missing}.")
+        if len(self.rows) != len(self.original):
+            raise MetadataError(
+                f"{self.source}: {len(self.rows)} rows, {len(self.original)} original rows."
+            )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, positions: Sequence[int] | np.ndarray) -> ImageTable:
+        """The rows at these positions (or where a boolean mask is true), in that order."""
+        index = np.asarray(positions)
+        if index.dtype == bool:
+            index = np.flatnonzero(index)
+        return ImageTable(
+            rows=self.rows.iloc[index].reset_index(drop=True),
+            original=self.original.iloc[index].reset_index(drop=True),
+            root=self.root,
+            source=self.source,
+        )
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An image that was left out, and why: one line of ``rejected.csv``."""
+
+    image_id: str
+    path: str
+    row: int
+    stage: str
+    """``metadata``, ``image`` or ``mask``."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """One vector per image, in the table's order: ``vectors_ND`` is float32, not normalised."""
+
+    image_ids: tuple[str, ...]
+    vectors_ND: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.vectors_ND.ndim != 2 or self.vectors_ND.dtype != np.float32:
+            raise ValueError(
+                f"vectors_ND must be a float32 matrix, not {self.vectors_ND.dtype} "
+                f"of shape {self.vectors_ND.shape}."
+            )
+        if len(self.image_ids) != len(self.vectors_ND):
+            raise ValueError(f"{len(self.image_ids)} ids for {len(self.vectors_ND)} vectors.")
+
+
+@dataclass(frozen=True)
+class RetrievalSide:
+    """The images on one side of a retrieval (the queries, or the gallery), in the table's order.
+
+    Codes are shared by both sides of one retrieval: equal code, equal thing.
+    """
+
+    image_ids: tuple[str, ...]
+    position_N: np.ndarray
+    """int64: the image's place in the table. The same place on both sides is the same image;
+    the smaller place wins a tie."""
+    identity_N: np.ndarray
+    """int32 code of the identity, never negative: unknown identities are left out before."""
+    encounter_N: np.ndarray
+    """int32 code of the encounter, -1 where unknown (then nothing is excluded by it)."""
+
+    def __post_init__(self) -> None:
+        lengths = {
+            len(self.image_ids),
+            len(self.position_N),
+            len(self.identity_N),
+            len(self.encounter_N),
+        }
+        if len(lengths) != 1:
+            raise ValueError(f"a retrieval side needs equally long columns, not {lengths}.")
+        if np.any(np.diff(self.position_N) <= 0):
+            raise ValueError("a retrieval side must stand in the table's order, without repeats.")
+        if np.any(self.identity_N < 0):
+            raise ValueError("a retrieval side needs a known identity for each image.")
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Per query: the best candidates in order, and the exact rank of every positive.
+
+    A positive is a gallery image of the query's identity that is not excluded. Ranks count
+    from 1 among the candidates, which are the gallery images that are not excluded for this
+    query. The positives of query q are the entries ``positive_offset_Q1[q]`` up to (not
+    including) ``positive_offset_Q1[q + 1]`` of the ``positive_*_P`` arrays, by rising rank.
+    """
+
+    candidate_index_QK: np.ndarray
+    """int32 gallery indices, best first; -1 where a query has fewer candidates than K."""
+    candidate_score_QK: np.ndarray
+    """float32; NaN where ``candidate_index_QK`` is -1."""
+    candidate_count_Q: np.ndarray
+    """int64: how many candidates the query has at all, kept or not."""
+    positive_offset_Q1: np.ndarray
+    """int64, of length Q + 1, from 0 to P."""
+    positive_index_P: np.ndarray
+    """int32 gallery indices."""
+    positive_rank_P: np.ndarray
+    """int64, from 1."""
+    positive_score_P: np.ndarray
+    """float32."""
+    identity_rank_Q: np.ndarray
+    """int64: the rank of the query's identity among the identities of its candidates, each
+    identity standing where its best image stands; 0 without a positive."""
+
+    @property
+    def query_count(self) -> int:
+        """The number of queries, Q."""
+        return len(self.candidate_count_Q)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a probe found: ``result.json`` without the run's own housekeeping. Metrics are
+    fractions; ``intervals`` holds the [low, high] ends of each metric's 95% interval."""
+
+    method: str
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    counts: dict[str, Any]
+    timings_s: dict[str, float] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Each run told from top to bottom, and what it writes."""
