@@ -1,0 +1,301 @@
+"""The ``exreid`` command; ``jobs/*.py`` call the same functions.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or config.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from exreid import __version__
+from exreid.config import ProbeConfig
+from exreid.config_io import describe_keys, load_config, to_yaml
+from exreid.errors import ConfigError, ExreidError
+from exreid.records import Result
+
+OUT = Console(highlight=False)
+ERR = Console(stderr=True, highlight=False)
+
+DEMO_IDENTITIES = 20
+DEMO_IMAGES_PER_IDENTITY = 10
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    top = argparse.ArgumentParser(
+        prog="exreid",
+        description="Identify individual wild animals by image retrieval.",
+        epilog="\n".join(f"  {name:<10}{text}" for name, (text, _, _) in COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"exreid {__version__}")
+    top.add_argument("command", choices=list(COMMANDS), metavar="COMMAND")
+    name = top.parse_args(words[:1]).command
+    text, add_arguments, run = COMMANDS[name]
+    # Overrides may stand before, between and after the flags; subparsers cannot do that.
+    parser = argparse.ArgumentParser(prog=f"exreid {name}", description=text, add_help=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--verbose", action="store_true", help="show every library's own messages")
+    parser.set_defaults(print_config=False)
+    add_arguments(parser)
+    return _guarded(run, parser.parse_intermixed_args(words[1:]))
+
+
+def job(command: str, arguments: Sequence[str] | None = None) -> int:
+    """What ``jobs/COMMAND.py`` runs: the command's own arguments, without its name."""
+    return main([command, *(sys.argv[1:] if arguments is None else arguments)])
+
+
+def _config(options: argparse.Namespace) -> ProbeConfig:
+    return load_config(ProbeConfig, options.config, options.overrides)
+
+
+def _print_config(options: argparse.Namespace) -> int:
+    OUT.print(to_yaml(_config(options)), end="", markup=False, soft_wrap=True)
+    return 0
+
+
+def _guarded(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    level = logging.INFO if options.verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        return _print_config(options) if options.print_config else run(options)
+    except ConfigError as error:
+        ERR.print(f"exreid: {error}", markup=False)
+        return 2
+    except ExreidError as error:
+        if options.verbose:
+            ERR.print_exception()
+        ERR.print(f"exreid: {error}", markup=False)
+        return 1
+    except KeyboardInterrupt:
+        ERR.print("exreid: interrupted.")
+        return 1
+
+
+def _plain_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-h", "--help", action="help", help="show this help")
+
+
+def _demo_arguments(parser: argparse.ArgumentParser) -> None:
+    _plain_arguments(parser)
+    parser.add_argument("--out", type=Path, default=Path("exreid_demo"), help="folder to write to")
+
+
+def _synth_arguments(parser: argparse.ArgumentParser) -> None:
+    _plain_arguments(parser)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--identities", type=int, required=True)
+    parser.add_argument("--images-per-identity", type=int, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="processes")
+
+
+def _metrics_arguments(parser: argparse.ArgumentParser) -> None:
+    _plain_arguments(parser)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-h", "--help", nargs=0, action=_KeysHelp, help="list options and keys")
+    parser.add_argument("--config", type=Path, help="YAML file; without it, the defaults")
+    parser.add_argument("--print-config", action="store_true", help="print the config and stop")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="dotted overrides of config keys"
+    )
+
+
+def _validate_arguments(parser: argparse.ArgumentParser) -> None:
+    _config_arguments(parser)
+    parser.add_argument("--quick", action="store_true", help="do not decode the images")
+
+
+def _extract_arguments(parser: argparse.ArgumentParser) -> None:
+    _config_arguments(parser)
+    parser.add_argument("--out", type=Path, required=True, help="a .parquet: image_id, vector")
+
+
+class _KeysHelp(argparse.Action):
+    """--help with the list of config keys, made only when asked: it needs the backbones."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *unused: Any) -> None:
+        parser.epilog = _keys_text().replace("%", "%%")
+        parser.print_help()
+        parser.exit()
+
+
+def _keys_text() -> str:
+    from exreid.models.backbones import BACKBONES
+
+    lines = ["config keys (type = default):"]
+    for name, kind, default, meaning in describe_keys(ProbeConfig):
+        lines.append(f"  {name}  ({kind} = {default})\n      {meaning}")
+    lines.append(f"\nbackbones for model.type: {', '.join(BACKBONES)}, timm:NAME, hf-hub:OWNER/NAME")
+    return "\n".join(lines)
+
+
+def _probe(options: argparse.Namespace) -> int:
+    config = _config(options)
+    return _run_and_show(config, verbose=options.verbose)
+
+
+def _run_and_show(config: ProbeConfig, *, verbose: bool) -> int:
+    from exreid.runs.probe import run_probe
+
+    with _bars() as bars:
+        folder, result = run_probe(config, progress=_progress(bars), verbose=verbose)
+    show_result(result)
+    OUT.print(f"Written to {folder}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _metrics(options: argparse.Namespace) -> int:
+    from exreid.runs.probe import recompute_metrics
+
+    snapshot = options.run_dir / "config.snapshot.yaml"
+    result = recompute_metrics(options.run_dir, load_config(ProbeConfig, snapshot))
+    if options.json:
+        content = {"metrics": result.metrics, "intervals": result.intervals}
+        OUT.print(json.dumps(content, indent=2), markup=False, soft_wrap=True)
+    else:
+        show_result(result)
+    return 0
+
+
+def _extract(options: argparse.Namespace) -> int:
+    config = _config(options)
+    from exreid.runs.extract import run_extract
+
+    with _bars() as bars:
+        report = run_extract(
+            config, options.out, progress=_progress(bars), verbose=options.verbose
+        )
+    OUT.print(
+        f"{options.out}: {report.cached + report.extracted} vectors, {report.extracted} extracted "
+        f"now, {report.cached} from the cache, {len(report.rejected)} images left out.",
+        markup=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _validate(options: argparse.Namespace) -> int:
+    config = _config(options)
+    from exreid.runs.validate import run_validate
+
+    with _bars() as bars:
+        summary, problems = run_validate(
+            config, progress=_progress(bars), decode=not options.quick
+        )
+    for line in summary:
+        OUT.print(line, markup=False, soft_wrap=True)
+    for problem in problems:
+        OUT.print(f"  {problem}", markup=False, soft_wrap=True)
+    OUT.print(f"{len(problems)} problems." if problems else "No problems found.")
+    return 1 if problems else 0
+
+
+def _synth(options: argparse.Namespace) -> int:
+    from exreid.data.synthetic import write_dataset
+
+    total = options.identities * options.images_per_identity
+    with _bars() as bars:
+        file = write_dataset(
+            options.out,
+            identities=options.identities,
+            images_per_identity=options.images_per_identity,
+            seed=options.seed,
+            workers=options.workers,
+            on_progress=_progress(bars)("Drawing images", total),
+        )
+    OUT.print(f"{total} images of {options.identities} animals: {file}", markup=False)
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from exreid.data.synthetic import write_dataset
+
+    total = DEMO_IDENTITIES * DEMO_IMAGES_PER_IDENTITY
+    data = options.out / "dataset"
+    OUT.print(f"1. A synthetic data set: {DEMO_IDENTITIES} animals, {total} photographs.")
+    with _bars() as bars:
+        write_dataset(
+            data,
+            identities=DEMO_IDENTITIES,
+            images_per_identity=DEMO_IMAGES_PER_IDENTITY,
+            seed=0,
+            workers=2,
+            on_progress=_progress(bars)("Drawing images", total),
+        )
+    OUT.print(f"   {data}", markup=False)
+    OUT.print("2. A probe: ImageNet features of EfficientNet-Lite0, cosine similarity.")
+    overrides = [
+        f"dataset.root={data.absolute()}",
+        "dataset.encounter_cols=[source,encounter]",
+        f"output.root={options.out.absolute()}",
+    ]
+    return _run_and_show(load_config(ProbeConfig, None, overrides), verbose=options.verbose)
+
+
+def show_result(result: Result) -> None:
+    """The table of metrics, with intervals and counts."""
+    table = Table(title=f"Method: {result.method}", title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    table.add_column("95% interval", justify="right")
+    for name, value in result.metrics.items():
+        low_high = result.intervals.get(name)
+        interval = f"{100 * low_high[0]:.1f} to {100 * low_high[1]:.1f} %" if low_high else ""
+        table.add_row(name, f"{100 * value:.2f} %", interval)
+    OUT.print(table)
+    counts = [f"{name} {value}" for name, value in result.counts.items() if value != {}]
+    if counts:
+        OUT.print("; ".join(counts), markup=False)
+
+
+def _bars() -> Progress:
+    return Progress(
+        TextColumn("{task.description:<20}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=ERR,
+        disable=not ERR.is_terminal,
+    )
+
+
+def _progress(bars: Progress) -> Callable[[str, int], Callable[[int], Any]]:
+    def start(stage: str, total: int) -> Callable[[int], Any]:
+        task = bars.add_task(stage, total=total)
+        return lambda count: bars.advance(task, count)
+
+    return start
+
+
+Command = tuple[
+    str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]
+]
+
+COMMANDS: dict[str, Command] = {
+    "demo": ("Generate a small data set, probe it, show the table.", _demo_arguments, _demo),
+    "synth": ("Generate a synthetic data set.", _synth_arguments, _synth),
+    "validate": ("Check a data set without running a model.", _validate_arguments, _validate),
+    "extract": ("Write the embeddings of every image.", _extract_arguments, _extract),
+    "probe": ("Measure how well a method finds the right animal.", _config_arguments, _probe),
+    "metrics": ("Recompute a run's numbers from its rankings.", _metrics_arguments, _metrics),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

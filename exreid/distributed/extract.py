@@ -1,0 +1,110 @@
+"""Feature extraction over a pool of actors: Ray Data around the plain classes of `features`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy
+
+from exreid.distributed.session import Placement
+from exreid.features.embedding import Embedder
+from exreid.features.extraction import (
+    EmbedImages,
+    Extracted,
+    PrepareImages,
+    as_extracted,
+    input_columns,
+)
+from exreid.models.backbones import Backbone
+from exreid.records import ImageTable
+
+LARGEST_BLOCK = 256
+MAX_RESTARTS = 3
+
+
+class EmbedActor:
+    """The embedder inside an actor; on a CPU it prepares its own images."""
+
+    def __init__(
+        self,
+        backbone: Any,
+        embedder_options: dict[str, Any],
+        prepare: PrepareImages | None,
+    ) -> None:
+        self.embed = EmbedImages(Embedder(ray.get(backbone), **embedder_options))
+        self.prepare = prepare
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+        """One result per forward batch, so that memory stays at one batch of pixels."""
+        step = self.embed.embedder.batch_size
+        for start in range(0, len(batch["position"]), step):
+            part = {name: column[start : start + step] for name, column in batch.items()}
+            yield self.embed(self.prepare(part) if self.prepare else part)
+
+
+def extract_over_actors(
+    table: ImageTable,
+    positions: np.ndarray,
+    *,
+    prepare: PrepareImages,
+    backbone: Backbone,
+    batch_size: int,
+    dtype: Literal["fp32", "bf16"],
+    deterministic: bool,
+    placement: Placement,
+) -> Iterator[Extracted]:
+    """The images at these positions, embedded over the actors, in the order they finish.
+
+    On GPUs, decoding is a stage of its own on CPU tasks that streams into the actors. On CPUs
+    the actors decode too: one core has nothing to gain from handing pixels to another.
+    """
+    blocks = _blocks(table, positions, batch_size, placement.actors)
+    dataset = ray.data.from_arrow(blocks)
+    options = {
+        "batch_size": batch_size,
+        "dtype": dtype,
+        "device": placement.device,
+        "threads": placement.threads,
+        "deterministic": deterministic,
+    }
+    prepare_in_actor: PrepareImages | None = prepare
+    if placement.gpus:
+        dataset = dataset.map_batches(prepare, batch_size=batch_size, batch_format="numpy")
+        prepare_in_actor = None
+    dataset = dataset.map_batches(
+        EmbedActor,
+        fn_constructor_args=(ray.put(backbone), options, prepare_in_actor),
+        batch_size=None,
+        batch_format="numpy",
+        num_cpus=placement.cpus,
+        num_gpus=placement.gpus or None,
+        compute=ActorPoolStrategy(size=placement.actors),
+        max_restarts=MAX_RESTARTS,
+        max_task_retries=MAX_RESTARTS,
+    )
+    for batch in dataset.iter_batches(batch_size=None, batch_format="numpy"):
+        yield as_extracted(batch)
+
+
+def _blocks(
+    table: ImageTable, positions: np.ndarray, batch_size: int, actors: int
+) -> list[pa.Table]:
+    """Whole batches per block, and a few blocks for each actor so that none ends up waiting."""
+    batches = math.ceil(len(positions) / batch_size)
+    per_block = batch_size * max(1, min(LARGEST_BLOCK // batch_size, batches // (8 * actors)))
+    return [
+        pa.table(
+            {
+                name: pa.array(column.tolist(), pa.int64() if name == "position" else pa.string())
+                for name, column in input_columns(
+                    table, positions[start : start + per_block]
+                ).items()
+            }
+        )
+        for start in range(0, len(positions), per_block)
+    ]

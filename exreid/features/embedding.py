@@ -1,0 +1,112 @@
+"""Global features: uint8 images to one vector each, the same to the last bit however batched."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import timm
+import torch
+
+from exreid.models.backbones import Backbone
+from exreid.models.checkpoints import weights_fingerprint
+
+STAGE_VERSION = 1
+"""Raise it when the code of this stage changes its numbers: cached vectors are then made anew."""
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Embedder:
+    """A backbone ready to embed: on a device, in a precision, in batches of one fixed size.
+
+    Convolutions give other last bits for other batch sizes, so the last batch is filled up with
+    blank images: a vector depends on its image alone, not on what stood beside it.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        batch_size: int,
+        dtype: Literal["fp32", "bf16"] = "fp32",
+        device: str = "cpu",
+        threads: int | None = None,
+        deterministic: bool = False,
+    ) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        if deterministic:
+            torch.use_deterministic_algorithms(True)
+        self.batch_size = batch_size
+        self.device = device
+        self.dtype = DTYPES[dtype]
+        self.module = backbone.module.to(
+            device=device, dtype=self.dtype, memory_format=torch.channels_last
+        )
+        self.mean_3 = 255.0 * torch.tensor(backbone.mean_rgb, device=device)
+        self.std_3 = 255.0 * torch.tensor(backbone.std_rgb, device=device)
+
+    def __call__(self, images_NHWC: np.ndarray) -> np.ndarray:
+        """uint8 RGB images (N, H, W, 3) to float32 vectors (N, D), not normalised."""
+        parts = [self._embed_batch(batch) for batch in self._batches(images_NHWC)]
+        return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+
+    def _batches(self, images_NHWC: np.ndarray) -> Iterator[np.ndarray]:
+        for start in range(0, len(images_NHWC), self.batch_size):
+            yield images_NHWC[start : start + self.batch_size]
+
+    @torch.inference_mode()
+    def _embed_batch(self, images_BHWC: np.ndarray) -> np.ndarray:
+        count = len(images_BHWC)
+        filled = np.zeros((self.batch_size, *images_BHWC.shape[1:]), np.uint8)
+        filled[:count] = images_BHWC
+        pixels = torch.from_numpy(filled).to(self.device).float()
+        pixels.sub_(self.mean_3).div_(self.std_3)
+        # Rows of RGB triples are channels_last already: the permutation moves no data.
+        vectors = self.module(pixels.permute(0, 3, 1, 2).to(self.dtype))
+        return vectors[:count].float().cpu().numpy()
+
+
+def stage_description(
+    backbone: Backbone,
+    preprocessing: dict[str, Any],
+    *,
+    dtype: str,
+    batch_size: int,
+    device: str,
+) -> dict[str, Any]:
+    """Everything besides the image and its mask that a vector depends on, for the cache's key."""
+    return {
+        "stage": "embedding",
+        "stage_version": STAGE_VERSION,
+        "backbone": backbone.name,
+        "weights": weights_fingerprint(backbone.module),
+        "mean_rgb": list(backbone.mean_rgb),
+        "std_rgb": list(backbone.std_rgb),
+        "preprocessing": preprocessing,
+        "dtype": dtype,
+        "batch_size": batch_size,
+        "device": device,
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+    }
+
+
+def content_hash(image_bytes: bytes) -> str:
+    """32 hex digits of an image file's content."""
+    return hashlib.blake2b(image_bytes, digest_size=16).hexdigest()
+
+
+def image_key(content: str, mask_value: str | None) -> str:
+    """32 hex digits of an image's content hash and its mask: the cache's key for one image."""
+    joined = f"{content}\0{mask_value or ''}".encode()
+    return hashlib.blake2b(joined, digest_size=16).hexdigest()
+
+
+def describe_fingerprint(description: dict[str, Any]) -> str:
+    """16 hex digits of a stage's description: the name of its folder in the cache."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]

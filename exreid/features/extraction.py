@@ -1,0 +1,273 @@
+"""From an image table to its embeddings: look in the cache, extract what is missing, keep it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from exreid.data.images import Preprocessing, prepare_image
+from exreid.data.storage import file_signature, read_bytes
+from exreid.errors import ImageError, MaskError, RunError
+from exreid.features.embedding import Embedder, content_hash, image_key
+from exreid.features.store import FeatureStore, SignatureMemo, is_racy
+from exreid.records import Embeddings, ImageTable, Rejected
+
+READER_THREADS = 4
+KEEP_EVERY_IMAGES = 1024
+KEEP_EVERY_S = 30.0
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What one batch of images gave. ``position_N`` are places in the table; a row with an
+    ``error_N`` that is not empty has no vector of its own (its row in ``vectors_ND`` is zero)."""
+
+    position_N: np.ndarray
+    content_N: list[str]
+    signature_N: list[str]
+    """Empty where the file changed too recently to be trusted."""
+    error_N: list[str]
+    stage_N: list[str]
+    """``image`` or ``mask``: what the error is about."""
+    vectors_ND: np.ndarray
+
+
+@dataclass(frozen=True)
+class PrepareImages:
+    """Reads, decodes and resizes the images of a batch; an error stays with its own row."""
+
+    root: str
+    preprocessing: Preprocessing
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Columns ``position``, ``path`` and ``mask`` in; ``image`` (N, H, W, 3) and more out."""
+        width, height = self.preprocessing.image_wh_px
+        count = len(batch["position"])
+        images_NHWC = np.zeros((count, height, width, 3), np.uint8)
+        columns: dict[str, list[str]] = {
+            name: [""] * count for name in ("content", "signature", "error", "stage")
+        }
+        for i, (path, mask) in enumerate(zip(batch["path"], batch["mask"], strict=True)):
+            try:
+                columns["signature"][i] = trusted_signature(self.root, path)
+                data = read_bytes(self.root, path)
+                columns["content"][i] = content_hash(data)
+                images_NHWC[i] = prepare_image(data, mask or None, self.preprocessing)
+            except (ImageError, MaskError) as error:
+                columns["error"][i] = str(error)
+                columns["stage"][i] = "mask" if isinstance(error, MaskError) else "image"
+        texts = {name: np.array(values, dtype=object) for name, values in columns.items()}
+        return {"position": batch["position"], "image": images_NHWC, **texts}
+
+
+@dataclass
+class EmbedImages:
+    """Embeds the prepared images of a batch, and drops the pixels."""
+
+    embedder: Embedder
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """``image`` (N, H, W, 3) in, ``vector`` (N, D) out; the other columns pass."""
+        vectors_ND = self.embedder(batch.pop("image"))
+        vectors_ND[batch["error"] != ""] = 0.0
+        return {**batch, "vector": vectors_ND}
+
+
+BatchSource = Callable[[ImageTable, np.ndarray], Iterable[Extracted]]
+"""Extracts the images at these positions of the table, in any order, each once."""
+
+
+def extract_in_process(
+    table: ImageTable, positions: np.ndarray, *, prepare: PrepareImages, embedder: Embedder
+) -> Iterator[Extracted]:
+    """The plain twin of the distributed extraction: batch after batch, here."""
+    embed = EmbedImages(embedder)
+    for start in range(0, len(positions), embedder.batch_size):
+        part = positions[start : start + embedder.batch_size]
+        yield as_extracted(embed(prepare(input_columns(table, part))))
+
+
+def input_columns(table: ImageTable, positions: np.ndarray) -> dict[str, np.ndarray]:
+    """The columns that `PrepareImages` takes."""
+    rows = table.rows.iloc[positions]
+    masks = [mask if isinstance(mask, str) else "" for mask in rows["mask"]]
+    return {
+        "position": np.asarray(positions, dtype=np.int64),
+        "path": rows["path"].to_numpy(dtype=object),
+        "mask": np.array(masks, dtype=object),
+    }
+
+
+def as_extracted(batch: dict[str, np.ndarray]) -> Extracted:
+    """The columns that `EmbedImages` gives, as a record."""
+    return Extracted(
+        position_N=np.asarray(batch["position"]),
+        content_N=[str(value) for value in batch["content"]],
+        signature_N=[str(value) for value in batch["signature"]],
+        error_N=[str(value) for value in batch["error"]],
+        stage_N=[str(value) for value in batch["stage"]],
+        vectors_ND=np.asarray(batch["vector"], dtype=np.float32),
+    )
+
+
+@dataclass
+class ExtractionReport:
+    """How the embeddings came about."""
+
+    cached: int = 0
+    extracted: int = 0
+    rejected: list[Rejected] = field(default_factory=list)
+
+
+def embed_table(
+    table: ImageTable,
+    source: BatchSource,
+    *,
+    store: FeatureStore | None,
+    memo: SignatureMemo | None,
+    on_error: Literal["raise", "skip"],
+    on_progress: Callable[[int], Any] = lambda count: None,
+) -> tuple[Embeddings, np.ndarray, ExtractionReport]:
+    """Embeddings of the table's images, the positions they stand for, and a report.
+
+    What the store holds is not extracted again; what is extracted is put there as it comes, so
+    that a killed run goes on where it was. With ``on_error="skip"`` an unreadable image is left
+    out of embeddings and positions, and listed in the report.
+    """
+    report = ExtractionReport()
+    vectors: dict[int, np.ndarray] = {}
+    missing = np.arange(len(table))
+    if store is not None and memo is not None and len(store):
+        keys = _known_keys(table, memo)
+        hits = np.array([key is not None and key in store for key in keys], dtype=bool)
+        found = store.gather([key for key, hit in zip(keys, hits, strict=True) if hit and key])
+        vectors.update(zip(np.flatnonzero(hits).tolist(), found, strict=True))
+        report.cached = int(hits.sum())
+        missing = np.flatnonzero(~hits)
+        on_progress(report.cached)
+    keeper = _Keeper(table, store, memo)
+    try:
+        for batch in source(table, missing) if len(missing) else ():
+            good = _sort_out_errors(table, batch, report, on_error)
+            vectors.update(zip(batch.position_N[good].tolist(), batch.vectors_ND[good], strict=True))
+            report.extracted += len(good)
+            keeper.add(batch, good)
+            on_progress(len(batch.position_N))
+    finally:
+        keeper.flush()
+    return (*_in_table_order(table, vectors, report), report)
+
+
+def trusted_signature(root: str, path: str) -> str:
+    """The file's signature, or "" where the file changed so recently that it may change unseen."""
+    signature = file_signature(root, path)
+    local = os.path.join(root, path)  # noqa: PTH118 - root may be a URL
+    if "://" not in root:
+        status = os.stat(local)  # noqa: PTH116
+        if is_racy(max(status.st_mtime, status.st_ctime), time.time()):
+            return ""
+    return f"{root}/{path} {signature}"
+
+
+def _known_keys(table: ImageTable, memo: SignatureMemo) -> list[str | None]:
+    """Each image's key, by its file's signature, or by reading the file where that is unknown."""
+
+    def content_of(path: str) -> tuple[str, str, bool]:
+        try:
+            signature = trusted_signature(table.root, path)
+            known = memo.get(signature)
+            if known is not None:
+                return signature, known, True
+            return signature, content_hash(read_bytes(table.root, path)), False
+        except ImageError:
+            return "", "", False  # the extraction meets it again, and reports it
+
+    with ThreadPoolExecutor(READER_THREADS) as pool:
+        contents = list(pool.map(content_of, table.rows["path"]))
+    new = [(signature, content) for signature, content, known in contents if signature and not known]
+    memo.remember([signature for signature, _ in new], [content for _, content in new])
+    masks = input_columns(table, np.arange(len(table)))["mask"]
+    return [
+        image_key(content, mask or None) if content else None
+        for (_, content, _), mask in zip(contents, masks, strict=True)
+    ]
+
+
+class _Keeper:
+    """Collects finished vectors and puts them into the store every so often."""
+
+    def __init__(
+        self, table: ImageTable, store: FeatureStore | None, memo: SignatureMemo | None
+    ) -> None:
+        self.table, self.store, self.memo = table, store, memo
+        self.masks = table.rows["mask"].to_numpy(dtype=object)
+        self.keys: list[str] = []
+        self.vectors: list[np.ndarray] = []
+        self.seen: list[tuple[str, str]] = []
+        self.last_s = time.monotonic()
+
+    def add(self, batch: Extracted, good: np.ndarray) -> None:
+        if self.store is None:
+            return
+        for i in good:
+            mask = self.masks[batch.position_N[i]]
+            self.keys.append(
+                image_key(batch.content_N[i], mask if isinstance(mask, str) and mask else None)
+            )
+            self.vectors.append(batch.vectors_ND[i])
+            if batch.signature_N[i]:
+                self.seen.append((batch.signature_N[i], batch.content_N[i]))
+        waited_s = time.monotonic() - self.last_s
+        if len(self.keys) >= KEEP_EVERY_IMAGES or waited_s >= KEEP_EVERY_S:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.store is None or self.memo is None or not self.keys:
+            return
+        self.store.append(self.keys, np.stack(self.vectors))
+        self.memo.remember([s for s, _ in self.seen], [c for _, c in self.seen])
+        self.keys, self.vectors, self.seen = [], [], []
+        self.last_s = time.monotonic()
+
+
+def _sort_out_errors(
+    table: ImageTable, batch: Extracted, report: ExtractionReport, on_error: str
+) -> np.ndarray:
+    """Indices of the batch's good rows; bad ones raise, or go into the report."""
+    for i, message in enumerate(batch.error_N):
+        if not message:
+            continue
+        row = table.rows.iloc[int(batch.position_N[i])]
+        if on_error == "raise":
+            kind = MaskError if batch.stage_N[i] == "mask" else ImageError
+            raise kind(
+                f"{table.source}, line {row['row']}, {row['path']}: {message} "
+                "To leave such images out, set dataset.on_error=skip."
+            )
+        report.rejected.append(
+            Rejected(row["image_id"], row["path"], int(row["row"]), batch.stage_N[i], message)
+        )
+    return np.flatnonzero([not message for message in batch.error_N])
+
+
+def _in_table_order(
+    table: ImageTable, vectors: dict[int, np.ndarray], report: ExtractionReport
+) -> tuple[Embeddings, np.ndarray]:
+    report.rejected.sort(key=lambda rejected: rejected.row)
+    if len(vectors) + len(report.rejected) != len(table):
+        raise RunError(
+            f"{len(table)} images went in, {len(vectors)} vectors and {len(report.rejected)} "
+            "rejected came out. This is a fault of exreid: please report it."
+        )
+    if not vectors:
+        raise RunError(f"{table.source}: no image could be read; the first: {report.rejected[:1]}")
+    positions = np.array(sorted(vectors), dtype=np.int64)
+    stacked_ND = np.stack([vectors[position] for position in positions.tolist()])
+    ids = tuple(table.rows["image_id"].iloc[positions])
+    return Embeddings(ids, np.ascontiguousarray(stacked_ND, np.float32)), positions

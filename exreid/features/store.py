@@ -1,0 +1,138 @@
+"""The feature cache: arrays per image, many images per file, memory-mapped when read.
+
+A store is a folder for one stage (one model, one preprocessing, ...). Its files are Arrow files
+named ``part-*.arrow``, each with a ``key`` column and one column per array, written under a
+temporary name and renamed, so that a killed run leaves only whole files and two runs can write
+at once. ``signatures-*.arrow`` remembers which key a file on disk had when it was last read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from exreid.errors import CacheError
+
+# A file that changed this shortly before it was read may change again within the same tick of
+# the file system's clock: its signature is not trusted later.
+RACY_SECONDS = 2.0
+
+
+class FeatureStore:
+    """Fixed-shape float arrays by key; see the module's docstring for the files."""
+
+    def __init__(self, folder: Path, description: Mapping[str, Any]) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        manifest = folder / "stage.json"
+        if not manifest.exists():
+            _write_renamed(manifest, json.dumps(dict(description), indent=1).encode())
+        self._tables: list[pa.Table] = []
+        self._place: dict[str, tuple[int, int]] = {}
+        for file in sorted(folder.glob("part-*.arrow")):
+            self._index(_read_arrow(file))
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._place
+
+    def append(self, keys: Sequence[str], vectors_ND: np.ndarray) -> None:
+        """Keep these vectors; a key that is already there is kept as it is."""
+        new = [i for i, key in enumerate(keys) if key not in self._place]
+        if not new:
+            return
+        flat = pa.array(np.ascontiguousarray(vectors_ND[new], np.float32).reshape(-1))
+        table = pa.table(
+            {
+                "key": pa.array([keys[i] for i in new], pa.string()),
+                "vector": pa.FixedSizeListArray.from_arrays(flat, vectors_ND.shape[1]),
+            }
+        )
+        _write_arrow(self.folder / f"part-{_unique_name()}.arrow", table)
+        self._index(table)
+
+    def gather(self, keys: Sequence[str]) -> np.ndarray:
+        """The vectors of these keys as a float32 matrix, in that order."""
+        places = np.array([self._place[key] for key in keys], dtype=np.int64).reshape(-1, 2)
+        length = self._tables[places[0, 0]]["vector"].type.list_size if len(places) else 0
+        out_ND = np.empty((len(keys), length), np.float32)
+        for number in np.unique(places[:, 0]):
+            column = self._tables[number]["vector"].combine_chunks()
+            stored_MD = column.flatten().to_numpy(zero_copy_only=True).reshape(-1, length)
+            rows = np.flatnonzero(places[:, 0] == number)
+            out_ND[rows] = stored_MD[places[rows, 1]]
+        return out_ND
+
+    def _index(self, table: pa.Table) -> None:
+        number = len(self._tables)
+        self._tables.append(table)
+        for row, key in enumerate(table["key"].to_pylist()):
+            self._place.setdefault(key, (number, row))
+
+
+class SignatureMemo:
+    """Which content key a file had, by its signature (size, times, inode), to spare reading it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._known: dict[str, str] = {}
+        for file in sorted(folder.glob("signatures-*.arrow")):
+            table = _read_arrow(file)
+            self._known.update(
+                zip(table["signature"].to_pylist(), table["key"].to_pylist(), strict=True)
+            )
+
+    def get(self, signature: str) -> str | None:
+        """The key that the file with this signature had, or None."""
+        return self._known.get(signature)
+
+    def remember(self, signatures: Sequence[str], keys: Sequence[str]) -> None:
+        """Keep these pairs, on disk at once."""
+        if len(signatures) == 0:
+            return
+        self._known.update(zip(signatures, keys, strict=True))
+        table = pa.table({"signature": list(signatures), "key": list(keys)})
+        _write_arrow(self.folder / f"signatures-{_unique_name()}.arrow", table)
+
+
+def is_racy(modified_s: float, read_s: float) -> bool:
+    """Whether a file changed so shortly before it was read that its times prove nothing."""
+    return read_s - modified_s < RACY_SECONDS
+
+
+def _unique_name() -> str:
+    return f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
+
+
+def _read_arrow(file: Path) -> pa.Table:
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise CacheError(
+            f"{file}: this file of the feature cache cannot be read ({error}). Delete it: its "
+            "features are extracted again."
+        ) from error
+
+
+def _write_arrow(file: Path, table: pa.Table) -> None:
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    temporary.replace(file)
+
+
+def _write_renamed(file: Path, content: bytes) -> None:
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(file)

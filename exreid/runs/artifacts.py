@@ -1,0 +1,210 @@
+"""The folder of a run: what it holds, and how each file is written whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock
+
+from exreid.config import StrictModel
+from exreid.config_io import fingerprint, to_yaml
+from exreid.errors import ConfigError, RunError
+from exreid.records import Embeddings, Ranking, Rejected, Result, RetrievalSide
+
+VERSIONS_OF = ("exreid", "torch", "timm", "ray", "numpy", "pillow")
+RESULTS_TABLE = "benchmark_results.csv"
+
+
+class RunFolder:
+    """One run's folder; ``result.json`` always tells how far it came."""
+
+    def __init__(self, parent: Path, run_id: str, config: StrictModel, method: str) -> None:
+        self.path = parent / run_id
+        try:
+            self.path.mkdir(parents=True)
+        except FileExistsError as error:
+            raise ConfigError(
+                f"{self.path} is there already. Set another output.run_id, or leave it unset."
+            ) from error
+        self.run_id, self.config, self.method = run_id, config, method
+        write_text(self.path / "config.snapshot.yaml", to_yaml(config))
+        self._write_status("running", {})
+
+    def finish(self, result: Result) -> None:
+        """Write the numbers, and one line into the table of all runs."""
+        self._write_status("completed", asdict(result))
+        row = {"run_id": self.run_id, "method": result.method, **result.metrics}
+        row |= {name: value for name, value in result.counts.items() if np.isscalar(value)}
+        row["config_fingerprint"] = fingerprint(self.config)
+        append_row(self.path.parent / RESULTS_TABLE, row)
+
+    def fail(self, error: BaseException) -> None:
+        """Keep the folder, with what went wrong."""
+        message = str(error) or type(error).__name__
+        self._write_status("failed", {"error": message, "error_type": type(error).__name__})
+
+    def _write_status(self, status: str, fields: dict[str, Any]) -> None:
+        content = {
+            "run_id": self.run_id,
+            "status": status,
+            "method": self.method,
+            **fields,
+            "config_fingerprint": fingerprint(self.config),
+            "versions": versions(),
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        write_text(self.path / "result.json", json.dumps(content, indent=2) + "\n")
+
+
+def new_run_id(method: str, backbone: str) -> str:
+    """Time, method and backbone, and four random digits against two runs in one second."""
+    name = "".join(c if c.isalnum() or c in "-." else "-" for c in backbone)
+    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    return f"{stamp}-{method}-{name}-{uuid.uuid4().hex[:4]}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in VERSIONS_OF}}
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write under a temporary name, then rename."""
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(file)
+
+
+def write_table(file: Path, table: pa.Table) -> None:
+    """Parquet, under a temporary name, then renamed."""
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.tmp")
+    pq.write_table(table, temporary)
+    temporary.replace(file)
+
+
+def write_rejected(file: Path, rejected: Sequence[Rejected]) -> None:
+    """``rejected.csv``: always there, with a header alone where nothing was left out."""
+    columns = ["image_id", "path", "row", "stage", "reason"]
+    frame = pd.DataFrame([asdict(item) for item in rejected], columns=columns)
+    write_text(file, frame.to_csv(index=False))
+
+
+def write_embeddings(file: Path, embeddings: Embeddings) -> None:
+    """``embeddings.parquet``: image_id, vector."""
+    length = embeddings.vectors_ND.shape[1]
+    vectors = pa.FixedSizeListArray.from_arrays(
+        pa.array(embeddings.vectors_ND.reshape(-1)), length
+    )
+    ids = pa.array(embeddings.image_ids, pa.string())
+    write_table(file, pa.table({"image_id": ids, "vector": vectors}))
+
+
+def append_row(file: Path, row: dict[str, Any]) -> None:
+    """Add a line to a CSV that other runs add to at the same time; new columns are joined in."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):
+        rows: list[dict[str, Any]] = []
+        if file.exists():
+            with file.open(newline="", encoding="utf-8") as stream:
+                rows = list(csv.DictReader(stream))
+        columns = list(dict.fromkeys(name for line in [*rows, row] for name in line))
+        temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.tmp")
+        with temporary.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, columns, restval="")
+            writer.writeheader()
+            writer.writerows([*rows, row])
+        temporary.replace(file)
+
+
+def ranking_table(ranking: Ranking, queries: RetrievalSide, gallery: RetrievalSide) -> pa.Table:
+    """``rankings.parquet``: query_id, rank, gallery_id, score, is_match.
+
+    Holds each query's kept candidates and, at their exact ranks, all its positives: by query,
+    then by rank.
+    """
+    kept = ranking.candidate_index_QK >= 0
+    query_kept, place = np.nonzero(kept)
+    index_kept = ranking.candidate_index_QK[kept]
+    query_positive = np.repeat(
+        np.arange(ranking.query_count), np.diff(ranking.positive_offset_Q1)
+    )
+    # A positive among the kept candidates stands in both; it is written once.
+    kept_count_Q = kept.sum(axis=1)
+    deeper = ranking.positive_rank_P > kept_count_Q[query_positive]
+    query_index = np.concatenate([query_kept, query_positive[deeper]])
+    rank = np.concatenate([place + 1, ranking.positive_rank_P[deeper]])
+    index = np.concatenate([index_kept, ranking.positive_index_P[deeper]])
+    score = np.concatenate([ranking.candidate_score_QK[kept], ranking.positive_score_P[deeper]])
+    order = np.lexsort((rank, query_index))
+    query_index, index = query_index[order], index[order]
+    return pa.table(
+        {
+            "query_id": pa.array(np.array(queries.image_ids, object)[query_index], pa.string()),
+            "rank": pa.array(rank[order].astype(np.int64)),
+            "gallery_id": pa.array(np.array(gallery.image_ids, object)[index], pa.string()),
+            "score": pa.array(score[order].astype(np.float32)),
+            "is_match": pa.array(queries.identity_N[query_index] == gallery.identity_N[index]),
+        }
+    )
+
+
+def query_table(
+    ranking: Ranking, queries: RetrievalSide, identities: Sequence[str]
+) -> pa.Table:
+    """``queries.parquet``: what the metrics need of each query besides its positives' ranks."""
+    return pa.table(
+        {
+            "query_id": pa.array(queries.image_ids, pa.string()),
+            "identity": pa.array(list(identities), pa.string()),
+            "candidates": pa.array(ranking.candidate_count_Q),
+            "positives": pa.array(np.diff(ranking.positive_offset_Q1)),
+            "identity_rank": pa.array(ranking.identity_rank_Q),
+        }
+    )
+
+
+def read_ranking(folder: Path) -> tuple[Ranking, np.ndarray]:
+    """The positives' exact ranks of a finished run, and each query's identity code.
+
+    The candidates themselves are not read: K is 0.
+    """
+    try:
+        rows = pq.read_table(folder / "rankings.parquet").to_pandas()
+        queries = pq.read_table(folder / "queries.parquet").to_pandas()
+    except (FileNotFoundError, pa.ArrowInvalid) as error:
+        raise RunError(
+            f"{folder}: {error} Give the folder of a completed probe, such as "
+            "benchmark_runs/RUN_ID."
+        ) from error
+    place = pd.Index(queries["query_id"]).get_indexer(rows["query_id"])
+    positives = rows.assign(query=place)[rows["is_match"]].sort_values(["query", "rank"])
+    counts_Q = np.bincount(positives["query"], minlength=len(queries))
+    if not np.array_equal(counts_Q, queries["positives"]):
+        raise RunError(f"{folder}: rankings.parquet lacks positives that queries.parquet counts.")
+    identity_Q = pd.factorize(queries["identity"], sort=True)[0]
+    return (
+        Ranking(
+            candidate_index_QK=np.zeros((len(queries), 0), np.int32),
+            candidate_score_QK=np.zeros((len(queries), 0), np.float32),
+            candidate_count_Q=queries["candidates"].to_numpy(np.int64),
+            positive_offset_Q1=np.concatenate([[0], np.cumsum(counts_Q)]).astype(np.int64),
+            positive_index_P=np.full(len(positives), -1, np.int32),
+            positive_rank_P=positives["rank"].to_numpy(np.int64),
+            positive_score_P=positives["score"].to_numpy(np.float32),
+            identity_rank_Q=queries["identity_rank"].to_numpy(np.int64),
+        ),
+        identity_Q.astype(np.int32),
+    )

@@ -1,0 +1,46 @@
+"""Embeddings of every image of a data set, for use elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from exreid.config import ProbeConfig
+from exreid.errors import ConfigError
+from exreid.features.extraction import ExtractionReport
+from exreid.models.backbones import build_backbone
+from exreid.runs.artifacts import write_embeddings, write_rejected
+from exreid.runs.inputs import embed_images, read_images
+from exreid.runs.probe import Progress, no_progress
+
+
+def run_extract(
+    config: ProbeConfig,
+    out: Path,
+    *,
+    progress: Progress = no_progress,
+    verbose: bool = False,
+) -> ExtractionReport:
+    """Write ``out`` (image_id, vector), whatever the split and even where the identity is unknown.
+
+    Images left out are listed beside it, in ``<out>.rejected.csv``.
+    """
+    if out.suffix != ".parquet":
+        raise ConfigError(f"--out: {out} should end in .parquet.")
+    table, rejected = read_images(config, with_split=False, require_identity=False)
+    backbone = build_backbone(
+        config.model.type,
+        checkpoint=config.model.checkpoint,
+        image_size=config.dataset.image_size,
+    )
+    embeddings, _, report = embed_images(
+        table,
+        config,
+        backbone,
+        verbose=verbose,
+        on_progress=progress("Extracting features", len(table)),
+    )
+    report.rejected = [*rejected, *report.rejected]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_embeddings(out, embeddings)
+    write_rejected(out.with_suffix(".rejected.csv"), report.rejected)
+    return report

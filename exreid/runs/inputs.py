@@ -1,0 +1,189 @@
+"""The first steps that every run shares: the table, the backbone, the embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from exreid.config import DatasetConfig, ProbeConfig
+from exreid.data.images import Preprocessing
+from exreid.data.metadata import Columns, load_images
+from exreid.data.splits import closed_set_split, identity_disjoint_split, time_aware_split
+from exreid.errors import ConfigError
+from exreid.features.embedding import Embedder, describe_fingerprint, stage_description
+from exreid.features.extraction import (
+    BatchSource,
+    ExtractionReport,
+    PrepareImages,
+    embed_table,
+    extract_in_process,
+)
+from exreid.features.store import FeatureStore, SignatureMemo
+from exreid.models.backbones import Backbone
+from exreid.records import Embeddings, ImageTable, Rejected
+
+
+def read_images(
+    config: ProbeConfig, *, with_split: bool = True, require_identity: bool = True
+) -> tuple[ImageTable, list[Rejected]]:
+    """The data set's table, checked, with its split read or made."""
+    dataset = config.dataset
+    table, rejected = load_images(
+        dataset.root,
+        metadata_file=dataset.metadata_file,
+        columns=table_columns(dataset, with_split=with_split),
+        unknown_identities=dataset.unknown_identities,
+        on_error=dataset.on_error,
+        require_identity=require_identity,
+    )
+    if with_split and dataset.make_split is not None:
+        table = _with_made_split(table, config)
+    return table, rejected
+
+
+def table_columns(dataset: DatasetConfig, *, with_split: bool = True) -> Columns:
+    """Which columns of the metadata mean what, and which must be there."""
+    split = dataset.split_col if with_split and dataset.make_split is None else None
+    required = {dataset.path_col, dataset.label_col, *dataset.encounter_cols}
+    if split:
+        required.add(split)
+    if dataset.viewpoint_col:
+        required.add(dataset.viewpoint_col)
+    if dataset.no_background or dataset.crop_to_mask:
+        required.add(cast(str, dataset.mask_col))
+    return Columns(
+        path=dataset.path_col,
+        identity=dataset.label_col,
+        split=split,
+        mask=dataset.mask_col,
+        encounter=dataset.encounter_cols,
+        viewpoint=dataset.viewpoint_col,
+        date=dataset.date_col,
+        required=frozenset(required),
+    )
+
+
+def _with_made_split(table: ImageTable, config: ProbeConfig) -> ImageTable:
+    rows, dataset = table.rows, config.dataset
+    identities, encounters = rows["identity"].tolist(), rows["encounter"].tolist()
+    options: dict[str, Any] = {"test_fraction": dataset.test_fraction, "seed": config.seed}
+    if dataset.make_split == "closed_set":
+        split = closed_set_split(identities, encounters, **options)
+    elif dataset.make_split == "identity_disjoint":
+        split = identity_disjoint_split(identities, encounters, **options)
+    else:
+        dates = rows["date"].to_numpy()
+        split = time_aware_split(
+            identities, encounters, dates, test_fraction=dataset.test_fraction
+        )
+    return ImageTable(rows.assign(split=split), table.original, table.root, table.source)
+
+
+def preprocessing_for(config: ProbeConfig, backbone: Backbone) -> Preprocessing:
+    """The data set's wishes, and the backbone's own way where there are none."""
+    dataset = config.dataset
+    resize = backbone.resize if dataset.resize == "auto" else dataset.resize
+    return Preprocessing(
+        image_wh_px=(backbone.image_size, backbone.image_size),
+        resize=resize,
+        crop_pct=backbone.crop_pct,
+        interpolation=cast(Any, backbone.interpolation),
+        no_background=dataset.no_background,
+        crop_to_mask=dataset.crop_to_mask,
+        crop_margin=dataset.crop_margin,
+        fill_rgb=dataset.fill_rgb or backbone.mean_colour_rgb,
+        reduced_decode=dataset.reduced_decode,
+    )
+
+
+def output_root(config: ProbeConfig) -> Path:
+    """``output.root`` as a local path."""
+    root = config.output.root
+    if "://" in root:
+        raise ConfigError(f"output.root: {root!r} is a URL; runs are written to local folders.")
+    return Path(root).expanduser().absolute()
+
+
+def embed_images(
+    table: ImageTable,
+    config: ProbeConfig,
+    backbone: Backbone,
+    *,
+    verbose: bool,
+    on_progress: Callable[[int], Any],
+) -> tuple[Embeddings, np.ndarray, ExtractionReport]:
+    """Embeddings of the table's images, from the cache or extracted; see `embed_table`."""
+    preprocessing = preprocessing_for(config, backbone)
+    prepare = PrepareImages(table.root, preprocessing)
+    local = config.ray.num_actors == 0
+    if not local:
+        from exreid.distributed.session import ray_session
+    with nullcontext() if local else ray_session(config.ray, verbose=verbose):
+        source, device = _batch_source(config, backbone, prepare, local=local)
+        store, memo = _open_cache(config, backbone, preprocessing, device)
+        return embed_table(
+            table,
+            source,
+            store=store,
+            memo=memo,
+            on_error=config.dataset.on_error,
+            on_progress=on_progress,
+        )
+
+
+def _batch_source(
+    config: ProbeConfig, backbone: Backbone, prepare: PrepareImages, *, local: bool
+) -> tuple[BatchSource, str]:
+    model, deterministic = config.model, config.deterministic
+    if local:
+
+        def in_process(table: ImageTable, positions: np.ndarray) -> Any:
+            embedder = Embedder(
+                backbone,
+                batch_size=model.batch_size,
+                dtype=model.dtype,
+                deterministic=deterministic,
+            )
+            return extract_in_process(table, positions, prepare=prepare, embedder=embedder)
+
+        return in_process, "cpu"
+    from exreid.distributed.extract import extract_over_actors
+    from exreid.distributed.session import place_actors
+
+    placement = place_actors(config.ray)
+
+    def over_actors(table: ImageTable, positions: np.ndarray) -> Any:
+        return extract_over_actors(
+            table,
+            positions,
+            prepare=prepare,
+            backbone=backbone,
+            batch_size=model.batch_size,
+            dtype=model.dtype,
+            deterministic=deterministic,
+            placement=placement,
+        )
+
+    return over_actors, placement.device
+
+
+def _open_cache(
+    config: ProbeConfig, backbone: Backbone, preprocessing: Preprocessing, device: str
+) -> tuple[FeatureStore | None, SignatureMemo | None]:
+    cache = config.benchmark.cache
+    if cache == "off":
+        return None, None
+    folder = output_root(config) / ".exreid_cache" if cache == "auto" else Path(cache).absolute()
+    description = stage_description(
+        backbone,
+        preprocessing.describe(),
+        dtype=config.model.dtype,
+        batch_size=config.model.batch_size,
+        device=device,
+    )
+    stage = folder / "embeddings" / describe_fingerprint(description)
+    return FeatureStore(stage, description), SignatureMemo(folder / "signatures")
