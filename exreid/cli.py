@@ -142,7 +142,9 @@ def _keys_text() -> str:
     lines = ["config keys (type = default):"]
     for name, kind, default, meaning in describe_keys(ProbeConfig):
         lines.append(f"  {name}  ({kind} = {default})\n      {meaning}")
-    lines.append(f"\nbackbones for model.type: {', '.join(BACKBONES)}, timm:NAME, hf-hub:OWNER/NAME")
+    lines.append(
+        f"\nbackbones for model.type: {', '.join(BACKBONES)}, timm:NAME, hf-hub:OWNER/NAME"
+    )
     return "\n".join(lines)
 
 
@@ -179,9 +181,7 @@ def _extract(options: argparse.Namespace) -> int:
     from exreid.runs.extract import run_extract
 
     with _bars() as bars:
-        report = run_extract(
-            config, options.out, progress=_progress(bars), verbose=options.verbose
-        )
+        report = run_extract(config, options.out, progress=_progress(bars), verbose=options.verbose)
     OUT.print(
         f"{options.out}: {report.cached + report.extracted} vectors, {report.extracted} extracted "
         f"now, {report.cached} from the cache, {len(report.rejected)} images left out.",
@@ -196,9 +196,7 @@ def _validate(options: argparse.Namespace) -> int:
     from exreid.runs.validate import run_validate
 
     with _bars() as bars:
-        summary, problems = run_validate(
-            config, progress=_progress(bars), decode=not options.quick
-        )
+        summary, problems = run_validate(config, progress=_progress(bars), decode=not options.quick)
     for line in summary:
         OUT.print(line, markup=False, soft_wrap=True)
     for problem in problems:
@@ -284,9 +282,7 @@ def _progress(bars: Progress) -> Callable[[str, int], Callable[[int], Any]]:
     return start
 
 
-Command = tuple[
-    str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]
-]
+Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
 
 COMMANDS: dict[str, Command] = {
     "demo": ("Generate a small data set, probe it, show the table.", _demo_arguments, _demo),

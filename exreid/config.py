@@ -132,7 +132,7 @@ class BenchmarkConfig(StrictModel):
     """Retrieval method."""
     top_k: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 5, 10)
     """The k of each top-k metric."""
-    mAP: bool = True  # noqa: N815 - the field's own spelling, and the key that users type
+    mAP: bool = True
     """Also report mean average precision and mINP."""
     exclude: Literal["image", "encounter"] = "image"
     """What a query may not be answered with: itself, or any image of its own encounter."""

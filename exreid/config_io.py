@@ -84,7 +84,7 @@ def _read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: is a folder; --config takes a YAML file.") from error
     except OmegaConfBaseException:
         raise
-    except Exception as error:  # noqa: BLE001 - PyYAML's many errors; each names line and column
+    except Exception as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not OmegaConf.is_dict(tree):
         raise ConfigError(f"{path}: a config is a mapping of blocks such as 'dataset:'.")

@@ -1,4 +1,4 @@
-"""Submit with: ray job submit --working-dir . -- python jobs/probe.py --config configs/probe.yaml."""
+"""Run a probe; submit with ``ray job submit --working-dir . -- python jobs/probe.py ...``."""
 
 import sys
 

@@ -49,9 +49,7 @@ def ray_session(config: RayConfig, *, verbose: bool = False) -> Iterator[None]:
         address = config.address or os.environ.get("RAY_ADDRESS") or "local"
         options = {"include_dashboard": False} if address == "local" else {}
         try:
-            ray.init(
-                address=address, log_to_driver=verbose, logging_level=level, **options
-            )
+            ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)
         except ConnectionError as error:
             raise RunError(
                 f"no Ray cluster at {address!r}: {error} Start one with 'ray start --head', or "

@@ -155,7 +155,9 @@ def embed_table(
     try:
         for batch in source(table, missing) if len(missing) else ():
             good = _sort_out_errors(table, batch, report, on_error)
-            vectors.update(zip(batch.position_N[good].tolist(), batch.vectors_ND[good], strict=True))
+            vectors.update(
+                zip(batch.position_N[good].tolist(), batch.vectors_ND[good], strict=True)
+            )
             report.extracted += len(good)
             keeper.add(batch, good)
             on_progress(len(batch.position_N))
@@ -190,7 +192,9 @@ def _known_keys(table: ImageTable, memo: SignatureMemo) -> list[str | None]:
 
     with ThreadPoolExecutor(READER_THREADS) as pool:
         contents = list(pool.map(content_of, table.rows["path"]))
-    new = [(signature, content) for signature, content, known in contents if signature and not known]
+    new = [
+        (signature, content) for signature, content, known in contents if signature and not known
+    ]
     memo.remember([signature for signature, _ in new], [content for _, content in new])
     masks = input_columns(table, np.arange(len(table)))["mask"]
     return [

@@ -101,20 +101,19 @@ def _unwrap(content: Any, file: Path) -> dict[str, torch.Tensor]:
 def _fit_names(
     given: dict[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    # A wrapper may stand inside another, hence the loop; it stops as soon as the names fit.
-    while not set(wanted) <= set(given):
-        prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in given)), None)
-        if prefix is None:
-            break
-        stripped = {
-            name.removeprefix(prefix): tensor
-            for name, tensor in given.items()
-            if name.startswith(prefix)
-        }
-        if len(set(wanted) & set(stripped)) <= len(set(wanted) & set(given)):
-            break
-        given = stripped
-    return given
+    best, reached = given, [given]
+    for tensors in reached:  # grows below: a wrapper may stand inside another
+        if len(set(wanted) & set(tensors)) > len(set(wanted) & set(best)):
+            best = tensors
+        for prefix in PREFIXES:
+            inside = {
+                name.removeprefix(prefix): tensor
+                for name, tensor in tensors.items()
+                if name.startswith(prefix)
+            }
+            if inside:
+                reached.append(inside)
+    return best
 
 
 def _is_head(module: nn.Module, name: str) -> bool:

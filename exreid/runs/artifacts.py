@@ -105,9 +105,7 @@ def write_rejected(file: Path, rejected: Sequence[Rejected]) -> None:
 def write_embeddings(file: Path, embeddings: Embeddings) -> None:
     """``embeddings.parquet``: image_id, vector."""
     length = embeddings.vectors_ND.shape[1]
-    vectors = pa.FixedSizeListArray.from_arrays(
-        pa.array(embeddings.vectors_ND.reshape(-1)), length
-    )
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.vectors_ND.reshape(-1)), length)
     ids = pa.array(embeddings.image_ids, pa.string())
     write_table(file, pa.table({"image_id": ids, "vector": vectors}))
 
@@ -138,9 +136,7 @@ def ranking_table(ranking: Ranking, queries: RetrievalSide, gallery: RetrievalSi
     kept = ranking.candidate_index_QK >= 0
     query_kept, place = np.nonzero(kept)
     index_kept = ranking.candidate_index_QK[kept]
-    query_positive = np.repeat(
-        np.arange(ranking.query_count), np.diff(ranking.positive_offset_Q1)
-    )
+    query_positive = np.repeat(np.arange(ranking.query_count), np.diff(ranking.positive_offset_Q1))
     # A positive among the kept candidates stands in both; it is written once.
     kept_count_Q = kept.sum(axis=1)
     deeper = ranking.positive_rank_P > kept_count_Q[query_positive]
@@ -161,9 +157,7 @@ def ranking_table(ranking: Ranking, queries: RetrievalSide, gallery: RetrievalSi
     )
 
 
-def query_table(
-    ranking: Ranking, queries: RetrievalSide, identities: Sequence[str]
-) -> pa.Table:
+def query_table(ranking: Ranking, queries: RetrievalSide, identities: Sequence[str]) -> pa.Table:
     """``queries.parquet``: what the metrics need of each query besides its positives' ranks."""
     return pa.table(
         {

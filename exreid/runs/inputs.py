@@ -77,9 +77,7 @@ def _with_made_split(table: ImageTable, config: ProbeConfig) -> ImageTable:
         split = identity_disjoint_split(identities, encounters, **options)
     else:
         dates = rows["date"].to_numpy()
-        split = time_aware_split(
-            identities, encounters, dates, test_fraction=dataset.test_fraction
-        )
+        split = time_aware_split(identities, encounters, dates, test_fraction=dataset.test_fraction)
     return ImageTable(rows.assign(split=split), table.original, table.root, table.source)
 
 

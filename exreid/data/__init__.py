@@ -1,0 +1,1 @@
+"""Data sets: metadata, splits, masks, images, and synthetic ones."""

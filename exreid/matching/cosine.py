@@ -1,0 +1,152 @@
+"""Ranking by the cosine of embeddings, in tiles: the full score matrix never exists.
+
+The last bits of a matrix product depend on its shape, and a last bit decides a tie. So every
+product here has one fixed shape, on a grid that starts at the first query and the first gallery
+image and is padded with zeros at its ends: the scores of a pair depend on nothing but its two
+vectors, neither on the size of the tiles nor on what else the gallery holds.
+
+Letters: B queries of one tile, Q queries, G gallery images, D vector length.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from exreid.metrics.ranking import (
+    Exclude,
+    GalleryIndex,
+    concatenate_rankings,
+    index_gallery,
+    rank_block,
+    side_slice,
+)
+from exreid.records import Ranking, RetrievalSide
+
+QUERY_BLOCK = 256
+GALLERY_BLOCK = 4096
+TILE_BYTES = 96 * 2**20
+CHUNK_ROWS = 4096
+
+
+def rank_by_cosine(
+    query_vectors_QD: np.ndarray,
+    gallery_vectors_GD: np.ndarray,
+    queries: RetrievalSide,
+    gallery: RetrievalSide,
+    *,
+    exclude: Exclude = "image",
+    keep: int = 100,
+    tile_bytes: int = TILE_BYTES,
+    on_progress: Callable[[int], None] | None = None,
+) -> Ranking:
+    """Rank the gallery for each query by the cosine of their vectors.
+
+    The vectors need not be normalised; one that is zero or not finite is an error that names
+    its image. A tile of scores takes about ``tile_bytes``, and at least what one grid row of
+    `QUERY_BLOCK` queries needs. ``on_progress`` gets the number of queries done so far.
+
+    >>> side = RetrievalSide(("a", "b", "c"), np.arange(3), np.array([0, 1, 0]), np.full(3, -1))
+    >>> vectors = np.array([[1, 0], [0, 3], [2, 2]], dtype=np.float32)
+    >>> ranking = rank_by_cosine(vectors, vectors, side, side)
+    >>> ranking.candidate_index_QK.tolist()
+    [[2, 1, -1], [2, 0, -1], [0, 1, -1]]
+    >>> ranking.positive_rank_P.tolist()
+    [1, 1]
+    """
+    _check_vectors(query_vectors_QD, queries, "query")
+    _check_vectors(gallery_vectors_GD, gallery, "gallery")
+    if query_vectors_QD.shape[1] != gallery_vectors_GD.shape[1]:
+        raise ValueError(
+            f"queries have {query_vectors_QD.shape[1]} numbers each, gallery images "
+            f"{gallery_vectors_GD.shape[1]}: extract both with the same model."
+        )
+    index = index_gallery(gallery, exclude=exclude)
+    unit_gallery_GD = _unit_vectors(gallery_vectors_GD, gallery, GALLERY_BLOCK)
+    tile = _tile_rows(len(queries), len(unit_gallery_GD), tile_bytes)
+    scores_BG = np.empty((tile, len(unit_gallery_GD)), np.float32)
+    parts = []
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        for start in range(0, max(len(queries), 1), tile):
+            part = side_slice(queries, start, start + tile)
+            unit_BD = _unit_vectors(query_vectors_QD[start : start + tile], part, QUERY_BLOCK)
+            _fill_scores(unit_BD, unit_gallery_GD, scores_BG)
+            parts += _rank_tile(scores_BG[: len(part), : len(gallery)], part, index, keep, pool)
+            if on_progress is not None:
+                on_progress(start + len(part))
+    return concatenate_rankings(parts)
+
+
+def _check_vectors(vectors_ND: np.ndarray, side: RetrievalSide, name: str) -> None:
+    if vectors_ND.ndim != 2 or len(vectors_ND) != len(side):
+        raise ValueError(
+            f"{name} vectors must be a matrix with one row for each of the {len(side)} images, "
+            f"not of shape {vectors_ND.shape}."
+        )
+
+
+def _unit_vectors(vectors_ND: np.ndarray, side: RetrievalSide, block: int) -> np.ndarray:
+    """Vectors of length 1 as float32, with rows of zeros up to a multiple of ``block``."""
+    unit_ND = np.zeros((_padded(len(vectors_ND), block), vectors_ND.shape[1]), np.float32)
+    for start in range(0, len(vectors_ND), CHUNK_ROWS):
+        chunk_ND = vectors_ND[start : start + CHUNK_ROWS].astype(np.float64, order="C")
+        norm_N = np.sqrt(np.square(chunk_ND).sum(axis=1))
+        bad_N = np.flatnonzero(~(np.isfinite(norm_N) & (norm_N > 0)))
+        if len(bad_N):
+            raise ValueError(
+                f"image '{side.image_ids[start + bad_N[0]]}' has a vector of length "
+                f"{norm_N[bad_N[0]]}, so it has no direction to compare. Look at the image and at "
+                "the model's output for it, or leave the image out."
+            )
+        unit_ND[start : start + len(chunk_ND)] = chunk_ND / norm_N[:, None]
+    return unit_ND
+
+
+def _padded(count: int, block: int) -> int:
+    """The next multiple of ``block``, at least one.
+
+    >>> _padded(0, 4), _padded(4, 4), _padded(5, 4)
+    (4, 4, 8)
+    """
+    return block * max(1, -(-count // block))
+
+
+def _tile_rows(query_count: int, padded_gallery_count: int, tile_bytes: int) -> int:
+    """The rows of a tile: whole blocks of queries, and no more than there are queries for."""
+    blocks = max(1, tile_bytes // (4 * QUERY_BLOCK * padded_gallery_count))
+    return min(blocks * QUERY_BLOCK, _padded(query_count, QUERY_BLOCK))
+
+
+def _fill_scores(unit_BD: np.ndarray, unit_gallery_GD: np.ndarray, scores_BG: np.ndarray) -> None:
+    """Write the products into ``scores_BG``, block by block of one shape."""
+    for row in range(0, len(unit_BD), QUERY_BLOCK):
+        rows = slice(row, row + QUERY_BLOCK)
+        for column in range(0, len(unit_gallery_GD), GALLERY_BLOCK):
+            columns = slice(column, column + GALLERY_BLOCK)
+            np.matmul(unit_BD[rows], unit_gallery_GD[columns].T, out=scores_BG[rows, columns])
+
+
+def _rank_tile(
+    scores_BG: np.ndarray,
+    queries: RetrievalSide,
+    index: GalleryIndex,
+    keep: int,
+    pool: ThreadPoolExecutor,
+) -> list[Ranking]:
+    """Rank the rows of a tile in a few threads: each query on its own, so the cut is free."""
+    step = QUERY_BLOCK // 4
+    starts = range(0, max(len(queries), 1), step)
+    return list(
+        pool.map(
+            lambda start: rank_block(
+                scores_BG[start : start + step],
+                side_slice(queries, start, start + step),
+                index,
+                keep=keep,
+            ),
+            starts,
+        )
+    )

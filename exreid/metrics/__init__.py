@@ -1,0 +1,1 @@
+"""From scores to rankings, and from rankings to numbers with their uncertainty."""

@@ -1,0 +1,107 @@
+"""Checking a data set: everything that is wrong with it, found without running a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from exreid.config import ProbeConfig
+from exreid.data.images import Preprocessing, prepare_image
+from exreid.data.metadata import load_images, select_split
+from exreid.data.storage import read_bytes
+from exreid.errors import ImageError, MaskError, MetadataError
+from exreid.records import ImageTable
+from exreid.runs.inputs import table_columns
+from exreid.runs.probe import Progress, no_progress
+
+THREADS = 4
+CHECK_SIZE_PX = 64
+
+
+def run_validate(
+    config: ProbeConfig, *, progress: Progress = no_progress, decode: bool = True
+) -> tuple[list[str], list[str]]:
+    """(what the data set holds, what is wrong with it), each a list of lines.
+
+    With ``decode`` every image and every mask is decoded, whatever the config uses of them.
+    """
+    dataset = config.dataset
+    table, rejected = load_images(
+        dataset.root,
+        metadata_file=dataset.metadata_file,
+        columns=table_columns(dataset),
+        unknown_identities=dataset.unknown_identities,
+        on_error="skip",
+    )
+    problems = [f"line {item.row}, {item.path}: {item.reason}" for item in rejected]
+    if dataset.make_split is None:
+        problems += _split_problems(table, config)
+    if decode:
+        count = progress("Decoding images", len(table))
+        for problem in _image_problems(table, config):
+            count(1)
+            problems += [problem] if problem else []
+    return _summary(table, len(rejected)), problems
+
+
+def _split_problems(table: ImageTable, config: ProbeConfig) -> list[str]:
+    problems = []
+    dataset = config.dataset
+    for value in dict.fromkeys((dataset.query_split_value, dataset.database_split_value)):
+        try:
+            select_split(table, value)
+        except MetadataError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _image_problems(table: ImageTable, config: ProbeConfig) -> Iterator[str]:
+    """One line per image: its problem, or "" where there is none."""
+    has_masks = any(isinstance(mask, str) for mask in table.rows["mask"])
+    needs_mask = config.dataset.no_background or config.dataset.crop_to_mask
+    checks = Preprocessing(
+        image_wh_px=(CHECK_SIZE_PX, CHECK_SIZE_PX),
+        resize="stretch",
+        crop_pct=1.0,
+        interpolation="bilinear",
+        no_background=has_masks or needs_mask,
+        crop_to_mask=False,
+        crop_margin=0.0,
+        fill_rgb=(0, 0, 0),
+    )
+
+    def check(row: tuple[str, int, str | None]) -> str:
+        path, line, mask = row
+        wanted = checks
+        if not isinstance(mask, str) and not needs_mask:
+            wanted = Preprocessing(**{**vars(checks), "no_background": False})
+        try:
+            prepare_image(read_bytes(table.root, path), mask, wanted)
+        except (ImageError, MaskError) as error:
+            return f"line {line}, {path}: {error}"
+        return ""
+
+    rows = table.rows[["path", "row", "mask"]].itertuples(index=False, name=None)
+    with ThreadPoolExecutor(THREADS) as pool:
+        yield from pool.map(check, list(rows))
+
+
+def _summary(table: ImageTable, rejected: int) -> list[str]:
+    rows = table.rows
+    per_identity = rows["identity"].value_counts().to_numpy()
+    splits = rows["split"].value_counts(dropna=False).to_dict() if len(rows) else {}
+    lines = [f"{table.source}: {len(rows)} good rows, {rejected} bad."]
+    if len(rows):
+        lines.append(
+            f"{len(per_identity)} identities, {int(per_identity.min())} to "
+            f"{int(per_identity.max())} images each, median {np.median(per_identity):g}."
+        )
+        lines.append(
+            f"Masks: {int(rows['mask'].notna().sum())}; dates: "
+            f"{int(rows['date'].notna().sum())}; encounters: "
+            f"{rows['encounter'].nunique()}."
+        )
+        lines.append("Splits: " + ", ".join(f"{name} {count}" for name, count in splits.items()))
+    return lines
