@@ -33,7 +33,7 @@ def load_config(
     Raises ConfigError naming the key, and the nearest right key or value.
     """
     try:
-        tree = OmegaConf.create({})
+        tree: Any = OmegaConf.create({})
         if file is not None:
             tree = OmegaConf.merge(tree, _read_yaml(Path(file)))
         tree = OmegaConf.merge(tree, OmegaConf.from_dotlist(_checked(overrides)))

@@ -64,7 +64,7 @@ def decode_mask(
         if not all(isinstance(run, int) and run >= 0 for run in runs):
             raise MaskError("mask's counts are not whole numbers of at least 0.")
     elif isinstance(counts, str | bytes):
-        text = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
+        text = counts.encode() if isinstance(counts, str) else counts
         runs = _runs_of(text)
     else:
         raise MaskError("mask has no 'counts' (text or a list).")

@@ -7,7 +7,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -109,29 +109,24 @@ def plan(identity: int, images: int, seed: int) -> list[Shot]:
         size = min(int(random.integers(1, LARGEST_BURST + 1)), images - number)
         day += timedelta(days=int(random.integers(5, 90)))
         flank = main_flank if random.random() < MAIN_FLANK_SHARE else 1 - main_flank
-        common = {
-            "encounter": identity * 10_000 + len(bursts),
-            "trap": int(random.integers(0, TRAPS)),
-            "day": None if random.random() < 0.03 else day,
-        }
-        burst = [
-            Shot(
-                identity,
-                number + i,
-                source=source,
-                flank=flank,
-                test=False,
-                open_test=False,
-                **common,
-            )  # type: ignore[arg-type]
-            for i in range(size)
-        ]
+        first = Shot(
+            identity=identity,
+            number=number,
+            encounter=identity * 10_000 + len(bursts),
+            source=source,
+            trap=int(random.integers(0, TRAPS)),
+            flank=flank,
+            day=None if random.random() < 0.03 else day,
+            test=False,
+            open_test=False,
+        )
+        burst = [replace(first, number=number + i) for i in range(size)]
         bursts.append(burst)
         number += size
     first_test = _first_test_burst([len(burst) for burst in bursts], images)
     new = identity % NEW_ANIMAL_EVERY == NEW_ANIMAL_EVERY - 1
     return [
-        Shot(**{**vars(shot), "test": k >= first_test, "open_test": new or k >= first_test})
+        replace(shot, test=k >= first_test, open_test=new or k >= first_test)
         for k, burst in enumerate(bursts)
         for shot in burst
     ]

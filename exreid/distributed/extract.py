@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -76,17 +77,20 @@ def extract_over_actors(
     if placement.gpus:
         dataset = dataset.map_batches(prepare, batch_size=batch_size, batch_format="numpy")
         prepare_in_actor = None
-    dataset = dataset.map_batches(
-        EmbedActor,
-        fn_constructor_args=(ray.put(backbone), options, prepare_in_actor),
-        batch_size=None,
-        batch_format="numpy",
-        num_cpus=placement.cpus,
-        num_gpus=placement.gpus or None,
-        compute=ActorPoolStrategy(size=placement.actors),
-        max_restarts=MAX_RESTARTS,
-        max_task_retries=MAX_RESTARTS,
-    )
+    with warnings.catch_warnings():
+        # Bounding an actor's restarts has no named parameter in Ray 2.60 yet.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+        dataset = dataset.map_batches(
+            EmbedActor,
+            fn_constructor_args=(ray.put(backbone), options, prepare_in_actor),
+            batch_size=None,
+            batch_format="numpy",
+            num_cpus=placement.cpus,
+            num_gpus=placement.gpus or None,
+            compute=ActorPoolStrategy(size=placement.actors),
+            max_restarts=MAX_RESTARTS,
+            max_task_retries=MAX_RESTARTS,
+        )
     for batch in dataset.iter_batches(batch_size=None, batch_format="numpy"):
         yield as_extracted(batch)
 

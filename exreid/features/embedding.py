@@ -44,9 +44,8 @@ class Embedder:
         self.batch_size = batch_size
         self.device = device
         self.dtype = DTYPES[dtype]
-        self.module = backbone.module.to(
-            device=device, dtype=self.dtype, memory_format=torch.channels_last
-        )
+        module = backbone.module.to(device=device, dtype=self.dtype)
+        self.module = module.to(memory_format=torch.channels_last)
         self.mean_3 = 255.0 * torch.tensor(backbone.mean_rgb, device=device)
         self.std_3 = 255.0 * torch.tensor(backbone.std_rgb, device=device)
 

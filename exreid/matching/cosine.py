@@ -10,15 +10,12 @@ Letters: B queries of one tile, Q queries, G gallery images, D vector length.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from exreid.metrics.ranking import (
     Exclude,
-    GalleryIndex,
     concatenate_rankings,
     index_gallery,
     rank_block,
@@ -47,7 +44,7 @@ def rank_by_cosine(
 
     The vectors need not be normalised; one that is zero or not finite is an error that names
     its image. A tile of scores takes about ``tile_bytes``, and at least what one grid row of
-    `QUERY_BLOCK` queries needs. ``on_progress`` gets the number of queries done so far.
+    `QUERY_BLOCK` queries needs. ``on_progress`` gets the number of queries of each finished tile.
 
     >>> side = RetrievalSide(("a", "b", "c"), np.arange(3), np.array([0, 1, 0]), np.full(3, -1))
     >>> vectors = np.array([[1, 0], [0, 3], [2, 2]], dtype=np.float32)
@@ -69,14 +66,13 @@ def rank_by_cosine(
     tile = _tile_rows(len(queries), len(unit_gallery_GD), tile_bytes)
     scores_BG = np.empty((tile, len(unit_gallery_GD)), np.float32)
     parts = []
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        for start in range(0, max(len(queries), 1), tile):
-            part = side_slice(queries, start, start + tile)
-            unit_BD = _unit_vectors(query_vectors_QD[start : start + tile], part, QUERY_BLOCK)
-            _fill_scores(unit_BD, unit_gallery_GD, scores_BG)
-            parts += _rank_tile(scores_BG[: len(part), : len(gallery)], part, index, keep, pool)
-            if on_progress is not None:
-                on_progress(start + len(part))
+    for start in range(0, max(len(queries), 1), tile):
+        part = side_slice(queries, start, start + tile)
+        unit_BD = _unit_vectors(query_vectors_QD[start : start + tile], part, QUERY_BLOCK)
+        _fill_scores(unit_BD, unit_gallery_GD, scores_BG)
+        parts.append(rank_block(scores_BG[: len(part), : len(gallery)], part, index, keep=keep))
+        if on_progress is not None:
+            on_progress(len(part))
     return concatenate_rankings(parts)
 
 
@@ -127,26 +123,3 @@ def _fill_scores(unit_BD: np.ndarray, unit_gallery_GD: np.ndarray, scores_BG: np
         for column in range(0, len(unit_gallery_GD), GALLERY_BLOCK):
             columns = slice(column, column + GALLERY_BLOCK)
             np.matmul(unit_BD[rows], unit_gallery_GD[columns].T, out=scores_BG[rows, columns])
-
-
-def _rank_tile(
-    scores_BG: np.ndarray,
-    queries: RetrievalSide,
-    index: GalleryIndex,
-    keep: int,
-    pool: ThreadPoolExecutor,
-) -> list[Ranking]:
-    """Rank the rows of a tile in a few threads: each query on its own, so the cut is free."""
-    step = QUERY_BLOCK // 4
-    starts = range(0, max(len(queries), 1), step)
-    return list(
-        pool.map(
-            lambda start: rank_block(
-                scores_BG[start : start + step],
-                side_slice(queries, start, start + step),
-                index,
-                keep=keep,
-            ),
-            starts,
-        )
-    )

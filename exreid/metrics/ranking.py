@@ -97,9 +97,12 @@ def rank_block(
     """
     _check_block(scores_BG, queries, index, keep)
     own_B = _own_image(queries, index.gallery)
+    # Two buffers for all rows: fresh ones of this size cost more than the work on them.
+    scaled_G = np.empty(len(index.gallery), np.float32)
+    bucket_G = np.empty(len(index.gallery), np.intp)
     rows = []
     for b in range(len(queries)):
-        bucket_G = _buckets(scores_BG[b], queries.image_ids[b])
+        _fill_buckets(scores_BG[b], queries.image_ids[b], scaled_G, bucket_G)
         bucket_G[index.encounters.members(int(queries.encounter_N[b]))] = 0
         if own_B[b] >= 0:
             bucket_G[own_B[b]] = 0
@@ -175,10 +178,12 @@ def _own_image(queries: RetrievalSide, gallery: RetrievalSide) -> np.ndarray:
     return np.where(gallery.position_N[place_B] == queries.position_N, place_B, -1)
 
 
-def _buckets(score_G: np.ndarray, query_id: str) -> np.ndarray:
+def _fill_buckets(
+    score_G: np.ndarray, query_id: str, scaled_G: np.ndarray, bucket_G: np.ndarray
+) -> None:
     """A bucket from 1 to U - 1 for each score, never smaller for a larger score."""
     if len(score_G) == 0:
-        return np.zeros(0, np.intp)
+        return
     low, high = score_G.min(), score_G.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError(
@@ -188,11 +193,10 @@ def _buckets(score_G: np.ndarray, query_id: str) -> np.ndarray:
     if float(high) - float(low) > np.finfo(np.float32).max:
         score_G, low, high = score_G / 4, low / 4, high / 4
     span = max(float(high) - float(low), 1e-30)
-    scaled_G = score_G - low
+    np.subtract(score_G, low, out=scaled_G)
     scaled_G *= np.float32((_bucket_count(len(score_G)) - 2) / span)
-    bucket_G = scaled_G.astype(np.intp)
-    bucket_G += 1
-    return bucket_G
+    scaled_G += 1
+    np.copyto(bucket_G, scaled_G, casting="unsafe")
 
 
 def _bucket_count(gallery_count: int) -> int:

@@ -1,10 +1,17 @@
-"""Retrieval metrics from exact ranks. Each per-query value is defined once, here."""
+"""From a `Ranking` to numbers: each metric's policy, per query first, averaged last.
+
+A metric is defined once, as `QueryValues`: what each query scored, which queries count, and
+whether queries or identities are averaged. The number and its interval (`uncertainty`) both
+come from that, so they cannot disagree about a denominator.
+
+Letters: Q queries, P positives of all queries together, I identities.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -13,138 +20,174 @@ from exreid.records import Ranking, RetrievalSide
 
 @dataclass(frozen=True)
 class QueryValues:
-    """One metric before it is averaged: a value per query, and over what it is averaged."""
+    """One metric before it is averaged."""
 
     value_Q: np.ndarray
-    """float64; NaN where the query does not count in this metric."""
+    """float64: what each query scored."""
+    counted_Q: np.ndarray
+    """bool: the queries that the metric is an average over."""
     average: Literal["queries", "identities"] = "queries"
-    """``identities``: first over each identity's queries, then over identities."""
+    """``queries``: each query weighs the same. ``identities``: each identity does, its value
+    being the mean over its queries."""
+
+    def __post_init__(self) -> None:
+        if self.value_Q.shape != self.counted_Q.shape or self.value_Q.ndim != 1:
+            raise ValueError(
+                f"one value and one mark per query: {self.value_Q.shape} values, "
+                f"{self.counted_Q.shape} marks."
+            )
 
 
-def first_rank(ranking: Ranking) -> np.ndarray:
-    """int64 (Q,): the rank of each query's best positive, from 1; 0 without a positive."""
-    has_positive_Q = _positive_counts(ranking) > 0
-    rank_Q = np.zeros(ranking.query_count, np.int64)
-    rank_Q[has_positive_Q] = ranking.positive_rank_P[
-        ranking.positive_offset_Q1[:-1][has_positive_Q]
-    ]
+def first_rank(positive_offset_Q1: np.ndarray, positive_rank_P: np.ndarray) -> np.ndarray:
+    """The rank of each query's best positive; 0 for a query without one.
+
+    >>> first_rank(np.array([0, 2, 2, 3]), np.array([1, 3, 7]))
+    array([1, 0, 7])
+    """
+    rank_Q = np.zeros(len(positive_offset_Q1) - 1, np.int64)
+    some_Q = np.diff(positive_offset_Q1) > 0
+    rank_Q[some_Q] = positive_rank_P[positive_offset_Q1[:-1][some_Q]]
     return rank_Q
 
 
-def average_precision(ranks: Sequence[int] | np.ndarray) -> float:
-    """Mean over the positives of (positives up to here) / rank; 0.0 without a positive.
+def average_precision(positive_offset_Q1: np.ndarray, positive_rank_P: np.ndarray) -> np.ndarray:
+    r"""The mean over a query's positives of the precision at each; 0.0 without a positive.
 
-    ``ranks`` are the positives' ranks, rising, from 1.
+    With the positives of a query at the ranks :math:`r_1 < \dots < r_n`:
+    :math:`AP = \frac{1}{n} \sum_{i=1}^{n} \frac{i}{r_i}`. There is no interpolation, and no
+    depth at which the ranking is cut.
 
-    >>> average_precision([1, 3])
-    0.8333333333333333
-    >>> average_precision([])
-    0.0
+    >>> average_precision(np.array([0, 2, 2]), np.array([1, 3])).round(4)
+    array([0.8333, 0.    ])
     """
-    ranks_P = np.asarray(ranks, dtype=np.float64)
-    if len(ranks_P) == 0:
-        return 0.0
-    return float(np.mean(np.arange(1, len(ranks_P) + 1) / ranks_P))
+    count_Q = np.diff(positive_offset_Q1)
+    query_P = np.repeat(np.arange(len(count_Q)), count_Q)
+    place_P = np.arange(1, len(query_P) + 1) - positive_offset_Q1[:-1][query_P]
+    sum_Q = np.bincount(query_P, place_P / positive_rank_P, minlength=len(count_Q))
+    return sum_Q / np.maximum(count_Q, 1)
 
 
-def average_precision_per_query(ranking: Ranking) -> np.ndarray:
-    """float64 (Q,): `average_precision` of each query."""
-    counts_Q = _positive_counts(ranking)
-    starts_P = np.repeat(ranking.positive_offset_Q1[:-1], counts_Q)
-    place_P = np.arange(len(ranking.positive_rank_P)) - starts_P + 1
-    query_P = np.repeat(np.arange(ranking.query_count), counts_Q)
-    sums_Q = np.bincount(
-        query_P, weights=place_P / ranking.positive_rank_P, minlength=ranking.query_count
-    )
-    return sums_Q / np.maximum(counts_Q, 1)
+def inverse_negative_penalty(
+    positive_offset_Q1: np.ndarray, positive_rank_P: np.ndarray
+) -> np.ndarray:
+    r"""How soon the last positive is found: :math:`n / r_n`; 0.0 without a positive.
 
+    1.0 when all positives stand before all other candidates. Its mean is mINP (Ye et al. 2021,
+    "Deep learning for person re-identification: a survey and outlook").
 
-def inverse_negative_penalty(ranking: Ranking) -> np.ndarray:
-    """float64 (Q,): positives / rank of the last positive; 0 without a positive.
-
-    Its mean is mINP (Ye et al. 2021, "Deep learning for person re-identification: a survey and
-    outlook").
+    >>> inverse_negative_penalty(np.array([0, 2, 2]), np.array([1, 8]))
+    array([0.25, 0.  ])
     """
-    counts_Q = _positive_counts(ranking)
-    has_positive_Q = counts_Q > 0
-    last_Q = ranking.positive_offset_Q1[1:][has_positive_Q] - 1
-    value_Q = np.zeros(ranking.query_count)
-    value_Q[has_positive_Q] = counts_Q[has_positive_Q] / ranking.positive_rank_P[last_Q]
-    return value_Q
+    count_Q = np.diff(positive_offset_Q1)
+    penalty_Q = np.zeros(len(count_Q))
+    some_Q = count_Q > 0
+    last_Q = positive_rank_P[positive_offset_Q1[1:][some_Q] - 1]
+    penalty_Q[some_Q] = count_Q[some_Q] / last_Q
+    return penalty_Q
 
 
-def per_query_values(
+def hit(rank_Q: np.ndarray, k: int) -> np.ndarray:
+    """1.0 where a rank is among the first ``k``, 0.0 elsewhere and where there is none (0).
+
+    >>> hit(np.array([1, 0, 7]), 5)
+    array([1., 0., 0.])
+    """
+    if k < 1:
+        raise ValueError(f"top-k needs a k of at least 1, not {k}.")
+    return ((rank_Q >= 1) & (rank_Q <= k)).astype(np.float64)
+
+
+def query_values(
     ranking: Ranking, *, top_k: Sequence[int] = (1, 5, 10), mean_ap: bool = True
 ) -> dict[str, QueryValues]:
-    """Every metric before averaging, by its name.
-
-    ``top_K`` and ``identity_top_K`` count over all queries: one without a positive is a miss.
-    ``mAP`` and ``mINP`` count it as 0; ``*_with_positive`` leave it out. ``balanced_top_1`` is
-    the mean over identities of each one's top-1.
-    """
-    rank_Q, identity_rank_Q = first_rank(ranking), ranking.identity_rank_Q
-    skip_Q = np.where(rank_Q > 0, 0.0, np.nan)
-    values = {f"top_{k}": QueryValues(_within(rank_Q, k)) for k in top_k}
+    """Each metric's value for each query; `retrieval_metrics` says what the metrics are."""
+    offset_Q1, rank_P = ranking.positive_offset_Q1, ranking.positive_rank_P
+    first_Q = first_rank(offset_Q1, rank_P)
+    every_Q = np.ones(len(first_Q), bool)
+    table = {f"top_{k}": QueryValues(hit(first_Q, k), every_Q) for k in top_k}
     if mean_ap:
-        precision_Q = average_precision_per_query(ranking)
-        penalty_Q = inverse_negative_penalty(ranking)
-        values["mAP"] = QueryValues(precision_Q)
-        values["mAP_with_positive"] = QueryValues(precision_Q + skip_Q)
-        values["mINP"] = QueryValues(penalty_Q)
-        values["mINP_with_positive"] = QueryValues(penalty_Q + skip_Q)
-    values["balanced_top_1"] = QueryValues(_within(rank_Q, 1), "identities")
-    values |= {f"identity_top_{k}": QueryValues(_within(identity_rank_Q, k)) for k in top_k}
-    return values
+        for name, value_Q in (
+            ("mAP", average_precision(offset_Q1, rank_P)),
+            ("mINP", inverse_negative_penalty(offset_Q1, rank_P)),
+        ):
+            table[name] = QueryValues(value_Q, every_Q)
+            table[f"{name}_with_positive"] = QueryValues(value_Q, first_Q > 0)
+    table["balanced_top_1"] = QueryValues(hit(first_Q, 1), every_Q, average="identities")
+    for k in top_k:
+        table[f"identity_top_{k}"] = QueryValues(hit(ranking.identity_rank_Q, k), every_Q)
+    return table
 
 
-def identity_sums(values: QueryValues, identity_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(numerator, denominator) per identity (I,), whose sums over identities give the metric."""
-    _, index_Q = np.unique(identity_Q, return_inverse=True)
-    counts_Q = ~np.isnan(values.value_Q)
-    sum_I = np.bincount(index_Q, weights=np.where(counts_Q, values.value_Q, 0.0))
-    count_I = np.bincount(index_Q, weights=counts_Q.astype(np.float64))
-    if values.average == "identities":
-        return sum_I / np.maximum(count_I, 1), (count_I > 0).astype(np.float64)
-    return sum_I, count_I
+def identity_sums(
+    values: QueryValues, identity_Q: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The identities of the counted queries (sorted), and each one's sum of values and count.
+
+    >>> values = QueryValues(np.array([1.0, 0.0, 1.0]), np.array([True, True, False]))
+    >>> [array.tolist() for array in identity_sums(values, np.array([8, 8, 3]))]
+    [[8], [1.0], [2]]
+    """
+    identity_I, place_N = np.unique(identity_Q[values.counted_Q], return_inverse=True)
+    sum_I = np.bincount(place_N, values.value_Q[values.counted_Q], minlength=len(identity_I))
+    return identity_I, sum_I, np.bincount(place_N, minlength=len(identity_I))
+
+
+def average_values(table: Mapping[str, QueryValues], identity_Q: np.ndarray) -> dict[str, float]:
+    """The metrics themselves; one that no query counts for is left out."""
+    metrics = {}
+    for name, values in table.items():
+        if len(values.value_Q) != len(identity_Q):
+            raise ValueError(
+                f"{name}: {len(values.value_Q)} values, {len(identity_Q)} query identities."
+            )
+        identity_I, sum_I, count_I = identity_sums(values, identity_Q)
+        if len(identity_I) == 0:
+            continue
+        if values.average == "identities":
+            metrics[name] = float(np.mean(sum_I / count_I))
+        else:
+            metrics[name] = float(np.mean(values.value_Q[values.counted_Q]))
+    return metrics
 
 
 def retrieval_metrics(
     ranking: Ranking,
-    identity_Q: np.ndarray,
+    query_identity_Q: np.ndarray,
     *,
     top_k: Sequence[int] = (1, 5, 10),
     mean_ap: bool = True,
 ) -> dict[str, float]:
-    """Each metric of `per_query_values`; one that no query counts in is left out."""
-    metrics = {}
-    for name, values in per_query_values(ranking, top_k=top_k, mean_ap=mean_ap).items():
-        numerator_I, denominator_I = identity_sums(values, identity_Q)
-        if denominator_I.sum() > 0:
-            metrics[name] = float(numerator_I.sum() / denominator_I.sum())
-    return metrics
+    """The metrics of a ranking, as fractions.
+
+    - ``top_k``: the share of all queries with a positive among the first k candidates. A query
+      without any positive is a miss.
+    - ``mAP``, ``mINP``: the means of `average_precision` and `inverse_negative_penalty` over all
+      queries, those without a positive counting 0; ``..._with_positive``: over the others only.
+    - ``balanced_top_1``: the mean over query identities of each one's own top-1.
+    - ``identity_top_k``: the share of all queries whose identity is among the first k
+      identities, each identity standing where its best candidate stands.
+
+    A metric that no query counts for is left out: all of them without queries, and the
+    ``..._with_positive`` ones when no query has a positive.
+    """
+    return average_values(query_values(ranking, top_k=top_k, mean_ap=mean_ap), query_identity_Q)
 
 
 def retrieval_counts(
     ranking: Ranking, queries: RetrievalSide, gallery: RetrievalSide
-) -> dict[str, Any]:
-    """How much there was, and how many queries and identities had nothing to find."""
-    without_Q = _positive_counts(ranking) == 0
-    identities = np.unique(queries.identity_N)
-    answerable = np.unique(queries.identity_N[~without_Q])
+) -> dict[str, int]:
+    """What the metrics were computed on; an identity without a positive has no query with one."""
+    has_positive_Q = np.diff(ranking.positive_offset_Q1) > 0
+    query_identities = np.unique(queries.identity_N)
+    found_identities = np.unique(queries.identity_N[has_positive_Q])
     return {
         "queries": len(queries),
         "gallery_images": len(gallery),
-        "query_identities": len(identities),
+        "query_identities": len(query_identities),
         "gallery_identities": len(np.unique(gallery.identity_N)),
-        "queries_without_positive": int(without_Q.sum()),
-        "identities_without_positive": len(identities) - len(answerable),
-        "positive_pairs": len(ranking.positive_rank_P),
+        "queries_without_positive": int(np.count_nonzero(~has_positive_Q)),
+        "identities_without_positive": len(query_identities) - len(found_identities),
+        "positives": len(ranking.positive_rank_P),
+        "candidates_min": int(ranking.candidate_count_Q.min(initial=len(gallery))),
+        "candidates_max": int(ranking.candidate_count_Q.max(initial=0)),
     }
-
-
-def _positive_counts(ranking: Ranking) -> np.ndarray:
-    return np.diff(ranking.positive_offset_Q1)
-
-
-def _within(rank_Q: np.ndarray, k: int) -> np.ndarray:
-    return ((rank_Q > 0) & (rank_Q <= k)).astype(np.float64)

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import timm
@@ -96,7 +96,7 @@ class GemPooled(nn.Module):
 
     def __init__(self, trunk: nn.Module, channels: int) -> None:
         super().__init__()
-        self.backbone = trunk
+        self.backbone: Any = trunk
         self.pooling = nn.ParameterDict({"p": nn.Parameter(torch.full((1,), 3.0))})
         self.bn = nn.BatchNorm1d(channels)
 
@@ -221,7 +221,9 @@ def _load_miewid(name: str, entry: BackboneEntry, trunk: nn.Module, size: int | 
 
 
 def _with_head(entry: BackboneEntry, trunk: nn.Module) -> nn.Module:
-    return GemPooled(trunk, trunk.num_features) if entry.weights == "miewid" else trunk
+    return (
+        GemPooled(trunk, int(cast(Any, trunk).num_features)) if entry.weights == "miewid" else trunk
+    )
 
 
 def _three(values: Any) -> tuple[float, float, float]:

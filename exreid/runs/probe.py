@@ -13,7 +13,7 @@ import numpy as np
 from exreid.config import ProbeConfig
 from exreid.data.metadata import codes, select_split
 from exreid.matching.cosine import rank_by_cosine
-from exreid.metrics.retrieval import per_query_values, retrieval_counts, retrieval_metrics
+from exreid.metrics.retrieval import query_values, retrieval_counts, retrieval_metrics
 from exreid.metrics.uncertainty import bootstrap_intervals
 from exreid.models.backbones import build_backbone
 from exreid.records import Embeddings, ImageTable, Ranking, Rejected, Result, RetrievalSide
@@ -111,7 +111,7 @@ def measure(ranking: Ranking, identity_Q: np.ndarray, config: ProbeConfig) -> Re
     metrics = retrieval_metrics(ranking, identity_Q, **options)
     intervals: dict[str, tuple[float, float]] = {}
     if benchmark.bootstrap_resamples:
-        values = per_query_values(ranking, **options)
+        values = query_values(ranking, **options)
         intervals = bootstrap_intervals(
             values, identity_Q, resamples=benchmark.bootstrap_resamples, seed=config.seed
         )
