@@ -1,0 +1,60 @@
+"""What every benchmark shares: its arguments, its rows, its table and its JSON file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """``--quick`` (within two minutes) and ``--json FILE``."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="smaller, within two minutes")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    return parser.parse_args()
+
+
+class Report:
+    """Rows {name, value, unit, against, ratio}: a table on the screen, and JSON where asked."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.rows: list[dict[str, object]] = []
+
+    def add(
+        self, name: str, value: float, unit: str, against: str = "", ratio: float | None = None
+    ) -> None:
+        """One figure, and its ratio to the figure that it is measured against."""
+        row = {"name": name, "value": value, "unit": unit, "against": against, "ratio": ratio}
+        self.rows.append(row)
+
+    def show(self, file: Path | None) -> None:
+        """Print the table; write the JSON file where one is named."""
+        table = Table(title=self.title, title_justify="left")
+        for column in ("name", "value", "unit", "against", "ratio"):
+            table.add_column(column, justify="right" if column in ("value", "ratio") else "left")
+        for row in self.rows:
+            ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
+            cells = (row["name"], f"{row['value']:.4g}", row["unit"], row["against"], ratio)
+            table.add_row(*map(str, cells))
+        Console().print(table)
+        if file is not None:
+            file.write_text(json.dumps(self.rows, indent=1) + "\n")
+
+
+def interleaved_s(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each way, run in turn, so that a noisy machine hits all alike."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            times[name].append(time.perf_counter() - start)
+    return {name: median(values) for name, values in times.items()}
