@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -58,3 +60,29 @@ def interleaved_s(ways: dict[str, Callable[[], object]], repeats: int) -> dict[s
             way()
             times[name].append(time.perf_counter() - start)
     return {name: median(values) for name, values in times.items()}
+
+
+def peak_mib(way: Callable[[], object]) -> float:
+    """The most memory (resident set) that the process held above its start, in MiB. Linux."""
+    statm, page_bytes = Path("/proc/self/statm"), resource.getpagesize()
+
+    def resident_pages() -> int:
+        return int(statm.read_text().split()[1])
+
+    start = peak = resident_pages()
+    finished = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not finished.wait(0.002):
+            peak = max(peak, resident_pages())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        way()
+    finally:
+        peak = max(peak, resident_pages())
+        finished.set()
+        watcher.join()
+    return (peak - start) * page_bytes / 2**20

@@ -190,7 +190,7 @@ def _fill_buckets(
             f"query '{query_id}': a score is not finite (lowest {low}, highest {high}). "
             "Scores must be numbers: look at the features of this query and of the gallery."
         )
-    if float(high) - float(low) > np.finfo(np.float32).max:
+    if float(high) - float(low) > float(np.finfo(np.float32).max):
         score_G, low, high = score_G / 4, low / 4, high / 4
     span = max(float(high) - float(low), 1e-30)
     np.subtract(score_G, low, out=scaled_G)
