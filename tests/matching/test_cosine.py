@@ -89,6 +89,19 @@ def test_a_larger_gallery_changes_no_score(more):
     assert before.tobytes() == after[:, :g].tobytes()
 
 
+@pytest.mark.parametrize("d", [33, 768])
+def test_a_query_scores_alone_as_it_does_among_others(d):
+    # A plain product of one row takes another path in the BLAS, and other last bits.
+    query_QD, gallery_GD, queries, gallery = vectors_and_sides(10, 20, 500, d)
+    together = rank_by_cosine(query_QD, gallery_GD, queries, gallery, keep=500)
+    for q in (0, 7, 19):
+        one = slice(q, q + 1)
+        alone = make_side(queries.position_N[one], queries.identity_N[one])
+        ranking = rank_by_cosine(query_QD[one], gallery_GD, alone, gallery, keep=500)
+        kept = together.candidate_score_QK[one]
+        assert ranking.candidate_score_QK.tobytes() == kept.tobytes()
+
+
 def test_agrees_with_the_plain_product_in_float64():
     query_QD, gallery_GD, queries, gallery = vectors_and_sides(5, 50, 400, 48)
     unit_QD, unit_GD = (
