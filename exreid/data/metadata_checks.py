@@ -1,0 +1,251 @@
+"""What can be wrong with the rows of a metadata table, each found with its remedy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import pandas as pd
+
+from exreid.data.metadata_table import Columns, MetadataFile
+from exreid.data.storage import join, missing_files
+from exreid.errors import MetadataError
+
+_DAY_FIRST = re.compile(r"(\d{1,2})([./])(\d{1,2})\2(\d{4})(?:[ T]+(\d{1,2}:\d{2}(?::\d{2})?))?")
+_ISO = re.compile(r"\d{4}-\d{2}-\d{2}([ T]\S.*)?")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with one row."""
+
+    index: int
+    """The row's place among the rows of the table, from 0."""
+    row: int
+    """Its line in the file, the header being line 1."""
+    column: str
+    value: str | None
+    problem: str
+    remedy: str
+
+    @property
+    def text(self) -> str:
+        """What is wrong, and the remedy."""
+        return f"{self.problem}. {self.remedy}"
+
+
+def contract_rows(
+    file: MetadataFile, columns: Columns, unknown_identities: frozenset[str]
+) -> pd.DataFrame:
+    """The columns of `ImageTable`, in the file's order.
+
+    What cannot be used is None here (the date NaT, the path as it stands): `row_problems` names it.
+    """
+    given = file.column(columns.path)
+    paths = [_path_or_text(value) for value in given]
+    has_ids = columns.image_id in file.cells.columns
+    ids = zip(file.column(columns.image_id), given if not has_ids else paths, strict=True)
+    identities = file.column(columns.identity)
+    text = {
+        "image_id": [name or path or "" for name, path in ids],
+        "path": paths,
+        "identity": [None if name in unknown_identities else name for name in identities],
+        "split": file.column(columns.split),
+        "mask": file.column(columns.mask),
+        "encounter": joined_text([file.column(name) for name in columns.encounter], len(given)),
+        "viewpoint": file.column(columns.viewpoint),
+    }
+    rows = pd.DataFrame({name: pd.Series(cells, dtype=object) for name, cells in text.items()})
+    rows["date"] = _dates(file.column(columns.date))
+    rows["row"] = file.line_N
+    return rows
+
+
+def row_problems(
+    file: MetadataFile,
+    rows: pd.DataFrame,
+    columns: Columns,
+    *,
+    root: str,
+    check_files: bool,
+    require_identity: bool,
+) -> list[Problem]:
+    """Everything wrong with the rows, by line."""
+    problems = [*_path_problems(file, columns), *_date_problems(file, rows, columns)]
+    if require_identity:
+        problems += _identity_problems(file, rows, columns)
+    if check_files:
+        problems += _missing_file_problems(rows, columns, root, {p.index for p in problems})
+    bad = {problem.index for problem in problems}
+    given = file.column(columns.path)
+    paths = [path if given[i] is not None else None for i, path in enumerate(rows["path"])]
+    problems += _repeats(file, columns.path, paths, bad)
+    if columns.image_id in file.cells.columns:
+        problems += _repeats(file, columns.image_id, rows["image_id"].tolist(), bad)
+    return sorted(problems, key=lambda problem: problem.index)
+
+
+def normalised_path(path: str) -> str:
+    """A path below the root with forward slashes; ValueError where it leaves the root.
+
+    This is about the text alone: a symbolic link inside the root is the user's own.
+
+    >>> normalised_path("a\\\\./b.jpg")
+    'a/b.jpg'
+    """
+    text = path.replace("\\", "/")
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    if not text.strip("./ ") and ".." not in parts and not text.startswith("/"):
+        raise ValueError("is empty")
+    if text.startswith("/") or re.match(r"[A-Za-z]:", parts[0]):
+        raise ValueError("is absolute")
+    # fsspec reads a protocol after "::" anywhere.
+    if "://" in text or "::" in text:
+        raise ValueError("is absolute: it names a protocol")
+    if ".." in parts or "\0" in text:
+        raise ValueError("leaves the data set's folder")
+    return "/".join(parts)
+
+
+def parse_date(text: str) -> np.datetime64:
+    """A day first or ISO date, with or without a time, in whole seconds; ValueError otherwise.
+
+    A time with an offset is turned into UTC.
+
+    >>> parse_date("14.03.2016"), parse_date("2016-03-14 06:30")
+    (np.datetime64('2016-03-14T00:00:00'), np.datetime64('2016-03-14T06:30:00'))
+    """
+    text = text.strip()
+    if found := _DAY_FIRST.fullmatch(text):
+        day, _, month, year, time = found.groups()
+        hours, minutes, seconds = [*map(int, (time or "0:0").split(":")), 0][:3]
+        moment = datetime(int(year), int(month), int(day), hours, minutes, seconds)
+    elif _ISO.fullmatch(text):
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is not None:
+            moment = moment.astimezone(UTC).replace(tzinfo=None)
+    else:
+        raise ValueError(f"no date: {text!r}")
+    return np.datetime64(moment, "s")
+
+
+def joined_text(parts: Sequence[Sequence[str | None]], count: int) -> list[str | None]:
+    """One text for each row's parts, None where a part is; different parts, different text."""
+    if not parts:
+        return [None] * count
+    # The length before each part keeps ("a", "b-c") and ("a-b", "c") apart.
+    return [
+        "|".join(f"{len(part)}:{part}" for part in row if part is not None)
+        if None not in row
+        else None
+        for row in zip(*parts, strict=True)
+    ]
+
+
+def _path_or_text(value: str | None) -> str:
+    try:
+        return normalised_path(value or "")
+    except ValueError:
+        return value or ""
+
+
+def _dates(values: Sequence[str | None]) -> pd.Series:
+    known: dict[str | None, np.datetime64] = {}
+    for value in set(values):
+        try:
+            known[value] = np.datetime64("NaT") if value is None else parse_date(value)
+        except (ValueError, OverflowError):
+            known[value] = np.datetime64("NaT")
+    dates = np.array([known[value] for value in values], dtype="datetime64[s]")
+    return pd.Series(dates, dtype="datetime64[s]")
+
+
+def _path_problems(file: MetadataFile, columns: Columns) -> Iterator[Problem]:
+    for i, value in enumerate(file.column(columns.path)):
+        try:
+            normalised_path(value or "")
+        except ValueError as error:
+            yield Problem(
+                i,
+                int(file.line_N[i]),
+                columns.path,
+                value,
+                f"{columns.path} {'' if value is None else f'{value!r} '}{error}",
+                "Paths are relative to dataset.root",
+            )
+
+
+def _date_problems(file: MetadataFile, rows: pd.DataFrame, columns: Columns) -> Iterator[Problem]:
+    values = file.column(columns.date)
+    unread = rows["date"].isna().to_numpy() & np.array([v is not None for v in values], dtype=bool)
+    for i in np.flatnonzero(unread).tolist():
+        yield Problem(
+            i,
+            int(file.line_N[i]),
+            str(columns.date),
+            values[i],
+            f"date {values[i]!r} is none of 14.03.2016, 14/03/2016 and 2016-03-14",
+            "Correct it, or empty the cell",
+        )
+
+
+def _identity_problems(
+    file: MetadataFile, rows: pd.DataFrame, columns: Columns
+) -> Iterator[Problem]:
+    values, paths = file.column(columns.identity), rows["path"].tolist()
+    for i in np.flatnonzero(rows["identity"].isna()).tolist():
+        given = "empty" if values[i] is None else repr(values[i])
+        yield Problem(
+            i,
+            int(file.line_N[i]),
+            columns.identity,
+            values[i],
+            f"{paths[i]}: its {columns.identity} is not known ({given})",
+            "Fill it in, or remove the row",
+        )
+
+
+def _missing_file_problems(
+    rows: pd.DataFrame, columns: Columns, root: str, bad: set[int]
+) -> Iterator[Problem]:
+    places = [i for i in range(len(rows)) if i not in bad]
+    paths, lines = rows["path"].tolist(), rows["row"].tolist()
+    try:
+        missing = missing_files(root, [paths[i] for i in places])
+    except (OSError, ImportError, ValueError) as error:
+        raise MetadataError(f"{root}: cannot be listed: {error}. Check dataset.root.") from error
+    for i in (places[m] for m in sorted(missing)):
+        yield Problem(
+            i,
+            int(lines[i]),
+            columns.path,
+            paths[i],
+            f"no such file {join(root, paths[i])}",
+            "Check dataset.root, or remove the row",
+        )
+
+
+def _repeats(
+    file: MetadataFile, column: str, values: Sequence[str | None], bad: set[int]
+) -> Iterator[Problem]:
+    """Every row that repeats a value, but for the first good one that holds it."""
+    kept: dict[str, int] = {}
+    for i, value in enumerate(values):
+        if value is not None and (value not in kept or (kept[value] in bad and i not in bad)):
+            kept[value] = i
+    for i, value in enumerate(values):
+        if value is None or kept[value] == i:
+            continue
+        line = int(file.line_N[kept[value]])
+        place = "already" if kept[value] < i else "too"
+        yield Problem(
+            i,
+            int(file.line_N[i]),
+            column,
+            value,
+            f"{column} {value!r} stands in line {line} {place}",
+            "Each must be unique: remove one of the rows",
+        )

@@ -1,0 +1,214 @@
+"""The metadata file: found, read as text, and its columns named."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import json
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from exreid.data.storage import exists, is_remote, join, open_file_system
+from exreid.errors import MetadataError
+
+DEFAULT_FILES = ("CzechLynxDataset-Metadata-Real.csv", "metadata.csv", "metadata.parquet")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column of the file means what.
+
+    ``path`` and the ``encounter`` columns must be there, the identity where it is asked for, and
+    whatever is in ``required``; of the others, a column that is not there has no values.
+    """
+
+    path: str = "path"
+    identity: str = "unique_name"
+    split: str | None = "split-time_closed"
+    mask: str | None = "mask"
+    encounter: tuple[str, ...] = ()
+    viewpoint: str | None = None
+    date: str | None = "date"
+    image_id: str = "image_id"
+    required: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class MetadataFile:
+    """A metadata file as it stands: ``cells`` are text, or None where empty."""
+
+    cells: pd.DataFrame
+    source: str
+    line_N: np.ndarray
+    """Where each row begins in the file, the header being line 1."""
+
+    def column(self, name: str | None) -> list[str | None]:
+        """A column's cells; all None where the file has no such column."""
+        if name is None or name not in self.cells.columns:
+            return [None] * len(self.cells)
+        return list(self.cells[name])
+
+
+def read_table(root: str, metadata_file: str | None = None) -> tuple[pd.DataFrame, str]:
+    """The metadata as text (None where a cell is empty), and where it was read from.
+
+    CSV (UTF-8; comma or semicolon) or Parquet, below the root, absolute, or any fsspec URL.
+    Without a name, `DEFAULT_FILES` are looked for in the root. Whole numbers of a Parquet file
+    lose their point (12.0 is "12"), lists and structs become JSON. Raises MetadataError.
+    """
+    file = read_metadata(root, metadata_file)
+    return file.cells, file.source
+
+
+def read_metadata(root: str, metadata_file: str | None = None) -> MetadataFile:
+    """As `read_table`, with the line of each row. Rows of nothing but empty cells are left out."""
+    source = _find(root, metadata_file)
+    data = _read(source)
+    if source.endswith((".parquet", ".pq")):
+        cells = _parse_parquet(data, source)
+        line_N = np.arange(len(cells)) + 2
+    else:
+        cells, line_N = _parse_csv(data, source)
+    filled = cells.notna().any(axis=1).to_numpy()
+    if not filled.any():
+        raise MetadataError(f"{source}: has no rows. Set dataset.metadata_file to another one.")
+    if not filled.all():
+        cells = cells[filled].reset_index(drop=True)
+    return MetadataFile(cells, source, line_N[filled])
+
+
+def check_columns(file: MetadataFile, columns: Columns, *, require_identity: bool) -> None:
+    """MetadataError naming each column that must be there and is not, and the nearest one."""
+    keys: dict[str | None, str] = {
+        columns.split: "dataset.split_col (or dataset.make_split)",
+        columns.mask: "dataset.mask_col",
+        columns.viewpoint: "dataset.viewpoint_col",
+        columns.date: "dataset.date_col",
+        **dict.fromkeys(columns.encounter, "dataset.encounter_cols"),
+        columns.identity: "dataset.label_col",
+        columns.path: "dataset.path_col",
+    }
+    needed = [columns.path, *columns.encounter, *sorted(columns.required)]
+    if require_identity:
+        needed.insert(1, columns.identity)
+    there = [str(name) for name in file.cells.columns]
+    messages = []
+    for name in dict.fromkeys(needed):
+        if name in there:
+            continue
+        lowered = {other.lower(): other for other in reversed(there)}
+        near = difflib.get_close_matches(name.lower(), lowered, n=1)
+        hint = f" Did you mean {lowered[near[0]]!r}?" if near else ""
+        remedy = f" Set {keys[name]}." if name in keys else ""
+        messages.append(f"no column {name!r}.{hint}{remedy}")
+    if messages:
+        raise MetadataError(f"{file.source}: {' '.join(messages)} It has {', '.join(there)}.")
+
+
+def _find(root: str, metadata_file: str | None) -> str:
+    if metadata_file is not None:
+        absolute = is_remote(metadata_file) or metadata_file.startswith("/")
+        return metadata_file if absolute else join(root, metadata_file)
+    for name in DEFAULT_FILES:
+        if _guarded(root, partial(exists, root, name)):
+            return join(root, name)
+    raise MetadataError(
+        f"{root}: no metadata file; looked for {', '.join(DEFAULT_FILES)}. "
+        "Set dataset.root, or dataset.metadata_file."
+    )
+
+
+def _read(source: str) -> bytes:
+    def read() -> bytes:
+        file_system, inner = open_file_system(source)
+        data: bytes = file_system.cat_file(inner)
+        return data
+
+    data: bytes = _guarded(source, read)
+    return data
+
+
+def _guarded(source: str, read: Callable[[], Any]) -> Any:
+    """What ``read`` returns; a failure as MetadataError."""
+    try:
+        return read()
+    except FileNotFoundError as error:
+        raise MetadataError(
+            f"{source}: no such metadata file. Set dataset.root and dataset.metadata_file."
+        ) from error
+    except ImportError as error:
+        raise MetadataError(
+            f"{source}: this kind of URL needs a package that is not installed: {error}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise MetadataError(f"{source}: cannot be read: {error}") from error
+
+
+def _parse_csv(data: bytes, source: str) -> tuple[pd.DataFrame, np.ndarray]:
+    """The cells, and the line where each row begins."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise MetadataError(
+            f"{source}: not UTF-8 (byte {error.start}). Save it as CSV UTF-8."
+        ) from error
+    header = text.split("\n", 1)[0]
+    try:
+        with warnings.catch_warnings():
+            # pandas only warns where rows are longer than the header, and drops what is too much.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(
+                io.StringIO(text),
+                sep=";" if header.count(";") > header.count(",") else ",",
+                dtype=object,
+                index_col=False,
+                keep_default_na=False,
+                na_values=[""],
+                skip_blank_lines=False,
+            )
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning) as error:
+        raise MetadataError(f"{source}: not a CSV table: {str(error).strip()}") from error
+    frame.columns = frame.columns.astype(str)
+    line_N = np.arange(len(frame)) + 2
+    if text.rstrip("\r\n").count("\n") >= len(frame) + 1:  # a cell, or the header, has line breaks
+        breaks_N = np.zeros(len(frame), dtype=np.int64)
+        for name in frame.columns:
+            breaks_N += [cell.count("\n") if isinstance(cell, str) else 0 for cell in frame[name]]
+        in_header = sum(name.count("\n") for name in frame.columns)
+        line_N += in_header + np.cumsum(breaks_N) - breaks_N
+    return frame.where(frame.notna(), None), line_N
+
+
+def _parse_parquet(data: bytes, source: str) -> pd.DataFrame:
+    try:
+        table = pq.read_table(io.BytesIO(data))
+    except (pa.ArrowException, OSError) as error:
+        raise MetadataError(f"{source}: not a Parquet table: {error}") from error
+    cells = {
+        name: np.array([*map(_text_of, table.column(i).to_pylist()), None], dtype=object)[:-1]
+        for i, name in enumerate(table.column_names)
+    }
+    return pd.DataFrame(cells, dtype=object)
+
+
+def _text_of(value: object) -> str | None:
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, list | dict):
+        return json.dumps(value, default=_json_of)
+    return str(value)
+
+
+def _json_of(value: object) -> str:
+    return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
