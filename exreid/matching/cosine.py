@@ -5,6 +5,10 @@ product here has one fixed shape, on a grid that starts at the first query and t
 image and is padded with zeros at its ends: the scores of a pair depend on nothing but its two
 vectors, neither on the size of the tiles nor on what else the gallery holds.
 
+Scores are float64: of 100,000 candidates some hundred stand closer than a float32 can tell, and
+rounding would decide which of them comes first. The vectors themselves stay as they are given;
+only one block of them at a time is made float64.
+
 Letters: B queries of one tile, Q queries, G gallery images, D vector length.
 """
 
@@ -62,14 +66,18 @@ def rank_by_cosine(
             f"{gallery_vectors_GD.shape[1]}: extract both with the same model."
         )
     index = index_gallery(gallery, exclude=exclude)
-    unit_gallery_GD = _unit_vectors(gallery_vectors_GD, gallery, GALLERY_BLOCK)
-    tile = _tile_rows(len(queries), len(unit_gallery_GD), tile_bytes)
-    scores_BG = np.empty((tile, len(unit_gallery_GD)), np.float32)
+    query_norm_Q = _vector_lengths(query_vectors_QD, queries)
+    gallery_norm_G = _vector_lengths(gallery_vectors_GD, gallery)
+    gallery_rows = _padded(len(gallery), GALLERY_BLOCK)
+    tile = _tile_rows(len(queries), gallery_rows, tile_bytes)
+    scores_BG = np.empty((tile, gallery_rows), np.float64)
     parts = []
     for start in range(0, max(len(queries), 1), tile):
         part = side_slice(queries, start, start + tile)
-        unit_BD = _unit_vectors(query_vectors_QD[start : start + tile], part, QUERY_BLOCK)
-        _fill_scores(unit_BD, unit_gallery_GD, scores_BG)
+        unit_BD = _unit_block(query_vectors_QD, query_norm_Q, start, tile)
+        for column in range(0, gallery_rows, GALLERY_BLOCK):
+            unit_GD = _unit_block(gallery_vectors_GD, gallery_norm_G, column, GALLERY_BLOCK)
+            _fill_scores(unit_BD, unit_GD, scores_BG[:, column : column + GALLERY_BLOCK])
         parts.append(rank_block(scores_BG[: len(part), : len(gallery)], part, index, keep=keep))
         if on_progress is not None:
             on_progress(len(part))
@@ -84,20 +92,27 @@ def _check_vectors(vectors_ND: np.ndarray, side: RetrievalSide, name: str) -> No
         )
 
 
-def _unit_vectors(vectors_ND: np.ndarray, side: RetrievalSide, block: int) -> np.ndarray:
-    """Vectors of length 1 as float32, with rows of zeros up to a multiple of ``block``."""
-    unit_ND = np.zeros((_padded(len(vectors_ND), block), vectors_ND.shape[1]), np.float32)
+def _vector_lengths(vectors_ND: np.ndarray, side: RetrievalSide) -> np.ndarray:
+    """float64; ValueError for a vector that has no direction."""
+    norm_N = np.empty(len(vectors_ND))
     for start in range(0, len(vectors_ND), CHUNK_ROWS):
         chunk_ND = vectors_ND[start : start + CHUNK_ROWS].astype(np.float64, order="C")
-        norm_N = np.sqrt(np.square(chunk_ND).sum(axis=1))
-        bad_N = np.flatnonzero(~(np.isfinite(norm_N) & (norm_N > 0)))
-        if len(bad_N):
-            raise ValueError(
-                f"image '{side.image_ids[start + bad_N[0]]}' has a vector of length "
-                f"{norm_N[bad_N[0]]}, so it has no direction to compare. Look at the image and at "
-                "the model's output for it, or leave the image out."
-            )
-        unit_ND[start : start + len(chunk_ND)] = chunk_ND / norm_N[:, None]
+        norm_N[start : start + len(chunk_ND)] = np.sqrt(np.square(chunk_ND).sum(axis=1))
+    bad_N = np.flatnonzero(~(np.isfinite(norm_N) & (norm_N > 0)))
+    if len(bad_N):
+        raise ValueError(
+            f"image '{side.image_ids[bad_N[0]]}' has a vector of length {norm_N[bad_N[0]]}, so it "
+            "has no direction to compare. Look at the image and at the model's output for it, or "
+            "leave the image out."
+        )
+    return norm_N
+
+
+def _unit_block(vectors_ND: np.ndarray, norm_N: np.ndarray, start: int, rows: int) -> np.ndarray:
+    """float64 vectors of length 1 from row ``start`` on, with zeros up to ``rows``."""
+    unit_ND = np.zeros((rows, vectors_ND.shape[1]))
+    chunk_ND = vectors_ND[start : start + rows]
+    np.divide(chunk_ND, norm_N[start : start + rows, None], out=unit_ND[: len(chunk_ND)])
     return unit_ND
 
 
@@ -112,14 +127,12 @@ def _padded(count: int, block: int) -> int:
 
 def _tile_rows(query_count: int, padded_gallery_count: int, tile_bytes: int) -> int:
     """The rows of a tile: whole blocks of queries, and no more than there are queries for."""
-    blocks = max(1, tile_bytes // (4 * QUERY_BLOCK * padded_gallery_count))
+    blocks = max(1, tile_bytes // (8 * QUERY_BLOCK * padded_gallery_count))
     return min(blocks * QUERY_BLOCK, _padded(query_count, QUERY_BLOCK))
 
 
-def _fill_scores(unit_BD: np.ndarray, unit_gallery_GD: np.ndarray, scores_BG: np.ndarray) -> None:
-    """Write the products into ``scores_BG``, block by block of one shape."""
+def _fill_scores(unit_BD: np.ndarray, unit_GD: np.ndarray, scores_BG: np.ndarray) -> None:
+    """Write the products of one gallery block into ``scores_BG``, by blocks of one shape."""
     for row in range(0, len(unit_BD), QUERY_BLOCK):
         rows = slice(row, row + QUERY_BLOCK)
-        for column in range(0, len(unit_gallery_GD), GALLERY_BLOCK):
-            columns = slice(column, column + GALLERY_BLOCK)
-            np.matmul(unit_BD[rows], unit_gallery_GD[columns].T, out=scores_BG[rows, columns])
+        np.matmul(unit_BD[rows], unit_GD.T, out=scores_BG[rows])

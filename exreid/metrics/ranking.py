@@ -90,10 +90,11 @@ def index_gallery(gallery: RetrievalSide, *, exclude: Exclude = "image") -> Gall
 def rank_block(
     scores_BG: np.ndarray, queries: RetrievalSide, index: GalleryIndex, *, keep: int
 ) -> Ranking:
-    """Rank the gallery for each query of a block of float32 scores, higher being better.
+    """Rank the gallery for each query of a block of float32 or float64 scores, higher first.
 
     At most ``keep`` candidates of each query are kept; the ranks of its positives are exact
-    and all there, however deep they stand. A score that is not finite is an error.
+    and all there, however deep they stand. A score that is not finite, or too large for the float32
+    that rankings are stored in, is an error.
     """
     _check_block(scores_BG, queries, index, keep)
     own_B = _own_image(queries, index.gallery)
@@ -162,9 +163,9 @@ def _check_block(
     if keep < 1:
         raise ValueError(f"keep must be at least 1 candidate, not {keep}.")
     wanted = (len(queries), len(index.gallery))
-    if scores_BG.shape != wanted or scores_BG.dtype != np.float32:
+    if scores_BG.shape != wanted or scores_BG.dtype not in (np.float32, np.float64):
         raise ValueError(
-            f"scores must be float32 of shape {wanted} (queries, gallery images), "
+            f"scores must be float32 or float64 of shape {wanted} (queries, gallery images), "
             f"not {scores_BG.dtype} of shape {scores_BG.shape}."
         )
 
@@ -185,15 +186,17 @@ def _fill_buckets(
     if len(score_G) == 0:
         return
     low, high = score_G.min(), score_G.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
+    largest = np.finfo(np.float32).max
+    if not (-largest <= low and high <= largest):
         raise ValueError(
-            f"query '{query_id}': a score is not finite (lowest {low}, highest {high}). "
+            f"query '{query_id}': a score is not finite, or beyond a float32 (lowest {low}, "
+            f"highest {high}). "
             "Scores must be numbers: look at the features of this query and of the gallery."
         )
     if float(high) - float(low) > float(np.finfo(np.float32).max):
         score_G, low, high = score_G / 4, low / 4, high / 4
     span = max(float(high) - float(low), 1e-30)
-    np.subtract(score_G, low, out=scaled_G)
+    np.subtract(score_G, low, out=scaled_G, casting="same_kind")
     scaled_G *= np.float32((_bucket_count(len(score_G)) - 2) / span)
     scaled_G += 1
     np.copyto(bucket_G, scaled_G, casting="unsafe")

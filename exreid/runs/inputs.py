@@ -70,14 +70,17 @@ def table_columns(dataset: DatasetConfig, *, with_split: bool = True) -> Columns
 def _with_made_split(table: ImageTable, config: ProbeConfig) -> ImageTable:
     rows, dataset = table.rows, config.dataset
     identities, encounters = rows["identity"].tolist(), rows["encounter"].tolist()
-    options: dict[str, Any] = {"test_fraction": dataset.test_fraction, "seed": config.seed}
+    options: dict[str, Any] = {
+        "test_fraction": dataset.test_fraction,
+        "image_ids": rows["image_id"].tolist(),
+    }
     if dataset.make_split == "closed_set":
-        split = closed_set_split(identities, encounters, **options)
+        split = closed_set_split(identities, encounters, seed=config.seed, **options)
     elif dataset.make_split == "identity_disjoint":
-        split = identity_disjoint_split(identities, encounters, **options)
+        split = identity_disjoint_split(identities, encounters, seed=config.seed, **options)
     else:
         dates = rows["date"].to_numpy()
-        split = time_aware_split(identities, encounters, dates, test_fraction=dataset.test_fraction)
+        split = time_aware_split(identities, encounters, dates, **options)
     return ImageTable(rows.assign(split=split), table.original, table.root, table.source)
 
 

@@ -35,6 +35,7 @@ def run_validate(
         unknown_identities=dataset.unknown_identities,
         on_error="skip",
     )
+    # Each entry holds every reason of its row, each with its remedy.
     problems = [f"line {item.row}, {item.path}: {item.reason}" for item in rejected]
     if dataset.make_split is None:
         problems += _split_problems(table, config)

@@ -34,20 +34,17 @@ def scores_by_gallery_index(ranking, g) -> np.ndarray:
 @pytest.mark.parametrize("exclude", ["image", "encounter"])
 @pytest.mark.parametrize(("q", "g"), [(1, 1), (1, 9), (9, 1), (40, 30), (0, 4), (4, 0)])
 def test_small_whole_numbers_are_ranked_as_the_full_sort_does(q, g, exclude):
-    # Each vector points along an axis or between two: cosines are few, so nearly all tie.
+    # Each vector points along an axis: all cosines are exactly -1, 0 or 1, so nearly all tie.
     query_QD, gallery_GD, queries, gallery = vectors_and_sides(1, q, g, 4)
-    axes_QD, axes_GD = (np.sign(v) * (np.abs(v) > 0.6) for v in (query_QD, gallery_GD))
-    axes_QD[:, 0] += 2.0 * (np.abs(axes_QD).sum(1) == 0)
-    axes_GD[:, 0] += 2.0 * (np.abs(axes_GD).sum(1) == 0)
+    axes_QD, axes_GD = (
+        3 * np.sign(v) * (np.abs(v) == np.abs(v).max(axis=1, keepdims=True, initial=0))
+        for v in (query_QD, gallery_GD)
+    )
     ranking = rank_by_cosine(axes_QD, axes_GD, queries, gallery, exclude=exclude, keep=1000)
     scores_QG = scores_by_gallery_index(ranking, g)
     assert_equals_naive(ranking, np.nan_to_num(scores_QG), queries, gallery, exclude, 1000)
-    unit_QD, unit_GD = (
-        v / np.maximum(np.linalg.norm(v.astype(np.float64), axis=1, keepdims=True), 1e-9)
-        for v in (axes_QD, axes_GD)
-    )
     known = ~np.isnan(scores_QG)
-    assert scores_QG[known] == pytest.approx((unit_QD @ unit_GD.T)[known], abs=2e-7)
+    assert np.array_equal(scores_QG[known], (axes_QD @ axes_GD.T)[known] / 9)
 
 
 @pytest.mark.parametrize("tile_bytes", [1, 5 * 2**20, 9 * 2**20, 2**30])
@@ -74,6 +71,9 @@ def test_equal_vectors_tie_wherever_they_stand(d):
     scores_QG = scores_by_gallery_index(ranking, g)
     assert not np.isnan(scores_QG).any()
     assert (scores_QG[:, edges] == scores_QG[:, :1]).all()
+    for row in ranking.candidate_index_QK:
+        place = np.argsort(row)[edges]
+        assert (np.diff(place) == 1).all() if d > 1 else (np.diff(place) > 0).all()
     assert (scores_QG[same_queries] == scores_QG[0]).all()
 
 
@@ -108,12 +108,23 @@ def test_agrees_with_the_plain_product_in_float64():
         v / np.linalg.norm(v.astype(np.float64), axis=1, keepdims=True)
         for v in (query_QD, gallery_GD)
     )
-    expected = rank_scores((unit_QD @ unit_GD.T).astype(np.float32), queries, gallery)
+    expected = rank_scores(unit_QD @ unit_GD.T, queries, gallery)
     ranking = rank_by_cosine(query_QD * 3, gallery_GD / 7, queries, gallery)
     assert ranking.positive_score_P == pytest.approx(expected.positive_score_P, abs=1e-6)
-    # Two cosines closer than float32 can tell apart may stand either way round.
-    assert np.mean(ranking.positive_rank_P == expected.positive_rank_P) > 0.99
-    assert np.abs(ranking.positive_rank_P - expected.positive_rank_P).max() <= 1
+    assert np.array_equal(ranking.positive_rank_P, expected.positive_rank_P)
+    assert np.array_equal(ranking.candidate_index_QK, expected.candidate_index_QK)
+
+
+def test_candidates_closer_than_a_float32_can_tell_stand_in_their_true_order():
+    # Cosines 1 - 2e-9 n: as float32 all of them are 1, and the table's order would win.
+    turn_G = np.sqrt(4e-9 * np.arange(50, 0, -1))
+    gallery_GD = np.stack([np.ones(50), turn_G], axis=1).astype(np.float32)
+    queries = make_side(np.array([50]), np.array([0]))
+    gallery = make_side(np.arange(50), np.arange(50))
+    ranking = rank_by_cosine(np.array([[1, 0]], np.float32), gallery_GD, queries, gallery)
+    assert ranking.candidate_index_QK[0].tolist() == list(range(49, -1, -1))
+    assert len(np.unique(ranking.candidate_score_QK)) < 10
+    assert ranking.positive_rank_P.tolist() == [50]
 
 
 def test_the_length_of_a_vector_may_be_extreme():

@@ -166,7 +166,7 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match="keep"):
         rank_scores(scores, side, side, keep=0)
     with pytest.raises(ValueError, match="float32"):
-        rank_scores(scores.astype(np.float64), side, side)
+        rank_scores(scores.astype(np.int64), side, side)
     with pytest.raises(ValueError, match=r"\(2, 2\)"):
         rank_scores(scores[:1], side, side)
     with pytest.raises(ValueError, match="burst"):
@@ -252,3 +252,23 @@ def test_a_rising_function_of_the_scores_changes_nothing(case):
     other = rank_scores(scores**3 * 7 + 2, queries, gallery)
     for name in ("candidate_index_QK", "positive_index_P", "positive_rank_P", "identity_rank_Q"):
         assert getattr(one, name).tolist() == getattr(other, name).tolist()
+
+
+@pytest.mark.parametrize("size", [1e-300, 1.0, 3.4e38])
+def test_float64_scores_of_any_size_are_ranked_exactly(size):
+    rng = np.random.default_rng(12)
+    q, g = 5, 200
+    scores = (rng.integers(-50, 51, (q, g)) / 50) * size
+    queries, gallery = (
+        make_side(np.arange(g, g + q), np.zeros(q)),
+        make_side(np.arange(g), np.zeros(g)),
+    )
+    ranking = rank_scores(scores, queries, gallery, keep=g)
+    expected = [np.lexsort((np.arange(g), -row)).tolist() for row in scores]
+    assert ranking.candidate_index_QK.tolist() == expected
+
+
+def test_a_float64_score_beyond_float32_is_refused():
+    queries, gallery = make_side([3], [0]), make_side([0, 1], [0, 0])
+    with pytest.raises(ValueError, match="'image3'.*beyond a float32"):
+        rank_scores(np.array([[1.0, 1e39]]), queries, gallery)
