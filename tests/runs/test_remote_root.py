@@ -35,7 +35,7 @@ def test_a_probe_of_a_url(dataset, remote, tmp_path):
     assert result.metrics == expected.metrics
     first, second = (pd.read_parquet(folder / "rankings.parquet") for folder in (ours, plain))
     pd.testing.assert_frame_equal(first, second)
-    again, result = run_probe(load_config(ProbeConfig, None, _overrides(remote, tmp_path / "a")))
+    _, result = run_probe(load_config(ProbeConfig, None, _overrides(remote, tmp_path / "a")))
     assert (result.counts["images_extracted"], result.counts["images_cached"]) == (0, 36)
 
 
