@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 
 from exreid.config import DatasetConfig, ProbeConfig
 from exreid.data.images import Preprocessing
@@ -35,7 +37,7 @@ def read_images(
     table, rejected = load_images(
         dataset.root,
         metadata_file=dataset.metadata_file,
-        columns=table_columns(dataset, with_split=with_split),
+        columns=table_columns(dataset, with_split=with_split, require_identity=require_identity),
         unknown_identities=dataset.unknown_identities,
         on_error=dataset.on_error,
         require_identity=require_identity,
@@ -45,10 +47,14 @@ def read_images(
     return table, rejected
 
 
-def table_columns(dataset: DatasetConfig, *, with_split: bool = True) -> Columns:
+def table_columns(
+    dataset: DatasetConfig, *, with_split: bool = True, require_identity: bool = True
+) -> Columns:
     """Which columns of the metadata mean what, and which must be there."""
     split = dataset.split_col if with_split and dataset.make_split is None else None
-    required = {dataset.path_col, dataset.label_col, *dataset.encounter_cols}
+    required = {dataset.path_col, *dataset.encounter_cols}
+    if require_identity:
+        required.add(dataset.label_col)
     if split:
         required.add(split)
     if dataset.viewpoint_col:
@@ -120,11 +126,13 @@ def embed_images(
     """Embeddings of the table's images, from the cache or extracted; see `embed_table`."""
     preprocessing = preprocessing_for(config, backbone)
     prepare = PrepareImages(table.root, preprocessing)
-    local = config.ray.num_actors == 0
-    if not local:
-        from exreid.distributed.session import ray_session
-    with nullcontext() if local else ray_session(config.ray, verbose=verbose):
-        source, device = _batch_source(config, backbone, prepare, local=local)
+    # Where the device is known without asking a cluster, Ray starts only if there is work for it.
+    known = config.ray.num_actors == 0 or _runs_on_this_cpu(config)
+    if not known:
+        from exreid.distributed.session import place_actors, ray_session
+    with nullcontext() if known else ray_session(config.ray, verbose=verbose):
+        device = "cpu" if known else place_actors(config.ray).device
+        source = _batch_source(config, backbone, prepare, verbose=verbose)
         store, memo = _open_cache(config, backbone, preprocessing, device)
         return embed_table(
             table,
@@ -136,40 +144,42 @@ def embed_images(
         )
 
 
+def _runs_on_this_cpu(config: ProbeConfig) -> bool:
+    cluster = config.ray.address or os.environ.get("RAY_ADDRESS")
+    return not cluster and not config.ray.gpus_per_worker and not torch.cuda.is_available()
+
+
 def _batch_source(
-    config: ProbeConfig, backbone: Backbone, prepare: PrepareImages, *, local: bool
-) -> tuple[BatchSource, str]:
+    config: ProbeConfig, backbone: Backbone, prepare: PrepareImages, *, verbose: bool
+) -> BatchSource:
     model, deterministic = config.model, config.deterministic
-    if local:
 
-        def in_process(table: ImageTable, positions: np.ndarray) -> Any:
-            embedder = Embedder(
-                backbone,
-                batch_size=model.batch_size,
-                dtype=model.dtype,
-                deterministic=deterministic,
-            )
-            return extract_in_process(table, positions, prepare=prepare, embedder=embedder)
-
-        return in_process, "cpu"
-    from exreid.distributed.extract import extract_over_actors
-    from exreid.distributed.session import place_actors
-
-    placement = place_actors(config.ray)
-
-    def over_actors(table: ImageTable, positions: np.ndarray) -> Any:
-        return extract_over_actors(
-            table,
-            positions,
-            prepare=prepare,
-            backbone=backbone,
+    def in_process(table: ImageTable, positions: np.ndarray) -> Any:
+        embedder = Embedder(
+            backbone,
             batch_size=model.batch_size,
             dtype=model.dtype,
             deterministic=deterministic,
-            placement=placement,
         )
+        return extract_in_process(table, positions, prepare=prepare, embedder=embedder)
 
-    return over_actors, placement.device
+    def over_actors(table: ImageTable, positions: np.ndarray) -> Any:
+        from exreid.distributed.extract import extract_over_actors
+        from exreid.distributed.session import place_actors, ray_session
+
+        with ray_session(config.ray, verbose=verbose):
+            yield from extract_over_actors(
+                table,
+                positions,
+                prepare=prepare,
+                backbone=backbone,
+                batch_size=model.batch_size,
+                dtype=model.dtype,
+                deterministic=deterministic,
+                placement=place_actors(config.ray),
+            )
+
+    return in_process if config.ray.num_actors == 0 else over_actors
 
 
 def _open_cache(

@@ -147,6 +147,37 @@ def test_embeddings_for_elsewhere(dataset, tmp_path):
     assert frame["image_id"].is_unique
 
 
+def test_photographs_without_names_can_be_extracted(dataset, tmp_path):
+    frame = pd.read_csv(next(dataset.glob("*.csv")), dtype=str)
+    bare = frame[["path"]].head(5)
+    bare.to_csv(dataset / "bare.csv", index=False)
+    out = tmp_path / "embeddings.parquet"
+    arguments = _arguments(dataset, tmp_path, "dataset.metadata_file=bare.csv")
+    assert main(["extract", "--out", str(out), *arguments]) == 0
+    assert pd.read_parquet(out)["image_id"].tolist() == bare["path"].tolist()
+    assert main(["probe", *arguments, "dataset.make_split=closed_set"]) == 1
+
+
+def test_where_everything_is_cached_no_ray_is_started(dataset, tmp_path, monkeypatch):
+    import ray
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    overrides = _arguments(dataset, tmp_path)
+    _, first = run_probe(load_config(ProbeConfig, None, overrides))
+
+    def started(**unused):
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(ray, "init", started)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    over_actors = [*overrides, "ray.num_actors=2"]
+    _, again = run_probe(load_config(ProbeConfig, None, over_actors))
+    assert (again.counts["images_cached"], again.metrics) == (36, first.metrics)
+    with pytest.raises(AssertionError, match="Ray was started"):
+        run_probe(load_config(ProbeConfig, None, [*over_actors, "benchmark.cache=off"]))
+
+
 def test_two_runs_may_end_at_once(tmp_path):
     file = tmp_path / "all.csv"
     with ThreadPoolExecutor(8) as pool:
