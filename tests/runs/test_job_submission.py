@@ -33,7 +33,7 @@ def head(tmp_path_factory):
     if ray is None:
         pytest.skip("there is no ray command beside this Python")
     folder = tmp_path_factory.mktemp("head")
-    port, dashboard, client = _free_ports(3)
+    port, dashboard, client, agent, metrics = _free_ports(5)
     environment = {name: text for name, text in os.environ.items() if not name.startswith("RAY_")}
     environment |= {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}",
@@ -46,6 +46,7 @@ def head(tmp_path_factory):
         f"start --head --block --num-cpus=2 --num-gpus=0 --node-ip-address=127.0.0.1 --port={port} "
     )
     command += f"--dashboard-host=127.0.0.1 --dashboard-port={dashboard} "
+    command += f"--dashboard-agent-listen-port={agent} --metrics-export-port={metrics} "
     command += f"--ray-client-server-port={client} --object-store-memory=300000000"
     with (folder / "head.log").open("w") as log:
         process = subprocess.Popen(
@@ -73,15 +74,22 @@ def _wait_for_jobs(ray, environment, process, log):
 
 def _submit(head, *arguments):
     ray, environment = head
-    return subprocess.run(
-        [ray, "job", "submit", "--working-dir", ".", "--", "python", "jobs/probe.py", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=JOB_S,
-        check=False,
-    )
+    command = [ray, "job", "submit", "--working-dir", ".", "--", "python", "jobs/probe.py"]
+    end = time.monotonic() + START_S
+    while True:
+        done = subprocess.run(
+            [*command, *arguments],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=JOB_S,
+            check=False,
+        )
+        # The head answers before the agent that starts jobs is there.
+        if "No available agent" not in done.stderr or time.monotonic() > end:
+            return done
+        time.sleep(1)
 
 
 @pytest.mark.timeout(START_S + 2 * JOB_S)
