@@ -87,7 +87,7 @@ def extract_over_actors(
             batch_format="numpy",
             num_cpus=placement.cpus,
             num_gpus=placement.gpus or None,
-            compute=ActorPoolStrategy(size=placement.actors),
+            compute=ActorPoolStrategy(size=min(placement.actors, len(blocks))),
             max_restarts=MAX_RESTARTS,
             max_task_retries=MAX_RESTARTS,
         )
