@@ -31,3 +31,7 @@ class CacheError(ExreidError):
 
 class RunError(ExreidError):
     """A run, or a finished run's folder, that cannot go on."""
+
+
+class TrainingError(ExreidError):
+    """A training that cannot go on: a loss that is no number, or lost workers."""

@@ -146,6 +146,24 @@ def prepare_image(data: bytes, mask_value: str | None, pre: Preprocessing) -> np
     return np.asarray(_resized(image, _part_of(decoded, part), resized_wh, pre))
 
 
+def prepare_matte(data: bytes, mask_value: str | None, pre: Preprocessing) -> np.ndarray:
+    """Where the animal is in what `prepare_image` gives: uint8 (height, width), 255 on the animal.
+
+    Edges are grey where the mask covers part of a pixel; what is padded is 0. The image's pixels
+    are not decoded.
+    """
+    opened = _open(data)
+    mask_HW = _mask_of(opened, mask_value)
+    width, height = opened.full_wh_px
+    part = (0, 0, width, height)
+    if pre.crop_to_mask:
+        part = _box_with_margin(mask_HW, pre.crop_margin)
+    resized_wh = pre.resized_wh_px((part[2] - part[0], part[3] - part[1]))
+    matte = Image.fromarray(np.ascontiguousarray(mask_HW).view(np.uint8) * np.uint8(255))
+    whole = Decoded(matte, opened.full_wh_px, (0, 0, width, height), opened.exif_orientation)
+    return np.asarray(_resized(matte, _part_of(whole, part), resized_wh, pre))
+
+
 @dataclass(frozen=True)
 class _Opened:
     """An image whose header is read, and whose pixels are not."""
@@ -308,6 +326,6 @@ def _resized(
         return image.crop((left, top, left + width, top + height))
     if image.size == (width, height):
         return image
-    canvas = Image.new("RGB", (width, height), pre.fill_rgb)
+    canvas = Image.new(image.mode, (width, height), pre.fill_rgb if image.mode == "RGB" else 0)
     canvas.paste(image, (round((width - image.width) / 2), round((height - image.height) / 2)))
     return canvas

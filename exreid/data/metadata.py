@@ -17,7 +17,7 @@ from exreid.data.metadata_table import (
     read_table,
 )
 from exreid.errors import MetadataError
-from exreid.records import ImageTable, Rejected
+from exreid.records import ImageTable, Rejected, RetrievalSide
 
 __all__ = [
     "Columns",
@@ -27,6 +27,7 @@ __all__ = [
     "load_images",
     "normalised_path",
     "read_table",
+    "retrieval_sides",
     "select_split",
 ]
 
@@ -126,6 +127,21 @@ def codes(
         for values in (values_a, values_b)
     ]
     return coded[0], coded[1]
+
+
+def retrieval_sides(
+    table: ImageTable, query: np.ndarray, database: np.ndarray
+) -> tuple[RetrievalSide, RetrievalSide]:
+    """The queries and the gallery of a retrieval, at these positions of the table (rising)."""
+    identity = table.rows["identity"].to_numpy(dtype=object)
+    encounter = table.rows["encounter"].to_numpy(dtype=object)
+    ids = table.rows["image_id"].to_numpy(dtype=object)
+    query_identity, gallery_identity = codes(identity[query], identity[database])
+    query_encounter, gallery_encounter = codes(encounter[query], encounter[database])
+    return (
+        RetrievalSide(tuple(ids[query]), query, query_identity, query_encounter),
+        RetrievalSide(tuple(ids[database]), database, gallery_identity, gallery_encounter),
+    )
 
 
 def _checked(

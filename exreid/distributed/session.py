@@ -83,6 +83,8 @@ def place_actors(config: RayConfig) -> Placement:
 
 def _quiet_environment(verbose: bool) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     if not verbose:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
@@ -95,5 +97,5 @@ def _configure_data(verbose: bool) -> None:
     context.enable_progress_bars = verbose
     context.execution_no_progress_timeout_s = NO_PROGRESS_S
     if not verbose:
-        for name in ("ray.data", "ray.data._internal", "ray"):
+        for name in ("ray.data", "ray.data._internal", "ray.train", "ray"):
             logging.getLogger(name).setLevel(logging.ERROR)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from exreid.data.images import Preprocessing, prepare_image
+from exreid.data.images import Preprocessing, prepare_image, prepare_matte
 from exreid.data.storage import file_signature, read_bytes
 from exreid.errors import ImageError, MaskError, RunError
 from exreid.features.embedding import Embedder, content_hash, image_key
@@ -44,12 +44,14 @@ class PrepareImages:
 
     root: str
     preprocessing: Preprocessing
+    with_matte: bool = False
+    """A fourth channel: 255 on the animal, and everywhere in an image without a mask."""
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Columns ``position``, ``path`` and ``mask`` in; ``image`` (N, H, W, 3) and more out."""
+        """Columns ``position``, ``path`` and ``mask`` in; ``image`` (N, H, W, C) and more out."""
         width, height = self.preprocessing.image_wh_px
         count = len(batch["position"])
-        images_NHWC = np.zeros((count, height, width, 3), np.uint8)
+        images_NHWC = np.zeros((count, height, width, 4 if self.with_matte else 3), np.uint8)
         columns: dict[str, list[str]] = {
             name: [""] * count for name in ("content", "signature", "error", "stage")
         }
@@ -58,12 +60,23 @@ class PrepareImages:
                 columns["signature"][i] = trusted_signature(self.root, path)
                 data = read_bytes(self.root, path)
                 columns["content"][i] = content_hash(data)
-                images_NHWC[i] = prepare_image(data, mask or None, self.preprocessing)
+                images_NHWC[i] = self._prepared(data, mask or None)
             except (ImageError, MaskError) as error:
                 columns["error"][i] = str(error)
                 columns["stage"][i] = "mask" if isinstance(error, MaskError) else "image"
         texts = {name: np.array(values, dtype=object) for name, values in columns.items()}
         return {"position": batch["position"], "image": images_NHWC, **texts}
+
+    def _prepared(self, data: bytes, mask: str | None) -> np.ndarray:
+        image_HWC = prepare_image(data, mask, self.preprocessing)
+        if not self.with_matte:
+            return image_HWC
+        matte_HW = (
+            prepare_matte(data, mask, self.preprocessing)
+            if mask
+            else np.full(image_HWC.shape[:2], 255, np.uint8)
+        )
+        return np.dstack([image_HWC, matte_HW])
 
 
 @dataclass
@@ -144,7 +157,7 @@ def embed_table(
     vectors: dict[int, np.ndarray] = {}
     missing = np.arange(len(table))
     if store is not None and memo is not None and len(store):
-        keys = _known_keys(table, memo)
+        keys = known_keys(table, memo)
         hits = np.array([key is not None and key in store for key in keys], dtype=bool)
         found = store.gather([key for key, hit in zip(keys, hits, strict=True) if hit and key])
         vectors.update(zip(np.flatnonzero(hits).tolist(), found, strict=True))
@@ -154,7 +167,7 @@ def embed_table(
     keeper = _Keeper(table, store, memo)
     try:
         for batch in source(table, missing) if len(missing) else ():
-            good = _sort_out_errors(table, batch, report, on_error)
+            good = sort_out_errors(table, batch, report, on_error)
             vectors.update(
                 zip(batch.position_N[good].tolist(), batch.vectors_ND[good], strict=True)
             )
@@ -177,7 +190,7 @@ def trusted_signature(root: str, path: str) -> str:
     return f"{root}/{path} {signature}"
 
 
-def _known_keys(table: ImageTable, memo: SignatureMemo) -> list[str | None]:
+def known_keys(table: ImageTable, memo: SignatureMemo) -> list[str | None]:
     """Each image's key, by its file's signature, or by reading the file where that is unknown."""
 
     def content_of(path: str) -> tuple[str, str, bool]:
@@ -240,7 +253,7 @@ class _Keeper:
         self.last_s = time.monotonic()
 
 
-def _sort_out_errors(
+def sort_out_errors(
     table: ImageTable, batch: Extracted, report: ExtractionReport, on_error: str
 ) -> np.ndarray:
     """Indices of the batch's good rows; bad ones raise, or go into the report."""

@@ -108,12 +108,17 @@ class GemPooled(nn.Module):
 
 
 def build_backbone(
-    name: str, *, checkpoint: str | Path | None = None, image_size: int | None = None
+    name: str,
+    *,
+    checkpoint: str | Path | None = None,
+    image_size: int | None = None,
+    pretrained: bool = True,
 ) -> Backbone:
     """The backbone of that name with its weights loaded, in eval mode.
 
     ``name`` is a key of `BACKBONES`, ``timm:NAME`` or ``hf-hub:OWNER/NAME``. With
-    ``checkpoint``, a local .pth or .safetensors, nothing is downloaded. Raises ConfigError for
+    ``checkpoint``, a local .pth or .safetensors, or with ``pretrained=False``, which leaves the
+    random weights of torch's generator, nothing is downloaded. Raises ConfigError for
     an unknown name and CheckpointError where weights are missing or do not fit.
     """
     entry = find_entry(name)
@@ -126,7 +131,9 @@ def build_backbone(
     size = image_size or entry.image_size
     trunk = _create(name, entry.architecture, size, pretrained=False)
     data = resolve_model_data_config(trunk)
-    if checkpoint is None:
+    if not pretrained:
+        module = _with_head(entry, trunk)
+    elif checkpoint is None:
         module = loaders[entry.weights](name, entry, trunk, size)
     else:
         module = _with_head(entry, trunk)

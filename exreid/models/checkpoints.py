@@ -22,14 +22,22 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
-    """Names and tensors of a .safetensors file, or of a .pth/.pt read with weights_only=True."""
+    """Names and tensors of a .safetensors file, or of a .pth/.pt read with weights_only=True.
+
+    Of a checkpoint with more in it (optimiser, head, ...), the weights under `WRAPPING_KEYS`.
+    """
     file = Path(path)
+    return _unwrap(read_checkpoint(file, key="model.checkpoint"), file)
+
+
+def read_checkpoint(file: Path, *, key: str) -> Any:
+    """Everything in the file, read without running code from it; ``key`` is what names it."""
     if not file.is_file():
-        raise CheckpointError(f"{file}: no such file. Check model.checkpoint.")
+        raise CheckpointError(f"{file}: no such file. Check {key}.")
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{file}: holds more than tensors, or is no checkpoint; it is not loaded, since "
@@ -38,7 +46,6 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{file}: cannot be read as weights: {reason}") from error
-    return _unwrap(content, file)
 
 
 def fit_state_dict(module: nn.Module, tensors: Mapping[str, torch.Tensor], *, source: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from exreid.config import ProbeConfig
-from exreid.data.metadata import codes, select_split
+from exreid.data.metadata import retrieval_sides, select_split
 from exreid.matching.cosine import rank_by_cosine
 from exreid.metrics.retrieval import query_values, retrieval_counts, retrieval_metrics
 from exreid.metrics.uncertainty import bootstrap_intervals
@@ -138,7 +138,7 @@ def _rank(
     dataset, benchmark = config.dataset, config.benchmark
     query = select_split(table, dataset.query_split_value)
     database = select_split(table, dataset.database_split_value)
-    queries, gallery = _sides(table, query, database)
+    queries, gallery = retrieval_sides(table, query, database)
     ranking = rank_by_cosine(
         embeddings.vectors_ND[query],
         embeddings.vectors_ND[database],
@@ -149,20 +149,6 @@ def _rank(
         on_progress=progress("Ranking", len(query)),
     )
     return queries, gallery, ranking
-
-
-def _sides(
-    table: ImageTable, query: np.ndarray, database: np.ndarray
-) -> tuple[RetrievalSide, RetrievalSide]:
-    identity = table.rows["identity"].to_numpy(dtype=object)
-    encounter = table.rows["encounter"].to_numpy(dtype=object)
-    ids = table.rows["image_id"].to_numpy(dtype=object)
-    query_identity, gallery_identity = codes(identity[query], identity[database])
-    query_encounter, gallery_encounter = codes(encounter[query], encounter[database])
-    return (
-        RetrievalSide(tuple(ids[query]), query, query_identity, query_encounter),
-        RetrievalSide(tuple(ids[database]), database, gallery_identity, gallery_encounter),
-    )
 
 
 def _left_out(rejected: list[Rejected]) -> dict[str, Any]:

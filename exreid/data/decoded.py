@@ -1,0 +1,78 @@
+"""The decoded cache: uint8 images of one shape by key, memory-mapped when read.
+
+A store is a folder for one preprocessing. Its parts are ``part-*.npy``, (n, H, W, C), each with
+its keys in ``part-*.keys``, one a line. Both are written under temporary names and renamed, the
+keys last: a killed run leaves only whole parts, and several processes can write at once. What
+was read lately stays in memory as far as it fits, by the operating system's page cache, which
+all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from exreid.errors import CacheError
+
+
+class DecodedStore:
+    """Images by key; see the module's docstring for the files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._parts: list[Path] = []
+        self._open: dict[int, np.ndarray] = {}
+        self._place: dict[str, tuple[int, int]] = {}
+        for file in sorted(folder.glob("part-*.keys")):
+            self._parts.append(file.with_suffix(".npy"))
+            for row, key in enumerate(file.read_text(encoding="ascii").split()):
+                self._place.setdefault(key, (len(self._parts) - 1, row))
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._place
+
+    def gather(self, keys: Sequence[str]) -> np.ndarray:
+        """A copy of the images of these keys, in that order; no keys: an array of length 0."""
+        if len(keys) == 0:
+            return np.zeros((0, 0, 0, 0), np.uint8)
+        first = self._image(keys[0])
+        out_NHWC = np.empty((len(keys), *first.shape), np.uint8)
+        for i, key in enumerate(keys):
+            out_NHWC[i] = self._image(key)
+        return out_NHWC
+
+    def _image(self, key: str) -> np.ndarray:
+        try:
+            number, row = self._place[key]
+            if number not in self._open:
+                self._open[number] = np.load(self._parts[number], mmap_mode="r")
+            image: np.ndarray = self._open[number][row]
+        except (KeyError, OSError, ValueError, IndexError) as error:
+            raise CacheError(
+                f"{self.folder}: image {key} of the decoded cache cannot be read "
+                f"({type(error).__name__}). On a cluster every machine must see output.root; "
+                "otherwise delete that folder, or set dataset.decoded_cache=off."
+            ) from error
+        return image
+
+
+def write_part(folder: Path, keys: Sequence[str], images_NHWC: np.ndarray) -> None:
+    """Add a part; nothing where there are no images."""
+    if len(keys) == 0:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"part-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
+    temporary = folder / f".{name}.{os.getpid()}.tmp"
+    with temporary.open("wb") as stream:
+        np.save(stream, np.ascontiguousarray(images_NHWC))
+    temporary.replace(folder / f"{name}.npy")
+    temporary.write_text("".join(f"{key}\n" for key in keys), encoding="ascii")
+    temporary.replace(folder / f"{name}.keys")

@@ -1,0 +1,164 @@
+"""Training over workers: Ray Train starts and restarts them; the work itself is `worker.run_task`.
+
+Checkpoints are the run's own files (see `exreid.training.checkpoint`), so that a restart by Ray, a
+restart by hand and a resume elsewhere all read the same ones. On a cluster every machine must
+therefore see the run's folder.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from exreid.config_training import FinetuneRayConfig
+from exreid.distributed.worker import WorkerTask, run_task
+from exreid.errors import CheckpointError, ConfigError, ExreidError, RunError, TrainingError
+from exreid.training.loop import NonFiniteLossError
+from exreid.training.world import ProcessGroup
+
+PROGRESS_FILE = ".progress"
+PROGRESS_EVERY_S = 0.5
+CONTROLLER_FAILURES = 3
+
+# Raised by every worker alike, and again after any restart: returned instead, once.
+SAME_EVERYWHERE = (NonFiniteLossError, CheckpointError, ConfigError)
+
+
+@dataclass(frozen=True)
+class WorkerPlacement:
+    """How many workers there are, and what each one takes."""
+
+    workers: int
+    least_workers: int
+    cpus: float
+    gpus: float
+
+
+def place_workers(config: FinetuneRayConfig) -> WorkerPlacement:
+    """The workers asked for, or one per GPU, or one; RunError for what never fits.
+
+    Without GPUs the workers share a machine's CPUs evenly, each with ``cpus_per_worker`` at least:
+    PyTorch uses as many threads.
+    """
+    total = ray.cluster_resources()
+    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
+    gpus_each = config.gpus_per_worker if config.gpus_per_worker is not None else float(gpus > 0)
+    workers = config.num_workers or (max(1, int(gpus / gpus_each)) if gpus_each else 1)
+    least = config.min_workers or workers
+    cpus_each = config.cpus_per_worker
+    if not gpus_each:
+        nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+        on_one = math.ceil(workers / max(1, sum(count > 0 for count in nodes)))
+        even = math.floor(min((count for count in nodes if count > 0), default=1.0) / on_one)
+        cpus_each = max(cpus_each, float(even))
+    if least * cpus_each > cpus or least * gpus_each > gpus:
+        raise RunError(
+            f"{least} training workers with {cpus_each:g} CPUs and {gpus_each:g} GPUs each do not "
+            f"fit: the cluster has {cpus:g} CPUs and {gpus:g} GPUs. Lower ray.num_workers, "
+            "ray.cpus_per_worker or ray.gpus_per_worker."
+        )
+    return WorkerPlacement(workers, least, cpus_each, gpus_each)
+
+
+def train_over_workers(
+    task: WorkerTask,
+    placement: WorkerPlacement,
+    *,
+    max_failures: int,
+    worker: Callable[[dict[str, Any]], Any] | None = None,
+) -> None:
+    """Train to the end; what came of it stands in the run's folder.
+
+    Lost workers are replaced up to ``max_failures`` times, each time from the last finished epoch.
+    """
+    storage = task.job.folder / ".ray_train"
+    least, most = placement.least_workers, placement.workers
+    resources = {"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})
+    trainer = TorchTrainer(
+        worker or train_worker,
+        train_loop_config={"task": ray.put(task), "threads": max(1, int(placement.cpus))},
+        torch_config=TorchConfig(backend="nccl" if placement.gpus else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=most if least == most else (least, most),
+            use_gpu=bool(placement.gpus),
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            name=f"train-{uuid.uuid4().hex[:8]}",
+            storage_path=str(storage),
+            failure_config=FailureConfig(
+                max_failures=max_failures, controller_failure_limit=CONTROLLER_FAILURES
+            ),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise _failure(error) from error
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+        (task.job.folder / PROGRESS_FILE).unlink(missing_ok=True)
+    outcome = result.return_value
+    if isinstance(outcome, ExreidError):
+        raise outcome
+
+
+def train_worker(arguments: dict[str, Any]) -> ExreidError | None:
+    """What Ray Train runs in each worker."""
+    task: WorkerTask = ray.get(arguments["task"])
+    torch.set_num_threads(arguments["threads"])
+    device = get_device()
+    world = ProcessGroup(device)
+    tell = _Progress(task.job.folder) if world.rank == 0 else None
+    try:
+        run_task(
+            task,
+            world,
+            device,
+            on_images=tell.images if tell else lambda count: None,
+            on_epoch=lambda history: ray.train.report({"epoch": history[-1]["epoch"]}),
+        )
+    except SAME_EVERYWHERE as error:
+        return error
+    return None
+
+
+class _Progress:
+    """Images trained on by the first worker, in a small file that the driver looks at."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file, self.count, self.written_s = folder / PROGRESS_FILE, 0, 0.0
+
+    def images(self, count: int) -> None:
+        self.count += count
+        if time.monotonic() - self.written_s >= PROGRESS_EVERY_S:
+            self.written_s = time.monotonic()
+            temporary = self.file.with_suffix(".tmp")
+            temporary.write_text(str(self.count), encoding="ascii")
+            temporary.replace(self.file)
+
+
+def _failure(error: ray.train.TrainingFailedError) -> ExreidError:
+    """The user's own mistake where there is one among the workers' errors, and a summary else."""
+    causes = list(getattr(error, "worker_failures", {}).values())
+    for cause in causes:
+        inner = getattr(cause, "cause", None) or cause
+        if isinstance(inner, ExreidError):
+            return inner
+    last = (str(causes[0]) if causes else str(error)).strip().splitlines()[-1:]
+    return TrainingError(
+        f"the training workers failed more often than ray.max_failures allows: {' '.join(last)} "
+        "Run the same command with the same output.run_id to go on from the last finished epoch."
+    )

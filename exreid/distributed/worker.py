@@ -1,0 +1,99 @@
+"""What one training worker does, whoever starts it: no Ray here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from exreid.features.embedding import Embedder
+from exreid.matching.cosine import rank_by_cosine
+from exreid.metrics.retrieval import retrieval_metrics
+from exreid.models.backbones import Backbone
+from exreid.records import RetrievalSide
+from exreid.training.course import Row, Surroundings, TrainingJob, train
+from exreid.training.feed import ImageSource, read_ahead
+from exreid.training.world import World
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Retrieval on held-out images by the code that probes use."""
+
+    backbone: Backbone
+    """For its normalisation; the weights are those of the module that is validated."""
+    queries: RetrievalSide
+    gallery: RetrievalSide
+    exclude: Literal["image", "encounter"]
+    batch_size: int
+
+    @property
+    def position_N(self) -> np.ndarray:
+        """Positions of all images that are embedded, rising: the places of their source."""
+        return np.union1d(self.queries.position_N, self.gallery.position_N)
+
+    def measure(
+        self, module: nn.Module, *, world: World, device: torch.device, source: ImageSource
+    ) -> dict[str, float]:
+        """The metrics, on the first worker; nothing on the others.
+
+        Every image is embedded by one worker, in batches of one size, so that its vector does
+        not depend on how many workers there are.
+        """
+        mine = np.array_split(np.arange(len(self.position_N)), world.size)[world.rank]
+        places = [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
+        embed = Embedder(
+            replace(self.backbone, module=module), batch_size=self.batch_size, device=device.type
+        )
+        parts = [embed(images[..., :3]) for images in read_ahead(source.batches(places))]
+        gathered = world.gather(np.concatenate(parts) if parts else None)
+        if world.rank != 0:
+            return {}
+        vectors_ND = np.concatenate([part for part in gathered if part is not None])
+        return self._metrics(vectors_ND)
+
+    def _metrics(self, vectors_ND: np.ndarray) -> dict[str, float]:
+        query = np.searchsorted(self.position_N, self.queries.position_N)
+        gallery = np.searchsorted(self.position_N, self.gallery.position_N)
+        ranking = rank_by_cosine(
+            vectors_ND[query],
+            vectors_ND[gallery],
+            self.queries,
+            self.gallery,
+            exclude=self.exclude,
+            keep=1,
+        )
+        return retrieval_metrics(ranking, self.queries.identity_N)
+
+
+@dataclass(frozen=True)
+class WorkerTask:
+    """All that a worker needs to know."""
+
+    job: TrainingJob
+    images: Callable[[], ImageSource]
+    """Makes the source of the training images, in the worker."""
+    validation: Validation
+    validation_images: Callable[[], ImageSource]
+    """Makes the source of ``validation.position_N``."""
+
+
+def run_task(
+    task: WorkerTask,
+    world: World,
+    device: torch.device,
+    *,
+    on_images: Callable[[int], Any] = lambda count: None,
+    on_epoch: Callable[[list[Row]], Any] = lambda history: None,
+) -> list[Row]:
+    """Train as this process of the world; the history."""
+    validate = partial(
+        task.validation.measure, world=world, device=device, source=task.validation_images()
+    )
+    around = Surroundings(world, device, task.images(), validate, on_images, on_epoch)
+    return train(task.job, around)

@@ -1,0 +1,114 @@
+"""Filling the decoded cache: each image of a table is read, decoded and resized at most once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from exreid.data.decoded import DecodedStore, write_part
+from exreid.features.embedding import image_key
+from exreid.features.extraction import (
+    Extracted,
+    ExtractionReport,
+    PrepareImages,
+    input_columns,
+    known_keys,
+    sort_out_errors,
+)
+from exreid.features.store import SignatureMemo
+from exreid.records import ImageTable
+
+PART_IMAGES = 64
+"""Images of one part of the cache, and of one task: about 10 MB at 224 x 224 pixels."""
+
+
+@dataclass(frozen=True)
+class KeepDecoded:
+    """Prepares the images of a batch and writes them into the cache; the pixels go no further."""
+
+    prepare: PrepareImages
+    folder: Path | None
+    """None: nothing is written, the images are only tried."""
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """As `PrepareImages`, without its ``image`` column."""
+        prepared = self.prepare(batch)
+        images_NHWC = prepared.pop("image")
+        good = np.flatnonzero([not error for error in prepared["error"]])
+        if self.folder is not None:
+            keys = [image_key(prepared["content"][i], batch["mask"][i] or None) for i in good]
+            write_part(self.folder, keys, images_NHWC[good])
+        return prepared
+
+
+DecodeSource = Callable[[ImageTable, np.ndarray], Iterable[dict[str, np.ndarray]]]
+"""Decodes the images at these positions of the table with `KeepDecoded`, in any order."""
+
+
+def decode_in_process(
+    table: ImageTable, positions: np.ndarray, *, keep: KeepDecoded
+) -> Iterable[dict[str, np.ndarray]]:
+    """The plain twin of the distributed decoding: part after part, here."""
+    for start in range(0, len(positions), PART_IMAGES):
+        yield keep(input_columns(table, positions[start : start + PART_IMAGES]))
+
+
+def decode_table(
+    table: ImageTable,
+    source: DecodeSource,
+    *,
+    folder: Path | None,
+    memo: SignatureMemo | None,
+    on_error: Literal["raise", "skip"],
+    on_progress: Callable[[int], Any] = lambda count: None,
+) -> tuple[np.ndarray, list[str], ExtractionReport]:
+    """Positions of the readable images, their keys in the cache, and a report.
+
+    With a ``folder``, what the cache holds is not decoded again. Without one, every image is
+    decoded once, to know that it can be.
+    """
+    report = ExtractionReport()
+    keys: dict[int, str] = {}
+    missing = np.arange(len(table))
+    if folder is not None and memo is not None:
+        store = DecodedStore(folder)
+        for position, key in enumerate(known_keys(table, memo) if len(store) else []):
+            if key is not None and key in store:
+                keys[position] = key
+        missing = np.array([p for p in range(len(table)) if p not in keys], np.int64)
+        report.cached = len(keys)
+        on_progress(report.cached)
+    masks = input_columns(table, np.arange(len(table)))["mask"]
+    for batch in source(table, missing) if len(missing) else ():
+        tried = _as_extracted(batch)
+        good = sort_out_errors(table, tried, report, on_error)
+        for i in good:
+            position = int(tried.position_N[i])
+            keys[position] = image_key(tried.content_N[i], masks[position] or None)
+        if memo is not None:
+            signed = [i for i in good if tried.signature_N[i]]
+            memo.remember(
+                [tried.signature_N[i] for i in signed], [tried.content_N[i] for i in signed]
+            )
+        report.extracted += len(good)
+        on_progress(len(tried.position_N))
+    report.rejected.sort(key=lambda rejected: rejected.row)
+    positions = np.array(sorted(keys), np.int64)
+    return positions, [keys[position] for position in positions.tolist()], report
+
+
+def _as_extracted(batch: dict[str, np.ndarray]) -> Extracted:
+    count = len(batch["position"])
+    texts = {
+        f"{name}_N": [str(value) for value in batch[name]]
+        for name in ("content", "signature", "error", "stage")
+    }
+    return Extracted(
+        position_N=np.asarray(batch["position"]),
+        vectors_ND=np.zeros((count, 0), np.float32),
+        **texts,
+    )

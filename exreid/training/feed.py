@@ -1,0 +1,72 @@
+"""From shares of batches to pixels: where images come from, and reading ahead of the training."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from exreid.data.decoded import DecodedStore
+
+Item = TypeVar("Item")
+
+
+class ImageSource(Protocol):
+    """Gives the decoded images of a training, by their places in it."""
+
+    def batches(self, places: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        """uint8 (b, H, W, C) for each array of places, in their order; empty ones included."""
+
+
+class CachedImages:
+    """Images out of the decoded cache, memory-mapped."""
+
+    def __init__(self, folder: Any, keys: Sequence[str]) -> None:
+        self.store, self.keys = DecodedStore(folder), list(keys)
+
+    def batches(self, places: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        """One copy from the memory map for each batch."""
+        for place_b in places:
+            yield self.store.gather([self.keys[place] for place in place_b])
+
+
+def read_ahead(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
+    """The items, produced by a thread that stays up to ``depth`` items ahead.
+
+    An error in the thread is raised here; leaving early stops the thread at its next item.
+    """
+    waiting: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def put(kind: str, value: Any) -> bool:
+        while not stopped.is_set():
+            try:
+                waiting.put((kind, value), timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def produce() -> None:
+        try:
+            for item in items:
+                if not put("item", item):
+                    return
+            put("end", None)
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            put("error", error)
+
+    threading.Thread(target=produce, daemon=True, name="read-ahead").start()
+    try:
+        while True:
+            kind, value = waiting.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                raise value
+            yield value
+    finally:
+        stopped.set()

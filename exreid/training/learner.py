@@ -1,0 +1,100 @@
+"""Backbone and head as one module whose output is the loss of each image."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from timm.layers import convert_sync_batchnorm
+from torch import nn
+
+from exreid.config_training import FinetuneConfig, LossConfig, TrainConfig
+from exreid.errors import ConfigError
+from exreid.models.arcface import ArcFace, Softmax
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Learner(nn.Module):
+    """What is trained, and how its parts behave while it is."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module, config: TrainConfig) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+        self.frozen_norms = config.batch_norm == "frozen"
+        self.backbone_trains = True
+        self._amp = AMP_DTYPES.get(config.amp)
+        # In a list, so that the compiled twin's weights are not counted twice.
+        self._run: list[Any] = [torch.compile(backbone) if config.compile else backbone]
+
+    def forward(
+        self, images_B3HW: torch.Tensor, label_B: torch.Tensor, margin_factor: float
+    ) -> torch.Tensor:
+        """The loss of each image (B,), fp32."""
+        device = images_B3HW.device.type
+        with torch.autocast(device, self._amp or torch.bfloat16, enabled=self._amp is not None):
+            embeddings_BD = self._run[0](images_B3HW)
+        return cast(torch.Tensor, self.head(embeddings_BD, label_B, margin_factor))
+
+    def prepare(self, *, images: int) -> None:
+        """Set the modes for a forward pass of so many images.
+
+        A batch norm that sees one image alone would divide by no variance: it then uses its
+        running averages, as a frozen one always does.
+        """
+        self.train()
+        if not self.backbone_trains:
+            self.backbone.eval()
+        elif self.frozen_norms or images < 2:
+            for module in self.backbone.modules():
+                if isinstance(module, BATCH_NORMS):
+                    module.eval()
+
+    def freeze_backbone(self, frozen: bool) -> None:
+        """Whether the backbone's weights stand still."""
+        self.backbone_trains = not frozen
+        self.backbone.requires_grad_(not frozen)
+
+
+def build_learner(
+    backbone: nn.Module,
+    config: FinetuneConfig,
+    *,
+    embedding_length: int,
+    classes: int,
+    device: torch.device,
+) -> Learner:
+    """The backbone with a fresh head from ``config.seed``, on its device."""
+    train = config.train
+    if train.batch_norm == "sync":
+        if device.type != "cuda":
+            raise ConfigError("train.batch_norm=sync needs GPUs. Set local or frozen.")
+        backbone = convert_sync_batchnorm(backbone)
+    if train.amp == "fp16" and device.type != "cuda":
+        raise ConfigError("train.amp=fp16 needs a GPU. Set train.amp=bf16 or off.")
+    if train.grad_checkpointing:
+        try:
+            cast(Any, backbone).set_grad_checkpointing(True)
+        except (AttributeError, AssertionError) as error:
+            raise ConfigError(
+                f"train.grad_checkpointing: {config.model.type} does not support it. Set it false."
+            ) from error
+    torch.manual_seed(config.seed)
+    head = build_head(config.loss, embedding_length=embedding_length, classes=classes)
+    learner = Learner(backbone, head, train).to(device)
+    learner.requires_grad_(True)
+    return learner.to(memory_format=torch.channels_last)
+
+
+def build_head(config: LossConfig, *, embedding_length: int, classes: int) -> nn.Module:
+    """The head that ``loss.type`` names."""
+    if config.type == "softmax":
+        return Softmax(embedding_length, classes)
+    return ArcFace(
+        embedding_length,
+        classes,
+        margin_rad=config.margin_rad,
+        scale=config.scale,
+        sub_centers=config.sub_centers,
+    )

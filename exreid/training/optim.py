@@ -1,0 +1,87 @@
+"""The optimiser and its parameter groups, and the moving average of the weights."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
+from torch import nn
+
+from exreid.config_training import OptimizerConfig
+from exreid.errors import ConfigError
+
+
+def build_optimizer(
+    backbone: nn.Module, head: nn.Module, config: OptimizerConfig
+) -> torch.optim.Optimizer:
+    """AdamW or SGD over the backbone's and the head's groups.
+
+    Each group holds ``lr_scale``, its learning rate as a multiple of the peak. Vectors (biases,
+    norms) and what the backbone's ``no_weight_decay()`` names are not decayed.
+    """
+    groups = [*_backbone_groups(backbone, config), *_head_groups(head, config)]
+    for group in groups:
+        group.setdefault("lr_scale", 1.0)
+        group.pop("param_names", None)
+    options: dict[str, Any] = {"momentum": config.momentum} if config.type == "sgd" else {}
+    # timm's "sgd" is the one with Nesterov momentum.
+    return create_optimizer_v2(
+        groups, opt=config.type, lr=config.lr, weight_decay=config.weight_decay, **options
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give each group its multiple of ``lr``."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+def _backbone_groups(backbone: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+    names = getattr(backbone, "no_weight_decay", set)()
+    if config.layer_decay is None:
+        return list(param_groups_weight_decay(backbone, config.weight_decay, names))
+    if not hasattr(backbone, "group_matcher"):
+        raise ConfigError(
+            f"optimizer.layer_decay: {type(backbone).__name__} does not say what its layers are. "
+            "Set optimizer.layer_decay=null."
+        )
+    return list(
+        param_groups_layer_decay(
+            backbone,
+            weight_decay=config.weight_decay,
+            no_weight_decay_list=names,
+            layer_decay=config.layer_decay,
+        )
+    )
+
+
+def _head_groups(head: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+    groups = param_groups_weight_decay(head, config.weight_decay)
+    return [{**group, "lr_scale": config.head_lr_factor} for group in groups if group["params"]]
+
+
+class MovingAverage:
+    """An exponential moving average of a module's weights: avg += (1 - decay) (weight - avg).
+
+    Buffers that are not fractions (counters) are copied. In the first n updates the decay is
+    at most (1 + n) / (10 + n), so that the average does not cling to the first weights.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.module = deepcopy(module).eval().requires_grad_(False)
+        self.decay, self.updates = decay, 0
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Move towards the module's weights of now."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for mine, theirs in zip(
+            self.module.state_dict().values(), module.state_dict().values(), strict=True
+        ):
+            if mine.is_floating_point():
+                mine.lerp_(theirs, 1.0 - decay)
+            else:
+                mine.copy_(theirs)
