@@ -18,8 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from exreid import __version__
-from exreid.config import ProbeConfig
+from exreid.config import ProbeConfig, StrictModel
 from exreid.config_io import describe_keys, load_config, to_yaml
+from exreid.config_training import FinetuneConfig
 from exreid.errors import ConfigError, ExreidError
 from exreid.records import Result
 
@@ -62,7 +63,8 @@ def _config(options: argparse.Namespace) -> ProbeConfig:
 
 
 def _print_config(options: argparse.Namespace) -> int:
-    OUT.print(to_yaml(_config(options)), end="", markup=False, soft_wrap=True)
+    config = load_config(options.config_model, options.config, options.overrides)
+    OUT.print(to_yaml(config), end="", markup=False, soft_wrap=True)
     return 0
 
 
@@ -108,13 +110,20 @@ def _metrics_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _config_arguments(parser: argparse.ArgumentParser) -> None:
+def _config_arguments(
+    parser: argparse.ArgumentParser, model: type[StrictModel] = ProbeConfig
+) -> None:
+    parser.set_defaults(config_model=model)
     parser.add_argument("-h", "--help", nargs=0, action=_KeysHelp, help="list options and keys")
     parser.add_argument("--config", type=Path, help="YAML file; without it, the defaults")
     parser.add_argument("--print-config", action="store_true", help="print the config and stop")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="dotted overrides of config keys"
     )
+
+
+def _finetune_arguments(parser: argparse.ArgumentParser) -> None:
+    _config_arguments(parser, FinetuneConfig)
 
 
 def _validate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -131,16 +140,17 @@ class _KeysHelp(argparse.Action):
     """--help with the list of config keys, made only when asked: it needs the backbones."""
 
     def __call__(self, parser: argparse.ArgumentParser, *unused: Any) -> None:
-        parser.epilog = _keys_text().replace("%", "%%")
+        model = parser.get_default("config_model")
+        parser.epilog = _keys_text(model).replace("%", "%%")
         parser.print_help()
         parser.exit()
 
 
-def _keys_text() -> str:
+def _keys_text(model: type[StrictModel]) -> str:
     from exreid.models.backbones import BACKBONES
 
     lines = ["config keys (type = default):"]
-    for name, kind, default, meaning in describe_keys(ProbeConfig):
+    for name, kind, default, meaning in describe_keys(model):
         lines.append(f"  {name}  ({kind} = {default})\n      {meaning}")
     lines.append(
         f"\nbackbones for model.type: {', '.join(BACKBONES)}, timm:NAME, hf-hub:OWNER/NAME"
@@ -158,6 +168,17 @@ def _run_and_show(config: ProbeConfig, *, verbose: bool) -> int:
 
     with _bars() as bars:
         folder, result = run_probe(config, progress=_progress(bars), verbose=verbose)
+    show_result(result)
+    OUT.print(f"Written to {folder}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _finetune(options: argparse.Namespace) -> int:
+    config = load_config(FinetuneConfig, options.config, options.overrides)
+    from exreid.runs.finetune import run_finetune
+
+    with _bars() as bars:
+        folder, result = run_finetune(config, progress=_progress(bars), verbose=options.verbose)
     show_result(result)
     OUT.print(f"Written to {folder}", markup=False, soft_wrap=True)
     return 0
@@ -290,6 +311,7 @@ COMMANDS: dict[str, Command] = {
     "validate": ("Check a data set without running a model.", _validate_arguments, _validate),
     "extract": ("Write the embeddings of every image.", _extract_arguments, _extract),
     "probe": ("Measure how well a method finds the right animal.", _config_arguments, _probe),
+    "finetune": ("Train a backbone to tell animals apart.", _finetune_arguments, _finetune),
     "metrics": ("Recompute a run's numbers from its rankings.", _metrics_arguments, _metrics),
 }
 

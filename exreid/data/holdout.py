@@ -79,7 +79,8 @@ def check_holdout(table: ImageTable, holdout: Holdout, *, exclude: str) -> None:
     raise MetadataError(
         f"{table.source}: none of the {len(holdout.query_N)} held-out images has another one of "
         f"its animal among the {len(holdout.gallery_N)} of the gallery, so no validation can "
-        "succeed. Set validation.mode=leave_one_out, validation.source, or validation.exclude=image."
+        "succeed. Set validation.mode=leave_one_out, another validation.source, or "
+        "validation.exclude=image."
     )
 
 

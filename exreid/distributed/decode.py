@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import ray
 
+from exreid.errors import ImageError
 from exreid.features.decoding import PART_IMAGES, KeepDecoded
 from exreid.features.extraction import PrepareImages, input_columns
-from exreid.errors import ImageError
 from exreid.records import ImageTable
 
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import math
 import shutil
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -27,8 +25,6 @@ from exreid.errors import CheckpointError, ConfigError, ExreidError, RunError, T
 from exreid.training.loop import NonFiniteLossError
 from exreid.training.world import ProcessGroup
 
-PROGRESS_FILE = ".progress"
-PROGRESS_EVERY_S = 0.5
 CONTROLLER_FAILURES = 3
 
 # Raised by every worker alike, and again after any restart: returned instead, once.
@@ -109,7 +105,6 @@ def train_over_workers(
         raise _failure(error) from error
     finally:
         shutil.rmtree(storage, ignore_errors=True)
-        (task.job.folder / PROGRESS_FILE).unlink(missing_ok=True)
     outcome = result.return_value
     if isinstance(outcome, ExreidError):
         raise outcome
@@ -121,33 +116,16 @@ def train_worker(arguments: dict[str, Any]) -> ExreidError | None:
     torch.set_num_threads(arguments["threads"])
     device = get_device()
     world = ProcessGroup(device)
-    tell = _Progress(task.job.folder) if world.rank == 0 else None
     try:
         run_task(
             task,
             world,
             device,
-            on_images=tell.images if tell else lambda count: None,
             on_epoch=lambda history: ray.train.report({"epoch": history[-1]["epoch"]}),
         )
     except SAME_EVERYWHERE as error:
         return error
     return None
-
-
-class _Progress:
-    """Images trained on by the first worker, in a small file that the driver looks at."""
-
-    def __init__(self, folder: Path) -> None:
-        self.file, self.count, self.written_s = folder / PROGRESS_FILE, 0, 0.0
-
-    def images(self, count: int) -> None:
-        self.count += count
-        if time.monotonic() - self.written_s >= PROGRESS_EVERY_S:
-            self.written_s = time.monotonic()
-            temporary = self.file.with_suffix(".tmp")
-            temporary.write_text(str(self.count), encoding="ascii")
-            temporary.replace(self.file)
 
 
 def _failure(error: ray.train.TrainingFailedError) -> ExreidError:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -33,7 +35,7 @@ class Validation:
     batch_size: int
 
     @property
-    def position_N(self) -> np.ndarray:
+    def embedded_positions(self) -> np.ndarray:
         """Positions of all images that are embedded, rising: the places of their source."""
         return np.union1d(self.queries.position_N, self.gallery.position_N)
 
@@ -45,7 +47,7 @@ class Validation:
         Every image is embedded by one worker, in batches of one size, so that its vector does
         not depend on how many workers there are.
         """
-        mine = np.array_split(np.arange(len(self.position_N)), world.size)[world.rank]
+        mine = np.array_split(np.arange(len(self.embedded_positions)), world.size)[world.rank]
         places = [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
         embed = Embedder(
             replace(self.backbone, module=module), batch_size=self.batch_size, device=device.type
@@ -58,8 +60,8 @@ class Validation:
         return self._metrics(vectors_ND)
 
     def _metrics(self, vectors_ND: np.ndarray) -> dict[str, float]:
-        query = np.searchsorted(self.position_N, self.queries.position_N)
-        gallery = np.searchsorted(self.position_N, self.gallery.position_N)
+        query = np.searchsorted(self.embedded_positions, self.queries.position_N)
+        gallery = np.searchsorted(self.embedded_positions, self.gallery.position_N)
         ranking = rank_by_cosine(
             vectors_ND[query],
             vectors_ND[gallery],
@@ -80,7 +82,7 @@ class WorkerTask:
     """Makes the source of the training images, in the worker."""
     validation: Validation
     validation_images: Callable[[], ImageSource]
-    """Makes the source of ``validation.position_N``."""
+    """Makes the source of ``validation.embedded_positions``."""
 
 
 def run_task(
@@ -88,12 +90,38 @@ def run_task(
     world: World,
     device: torch.device,
     *,
-    on_images: Callable[[int], Any] = lambda count: None,
     on_epoch: Callable[[list[Row]], Any] = lambda history: None,
 ) -> list[Row]:
     """Train as this process of the world; the history."""
+    on_images = ProgressFile(task.job.folder) if world.rank == 0 else lambda done: None
     validate = partial(
         task.validation.measure, world=world, device=device, source=task.validation_images()
     )
     around = Surroundings(world, device, task.images(), validate, on_images, on_epoch)
     return train(task.job, around)
+
+
+class ProgressFile:
+    """How many images were trained on, in a small file for whoever shows the progress."""
+
+    NAME = ".progress"
+    EVERY_S = 0.5
+
+    def __init__(self, folder: Path) -> None:
+        self.file, self.written_s = folder / self.NAME, 0.0
+
+    def __call__(self, done: int) -> None:
+        """Write the count, unless it was written just now."""
+        if time.monotonic() - self.written_s >= self.EVERY_S:
+            self.written_s = time.monotonic()
+            temporary = self.file.with_suffix(".tmp")
+            temporary.write_text(str(done), encoding="ascii")
+            temporary.replace(self.file)
+
+    @classmethod
+    def read(cls, folder: Path) -> int:
+        """The last count; 0 where there is none."""
+        try:
+            return int((folder / cls.NAME).read_text(encoding="ascii"))
+        except (FileNotFoundError, ValueError):
+            return 0

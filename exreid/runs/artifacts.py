@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from exreid.config import StrictModel
 from exreid.config_io import fingerprint, to_yaml
@@ -29,17 +29,39 @@ RESULTS_TABLE = "benchmark_results.csv"
 
 
 class RunFolder:
-    """One run's folder; ``result.json`` always tells how far it came."""
+    """One run's folder; ``result.json`` always tells how far it came.
 
-    def __init__(self, parent: Path, run_id: str, config: StrictModel, method: str) -> None:
+    With ``resumable``, a folder that is there already is taken up again where it holds an
+    interrupted run of the same config; `resumed` then says so. While this object is in use, no
+    other process can take the same folder.
+    """
+
+    def __init__(
+        self,
+        parent: Path,
+        run_id: str,
+        config: StrictModel,
+        method: str,
+        *,
+        results_table: str = RESULTS_TABLE,
+        resumable: bool = False,
+    ) -> None:
         self.path = parent / run_id
-        try:
-            self.path.mkdir(parents=True)
-        except FileExistsError as error:
-            raise ConfigError(
-                f"{self.path} is there already. Set another output.run_id, or leave it unset."
-            ) from error
         self.run_id, self.config, self.method = run_id, config, method
+        self.results_table = results_table
+        self.resumed = resumable and self.path.is_dir()
+        if not self.resumed:
+            try:
+                self.path.mkdir(parents=True)
+            except FileExistsError as error:
+                raise ConfigError(
+                    f"{self.path} is there already. Set another output.run_id, or leave it unset."
+                ) from error
+        self._lock = FileLock(self.path / ".lock", timeout=0)
+        if resumable:
+            self._take_lock()
+        if self.resumed:
+            self._check_resumable()
         write_text(self.path / "config.snapshot.yaml", to_yaml(config))
         self._write_status("running", {})
 
@@ -49,12 +71,41 @@ class RunFolder:
         row = {"run_id": self.run_id, "method": result.method, **result.metrics}
         row |= {name: value for name, value in result.counts.items() if np.isscalar(value)}
         row["config_fingerprint"] = fingerprint(self.config)
-        append_row(self.path.parent / RESULTS_TABLE, row)
+        append_row(self.path.parent / self.results_table, row)
+        self._lock.release()
+
+    def _take_lock(self) -> None:
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise ConfigError(
+                f"{self.path}: another process is at work on this run. Wait for it, or set another "
+                "output.run_id."
+            ) from error
+
+    def _check_resumable(self) -> None:
+        try:
+            written = json.loads((self.path / "result.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            written = {}
+        if written.get("status") == "completed":
+            self._lock.release()
+            raise ConfigError(
+                f"{self.path} holds a completed run. Set another output.run_id, or leave it unset; "
+                "to train further, set train.resume_checkpoint to its checkpoint-final-full.pth."
+            )
+        if written.get("config_fingerprint", fingerprint(self.config)) != fingerprint(self.config):
+            self._lock.release()
+            raise ConfigError(
+                f"{self.path} holds an interrupted run of another config; see its "
+                "config.snapshot.yaml. Set another output.run_id."
+            )
 
     def fail(self, error: BaseException) -> None:
         """Keep the folder, with what went wrong."""
         message = str(error) or type(error).__name__
         self._write_status("failed", {"error": message, "error_type": type(error).__name__})
+        self._lock.release()
 
     def _write_status(self, status: str, fields: dict[str, Any]) -> None:
         content = {

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from exreid.config import DatasetConfig, ProbeConfig
+from exreid.config_training import FinetuneConfig
 from exreid.data.images import Preprocessing
 from exreid.data.metadata import Columns, load_images
 from exreid.data.splits import closed_set_split, identity_disjoint_split, time_aware_split
@@ -28,9 +29,11 @@ from exreid.features.store import FeatureStore, SignatureMemo
 from exreid.models.backbones import Backbone
 from exreid.records import Embeddings, ImageTable, Rejected
 
+AnyConfig = ProbeConfig | FinetuneConfig
+
 
 def read_images(
-    config: ProbeConfig, *, with_split: bool = True, require_identity: bool = True
+    config: AnyConfig, *, with_split: bool = True, require_identity: bool = True
 ) -> tuple[ImageTable, list[Rejected]]:
     """The data set's table, checked, with its split read or made."""
     dataset = config.dataset
@@ -73,7 +76,7 @@ def table_columns(
     )
 
 
-def _with_made_split(table: ImageTable, config: ProbeConfig) -> ImageTable:
+def _with_made_split(table: ImageTable, config: AnyConfig) -> ImageTable:
     rows, dataset = table.rows, config.dataset
     identities, encounters = rows["identity"].tolist(), rows["encounter"].tolist()
     options: dict[str, Any] = {
@@ -90,7 +93,7 @@ def _with_made_split(table: ImageTable, config: ProbeConfig) -> ImageTable:
     return ImageTable(rows.assign(split=split), table.original, table.root, table.source)
 
 
-def preprocessing_for(config: ProbeConfig, backbone: Backbone) -> Preprocessing:
+def preprocessing_for(config: AnyConfig, backbone: Backbone) -> Preprocessing:
     """The data set's wishes, and the backbone's own way where there are none."""
     dataset = config.dataset
     resize = backbone.resize if dataset.resize == "auto" else dataset.resize
@@ -107,7 +110,7 @@ def preprocessing_for(config: ProbeConfig, backbone: Backbone) -> Preprocessing:
     )
 
 
-def output_root(config: ProbeConfig) -> Path:
+def output_root(config: AnyConfig) -> Path:
     """``output.root`` as a local path."""
     root = config.output.root
     if "://" in root:

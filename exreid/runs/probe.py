@@ -65,19 +65,19 @@ def run_probe(
 
 def _probe(config: ProbeConfig, folder: RunFolder, progress: Progress, verbose: bool) -> Result:
     timings_s: dict[str, float] = {}
-    with _timed(timings_s, "metadata"):
+    with timed(timings_s, "metadata"):
         whole, rejected = read_images(config)
         if config.dataset.make_split is not None:
             frame = whole.rows[["image_id", "split"]]
             write_text(folder.path / "split.csv", frame.to_csv(index=False))
         table = _query_and_gallery(whole, config)
-    with _timed(timings_s, "model"):
+    with timed(timings_s, "model"):
         backbone = build_backbone(
             config.model.type,
             checkpoint=config.model.checkpoint,
             image_size=config.dataset.image_size,
         )
-    with _timed(timings_s, "embeddings"):
+    with timed(timings_s, "embeddings"):
         embeddings, positions, report = embed_images(
             table,
             config,
@@ -88,9 +88,9 @@ def _probe(config: ProbeConfig, folder: RunFolder, progress: Progress, verbose: 
     rejected = [*rejected, *report.rejected]
     write_rejected(folder.path / "rejected.csv", rejected)
     table = table.take(positions)
-    with _timed(timings_s, "ranking"):
+    with timed(timings_s, "ranking"):
         queries, gallery, ranking = _rank(table, embeddings, config, progress)
-    with _timed(timings_s, "metrics"):
+    with timed(timings_s, "metrics"):
         identities = [table.rows["identity"].iloc[i] for i in queries.position_N]
         result = measure(ranking, queries.identity_N, config)
     write_table(folder.path / "rankings.parquet", ranking_table(ranking, queries, gallery))
@@ -160,7 +160,8 @@ def _left_out(rejected: list[Rejected]) -> dict[str, Any]:
 
 
 @contextmanager
-def _timed(timings_s: dict[str, float], stage: str) -> Iterator[None]:
+def timed(timings_s: dict[str, float], stage: str) -> Iterator[None]:
+    """Note the seconds that a stage takes."""
     start = time.perf_counter()
     yield
     timings_s[stage] = round(time.perf_counter() - start, 3)

@@ -59,7 +59,8 @@ class Surroundings:
     """Its places are those of ``label_N``."""
     validate: Callable[[nn.Module], dict[str, float]]
     """Called on every worker; the metrics, fractions, are needed on the first alone."""
-    on_images: Callable[[int], Any] = lambda count: None
+    on_images: Callable[[int], Any] = lambda done: None
+    """Told how many images were trained on since the first epoch."""
     on_epoch: Callable[[list[Row]], Any] = lambda history: None
 
 
@@ -143,7 +144,12 @@ class _Course:
         )
         images = read_ahead(self.around.source.batches([share.image_b for share in shares]))
         try:
-            stats = self.trainer.train_epoch(epoch, shares, images, self.around.on_images)
+            stats = self.trainer.train_epoch(
+                epoch,
+                shares,
+                images,
+                lambda done: self.around.on_images(epoch * len(order) + done),
+            )
         except NonFiniteLossError as error:
             self._write_batch(epoch, order, error)
             raise
@@ -222,9 +228,7 @@ class _Course:
         if not own.exists() and asked is None:
             return 0
         file = own if own.exists() else Path(str(asked))
-        content = ckpt.read_full(
-            file, labels=self.job.labels, backbone=self.job.backbone.name
-        )
+        content = ckpt.read_full(file, labels=self.job.labels, backbone=self.job.backbone.name)
         self._load(content, str(file))
         if file != own:
             self._bring_best(file, content)

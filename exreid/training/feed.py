@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from exreid.data.decoded import DecodedStore
+from exreid.errors import ImageError
 
 Item = TypeVar("Item")
 
@@ -31,6 +32,26 @@ class CachedImages:
         """One copy from the memory map for each batch."""
         for place_b in places:
             yield self.store.gather([self.keys[place] for place in place_b])
+
+
+class DecodingImages:
+    """Images decoded in this process each time they are wanted."""
+
+    def __init__(
+        self,
+        prepare: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
+        columns: dict[str, np.ndarray],
+    ) -> None:
+        self.prepare, self.columns = prepare, columns
+
+    def batches(self, places: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        """Decoded when asked for; ImageError for one that has become unreadable."""
+        for place_b in places:
+            batch = self.prepare({name: values[place_b] for name, values in self.columns.items()})
+            for path, error in zip(self.columns["path"][place_b], batch["error"], strict=True):
+                if error:
+                    raise ImageError(f"{path}: {error} It could be read before the training began.")
+            yield batch["image"]
 
 
 def read_ahead(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:

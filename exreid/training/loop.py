@@ -94,33 +94,32 @@ class Trainer:
         epoch: int,
         shares: list[Share],
         images: Iterable[np.ndarray],
-        on_images: Callable[[int], Any] = lambda count: None,
+        on_images: Callable[[int], Any] = lambda done: None,
     ) -> EpochStats:
         """Train on this worker's shares; ``images`` gives each one's uint8 (b, H, W, C)."""
         self.begin_epoch(epoch)
         start, waited_s, step_loss = time.perf_counter(), 0.0, 0.0
-        losses, norms, counted = [], [], 0
+        losses, norms, done = [], [], 0
         batches = iter(images)
         for share in shares:
             asked_s = time.perf_counter()
             images_bHWC = next(batches)
             waited_s += time.perf_counter() - asked_s
             step_loss += self._backward(epoch, share, images_bHWC)
-            counted += len(share.image_b)
             if share.last_of_step:
                 loss = self._agreed_loss(step_loss, step=len(losses))
                 norms.append(self._step())
                 losses.append((loss, round(1.0 / share.weight)))
-                on_images(counted)
-                step_loss, counted = 0.0, 0
+                done += losses[-1][1]
+                on_images(done)
+                step_loss = 0.0
         self.world.average_buffers(self.learner.backbone)
         seconds = time.perf_counter() - start
-        count = sum(images for _, images in losses)
         return EpochStats(
-            loss=sum(loss * images for loss, images in losses) / count,
+            loss=sum(loss * images for loss, images in losses) / done,
             learning_rate=self._learning_rate(self.step - 1),
             gradient_norm=float(np.mean(norms)),
-            images=count,
+            images=done,
             seconds=seconds,
             data_wait_share=self.world.sum([waited_s / seconds])[0] / self.world.size,
         )
@@ -179,7 +178,7 @@ class Trainer:
         )
         if not self.scaler.is_enabled() and not torch.isfinite(norm):
             raise NonFiniteLossError(
-                f"the gradient's norm became {float(norm)} in step {self.step + 1} of the training. "
+                f"the gradient's norm became {float(norm)} in step {self.step + 1} of all. "
                 "Lower optimizer.lr or loss.scale.",
                 step=self.step % self.steps_per_epoch,
             )

@@ -76,7 +76,7 @@ class ProcessGroup:
         for buffer in module.buffers():
             if buffer.is_floating_point():
                 dist.all_reduce(buffer)
-                buffer /= self.size
+                buffer.div_(self.size)
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """DDP; buffers are left to `average_buffers`."""

@@ -1,0 +1,208 @@
+"""A training, told from top to bottom: table, held-out part, decoding, epochs, files."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from exreid.config_training import FinetuneConfig
+from exreid.distributed.worker import ProgressFile, WorkerTask, run_task
+from exreid.errors import ConfigError
+from exreid.records import Rejected, Result
+from exreid.runs.artifacts import RunFolder, new_run_id, write_rejected, write_text
+from exreid.runs.curves import CURVE_FILE, draw_learning_curve
+from exreid.runs.inputs import output_root, read_images
+from exreid.runs.probe import Progress, no_progress, timed
+from exreid.runs.tracking import Tracker
+from exreid.runs.training_inputs import (
+    DecodedImages,
+    build_task,
+    decode_images,
+    first_backbone,
+    hold_out,
+    validation_mode,
+)
+from exreid.training.history import VALIDATION_PREFIX, best_row, read_history
+from exreid.training.world import OneProcess
+
+RESULTS_TABLE = "train_metrics.csv"
+WATCH_EVERY_S = 0.5
+CHOSEN_ON = {
+    "encounters": "encounters held out of the training split",
+    "identities": "identities held out of the training split",
+    "split": "the split {value!r}, on which it is reported too",
+}
+
+
+def run_finetune(
+    config: FinetuneConfig, *, progress: Progress = no_progress, verbose: bool = False
+) -> tuple[Path, Result]:
+    """Train, and write the run's folder; a failed run keeps it, and goes on when run again."""
+    if config.train.resume_checkpoint and not Path(config.train.resume_checkpoint).is_file():
+        raise ConfigError(f"train.resume_checkpoint: no file {config.train.resume_checkpoint}.")
+    run_id = config.output.run_id or new_run_id(config.loss.type, config.model.type)
+    folder = RunFolder(
+        output_root(config) / "results",
+        run_id,
+        config,
+        config.loss.type,
+        results_table=RESULTS_TABLE,
+        resumable=config.output.run_id is not None,
+    )
+    tracker = Tracker(
+        config.wandb, run_id=run_id, folder=folder.path, tree=config.model_dump(mode="json")
+    )
+    try:
+        result = _finetune(config, folder.path, tracker, progress, verbose)
+    except BaseException as error:
+        folder.fail(error)
+        tracker.finish({"status": "failed"})
+        raise
+    folder.finish(result)
+    tracker.finish({**result.metrics, **result.timings_s})
+    return folder.path, result
+
+
+def _finetune(
+    config: FinetuneConfig, folder: Path, tracker: Tracker, progress: Progress, verbose: bool
+) -> Result:
+    timings_s: dict[str, float] = {}
+    with timed(timings_s, "metadata"):
+        table, rejected = read_images(config)
+        holdout = hold_out(table, config)
+    with timed(timings_s, "model"):
+        backbone = first_backbone(config)
+    with timed(timings_s, "decoding"):
+        images = decode_images(
+            table,
+            holdout,
+            config,
+            backbone,
+            verbose=verbose,
+            on_progress=progress("Decoding images", _count(holdout)),
+        )
+    rejected = [*rejected, *images.report.rejected]
+    write_rejected(folder / "rejected.csv", rejected)
+    write_text(folder / "split.csv", _split_frame(images).to_csv(index=False))
+    task = build_task(images, config, backbone, folder)
+    with timed(timings_s, "training"), _watched(task, tracker, progress):
+        _train(task, config, verbose)
+    return _result(task, images, rejected, timings_s)
+
+
+def _train(task: WorkerTask, config: FinetuneConfig, verbose: bool) -> None:
+    if config.ray.num_workers == 0:
+        gpu = torch.cuda.is_available() and config.ray.gpus_per_worker != 0
+        run_task(task, OneProcess(), torch.device("cuda" if gpu else "cpu"))
+        return
+    from exreid.distributed.session import ray_session
+    from exreid.distributed.train import place_workers, train_over_workers
+
+    with ray_session(config.ray, verbose=verbose):
+        train_over_workers(task, place_workers(config.ray), max_failures=config.ray.max_failures)
+
+
+@contextmanager
+def _watched(task: WorkerTask, tracker: Tracker, progress: Progress) -> Iterator[None]:
+    """Show and log what the workers write while they train."""
+    config, folder = task.job.config, task.job.folder
+    advance = progress("Training", config.train.epochs * len(task.job.label_N))
+    shown, ended = 0, threading.Event()
+
+    def look() -> None:
+        nonlocal shown
+        history = read_history(folder)
+        tracker.log_rows(history)
+        epochs = int(history[-1]["epoch"]) if history else 0
+        done = max(epochs * len(task.job.label_N), ProgressFile.read(folder), shown)
+        advance(done - shown)
+        shown = done
+
+    def watch() -> None:
+        while not ended.wait(WATCH_EVERY_S):
+            look()
+
+    watcher = threading.Thread(target=watch, daemon=True, name="watch-training")
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        look()
+        (folder / ProgressFile.NAME).unlink(missing_ok=True)
+
+
+def _result(
+    task: WorkerTask,
+    images: DecodedImages,
+    rejected: list[Rejected],
+    timings_s: dict[str, float],
+) -> Result:
+    config, folder = task.job.config, task.job.folder
+    history = read_history(folder)
+    best = best_row(history, config.output.best_metric)
+    assert best is not None, "the last epoch is always validated"
+    draw_learning_curve(
+        folder / CURVE_FILE,
+        history,
+        best_epoch=int(best["epoch"]),
+        title=f"{config.model.type}, {config.loss.type}: {len(task.job.labels)} identities, "
+        f"{len(task.job.label_N)} images",
+    )
+    metrics = {**_metrics(best), **{f"{k}_before": v for k, v in _metrics(history[0]).items()}}
+    per_identity = Counter(task.job.label_N.tolist())
+    chosen_on = CHOSEN_ON[config.validation.source].format(value=config.dataset.val_split_value)
+    counts = {
+        "epochs": int(history[-1]["epoch"]),
+        "best_epoch": int(best["epoch"]),
+        "best_epoch_chosen_on": chosen_on,
+        "validation_mode": validation_mode(config),
+        "effective_batch_size": config.train.batch_size * config.train.accumulation_steps,
+        "train_images": len(task.job.label_N),
+        "train_identities": len(task.job.labels),
+        "train_identities_with_one_image": sum(count == 1 for count in per_identity.values()),
+        "validation_queries": len(task.validation.queries),
+        "validation_gallery_images": len(task.validation.gallery),
+        "images_left_out": len(rejected),
+        "images_decoded": images.report.extracted,
+        "images_cached": images.report.cached,
+        "images_per_s": round(history[-1].get("images_per_s", 0.0), 2),
+    }
+    return Result(config.loss.type, metrics, {}, counts, timings_s)
+
+
+def _metrics(row: dict[str, float]) -> dict[str, float]:
+    return {
+        name.removeprefix(VALIDATION_PREFIX): value
+        for name, value in row.items()
+        if name.startswith(VALIDATION_PREFIX)
+    }
+
+
+def _count(holdout: Any) -> int:
+    return len(set(holdout.train_N) | set(holdout.query_N) | set(holdout.gallery_N))
+
+
+def _split_frame(images: DecodedImages) -> pd.DataFrame:
+    """``split.csv``: what each image was for; one may be trained on and stand in the gallery."""
+    roles: list[Callable[[int], bool]] = []
+    for part in (images.holdout.train_N, images.holdout.query_N, images.holdout.gallery_N):
+        roles.append(set(part.tolist()).__contains__)
+    places = range(len(images.table))
+    return pd.DataFrame(
+        {
+            "image_id": images.table.rows["image_id"],
+            **{
+                name: [int(is_in(place)) for place in places]
+                for name, is_in in zip(("trained_on", "query", "gallery"), roles, strict=True)
+            },
+        }
+    )
