@@ -99,7 +99,9 @@ class Trainer:
         """Train on this worker's shares; ``images`` gives each one's uint8 (b, H, W, C)."""
         self.begin_epoch(epoch)
         start, waited_s, step_loss = time.perf_counter(), 0.0, 0.0
-        losses, norms, done = [], [], 0
+        losses: list[tuple[float, int]] = []
+        norms: list[float] = []
+        done = 0
         batches = iter(images)
         for share in shares:
             asked_s = time.perf_counter()

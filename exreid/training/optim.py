@@ -39,7 +39,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def _backbone_groups(backbone: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    names = getattr(backbone, "no_weight_decay", set)()
+    names: set[str] = getattr(backbone, "no_weight_decay", set)()
     if config.layer_decay is None:
         return list(param_groups_weight_decay(backbone, config.weight_decay, names))
     if not hasattr(backbone, "group_matcher"):
