@@ -127,8 +127,8 @@ class OptimizerConfig(StrictModel):
     """sgd only."""
     layer_decay: Decay | None = None
     """Factor on the learning rate from each layer to the one before it, e.g. 0.75."""
-    clip_norm: PositiveFloat | None = 5.0
-    """Largest norm of the whole gradient."""
+    clip_norm: PositiveFloat | None = None
+    """Largest norm of the whole gradient; null: not clipped."""
 
 
 class SchedulerConfig(StrictModel):

@@ -10,18 +10,23 @@ MAY_IMPORT = {
     "errors": set(),
     "records": set(),
     "config": set(),
+    "config_training": {"config"},
     "config_io": {"config"},
     "data": {"records", "config"},
     "models": {"records", "config"},
+    "training": {"records", "config", "config_training", "data", "models"},
     "features": {"records", "config", "data", "models"},
     "matching": {"records", "config", "data", "models", "features", "metrics"},
     "metrics": {"records"},
-    "distributed": {"records", "config", "data", "models", "features", "matching", "metrics"},
-    "runs": {
-        *("records", "config", "config_io", "data", "models", "features"),
-        *("matching", "metrics", "distributed"),
+    "distributed": {
+        *("records", "config", "config_training", "data", "models", "features"),
+        *("matching", "metrics", "training"),
     },
-    "cli": {"records", "config", "config_io", "data", "models", "runs"},
+    "runs": {
+        *("records", "config", "config_training", "config_io", "data", "models", "features"),
+        *("matching", "metrics", "training", "distributed"),
+    },
+    "cli": {"records", "config", "config_training", "config_io", "data", "models", "runs"},
 }
 
 

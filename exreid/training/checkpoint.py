@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from exreid.errors import CheckpointError
@@ -32,7 +32,7 @@ def save_safetensors(file: Path, module: nn.Module) -> None:
     """The module's weights as .safetensors, under a temporary name, then renamed."""
     temporary = _temporary(file)
     tensors = {name: value.detach().cpu().contiguous() for name, value in plain(module).items()}
-    save_file(tensors, temporary)
+    temporary.write_bytes(save(tensors))
     temporary.replace(file)
 
 

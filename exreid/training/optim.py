@@ -25,10 +25,12 @@ def build_optimizer(
     for group in groups:
         group.setdefault("lr_scale", 1.0)
         group.pop("param_names", None)
-    options: dict[str, Any] = {"momentum": config.momentum} if config.type == "sgd" else {}
-    # timm's "sgd" is the one with Nesterov momentum.
+    name, options = "adamw", {}
+    if config.type == "sgd":
+        # timm's "sgd" is Nesterov's, which needs some momentum; "momentum" is the plain one.
+        name, options = ("sgd" if config.momentum else "momentum"), {"momentum": config.momentum}
     return create_optimizer_v2(
-        groups, opt=config.type, lr=config.lr, weight_decay=config.weight_decay, **options
+        groups, opt=name, lr=config.lr, weight_decay=config.weight_decay, **options
     )
 
 
@@ -41,7 +43,11 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def _backbone_groups(backbone: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     names: set[str] = getattr(backbone, "no_weight_decay", set)()
     if config.layer_decay is None:
-        return list(param_groups_weight_decay(backbone, config.weight_decay, names))
+        return list(
+            param_groups_weight_decay(
+                backbone, weight_decay=config.weight_decay, no_weight_decay_list=names
+            )
+        )
     if not hasattr(backbone, "group_matcher"):
         raise ConfigError(
             f"optimizer.layer_decay: {type(backbone).__name__} does not say what its layers are. "
@@ -58,7 +64,7 @@ def _backbone_groups(backbone: nn.Module, config: OptimizerConfig) -> list[dict[
 
 
 def _head_groups(head: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    groups = param_groups_weight_decay(head, config.weight_decay)
+    groups = param_groups_weight_decay(head, weight_decay=config.weight_decay)
     return [{**group, "lr_scale": config.head_lr_factor} for group in groups if group["params"]]
 
 

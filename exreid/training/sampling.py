@@ -102,12 +102,10 @@ def step_images(order_E: np.ndarray, step: int, effective_batch: int) -> np.ndar
 
 def uniforms(seed: int, epoch: int, draw_b: Sequence[int] | np.ndarray, count: int) -> np.ndarray:
     """``count`` numbers in [0, 1) for each draw of an epoch: (b, count), float64."""
-    return np.stack(
-        [
-            np.random.default_rng([seed, AUGMENT_STREAM, epoch, int(draw)]).random(count)
-            for draw in draw_b
-        ]
-    ).reshape(len(draw_b), count)
+    out_bU = np.empty((len(draw_b), count))
+    for row, draw in zip(out_bU, draw_b, strict=True):
+        row[:] = np.random.default_rng([seed, AUGMENT_STREAM, epoch, int(draw)]).random(count)
+    return out_bU
 
 
 def model_seed(seed: int, epoch: int, rank: int) -> int:

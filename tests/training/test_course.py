@@ -1,0 +1,212 @@
+"""Resume to the last bit, checkpoints that hold what they should, and bad endings."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from exreid.errors import CheckpointError
+from exreid.models.checkpoints import read_state_dict
+from exreid.training import checkpoint as ckpt
+from exreid.training.course import NONFINITE_FILE, train
+from exreid.training.feed import read_ahead
+from exreid.training.history import read_history
+from exreid.training.loop import NonFiniteLossError
+from tests.training import helpers
+
+PARTS = {
+    "adamw": {"optimizer": {"type": "adamw", "lr": 0.01}},
+    "sgd, average, balanced, accumulated": {
+        "train": {
+            "ema_decay": 0.9,
+            "sampler": "identity_balanced",
+            "batch_size": 5,
+            "accumulation_steps": 2,
+        },
+        "loss": {"margin_warmup_epochs": 3.0, "sub_centers": 2},
+    },
+    "frozen at first": {"train": {"frozen_epochs": 3}, "loss": {"type": "softmax"}},
+}
+
+
+@pytest.fixture(autouse=True)
+def _restore_determinism():
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def _config(part, epochs, **train):
+    base = PARTS[part]
+    return helpers.config(
+        **{k: v for k, v in base.items() if k != "train"},
+        train={**base.get("train", {}), "epochs": epochs, "deterministic": True, **train},
+        scheduler={"epochs": 4},
+        output={"save_every": 1},
+    )
+
+
+def _train(folder, config, **options):
+    folder.mkdir(exist_ok=True)
+    return train(*helpers.job_and_surroundings(config, folder, **options))
+
+
+def _same(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def _without_times(rows):
+    timed = ("seconds", "images_per_s", "data_wait_share", "validation_s")
+    return [{k: v for k, v in row.items() if k not in timed} for row in rows]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_two_epochs_and_two_more_are_four_to_the_last_bit(tmp_path, part):
+    whole, first, second = (tmp_path / name for name in ("whole", "first", "second"))
+    rows = _train(whole, _config(part, 4), norm="batch")
+    _train(first, _config(part, 2), norm="batch")
+    torch.manual_seed(12345)  # nothing may hang on what ran before
+    resumed = _config(part, 4, resume_checkpoint=str(first / ckpt.LATEST_FULL))
+    again = _train(second, resumed, norm="batch")
+    assert _without_times(again) == _without_times(rows)
+    a, b = (torch.load(f / ckpt.FINAL_FULL, weights_only=True) for f in (whole, second))
+    for key in ("model", "raw_model", "head", "optimizer", "scheduler", "ema", "epoch", "labels"):
+        assert _same(a[key], b[key]), key
+    best, best_again = (torch.load(f / ckpt.BEST, weights_only=True) for f in (whole, second))
+    assert _same(best, best_again)
+
+
+def test_an_interrupted_run_goes_on_by_itself(tmp_path):
+    config = _config("adamw", 4)
+    rows = _train(tmp_path / "whole", config)
+    job, around = helpers.job_and_surroundings(config, tmp_path / "killed")
+    (tmp_path / "killed").mkdir()
+
+    class PowerCutError(Exception):
+        pass
+
+    def cut(history):
+        if history[-1]["epoch"] == 2:
+            raise PowerCutError
+
+    with pytest.raises(PowerCutError):
+        train(
+            job,
+            type(around)(around.world, around.device, around.source, around.validate, on_epoch=cut),
+        )
+    assert [row["epoch"] for row in read_history(tmp_path / "killed")] == [0, 1, 2]
+    again = _train(tmp_path / "killed", config)
+    assert _without_times(again) == _without_times(rows)
+
+
+def test_another_seed_trains_otherwise_and_the_same_seed_the_same(tmp_path):
+    config = _config("adamw", 2)
+    rows = [_train(tmp_path / f"{i}", config) for i in range(2)]
+    assert _without_times(rows[0]) == _without_times(rows[1])
+    other = _train(tmp_path / "other", config.model_copy(update={"seed": 1}))
+    assert other[-1]["loss"] != rows[0][-1]["loss"]
+
+
+def test_the_files_of_a_training_and_what_they_hold(tmp_path):
+    folder = tmp_path / "run"
+    rows = _train(folder, _config("sgd, average, balanced, accumulated", 4))
+    names = {file.name for file in folder.iterdir()}
+    assert names == {
+        *(ckpt.BEST, ckpt.BEST_FULL, ckpt.FINAL, ckpt.FINAL_FULL, ckpt.LATEST_FULL),
+        *(ckpt.FINAL_SAFETENSORS, "history.csv"),
+        *(f"checkpoint-epoch-{n}.pth" for n in range(1, 5)),
+    }
+    full = torch.load(folder / ckpt.FINAL_FULL, weights_only=True)
+    assert set(full) >= ckpt.FULL_KEYS
+    assert full["labels"] == sorted(full["labels"])
+    assert full["epoch"] == 4
+    # What is published is the average, and every file of it says the same.
+    final = torch.load(folder / ckpt.FINAL, weights_only=True)
+    assert _same(final, full["model"])
+    assert not _same(final, full["raw_model"])
+    for name in (ckpt.FINAL_FULL, ckpt.FINAL_SAFETENSORS):
+        read = read_state_dict(folder / name)
+        assert read.keys() == final.keys()
+        assert all(torch.equal(read[key], final[key]) for key in final)
+    best = max(rows[1:], key=lambda row: row["val_mAP"])["epoch"]
+    assert torch.load(folder / ckpt.BEST_FULL, weights_only=True)["epoch"] == best
+    kept = torch.load(folder / f"checkpoint-epoch-{best}.pth", weights_only=True)
+    assert _same(kept, torch.load(folder / ckpt.BEST, weights_only=True))
+
+
+def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path, monkeypatch):
+    file = tmp_path / "checkpoint.pth"
+    ckpt.save_atomic(file, {"a": torch.ones(2)})
+
+    def break_off(content, target):
+        target.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", break_off)
+    with pytest.raises(OSError, match="No space"):
+        ckpt.save_atomic(file, {"a": torch.zeros(2)})
+    assert torch.load(file, weights_only=True)["a"].tolist() == [1.0, 1.0]
+
+
+def test_a_loss_that_is_no_number_stops_with_the_images_of_its_step(tmp_path, monkeypatch):
+    config = helpers.config(train={"batch_size": 4, "accumulation_steps": 2, "epochs": 1})
+    folder = tmp_path / "run"
+    folder.mkdir()
+    job, around = helpers.job_and_surroundings(config, folder)
+    order, calls = [], []
+
+    class Watched(helpers.ImagesInMemory):
+        def batches(self, places):
+            order.extend(np.concatenate(places).tolist())
+            return super().batches(places)
+
+    from exreid.models.arcface import ArcFace
+
+    plain = ArcFace.forward
+
+    def sometimes(self, embeddings, labels, factor=1.0):
+        calls.append(1)
+        # The sixth batch: the second of the third step.
+        return plain(self, embeddings, labels, factor) * (float("nan") if len(calls) == 6 else 1)
+
+    monkeypatch.setattr(ArcFace, "forward", sometimes)
+    around = type(around)(
+        around.world, around.device, Watched(around.source.images), around.validate
+    )
+    with pytest.raises(NonFiniteLossError, match="nan in step 3"):
+        train(job, around)
+    written = json.loads((folder / NONFINITE_FILE).read_text())
+    assert (written["epoch"], written["step"]) == (1, 3)
+    assert written["image_ids"] == [f"image-{i}" for i in order[16:24]]
+
+
+def test_a_resume_from_something_else_says_what_is_wrong(tmp_path):
+    _train(tmp_path / "run", helpers.config())
+    full, model = tmp_path / "run" / ckpt.LATEST_FULL, tmp_path / "run" / ckpt.FINAL
+    config = helpers.config(train={"epochs": 3, "resume_checkpoint": str(full)})
+    with pytest.raises(CheckpointError, match=r"small-group, not of small-batch"):
+        _train(tmp_path / "a", config, norm="batch")
+    job, around = helpers.job_and_surroundings(config, tmp_path / "b")
+    other = type(job)(**{**job.__dict__, "labels": (*job.labels[1:], "new one")})
+    with pytest.raises(CheckpointError, match=r"1 of its 5 are not here"):
+        train(other, around)
+    config = helpers.config(train={"epochs": 3, "resume_checkpoint": str(model)})
+    with pytest.raises(CheckpointError, match=r"model\.checkpoint"):
+        _train(tmp_path / "c", config)
+
+
+def test_reading_ahead_keeps_the_order_and_passes_errors_on():
+    assert list(read_ahead(range(20))) == list(range(20))
+
+    def failing():
+        yield 1
+        raise ValueError("damaged")
+
+    items = read_ahead(failing())
+    assert next(items) == 1
+    with pytest.raises(ValueError, match="damaged"):
+        next(items)
