@@ -33,12 +33,8 @@ def _run(*arguments):
 def trained(dataset, tmp_path_factory):
     """Validated on the test split, so that a probe can repeat the numbers."""
     out = tmp_path_factory.mktemp("out")
-    more = [
-        "validation.source=split",
-        "train.epochs=3",
-        "output.save_every=2",
-        "train.ema_decay=0.5",
-    ]
+    more = ["validation.source=split", "train.epochs=3", "output.save_every=2"]
+    more.append("train.ema_decay=0.5")
     folder, result = _run(*_arguments(dataset, out, *more, "output.run_id=first"))
     return out, folder, result
 
@@ -103,21 +99,21 @@ def test_a_probe_of_each_checkpoint_gives_the_numbers_of_its_epoch(
 
 
 @pytest.mark.parametrize(
-    ("source", "mode", "gallery_is_trained_on"),
+    ("source", "mode", "exclude", "gallery_is_trained_on"),
     [
-        ("encounters", "query_gallery", True),
-        ("encounters", "leave_one_out", False),
-        ("identities", "leave_one_out", False),
+        ("encounters", "query_gallery", "encounter", True),
+        ("encounters", "leave_one_out", "image", False),
+        ("identities", "leave_one_out", "encounter", False),
     ],
 )
 def test_the_validation_part_comes_out_of_the_training_split(
-    dataset, tmp_path, source, mode, gallery_is_trained_on
+    dataset, tmp_path, source, mode, exclude, gallery_is_trained_on
 ):
     arguments = _arguments(
         dataset,
         tmp_path,
         *(f"validation.source={source}", f"validation.mode={mode}", "train.epochs=1"),
-        *("validation.fraction=0.4", "validation.exclude=encounter"),
+        *("validation.fraction=0.4", f"validation.exclude={exclude}"),
     )
     folder, result = _run(*arguments)
     split = pd.read_csv(folder / "split.csv").merge(
@@ -202,9 +198,7 @@ def test_an_unreadable_image_takes_its_class_with_it(dataset, tmp_path):
 
 
 def test_background_replacement_keeps_the_mask_beside_the_image(dataset, tmp_path):
-    folder, result = _run(
-        *_arguments(dataset, tmp_path, "augment.background=0.5", "train.epochs=1")
-    )
+    _, result = _run(*_arguments(dataset, tmp_path, "augment.background=0.5", "train.epochs=1"))
     assert result.counts["epochs"] == 1
 
 
@@ -263,6 +257,6 @@ def test_wandb_offline_logs_each_epoch_and_its_failure_costs_nothing(
             raise ConnectionError("no network")
 
     monkeypatch.setattr(wandb, "init", lambda **unused: Broken())
-    folder, result = _run(*arguments)
+    folder, _ = _run(*arguments)
     assert logged == [0], "after its first failure it is left alone"
     assert json.loads((folder / "result.json").read_text())["status"] == "completed"

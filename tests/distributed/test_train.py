@@ -1,0 +1,134 @@
+"""Training over Ray's workers: the plain training's numbers, whatever is killed on the way."""
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from exreid.config_io import load_config
+from exreid.config_training import FinetuneConfig
+from exreid.errors import RunError, TrainingError
+from exreid.runs.finetune import run_finetune
+from exreid.runs.training_inputs import build_task, decode_images, first_backbone, hold_out
+from exreid.training.feed import CachedImages
+from exreid.training.history import read_history
+
+CONFIG = [
+    *("dataset.image_size=64", "dataset.encounter_cols=[source,encounter]"),
+    *("model.type=timm:test_vit", "model.pretrained=false", "train.batch_size=5"),
+    *("train.epochs=2", "validation.fraction=0.4"),
+]
+
+
+def _config(dataset, out, *more):
+    overrides = [f"dataset.root={dataset}", f"output.root={out}", *CONFIG, *more]
+    return load_config(FinetuneConfig, None, overrides)
+
+
+def _task(config, folder):
+    from exreid.runs.inputs import read_images
+
+    table, _ = read_images(config)
+    backbone = first_backbone(config)
+    options = {"verbose": False, "on_progress": lambda count: None}
+    images = decode_images(table, hold_out(table, config), config, backbone, **options)
+    folder.mkdir()
+    return build_task(images, config, backbone, folder)
+
+
+@pytest.fixture(scope="module")
+def plain(dataset, tmp_path_factory):
+    out = tmp_path_factory.mktemp("plain")
+    folder, _ = run_finetune(_config(dataset, out, "ray.num_workers=0"))
+    return read_history(folder)
+
+
+def _assert_same(history, plain):
+    assert [row["epoch"] for row in history] == [row["epoch"] for row in plain]
+    for ours, theirs in zip(history, plain, strict=True):
+        assert ours.get("images") == theirs.get("images")
+        assert ours.get("loss", 0) == pytest.approx(theirs.get("loss", 0), rel=1e-4)
+        assert ours["val_mAP"] == pytest.approx(theirs["val_mAP"], abs=0.02)
+    # Before training nothing has been summed in another order yet.
+    before = {k: v for k, v in plain[0].items() if k.startswith("val_")}
+    assert {k: v for k, v in history[0].items() if k.startswith("val_")} == pytest.approx(before)
+
+
+def test_two_workers_train_as_one_process_does_decoding_as_they_go(
+    dataset, local_ray, plain, tmp_path
+):
+    more = ["ray.num_workers=2", "dataset.decoded_cache=off"]
+    folder, result = run_finetune(_config(dataset, tmp_path, *more))
+    _assert_same(read_history(folder), plain)
+    assert not (tmp_path / ".exreid_cache" / "decoded").exists()
+    assert not (folder / ".ray_train").exists()
+    split = pd.read_csv(folder / "split.csv")
+    assert result.counts["train_images"] == split["trained_on"].sum()
+
+
+class KillOnce(CachedImages):
+    """Ends its own process before the second batch of the second epoch, the first time."""
+
+    def __init__(self, folder: Path, keys, mark: Path) -> None:
+        super().__init__(folder, keys)
+        self.mark, self.epochs = mark, 0
+
+    def batches(self, places):
+        self.epochs += 1
+        for number, batch in enumerate(super().batches(places)):
+            if self.epochs == 2 and number == 1 and not self.mark.exists():
+                self.mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield batch
+
+
+def test_a_worker_killed_in_the_middle_of_an_epoch_is_replaced(dataset, local_ray, plain, tmp_path):
+    import ray.cloudpickle
+
+    # The workers cannot import this file: send them the class itself.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    from exreid.distributed.train import place_workers, train_over_workers
+
+    config = _config(dataset, tmp_path, "ray.num_workers=3", "ray.cpus_per_worker=0.5")
+    task = _task(config, tmp_path / "run")
+    mark = tmp_path / "killed"
+    folder, keys = task.images.args
+    killing = replace(task, images=lambda: KillOnce(folder, keys, mark))
+    train_over_workers(killing, place_workers(config.ray), max_failures=1)
+    assert mark.exists()
+    _assert_same(read_history(tmp_path / "run"), plain)
+
+
+class Broken(CachedImages):
+    def batches(self, places):
+        raise MemoryError("this worker is out of luck")
+
+
+def test_workers_that_always_fail_end_the_run_with_their_reason(dataset, local_ray, tmp_path):
+    import ray.cloudpickle
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    from exreid.distributed.train import place_workers, train_over_workers
+
+    config = _config(dataset, tmp_path, "ray.num_workers=1")
+    task = _task(config, tmp_path / "run")
+    folder, keys = task.images.args
+    broken = replace(task, images=lambda: Broken(folder, keys))
+    with pytest.raises(TrainingError, match=r"out of luck.*same output\.run_id"):
+        train_over_workers(broken, place_workers(config.ray), max_failures=0)
+
+
+def test_workers_that_never_fit_are_refused(local_ray):
+    from exreid.config_training import FinetuneRayConfig
+    from exreid.distributed.train import place_workers
+
+    with pytest.raises(RunError, match=r"9 training workers.*ray\.num_workers"):
+        place_workers(FinetuneRayConfig(num_workers=9))
+    placed = place_workers(FinetuneRayConfig(num_workers=2))
+    assert (placed.workers, placed.cpus, placed.gpus) == (2, 2.0, 0.0)
+    elastic = place_workers(FinetuneRayConfig(num_workers=9, min_workers=2))
+    assert (elastic.least_workers, elastic.workers) == (2, 9)
