@@ -100,6 +100,45 @@ class Embeddings:
 
 
 @dataclass(frozen=True)
+class LocalFeatures:
+    """Keypoints and descriptors of N images, padded to K keypoints each; L numbers a descriptor.
+
+    The first ``count_N[i]`` rows of an image are real, by falling detection score, so that the
+    first k are its best k; the rows after them are zeros.
+    """
+
+    keypoints_NK2: np.ndarray
+    """float32, pixels (x, y) of the image that was given to the extractor, pixel centres at
+    whole numbers."""
+    descriptors_NKL: np.ndarray
+    """float16."""
+    count_N: np.ndarray
+    """int32."""
+    image_wh_px_N2: np.ndarray
+    """int32 (width, height) of the image that was given to the extractor."""
+
+    def __post_init__(self) -> None:
+        count, padded = self.descriptors_NKL.shape[:2]
+        shapes = (self.keypoints_NK2.shape, self.count_N.shape, self.image_wh_px_N2.shape)
+        if shapes != ((count, padded, 2), (count,), (count, 2)):
+            raise ValueError(f"local features of {count} images have arrays of shapes {shapes}.")
+        if np.any(self.count_N > padded) or np.any(self.count_N < 0):
+            raise ValueError(f"local features count from 0 to {padded} keypoints an image.")
+
+    def __len__(self) -> int:
+        return len(self.count_N)
+
+    def take(self, index_M: np.ndarray) -> LocalFeatures:
+        """The images at these positions, in that order."""
+        return LocalFeatures(
+            self.keypoints_NK2[index_M],
+            self.descriptors_NKL[index_M],
+            self.count_N[index_M],
+            self.image_wh_px_N2[index_M],
+        )
+
+
+@dataclass(frozen=True)
 class RetrievalSide:
     """The images on one side of a retrieval (the queries, or the gallery), in the table's order.
 
