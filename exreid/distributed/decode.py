@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 import ray
+from ray.data.read_api import from_blocks
 
 from exreid.errors import ImageError
 from exreid.features.decoding import PART_IMAGES, KeepDecoded
@@ -59,8 +60,9 @@ class StreamedImages:
             yield batch["image"]
 
     def _stream(self, places: Sequence[np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-        # The training workers hold the CPUs: tasks that asked for one would wait for ever.
-        dataset = ray.data.from_arrow([_block(self.table, place_b) for place_b in places])
+        # The training workers hold the CPUs: tasks that asked for one would wait for ever, and
+        # so does ray.data.from_arrow, which starts such tasks itself.
+        dataset = from_blocks([_block(self.table, place_b) for place_b in places])
         dataset = dataset.map_batches(
             self.prepare, batch_size=None, batch_format="numpy", num_cpus=0
         )

@@ -49,7 +49,8 @@ def ray_session(config: RayConfig, *, verbose: bool = False) -> Iterator[None]:
         address = config.address or os.environ.get("RAY_ADDRESS") or "local"
         options = {"include_dashboard": False} if address == "local" else {}
         try:
-            ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)
+            with _native_stderr(verbose):
+                ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)
         except ConnectionError as error:
             raise RunError(
                 f"no Ray cluster at {address!r}: {error} Start one with 'ray start --head', or "
@@ -88,6 +89,27 @@ def _quiet_environment(verbose: bool) -> None:
     if not verbose:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+
+
+@contextmanager
+def _native_stderr(shown: bool) -> Iterator[None]:
+    """Without ``shown``, drop what is written to file descriptor 2 meanwhile.
+
+    Ray's C++ side announces its own log level there, whatever that level is. Errors come as
+    exceptions.
+    """
+    if shown:
+        yield
+        return
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _configure_data(verbose: bool) -> None:

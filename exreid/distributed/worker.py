@@ -15,11 +15,13 @@ from torch import nn
 
 from exreid.features.embedding import Embedder
 from exreid.matching.cosine import rank_by_cosine
-from exreid.metrics.retrieval import retrieval_metrics
+from exreid.metrics.retrieval import average_values, query_values
+from exreid.metrics.uncertainty import bootstrap_intervals
 from exreid.models.backbones import Backbone
 from exreid.records import RetrievalSide
 from exreid.training.course import Row, Surroundings, TrainingJob, train
 from exreid.training.feed import ImageSource, read_ahead
+from exreid.training.history import HIGH, LOW
 from exreid.training.world import World
 
 
@@ -33,6 +35,8 @@ class Validation:
     gallery: RetrievalSide
     exclude: Literal["image", "encounter"]
     batch_size: int
+    seed: int = 0
+    """Of the bootstrap."""
 
     @property
     def embedded_positions(self) -> np.ndarray:
@@ -43,6 +47,8 @@ class Validation:
         self, module: nn.Module, *, world: World, device: torch.device, source: ImageSource
     ) -> dict[str, float]:
         """The metrics, on the first worker; nothing on the others.
+
+        The ends of a metric's 95% interval are ``<metric>_low`` and ``<metric>_high``.
 
         Every image is embedded by one worker, in batches of one size, so that its vector does
         not depend on how many workers there are.
@@ -70,7 +76,12 @@ class Validation:
             exclude=self.exclude,
             keep=1,
         )
-        return retrieval_metrics(ranking, self.queries.identity_N)
+        values = query_values(ranking)
+        metrics = average_values(values, self.queries.identity_N)
+        intervals = bootstrap_intervals(values, self.queries.identity_N, seed=self.seed)
+        for name, (low, high) in intervals.items():
+            metrics |= {f"{name}{LOW}": low, f"{name}{HIGH}": high}
+        return metrics
 
 
 @dataclass(frozen=True)

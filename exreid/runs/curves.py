@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from exreid.training.history import HIGH, LOW
+
 CURVE_FILE = "learning_curve.png"
 SHOWN = {"val_top_1": "top-1", "val_top_5": "top-5", "val_mAP": "mAP"}
 
@@ -14,7 +16,7 @@ SHOWN = {"val_top_1": "top-1", "val_top_5": "top-5", "val_mAP": "mAP"}
 def draw_learning_curve(
     file: Path, rows: Sequence[dict[str, Any]], *, best_epoch: int | None, title: str
 ) -> None:
-    """Loss and learning rate on the left, validation metrics on the right, over the epochs."""
+    """Loss and learning rate on the left, validation metrics with their 95% bands on the right."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -56,7 +58,10 @@ def _draw_validation(axes: Any, rows: Sequence[dict[str, Any]], best_epoch: int 
     validated = [row for row in rows if "val_mAP" in row]
     epochs = [row["epoch"] for row in validated]
     for name, label in SHOWN.items():
-        axes.plot(epochs, [100 * row[name] for row in validated], "o-", ms=3, label=label)
+        (line,) = axes.plot(epochs, [100 * row[name] for row in validated], "o-", ms=3, label=label)
+        if all(name + LOW in row for row in validated):
+            low, high = ([100 * row[name + end] for row in validated] for end in (LOW, HIGH))
+            axes.fill_between(epochs, low, high, color=line.get_color(), alpha=0.12, lw=0)
     if best_epoch is not None:
         axes.axvline(best_epoch, color="tab:gray", ls="--", lw=1, label="best epoch")
     axes.set_ylabel("held-out images, %")

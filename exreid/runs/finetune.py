@@ -29,7 +29,7 @@ from exreid.runs.training_inputs import (
     hold_out,
     validation_mode,
 )
-from exreid.training.history import VALIDATION_PREFIX, best_row, read_history
+from exreid.training.history import best_row, read_history, validation_of
 from exreid.training.world import OneProcess
 
 RESULTS_TABLE = "train_metrics.csv"
@@ -157,7 +157,10 @@ def _result(
         title=f"{config.model.type}, {config.loss.type}: {len(task.job.labels)} identities, "
         f"{len(task.job.label_N)} images",
     )
-    metrics = {**_metrics(best), **{f"{k}_before": v for k, v in _metrics(history[0]).items()}}
+    metrics, intervals = validation_of(best)
+    before, before_intervals = validation_of(history[0])
+    metrics |= {f"{name}_before": value for name, value in before.items()}
+    intervals |= {f"{name}_before": ends for name, ends in before_intervals.items()}
     per_identity = Counter(task.job.label_N.tolist())
     chosen_on = CHOSEN_ON[config.validation.source].format(value=config.dataset.val_split_value)
     counts = {
@@ -176,15 +179,7 @@ def _result(
         "images_cached": images.report.cached,
         "images_per_s": round(history[-1].get("images_per_s", 0.0), 2),
     }
-    return Result(config.loss.type, metrics, {}, counts, timings_s)
-
-
-def _metrics(row: dict[str, float]) -> dict[str, float]:
-    return {
-        name.removeprefix(VALIDATION_PREFIX): value
-        for name, value in row.items()
-        if name.startswith(VALIDATION_PREFIX)
-    }
+    return Result(config.loss.type, metrics, intervals, counts, timings_s)
 
 
 def _count(holdout: Any) -> int:

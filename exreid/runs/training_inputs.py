@@ -156,7 +156,12 @@ def build_task(
     label_of = {name: label for label, name in enumerate(labels)}
     queries, gallery = retrieval_sides(table, holdout.query_N, holdout.gallery_N)
     validation = Validation(
-        backbone, queries, gallery, config.validation.exclude, config.model.batch_size
+        backbone,
+        queries,
+        gallery,
+        config.validation.exclude,
+        config.model.batch_size,
+        config.seed,
     )
     job = TrainingJob(
         config=config,

@@ -15,6 +15,8 @@ COLUMNS = (
     *("images_per_s", "data_wait_share", "validation_s"),
 )
 VALIDATION_PREFIX = "val_"
+LOW, HIGH = "_low", "_high"
+"""Endings of the columns that hold the ends of a validation metric's 95% interval."""
 
 
 def write_history(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -40,6 +42,28 @@ def read_history(folder: Path) -> list[dict[str, float]]:
             ]
     except FileNotFoundError:
         return []
+
+
+def validation_of(
+    row: dict[str, float],
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """A row's validation metrics and their 95% intervals, by the metrics' own names.
+
+    >>> validation_of({"epoch": 1, "val_mAP": 0.3, "val_mAP_low": 0.2, "val_mAP_high": 0.5})
+    ({'mAP': 0.3}, {'mAP': (0.2, 0.5)})
+    """
+    cells = {
+        name.removeprefix(VALIDATION_PREFIX): value
+        for name, value in row.items()
+        if name.startswith(VALIDATION_PREFIX)
+    }
+    metrics = {name: value for name, value in cells.items() if not name.endswith((LOW, HIGH))}
+    intervals = {
+        name: (cells[f"{name}{LOW}"], cells[f"{name}{HIGH}"])
+        for name in metrics
+        if f"{name}{LOW}" in cells
+    }
+    return metrics, intervals
 
 
 def best_row(rows: Sequence[dict[str, float]], metric: str) -> dict[str, float] | None:
