@@ -29,6 +29,9 @@ ERR = Console(stderr=True, highlight=False)
 
 DEMO_IDENTITIES = 20
 DEMO_IMAGES_PER_IDENTITY = 10
+DEMO_EPOCHS = 10
+BEFORE = "_before"
+"""Ending of the metrics of the features that a training began with."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -175,13 +178,18 @@ def _run_and_show(config: ProbeConfig, *, verbose: bool) -> int:
 
 def _finetune(options: argparse.Namespace) -> int:
     config = load_config(FinetuneConfig, options.config, options.overrides)
+    _train_and_show(config, verbose=options.verbose)
+    return 0
+
+
+def _train_and_show(config: FinetuneConfig, *, verbose: bool) -> Path:
     from exreid.runs.finetune import run_finetune
 
     with _bars() as bars:
-        folder, result = run_finetune(config, progress=_progress(bars), verbose=options.verbose)
+        folder, result = run_finetune(config, progress=_progress(bars), verbose=verbose)
     show_result(result)
     OUT.print(f"Written to {folder}", markup=False, soft_wrap=True)
-    return 0
+    return folder
 
 
 def _metrics(options: argparse.Namespace) -> int:
@@ -244,44 +252,64 @@ def _synth(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    data = options.out / "dataset"
+    _demo_dataset(data)
+    overrides = [
+        f"dataset.root={data.absolute()}",
+        "dataset.encounter_cols=[source,encounter]",
+        f"output.root={options.out.absolute()}",
+    ]
+    OUT.print("2. A probe: ImageNet features of EfficientNet-Lite0, cosine similarity.")
+    _run_and_show(load_config(ProbeConfig, None, overrides), verbose=options.verbose)
+    OUT.print(f"3. A short training with ArcFace: {DEMO_EPOCHS} epochs.")
+    training = [*overrides, f"train.epochs={DEMO_EPOCHS}", "ray.num_workers=0"]
+    folder = _train_and_show(load_config(FinetuneConfig, None, training), verbose=options.verbose)
+    OUT.print("4. The same probe with the trained features.")
+    overrides.append(f"model.checkpoint={folder / 'checkpoint-final.pth'}")
+    return _run_and_show(load_config(ProbeConfig, None, overrides), verbose=options.verbose)
+
+
+def _demo_dataset(folder: Path) -> None:
     from exreid.data.synthetic import write_dataset
 
     total = DEMO_IDENTITIES * DEMO_IMAGES_PER_IDENTITY
-    data = options.out / "dataset"
     OUT.print(f"1. A synthetic data set: {DEMO_IDENTITIES} animals, {total} photographs.")
     with _bars() as bars:
         write_dataset(
-            data,
+            folder,
             identities=DEMO_IDENTITIES,
             images_per_identity=DEMO_IMAGES_PER_IDENTITY,
             seed=0,
             workers=2,
             on_progress=_progress(bars)("Drawing images", total),
         )
-    OUT.print(f"   {data}", markup=False)
-    OUT.print("2. A probe: ImageNet features of EfficientNet-Lite0, cosine similarity.")
-    overrides = [
-        f"dataset.root={data.absolute()}",
-        "dataset.encounter_cols=[source,encounter]",
-        f"output.root={options.out.absolute()}",
-    ]
-    return _run_and_show(load_config(ProbeConfig, None, overrides), verbose=options.verbose)
+    OUT.print(f"   {folder}", markup=False)
 
 
 def show_result(result: Result) -> None:
     """The table of metrics, with intervals and counts."""
     table = Table(title=f"Method: {result.method}", title_justify="left")
+    names = [name for name in result.metrics if not name.endswith(BEFORE)]
+    ends = ["", BEFORE] if len(names) < len(result.metrics) else [""]
     table.add_column("metric")
-    table.add_column("value", justify="right")
-    table.add_column("95% interval", justify="right")
-    for name, value in result.metrics.items():
-        low_high = result.intervals.get(name)
-        interval = f"{100 * low_high[0]:.1f} to {100 * low_high[1]:.1f} %" if low_high else ""
-        table.add_row(name, f"{100 * value:.2f} %", interval)
+    for end in ends:
+        table.add_column("before training" if end else "value", justify="right")
+        table.add_column("95% interval", justify="right")
+    for name in names:
+        table.add_row(name, *(cell for end in ends for cell in _cells(result, name + end)))
     OUT.print(table)
     counts = [f"{name} {value}" for name, value in result.counts.items() if value != {}]
     if counts:
         OUT.print("; ".join(counts), markup=False)
+
+
+def _cells(result: Result, name: str) -> tuple[str, str]:
+    """A metric's value and interval, in percent."""
+    value, low_high = result.metrics.get(name), result.intervals.get(name)
+    return (
+        "" if value is None else f"{100 * value:.2f} %",
+        "" if low_high is None else f"{100 * low_high[0]:.1f} to {100 * low_high[1]:.1f} %",
+    )
 
 
 def _bars() -> Progress:
@@ -306,7 +334,11 @@ def _progress(bars: Progress) -> Callable[[str, int], Callable[[int], Any]]:
 Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
 
 COMMANDS: dict[str, Command] = {
-    "demo": ("Generate a small data set, probe it, show the table.", _demo_arguments, _demo),
+    "demo": (
+        "Generate a small data set, probe it, train on it, probe again.",
+        _demo_arguments,
+        _demo,
+    ),
     "synth": ("Generate a synthetic data set.", _synth_arguments, _synth),
     "validate": ("Check a data set without running a model.", _validate_arguments, _validate),
     "extract": ("Write the embeddings of every image.", _extract_arguments, _extract),
