@@ -35,3 +35,7 @@ class RunError(ExreidError):
 
 class TrainingError(ExreidError):
     """A training that cannot go on: a loss that is no number, or lost workers."""
+
+
+class MatchingError(ExreidError):
+    """Pairs of images that could not be matched."""

@@ -1,0 +1,252 @@
+"""Matching over actors: tiles go out, a few at a time, and evidence comes back.
+
+Ray's own restarts are not used: an actor that waits for a place in a cluster that has lost a
+machine would hold its tiles for ever. Here tiles go to actors that are up; those of a lost actor
+go to the others, and another actor is asked for in its place.
+
+Letters: P pairs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.exceptions import RayError, RayTaskError
+
+from exreid.distributed.session import Placement
+from exreid.errors import ExreidError, MatchingError
+from exreid.matching.tiles import FeaturesOf, PairEvidence, PairMatcher, Tile
+from exreid.records import LocalFeatures
+
+IN_FLIGHT = 2
+"""Tiles with an actor at a time: the one that it works on, and the next."""
+ATTEMPTS = 3
+"""Times that a tile is tried before it is given up."""
+NO_ACTOR_S = 300.0
+"""Seconds without a single actor that is up before the matching is given up."""
+START_FAILURES = 3
+"""Actors of a pool that may fail to start, beyond one for each actor, before it is given up."""
+
+
+class MatchActor:
+    """The matcher inside an actor."""
+
+    def __init__(self, make_matcher: Callable[[], PairMatcher], threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.make_matcher = make_matcher
+
+    def ready(self) -> None:
+        """Build the matcher: not in the constructor, whose errors Ray passes on without a text."""
+        self.matcher = self.make_matcher()
+
+    def score(
+        self, queries: LocalFeatures, gallery: LocalFeatures, pair_P2: np.ndarray
+    ) -> tuple[PairEvidence, float]:
+        """The evidence of a tile, and the seconds it took."""
+        start = time.perf_counter()
+        evidence = self.matcher.score(queries, gallery, pair_P2)
+        return evidence, time.perf_counter() - start
+
+
+@dataclass
+class MatchReport:
+    """How the matching went."""
+
+    failed: list[tuple[Tile, str]] = field(default_factory=list)
+    """Tiles that were given up, and why."""
+    actors_lost: int = 0
+    busy_s: float = 0.0
+    """Seconds that actors spent on tiles."""
+    available_s: float = 0.0
+    """Seconds that actors were up while there was work."""
+
+    @property
+    def wait_share(self) -> float:
+        """Share of their time that the actors waited."""
+        return 1.0 - self.busy_s / self.available_s if self.available_s else 0.0
+
+
+@dataclass
+class _Worker:
+    handle: Any
+    up_since_s: float | None = None
+    tiles: deque[Any] = field(default_factory=deque)
+    """References of the results that are due, the oldest first."""
+
+
+class ActorPool:
+    """Actors with a few tiles each; tiles of lost actors are tried again elsewhere."""
+
+    def __init__(
+        self,
+        make_matcher: Callable[[], PairMatcher],
+        placement: Placement,
+        report: MatchReport,
+    ) -> None:
+        self.make_matcher, self.placement, self.report = make_matcher, placement, report
+        self.workers: dict[Any, _Worker] = {}
+        """By the reference that is waited for: of `ready`, then of each tile."""
+        self.all: list[_Worker] = []
+        self.attempts: dict[int, int] = {}
+        self.due: dict[Any, Tile] = {}
+        self.again: deque[Tile] = deque()
+        self.start_failures = 0
+        self.actor_class = ray.remote(
+            num_cpus=placement.cpus, num_gpus=placement.gpus or None, max_restarts=0
+        )(MatchActor)
+        for _ in range(placement.actors):
+            self._start()
+
+    def _start(self) -> None:
+        worker = _Worker(self.actor_class.remote(self.make_matcher, self.placement.threads))
+        self.all.append(worker)
+        self.workers[worker.handle.ready.remote()] = worker
+
+    def run(
+        self, tiles: Iterator[Tile], queries: FeaturesOf, gallery: FeaturesOf
+    ) -> Iterator[tuple[Tile, PairEvidence]]:
+        """Finished tiles as they come; those given up stand in the report."""
+        waiting = iter(tiles)
+        try:
+            while True:
+                self._hand_out(waiting, queries, gallery)
+                if not self.due and not self.again and self._up():
+                    return
+                yield from self._take(self._next_result())
+        finally:
+            self._stop()
+
+    def _next_result(self) -> Any:
+        deadline_s = time.monotonic() + NO_ACTOR_S
+        while True:
+            done, _ = ray.wait(list(self.workers), num_returns=1, timeout=5.0)
+            if done:
+                return done[0]
+            if not self._up() and time.monotonic() > deadline_s:
+                raise MatchingError(
+                    f"no matching actor came up in {NO_ACTOR_S:g} s: each wants "
+                    f"{self.placement.cpus:g} CPUs and {self.placement.gpus:g} GPUs, and the "
+                    f"cluster has {ray.available_resources()} free. Tiles finished so far are kept."
+                )
+
+    def _up(self) -> list[_Worker]:
+        return [worker for worker in self.all if worker.up_since_s is not None]
+
+    def _hand_out(self, waiting: Iterator[Tile], queries: FeaturesOf, gallery: FeaturesOf) -> None:
+        """Fill up the actors that are up, the emptiest first."""
+        while True:
+            free = [worker for worker in self._up() if len(worker.tiles) < IN_FLIGHT]
+            tile = self.again.popleft() if free and self.again else None
+            if tile is None and free:
+                tile = next(waiting, None)
+            if tile is None:
+                return
+            worker = min(free, key=lambda worker: len(worker.tiles))
+            reference = worker.handle.score.remote(
+                queries(tile.query_M), gallery(tile.gallery_M), tile.pair_P2
+            )
+            worker.tiles.append(reference)
+            self.workers[reference], self.due[reference] = worker, tile
+
+    def _take(self, reference: Any) -> Iterator[tuple[Tile, PairEvidence]]:
+        worker = self.workers.pop(reference)
+        tile = self.due.pop(reference, None)
+        try:
+            value = ray.get(reference)
+        except RayTaskError as error:
+            if tile is None:
+                raise self._not_built(error) from error
+            worker.tiles.remove(reference)
+            self._failed(tile, _reason(error))
+            return
+        except RayError as error:
+            self._lost(worker, tile, _reason(error))
+            return
+        if tile is None:
+            worker.up_since_s = time.perf_counter()
+            return
+        worker.tiles.remove(reference)
+        evidence, busy_s = value
+        self.report.busy_s += busy_s
+        yield tile, evidence
+
+    def _failed(self, tile: Tile, reason: str) -> None:
+        """Try the tile again, unless it was tried often enough."""
+        self.attempts[tile.number] = self.attempts.get(tile.number, 0) + 1
+        if self.attempts[tile.number] < ATTEMPTS:
+            self.again.append(tile)
+        else:
+            self.report.failed.append((tile, reason))
+
+    def _lost(self, worker: _Worker, tile: Tile | None, reason: str) -> None:
+        """An actor is gone: its tiles go elsewhere, and another is asked for.
+
+        The oldest of its tiles is the one that it was at work on, and may be what ended it: that
+        one alone counts as tried.
+        """
+        self.report.actors_lost += 1
+        if worker.up_since_s is None:
+            self._start_failed(reason)
+        else:
+            self.report.available_s += time.perf_counter() - worker.up_since_s
+        self.all.remove(worker)
+        for place, reference in enumerate(worker.tiles):
+            self.workers.pop(reference, None)
+            own = self.due.pop(reference, tile)
+            assert own is not None
+            if place == 0:
+                self._failed(own, reason)
+            else:
+                self.again.append(own)
+        self._start()
+
+    def _not_built(self, error: RayTaskError) -> ExreidError:
+        cause = error.cause
+        if isinstance(cause, ExreidError):
+            return cause
+        return MatchingError(f"the matcher cannot be built: {type(cause).__name__}: {cause}")
+
+    def _start_failed(self, reason: str) -> None:
+        self.start_failures += 1
+        if self.start_failures > self.placement.actors + START_FAILURES:
+            raise MatchingError(
+                f"matching actors do not start: {reason} The tiles finished so far are kept: run "
+                "the same command again once this is mended."
+            )
+
+    def _stop(self) -> None:
+        now_s = time.perf_counter()
+        for worker in self.all:
+            if worker.up_since_s is not None:
+                self.report.available_s += now_s - worker.up_since_s
+            ray.kill(worker.handle)
+
+
+def match_over_actors(
+    tiles: Iterator[Tile],
+    make_matcher: Callable[[], PairMatcher],
+    *,
+    queries: FeaturesOf,
+    gallery: FeaturesOf,
+    placement: Placement,
+    report: MatchReport,
+) -> Iterator[tuple[Tile, PairEvidence]]:
+    """The evidence of each tile, in the order in which they finish.
+
+    ``make_matcher`` builds the matcher inside each actor. ``report`` is filled in as it goes.
+    """
+    yield from ActorPool(make_matcher, placement, report).run(tiles, queries, gallery)
+
+
+def _reason(error: BaseException) -> str:
+    """The last line of an error's text, which names what happened."""
+    cause = getattr(error, "cause", None)
+    lines = str(cause or error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].strip() if cause else lines[0].strip()

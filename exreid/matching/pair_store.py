@@ -1,0 +1,126 @@
+"""What was matched before: the evidence of each pair, kept by what the pair's images are.
+
+A store is a folder for one matcher with one setting. Each process that adds to it writes one log,
+``part-*.pairs``, a frame for each finished tile: a count, a checksum, then the records. A killed
+process leaves a torn frame at most, which is passed over; the pairs of all whole frames are never
+matched again. Several processes can add at the same time.
+
+Letters: P pairs, N images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import time
+import uuid
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from exreid.errors import CacheError
+from exreid.matching.tiles import PairEvidence
+
+RECORD = np.dtype(
+    [
+        ("key_a", "<u8"),
+        ("key_b", "<u8"),
+        ("confidence_sum", "<f8"),
+        ("match_count", "<i4"),
+        ("inlier_count", "<i4"),
+    ]
+)
+FRAME = struct.Struct("<4sII")
+MAGIC = b"xpr1"
+
+
+def image_words(keys: Sequence[str]) -> np.ndarray:
+    """128 bits of each image's key as uint64 (N, 2); an image's key says all it depends on."""
+    digests = b"".join(hashlib.blake2b(key.encode(), digest_size=16).digest() for key in keys)
+    return np.frombuffer(digests, "<u8").reshape(-1, 2)
+
+
+def pair_words(query_words_P2: np.ndarray, gallery_words_P2: np.ndarray) -> np.ndarray:
+    """128 bits of each ordered pair of images as uint64 (P, 2)."""
+    return _mixed(query_words_P2 + _mixed(gallery_words_P2))
+
+
+class PairStore:
+    """Evidence by pair; see the module's docstring for the files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        parts = [read_log(file) for file in sorted(folder.glob("part-*.pairs"))]
+        records = np.concatenate([np.zeros(0, RECORD), *parts])
+        order = np.argsort(records["key_a"], kind="stable")
+        self._records = records[order]
+        self._log: Path | None = None
+
+    def __len__(self) -> int:
+        """Records that were there when the store was opened."""
+        return len(self._records)
+
+    def find(self, words_P2: np.ndarray) -> tuple[np.ndarray, PairEvidence]:
+        """Which pairs are known (bool), and the evidence of all; of unknown ones, zeros."""
+        known_P = np.zeros(len(words_P2), bool)
+        found_P = np.zeros(len(words_P2), RECORD)
+        if len(self._records):
+            place_P = np.searchsorted(self._records["key_a"], words_P2[:, 0])
+            found_P = self._records[np.minimum(place_P, len(self._records) - 1)]
+            known_P = (found_P["key_a"] == words_P2[:, 0]) & (found_P["key_b"] == words_P2[:, 1])
+            found_P[~known_P] = np.zeros(1, RECORD)
+        evidence = PairEvidence(
+            found_P["match_count"].copy(),
+            found_P["confidence_sum"].copy(),
+            found_P["inlier_count"].copy(),
+        )
+        return known_P, evidence
+
+    def append(self, words_P2: np.ndarray, evidence: PairEvidence) -> None:
+        """Add a finished tile to this process's log; it is whole in the file afterwards."""
+        records = np.zeros(len(words_P2), RECORD)
+        records["key_a"], records["key_b"] = words_P2[:, 0], words_P2[:, 1]
+        records["confidence_sum"] = evidence.confidence_sum_P
+        records["match_count"] = evidence.match_count_P
+        records["inlier_count"] = evidence.inlier_count_P
+        data = records.tobytes()
+        if self._log is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            name = f"part-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.pairs"
+            self._log = self.folder / name
+        frame = FRAME.pack(MAGIC, len(records), zlib.crc32(data)) + data
+        try:
+            with self._log.open("ab") as stream:
+                stream.write(frame)
+        except OSError as error:
+            log, self._log = self._log, None
+            raise CacheError(
+                f"{log}: {error.strerror or error}. Every tile finished before is kept; "
+                "make room and run the same command again."
+            ) from error
+
+
+def read_log(file: Path) -> np.ndarray:
+    """The records of all whole frames up to the first torn one."""
+    data = file.read_bytes()
+    parts, at = [np.zeros(0, RECORD)], 0
+    while at + FRAME.size <= len(data):
+        magic, count, checksum = FRAME.unpack_from(data, at)
+        body = data[at + FRAME.size : at + FRAME.size + count * RECORD.itemsize]
+        if magic != MAGIC or len(body) < count * RECORD.itemsize or zlib.crc32(body) != checksum:
+            break
+        parts.append(np.frombuffer(body, RECORD))
+        at += FRAME.size + len(body)
+    return np.concatenate(parts)
+
+
+def _mixed(words: np.ndarray) -> np.ndarray:
+    """Stafford's variant 13 of the 64-bit finaliser of MurmurHash3, as in SplitMix64
+    (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators")."""
+    words = words + np.uint64(0x9E3779B97F4A7C15)
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: np.ndarray = words ^ (words >> np.uint64(31))
+    return mixed

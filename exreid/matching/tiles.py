@@ -1,0 +1,109 @@
+"""The work plan of pair matching: which pairs go together, so that few features travel.
+
+Letters: P pairs, M images of one side of a tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import isqrt
+from typing import Protocol
+
+import numpy as np
+
+from exreid.records import LocalFeatures
+
+
+@dataclass(frozen=True)
+class PairEvidence:
+    """What the matcher found for each of P pairs, in their order."""
+
+    match_count_P: np.ndarray
+    """int32: matches with a confidence over the threshold."""
+    confidence_sum_P: np.ndarray
+    """float64: the sum of all matches' confidences."""
+    inlier_count_P: np.ndarray
+    """int32: matches that agree on one geometry; -1 where that was not asked for."""
+
+    def __post_init__(self) -> None:
+        lengths = {len(getattr(self, name)) for name in self.__dataclass_fields__}
+        if len(lengths) != 1:
+            raise ValueError(f"evidence of pairs needs equally long columns, not {lengths}.")
+
+    def __len__(self) -> int:
+        return len(self.match_count_P)
+
+
+class PairMatcher(Protocol):
+    """Scores pairs of images by their local features; no pair's score depends on another."""
+
+    def score(
+        self, queries: LocalFeatures, gallery: LocalFeatures, pair_P2: np.ndarray
+    ) -> PairEvidence:
+        """The evidence of the pairs (row of ``queries``, row of ``gallery``), int32 (P, 2)."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Some pairs, and the images that they are made of."""
+
+    number: int
+    place_P: np.ndarray
+    """int64: where the pairs stand in the whole list of pairs."""
+    query_M: np.ndarray
+    """The query indices, each once, rising."""
+    gallery_M: np.ndarray
+    """The gallery indices, each once, rising."""
+    pair_P2: np.ndarray
+    """int32: each pair as places in ``query_M`` and ``gallery_M``."""
+
+
+FeaturesOf = Callable[[np.ndarray], LocalFeatures]
+"""Gives the local features of the images at these indices of one side."""
+
+
+def plan_tiles(
+    query_P: np.ndarray, gallery_P: np.ndarray, *, pairs_per_tile: int
+) -> Iterator[Tile]:
+    """Cut pairs into tiles of at most ``pairs_per_tile``.
+
+    The pairs of a few neighbouring queries stand together, by gallery image: all pairs of two
+    sets become nearly square tiles, and queries that share candidates share their features.
+    The plan depends on the set of pairs alone, not on their order.
+
+    >>> [tile.pair_P2.tolist() for tile in plan_tiles(np.array([0, 0, 1]), np.array([7, 5, 5]),
+    ...                                               pairs_per_tile=4)]
+    [[[0, 0], [1, 0], [0, 1]]]
+    """
+    if pairs_per_tile < 1:
+        raise ValueError(f"a tile holds one pair at least, not {pairs_per_tile}.")
+    rows = max(1, isqrt(pairs_per_tile))
+    order_P = np.lexsort((query_P, gallery_P, query_P // rows))
+    for number, start in enumerate(range(0, len(order_P), pairs_per_tile)):
+        place_P = order_P[start : start + pairs_per_tile]
+        query_M, query_place_P = np.unique(query_P[place_P], return_inverse=True)
+        gallery_M, gallery_place_P = np.unique(gallery_P[place_P], return_inverse=True)
+        pair_P2 = np.stack([query_place_P, gallery_place_P], axis=1).astype(np.int32)
+        yield Tile(number, place_P, query_M, gallery_M, pair_P2)
+
+
+def tile_count(pairs: int, pairs_per_tile: int) -> int:
+    """How many tiles `plan_tiles` makes.
+
+    >>> tile_count(9, 4)
+    3
+    """
+    return -(-pairs // pairs_per_tile)
+
+
+def match_in_process(
+    tiles: Iterator[Tile],
+    matcher: PairMatcher,
+    *,
+    queries: FeaturesOf,
+    gallery: FeaturesOf,
+) -> Iterator[tuple[Tile, PairEvidence]]:
+    """The plain twin of the distributed matching: tile after tile, here."""
+    for tile in tiles:
+        yield tile, matcher.score(queries(tile.query_M), gallery(tile.gallery_M), tile.pair_P2)
