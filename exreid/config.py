@@ -125,11 +125,58 @@ class ModelConfig(StrictModel):
     """Images in one forward pass."""
 
 
+class FastConfig(StrictModel):
+    """What benchmark.precision=fast leaves out; each saving is an option of its own."""
+
+    dtype: Literal["fp32", "bf16"] = "bf16"
+    """Arithmetic of the matcher's layers."""
+    prune_after: Annotated[int, Field(ge=1, le=8)] | None = 3
+    """Layer after which only the most matchable keypoints of each image go on; null: all do."""
+    prune_to: PositiveInt = 128
+    """With prune_after: how many keypoints go on."""
+    look_layers: Annotated[int, Field(ge=1, le=9)] | None = 3
+    """A cheap first look at all pairs goes through so many layers; null: no first look."""
+    look_keypoints: PositiveInt = 128
+    """Keypoints of each image in the first look."""
+    look_share: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Share of each query's candidates that are matched in full after the first look; the others
+    stay below them, in the order of the first look."""
+    look_least: PositiveInt = 10
+    """Candidates of each query that are matched in full at least."""
+    compile: bool = False
+    """Compile the layers with torch.compile: worth its start on a GPU."""
+
+
 class BenchmarkConfig(StrictModel):
     """How queries are matched with the gallery, and what is measured."""
 
-    method: Literal["cosine"] = "cosine"
-    """Retrieval method."""
+    method: Literal["cosine", "local_lightglue"] = "cosine"
+    """cosine: global features. local_lightglue: keypoints matched by LightGlue."""
+    candidate_k: PositiveInt | None = None
+    """Local methods: match only the best so many candidates of each query by the global score.
+    null: all pairs, without global features."""
+    local_features: Literal["aliked-n16", "aliked-n16rot", "aliked-n32", "disk"] = "aliked-n16"
+    """Keypoints and descriptors that are matched."""
+    local_top_k: PositiveInt = 512
+    """Keypoints of each image; the field's reference takes 256."""
+    local_size: Annotated[int, Field(ge=64)] = 512
+    """Longer side in pixels of the image that keypoints are looked for in."""
+    local_square: bool = False
+    """Stretch that image to a square, as the field's reference does; false keeps its aspect."""
+    local_masks: Literal["filter", "blank", "none"] = "filter"
+    """filter: keypoints on the animal alone, where there is a mask. blank: fill the background
+    before, which makes the silhouette a feature. none: keypoints anywhere."""
+    match_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Confidence from which a match counts."""
+    local_score: Literal["matches", "confidence", "inliers"] = "matches"
+    """What ranks candidates: the number of matches, the sum of their confidences, or the number
+    that agrees on one geometry."""
+    geometry: Literal["none", "fundamental", "homography"] = "none"
+    """Also count the matches that agree on one geometry (MAGSAC)."""
+    precision: Literal["exact", "fast"] = "exact"
+    """exact: the published network in fp32, all layers. fast: benchmark.fast."""
+    fast: FastConfig = FastConfig()
+    """What precision=fast leaves out."""
     top_k: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 5, 10)
     """The k of each top-k metric."""
     mAP: bool = True
@@ -143,6 +190,14 @@ class BenchmarkConfig(StrictModel):
     cache: Annotated[str, BeforeValidator(_switch_as_text), Field(min_length=1)] = "auto"
     """Where features are kept between runs: auto (.exreid_cache under output.root), off, or a
     folder."""
+
+    @model_validator(mode="after")
+    def _inliers_need_a_geometry(self) -> Self:
+        if self.local_score == "inliers" and self.geometry == "none":
+            raise ValueError(
+                "benchmark.local_score=inliers needs benchmark.geometry=fundamental or homography"
+            )
+        return self
 
 
 class OutputConfig(StrictModel):
@@ -210,5 +265,13 @@ class ProbeConfig(StrictModel):
             raise ValueError(
                 "benchmark.exclude=encounter needs dataset.encounter_cols, the columns that "
                 "name an encounter"
+            )
+        local = self.benchmark.method != "cosine"
+        if local and self.benchmark.local_masks == "blank" and self.dataset.mask_col is None:
+            raise ValueError("benchmark.local_masks=blank needs dataset.mask_col")
+        if local and self.benchmark.cache == "off":
+            raise ValueError(
+                "benchmark.cache=off: local features lie in the cache while they are matched. Set "
+                "auto, or a folder"
             )
         return self

@@ -164,6 +164,16 @@ def prepare_matte(data: bytes, mask_value: str | None, pre: Preprocessing) -> np
     return np.asarray(_resized(matte, _part_of(whole, part), resized_wh, pre))
 
 
+def used_wh_px(data: bytes, mask_value: str | None, pre: Preprocessing) -> tuple[int, int]:
+    """Width and height at full scale of what ``pre`` resizes: the whole displayed image, or the
+    mask's box. The pixels are not decoded."""
+    opened = _open(data)
+    if not pre.crop_to_mask:
+        return opened.full_wh_px
+    left, top, right, bottom = _box_with_margin(_mask_of(opened, mask_value), pre.crop_margin)
+    return right - left, bottom - top
+
+
 @dataclass(frozen=True)
 class _Opened:
     """An image whose header is read, and whose pixels are not."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import pyarrow as pa
 import ray
 from ray.data.read_api import from_blocks
 
+from exreid.distributed.blocks import table_block, table_blocks
 from exreid.errors import ImageError
 from exreid.features.decoding import PART_IMAGES, KeepDecoded
-from exreid.features.extraction import PrepareImages, input_columns
+from exreid.features.extraction import PrepareImages
 from exreid.records import ImageTable
 
 
@@ -23,8 +23,7 @@ def decode_over_tasks(
     It runs to its end before the training begins, not beside it: an unreadable image changes
     which classes there are, and that must be known before the first step.
     """
-    starts = range(0, len(positions), PART_IMAGES)
-    blocks = [_block(table, positions[start : start + PART_IMAGES]) for start in starts]
+    blocks = table_blocks(table, positions, PART_IMAGES)
     dataset = ray.data.from_arrow(blocks).map_batches(
         keep, batch_size=None, batch_format="numpy", num_cpus=cpus
     )
@@ -62,7 +61,7 @@ class StreamedImages:
     def _stream(self, places: Sequence[np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
         # The training workers hold the CPUs: tasks that asked for one would wait for ever, and
         # so does ray.data.from_arrow, which starts such tasks itself.
-        dataset = from_blocks([_block(self.table, place_b) for place_b in places])
+        dataset = from_blocks([table_block(self.table, place_b) for place_b in places])
         dataset = dataset.map_batches(
             self.prepare, batch_size=None, batch_format="numpy", num_cpus=0
         )
@@ -73,12 +72,3 @@ class StreamedImages:
             if error:
                 path = self.table.rows["path"].iloc[int(position)]
                 raise ImageError(f"{path}: {error} It could be read before the training began.")
-
-
-def _block(table: ImageTable, positions: np.ndarray) -> pa.Table:
-    return pa.table(
-        {
-            name: pa.array(column.tolist(), pa.int64() if name == "position" else pa.string())
-            for name, column in input_columns(table, positions).items()
-        }
-    )

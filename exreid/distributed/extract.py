@@ -12,6 +12,7 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy
 
+from exreid.distributed.blocks import table_blocks
 from exreid.distributed.session import Placement
 from exreid.features.embedding import Embedder
 from exreid.features.extraction import (
@@ -19,7 +20,6 @@ from exreid.features.extraction import (
     Extracted,
     PrepareImages,
     as_extracted,
-    input_columns,
 )
 from exreid.models.backbones import Backbone
 from exreid.records import ImageTable
@@ -101,14 +101,4 @@ def _blocks(
     """Whole batches per block, and a few blocks for each actor so that none ends up waiting."""
     batches = math.ceil(len(positions) / batch_size)
     per_block = batch_size * max(1, min(LARGEST_BLOCK // batch_size, batches // (8 * actors)))
-    return [
-        pa.table(
-            {
-                name: pa.array(column.tolist(), pa.int64() if name == "position" else pa.string())
-                for name, column in input_columns(
-                    table, positions[start : start + per_block]
-                ).items()
-            }
-        )
-        for start in range(0, len(positions), per_block)
-    ]
+    return table_blocks(table, positions, per_block)

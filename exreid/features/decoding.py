@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from exreid.data.decoded import DecodedStore, write_part
+from exreid.data.array_store import ArrayStore, write_part
 from exreid.features.embedding import image_key
 from exreid.features.extraction import (
     Extracted,
@@ -46,11 +46,15 @@ class KeepDecoded:
 
 
 DecodeSource = Callable[[ImageTable, np.ndarray], Iterable[dict[str, np.ndarray]]]
-"""Decodes the images at these positions of the table with `KeepDecoded`, in any order."""
+"""Runs a `KeepImages` over the images at these positions of the table, in any order."""
+
+
+KeepImages = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+"""Reads the images of a batch, keeps something of them in a cache, and says how it went."""
 
 
 def decode_in_process(
-    table: ImageTable, positions: np.ndarray, *, keep: KeepDecoded
+    table: ImageTable, positions: np.ndarray, *, keep: KeepImages
 ) -> Iterable[dict[str, np.ndarray]]:
     """The plain twin of the distributed decoding: part after part, here."""
     for start in range(0, len(positions), PART_IMAGES):
@@ -75,7 +79,7 @@ def decode_table(
     keys: dict[int, str] = {}
     missing = np.arange(len(table))
     if folder is not None and memo is not None:
-        store = DecodedStore(folder)
+        store = ArrayStore(folder)
         for position, key in enumerate(known_keys(table, memo) if len(store) else []):
             if key is not None and key in store:
                 keys[position] = key

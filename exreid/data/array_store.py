@@ -1,8 +1,8 @@
-"""The decoded cache: uint8 images of one shape by key, memory-mapped when read.
+"""Arrays of one shape and type by key, memory-mapped when read: decoded images, local features.
 
-A store is a folder for one preprocessing. Its parts are ``part-*.npy``, (n, H, W, C), each with
-its keys in ``part-*.keys``, one a line. Both are written under temporary names and renamed, the
-keys last: a killed run leaves only whole parts, and several processes can write at once. What
+A store is a folder for one stage with one setting. Its parts are ``part-*.npy``, (n, ...), each
+with its keys in ``part-*.keys``, one a line. Both are written under temporary names, then renamed,
+the keys last: a killed run leaves only whole parts, and several processes can write at once. What
 was read lately stays in memory as far as it fits, by the operating system's page cache, which
 all processes of a machine share.
 """
@@ -20,8 +20,8 @@ import numpy as np
 from exreid.errors import CacheError
 
 
-class DecodedStore:
-    """Images by key; see the module's docstring for the files."""
+class ArrayStore:
+    """Arrays by key; see the module's docstring for the files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -40,39 +40,39 @@ class DecodedStore:
         return key in self._place
 
     def gather(self, keys: Sequence[str]) -> np.ndarray:
-        """A copy of the images of these keys, in that order; no keys: an array of length 0."""
+        """A copy of the arrays of these keys, in that order; no keys: an array of length 0."""
         if len(keys) == 0:
             return np.zeros((0, 0, 0, 0), np.uint8)
-        first = self._image(keys[0])
-        out_NHWC = np.empty((len(keys), *first.shape), np.uint8)
+        first = self._array(keys[0])
+        out = np.empty((len(keys), *first.shape), first.dtype)
         for i, key in enumerate(keys):
-            out_NHWC[i] = self._image(key)
-        return out_NHWC
+            out[i] = self._array(key)
+        return out
 
-    def _image(self, key: str) -> np.ndarray:
+    def _array(self, key: str) -> np.ndarray:
         try:
             number, row = self._place[key]
             if number not in self._open:
                 self._open[number] = np.load(self._parts[number], mmap_mode="r")
-            image: np.ndarray = self._open[number][row]
+            array: np.ndarray = self._open[number][row]
         except (KeyError, OSError, ValueError, IndexError) as error:
             raise CacheError(
-                f"{self.folder}: image {key} of the decoded cache cannot be read "
+                f"{self.folder}: entry {key} of this cache cannot be read "
                 f"({type(error).__name__}). On a cluster every machine must see output.root; "
-                "otherwise delete that folder, or set dataset.decoded_cache=off."
+                "otherwise delete that folder: it is filled again."
             ) from error
-        return image
+        return array
 
 
-def write_part(folder: Path, keys: Sequence[str], images_NHWC: np.ndarray) -> None:
-    """Add a part; nothing where there are no images."""
+def write_part(folder: Path, keys: Sequence[str], arrays_N: np.ndarray) -> None:
+    """Add a part, an array for each key; nothing where there are none."""
     if len(keys) == 0:
         return
     folder.mkdir(parents=True, exist_ok=True)
     name = f"part-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
     temporary = folder / f".{name}.{os.getpid()}.tmp"
     with temporary.open("wb") as stream:
-        np.save(stream, np.ascontiguousarray(images_NHWC))
+        np.save(stream, np.ascontiguousarray(arrays_N))
     temporary.replace(folder / f"{name}.npy")
     temporary.write_text("".join(f"{key}\n" for key in keys), encoding="ascii")
     temporary.replace(folder / f"{name}.keys")

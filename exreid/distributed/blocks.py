@@ -1,0 +1,27 @@
+"""Rows of an image table as blocks of a Ray data set."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from exreid.features.extraction import input_columns
+from exreid.records import ImageTable
+
+
+def table_block(table: ImageTable, positions: np.ndarray) -> pa.Table:
+    """Columns ``position``, ``path`` and ``mask`` of the images at these positions."""
+    return pa.table(
+        {
+            name: pa.array(column.tolist(), pa.int64() if name == "position" else pa.string())
+            for name, column in input_columns(table, positions).items()
+        }
+    )
+
+
+def table_blocks(table: ImageTable, positions: np.ndarray, per_block: int) -> list[pa.Table]:
+    """Blocks of so many images, the last one of what is left."""
+    return [
+        table_block(table, positions[start : start + per_block])
+        for start in range(0, len(positions), per_block)
+    ]

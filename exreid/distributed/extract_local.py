@@ -1,0 +1,45 @@
+"""Local features over a pool of actors that write the cache themselves; only keys come back."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import ray
+from ray.data import ActorPoolStrategy
+
+from exreid.distributed.blocks import table_blocks
+from exreid.distributed.session import Placement
+from exreid.features.local_extraction import PART_IMAGES, ExtractLocal
+from exreid.records import ImageTable
+
+MAX_RESTARTS = 3
+
+
+def extract_local_over_actors(
+    table: ImageTable, positions: np.ndarray, *, arguments: dict[str, Any], placement: Placement
+) -> Iterator[dict[str, np.ndarray]]:
+    """`ExtractLocal` with these arguments over the images at these positions, in any order."""
+    size = min(PART_IMAGES, max(1, -(-len(positions) // (2 * placement.actors))))
+    blocks = table_blocks(table, positions, size)
+    with warnings.catch_warnings():
+        # Bounding an actor's restarts has no named parameter in Ray 2.60 yet.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+        dataset = ray.data.from_arrow(blocks).map_batches(
+            ExtractLocal,
+            fn_constructor_kwargs={
+                **arguments,
+                "device": placement.device,
+                "threads": placement.threads,
+            },
+            batch_size=None,
+            batch_format="numpy",
+            num_cpus=placement.cpus,
+            num_gpus=placement.gpus or None,
+            compute=ActorPoolStrategy(size=min(placement.actors, len(blocks))),
+            max_restarts=MAX_RESTARTS,
+            max_task_retries=MAX_RESTARTS,
+        )
+    yield from dataset.iter_batches(batch_size=None, batch_format="numpy")

@@ -1,0 +1,194 @@
+"""Local features of a table's images, each extracted at most once: reading, masks, cache.
+
+The pass over the table is that of the decoded images (`exreid.features.decoding`): what is
+extracted is written where it is extracted, and only keys travel. Letters: N images, K keypoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from exreid.data.array_store import ArrayStore, write_part
+from exreid.data.images import (
+    STAGE_VERSION,
+    Preprocessing,
+    prepare_image,
+    prepare_matte,
+    used_wh_px,
+)
+from exreid.data.storage import read_bytes
+from exreid.errors import ImageError, MaskError
+from exreid.features.embedding import content_hash, image_key
+from exreid.features.extraction import trusted_signature
+from exreid.features.local import EXTRACTORS, LocalExtractor
+from exreid.records import LocalFeatures
+
+BATCH = 8
+PART_IMAGES = 32
+"""Images of one part of the cache, and of one task."""
+MIN_SIDE_PX = 32
+
+
+@dataclass(frozen=True)
+class LocalPreprocessing:
+    """What the extractor is given of a photograph."""
+
+    longer_side_px: int
+    """The longer side, smaller photographs enlarged; with ``square`` both sides."""
+    square: bool
+    """Stretch to a square, as the field's reference does, instead of keeping the aspect."""
+    mask_use: Literal["filter", "blank", "none"]
+    """filter: keypoints from inside the mask alone. blank: the background is filled before, which
+    makes the silhouette a feature. none: the whole photograph."""
+    crop_to_mask: bool
+    crop_margin: float
+    reduced_decode: bool = True
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that the extractor's input depends on, for cache keys."""
+        return {"images_version": STAGE_VERSION, **asdict(self)}
+
+    def prepare(self, data: bytes, mask: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """A file's bytes to uint8 RGB (H, W, 3), and where the animal is, bool (H, W)."""
+        pre = Preprocessing(
+            image_wh_px=(self.longer_side_px, self.longer_side_px),
+            resize="stretch",
+            crop_pct=1.0,
+            interpolation="bicubic",
+            no_background=self.mask_use == "blank",
+            crop_to_mask=self.crop_to_mask,
+            crop_margin=self.crop_margin,
+            fill_rgb=(128, 128, 128),
+            reduced_decode=self.reduced_decode,
+        )
+        if not self.square:
+            width, height = used_wh_px(data, mask, pre)
+            scale = self.longer_side_px / max(width, height)
+            size = (
+                max(MIN_SIDE_PX, round(width * scale)),
+                max(MIN_SIDE_PX, round(height * scale)),
+            )
+            pre = replace(pre, image_wh_px=size)
+        image_HWC = prepare_image(data, mask, pre)
+        if self.mask_use != "filter" or not mask:
+            return image_HWC, None
+        matte_HW = prepare_matte(data, mask, replace(pre, no_background=False))
+        return image_HWC, matte_HW >= 128
+
+
+class ExtractLocal:
+    """Extracts the images of a batch and writes them into the cache; only keys go further.
+
+    Use it as a function, or as the class of an actor.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        preprocessing: LocalPreprocessing,
+        folder: Path,
+        *,
+        extractor: str,
+        keypoints: int,
+        device: str = "cpu",
+        threads: int | None = None,
+    ) -> None:
+        if threads:
+            import torch
+
+            torch.set_num_threads(threads)
+        self.root, self.preprocessing, self.folder = root, preprocessing, folder
+        self.extract = LocalExtractor(extractor, keypoints=keypoints, device=device)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Columns ``position``, ``path`` and ``mask`` in; ``content``, ``signature``, ``error``
+        and ``stage`` out, as `exreid.features.extraction.PrepareImages` has them."""
+        count = len(batch["position"])
+        columns = {name: [""] * count for name in ("content", "signature", "error", "stage")}
+        ready: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
+        for i, (path, mask) in enumerate(zip(batch["path"], batch["mask"], strict=True)):
+            try:
+                columns["signature"][i] = trusted_signature(self.root, path)
+                data = read_bytes(self.root, path)
+                columns["content"][i] = content_hash(data)
+                ready[i] = self.preprocessing.prepare(data, mask or None)
+            except (ImageError, MaskError) as error:
+                columns["error"][i] = str(error)
+                columns["stage"][i] = "mask" if isinstance(error, MaskError) else "image"
+        features = self._features(ready)
+        keys = [image_key(columns["content"][i], batch["mask"][i] or None) for i in features]
+        records = [as_record(one) for one in features.values()]
+        write_part(self.folder, keys, np.concatenate(records) if records else np.zeros(0))
+        texts = {name: np.array(values, dtype=object) for name, values in columns.items()}
+        return {"position": batch["position"], **texts}
+
+    def _features(
+        self, ready: dict[int, tuple[np.ndarray, np.ndarray | None]]
+    ) -> dict[int, LocalFeatures]:
+        """Of each image, images of one size in batches."""
+        groups: dict[tuple[tuple[int, ...], bool], list[int]] = {}
+        for i, (image_HWC, mask_HW) in ready.items():
+            groups.setdefault((image_HWC.shape, mask_HW is None), []).append(i)
+        features: dict[int, LocalFeatures] = {}
+        for (_, bare), members in groups.items():
+            for start in range(0, len(members), BATCH):
+                part = members[start : start + BATCH]
+                masks = None if bare else np.stack([_mask(ready[i]) for i in part])
+                found = self.extract(np.stack([ready[i][0] for i in part]), masks)
+                features.update((i, found.take(np.array([place]))) for place, i in enumerate(part))
+        return features
+
+
+def _mask(ready: tuple[np.ndarray, np.ndarray | None]) -> np.ndarray:
+    assert ready[1] is not None
+    return ready[1]
+
+
+def local_description(
+    extractor: LocalExtractor, preprocessing: LocalPreprocessing, device: str
+) -> dict[str, Any]:
+    """Everything that an image's local features depend on besides the image and its mask."""
+    return {**extractor.describe(), "preprocessing": preprocessing.describe(), "device": device}
+
+
+def record_dtype(keypoints: int, length: int) -> np.dtype[Any]:
+    """How one image's features lie in the cache."""
+    return np.dtype(
+        [
+            ("keypoints", "<f4", (keypoints, 2)),
+            ("descriptors", "<f2", (keypoints, length)),
+            ("count", "<i4"),
+            ("wh_px", "<i4", (2,)),
+        ]
+    )
+
+
+def as_record(features: LocalFeatures) -> np.ndarray:
+    """The features of N images as N records."""
+    records = np.zeros(len(features), record_dtype(*features.descriptors_NKL.shape[1:]))
+    records["keypoints"], records["descriptors"] = features.keypoints_NK2, features.descriptors_NKL
+    records["count"], records["wh_px"] = features.count_N, features.image_wh_px_N2
+    return records
+
+
+class LocalFeatureStore:
+    """Local features by key, read from the cache's memory-mapped files when asked for."""
+
+    def __init__(self, folder: Path, extractor: str, keypoints: int) -> None:
+        self.store = ArrayStore(folder)
+        self.empty = np.zeros(0, record_dtype(keypoints, EXTRACTORS[extractor].descriptor_length))
+
+    def gather(self, keys: Sequence[str]) -> LocalFeatures:
+        """The features of these images, in that order."""
+        records = self.store.gather(keys) if len(keys) else self.empty
+        return LocalFeatures(
+            np.ascontiguousarray(records["keypoints"]),
+            np.ascontiguousarray(records["descriptors"]),
+            np.ascontiguousarray(records["count"]),
+            np.ascontiguousarray(records["wh_px"]),
+        )

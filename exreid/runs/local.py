@@ -1,0 +1,311 @@
+"""The local part of a probe: keypoints, pairs, and the ranking that they give."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exreid.config import ProbeConfig
+from exreid.data.storage import is_remote
+from exreid.distributed.session import Placement
+from exreid.errors import MatchingError
+from exreid.features.decoding import decode_in_process, decode_table
+from exreid.features.embedding import describe_fingerprint
+from exreid.features.extraction import ExtractionReport
+from exreid.features.local import EXTRACTORS, LocalExtractor
+from exreid.features.local_extraction import (
+    ExtractLocal,
+    LocalFeatureStore,
+    LocalPreprocessing,
+    local_description,
+)
+from exreid.features.store import SignatureMemo
+from exreid.matching.lightglue import LightGlueMatcher, MatchSettings
+from exreid.matching.pair_store import PairStore
+from exreid.matching.pairs import best_of_each_query, score_pairs
+from exreid.matching.shortlist import rerank_shortlist, shortlist_pairs
+from exreid.matching.tiles import PairEvidence, Tile, match_in_process
+from exreid.metrics.ranking import concatenate_rankings, index_gallery, rank_block, side_slice
+from exreid.models.checkpoints import weights_fingerprint
+from exreid.models.lightglue import load_lightglue
+from exreid.records import ImageTable, Ranking, RetrievalSide
+from exreid.runs.artifacts import write_text
+from exreid.runs.inputs import cache_folder
+from exreid.runs.progress import Progress
+
+PAIRS_PER_TILE = {"cpu": 64, "cuda": 1024}
+QUERY_BLOCK = 256
+FIRST_LOOK, FULL_LOOK = "First look", "Matching pairs"
+FAILED_FILE = "failed_pairs.csv"
+STAGE_VERSION = 1
+"""Raise it when the code of the matching changes its evidence."""
+
+
+@dataclass(frozen=True)
+class MakeMatcher:
+    """Builds the matcher, in whatever process it is called."""
+
+    features: str
+    settings: MatchSettings
+    device: str
+
+    def __call__(self) -> LightGlueMatcher:
+        """With the published weights."""
+        return LightGlueMatcher(load_lightglue(self.features), self.settings, self.device)
+
+
+@dataclass(frozen=True)
+class LocalImages:
+    """Images whose local features lie in the cache."""
+
+    positions: np.ndarray
+    """Of the table that was given: the images that could be read."""
+    keys: list[str]
+    store: LocalFeatureStore
+    description: dict[str, Any]
+    """What the features depend on besides the images."""
+    report: ExtractionReport
+
+
+@dataclass
+class Looks:
+    """How the matching went, over all its looks."""
+
+    pairs: dict[str, int] = field(default_factory=dict)
+    pairs_known: int = 0
+    actors_lost: int = 0
+    wait_share: float | None = None
+
+
+def preprocessing_of(config: ProbeConfig) -> LocalPreprocessing:
+    """What the extractor is given, by the config."""
+    dataset, benchmark = config.dataset, config.benchmark
+    return LocalPreprocessing(
+        longer_side_px=benchmark.local_size,
+        square=benchmark.local_square,
+        mask_use=benchmark.local_masks if dataset.mask_col is not None else "none",
+        crop_to_mask=dataset.crop_to_mask,
+        crop_margin=dataset.crop_margin,
+        reduced_decode=dataset.reduced_decode,
+    )
+
+
+def settings_of(config: ProbeConfig) -> tuple[MatchSettings | None, MatchSettings]:
+    """The settings of the first look, where there is one, and of the full one."""
+    benchmark, fast = config.benchmark, config.benchmark.fast
+    whole = MatchSettings(match_threshold=benchmark.match_threshold, geometry=benchmark.geometry)
+    if benchmark.precision == "exact":
+        return None, whole
+    full = MatchSettings(
+        match_threshold=benchmark.match_threshold,
+        geometry=benchmark.geometry,
+        dtype=fast.dtype,
+        prune_after=fast.prune_after,
+        prune_to=fast.prune_to,
+        compile=fast.compile,
+    )
+    if fast.look_layers is None:
+        return None, full
+    look = MatchSettings(
+        match_threshold=benchmark.match_threshold,
+        dtype=fast.dtype,
+        layers=fast.look_layers,
+        keypoints=fast.look_keypoints,
+        compile=fast.compile,
+        batch_pairs=32,
+    )
+    return look, full
+
+
+def extract_local_images(
+    table: ImageTable,
+    config: ProbeConfig,
+    placement: Placement | None,
+    on_progress: Callable[[int], Any],
+) -> LocalImages:
+    """The local features of the table's images, from the cache or extracted."""
+    benchmark, preprocessing = config.benchmark, preprocessing_of(config)
+    device = placement.device if placement else "cpu"
+    extractor = LocalExtractor(benchmark.local_features, keypoints=benchmark.local_top_k)
+    description = local_description(extractor, preprocessing, device)
+    cache = cache_folder(config)
+    folder = cache / "local" / describe_fingerprint(description)
+    root = table.root if is_remote(table.root) else os.path.abspath(table.root)  # noqa: PTH100
+    arguments: dict[str, Any] = {
+        "root": root,
+        "preprocessing": preprocessing,
+        "folder": folder,
+        "extractor": benchmark.local_features,
+        "keypoints": benchmark.local_top_k,
+    }
+
+    def over_actors(table: ImageTable, positions: np.ndarray) -> Any:
+        from exreid.distributed.extract_local import extract_local_over_actors
+
+        assert placement is not None
+        return extract_local_over_actors(table, positions, arguments=arguments, placement=placement)
+
+    def here(table: ImageTable, positions: np.ndarray) -> Any:
+        return decode_in_process(table, positions, keep=ExtractLocal(**arguments))
+
+    positions, keys, report = decode_table(
+        table,
+        over_actors if placement else here,
+        folder=folder,
+        memo=SignatureMemo(cache / "signatures"),
+        on_error=config.dataset.on_error,
+        on_progress=on_progress,
+    )
+    store = LocalFeatureStore(folder, benchmark.local_features, benchmark.local_top_k)
+    return LocalImages(positions, keys, store, description, report)
+
+
+def unordered(queries: RetrievalSide, gallery: RetrievalSide, config: ProbeConfig) -> Ranking:
+    """All candidates of each query in the table's order: what all pairs are matched from."""
+    index = index_gallery(gallery, exclude=config.benchmark.exclude)
+    parts = []
+    for start in range(0, len(queries), QUERY_BLOCK):
+        block = side_slice(queries, start, min(start + QUERY_BLOCK, len(queries)))
+        scores = np.zeros((len(block), len(gallery)), np.float32)
+        parts.append(rank_block(scores, block, index, keep=len(gallery)))
+    return concatenate_rankings(parts)
+
+
+class PairMatching:
+    """Matches the pairs of a probe, look after look."""
+
+    def __init__(
+        self,
+        config: ProbeConfig,
+        images: LocalImages,
+        *,
+        queries: np.ndarray,
+        gallery: np.ndarray,
+        placement: Placement | None,
+        folder: Path,
+        progress: Progress,
+    ) -> None:
+        """``queries`` and ``gallery`` are places among ``images``."""
+        self.config, self.images = config, images
+        self.query_keys = [images.keys[i] for i in queries]
+        self.gallery_keys = [images.keys[i] for i in gallery]
+        self.placement, self.folder, self.progress = placement, folder, progress
+        self.features = EXTRACTORS[config.benchmark.local_features].matcher
+        self.weights = weights_fingerprint(load_lightglue(self.features))
+        self.device = placement.device if placement else "cpu"
+        self.looks = Looks()
+
+    def rerank(self, ranking: Ranking, queries: RetrievalSide, gallery: RetrievalSide) -> Ranking:
+        """The ranking with its shortlist (or all of it) in the order of the local scores."""
+        self.queries, self.gallery = queries, gallery
+        shortlist = self.config.benchmark.candidate_k or len(gallery)
+        query_P, gallery_P = shortlist_pairs(ranking, shortlist)
+        look, full = settings_of(self.config)
+        deep_P = np.ones(len(query_P), bool)
+        score_P = np.zeros(len(query_P))
+        if look is not None:
+            score_P = self._look(FIRST_LOOK, query_P, gallery_P, look).confidence_sum_P.copy()
+            fast = self.config.benchmark.fast
+            deep_P = best_of_each_query(
+                query_P, score_P, gallery_P, share=fast.look_share, least=fast.look_least
+            )
+        evidence = self._look(FULL_LOOK, query_P[deep_P], gallery_P[deep_P], full)
+        score_P[deep_P] = self._score(evidence)
+        return rerank_shortlist(ranking, gallery, shortlist, deep_P.astype(np.float64), score_P)
+
+    def _score(self, evidence: PairEvidence) -> np.ndarray:
+        by_name = {
+            "matches": evidence.match_count_P,
+            "confidence": evidence.confidence_sum_P,
+            "inliers": evidence.inlier_count_P,
+        }
+        return by_name[self.config.benchmark.local_score].astype(np.float64)
+
+    def _look(
+        self, stage: str, query_P: np.ndarray, gallery_P: np.ndarray, settings: MatchSettings
+    ) -> PairEvidence:
+        description = {
+            "stage": "pairs",
+            "stage_version": STAGE_VERSION,
+            "local": self.images.description,
+            "weights": self.weights,
+            "settings": settings.describe(),
+            "device": self.device,
+        }
+        cache = cache_folder(self.config) / "pairs" / describe_fingerprint(description)
+        size = PAIRS_PER_TILE[self.device]
+        failed: list[tuple[Tile, str]] = []
+        scored = score_pairs(
+            query_P,
+            gallery_P,
+            query_keys=self.query_keys,
+            gallery_keys=self.gallery_keys,
+            store=PairStore(cache),
+            run=partial(self._run, settings=settings, failed=failed),
+            pairs_per_tile=size,
+            on_progress=self.progress(stage, len(query_P)),
+        )
+        self.looks.pairs[stage] = len(query_P)
+        self.looks.pairs_known += scored.known
+        if failed:
+            missing = scored.missing_P
+            self._report(failed, query_P[missing], gallery_P[missing])
+        return scored.evidence
+
+    def _run(
+        self, tiles: Iterator[Tile], *, settings: MatchSettings, failed: list[tuple[Tile, str]]
+    ) -> Iterator[tuple[Tile, PairEvidence]]:
+        make = MakeMatcher(self.features, settings, self.device)
+        features: dict[str, Any] = {
+            "queries": lambda index: self.images.store.gather([self.query_keys[i] for i in index]),
+            "gallery": lambda index: self.images.store.gather(
+                [self.gallery_keys[i] for i in index]
+            ),
+        }
+        if self.placement is None:
+            yield from match_in_process(tiles, make(), **features)
+            return
+        from exreid.distributed.match import MatchReport, match_over_actors
+
+        report = MatchReport()
+        yield from match_over_actors(
+            tiles, make, placement=self.placement, report=report, **features
+        )
+        failed.extend(report.failed)
+        self.looks.actors_lost += report.actors_lost
+        self.looks.wait_share = report.wait_share
+
+    def _report(
+        self, failed: list[tuple[Tile, str]], query_P: np.ndarray, gallery_P: np.ndarray
+    ) -> None:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["query_id", "gallery_id"])
+        for query, gallery in zip(query_P.tolist(), gallery_P.tolist(), strict=True):
+            writer.writerow([self.queries.image_ids[query], self.gallery.image_ids[gallery]])
+        write_text(self.folder / FAILED_FILE, text.getvalue())
+        raise MatchingError(
+            f"{len(query_P)} pairs could not be matched, in {len(failed)} tiles "
+            f"({failed[0][1]}). They stand in {self.folder / FAILED_FILE}; all others are kept, "
+            "and the same command tries these again."
+        )
+
+
+def placement_for(config: ProbeConfig, stack: ExitStack, *, verbose: bool) -> Placement | None:
+    """The actors of the local stages, Ray started for as long as ``stack`` is open; None for the
+    work in this process."""
+    if config.ray.num_actors == 0:
+        return None
+    from exreid.distributed.session import place_actors, ray_session
+
+    stack.enter_context(ray_session(config.ray, verbose=verbose))
+    return place_actors(config.ray)
