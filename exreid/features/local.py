@@ -79,9 +79,9 @@ class LocalExtractor:
         self, images_BHWC: np.ndarray, mask_BHW: np.ndarray | None = None
     ) -> LocalFeatures:
         """Features of uint8 RGB images; with a mask (bool), only from where it is true."""
-        pixels = torch.from_numpy(np.ascontiguousarray(images_BHWC)).to(self.device)
+        pixels = torch.from_numpy(images_BHWC.copy()).to(self.device)
         images = pixels.permute(0, 3, 1, 2).float() / 255.0
-        mask = None if mask_BHW is None else torch.from_numpy(mask_BHW).to(self.device)
+        mask = None if mask_BHW is None else torch.from_numpy(mask_BHW.copy()).to(self.device)
         points, descriptors, counts = self._detect(images, mask)
         return self._padded(points, descriptors, counts, images_BHWC.shape[2:0:-1])
 
@@ -137,23 +137,22 @@ class Disk:
 
     def __call__(self, images: torch.Tensor, mask: torch.Tensor | None) -> Detected:
         """See `Detect`."""
-        from kornia.feature.disk.detector import heatmap_to_keypoints
+        from kornia.feature.disk.detector import Keypoints, heatmap_to_keypoints
 
         height, width = images.shape[-2:]
         padded = torch.nn.functional.pad(images, (0, -width % 16, 0, -height % 16))
         heat, dense = self.network.heatmap_and_dense_descriptors(padded)
         heat, dense = heat[..., :height, :width], dense[..., :height, :width]
-        if mask is not None:
-            heat = heat.masked_fill(~mask[:, None], -torch.inf)
-        found = [
-            image.merge_with_descriptors(dense[b])
-            for b, image in enumerate(
-                heatmap_to_keypoints(
-                    heat, n=self.keypoints, window_size=self.WINDOW_PX, score_threshold=0.0
-                )
-            )
-        ]
-        return _stacked([(image.keypoints, image.descriptors) for image in found])
+        found = []
+        for b, maxima in enumerate(heatmap_to_keypoints(heat, window_size=self.WINDOW_PX)):
+            xy, score = maxima.xys, maxima.detection_logp
+            if mask is not None:
+                inside = mask[b, xy[:, 1], xy[:, 0]]
+                xy, score = xy[inside], score[inside]
+            best = torch.argsort(score, descending=True, stable=True)[: self.keypoints]
+            image = Keypoints(xy[best], score[best]).merge_with_descriptors(dense[b])
+            found.append((image.keypoints, image.descriptors))
+        return _stacked(found)
 
 
 def _stacked(found: list[tuple[torch.Tensor, torch.Tensor]]) -> Detected:

@@ -183,12 +183,8 @@ class LightGlueMatcher:
         most = self.settings.keypoints or features.keypoints_NK2.shape[1]
         counts = np.minimum(features.count_N, most)
         points = self.network.embed(
-            torch.from_numpy(np.ascontiguousarray(features.keypoints_NK2[:, :most])).to(
-                self.device
-            ),
-            torch.from_numpy(np.ascontiguousarray(features.descriptors_NKL[:, :most])).to(
-                self.device
-            ),
+            torch.from_numpy(features.keypoints_NK2[:, :most].copy()).to(self.device),
+            torch.from_numpy(features.descriptors_NKL[:, :most].copy()).to(self.device),
             torch.from_numpy(counts.astype(np.int64)).to(self.device),
             torch.from_numpy(features.image_wh_px_N2.astype(np.int64)).to(self.device),
         )

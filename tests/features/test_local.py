@@ -24,7 +24,11 @@ def _published(name, image_HWC):
         ).eval()
     with torch.inference_mode():
         out = network({"image": images})
-    return out["keypoints"][0].numpy(), out["descriptors"][0].numpy()
+    order = np.argsort(-out["keypoint_scores"][0].numpy(), kind="stable")
+    if name != "disk":
+        # Its scores are those of the refined places, its order that of the pixels they came from.
+        order = np.arange(len(order))
+    return out["keypoints"][0].numpy()[order], out["descriptors"][0].numpy()[order]
 
 
 @pytest.mark.parametrize("name", list(EXTRACTORS))
