@@ -185,6 +185,9 @@ class BenchmarkConfig(StrictModel):
     """What a query may not be answered with: itself, or any image of its own encounter."""
     keep_candidates: PositiveInt = 100
     """Best candidates of each query that rankings.parquet keeps; positives are always kept."""
+    keep_matches: NonNegativeInt = 0
+    """Local methods: so many of each query's best candidates have their matched keypoints written
+    to matches.parquet, for figures."""
     bootstrap_resamples: NonNegativeInt = 2000
     """Resamples of the identities behind each 95% interval; 0: no intervals."""
     cache: Annotated[str, BeforeValidator(_switch_as_text), Field(min_length=1)] = "auto"

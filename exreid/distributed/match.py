@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import ray
@@ -22,7 +22,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from exreid.distributed.session import Placement
 from exreid.errors import ExreidError, MatchingError
-from exreid.matching.tiles import FeaturesOf, PairEvidence, PairMatcher, Tile
+from exreid.matching.tiles import FeaturesOf, PairMatcher, Tile
 from exreid.records import LocalFeatures
 
 IN_FLIGHT = 2
@@ -46,13 +46,13 @@ class MatchActor:
         """Build the matcher: not in the constructor, whose errors Ray passes on without a text."""
         self.matcher = self.make_matcher()
 
-    def score(
-        self, queries: LocalFeatures, gallery: LocalFeatures, pair_P2: np.ndarray
-    ) -> tuple[PairEvidence, float]:
-        """The evidence of a tile, and the seconds it took."""
+    def run(
+        self, method: str, queries: LocalFeatures, gallery: LocalFeatures, pair_P2: np.ndarray
+    ) -> tuple[Any, float]:
+        """What a method of the matcher gives for a tile, and the seconds it took."""
         start = time.perf_counter()
-        evidence = self.matcher.score(queries, gallery, pair_P2)
-        return evidence, time.perf_counter() - start
+        found = getattr(self.matcher, method)(queries, gallery, pair_P2)
+        return found, time.perf_counter() - start
 
 
 @dataclass
@@ -89,8 +89,10 @@ class ActorPool:
         make_matcher: Callable[[], PairMatcher],
         placement: Placement,
         report: MatchReport,
+        method: str,
     ) -> None:
         self.make_matcher, self.placement, self.report = make_matcher, placement, report
+        self.method = method
         self.workers: dict[Any, _Worker] = {}
         """By the reference that is waited for: of `ready`, then of each tile."""
         self.all: list[_Worker] = []
@@ -111,7 +113,7 @@ class ActorPool:
 
     def run(
         self, tiles: Iterator[Tile], queries: FeaturesOf, gallery: FeaturesOf
-    ) -> Iterator[tuple[Tile, PairEvidence]]:
+    ) -> Iterator[tuple[Tile, Any]]:
         """Finished tiles as they come; those given up stand in the report."""
         waiting = iter(tiles)
         try:
@@ -149,13 +151,13 @@ class ActorPool:
             if tile is None:
                 return
             worker = min(free, key=lambda worker: len(worker.tiles))
-            reference = worker.handle.score.remote(
-                queries(tile.query_M), gallery(tile.gallery_M), tile.pair_P2
+            reference = worker.handle.run.remote(
+                self.method, queries(tile.query_M), gallery(tile.gallery_M), tile.pair_P2
             )
             worker.tiles.append(reference)
             self.workers[reference], self.due[reference] = worker, tile
 
-    def _take(self, reference: Any) -> Iterator[tuple[Tile, PairEvidence]]:
+    def _take(self, reference: Any) -> Iterator[tuple[Tile, Any]]:
         worker = self.workers.pop(reference)
         tile = self.due.pop(reference, None)
         try:
@@ -173,9 +175,9 @@ class ActorPool:
             worker.up_since_s = time.perf_counter()
             return
         worker.tiles.remove(reference)
-        evidence, busy_s = value
+        found, busy_s = value
         self.report.busy_s += busy_s
-        yield tile, evidence
+        yield tile, found
 
     def _failed(self, tile: Tile, reason: str) -> None:
         """Try the tile again, unless it was tried often enough."""
@@ -237,12 +239,14 @@ def match_over_actors(
     gallery: FeaturesOf,
     placement: Placement,
     report: MatchReport,
-) -> Iterator[tuple[Tile, PairEvidence]]:
-    """The evidence of each tile, in the order in which they finish.
+    method: Literal["score", "details"] = "score",
+) -> Iterator[tuple[Tile, Any]]:
+    """What the matcher's method gives for each tile, in the order in which they finish.
 
     ``make_matcher`` builds the matcher inside each actor. ``report`` is filled in as it goes.
     """
-    yield from ActorPool(make_matcher, placement, report).run(tiles, queries, gallery)
+    pool = ActorPool(make_matcher, placement, report, method)
+    yield from pool.run(tiles, queries, gallery)
 
 
 def _reason(error: BaseException) -> str:

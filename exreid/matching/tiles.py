@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import isqrt
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -103,7 +103,9 @@ def match_in_process(
     *,
     queries: FeaturesOf,
     gallery: FeaturesOf,
-) -> Iterator[tuple[Tile, PairEvidence]]:
+    method: Literal["score", "details"] = "score",
+) -> Iterator[tuple[Tile, Any]]:
     """The plain twin of the distributed matching: tile after tile, here."""
+    run = getattr(matcher, method)
     for tile in tiles:
-        yield tile, matcher.score(queries(tile.query_M), gallery(tile.gallery_M), tile.pair_P2)
+        yield tile, run(queries(tile.query_M), gallery(tile.gallery_M), tile.pair_P2)

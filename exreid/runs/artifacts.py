@@ -22,7 +22,8 @@ from filelock import FileLock, Timeout
 from exreid.config import StrictModel
 from exreid.config_io import fingerprint, to_yaml
 from exreid.errors import ConfigError, RunError
-from exreid.records import Embeddings, Ranking, Rejected, Result, RetrievalSide
+from exreid.matching.lightglue import PairMatches
+from exreid.records import Embeddings, LocalFeatures, Ranking, Rejected, Result, RetrievalSide
 
 VERSIONS_OF = ("exreid", "torch", "timm", "ray", "numpy", "pillow")
 RESULTS_TABLE = "benchmark_results.csv"
@@ -204,6 +205,40 @@ def ranking_table(ranking: Ranking, queries: RetrievalSide, gallery: RetrievalSi
             "gallery_id": pa.array(np.array(gallery.image_ids, object)[index], pa.string()),
             "score": pa.array(score[order].astype(np.float32)),
             "is_match": pa.array(queries.identity_N[query_index] == gallery.identity_N[index]),
+        }
+    )
+
+
+def matches_table(
+    pairs: Sequence[tuple[str, str]],
+    matches: Sequence[PairMatches],
+    query: LocalFeatures,
+    gallery: LocalFeatures,
+) -> pa.Table:
+    """``matches.parquet``: a row per pair, its matches by falling confidence.
+
+    Points are x, y, x, y, ... in pixels of the images that keypoints were looked for in, whose
+    sizes stand beside them. ``query`` and ``gallery`` hold the pairs' features, row for row.
+    """
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("query_xy", "gallery_xy", "confidence", "inlier")
+    }
+    for row, found in enumerate(matches):
+        columns["query_xy"].append(query.keypoints_NK2[row][found.query_X].ravel())
+        columns["gallery_xy"].append(gallery.keypoints_NK2[row][found.gallery_X].ravel())
+        columns["confidence"].append(found.confidence_X)
+        columns["inlier"].append(found.inlier_X)
+    number, truth = pa.list_(pa.float32()), pa.list_(pa.bool_())
+    return pa.table(
+        {
+            "query_id": pa.array([names[0] for names in pairs], pa.string()),
+            "gallery_id": pa.array([names[1] for names in pairs], pa.string()),
+            "query_wh_px": pa.array(query.image_wh_px_N2.tolist(), pa.list_(pa.int32())),
+            "gallery_wh_px": pa.array(gallery.image_wh_px_N2.tolist(), pa.list_(pa.int32())),
+            **{
+                name: pa.array(values, truth if name == "inlier" else number)
+                for name, values in columns.items()
+            },
         }
     )
 

@@ -10,9 +10,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 
 from exreid.config import ProbeConfig
 from exreid.data.storage import is_remote
@@ -29,16 +30,16 @@ from exreid.features.local_extraction import (
     local_description,
 )
 from exreid.features.store import SignatureMemo
-from exreid.matching.lightglue import LightGlueMatcher, MatchSettings
+from exreid.matching.lightglue import LightGlueMatcher, MatchSettings, PairMatches
 from exreid.matching.pair_store import PairStore
 from exreid.matching.pairs import best_of_each_query, score_pairs
 from exreid.matching.shortlist import rerank_shortlist, shortlist_pairs
-from exreid.matching.tiles import PairEvidence, Tile, match_in_process
+from exreid.matching.tiles import PairEvidence, Tile, match_in_process, plan_tiles
 from exreid.metrics.ranking import concatenate_rankings, index_gallery, rank_block, side_slice
 from exreid.models.checkpoints import weights_fingerprint
 from exreid.models.lightglue import load_lightglue
-from exreid.records import ImageTable, Ranking, RetrievalSide
-from exreid.runs.artifacts import write_text
+from exreid.records import ImageTable, LocalFeatures, Ranking, RetrievalSide
+from exreid.runs.artifacts import matches_table, write_text
 from exreid.runs.inputs import cache_folder
 from exreid.runs.progress import Progress
 
@@ -261,15 +262,46 @@ class PairMatching:
             self._report(failed, query_P[missing], gallery_P[missing])
         return scored.evidence
 
+    def matches(self, ranking: Ranking, most: int) -> pa.Table:
+        """``matches.parquet``: the matched keypoints of each query's ``most`` best candidates."""
+        query_P, gallery_P = shortlist_pairs(
+            ranking, min(most, ranking.candidate_index_QK.shape[1])
+        )
+        failed: list[tuple[Tile, str]] = []
+        found: dict[int, PairMatches] = {}
+        tiles = plan_tiles(query_P, gallery_P, pairs_per_tile=PAIRS_PER_TILE[self.device])
+        advance = self.progress("Writing matches", len(query_P))
+        settings = settings_of(self.config)[1]
+        for tile, details in self._run(tiles, settings=settings, failed=failed, method="details"):
+            found.update(zip(tile.place_P.tolist(), details, strict=True))
+            advance(len(details))
+        if failed:
+            missing = np.array([pair not in found for pair in range(len(query_P))])
+            self._report(failed, query_P[missing], gallery_P[missing])
+        names = self.queries.image_ids, self.gallery.image_ids
+        return matches_table(
+            [(names[0][q], names[1][g]) for q, g in zip(query_P, gallery_P, strict=True)],
+            [found[pair] for pair in range(len(query_P))],
+            self._features(self.query_keys, query_P),
+            self._features(self.gallery_keys, gallery_P),
+        )
+
+    def _features(self, keys: list[str], index: np.ndarray) -> LocalFeatures:
+        return self.images.store.gather([keys[i] for i in index])
+
     def _run(
-        self, tiles: Iterator[Tile], *, settings: MatchSettings, failed: list[tuple[Tile, str]]
-    ) -> Iterator[tuple[Tile, PairEvidence]]:
+        self,
+        tiles: Iterator[Tile],
+        *,
+        settings: MatchSettings,
+        failed: list[tuple[Tile, str]],
+        method: Literal["score", "details"] = "score",
+    ) -> Iterator[tuple[Tile, Any]]:
         make = MakeMatcher(self.features, settings, self.device)
         features: dict[str, Any] = {
-            "queries": lambda index: self.images.store.gather([self.query_keys[i] for i in index]),
-            "gallery": lambda index: self.images.store.gather(
-                [self.gallery_keys[i] for i in index]
-            ),
+            "queries": partial(self._features, self.query_keys),
+            "gallery": partial(self._features, self.gallery_keys),
+            "method": method,
         }
         if self.placement is None:
             yield from match_in_process(tiles, make(), **features)

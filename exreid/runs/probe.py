@@ -135,6 +135,9 @@ class _Stages:
                         progress=self.progress,
                     )
                     ranking = matching.rerank(ranking, queries, gallery)
+                    if benchmark.keep_matches:
+                        found = matching.matches(ranking, benchmark.keep_matches)
+                        write_table(self.folder / "matches.parquet", found)
                 self._count(matching.looks)
         identities = [table.rows["identity"].iloc[i] for i in queries.position_N]
         return queries, gallery, ranking, identities

@@ -11,7 +11,7 @@ import pytest
 from exreid.distributed.session import Placement
 from exreid.errors import MatchingError
 from exreid.matching.tiles import match_in_process, plan_tiles
-from tests.matching.helpers import EqualDescriptors, random_features
+from tests.matching.fakes import EqualDescriptors, random_features
 
 QUERIES, GALLERY = random_features(20, seed=1), random_features(30, seed=2)
 QUERY_P, GALLERY_P = (a.ravel() for a in np.mgrid[:20, :30])
@@ -37,10 +37,10 @@ class Deadly(EqualDescriptors):
 def _match(make_matcher, actors):
     import ray.cloudpickle
 
-    import tests.matching.helpers
+    import tests.matching.fakes
     from exreid.distributed.match import MatchReport, match_over_actors
 
-    for module in (sys.modules[__name__], tests.matching.helpers):
+    for module in (sys.modules[__name__], tests.matching.fakes):
         ray.cloudpickle.register_pickle_by_value(module)
     report = MatchReport()
     counts = np.full(len(QUERY_P), -7)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exreid.matching.tiles import match_in_process, plan_tiles, tile_count
-from tests.matching.helpers import EqualDescriptors, random_features
+from tests.matching.fakes import EqualDescriptors, random_features
 
 
 @settings(max_examples=60, deadline=None)

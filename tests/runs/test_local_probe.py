@@ -121,6 +121,30 @@ def test_fast_looks_at_all_and_matches_the_best_in_full(whole, dataset):
     assert fast.counts["pairs_known"] == 0, "other settings, other evidence"
 
 
+def test_matched_keypoints_are_kept_where_they_are_asked_for(whole, dataset, local_ray):
+    out, _, _ = whole
+    more = ["benchmark.keep_matches=2", "benchmark.geometry=homography"]
+    here, _ = run_probe(_config(dataset, out, *more, "benchmark.candidate_k=4"))
+    matches = pd.read_parquet(here / "matches.parquet")
+    rankings = pd.read_parquet(here / "rankings.parquet")
+    best = rankings[rankings["rank"] <= 2].set_index(["query_id", "gallery_id"])["score"]
+    assert len(matches) == len(best)
+    for row in matches.itertuples():
+        assert (row.confidence > 0.5).sum() == best[(row.query_id, row.gallery_id)]
+        assert len(row.query_xy) == len(row.gallery_xy) == 2 * len(row.confidence)
+        assert (np.diff(row.confidence) <= 0).all()
+        for points, size in ((row.query_xy, row.query_wh_px), (row.gallery_xy, row.gallery_wh_px)):
+            assert (points.reshape(-1, 2) < size).all()
+            assert max(size) == 160
+    assert sum(row.inlier.sum() for row in matches.itertuples()) > 0
+    more += ["ray.num_actors=2", "ray.cpus_per_worker=0.5"]
+    spread, _ = run_probe(_config(dataset, out, *more, "benchmark.candidate_k=4"))
+    again = pd.read_parquet(spread / "matches.parquet")
+    assert again[["query_id", "gallery_id"]].equals(matches[["query_id", "gallery_id"]])
+    for ours, theirs in zip(again["confidence"], matches["confidence"], strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
+
+
 @pytest.mark.parametrize("actors", [1, 2])
 def test_actors_give_the_numbers_of_one_process(whole, dataset, local_ray, tmp_path, actors):
     _, folder, result = whole
