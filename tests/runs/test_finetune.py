@@ -3,6 +3,10 @@
 import csv
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pandas as pd
 import pytest
@@ -163,6 +167,30 @@ def test_a_killed_driver_goes_on_and_a_finished_run_is_left_alone(dataset, tmp_p
         again = torch.load(folder / "checkpoint-final.pth", weights_only=True)[key]
         assert torch.equal(value, again), key
     assert main(["finetune", *arguments]) == 2, "completed"
+
+
+def test_a_driver_that_is_killed_outright_leaves_a_run_that_goes_on(dataset, tmp_path):
+    arguments = _arguments(
+        dataset, tmp_path, "train.epochs=4", "output.run_id=r", "train.deterministic=true"
+    )
+    folder = tmp_path / "results" / "r"
+    process = subprocess.Popen([sys.executable, "-m", "exreid.cli", "finetune", *arguments])
+    deadline = time.monotonic() + 120
+    while len(read_history(folder)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    history = read_history(folder)
+    assert len(history) >= 3
+    assert json.loads((folder / "result.json").read_text())["status"] == "running"
+    assert main(["finetune", *arguments]) == 0
+    whole, _ = _run(*_arguments(dataset, tmp_path / "whole", *arguments[-3:]))
+    torch.use_deterministic_algorithms(False)
+    assert [row["epoch"] for row in read_history(folder)] == [0, 1, 2, 3, 4]
+    ours, theirs = (
+        torch.load(run / "checkpoint-final.pth", weights_only=True) for run in (folder, whole)
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_the_decoded_cache_spares_decoding_and_changes_no_number(dataset, tmp_path):

@@ -1,13 +1,18 @@
 """One process, two and three: the same samples, the same gradients, the same weights."""
 
+import copy
+import shutil
 import socket
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from exreid.errors import ConfigError
+from exreid.training.learner import build_learner
 from exreid.training.sampling import epoch_order
 from exreid.training.world import ProcessGroup
 from tests.training import helpers
@@ -162,3 +167,43 @@ def test_bf16_trains_about_as_fp32_does():
     assert losses["bf16"] == pytest.approx(losses["off"], rel=0.05)
     assert losses["bf16"] != losses["off"]
     assert losses["off"][-1] < losses["off"][0]
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_backbone_trains_the_same_weights():
+    losses = {}
+    for compiled in (False, True):
+        config = helpers.config(train={"compile": compiled})
+        trainer = helpers.trainer_of(config)
+        stats, _ = helpers.train_epochs(trainer, config, epochs=2)
+        losses[compiled] = [s.loss for s in stats]
+        names = set(trainer.learner.state_dict())
+        assert not any("_orig_mod" in name for name in names)
+    assert losses[True] == pytest.approx(losses[False], rel=1e-4)
+
+
+def test_gradient_checkpointing_changes_memory_alone():
+    torch.manual_seed(0)
+    backbone = timm.create_model("test_vit", num_classes=0, img_size=32)
+    images, labels = torch.rand(4, 3, 32, 32), torch.arange(4)
+    gradients = []
+    for checkpointing in (False, True):
+        config = helpers.config(train={"grad_checkpointing": checkpointing})
+        learner = build_learner(
+            copy.deepcopy(backbone),
+            config,
+            embedding_length=backbone.num_features,
+            classes=4,
+            device=torch.device("cpu"),
+        )
+        assert learner.backbone.grad_checkpointing is checkpointing
+        learner(images, labels, 1.0).mean().backward()
+        gradients.append([p.grad for p in learner.parameters()])
+    for plain, again in zip(*gradients, strict=True):
+        assert torch.allclose(plain, again, atol=1e-6)
+
+
+def test_a_network_without_gradient_checkpointing_says_so():
+    config = helpers.config(train={"grad_checkpointing": True})
+    with pytest.raises(ConfigError, match="grad_checkpointing"):
+        helpers.trainer_of(config)
