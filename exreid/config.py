@@ -138,11 +138,13 @@ class FastConfig(StrictModel):
     """A cheap first look at all pairs goes through so many layers; null: no first look."""
     look_keypoints: PositiveInt = 128
     """Keypoints of each image in the first look."""
-    look_share: Annotated[float, Field(gt=0, le=1)] = 0.25
-    """Share of each query's candidates that are matched in full after the first look; the others
+    look_share: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Share of each query's candidates that go through all layers after the first look; the others
     stay below them, in the order of the first look."""
     look_least: PositiveInt = 10
-    """Candidates of each query that are matched in full at least."""
+    """Candidates of each query that go through all layers at least."""
+    exact_best: NonNegativeInt = 5
+    """The best so many candidates of each query are matched exactly at last; 0: none."""
     compile: bool = False
     """Compile the layers with torch.compile: worth its start on a GPU."""
 

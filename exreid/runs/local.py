@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -45,7 +45,7 @@ from exreid.runs.progress import Progress
 
 PAIRS_PER_TILE = {"cpu": 64, "cuda": 1024}
 QUERY_BLOCK = 256
-FIRST_LOOK, FULL_LOOK = "First look", "Matching pairs"
+FIRST_LOOK, FULL_LOOK, LAST_LOOK = "First look", "Matching pairs", "Matching the best"
 FAILED_FILE = "failed_pairs.csv"
 STAGE_VERSION = 1
 """Raise it when the code of the matching changes its evidence."""
@@ -100,31 +100,48 @@ def preprocessing_of(config: ProbeConfig) -> LocalPreprocessing:
     )
 
 
-def settings_of(config: ProbeConfig) -> tuple[MatchSettings | None, MatchSettings]:
-    """The settings of the first look, where there is one, and of the full one."""
+@dataclass(frozen=True)
+class Look:
+    """One look at pairs, at those that the look before left."""
+
+    stage: str
+    settings: MatchSettings
+    share: float = 1.0
+    """Share of each query's pairs that go on to this look, the best of the look before."""
+    least: int = 1
+    """Pairs of each query that go on at least."""
+    by_confidence: bool = False
+    """Ordered by the summed confidence, whatever benchmark.local_score is: a look that sees little
+    counts little."""
+
+
+def looks_of(config: ProbeConfig) -> list[Look]:
+    """The looks of a probe, each at fewer pairs than the one before."""
     benchmark, fast = config.benchmark, config.benchmark.fast
-    whole = MatchSettings(match_threshold=benchmark.match_threshold, geometry=benchmark.geometry)
+    exact = MatchSettings(match_threshold=benchmark.match_threshold, geometry=benchmark.geometry)
     if benchmark.precision == "exact":
-        return None, whole
-    full = MatchSettings(
-        match_threshold=benchmark.match_threshold,
-        geometry=benchmark.geometry,
+        return [Look(FULL_LOOK, exact)]
+    saving = replace(
+        exact,
         dtype=fast.dtype,
         prune_after=fast.prune_after,
         prune_to=fast.prune_to,
         compile=fast.compile,
     )
-    if fast.look_layers is None:
-        return None, full
-    look = MatchSettings(
-        match_threshold=benchmark.match_threshold,
-        dtype=fast.dtype,
-        layers=fast.look_layers,
-        keypoints=fast.look_keypoints,
-        compile=fast.compile,
-        batch_pairs=32,
-    )
-    return look, full
+    looks = [Look(FULL_LOOK, saving, fast.look_share, fast.look_least)]
+    if fast.look_layers is not None:
+        first = MatchSettings(
+            match_threshold=benchmark.match_threshold,
+            dtype=fast.dtype,
+            layers=fast.look_layers,
+            keypoints=fast.look_keypoints,
+            compile=fast.compile,
+            batch_pairs=32,
+        )
+        looks.insert(0, Look(FIRST_LOOK, first, by_confidence=True))
+    if fast.exact_best:
+        looks.append(Look(LAST_LOOK, exact, share=1e-9, least=fast.exact_best))
+    return looks
 
 
 def extract_local_images(
@@ -210,30 +227,33 @@ class PairMatching:
         self.queries, self.gallery = queries, gallery
         shortlist = self.config.benchmark.candidate_k or len(gallery)
         query_P, gallery_P = shortlist_pairs(ranking, shortlist)
-        look, full = settings_of(self.config)
-        deep_P = np.ones(len(query_P), bool)
-        score_P = np.zeros(len(query_P))
-        if look is not None:
-            score_P = self._look(FIRST_LOOK, query_P, gallery_P, look).confidence_sum_P.copy()
-            fast = self.config.benchmark.fast
-            deep_P = best_of_each_query(
-                query_P, score_P, gallery_P, share=fast.look_share, least=fast.look_least
-            )
-        evidence = self._look(FULL_LOOK, query_P[deep_P], gallery_P[deep_P], full)
-        score_P[deep_P] = self._score(evidence)
-        return rerank_shortlist(ranking, gallery, shortlist, deep_P.astype(np.float64), score_P)
+        level_P, score_P = np.zeros(len(query_P)), np.zeros(len(query_P))
+        chosen = np.arange(len(query_P))
+        for level, look in enumerate(looks_of(self.config)):
+            if level > 0:
+                best = best_of_each_query(
+                    query_P[chosen],
+                    score_P[chosen],
+                    gallery_P[chosen],
+                    share=look.share,
+                    least=look.least,
+                )
+                chosen = chosen[best]
+            evidence = self._look(look, query_P[chosen], gallery_P[chosen])
+            level_P[chosen], score_P[chosen] = level, self._score(evidence, look)
+        return rerank_shortlist(ranking, gallery, shortlist, level_P, score_P)
 
-    def _score(self, evidence: PairEvidence) -> np.ndarray:
+    def _score(self, evidence: PairEvidence, look: Look) -> np.ndarray:
         by_name = {
             "matches": evidence.match_count_P,
             "confidence": evidence.confidence_sum_P,
             "inliers": evidence.inlier_count_P,
         }
-        return by_name[self.config.benchmark.local_score].astype(np.float64)
+        score = "confidence" if look.by_confidence else self.config.benchmark.local_score
+        return by_name[score].astype(np.float64)
 
-    def _look(
-        self, stage: str, query_P: np.ndarray, gallery_P: np.ndarray, settings: MatchSettings
-    ) -> PairEvidence:
+    def _look(self, look: Look, query_P: np.ndarray, gallery_P: np.ndarray) -> PairEvidence:
+        stage, settings = look.stage, look.settings
         description = {
             "stage": "pairs",
             "stage_version": STAGE_VERSION,
@@ -271,7 +291,7 @@ class PairMatching:
         found: dict[int, PairMatches] = {}
         tiles = plan_tiles(query_P, gallery_P, pairs_per_tile=PAIRS_PER_TILE[self.device])
         advance = self.progress("Writing matches", len(query_P))
-        settings = settings_of(self.config)[1]
+        settings = looks_of(self.config)[-1].settings
         for tile, details in self._run(tiles, settings=settings, failed=failed, method="details"):
             found.update(zip(tile.place_P.tolist(), details, strict=True))
             advance(len(details))

@@ -30,6 +30,7 @@ from exreid.runs.inputs import embed_images, output_root, read_images
 from exreid.runs.local import (
     FIRST_LOOK,
     FULL_LOOK,
+    LAST_LOOK,
     LocalImages,
     Looks,
     PairMatching,
@@ -191,10 +192,15 @@ class _Stages:
         )
 
     def _count(self, looks: Looks) -> None:
-        first, full = looks.pairs.get(FIRST_LOOK), looks.pairs[FULL_LOOK]
-        self.counts |= {"pairs_matched": full, "pairs_known": looks.pairs_known}
-        if first is not None:
-            self.counts["pairs_looked_at"] = first
+        names = {
+            "pairs_looked_at": FIRST_LOOK,
+            "pairs_matched": FULL_LOOK,
+            "pairs_exact": LAST_LOOK,
+        }
+        self.counts |= {
+            name: looks.pairs[stage] for name, stage in names.items() if stage in looks.pairs
+        }
+        self.counts["pairs_known"] = looks.pairs_known
         if looks.actors_lost:
             self.counts["actors_lost"] = looks.actors_lost
         if looks.wait_share is not None:

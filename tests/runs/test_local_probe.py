@@ -110,15 +110,27 @@ def test_a_killed_matching_goes_on_with_the_unfinished_tiles(whole, dataset, tmp
     )
 
 
-def test_fast_looks_at_all_and_matches_the_best_in_full(whole, dataset):
-    out, _, _ = whole
+def test_fast_looks_at_all_and_matches_the_best_exactly(whole, dataset):
+    out, folder, _ = whole
     more = ["benchmark.precision=fast", "benchmark.fast.look_share=0.25"]
     more += ["benchmark.fast.look_least=3", "benchmark.fast.prune_to=32"]
-    _, fast = run_probe(_config(dataset, out, *more))
+    quick, fast = run_probe(_config(dataset, out, *more, "benchmark.fast.exact_best=2"))
     queries, gallery = fast.counts["queries"], fast.counts["gallery_images"]
     assert fast.counts["pairs_looked_at"] == queries * gallery
     assert fast.counts["pairs_matched"] == queries * max(3, int(np.ceil(0.25 * gallery)))
-    assert fast.counts["pairs_known"] == 0, "other settings, other evidence"
+    assert fast.counts["pairs_exact"] == fast.counts["pairs_known"] == 2 * queries
+    scores = [
+        pd.read_parquet(run / "rankings.parquet").set_index(["query_id", "gallery_id"])
+        for run in (quick, folder)
+    ]
+    best = scores[0][scores[0]["rank"] <= 2]["score"]
+    assert (best == scores[1]["score"].loc[best.index]).all(), "exact, whatever came before"
+    again, _ = run_probe(_config(dataset, out, *more, "benchmark.fast.exact_best=0"))
+    two = pd.read_parquet(again / "rankings.parquet")
+    two = two[two["rank"] <= 2].groupby("query_id")["gallery_id"].agg(set)
+    one = scores[0].reset_index()
+    one = one[one["rank"] <= 2].groupby("query_id")["gallery_id"].agg(set)
+    assert (one == two).all(), "the same two, in the exact order"
 
 
 def test_matched_keypoints_are_kept_where_they_are_asked_for(whole, dataset, local_ray):
