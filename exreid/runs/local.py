@@ -44,6 +44,8 @@ from exreid.runs.inputs import cache_folder
 from exreid.runs.progress import Progress
 
 PAIRS_PER_TILE = {"cpu": 64, "cuda": 1024}
+"""A few seconds of work: what a lost actor costs. First looks are cheap, and take 8 times as many:
+the work for each image, which is not repeated within a tile, is a large part of theirs."""
 QUERY_BLOCK = 256
 FIRST_LOOK, FULL_LOOK, LAST_LOOK = "First look", "Matching pairs", "Matching the best"
 FAILED_FILE = "failed_pairs.csv"
@@ -263,7 +265,7 @@ class PairMatching:
             "device": self.device,
         }
         cache = cache_folder(self.config) / "pairs" / describe_fingerprint(description)
-        size = PAIRS_PER_TILE[self.device]
+        size = PAIRS_PER_TILE[self.device] * (8 if look.by_confidence else 1)
         failed: list[tuple[Tile, str]] = []
         scored = score_pairs(
             query_P,
