@@ -28,7 +28,8 @@ from exreid.features.extraction import trusted_signature
 from exreid.features.local import EXTRACTORS, LocalExtractor
 from exreid.records import LocalFeatures
 
-BATCH = 8
+BATCH = {"cpu": 1, "cuda": 8}
+"""On a CPU one image is as fast as several, and its features then depend on nothing else."""
 PART_IMAGES = 32
 """Images of one part of the cache, and of one task."""
 MIN_SIDE_PX = 32
@@ -135,9 +136,10 @@ class ExtractLocal:
         for i, (image_HWC, mask_HW) in ready.items():
             groups.setdefault((image_HWC.shape, mask_HW is None), []).append(i)
         features: dict[int, LocalFeatures] = {}
+        size = BATCH[self.extract.device.type]
         for (_, bare), members in groups.items():
-            for start in range(0, len(members), BATCH):
-                part = members[start : start + BATCH]
+            for start in range(0, len(members), size):
+                part = members[start : start + size]
                 masks = None if bare else np.stack([_mask(ready[i]) for i in part])
                 found = self.extract(np.stack([ready[i][0] for i in part]), masks)
                 features.update((i, found.take(np.array([place]))) for place, i in enumerate(part))
