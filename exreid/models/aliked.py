@@ -32,25 +32,28 @@ class Selu(nn.Module):
     times as long. exp(x) - 1 loses digits near 0 that the sum with the rest loses anyway."""
 
     ALPHA, SCALE = 1.6732632423543772, 1.0507009873554805
-    PIECE = 65_536
-    """Numbers at a time: what is read again lies in the processor's cache still."""
+    PIECE = 2**20
+    """Numbers at a time: temporaries are small enough to be found in the processor's cache, and
+    large enough that several threads share them."""
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """The same shape and layout; for inference alone."""
         out = torch.empty_like(values)
         if out.stride() != values.stride() or not _is_dense(values):
-            return self._piece(values)
+            self._into(values, out)
+            return out
         flat, flat_out = (
             t.as_strided((t.numel(),), (1,), t.storage_offset()) for t in (values, out)
         )
         for start in range(0, values.numel(), self.PIECE):
             stop = start + self.PIECE
-            flat_out[start:stop] = self._piece(flat[start:stop])
+            self._into(flat[start:stop], flat_out[start:stop])
         return out
 
-    def _piece(self, values: torch.Tensor) -> torch.Tensor:
-        below = values.clamp(max=0.0).exp_().sub_(1.0).mul_(self.ALPHA * self.SCALE)
-        return below.add_(values.clamp(min=0.0), alpha=self.SCALE)
+    def _into(self, values: torch.Tensor, out: torch.Tensor) -> None:
+        torch.clamp(values, max=0.0, out=out)
+        out.exp_().sub_(1.0).mul_(self.ALPHA * self.SCALE)
+        out.add_(values.clamp(min=0.0), alpha=self.SCALE)
 
 
 def _is_dense(values: torch.Tensor) -> bool:
@@ -169,24 +172,25 @@ class PixelFeatures:
         self, maps: list[torch.Tensor], left_top: tuple[int, int], size_wh: tuple[int, int]
     ) -> None:
         # Rows of channels lie together: a pixel is one read.
-        self.whole_BHWC = maps[0].permute(0, 2, 3, 1).contiguous()
-        self.smaller = maps[1:]
+        self.maps_BHWC = [features.permute(0, 2, 3, 1).contiguous() for features in maps]
         self.left_top, self.size_wh = left_top, size_wh
 
     def at_pixels(self, pixel_BN2: torch.Tensor) -> torch.Tensor:
         """(B, N, L) at whole pixels (x, y) inside the image."""
-        height, width = self.whole_BHWC.shape[1:3]
-        x = pixel_BN2[..., 0] + self.left_top[0]
-        y = pixel_BN2[..., 1] + self.left_top[1]
-        row = torch.arange(len(x), device=x.device)[:, None]
-        size = torch.tensor([width - 1, height - 1], device=x.device)
-        grid_B1N2 = (torch.stack([x, y], dim=2) / size * 2 - 1)[:, None].to(self.whole_BHWC.dtype)
-        parts = [self.whole_BHWC[row, y, x]]
-        for features in self.smaller:
-            sampled = functional.grid_sample(
-                features, grid_B1N2, mode="bilinear", align_corners=True
+        height, width = self.maps_BHWC[0].shape[1:3]
+        x = (pixel_BN2[..., 0] + self.left_top[0]).double()
+        y = (pixel_BN2[..., 1] + self.left_top[1]).double()
+        parts = []
+        for features_BHWC in self.maps_BHWC:
+            rows, columns = features_BHWC.shape[1:3]
+            # Corners fall on corners, as in the published network's blowing up.
+            parts.append(
+                _interpolated(
+                    features_BHWC,
+                    x * ((columns - 1) / (width - 1)),
+                    y * ((rows - 1) / (height - 1)),
+                )
             )
-            parts.append(sampled[:, :, 0].transpose(1, 2))
         return functional.normalize(torch.cat(parts, dim=2), dim=2)
 
     def between_pixels(self, place_BN2: torch.Tensor) -> torch.Tensor:
@@ -203,6 +207,29 @@ class PixelFeatures:
             pixel = torch.stack([x.clamp(0, width - 1), y.clamp(0, height - 1)], dim=2).long()
             total = total + (share_x * share_y * inside)[..., None] * self.at_pixels(pixel)
         return total
+
+
+def _interpolated(
+    features_BHWC: torch.Tensor, x_BN: torch.Tensor, y_BN: torch.Tensor
+) -> torch.Tensor:
+    """(B, N, C) between the four entries around each place, which lies inside the map."""
+    batch, height, width, channels = features_BHWC.shape
+    left, top = x_BN.floor(), y_BN.floor()
+    across, down = x_BN - left, y_BN - top
+    places, weights = [], []
+    for right, below in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        column = (left + right).clamp(max=width - 1).long()
+        row = (top + below).clamp(max=height - 1).long()
+        image = torch.arange(batch, device=row.device)[:, None] * height
+        places.append((image + row) * width + column)
+        weights.append((across if right else 1 - across) * (down if below else 1 - down))
+    found = functional.embedding_bag(
+        torch.stack(places, dim=2).view(-1, 4),
+        features_BHWC.view(-1, channels),
+        per_sample_weights=torch.stack(weights, dim=2).view(-1, 4).to(features_BHWC.dtype),
+        mode="sum",
+    )
+    return found.view(batch, -1, channels)
 
 
 def describe(head: Any, features: PixelFeatures, keypoint_BK2: torch.Tensor) -> torch.Tensor:
