@@ -149,15 +149,46 @@ class FastConfig(StrictModel):
     """Compile the layers with torch.compile: worth its start on a GPU."""
 
 
+LocalName = Literal["aliked-n16", "aliked-n16rot", "aliked-n32", "disk"]
+
+
+class CalibrationConfig(StrictModel):
+    """How method=wildfusion turns raw scores into probabilities."""
+
+    kind: Literal["isotonic", "logistic", "beta"] = "isotonic"
+    """The curve; each is strictly increasing."""
+    pairs: Annotated[int, Field(ge=20)] = 2000
+    """Pairs of database images that it is fitted on; up to half of them show one animal."""
+    mode: Literal["disjoint_sets", "same_set"] = "disjoint_sets"
+    """disjoint_sets: the animals' encounters are dealt to two sets, and pairs stand between them.
+    same_set: all images against all, as the field's reference does it."""
+    exclude: Literal["image", "encounter"] = "encounter"
+    """Pairs that are left out: an image with itself, or also two of one encounter."""
+    load: str | None = None
+    """fusion.json of another run, instead of fitting; it must be of the same methods."""
+
+
+class FusionConfig(StrictModel):
+    """What method=wildfusion adds up."""
+
+    weights: Literal["equal", "learned"] = "equal"
+    """equal: the mean of calibrated scores. learned: by logistic regression on the database."""
+    local_features: tuple[LocalName, ...] | None = None
+    """Local methods; null: benchmark.local_features. []: global ones alone."""
+    models: tuple[ModelConfig, ...] = ()
+    """Further backbones besides model, which makes the shortlist."""
+
+
 class BenchmarkConfig(StrictModel):
     """How queries are matched with the gallery, and what is measured."""
 
-    method: Literal["cosine", "local_lightglue"] = "cosine"
-    """cosine: global features. local_lightglue: keypoints matched by LightGlue."""
+    method: Literal["cosine", "local_lightglue", "wildfusion"] = "cosine"
+    """cosine: global features. local_lightglue: keypoints matched by LightGlue. wildfusion: both,
+    calibrated and added up."""
     candidate_k: PositiveInt | None = None
     """Local methods: match only the best so many candidates of each query by the global score.
     null: all pairs, without global features."""
-    local_features: Literal["aliked-n16", "aliked-n16rot", "aliked-n32", "disk"] = "aliked-n16"
+    local_features: LocalName = "aliked-n16"
     """Keypoints and descriptors that are matched."""
     local_top_k: PositiveInt = 512
     """Keypoints of each image; the field's reference takes 256."""
@@ -179,6 +210,10 @@ class BenchmarkConfig(StrictModel):
     """exact: the published network in fp32, all layers. fast: benchmark.fast."""
     fast: FastConfig = FastConfig()
     """What precision=fast leaves out."""
+    calibration: CalibrationConfig = CalibrationConfig()
+    """How raw scores become probabilities."""
+    fusion: FusionConfig = FusionConfig()
+    """What wildfusion adds up."""
     top_k: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 5, 10)
     """The k of each top-k metric."""
     mAP: bool = True

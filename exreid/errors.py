@@ -39,3 +39,7 @@ class TrainingError(ExreidError):
 
 class MatchingError(ExreidError):
     """Pairs of images that could not be matched."""
+
+
+class CalibrationError(ExreidError):
+    """A calibration that cannot be fitted to its pairs, or a saved one that cannot be read."""

@@ -171,6 +171,15 @@ class RetrievalSide:
     def __len__(self) -> int:
         return len(self.image_ids)
 
+    def take(self, index_M: np.ndarray) -> RetrievalSide:
+        """The images at these rising indices."""
+        return RetrievalSide(
+            tuple(self.image_ids[i] for i in index_M),
+            self.position_N[index_M],
+            self.identity_N[index_M],
+            self.encounter_N[index_M],
+        )
+
 
 @dataclass(frozen=True)
 class Ranking:

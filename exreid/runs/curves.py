@@ -1,12 +1,15 @@
-"""The learning curve of a training as a picture."""
+"""Pictures of a run: the learning curve of a training, the reliability of probabilities."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from exreid.metrics.reliability import Reliability
 from exreid.training.history import HIGH, LOW
 
 CURVE_FILE = "learning_curve.png"
@@ -67,3 +70,34 @@ def _draw_validation(axes: Any, rows: Sequence[dict[str, Any]], best_epoch: int 
     axes.set_ylabel("held-out images, %")
     axes.set_ylim(0, 100)
     axes.legend(loc="best")
+
+
+def draw_reliability(file: Path, diagrams: Mapping[str, Reliability]) -> None:
+    """``reliability.png``: what was stated against what was there, a line per method; the area of
+    a dot grows with the pairs behind it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 5.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle="--")
+    for name, diagram in diagrams.items():
+        full_B = diagram.weight_B > 0
+        stated, observed = diagram.stated_B[full_B], diagram.observed_B[full_B]
+        weight = diagram.weight_B[full_B] / diagram.weight_B.sum()
+        (line,) = axes.plot(stated, observed, linewidth=1.5, label=name)
+        area = 12 + 25 * (6 + np.log10(np.maximum(weight, 1e-6)))
+        axes.scatter(stated, observed, s=area, color=line.get_color(), alpha=0.7)
+    axes.set(
+        xlim=(-0.02, 1.02),
+        ylim=(-0.02, 1.02),
+        xlabel="stated probability of the same animal",
+        ylabel="share that shows the same animal",
+        title="Reliability on held-out database pairs",
+    )
+    axes.set_aspect("equal")
+    axes.legend(frameon=False)
+    temporary = file.with_name(f".{uuid.uuid4().hex[:8]}.tmp.png")
+    figure.savefig(temporary, dpi=150)
+    temporary.replace(file)

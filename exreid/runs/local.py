@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -210,11 +210,14 @@ class PairMatching:
         *,
         queries: np.ndarray,
         gallery: np.ndarray,
+        query_ids: Sequence[str],
+        gallery_ids: Sequence[str],
         placement: Placement | None,
         folder: Path,
         progress: Progress,
+        looks: Looks,
     ) -> None:
-        """``queries`` and ``gallery`` are places among ``images``."""
+        """``queries`` and ``gallery`` are places among ``images``; ``looks`` is counted up."""
         self.config, self.images = config, images
         self.query_keys = [images.keys[i] for i in queries]
         self.gallery_keys = [images.keys[i] for i in gallery]
@@ -222,16 +225,31 @@ class PairMatching:
         self.features = EXTRACTORS[config.benchmark.local_features].matcher
         self.weights = weights_fingerprint(load_lightglue(self.features))
         self.device = placement.device if placement else "cpu"
-        self.looks = Looks()
+        self.looks, self.query_ids, self.gallery_ids = looks, query_ids, gallery_ids
 
-    def rerank(self, ranking: Ranking, queries: RetrievalSide, gallery: RetrievalSide) -> Ranking:
+    def rerank(self, ranking: Ranking, gallery: RetrievalSide) -> Ranking:
         """The ranking with its shortlist (or all of it) in the order of the local scores."""
-        self.queries, self.gallery = queries, gallery
         shortlist = self.config.benchmark.candidate_k or len(gallery)
-        query_P, gallery_P = shortlist_pairs(ranking, shortlist)
+        pairs = shortlist_pairs(ranking, shortlist)
+        return rerank_shortlist(ranking, gallery, shortlist, *self.score(*pairs))
+
+    def full_scores(
+        self, query_P: np.ndarray, gallery_P: np.ndarray, *, all_pairs: bool
+    ) -> np.ndarray:
+        """The scores of one and the same full look, float64; NaN for a pair that a first look
+        (left out for ``all_pairs``) found not worth it."""
+        looks = [look for look in looks_of(self.config) if look.stage != LAST_LOOK]
+        looks = looks[-1:] if all_pairs else looks
+        level_P, score_P = self.score(query_P, gallery_P, looks)
+        return np.where(level_P == len(looks) - 1, score_P, np.nan)
+
+    def score(
+        self, query_P: np.ndarray, gallery_P: np.ndarray, looks: Sequence[Look] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Of each pair, the number of the last look that it went on to, and its score there."""
         level_P, score_P = np.zeros(len(query_P)), np.zeros(len(query_P))
         chosen = np.arange(len(query_P))
-        for level, look in enumerate(looks_of(self.config)):
+        for level, look in enumerate(looks_of(self.config) if looks is None else looks):
             if level > 0:
                 best = best_of_each_query(
                     query_P[chosen],
@@ -243,7 +261,7 @@ class PairMatching:
                 chosen = chosen[best]
             evidence = self._look(look, query_P[chosen], gallery_P[chosen])
             level_P[chosen], score_P[chosen] = level, self._score(evidence, look)
-        return rerank_shortlist(ranking, gallery, shortlist, level_P, score_P)
+        return level_P, score_P
 
     def _score(self, evidence: PairEvidence, look: Look) -> np.ndarray:
         by_name = {
@@ -277,7 +295,7 @@ class PairMatching:
             pairs_per_tile=size,
             on_progress=self.progress(stage, len(query_P)),
         )
-        self.looks.pairs[stage] = len(query_P)
+        self.looks.pairs[stage] = self.looks.pairs.get(stage, 0) + len(query_P)
         self.looks.pairs_known += scored.known
         if failed:
             missing = scored.missing_P
@@ -300,7 +318,7 @@ class PairMatching:
         if failed:
             missing = np.array([pair not in found for pair in range(len(query_P))])
             self._report(failed, query_P[missing], gallery_P[missing])
-        names = self.queries.image_ids, self.gallery.image_ids
+        names = self.query_ids, self.gallery_ids
         return matches_table(
             [(names[0][q], names[1][g]) for q, g in zip(query_P, gallery_P, strict=True)],
             [found[pair] for pair in range(len(query_P))],
@@ -345,7 +363,7 @@ class PairMatching:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["query_id", "gallery_id"])
         for query, gallery in zip(query_P.tolist(), gallery_P.tolist(), strict=True):
-            writer.writerow([self.queries.image_ids[query], self.gallery.image_ids[gallery]])
+            writer.writerow([self.query_ids[query], self.gallery_ids[gallery]])
         write_text(self.folder / FAILED_FILE, text.getvalue())
         raise MatchingError(
             f"{len(query_P)} pairs could not be matched, in {len(failed)} tiles "

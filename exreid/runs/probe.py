@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,10 @@ from typing import Any
 import numpy as np
 
 from exreid.config import ProbeConfig
-from exreid.data.metadata import retrieval_sides, select_split
-from exreid.matching.cosine import rank_by_cosine
+from exreid.data.metadata import select_split
 from exreid.metrics.retrieval import query_values, retrieval_counts, retrieval_metrics
 from exreid.metrics.uncertainty import bootstrap_intervals
-from exreid.models.backbones import build_backbone
-from exreid.records import Embeddings, ImageTable, Ranking, Rejected, Result, RetrievalSide
+from exreid.records import ImageTable, Ranking, Rejected, Result
 from exreid.runs.artifacts import (
     RunFolder,
     new_run_id,
@@ -26,19 +23,9 @@ from exreid.runs.artifacts import (
     write_table,
     write_text,
 )
-from exreid.runs.inputs import embed_images, output_root, read_images
-from exreid.runs.local import (
-    FIRST_LOOK,
-    FULL_LOOK,
-    LAST_LOOK,
-    LocalImages,
-    Looks,
-    PairMatching,
-    extract_local_images,
-    placement_for,
-    unordered,
-)
+from exreid.runs.inputs import output_root, read_images
 from exreid.runs.progress import Progress, no_progress, timed
+from exreid.runs.stages import Stages
 from exreid.runs.tracking import log_result
 
 
@@ -47,7 +34,7 @@ def run_probe(
 ) -> tuple[Path, Result]:
     """Run the probe and write its folder; a failed run keeps its folder, with the error."""
     benchmark = config.benchmark
-    only_local = benchmark.method != "cosine" and benchmark.candidate_k is None
+    only_local = benchmark.method == "local_lightglue" and benchmark.candidate_k is None
     features = benchmark.local_features if only_local else config.model.type
     run_id = config.output.run_id or new_run_id(benchmark.method, features)
     folder = RunFolder(output_root(config) / "benchmark_runs", run_id, config, benchmark.method)
@@ -75,7 +62,7 @@ def _probe(config: ProbeConfig, folder: RunFolder, progress: Progress, verbose: 
             frame = whole.rows[["image_id", "split"]]
             write_text(folder.path / "split.csv", frame.to_csv(index=False))
         table = _query_and_gallery(whole, config)
-    stages = _Stages(config, folder.path, progress, verbose, timings_s)
+    stages = Stages(config, folder.path, progress, verbose, timings_s)
     queries, gallery, ranking, identities = stages.run(table)
     rejected = [*rejected, *stages.rejected]
     write_rejected(folder.path / "rejected.csv", rejected)
@@ -86,125 +73,6 @@ def _probe(config: ProbeConfig, folder: RunFolder, progress: Progress, verbose: 
     write_table(folder.path / "queries.parquet", query_table(ranking, queries, identities))
     counts = {**retrieval_counts(ranking, queries, gallery), **_left_out(rejected), **stages.counts}
     return Result(result.method, result.metrics, result.intervals, counts, timings_s)
-
-
-class _Stages:
-    """From the table to the ranking: global features, local ones, pairs, as the method asks."""
-
-    def __init__(
-        self,
-        config: ProbeConfig,
-        folder: Path,
-        progress: Progress,
-        verbose: bool,
-        timings_s: dict[str, float],
-    ) -> None:
-        self.config, self.folder, self.progress = config, folder, progress
-        self.verbose, self.timings_s = verbose, timings_s
-        self.rejected: list[Rejected] = []
-        self.counts: dict[str, Any] = {}
-
-    def run(self, table: ImageTable) -> tuple[RetrievalSide, RetrievalSide, Ranking, list[str]]:
-        """The two sides, the ranking, and each query's identity."""
-        config, benchmark = self.config, self.config.benchmark
-        local = benchmark.method == "local_lightglue"
-        embeddings: Embeddings | None = None
-        if not local or benchmark.candidate_k is not None:
-            table, embeddings = self._embed(table)
-        with ExitStack() as stack:
-            images = None
-            if local:
-                placement = placement_for(config, stack, verbose=self.verbose)
-                with timed(self.timings_s, "keypoints"):
-                    bar = self.progress("Finding keypoints", len(table))
-                    images = extract_local_images(table, config, placement, bar)
-                table, embeddings = self._without_unreadable(table, embeddings, images)
-            query = select_split(table, config.dataset.query_split_value)
-            database = select_split(table, config.dataset.database_split_value)
-            queries, gallery = retrieval_sides(table, query, database)
-            with timed(self.timings_s, "ranking"):
-                ranking = self._rank(queries, gallery, embeddings)
-            if images is not None:
-                with timed(self.timings_s, "matching"):
-                    matching = PairMatching(
-                        config,
-                        images,
-                        queries=query,
-                        gallery=database,
-                        placement=placement,
-                        folder=self.folder,
-                        progress=self.progress,
-                    )
-                    ranking = matching.rerank(ranking, queries, gallery)
-                    if benchmark.keep_matches:
-                        found = matching.matches(ranking, benchmark.keep_matches)
-                        write_table(self.folder / "matches.parquet", found)
-                self._count(matching.looks)
-        identities = [table.rows["identity"].iloc[i] for i in queries.position_N]
-        return queries, gallery, ranking, identities
-
-    def _embed(self, table: ImageTable) -> tuple[ImageTable, Embeddings]:
-        config = self.config
-        with timed(self.timings_s, "model"):
-            backbone = build_backbone(
-                config.model.type,
-                checkpoint=config.model.checkpoint,
-                image_size=config.dataset.image_size,
-            )
-        with timed(self.timings_s, "embeddings"):
-            embeddings, positions, report = embed_images(
-                table,
-                config,
-                backbone,
-                verbose=self.verbose,
-                on_progress=self.progress("Extracting features", len(table)),
-            )
-        self.rejected.extend(report.rejected)
-        self.counts |= {"images_cached": report.cached, "images_extracted": report.extracted}
-        return table.take(positions), embeddings
-
-    def _without_unreadable(
-        self, table: ImageTable, embeddings: Embeddings | None, images: LocalImages
-    ) -> tuple[ImageTable, Embeddings | None]:
-        """The images that have local features as well."""
-        report = images.report
-        self.rejected.extend(report.rejected)
-        self.counts |= {"keypoints_cached": report.cached, "keypoints_extracted": report.extracted}
-        if embeddings is not None:
-            ids = [embeddings.image_ids[i] for i in images.positions]
-            embeddings = Embeddings(tuple(ids), embeddings.vectors_ND[images.positions])
-        return table.take(images.positions), embeddings
-
-    def _rank(
-        self, queries: RetrievalSide, gallery: RetrievalSide, embeddings: Embeddings | None
-    ) -> Ranking:
-        benchmark = self.config.benchmark
-        if embeddings is None:
-            return unordered(queries, gallery, self.config)
-        return rank_by_cosine(
-            embeddings.vectors_ND[queries.position_N],
-            embeddings.vectors_ND[gallery.position_N],
-            queries,
-            gallery,
-            exclude=benchmark.exclude,
-            keep=max(benchmark.keep_candidates, benchmark.candidate_k or 1),
-            on_progress=self.progress("Ranking", len(queries)),
-        )
-
-    def _count(self, looks: Looks) -> None:
-        names = {
-            "pairs_looked_at": FIRST_LOOK,
-            "pairs_matched": FULL_LOOK,
-            "pairs_exact": LAST_LOOK,
-        }
-        self.counts |= {
-            name: looks.pairs[stage] for name, stage in names.items() if stage in looks.pairs
-        }
-        self.counts["pairs_known"] = looks.pairs_known
-        if looks.actors_lost:
-            self.counts["actors_lost"] = looks.actors_lost
-        if looks.wait_share is not None:
-            self.counts["actors_wait_share"] = round(looks.wait_share, 4)
 
 
 def measure(ranking: Ranking, identity_Q: np.ndarray, config: ProbeConfig) -> Result:

@@ -1,0 +1,250 @@
+"""The fusing part of a probe: calibration on the database, fused scores of the shortlist."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from exreid.config import ProbeConfig
+from exreid.errors import CalibrationError
+from exreid.features.embedding import describe_fingerprint
+from exreid.matching.calibration_pairs import CalibrationPairs, calibration_pairs
+from exreid.matching.cosine import rank_by_cosine
+from exreid.matching.fusion import FusedScores, Fusion, HeldOut, fit_fusion, sum_in_order
+from exreid.matching.shortlist import rerank_shortlist, shortlist_pairs
+from exreid.metrics.reliability import brier_score, expected_calibration_error, reliability
+from exreid.records import Ranking, RetrievalSide
+from exreid.runs.artifacts import write_table, write_text
+from exreid.runs.curves import draw_reliability
+
+FUSION_FILE = "fusion.json"
+NEAR_DEPTH = 10
+"""Pairs of two animals count as near up to so many best candidates by the global score."""
+OF_IMAGES = ("image_size", "resize", "no_background", "crop_to_mask", "crop_margin", "fill_rgb")
+OF_LOCAL = (
+    *("local_top_k", "local_size", "local_square", "local_masks", "match_threshold"),
+    *("local_score", "geometry", "precision"),
+)
+
+
+class ScorePairs(Protocol):
+    """Raw scores of pairs of table positions, float64; NaN for a pair not worth a full look."""
+
+    def __call__(
+        self, first_P: np.ndarray, second_P: np.ndarray, /, *, all_pairs: bool
+    ) -> np.ndarray:
+        """``all_pairs``: none is left out."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One of the methods that are fused."""
+
+    name: str
+    kind: Literal["global", "local"]
+    score: ScorePairs
+
+
+class FusionStage:
+    """Calibrates the methods and fuses their scores; `counts` says on what."""
+
+    def __init__(self, config: ProbeConfig, methods: Sequence[Method], folder: Path) -> None:
+        self.config, self.methods, self.folder = config, methods, folder
+        self.names = tuple(method.name for method in methods)
+        if len(set(self.names)) < len(self.names):
+            raise CalibrationError(
+                f"the methods to fuse are {', '.join(self.names)}: each may stand there once. "
+                "Change benchmark.fusion."
+            )
+        self.counts: dict[str, Any] = {}
+
+    def calibrate(self, gallery: RetrievalSide, vectors_ND: np.ndarray) -> None:
+        """Load the fusion, or fit it on pairs of the gallery; ``vectors_ND``, in the table's
+        order, say which pairs are near."""
+        options = self.config.benchmark.calibration
+        if options.load is not None:
+            self.fusion = self._loaded(Path(options.load).expanduser())
+            return
+
+        def nearest(first_A: np.ndarray, second_B: np.ndarray) -> np.ndarray:
+            one, two = gallery.take(first_A), gallery.take(second_B)
+            vectors = vectors_ND[one.position_N], vectors_ND[two.position_N]
+            found = rank_by_cosine(*vectors, one, two, keep=NEAR_DEPTH).candidate_index_QK
+            return np.where(found >= 0, second_B[np.maximum(found, 0)], -1)
+
+        pairs = calibration_pairs(
+            gallery,
+            nearest,
+            pairs=options.pairs,
+            mode=options.mode,
+            exclude=options.exclude,
+            seed=self.config.seed,
+        )
+        place_P2 = gallery.position_N[np.stack([pairs.first_P, pairs.second_P], axis=1)]
+        score_PM = self._scores(place_P2[:, 0], place_P2[:, 1], all_pairs=True)
+        self.fusion, held = fit_fusion(
+            score_PM,
+            pairs,
+            self.names,
+            kind=options.kind,
+            weights=self.config.benchmark.fusion.weights,
+        )
+        self._write_calibration(gallery, pairs, score_PM, held)
+
+    def rerank(self, ranking: Ranking, queries: RetrievalSide, gallery: RetrievalSide) -> Ranking:
+        """The ranking with its shortlist in the order of the fused score; a pair that lacks a
+        local score stands below all that have theirs."""
+        benchmark = self.config.benchmark
+        shortlist = benchmark.candidate_k or len(gallery)
+        query_P, gallery_P = shortlist_pairs(ranking, shortlist)
+        place_P = queries.position_N[query_P], gallery.position_N[gallery_P]
+        score_PM = self._scores(*place_P, all_pairs=False)
+        fused = self.fusion.apply(score_PM)
+        ranking = rerank_shortlist(ranking, gallery, shortlist, fused.methods_P, fused.score_P)
+        kept_QK = ranking.candidate_index_QK[:, : benchmark.keep_candidates]
+        query, place = np.nonzero(kept_QK >= 0)
+        row = _row_of(query, kept_QK[query, place], query_P, gallery_P, len(gallery))
+        columns = {
+            "query_id": [queries.image_ids[i] for i in query],
+            "gallery_id": [gallery.image_ids[i] for i in kept_QK[query, place]],
+            "rank": place + 1,
+        }
+        table = columns | self._evidence(score_PM, fused, row)
+        write_table(self.folder / "fusion.parquet", pa.table(table))
+        return ranking
+
+    def _evidence(
+        self, score_PM: np.ndarray, fused: FusedScores, row: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """The columns of ``fusion.parquet`` that say where a score comes from."""
+        columns = {"score": fused.score_P[row], "probability": fused.probability_P[row]}
+        for m, name in enumerate(self.names):
+            columns[f"raw:{name}"] = score_PM[row, m]
+            columns[f"probability:{name}"] = fused.probability_PM[row, m]
+            columns[f"contribution:{name}"] = fused.contribution_PM[row, m]
+        return columns
+
+    def _scores(self, first_P: np.ndarray, second_P: np.ndarray, *, all_pairs: bool) -> np.ndarray:
+        columns = [method.score(first_P, second_P, all_pairs=all_pairs) for method in self.methods]
+        return np.stack(columns, axis=1)
+
+    def _write_calibration(
+        self,
+        gallery: RetrievalSide,
+        pairs: CalibrationPairs,
+        score_PM: np.ndarray,
+        held: HeldOut,
+    ) -> None:
+        prob_PM = np.column_stack([held.probability_PM, held.probability_P])
+        before_PM = _scaled(score_PM)
+        fused_before_P = sum_in_order(before_PM * np.array(self.fusion.weights))
+        before_PM = np.column_stack([before_PM, fused_before_P])
+        known_P = ~np.isnan(prob_PM).any(axis=1)
+        figures: dict[str, Any] = {}
+        if known_P.any():
+            for m, name in enumerate((*self.names, "fused")):
+                figures[name] = _figures(before_PM[known_P, m], prob_PM[known_P, m], pairs, known_P)
+            draw_reliability(
+                self.folder / "reliability.png",
+                {
+                    name: reliability(
+                        prob_PM[known_P, m], pairs.same_P[known_P], weight_P=pairs.weight_P[known_P]
+                    )
+                    for m, name in enumerate((*self.names, "fused"))
+                },
+            )
+            self.counts["calibration_error_before"] = figures["fused"]["ece_before"]
+            self.counts["calibration_error"] = figures["fused"]["ece"]
+        positives = int(pairs.same_P.sum())
+        self.counts |= {"calibration_pairs": len(pairs), "calibration_positives": positives}
+        columns: dict[str, Any] = {
+            "query_id": [gallery.image_ids[i] for i in pairs.first_P],
+            "gallery_id": [gallery.image_ids[i] for i in pairs.second_P],
+            "is_match": pairs.same_P,
+            "weight": pairs.weight_P,
+            "fold": pairs.fold_P,
+        }
+        for m, name in enumerate(self.names):
+            columns[f"raw:{name}"] = score_PM[:, m]
+            columns[f"held_out:{name}"] = held.probability_PM[:, m]
+        columns["held_out:fused"] = held.probability_P
+        write_table(self.folder / "calibration_pairs.parquet", pa.table(columns))
+        content = {
+            "fingerprint": self.fusion.fingerprint,
+            "made_for": self._made_for(),
+            "held_out": figures,
+            "fusion": json.loads(self.fusion.to_json()),
+        }
+        write_text(self.folder / FUSION_FILE, json.dumps(content, indent=1) + "\n")
+
+    def _made_for(self) -> dict[str, str]:
+        """What each method's raw scores depend on, as a fingerprint."""
+        config = self.config
+        images = {name: getattr(config.dataset, name) for name in OF_IMAGES}
+        models = iter((config.model, *config.benchmark.fusion.models))
+        local = config.benchmark.model_dump(mode="json", include={*OF_LOCAL, "fast"})
+        made_for = {}
+        for method in self.methods:
+            if method.kind == "global":
+                settings = next(models).model_dump(mode="json", exclude={"batch_size"})
+            else:
+                settings = local
+            made_for[method.name] = describe_fingerprint({"images": images, "method": settings})
+        return made_for
+
+    def _loaded(self, file: Path) -> Fusion:
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            fusion = Fusion.from_json(json.dumps(content["fusion"]))
+            made_for = content["made_for"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CalibrationError(
+                f"{file}: not a saved fusion ({error}). Set benchmark.calibration.load to the "
+                f"{FUSION_FILE} of a completed wildfusion run."
+            ) from error
+        here = self._made_for()
+        changed = [name for name in {**here, **made_for} if here.get(name) != made_for.get(name)]
+        if changed or fusion.methods != self.names:
+            raise CalibrationError(
+                f"{file}: fitted for {', '.join(fusion.methods)}, and this run fuses "
+                f"{', '.join(self.names)}; the settings differ for {', '.join(changed) or 'none'}. "
+                "Fit one with these settings: leave benchmark.calibration.load unset."
+            )
+        write_text(self.folder / FUSION_FILE, json.dumps(content, indent=1) + "\n")
+        return fusion
+
+
+def _row_of(
+    query: np.ndarray, index: np.ndarray, query_P: np.ndarray, gallery_P: np.ndarray, width: int
+) -> np.ndarray:
+    """Where each (query, gallery index) stands in the list of pairs, which is by query."""
+    key_P = query_P.astype(np.int64) * width + gallery_P
+    order_P = np.argsort(key_P)
+    return order_P[np.searchsorted(key_P[order_P], query.astype(np.int64) * width + index)]
+
+
+def _scaled(score_PM: np.ndarray) -> np.ndarray:
+    """Raw scores from 0 to 1 by their range: what they would say as probabilities."""
+    low_M, high_M = score_PM.min(axis=0), score_PM.max(axis=0)
+    return np.asarray((score_PM - low_M) / (high_M - low_M))
+
+
+def _figures(
+    before_P: np.ndarray, prob_P: np.ndarray, pairs: CalibrationPairs, known_P: np.ndarray
+) -> dict[str, float]:
+    """Held-out calibration error and Brier score; those of raw scores and of the base rate."""
+    same_P, weight_P = pairs.same_P[known_P], pairs.weight_P[known_P]
+    base = np.full(len(same_P), np.average(same_P, weights=weight_P))
+    return {
+        "ece_before": expected_calibration_error(before_P, same_P, weight_P=weight_P),
+        "ece": expected_calibration_error(prob_P, same_P, weight_P=weight_P),
+        "brier_before": brier_score(before_P, same_P, weight_P=weight_P),
+        "brier": brier_score(prob_P, same_P, weight_P=weight_P),
+        "brier_base_rate": brier_score(base, same_P, weight_P=weight_P),
+    }
