@@ -179,6 +179,23 @@ class FusionConfig(StrictModel):
     """Further backbones besides model, which makes the shortlist."""
 
 
+class OpenSetConfig(StrictModel):
+    """Known or new: decisions, and how good they are."""
+
+    enabled: bool = False
+    """Decide for each query whether the gallery knows its animal, and measure the decisions."""
+    queries: Annotated[int, Field(ge=10)] = 200
+    """Database images that are answered as queries (never from their own encounter), once as they
+    are and once as if the gallery lacked their animal: the decision is fitted on them."""
+    rule: Literal["false_match_rate", "balanced"] = "false_match_rate"
+    """false_match_rate: new animals pass for known ones at a stated rate. balanced: the best
+    balanced accuracy on known and new animals."""
+    false_match_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """With rule=false_match_rate: the stated rate."""
+    new_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of new animals that the stated probability assumes; no ranking depends on it."""
+
+
 class BenchmarkConfig(StrictModel):
     """How queries are matched with the gallery, and what is measured."""
 
@@ -214,6 +231,12 @@ class BenchmarkConfig(StrictModel):
     """How raw scores become probabilities."""
     fusion: FusionConfig = FusionConfig()
     """What wildfusion adds up."""
+    open_set: OpenSetConfig = OpenSetConfig()
+    """Known or new."""
+    identity_score: Literal["max", "mean_top"] = "max"
+    """How an animal scores in answers.parquet: by its best image, or by the mean of the best."""
+    identity_top_n: PositiveInt = 3
+    """With identity_score=mean_top: of how many images."""
     top_k: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 5, 10)
     """The k of each top-k metric."""
     mAP: bool = True
@@ -305,6 +328,15 @@ class ProbeConfig(StrictModel):
             raise ValueError(
                 "benchmark.exclude=encounter needs dataset.encounter_cols, the columns that "
                 "name an encounter"
+            )
+        benchmark, dataset = self.benchmark, self.dataset
+        fits = benchmark.method == "wildfusion" and benchmark.calibration.load is None
+        same = dataset.query_split_value == dataset.database_split_value
+        if same and (fits or benchmark.open_set.enabled):
+            raise ValueError(
+                "with query_split_value the same as database_split_value the queries are the "
+                "database, and nothing may be fitted on queries. Use two splits (dataset.make_split "
+                "makes them), and for wildfusion benchmark.calibration.load as an alternative"
             )
         local = self.benchmark.method != "cosine"
         if local and self.benchmark.local_masks == "blank" and self.dataset.mask_col is None:

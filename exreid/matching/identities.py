@@ -1,8 +1,8 @@
 """From candidate images to animals: identity scores, leaders and margins, pooled encounters.
 
 All work on the kept candidates of each query, best first, as `exreid.records.Ranking` holds them.
-An animal with none among them is somewhere below; where a number is needed for it, that is the score
-of the last kept candidate, which it cannot pass.
+An animal with none among them is somewhere below; where a number is needed for it, that is the
+score of the last kept candidate, which it cannot pass.
 
 Letters: Q queries, K candidates, G gallery images, A animals named for one query.
 """
@@ -137,12 +137,8 @@ def pool_encounters(
         photo, place = np.nonzero(index_MK >= 0)
         index, score = index_MK[photo, place], score_MK[photo, place]
         code_A, animal = np.unique(identity_G[index], return_inverse=True)
-        last_M = np.array(
-            [
-                row[kept][-1] if kept.any() else 0.0
-                for row, kept in zip(score_MK, index_MK >= 0, strict=True)
-            ]
-        )
+        count_M = np.bincount(photo, minlength=len(members))
+        last_M = np.where(count_M > 0, score_MK[np.arange(len(members)), count_M - 1], 0.0)
         best_MA = np.repeat(last_M[:, None], len(code_A), axis=1)
         np.maximum.at(best_MA, (photo, animal), score)
         score_A = best_MA.mean(axis=0)

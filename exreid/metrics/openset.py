@@ -115,9 +115,9 @@ def balanced_accuracies(answers: Answers, bar: float) -> dict[str, QueryValues]:
 
 
 def rates_at(answers: Answers, rate: float) -> tuple[float, float]:
-    """At `bar_at_rate`: the share of known queries that is accepted (TPR), and that is accepted with
-    the right identity (the detection and identification rate of open-set identification; Phillips,
-    Grother & Micheals 2011). NaN without known queries."""
+    """At `bar_at_rate`: the share of known queries that is accepted (TPR), and the share that is
+    accepted with the right identity (the detection and identification rate of open-set
+    identification; Phillips, Grother & Micheals 2011). NaN without known queries."""
     accepted_Q = answers.score_Q > bar_at_rate(answers, rate)
     known_Q = answers.known_Q
     if not known_Q.any():

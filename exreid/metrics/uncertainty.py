@@ -11,7 +11,7 @@ Letters: Q queries, I identities, R resamples, M metrics.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -75,6 +75,35 @@ def bootstrap_intervals(
             low, high = np.quantile(known_R, tails)
             intervals[name] = (float(low), float(high))
     return intervals
+
+
+def bootstrap_statistic(
+    statistic: Callable[[np.ndarray], float],
+    identity_Q: np.ndarray,
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float] | None:
+    """The percentile interval of a number that is no mean of queries; the draws are those of
+    `bootstrap_intervals`.
+
+    ``statistic`` gets how often each query was drawn (with its identity), float64 (Q,). Resamples
+    for which it is NaN are passed over; None for fewer than two identities.
+    """
+    identity_I, place_Q = np.unique(identity_Q, return_inverse=True)
+    if len(identity_I) < 2:
+        return None
+    found = [
+        statistic(weight_I[place_Q])
+        for weight_RI in _identity_weights(len(identity_I), resamples, seed)
+        for weight_I in weight_RI
+    ]
+    known = np.array(found)[~np.isnan(found)]
+    if not len(known):
+        return None
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def _ratio_parts(

@@ -101,3 +101,25 @@ def draw_reliability(file: Path, diagrams: Mapping[str, Reliability]) -> None:
     temporary = file.with_name(f".{uuid.uuid4().hex[:8]}.tmp.png")
     figure.savefig(temporary, dpi=150)
     temporary.replace(file)
+
+
+def draw_open_set(file: Path, false_match: np.ndarray, identified: np.ndarray) -> None:
+    """``open_set.png``: known animals found and named against new ones that pass for known."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.step(false_match, identified, where="post", linewidth=1.8, color="#0072b2")
+    axes.set(
+        xlim=(-0.02, 1.02),
+        ylim=(0, 1.02),
+        xlabel="new animals that pass for known (false-match rate)",
+        ylabel="known animals accepted and named rightly",
+        title="Open set: every bar for the stated probability",
+    )
+    axes.grid(alpha=0.3)
+    temporary = file.with_name(f".{uuid.uuid4().hex[:8]}.tmp.png")
+    figure.savefig(temporary, dpi=150)
+    temporary.replace(file)

@@ -106,18 +106,23 @@ class FusionStage:
         place_P = queries.position_N[query_P], gallery.position_N[gallery_P]
         score_PM = self._scores(*place_P, all_pairs=False)
         fused = self.fusion.apply(score_PM)
-        ranking = rerank_shortlist(ranking, gallery, shortlist, fused.methods_P, fused.score_P)
-        kept_QK = ranking.candidate_index_QK[:, : benchmark.keep_candidates]
+        self._pairs, self._raw, self._fused = (query_P, gallery_P), score_PM, fused
+        return rerank_shortlist(ranking, gallery, shortlist, fused.methods_P, fused.score_P)
+
+    def write_evidence(
+        self, ranking: Ranking, queries: RetrievalSide, gallery: RetrievalSide
+    ) -> None:
+        """``fusion.parquet``: where the scores of the ranking that was made last come from."""
+        kept_QK = ranking.candidate_index_QK[:, : self.config.benchmark.keep_candidates]
         query, place = np.nonzero(kept_QK >= 0)
-        row = _row_of(query, kept_QK[query, place], query_P, gallery_P, len(gallery))
+        row = _row_of(query, kept_QK[query, place], *self._pairs, len(gallery))
         columns = {
             "query_id": [queries.image_ids[i] for i in query],
             "gallery_id": [gallery.image_ids[i] for i in kept_QK[query, place]],
             "rank": place + 1,
         }
-        table = columns | self._evidence(score_PM, fused, row)
+        table = columns | self._evidence(self._raw, self._fused, row)
         write_table(self.folder / "fusion.parquet", pa.table(table))
-        return ranking
 
     def _evidence(
         self, score_PM: np.ndarray, fused: FusedScores, row: np.ndarray

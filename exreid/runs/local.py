@@ -35,7 +35,13 @@ from exreid.matching.pair_store import PairStore
 from exreid.matching.pairs import best_of_each_query, score_pairs
 from exreid.matching.shortlist import rerank_shortlist, shortlist_pairs
 from exreid.matching.tiles import PairEvidence, Tile, match_in_process, plan_tiles
-from exreid.metrics.ranking import concatenate_rankings, index_gallery, rank_block, side_slice
+from exreid.metrics.ranking import (
+    Exclude,
+    concatenate_rankings,
+    index_gallery,
+    rank_block,
+    side_slice,
+)
 from exreid.models.checkpoints import weights_fingerprint
 from exreid.models.lightglue import load_lightglue
 from exreid.records import ImageTable, LocalFeatures, Ranking, RetrievalSide
@@ -189,9 +195,9 @@ def extract_local_images(
     return LocalImages(positions, keys, store, description, report)
 
 
-def unordered(queries: RetrievalSide, gallery: RetrievalSide, config: ProbeConfig) -> Ranking:
+def unordered(queries: RetrievalSide, gallery: RetrievalSide, exclude: Exclude) -> Ranking:
     """All candidates of each query in the table's order: what all pairs are matched from."""
-    index = index_gallery(gallery, exclude=config.benchmark.exclude)
+    index = index_gallery(gallery, exclude=exclude)
     parts = []
     for start in range(0, len(queries), QUERY_BLOCK):
         block = side_slice(queries, start, min(start + QUERY_BLOCK, len(queries)))

@@ -13,6 +13,7 @@ from exreid.data.metadata import select_split
 from exreid.metrics.retrieval import query_values, retrieval_counts, retrieval_metrics
 from exreid.metrics.uncertainty import bootstrap_intervals
 from exreid.records import ImageTable, Ranking, Rejected, Result
+from exreid.runs.answers import with_answers, write_answers
 from exreid.runs.artifacts import (
     RunFolder,
     new_run_id,
@@ -63,11 +64,15 @@ def _probe(config: ProbeConfig, folder: RunFolder, progress: Progress, verbose: 
             write_text(folder.path / "split.csv", frame.to_csv(index=False))
         table = _query_and_gallery(whole, config)
     stages = Stages(config, folder.path, progress, verbose, timings_s)
-    queries, gallery, ranking, identities = stages.run(table)
+    ranked = stages.run(table)
+    queries, gallery, ranking = ranked.queries, ranked.gallery, ranked.ranking
+    identities = [ranked.table.rows["identity"].iloc[i] for i in queries.position_N]
     rejected = [*rejected, *stages.rejected]
     write_rejected(folder.path / "rejected.csv", rejected)
+    with timed(timings_s, "answers"):
+        write_answers(folder.path, ranked, config)
     with timed(timings_s, "metrics"):
-        result = measure(ranking, queries.identity_N, config)
+        result = with_answers(measure(ranking, queries.identity_N, config), folder.path, config)
     ranking = _cut(ranking, config.benchmark.keep_candidates)
     write_table(folder.path / "rankings.parquet", ranking_table(ranking, queries, gallery))
     write_table(folder.path / "queries.parquet", query_table(ranking, queries, identities))
@@ -97,7 +102,7 @@ def measure(ranking: Ranking, identity_Q: np.ndarray, config: ProbeConfig) -> Re
 def recompute_metrics(folder: Path, config: ProbeConfig) -> Result:
     """The numbers of a finished run, from its rankings alone."""
     ranking, identity_Q = read_ranking(folder)
-    return measure(ranking, identity_Q, config)
+    return with_answers(measure(ranking, identity_Q, config), folder, config)
 
 
 def _query_and_gallery(table: ImageTable, config: ProbeConfig) -> ImageTable:

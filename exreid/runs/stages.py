@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from exreid.config import ModelConfig, ProbeConfig
 from exreid.data.metadata import retrieval_sides, select_split
 from exreid.distributed.session import Placement
 from exreid.matching.cosine import cosine_of_pairs, rank_by_cosine
+from exreid.metrics.ranking import Exclude
 from exreid.models.backbones import build_backbone
 from exreid.records import Embeddings, ImageTable, Ranking, Rejected, RetrievalSide
 from exreid.runs.artifacts import write_table
@@ -29,7 +30,21 @@ from exreid.runs.local import (
     placement_for,
     unordered,
 )
+from exreid.runs.openset import Practice, practice_queries
 from exreid.runs.progress import Progress, timed
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The ranking of a probe, and what it is of."""
+
+    queries: RetrievalSide
+    gallery: RetrievalSide
+    ranking: Ranking
+    table: ImageTable
+    """The images that both sides' positions are places of."""
+    practice: Practice | None
+    """Database images that were answered as queries, where decisions are to be fitted."""
 
 
 class Stages:
@@ -51,8 +66,8 @@ class Stages:
         self.embeddings: list[Embeddings] = []
         self.images: list[LocalImages] = []
 
-    def run(self, table: ImageTable) -> tuple[RetrievalSide, RetrievalSide, Ranking, list[str]]:
-        """The two sides, the ranking, and each query's identity."""
+    def run(self, table: ImageTable) -> Ranked:
+        """The ranking, and what it is of."""
         models, local_names = methods_of(self.config)
         for model in models:
             table = self._embed(table, model)
@@ -63,19 +78,46 @@ class Stages:
                 with timed(self.timings_s, "keypoints"):
                     for name in local_names:
                         table = self._find_keypoints(table, name, placement)
-            dataset = self.config.dataset
+            dataset, benchmark = self.config.dataset, self.config.benchmark
             query = select_split(table, dataset.query_split_value)
             database = select_split(table, dataset.database_split_value)
             queries, gallery = retrieval_sides(table, query, database)
-            with timed(self.timings_s, "ranking"):
-                ranking = self._rank(queries, gallery)
-            if self.config.benchmark.method == "wildfusion":
-                ranking = self._fuse(ranking, queries, gallery, table, placement)
+            fusion = None
+            if benchmark.method == "wildfusion":
+                fusion = self._calibrated(gallery, table, placement)
+            ranking = self._answer(queries, gallery, fusion, placement, benchmark.exclude)
+            if fusion is not None:
+                fusion.write_evidence(ranking, queries, gallery)
+            practice = None
+            if benchmark.open_set.enabled:
+                chosen = practice_queries(gallery, benchmark.open_set.queries, self.config.seed)
+                answered = self._answer(chosen, gallery, fusion, placement, "encounter")
+                practice = Practice(chosen, answered)
             if local_names:
-                ranking = self._match(ranking, queries, gallery, placement)
+                if benchmark.keep_matches:
+                    matching = self._matching(0, queries, gallery, placement)
+                    found = matching.matches(ranking, benchmark.keep_matches)
+                    write_table(self.folder / "matches.parquet", found)
                 self._count()
-        identities = [table.rows["identity"].iloc[i] for i in queries.position_N]
-        return queries, gallery, ranking, identities
+        return Ranked(queries, gallery, ranking, table, practice)
+
+    def _answer(
+        self,
+        queries: RetrievalSide,
+        gallery: RetrievalSide,
+        fusion: FusionStage | None,
+        placement: Placement | None,
+        exclude: Exclude,
+    ) -> Ranking:
+        """The gallery ranked for these queries by the benchmark's method."""
+        with timed(self.timings_s, "ranking"):
+            ranking = self._rank(queries, gallery, exclude)
+        if self.config.benchmark.method == "cosine":
+            return ranking
+        with timed(self.timings_s, "matching"):
+            if fusion is not None:
+                return fusion.rerank(ranking, queries, gallery)
+            return self._matching(0, queries, gallery, placement).rerank(ranking, gallery)
 
     def _embed(self, table: ImageTable, model: ModelConfig) -> ImageTable:
         config = self.config.model_copy(update={"model": model})
@@ -117,10 +159,10 @@ class Stages:
         ]
         self.images = [replace(one, keys=[one.keys[i] for i in positions]) for one in self.images]
 
-    def _rank(self, queries: RetrievalSide, gallery: RetrievalSide) -> Ranking:
+    def _rank(self, queries: RetrievalSide, gallery: RetrievalSide, exclude: Exclude) -> Ranking:
         benchmark = self.config.benchmark
         if not self.embeddings:
-            return unordered(queries, gallery, self.config)
+            return unordered(queries, gallery, exclude)
         deep = len(gallery) if benchmark.method == "wildfusion" else 1
         vectors_ND = self.embeddings[0].vectors_ND
         return rank_by_cosine(
@@ -128,28 +170,10 @@ class Stages:
             vectors_ND[gallery.position_N],
             queries,
             gallery,
-            exclude=benchmark.exclude,
+            exclude=exclude,
             keep=max(benchmark.keep_candidates, benchmark.candidate_k or deep),
             on_progress=self.progress("Ranking", len(queries)),
         )
-
-    def _match(
-        self,
-        ranking: Ranking,
-        queries: RetrievalSide,
-        gallery: RetrievalSide,
-        placement: Placement | None,
-    ) -> Ranking:
-        """Re-ranked by local matches (where that is the method), and its matches written."""
-        benchmark = self.config.benchmark
-        with timed(self.timings_s, "matching"):
-            matching = self._matching(0, queries, gallery, placement)
-            if benchmark.method == "local_lightglue":
-                ranking = matching.rerank(ranking, gallery)
-            if benchmark.keep_matches:
-                found = matching.matches(ranking, benchmark.keep_matches)
-                write_table(self.folder / "matches.parquet", found)
-        return ranking
 
     def _matching(
         self,
@@ -172,14 +196,9 @@ class Stages:
             looks=self.looks,
         )
 
-    def _fuse(
-        self,
-        ranking: Ranking,
-        queries: RetrievalSide,
-        gallery: RetrievalSide,
-        table: ImageTable,
-        placement: Placement | None,
-    ) -> Ranking:
+    def _calibrated(
+        self, gallery: RetrievalSide, table: ImageTable, placement: Placement | None
+    ) -> FusionStage:
         every = np.arange(len(table))
         whole, _ = retrieval_sides(table, every, every)
         models, local_names = methods_of(self.config)
@@ -193,10 +212,8 @@ class Stages:
         stage = FusionStage(self.config, methods, self.folder)
         with timed(self.timings_s, "calibration"):
             stage.calibrate(gallery, self.embeddings[0].vectors_ND)
-        with timed(self.timings_s, "fusion"):
-            ranking = stage.rerank(ranking, queries, gallery)
         self._add(stage.counts)
-        return ranking
+        return stage
 
     def _add(self, counts: dict[str, Any]) -> None:
         for name, count in counts.items():

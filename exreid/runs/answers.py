@@ -1,0 +1,249 @@
+"""What a probe answers, by animal and by visit, known or new; and the numbers of those answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from exreid.config import ProbeConfig
+from exreid.matching.identities import identity_answers, leaders, pool_encounters
+from exreid.metrics.openset import (
+    Answers,
+    balanced_accuracies,
+    detection_auroc,
+    open_set_curve,
+    rates_at,
+)
+from exreid.metrics.retrieval import QueryValues, average_values, hit, identity_sums
+from exreid.metrics.uncertainty import bootstrap_intervals, bootstrap_statistic
+from exreid.records import Result
+from exreid.runs.artifacts import write_table, write_text
+from exreid.runs.curves import draw_open_set
+from exreid.runs.openset import fit_decider
+from exreid.runs.stages import Ranked
+
+KEPT_ANIMALS = 10
+"""Animals of each query in answers.parquet."""
+RATES = {"1": 0.01, "5": 0.05}
+OPEN_SET_FILE, ENCOUNTER_FILE = "open_set.parquet", "encounters.parquet"
+
+
+def write_answers(folder: Path, ranked: Ranked, config: ProbeConfig) -> None:
+    """``answers.parquet``, ``encounters.parquet`` where encounters are known, and for the open set
+    ``open_set.parquet``, ``open_set.json`` and ``open_set.png``."""
+    names = _names(ranked)
+    write_table(folder / "answers.parquet", _answer_table(ranked, names, config))
+    if np.any(ranked.queries.encounter_N >= 0):
+        write_table(folder / ENCOUNTER_FILE, _encounter_table(ranked, names))
+    if ranked.practice is not None:
+        _write_open_set(folder, ranked, names, config)
+
+
+def with_answers(result: Result, folder: Path, config: ProbeConfig) -> Result:
+    """The result with the metrics of the answers that the folder holds.
+
+    - ``encounter_top_k``: the share of (encounter, animal) pairs of the queries whose animal is
+      among the first k when the photos of the visit are pooled.
+    - ``new_auroc``, ``tpr_at_fpr_1``, ``dir_at_fpr_1`` (and 5): how well the stated probability
+      tells known from new animals; see `exreid.metrics.openset`.
+    - ``BAKS``, ``BAUS``, ``open_set_score`` (their geometric mean), ``false_match_rate``: of the
+      decisions, by the bar that was chosen on the database.
+    """
+    metrics, intervals = dict(result.metrics), dict(result.intervals)
+    for found in (_encounter_metrics(folder, config), _open_set_metrics(folder, config)):
+        metrics |= found[0]
+        intervals |= found[1]
+    return replace(result, metrics=metrics, intervals=intervals)
+
+
+def _names(ranked: Ranked) -> dict[int, str]:
+    identity = ranked.table.rows["identity"]
+    return {
+        int(code): identity.iloc[place]
+        for side in (ranked.queries, ranked.gallery)
+        for code, place in zip(side.identity_N, side.position_N, strict=True)
+    }
+
+
+def _answer_table(ranked: Ranked, names: dict[int, str], config: ProbeConfig) -> pa.Table:
+    benchmark = config.benchmark
+    columns: dict[str, list[Any]] = {
+        name: []
+        for name in (
+            "query_id",
+            "rank",
+            "identity",
+            "score",
+            "best_gallery_id",
+            "images",
+            "is_match",
+        )
+    }
+    answers = identity_answers(
+        ranked.ranking,
+        ranked.gallery.identity_N,
+        how=benchmark.identity_score,
+        top=benchmark.identity_top_n,
+    )
+    for q, answer in enumerate(answers):
+        own = ranked.queries.identity_N[q]
+        for rank, code in enumerate(answer.identity_A[:KEPT_ANIMALS].tolist()):
+            columns["query_id"].append(ranked.queries.image_ids[q])
+            columns["rank"].append(rank + 1)
+            columns["identity"].append(names[code])
+            columns["score"].append(float(answer.score_A[rank]))
+            columns["best_gallery_id"].append(ranked.gallery.image_ids[answer.best_A[rank]])
+            columns["images"].append(int(answer.images_A[rank]))
+            columns["is_match"].append(bool(code == own))
+    return pa.table(columns)
+
+
+def _encounter_table(ranked: Ranked, names: dict[int, str]) -> pa.Table:
+    queries = ranked.queries
+    known = queries.encounter_N >= 0
+    key_Q = queries.encounter_N.astype(np.int64) * (queries.identity_N.max() + 1)
+    group_Q = np.where(known, key_Q + queries.identity_N, -1)
+    rows = []
+    encounters = ranked.table.rows["encounter"]
+    pooled = pool_encounters(ranked.ranking, ranked.gallery.identity_N, group_Q)
+    for _, members, answer in pooled:
+        own = int(queries.identity_N[members[0]])
+        place = np.flatnonzero(answer.identity_A == own)
+        some = len(answer.identity_A) > 0
+        rows.append(
+            {
+                "encounter": encounters.iloc[queries.position_N[members[0]]],
+                "identity": names[own],
+                "photos": len(members),
+                "identity_rank": int(place[0]) + 1 if len(place) else 0,
+                "leader": names[int(answer.identity_A[0])] if some else None,
+                "score": float(answer.score_A[0]) if some else None,
+            }
+        )
+    return pa.Table.from_pylist(rows)
+
+
+def _encounter_metrics(folder: Path, config: ProbeConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    file = folder / ENCOUNTER_FILE
+    if not file.exists():
+        return {}, {}
+    rows = pd.read_parquet(file)
+    rank = rows["identity_rank"].to_numpy()
+    every = np.ones(len(rows), bool)
+    table = {f"encounter_top_{k}": QueryValues(hit(rank, k), every) for k in config.benchmark.top_k}
+    return _measured(table, pd.factorize(rows["identity"], sort=True)[0], config)
+
+
+def _write_open_set(
+    folder: Path, ranked: Ranked, names: dict[int, str], config: ProbeConfig
+) -> None:
+    assert ranked.practice is not None
+    decider, practice = fit_decider(ranked.practice, ranked.gallery, config.benchmark.open_set)
+    found = leaders(ranked.ranking, ranked.gallery.identity_N)
+    probability_Q = decider.probability(found)
+    own_Q = ranked.queries.identity_N
+    known_Q = np.diff(ranked.ranking.positive_offset_Q1) > 0
+    table = {
+        "query_id": ranked.queries.image_ids,
+        "identity": [names[int(code)] for code in own_Q],
+        "leader": [names.get(int(code)) for code in found.identity_Q],
+        "score": found.score_Q,
+        "margin": found.margin_Q,
+        "known_probability": probability_Q,
+        "decision": np.where(probability_Q > decider.bar, "known", "new"),
+        "is_known": known_Q,
+        "is_right": known_Q & (found.identity_Q == own_Q),
+    }
+    write_table(folder / OPEN_SET_FILE, pa.table(table))
+    options = config.benchmark.open_set
+    bar = decider.bar if np.isfinite(decider.bar) else (2.0 if decider.bar > 0 else -1.0)
+    content = {
+        "bar": bar,
+        "rule": options.rule,
+        "stated_false_match_rate": (
+            options.false_match_rate if options.rule == "false_match_rate" else None
+        ),
+        "coefficients": {
+            "score": decider.coefficients[0] / decider.scales[0],
+            "margin": decider.coefficients[1] / decider.scales[1],
+            "intercept": decider.intercept,
+        },
+        "practice": {
+            "answers_as_known": int(practice.known_Q.sum()),
+            "answers_as_new": int((~practice.known_Q).sum()),
+            "new_auroc": detection_auroc(practice),
+        },
+    }
+    write_text(folder / "open_set.json", json.dumps(content, indent=1) + "\n")
+    answers = Answers(probability_Q, known_Q, known_Q & (found.identity_Q == own_Q), own_Q)
+    if known_Q.any() and not known_Q.all():
+        draw_open_set(folder / "open_set.png", *open_set_curve(answers))
+
+
+def _open_set_metrics(folder: Path, config: ProbeConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    file = folder / OPEN_SET_FILE
+    if not file.exists():
+        return {}, {}
+    rows = pd.read_parquet(file)
+    identity_Q = pd.factorize(rows["identity"], sort=True)[0]
+    answers = Answers(
+        rows["known_probability"].to_numpy(),
+        rows["is_known"].to_numpy(),
+        rows["is_right"].to_numpy(),
+        identity_Q,
+    )
+    bar = json.loads((folder / "open_set.json").read_text(encoding="utf-8"))["bar"]
+    table = balanced_accuracies(answers, bar)
+    table["false_match_rate"] = QueryValues(
+        (answers.score_Q > bar).astype(np.float64), ~answers.known_Q
+    )
+    metrics, intervals = _measured(table, identity_Q, config)
+    if not {"BAKS", "BAUS"} <= set(metrics):
+        return metrics, intervals
+    for name, rate in RATES.items():
+        metrics[f"tpr_at_fpr_{name}"], metrics[f"dir_at_fpr_{name}"] = rates_at(answers, rate)
+    statistics = {
+        "new_auroc": lambda weight_Q: detection_auroc(answers, weight_Q),
+        "open_set_score": lambda weight_Q: _geometric(table, identity_Q, weight_Q),
+    }
+    for name, statistic in statistics.items():
+        metrics[name] = statistic(np.ones(len(rows)))
+        resamples = config.benchmark.bootstrap_resamples
+        if resamples:
+            interval = bootstrap_statistic(
+                statistic, identity_Q, resamples=resamples, seed=config.seed
+            )
+            if interval is not None:
+                intervals[name] = interval
+    return metrics, intervals
+
+
+def _geometric(
+    table: dict[str, QueryValues], identity_Q: np.ndarray, weight_Q: np.ndarray
+) -> float:
+    """The geometric mean of BAKS and BAUS, each identity counting as often as it was drawn."""
+    parts = []
+    for name in ("BAKS", "BAUS"):
+        identity_I, sum_I, count_I = identity_sums(table[name], identity_Q)
+        drawn_I = np.array([weight_Q[np.argmax(identity_Q == code)] for code in identity_I])
+        if drawn_I.sum() == 0:
+            return float("nan")
+        parts.append(float(drawn_I @ (sum_I / count_I) / drawn_I.sum()))
+    return float(np.sqrt(parts[0] * parts[1]))
+
+
+def _measured(
+    table: dict[str, QueryValues], identity_Q: np.ndarray, config: ProbeConfig
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    metrics = average_values(table, identity_Q)
+    resamples = config.benchmark.bootstrap_resamples
+    if not resamples:
+        return metrics, {}
+    intervals = bootstrap_intervals(table, identity_Q, resamples=resamples, seed=config.seed)
+    return metrics, intervals

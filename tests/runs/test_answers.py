@@ -1,0 +1,116 @@
+"""Answers by animal and by visit, and decisions between known and new, as a run writes them."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from exreid.config import ProbeConfig
+from exreid.config_io import load_config
+from exreid.data.synthetic import write_dataset
+from exreid.errors import CalibrationError, ConfigError
+from exreid.runs.probe import recompute_metrics, run_probe
+
+OPTIONS = [
+    *("dataset.image_size=96", "ray.num_actors=0", "benchmark.bootstrap_resamples=50"),
+    *("dataset.encounter_cols=[source,encounter]", "benchmark.open_set.queries=60"),
+    *("benchmark.open_set.enabled=true", "dataset.split_col=split-time_open"),
+]
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("open") / "data"
+    write_dataset(folder, identities=12, images_per_identity=8, seed=3)
+    return folder
+
+
+def _config(dataset, out, *more):
+    overrides = [f"dataset.root={dataset}", f"output.root={out}", *OPTIONS, *more]
+    return load_config(ProbeConfig, None, overrides)
+
+
+@pytest.fixture(scope="module")
+def decided(many, tmp_path_factory):
+    out = tmp_path_factory.mktemp("decided")
+    folder, result = run_probe(_config(many, out))
+    return out, folder, result
+
+
+def test_decisions_and_their_numbers(decided):
+    _, folder, result = decided
+    rows = pd.read_parquet(folder / "open_set.parquet")
+    rankings = pd.read_parquet(folder / "rankings.parquet")
+    first = rankings[rankings["rank"] == 1].set_index("query_id").loc[rows["query_id"]]
+    assert np.array_equal(first["is_match"], rows["is_right"])
+    assert np.array_equal(first["score"], rows["score"].astype(np.float32))
+    known = rows["query_id"].isin(rankings[rankings["is_match"]]["query_id"])
+    assert np.array_equal(known, rows["is_known"])
+    assert 0 < known.sum() < len(rows), "the split holds both"
+    bar = json.loads((folder / "open_set.json").read_text())["bar"]
+    assert np.array_equal(rows["decision"] == "known", rows["known_probability"] > bar)
+    metrics = result.metrics
+    assert metrics["new_auroc"] == pytest.approx(roc_auc_score(known, rows["known_probability"]))
+    accepted = rows["decision"] == "known"
+    baks = (accepted & rows["is_right"])[known].groupby(rows["identity"]).mean().mean()
+    baus = (~accepted)[~known].groupby(rows["identity"]).mean().mean()
+    assert metrics["BAKS"] == pytest.approx(baks)
+    assert metrics["BAUS"] == pytest.approx(baus)
+    assert metrics["open_set_score"] == pytest.approx(np.sqrt(baks * baus))
+    assert metrics["false_match_rate"] == pytest.approx(accepted[~known].mean())
+    for name in ("new_auroc", "open_set_score", "BAUS"):
+        low, high = result.intervals[name]
+        assert low <= metrics[name] <= high
+    assert (folder / "open_set.png").stat().st_size > 5000
+    assert recompute_metrics(folder, _config(".", ".")).metrics == metrics
+
+
+def test_the_balanced_rule_calls_more_animals_known_than_a_strict_rate(decided, many):
+    out, folder, _ = decided
+    balanced, _ = run_probe(_config(many, out, "benchmark.open_set.rule=balanced"))
+    strict = ["benchmark.open_set.false_match_rate=0.02"]
+    careful, _ = run_probe(_config(many, out, *strict))
+    accepted = [
+        (pd.read_parquet(run / "open_set.parquet")["decision"] == "known").sum()
+        for run in (careful, folder, balanced)
+    ]
+    assert accepted[0] <= accepted[1] <= accepted[2]
+    assert accepted[0] < accepted[2]
+
+
+def test_answers_by_animal_and_by_visit(decided, many):
+    out, folder, result = decided
+    answers = pd.read_parquet(folder / "answers.parquet")
+    first = answers[answers["rank"] == 1]
+    assert first["is_match"].mean() == result.metrics["identity_top_1"]
+    assert (answers.groupby("query_id")["score"].diff().fillna(0) <= 0).all()
+    assert not answers.duplicated(["query_id", "identity"]).any()
+    visits = pd.read_parquet(folder / "encounters.parquet")
+    assert visits["photos"].sum() == result.counts["queries"]
+    assert visits["photos"].max() > 1
+    assert result.metrics["encounter_top_1"] == (visits["identity_rank"] == 1).mean()
+    mean, _ = run_probe(_config(many, out, "benchmark.identity_score=mean_top"))
+    other = pd.read_parquet(mean / "answers.parquet")
+    assert not other["score"].equals(answers["score"])
+
+
+def test_nothing_is_fitted_on_queries(many, tmp_path, dataset):
+    same = ["dataset.query_split_value=train", "dataset.database_split_value=train"]
+    with pytest.raises(ConfigError, match="nothing may be fitted on queries"):
+        _config(many, tmp_path, *same)
+    with pytest.raises(ConfigError, match="nothing may be fitted on queries"):
+        more = ["benchmark.open_set.enabled=false", "benchmark.method=wildfusion"]
+        _config(many, tmp_path, *same, *more)
+
+
+def test_a_database_that_teaches_nothing_is_an_error(many, tmp_path):
+    data = tmp_path / "one"
+    write_dataset(data, identities=4, images_per_identity=6, seed=1)
+    file = next(data.glob("*Real.csv"))
+    rows = pd.read_csv(file, dtype=str)
+    rows["encounter"] = rows["unique_name"]
+    rows.to_csv(file, index=False)
+    with pytest.raises(CalibrationError, match=r"benchmark\.open_set\.queries"):
+        run_probe(_config(data, tmp_path, "dataset.split_col=split-time_closed"))
