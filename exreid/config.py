@@ -335,8 +335,8 @@ class ProbeConfig(StrictModel):
         if same and (fits or benchmark.open_set.enabled):
             raise ValueError(
                 "with query_split_value the same as database_split_value the queries are the "
-                "database, and nothing may be fitted on queries. Use two splits (dataset.make_split "
-                "makes them), and for wildfusion benchmark.calibration.load as an alternative"
+                "database, and nothing may be fitted on queries. Use two splits (dataset."
+                "make_split makes them); wildfusion can also load a benchmark.calibration"
             )
         local = self.benchmark.method != "cosine"
         if local and self.benchmark.local_masks == "blank" and self.dataset.mask_col is None:
