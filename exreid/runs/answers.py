@@ -30,6 +30,9 @@ from exreid.runs.stages import Ranked
 
 KEPT_ANIMALS = 10
 """Animals of each query in answers.parquet."""
+ANSWER_COLUMNS = (
+    *("query_id", "rank", "identity", "score", "best_gallery_id", "images", "is_match"),
+)
 RATES = {"1": 0.01, "5": 0.05}
 OPEN_SET_FILE, ENCOUNTER_FILE = "open_set.parquet", "encounters.parquet"
 
@@ -73,18 +76,7 @@ def _names(ranked: Ranked) -> dict[int, str]:
 
 def _answer_table(ranked: Ranked, names: dict[int, str], config: ProbeConfig) -> pa.Table:
     benchmark = config.benchmark
-    columns: dict[str, list[Any]] = {
-        name: []
-        for name in (
-            "query_id",
-            "rank",
-            "identity",
-            "score",
-            "best_gallery_id",
-            "images",
-            "is_match",
-        )
-    }
+    columns: dict[str, list[Any]] = {name: [] for name in ANSWER_COLUMNS}
     answers = identity_answers(
         ranked.ranking,
         ranked.gallery.identity_N,

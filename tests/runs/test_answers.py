@@ -23,7 +23,7 @@ OPTIONS = [
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
     folder = tmp_path_factory.mktemp("open") / "data"
-    write_dataset(folder, identities=12, images_per_identity=8, seed=3)
+    write_dataset(folder, identities=14, images_per_identity=16, seed=3, workers=2)
     return folder
 
 
@@ -100,8 +100,8 @@ def test_nothing_is_fitted_on_queries(many, tmp_path, dataset):
     same = ["dataset.query_split_value=train", "dataset.database_split_value=train"]
     with pytest.raises(ConfigError, match="nothing may be fitted on queries"):
         _config(many, tmp_path, *same)
+    more = ["benchmark.open_set.enabled=false", "benchmark.method=wildfusion"]
     with pytest.raises(ConfigError, match="nothing may be fitted on queries"):
-        more = ["benchmark.open_set.enabled=false", "benchmark.method=wildfusion"]
         _config(many, tmp_path, *same, *more)
 
 
