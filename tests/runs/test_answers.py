@@ -67,17 +67,24 @@ def test_decisions_and_their_numbers(decided):
     assert recompute_metrics(folder, _config(".", ".")).metrics == metrics
 
 
-def test_the_balanced_rule_calls_more_animals_known_than_a_strict_rate(decided, many):
+def test_a_stricter_rate_calls_fewer_animals_known(decided, many):
     out, folder, _ = decided
-    balanced, _ = run_probe(_config(many, out, "benchmark.open_set.rule=balanced"))
-    strict = ["benchmark.open_set.false_match_rate=0.02"]
-    careful, _ = run_probe(_config(many, out, *strict))
+    runs = [
+        run_probe(_config(many, out, f"benchmark.open_set.false_match_rate={rate}"))[0]
+        for rate in (0.02, 0.5)
+    ]
     accepted = [
         (pd.read_parquet(run / "open_set.parquet")["decision"] == "known").sum()
-        for run in (careful, folder, balanced)
+        for run in (runs[0], folder, runs[1])
     ]
     assert accepted[0] <= accepted[1] <= accepted[2]
     assert accepted[0] < accepted[2]
+    balanced, _ = run_probe(_config(many, out, "benchmark.open_set.rule=balanced"))
+    one, two = (json.loads((run / "open_set.json").read_text()) for run in (folder, balanced))
+    assert one["stated_false_match_rate"] == 0.05
+    assert two["stated_false_match_rate"] is None
+    assert one["bar"] != two["bar"]
+    assert one["coefficients"] == two["coefficients"]
 
 
 def test_answers_by_animal_and_by_visit(decided, many):
