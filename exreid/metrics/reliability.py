@@ -25,9 +25,15 @@ class Reliability:
 
 
 def reliability(
-    prob_P: np.ndarray, same_P: np.ndarray, *, weight_P: np.ndarray | None = None, bins: int = 10
+    prob_P: np.ndarray,
+    same_P: np.ndarray,
+    *,
+    weight_P: np.ndarray | None = None,
+    bins: int = 10,
+    equal_count: bool = False,
 ) -> Reliability:
-    """The reliability diagram of held-out pairs, in bins of equal width.
+    """The reliability diagram of held-out pairs, in bins of equal width; with ``equal_count``, of
+    about equally many pairs, whatever their weight (fewer bins where probabilities tie).
 
     >>> diagram = reliability(np.array([0.1, 0.3, 0.9]), np.array([0, 1, 1]), bins=2)
     >>> diagram.stated_B.tolist(), diagram.observed_B.tolist()
@@ -37,6 +43,10 @@ def reliability(
     if bins < 1:
         raise ValueError(f"a reliability diagram needs at least one bin, not {bins}.")
     edge_B1 = np.arange(bins + 1) / bins
+    if equal_count:
+        inner = np.quantile(prob_P, edge_B1[1:-1])
+        edge_B1 = np.unique(np.concatenate([[0.0], inner, [1.0]]))
+        bins = len(edge_B1) - 1
     bin_P = np.clip(np.searchsorted(edge_B1, prob_P, side="right") - 1, 0, bins - 1)
     weight_B = np.bincount(bin_P, weight_P, minlength=bins)
     stated_B, observed_B = (

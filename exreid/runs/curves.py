@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from exreid.metrics.reliability import Reliability
 from exreid.training.history import HIGH, LOW
 
 CURVE_FILE = "learning_curve.png"
+SHOWN_FROM = 1e-3
 SHOWN = {"val_top_1": "top-1", "val_top_5": "top-5", "val_mAP": "mAP"}
 
 
@@ -73,31 +75,34 @@ def _draw_validation(axes: Any, rows: Sequence[dict[str, Any]], best_epoch: int 
 
 
 def draw_reliability(file: Path, diagrams: Mapping[str, Reliability]) -> None:
-    """``reliability.png``: what was stated against what was there, a line per method; the area of
-    a dot grows with the pairs behind it."""
+    """``reliability.png``: what was stated against what was there, a line per method,
+    a dot for a tenth of the pairs. What is below a thousandth stands at the edge."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5, 5.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle="--")
-    for name, diagram in diagrams.items():
+    axes.plot([SHOWN_FROM, 1], [SHOWN_FROM, 1], color="0.6", linewidth=1, linestyle="--")
+    for (name, diagram), marker in zip(diagrams.items(), cycle("osD^v"), strict=False):
         full_B = diagram.weight_B > 0
-        stated, observed = diagram.stated_B[full_B], diagram.observed_B[full_B]
-        weight = diagram.weight_B[full_B] / diagram.weight_B.sum()
-        (line,) = axes.plot(stated, observed, linewidth=1.5, label=name)
-        area = 12 + 25 * (6 + np.log10(np.maximum(weight, 1e-6)))
-        axes.scatter(stated, observed, s=area, color=line.get_color(), alpha=0.7)
+        points = [
+            np.maximum(value_B[full_B], SHOWN_FROM)
+            for value_B in (diagram.stated_B, diagram.observed_B)
+        ]
+        axes.plot(*points, marker=marker, markersize=6, linewidth=1.5, label=name, clip_on=False)
     axes.set(
-        xlim=(-0.02, 1.02),
-        ylim=(-0.02, 1.02),
+        xscale="log",
+        yscale="log",
+        xlim=(SHOWN_FROM, 1),
+        ylim=(SHOWN_FROM, 1),
         xlabel="stated probability of the same animal",
         ylabel="share that shows the same animal",
         title="Reliability on held-out database pairs",
     )
     axes.set_aspect("equal")
-    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="upper left")
     temporary = file.with_name(f".{uuid.uuid4().hex[:8]}.tmp.png")
     figure.savefig(temporary, dpi=150)
     temporary.replace(file)

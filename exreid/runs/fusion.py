@@ -159,7 +159,10 @@ class FusionStage:
                 self.folder / "reliability.png",
                 {
                     name: reliability(
-                        prob_PM[known_P, m], pairs.same_P[known_P], weight_P=pairs.weight_P[known_P]
+                        prob_PM[known_P, m],
+                        pairs.same_P[known_P],
+                        weight_P=pairs.weight_P[known_P],
+                        equal_count=True,
                     )
                     for m, name in enumerate((*self.names, "fused"))
                 },

@@ -15,6 +15,7 @@ from exreid.records import Ranking, RetrievalSide
 
 RIDGE = 1e-4
 """For each practice answer; keeps the coefficients finite where all of them separate."""
+LEVEL_SLOPE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,9 @@ def fit_decider(
         non_negative=True,
     )
     slopes = (float(coefficients[0]), float(coefficients[1]))
+    if not any(slopes):
+        # Neither says anything on the database: all are about as likely, in the score's order.
+        slopes = (LEVEL_SLOPE, 0.0)
     decider = Decider(slopes, intercept, scales, bar=0.0)
     whole = Leaders(np.zeros(len(score_P), np.int32), score_P, margin_P)
     identity_P = np.concatenate([own_Q[known_Q], own_Q[new_Q]])

@@ -59,3 +59,18 @@ def test_what_is_no_probability_is_refused():
         expected_calibration_error(np.zeros(0), np.zeros(0))
     with pytest.raises(ValueError, match="bin"):
         reliability(np.array([0.2]), np.array([True]), bins=0)
+
+
+def test_bins_of_equally_many_pairs():
+    rng = np.random.default_rng(0)
+    prob_P = rng.random(1000) ** 6
+    same_P, weight_P = rng.random(1000) < prob_P, rng.uniform(0.5, 3, 1000)
+    diagram = reliability(prob_P, same_P, weight_P=weight_P, equal_count=True)
+    order = np.argsort(prob_P)
+    for b, part in enumerate(np.split(order, 10)):
+        assert diagram.weight_B[b] == pytest.approx(weight_P[part].sum())
+        stated = np.average(prob_P[part], weights=weight_P[part])
+        assert diagram.stated_B[b] == pytest.approx(stated)
+    tied = reliability(np.full(50, 0.25), np.arange(50) < 10, equal_count=True)
+    assert np.nansum(tied.weight_B) == 50
+    assert tied.observed_B[tied.weight_B > 0].tolist() == [0.2]
