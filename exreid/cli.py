@@ -143,6 +143,14 @@ def _extract_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="a .parquet: image_id, vector")
 
 
+def _compare_arguments(parser: argparse.ArgumentParser) -> None:
+    _plain_arguments(parser)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of probes")
+    parser.add_argument("--out", type=Path, default=Path("comparison"), help="folder to write to")
+    parser.add_argument("--group", action="append", default=[], help="a column of the metadata")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
 class _KeysHelp(argparse.Action):
     """--help with the list of config keys, made only when asked: it needs the backbones."""
 
@@ -206,6 +214,43 @@ def _metrics(options: argparse.Namespace) -> int:
         OUT.print(json.dumps(content, indent=2), markup=False, soft_wrap=True)
     else:
         show_result(result)
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from exreid.runs.compare import compare, write_comparison
+
+    if len(options.runs) < 2:
+        raise ConfigError("a comparison needs two runs at least: exreid compare RUN RUN ...")
+    found = compare(options.runs)
+    write_comparison(found, options.out, groups=options.group)
+    if options.json:
+        text = (options.out / "comparison.json").read_text(encoding="utf-8")
+        OUT.print(text, end="", markup=False, soft_wrap=True)
+        return 0
+    table = Table(title=f"Compared with {found.runs[0].name}", title_justify="left")
+    for heading in ("metric", "run", "value", "95% interval", "difference", "95% interval", "p"):
+        table.add_column(heading, justify="left" if heading in ("metric", "run") else "right")
+    for name in found.runs[0].values:
+        for number, run in enumerate(found.runs):
+            change = found.differences[number - 1].get(name) if number else None
+            shown = Result("", run.metrics, run.intervals, {})
+            cells = ["", "", ""]
+            if change is not None:
+                low, high = change.interval or (float("nan"), float("nan"))
+                cells = [
+                    f"{100 * change.value:+.2f}",
+                    f"{100 * low:+.1f} to {100 * high:+.1f}",
+                    f"{found.adjusted[number - 1][name]:.4f}",
+                ]
+            table.add_row("" if number else name, run.name, *_cells(shown, name), *cells)
+    OUT.print(table)
+    OUT.print(
+        "Differences in percentage points; p: sign-flip test over animals, adjusted (Holm) for the "
+        f"{len(found.runs) - 1} runs.\nWritten to {options.out}",
+        markup=False,
+        soft_wrap=True,
+    )
     return 0
 
 
@@ -348,6 +393,7 @@ COMMANDS: dict[str, Command] = {
     "extract": ("Write the embeddings of every image.", _extract_arguments, _extract),
     "probe": ("Measure how well a method finds the right animal.", _config_arguments, _probe),
     "finetune": ("Train a backbone to tell animals apart.", _finetune_arguments, _finetune),
+    "compare": ("Lay finished probes side by side.", _compare_arguments, _compare),
     "metrics": ("Recompute a run's numbers from its rankings.", _metrics_arguments, _metrics),
 }
 

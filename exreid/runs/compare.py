@@ -1,0 +1,305 @@
+"""Finished probes side by side: differences, groups, flips, pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from exreid.config import ProbeConfig
+from exreid.config_io import load_config
+from exreid.data.metadata import select_split
+from exreid.errors import RunError
+from exreid.metrics.comparison import Difference, group_averages, holm, paired_differences
+from exreid.metrics.retrieval import QueryValues, first_rank, hit, query_values
+from exreid.records import ImageTable
+from exreid.runs.artifacts import read_ranking, write_text
+from exreid.runs.compare_plots import draw_budget, draw_cmc, draw_groups
+from exreid.runs.inputs import read_images
+
+GAPS_DAYS = (1, 7, 30, 90, 365)
+COUNTS = (1, 2, 5, 10, 20)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A completed probe, read from its folder."""
+
+    name: str
+    config: ProbeConfig
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    gallery_images: int
+    query_ids: tuple[str, ...]
+    identities: tuple[str, ...]
+    identity_Q: np.ndarray
+    first_rank_Q: np.ndarray
+    positives_Q: np.ndarray
+    values: dict[str, QueryValues]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The first run is what the others are compared with."""
+
+    runs: tuple[FinishedRun, ...]
+    differences: tuple[dict[str, Difference], ...]
+    """Of each further run."""
+    adjusted: tuple[dict[str, float], ...]
+    """Their p-values, adjusted for all runs that are compared on the same metric."""
+
+
+def read_run(folder: Path) -> FinishedRun:
+    """Read a run; RunError where it is no completed probe."""
+    try:
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{folder}: no result.json to read ({error}). Give a probe's folder."
+        ) from error
+    if result.get("status") != "completed":
+        raise RunError(f"{folder}: this run's status is {result.get('status')!r}, not completed.")
+    config = load_config(ProbeConfig, folder / "config.snapshot.yaml")
+    ranking, identity_Q = read_ranking(folder)
+    queries = pd.read_parquet(folder / "queries.parquet")
+    benchmark = config.benchmark
+    shortlist = benchmark.candidate_k if benchmark.method != "cosine" else None
+    values = query_values(
+        ranking, top_k=benchmark.top_k, mean_ap=benchmark.mAP, shortlist=shortlist
+    )
+    return FinishedRun(
+        folder.resolve().name,
+        config,
+        result["metrics"],
+        {name: (low, high) for name, (low, high) in result["intervals"].items()},
+        result["counts"]["gallery_images"],
+        tuple(queries["query_id"]),
+        tuple(queries["identity"]),
+        identity_Q,
+        first_rank(ranking.positive_offset_Q1, ranking.positive_rank_P),
+        np.diff(ranking.positive_offset_Q1),
+        values,
+    )
+
+
+def compare(folders: Sequence[Path], *, resamples: int = 2000, seed: int = 0) -> Comparison:
+    """Compare every run with the first one; RunError unless all answered the same queries against
+    galleries of the same size."""
+    runs = tuple(read_run(folder) for folder in folders)
+    if len({run.name for run in runs}) < len(runs):
+        raise RunError("each run may be given once.")
+    for run in runs[1:]:
+        _check_same(runs[0], run)
+    differences = tuple(
+        paired_differences(
+            runs[0].values, run.values, runs[0].identity_Q, resamples=resamples, seed=seed
+        )
+        for run in runs[1:]
+    )
+    adjusted: tuple[dict[str, float], ...] = tuple({} for _ in differences)
+    for name in runs[0].values:
+        there = [i for i, found in enumerate(differences) if name in found]
+        for i, p_value in zip(
+            there, holm([differences[i][name].p_value for i in there]), strict=True
+        ):
+            adjusted[i][name] = p_value
+    return Comparison(runs, differences, adjusted)
+
+
+def write_comparison(found: Comparison, out: Path, *, groups: Sequence[str] = ()) -> None:
+    """comparison.json, comparison.csv, identities.csv, groups.csv, flips.csv, and the pictures."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows = _rows(found)
+    write_text(out / "comparison.json", json.dumps(rows, indent=1) + "\n")
+    _write_csv(out / "comparison.csv", rows)
+    base = found.runs[0]
+    _write_csv(out / "identities.csv", _identity_rows(found.runs))
+    _write_csv(out / "flips.csv", _flips(found.runs))
+    grouped = _group_rows(found.runs, groups)
+    _write_csv(out / "groups.csv", grouped)
+    ranks = {run.name: run.first_rank_Q for run in found.runs}
+    draw_cmc(out / "cmc.png", ranks, base.identity_Q)
+    for group in dict.fromkeys(row["group"] for row in grouped):
+        name = "".join(c if c.isalnum() else "_" for c in group)
+        part = [row for row in grouped if row["group"] == group]
+        draw_groups(out / f"groups_{name}.png", group, part)
+    budget = [_budget(run) for run in found.runs if run.config.benchmark.method != "cosine"]
+    if len({row["candidate_k"] for row in budget}) > 1:
+        draw_budget(out / "budget.png", budget)
+
+
+def _check_same(base: FinishedRun, run: FinishedRun) -> None:
+    if base.query_ids != run.query_ids or base.identities != run.identities:
+        odd = sorted(set(base.query_ids) ^ set(run.query_ids))[:3]
+        raise RunError(
+            f"{base.name} and {run.name} did not answer the same queries"
+            + (f": {', '.join(odd)} ... stand in one alone" if odd else "")
+            + ". Only runs on one split can be compared."
+        )
+    if base.gallery_images != run.gallery_images:
+        raise RunError(
+            f"{base.name} has {base.gallery_images} gallery images, {run.name} has "
+            f"{run.gallery_images}. Only runs on one split can be compared."
+        )
+    if not np.array_equal(base.positives_Q, run.positives_Q):
+        raise RunError(
+            f"{base.name} and {run.name} exclude different images. Run both with the same "
+            "benchmark.exclude."
+        )
+
+
+def _rows(found: Comparison) -> list[dict[str, Any]]:
+    rows = []
+    for number, run in enumerate(found.runs):
+        for name, value in run.metrics.items():
+            row = {"metric": name, "run": run.name, "value": value}
+            row["low"], row["high"] = run.intervals.get(name, (None, None))
+            change = found.differences[number - 1].get(name) if number else None
+            row["difference"] = change.value if change else None
+            row["difference_low"], row["difference_high"] = (
+                change.interval if change and change.interval else (None, None)
+            )
+            row["p"] = change.p_value if change else None
+            row["p_holm"] = found.adjusted[number - 1].get(name) if number else None
+            rows.append(row)
+    return rows
+
+
+def _identity_rows(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
+    frame = pd.DataFrame({"identity": runs[0].identities, "queries": 1})
+    for run in runs:
+        frame[run.name] = hit(run.first_rank_Q, 1)
+    columns = {"queries": "sum", **{run.name: "mean" for run in runs}}
+    rows: list[dict[str, Any]] = (
+        frame.groupby("identity").agg(columns).reset_index().to_dict("records")
+    )
+    return rows
+
+
+def _flips(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
+    base, rows = runs[0], []
+    for run in runs[1:]:
+        before, after = base.first_rank_Q, run.first_rank_Q
+        for q in np.flatnonzero((before == 1) != (after == 1)).tolist():
+            rows.append(
+                {
+                    "query_id": base.query_ids[q],
+                    "identity": base.identities[q],
+                    "run": run.name,
+                    "became": "right" if after[q] == 1 else "wrong",
+                    "rank_before": int(before[q]),
+                    "rank": int(after[q]),
+                }
+            )
+    return rows
+
+
+def _group_rows(runs: Sequence[FinishedRun], columns: Sequence[str]) -> list[dict[str, Any]]:
+    rows = []
+    for group, names in _groups(runs[0], columns).items():
+        for run in runs:
+            averages = (
+                group_averages(run.values["top_1"], run.identity_Q, names)
+                if "top_1" in run.values
+                else {}
+            )
+            order = {name: i for i, name in enumerate(_in_order(names))}
+            for name in sorted(averages, key=lambda one: order[one]):
+                queries, identities, value, interval = averages[name]
+                low, high = interval or (None, None)
+                row = {"group": group, "name": name, "run": run.name, "top_1": value}
+                rows.append(
+                    row | {"low": low, "high": high, "queries": queries, "identities": identities}
+                )
+    return rows
+
+
+def _groups(run: FinishedRun, columns: Sequence[str]) -> dict[str, list[str]]:
+    """The built-in groups, and those by columns of the metadata, of each query."""
+    found = {"gallery images of the animal": [_binned(n, COUNTS, "") for n in run.positives_Q]}
+    dataset = run.config.dataset
+    dated = dataset.date_col is not None
+    if not (columns or dataset.viewpoint_col or dated):
+        return found
+    try:
+        table, _ = read_images(run.config)
+    except Exception:
+        if columns:
+            raise
+        return found
+    place = {image: i for i, image in enumerate(table.rows["image_id"])}
+    positions = [place[image] for image in run.query_ids]
+    for column in columns:
+        if column not in table.original.columns:
+            raise RunError(
+                f"{table.source}: no column {column!r} to group by; it has "
+                f"{', '.join(table.original.columns)}."
+            )
+        cells = table.original[column].iloc[positions]
+        found[column] = ["(empty)" if pd.isna(cell) else str(cell) for cell in cells]
+    viewpoints = table.rows["viewpoint"].iloc[positions]
+    if viewpoints.notna().any():
+        found["viewpoint"] = [value or "(empty)" for value in viewpoints]
+    if table.rows["date"].notna().any():
+        found["days to the nearest gallery image"] = _date_gaps(table, positions, run.config)
+    return found
+
+
+def _date_gaps(table: ImageTable, positions: Sequence[int], config: ProbeConfig) -> list[str]:
+    database = select_split(table, config.dataset.database_split_value)
+    identity, date = table.rows["identity"].to_numpy(), table.rows["date"].to_numpy()
+    names = []
+    for place in positions:
+        same = database[(identity[database] == identity[place]) & (database != place)]
+        gaps = np.abs((date[same] - date[place]) / np.timedelta64(1, "D"))
+        gaps = gaps[~np.isnan(gaps)]
+        names.append(_binned(gaps.min(), GAPS_DAYS, " days") if len(gaps) else "unknown")
+    return names
+
+
+def _binned(value: float, edges: Sequence[int], unit: str) -> str:
+    """The name of the bin: up to each edge, and over the last; they sort by their first number."""
+    low = 0
+    for edge in edges:
+        if value <= edge:
+            return f"{edge}{unit}" if edge - low == 1 and not unit else f"{low} to {edge}{unit}"
+        low = edge
+    return f"over {edges[-1]}{unit}"
+
+
+def _in_order(names: Sequence[str]) -> list[str]:
+    def key(name: str) -> tuple[int, float, str]:
+        first = name.removeprefix("over ").split(" ")[0]
+        late = name.startswith("over ")
+        return (0, float(first) + late, name) if first.isdigit() else (1, 0.0, name)
+
+    return sorted(set(names), key=key)
+
+
+def _budget(run: FinishedRun) -> dict[str, Any]:
+    benchmark = run.config.benchmark
+    low, high = run.intervals.get("top_1", (None, None))
+    return {
+        "method": benchmark.method,
+        "candidate_k": benchmark.candidate_k or run.gallery_images,
+        "top_1": run.metrics["top_1"],
+        "low": low,
+        "high": high,
+        "ceiling": run.metrics.get("shortlist_hit"),
+    }
+
+
+def _write_csv(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    write_text(file, text.getvalue())
