@@ -229,24 +229,25 @@ def _compare(options: argparse.Namespace) -> int:
         OUT.print(text, end="", markup=False, soft_wrap=True)
         return 0
     table = Table(title=f"Compared with {found.runs[0].name}", title_justify="left")
-    for heading in ("metric", "run", "value", "95% interval", "difference", "95% interval", "p"):
-        table.add_column(heading, justify="left" if heading in ("metric", "run") else "right")
+    for heading in ("metric", "run", "value", "95%", "difference", "95%", "p"):
+        left = heading in ("metric", "run")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
     for name in found.runs[0].values:
         for number, run in enumerate(found.runs):
             change = found.differences[number - 1].get(name) if number else None
-            shown = Result("", run.metrics, run.intervals, {})
+            value = f"{100 * run.metrics[name]:.2f}" if name in run.metrics else ""
+            ends = " ".join(f"{100 * end:.1f}" for end in run.intervals.get(name, ()))
             cells = ["", "", ""]
             if change is not None:
-                low, high = change.interval or (float("nan"), float("nan"))
                 cells = [
                     f"{100 * change.value:+.2f}",
-                    f"{100 * low:+.1f} to {100 * high:+.1f}",
+                    " ".join(f"{100 * end:+.1f}" for end in change.interval or ()),
                     f"{found.adjusted[number - 1][name]:.4f}",
                 ]
-            table.add_row("" if number else name, run.name, *_cells(shown, name), *cells)
+            table.add_row("" if number else name, run.name, value, ends, *cells)
     OUT.print(table)
     OUT.print(
-        "Differences in percentage points; p: sign-flip test over animals, adjusted (Holm) for the "
+        "Metrics and differences in percent, with their 95% intervals; p: sign-flip test over animals, adjusted (Holm) for the "
         f"{len(found.runs) - 1} runs.\nWritten to {options.out}",
         markup=False,
         soft_wrap=True,

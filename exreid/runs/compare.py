@@ -148,7 +148,8 @@ def _check_same(base: FinishedRun, run: FinishedRun) -> None:
             f"{base.name} has {base.gallery_images} gallery images, {run.name} has "
             f"{run.gallery_images}. Only runs on one split can be compared."
         )
-    if not np.array_equal(base.positives_Q, run.positives_Q):
+    excluded = base.config.benchmark.exclude != run.config.benchmark.exclude
+    if excluded or not np.array_equal(base.positives_Q, run.positives_Q):
         raise RunError(
             f"{base.name} and {run.name} exclude different images. Run both with the same "
             "benchmark.exclude."
@@ -177,10 +178,8 @@ def _identity_rows(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
     for run in runs:
         frame[run.name] = hit(run.first_rank_Q, 1)
     columns = {"queries": "sum", **{run.name: "mean" for run in runs}}
-    rows: list[dict[str, Any]] = (
-        frame.groupby("identity").agg(columns).reset_index().to_dict("records")
-    )
-    return rows
+    table = frame.groupby("identity").agg(columns).reset_index()
+    return [{str(name): cell for name, cell in row.items()} for row in table.to_dict("records")]
 
 
 def _flips(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
@@ -204,13 +203,11 @@ def _flips(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
 def _group_rows(runs: Sequence[FinishedRun], columns: Sequence[str]) -> list[dict[str, Any]]:
     rows = []
     for group, names in _groups(runs[0], columns).items():
+        order = {name: i for i, name in enumerate(_in_order(names))}
         for run in runs:
-            averages = (
-                group_averages(run.values["top_1"], run.identity_Q, names)
-                if "top_1" in run.values
-                else {}
-            )
-            order = {name: i for i, name in enumerate(_in_order(names))}
+            # Top-1 itself, whatever benchmark.top_k says.
+            top_1 = QueryValues(hit(run.first_rank_Q, 1), np.ones(len(run.query_ids), bool))
+            averages = group_averages(top_1, run.identity_Q, names)
             for name in sorted(averages, key=lambda one: order[one]):
                 queries, identities, value, interval = averages[name]
                 low, high = interval or (None, None)
@@ -269,7 +266,9 @@ def _binned(value: float, edges: Sequence[int], unit: str) -> str:
     low = 0
     for edge in edges:
         if value <= edge:
-            return f"{edge}{unit}" if edge - low == 1 and not unit else f"{low} to {edge}{unit}"
+            if unit:
+                return f"{low} to {edge}{unit}"
+            return str(edge) if edge - low == 1 else f"{low + 1} to {edge}"
         low = edge
     return f"over {edges[-1]}{unit}"
 
