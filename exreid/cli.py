@@ -12,8 +12,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -24,6 +25,9 @@ from exreid.config_io import describe_keys, load_config, to_yaml
 from exreid.config_training import FinetuneConfig
 from exreid.errors import ConfigError, ExreidError
 from exreid.records import Result
+
+if TYPE_CHECKING:
+    from exreid.runs.compare import Comparison
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
@@ -217,6 +221,37 @@ def _metrics(options: argparse.Namespace) -> int:
     return 0
 
 
+def _show_comparison(found: Comparison) -> None:
+    """A line per metric and run; runs are letters, so that the table fits a terminal."""
+    letters = [chr(ord("A") + i) if i < 26 else str(i) for i in range(len(found.runs))]
+    for letter, run in zip(letters, found.runs, strict=True):
+        OUT.print(f"{letter}  {run.name}", markup=False, soft_wrap=True)
+    table = Table(box=SIMPLE)
+    for heading in ("metric", "", "value", "95%", "change", "95%", "p"):
+        left = heading in ("metric", "")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+    for name in found.runs[0].values:
+        for number, run in enumerate(found.runs):
+            value = f"{100 * run.metrics[name]:.2f}" if name in run.metrics else ""
+            ends = " ".join(f"{100 * end:.1f}" for end in run.intervals.get(name, ()))
+            change = found.differences[number - 1].get(name) if number else None
+            cells = ["", "", ""]
+            if change is not None:
+                cells = [
+                    f"{100 * change.value:+.2f}",
+                    " ".join(f"{100 * end:+.1f}" for end in change.interval or ()),
+                    f"{found.adjusted[number - 1][name]:.4f}",
+                ]
+            table.add_row("" if number else name, letters[number], value, ends, *cells)
+    OUT.print(table)
+    OUT.print(
+        "In percent, with 95% intervals; changes against A. p: sign-flip test over animals, adjusted "
+        f"(Holm) for {len(found.runs) - 1} comparisons.",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
 def _compare(options: argparse.Namespace) -> int:
     from exreid.runs.compare import compare, write_comparison
 
@@ -228,30 +263,8 @@ def _compare(options: argparse.Namespace) -> int:
         text = (options.out / "comparison.json").read_text(encoding="utf-8")
         OUT.print(text, end="", markup=False, soft_wrap=True)
         return 0
-    table = Table(title=f"Compared with {found.runs[0].name}", title_justify="left")
-    for heading in ("metric", "run", "value", "95%", "difference", "95%", "p"):
-        left = heading in ("metric", "run")
-        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
-    for name in found.runs[0].values:
-        for number, run in enumerate(found.runs):
-            change = found.differences[number - 1].get(name) if number else None
-            value = f"{100 * run.metrics[name]:.2f}" if name in run.metrics else ""
-            ends = " ".join(f"{100 * end:.1f}" for end in run.intervals.get(name, ()))
-            cells = ["", "", ""]
-            if change is not None:
-                cells = [
-                    f"{100 * change.value:+.2f}",
-                    " ".join(f"{100 * end:+.1f}" for end in change.interval or ()),
-                    f"{found.adjusted[number - 1][name]:.4f}",
-                ]
-            table.add_row("" if number else name, run.name, value, ends, *cells)
-    OUT.print(table)
-    OUT.print(
-        "Metrics and differences in percent, with their 95% intervals; p: sign-flip test over animals, adjusted (Holm) for the "
-        f"{len(found.runs) - 1} runs.\nWritten to {options.out}",
-        markup=False,
-        soft_wrap=True,
-    )
+    _show_comparison(found)
+    OUT.print(f"Written to {options.out}", markup=False, soft_wrap=True)
     return 0
 
 

@@ -36,7 +36,10 @@ def test_the_files_say_what_the_runs_say(runs, tmp_path, capsys):
     names = ["cosine", "stretched", "local3", "local6"]
     arguments = [str(runs / name) for name in names]
     assert main(["compare", *arguments, "--out", str(tmp_path), "--group", "source"]) == 0
-    assert "Compared with cosine" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "A  cosine\n" in shown
+    assert "…" not in shown
+    assert max(len(line) for line in shown.split("In percent")[0].splitlines()) <= 80
     rows = pd.DataFrame(json.loads((tmp_path / "comparison.json").read_text()))
     results = {name: json.loads((runs / name / "result.json").read_text()) for name in names}
     table = rows.set_index(["run", "metric"])
