@@ -226,7 +226,7 @@ def _show_comparison(found: Comparison) -> None:
     letters = [chr(ord("A") + i) if i < 26 else str(i) for i in range(len(found.runs))]
     for letter, run in zip(letters, found.runs, strict=True):
         OUT.print(f"{letter}  {run.name}", markup=False, soft_wrap=True)
-    table = Table(box=SIMPLE)
+    table = Table(box=SIMPLE, pad_edge=False)
     for heading in ("metric", "", "value", "95%", "change", "95%", "p"):
         left = heading in ("metric", "")
         table.add_column(heading, justify="left" if left else "right", no_wrap=True)
@@ -240,13 +240,13 @@ def _show_comparison(found: Comparison) -> None:
                 cells = [
                     f"{100 * change.value:+.2f}",
                     " ".join(f"{100 * end:+.1f}" for end in change.interval or ()),
-                    f"{found.adjusted[number - 1][name]:.4f}",
+                    f"{found.adjusted[number - 1][name]:.2g}",
                 ]
             table.add_row("" if number else name, letters[number], value, ends, *cells)
     OUT.print(table)
     OUT.print(
-        "In percent, with 95% intervals; changes against A. p: sign-flip test over animals, adjusted "
-        f"(Holm) for {len(found.runs) - 1} comparisons.",
+        "In percent, with 95% intervals; changes against A. p: sign-flip test over animals, "
+        f"adjusted (Holm) for {len(found.runs) - 1} comparisons.",
         markup=False,
         soft_wrap=True,
     )
