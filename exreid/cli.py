@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -226,7 +225,7 @@ def _show_comparison(found: Comparison) -> None:
     letters = [chr(ord("A") + i) if i < 26 else str(i) for i in range(len(found.runs))]
     for letter, run in zip(letters, found.runs, strict=True):
         OUT.print(f"{letter}  {run.name}", markup=False, soft_wrap=True)
-    table = Table(box=SIMPLE, pad_edge=False)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for heading in ("metric", "", "value", "95%", "change", "95%", "p"):
         left = heading in ("metric", "")
         table.add_column(heading, justify="left" if left else "right", no_wrap=True)
