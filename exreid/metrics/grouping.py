@@ -1,0 +1,188 @@
+"""New animals among the queries: which of their images show the same one, and how well that went.
+
+Letters: N images, P pairs of them.
+"""
+
+from __future__ import annotations
+
+import heapq
+from fractions import Fraction
+from typing import Literal
+
+import numpy as np
+
+Linkage = Literal["components", "average"]
+
+PROBABILITY_STEPS = 2**40
+"""Probabilities are summed as whole numbers of this many steps: no sum depends on its order."""
+
+
+def adjusted_rand_index(truth_N: np.ndarray, group_N: np.ndarray) -> float:
+    r"""How far two partitions agree: 1.0 for equal ones, 0.0 expected by chance (Hubert & Arabie
+    1985, "Comparing partitions").
+
+    With the pairs of images counted by whether each partition puts them together (a: both, b and
+    c: one alone, d: neither), it is :math:`2 (ad - bc) / ((a + b)(b + d) + (a + c)(c + d))`. Equal
+    partitions give 1.0 also where that is 0 / 0; fewer than two images do so too.
+
+    >>> adjusted_rand_index(np.array([0, 0, 1, 1]), np.array([5, 5, 3, 3]))
+    1.0
+    >>> round(adjusted_rand_index(np.array([0, 0, 1, 2]), np.array([0, 0, 1, 1])), 4)
+    0.5714
+    """
+    if truth_N.shape != group_N.shape or truth_N.ndim != 1:
+        raise ValueError(f"one label per image on both sides: {truth_N.shape}, {group_N.shape}.")
+    _, truth_N = np.unique(truth_N, return_inverse=True)
+    _, group_N = np.unique(group_N, return_inverse=True)
+    both = _pairs_within(truth_N * (int(group_N.max(initial=0)) + 1) + group_N)
+    truth_only = _pairs_within(truth_N) - both
+    group_only = _pairs_within(group_N) - both
+    neither = len(truth_N) * (len(truth_N) - 1) // 2 - both - truth_only - group_only
+    if truth_only == 0 and group_only == 0:
+        return 1.0
+    below = (both + truth_only) * (truth_only + neither)
+    below += (both + group_only) * (group_only + neither)
+    return 2 * (both * neither - truth_only * group_only) / below
+
+
+def _pairs_within(label_N: np.ndarray) -> int:
+    """The pairs of equal labels, as a Python integer: their products pass 2**63."""
+    count = np.unique(label_N, return_counts=True)[1].astype(np.int64)
+    return int((count * (count - 1) // 2).sum())
+
+
+def cluster_new(
+    position_N: np.ndarray,
+    pair_P2: np.ndarray,
+    probability_P: np.ndarray,
+    *,
+    threshold: float,
+    linkage: Linkage = "average",
+    missing: float = 0.0,
+) -> np.ndarray:
+    """Group images by the probabilities that pairs of them show one animal; int64 labels from 0,
+    by first appearance.
+
+    ``pair_P2`` holds places among the N images, each pair once in either order. Pairs that it
+    lacks have the probability ``missing``, which must lie below ``threshold``.
+
+    - ``components``: a pair at or above the threshold is joined, and so are chains of such pairs.
+    - ``average``: the two groups with the highest mean probability over all pairs between them are
+      joined, again and again, while that mean is at or above the threshold (UPGMA; Sokal &
+      Michener 1958). Of equally high means the groups whose first images have the smaller
+      ``position_N`` (the place in the table, each once) are joined first. So no order of the images
+      or of the pairs changes the partition.
+
+    The memory goes by the number of pairs, never by N x N.
+
+    >>> pairs = np.array([[0, 1], [1, 2]])
+    >>> cluster_new(np.arange(4), pairs, np.array([0.9, 0.8]), threshold=0.5)
+    array([0, 0, 1, 2])
+    >>> cluster_new(np.arange(4), pairs, np.array([0.9, 0.8]), threshold=0.5, linkage="components")
+    array([0, 0, 0, 1])
+    """
+    _check_pairs(position_N, pair_P2, probability_P, threshold, missing)
+    order_N = np.argsort(position_N)
+    place_N = np.empty_like(order_N)
+    place_N[order_N] = np.arange(len(order_N))
+    placed_P2 = np.sort(place_N[pair_P2.reshape(-1, 2)], axis=1)
+    if linkage == "components":
+        owner_N = _components(len(position_N), placed_P2[probability_P >= threshold])
+    elif linkage == "average":
+        owner_N = _average_linkage(len(position_N), placed_P2, probability_P, threshold, missing)
+    else:
+        raise ValueError(f"linkage '{linkage}' is unknown: give 'components' or 'average'.")
+    return _by_first_appearance(owner_N[place_N])
+
+
+def _check_pairs(
+    position_N: np.ndarray,
+    pair_P2: np.ndarray,
+    probability_P: np.ndarray,
+    threshold: float,
+    missing: float,
+) -> None:
+    if not 0 <= missing < threshold <= 1:
+        raise ValueError(
+            f"missing pairs ({missing}) must lie below the threshold ({threshold}), both from 0 to "
+            "1: otherwise all images without evidence would be one animal."
+        )
+    if len(np.unique(position_N)) != len(position_N):
+        raise ValueError("each image needs a position of its own: it decides ties.")
+    if pair_P2.shape != (len(probability_P), 2):
+        raise ValueError(f"{len(probability_P)} probabilities for pairs of shape {pair_P2.shape}.")
+    if not np.all((probability_P >= 0) & (probability_P <= 1)):
+        raise ValueError("each pair needs a probability from 0 to 1.")
+    if len(pair_P2) == 0:
+        return
+    if pair_P2.min() < 0 or pair_P2.max() >= len(position_N):
+        raise ValueError(f"pairs hold places from 0 up to {len(position_N) - 1}.")
+    if np.any(pair_P2[:, 0] == pair_P2[:, 1]):
+        raise ValueError("an image cannot be paired with itself.")
+    if len(np.unique(np.sort(pair_P2, axis=1), axis=0)) != len(pair_P2):
+        raise ValueError("a pair stands twice, perhaps once in each order: give each pair once.")
+
+
+def _components(count: int, pair_P2: np.ndarray) -> np.ndarray:
+    """Each image's smallest connected image."""
+    owner = list(range(count))
+
+    def root(place: int) -> int:
+        while owner[place] != place:
+            owner[place] = owner[owner[place]]
+            place = owner[place]
+        return place
+
+    for left, right in pair_P2.tolist():
+        first, second = sorted((root(left), root(right)))
+        owner[second] = first
+    return np.array([root(place) for place in range(count)], np.int64)
+
+
+def _average_linkage(
+    count: int, pair_P2: np.ndarray, probability_P: np.ndarray, threshold: float, missing: float
+) -> np.ndarray:
+    """Each image's group, named by its smallest place.
+
+    What is kept of two groups is by how much the listed pairs between them exceed ``missing``, in
+    whole steps: pairs that are not listed add nothing to it.
+    """
+    steps_P = np.rint(probability_P * PROBABILITY_STEPS).astype(np.int64)
+    missing_steps = round(missing * PROBABILITY_STEPS)
+    bar_steps = round(threshold * PROBABILITY_STEPS) - missing_steps
+    excess: list[dict[int, int]] = [{} for _ in range(count)]
+    for (left, right), steps in zip(pair_P2.tolist(), steps_P.tolist(), strict=True):
+        excess[left][right] = excess[right][left] = steps - missing_steps
+    size, owner = [1] * count, np.arange(count)
+    heap: list[tuple[Fraction, int, int, int, int]] = []
+
+    def offer(left: int, right: int) -> None:
+        first, second = min(left, right), max(left, right)
+        mean = Fraction(excess[first][second], size[first] * size[second])
+        if mean >= bar_steps:
+            heapq.heappush(heap, (-mean, first, second, size[first], size[second]))
+
+    for left, right in pair_P2.tolist():
+        offer(left, right)
+    while heap:
+        _, first, second, first_size, second_size = heapq.heappop(heap)
+        if (size[first], size[second]) != (first_size, second_size):
+            continue
+        for other, steps in excess[second].items():
+            del excess[other][second]
+            if other != first:
+                total = excess[first].get(other, 0) + steps
+                excess[first][other] = excess[other][first] = total
+        excess[second] = {}
+        size[first], size[second] = first_size + second_size, 0
+        owner[owner == second] = first
+        for other in excess[first]:
+            offer(first, other)
+    return owner
+
+
+def _by_first_appearance(owner_N: np.ndarray) -> np.ndarray:
+    _, first_G, group_N = np.unique(owner_N, return_index=True, return_inverse=True)
+    label_G = np.empty(len(first_G), np.int64)
+    label_G[np.argsort(first_G)] = np.arange(len(first_G))
+    return label_G[group_N]
