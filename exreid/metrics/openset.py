@@ -78,7 +78,8 @@ def choose_bar(answers: Answers, *, rule: BarRule, rate: float = 0.05) -> float:
     ``false_match_rate``: a further new animal, of the same kind as the n here, is accepted with a
     probability of at most ``rate``: the bar is their score of rank ceil((n + 1)(1 - rate)), and
     infinite where n is too small for the promise (split conformal prediction; Vovk, Gammerman &
-    Shafer 2005). Several photographs of one animal are alike, and make the promise looser. ``balanced``: the highest mean of `balanced_accuracies`, in the middle between two
+    Shafer 2005). Several photographs of one animal are alike, and make the promise looser.
+    ``balanced``: the highest mean of `balanced_accuracies`, in the middle between two
     scores; of equally good bars the lowest.
     """
     new = np.sort(answers.score_Q[~answers.known_Q])
