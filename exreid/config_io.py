@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from exreid.config import StrictModel
+from exreid.config_base import StrictModel
 from exreid.errors import ConfigError
 
 Model = TypeVar("Model", bound=StrictModel)

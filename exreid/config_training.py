@@ -14,16 +14,9 @@ from pydantic import (
     model_validator,
 )
 
-from exreid.config import (
-    DatasetConfig,
-    ModelConfig,
-    OutputConfig,
-    RayConfig,
-    StrictModel,
-    UnitInterval,
-    WandbConfig,
-    _switch_as_text,
-)
+from exreid.config import DatasetConfig, OutputConfig, RayConfig, WandbConfig
+from exreid.config_base import StrictModel, UnitInterval, switch_as_text
+from exreid.config_benchmark import ModelConfig
 
 OpenUnitInterval = Annotated[float, Field(gt=0, lt=1)]
 Decay = Annotated[float, Field(gt=0, le=1)]
@@ -32,7 +25,7 @@ Decay = Annotated[float, Field(gt=0, le=1)]
 class FinetuneDatasetConfig(DatasetConfig):
     """Which images, whose they are, and how they are read and kept."""
 
-    decoded_cache: Annotated[Literal["auto", "off"], BeforeValidator(_switch_as_text)] = "auto"
+    decoded_cache: Annotated[Literal["auto", "off"], BeforeValidator(switch_as_text)] = "auto"
     """auto: decoded and resized images are kept in .exreid_cache/decoded under output.root, by
     content, and memory-mapped: memory while they fit, disk otherwise. off: decoded every epoch."""
 
@@ -83,7 +76,7 @@ class TrainConfig(StrictModel):
     """local: each worker normalises with its own share of the batch, and the running averages are
     averaged over the workers after each epoch. frozen: the pretrained statistics stay. sync: over
     all workers' shares (GPU only)."""
-    amp: Annotated[Literal["off", "bf16", "fp16"], BeforeValidator(_switch_as_text)] = "off"
+    amp: Annotated[Literal["off", "bf16", "fp16"], BeforeValidator(switch_as_text)] = "off"
     """Mixed precision; fp16 scales the loss and needs a GPU. The loss itself is always fp32."""
     compile: bool = False
     """Compile the backbone with torch.compile."""

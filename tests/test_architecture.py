@@ -9,24 +9,44 @@ PACKAGE = Path(__file__).parent.parent / "exreid"
 MAY_IMPORT = {
     "errors": set(),
     "records": set(),
-    "config": set(),
-    "config_training": {"config"},
-    "config_io": {"config"},
-    "data": {"records", "config"},
-    "models": {"records", "config"},
+    "config_base": set(),
+    "config_benchmark": {"config_base"},
+    "config": {"config_base", "config_benchmark"},
+    "config_training": {"config", "config_base", "config_benchmark"},
+    "config_io": {"config_base"},
+    "data": {"records", "config", "config_base", "config_benchmark"},
+    "models": {"records", "config", "config_base", "config_benchmark"},
     "training": {"records", "config", "config_training", "data", "models"},
-    "features": {"records", "config", "data", "models"},
+    "features": {"records", "config", "config_base", "config_benchmark", "data", "models"},
     "matching": {"records", "config", "data", "models", "features", "metrics"},
     "metrics": {"records"},
+    "explain": {
+        *("records", "config", "config_base", "config_benchmark"),
+        *("data", "models", "features", "matching", "metrics"),
+    },
     "distributed": {
         *("records", "config", "config_training", "data", "models", "features"),
         *("matching", "metrics", "training"),
     },
     "runs": {
-        *("records", "config", "config_training", "config_io", "data", "models", "features"),
+        *(
+            "records",
+            "config",
+            "config_base",
+            "config_benchmark",
+            "config_training",
+            "config_io",
+            "data",
+            "models",
+            "features",
+        ),
         *("matching", "metrics", "training", "distributed"),
     },
-    "cli": {"records", "config", "config_training", "config_io", "data", "models", "runs"},
+    "commands": {
+        *("records", "config", "config_base", "config_training", "config_io"),
+        *("data", "models", "runs"),
+    },
+    "cli": {"commands", "config_io"},
 }
 
 

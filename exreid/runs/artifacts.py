@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from exreid.config import StrictModel
+from exreid.config_base import StrictModel
 from exreid.config_io import fingerprint, to_yaml
 from exreid.errors import ConfigError, RunError
 from exreid.matching.lightglue import PairMatches

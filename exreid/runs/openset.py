@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from exreid.config import OpenSetConfig
+from exreid.config_benchmark import OpenSetConfig
 from exreid.errors import CalibrationError
 from exreid.matching.identities import Leaders, leaders
 from exreid.matching.logistic import fit_logistic, sigmoid

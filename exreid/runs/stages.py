@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from exreid.config import ModelConfig, ProbeConfig
+from exreid.config import ProbeConfig
+from exreid.config_benchmark import ModelConfig
 from exreid.data.metadata import retrieval_sides, select_split
 from exreid.distributed.session import Placement
 from exreid.matching.cosine import cosine_of_pairs, rank_by_cosine

@@ -1,0 +1,1 @@
+"""What each command of `exreid` takes, runs and prints; `exreid.cli` lists them."""

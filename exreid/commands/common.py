@@ -1,0 +1,122 @@
+"""What commands share: their arguments, the console, progress bars and the table of metrics."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from exreid.config import ProbeConfig
+from exreid.config_base import StrictModel
+from exreid.config_io import describe_keys
+from exreid.records import Result
+
+OUT = Console(highlight=False)
+ERR = Console(stderr=True, highlight=False)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: a line of help, what it takes, and what it does (giving the exit code)."""
+
+    text: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+BEFORE = "_before"
+"""Ending of the metrics of the features that a training began with."""
+
+
+def plain_arguments(parser: argparse.ArgumentParser) -> None:
+    """Nothing but --help."""
+    parser.add_argument("-h", "--help", action="help", help="show this help")
+
+
+def config_arguments(
+    parser: argparse.ArgumentParser, model: type[StrictModel] = ProbeConfig
+) -> None:
+    """--config FILE, --print-config and dotted overrides of the keys of ``model``."""
+    parser.set_defaults(config_model=model)
+    parser.add_argument("-h", "--help", nargs=0, action=_KeysHelp, help="list options and keys")
+    parser.add_argument("--config", type=Path, help="YAML file; without it, the defaults")
+    parser.add_argument("--print-config", action="store_true", help="print the config and stop")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="dotted overrides of config keys"
+    )
+
+
+class _KeysHelp(argparse.Action):
+    """--help with the list of config keys, made only when asked: it needs the backbones."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *unused: Any) -> None:
+        model = parser.get_default("config_model")
+        parser.epilog = _keys_text(model).replace("%", "%%")
+        parser.print_help()
+        parser.exit()
+
+
+def _keys_text(model: type[StrictModel]) -> str:
+    from exreid.models.backbones import BACKBONES
+
+    lines = ["config keys (type = default):"]
+    for name, kind, default, meaning in describe_keys(model):
+        lines.append(f"  {name}  ({kind} = {default})\n      {meaning}")
+    lines.append(
+        f"\nbackbones for model.type: {', '.join(BACKBONES)}, timm:NAME, hf-hub:OWNER/NAME"
+    )
+    return "\n".join(lines)
+
+
+def show_result(result: Result) -> None:
+    """The table of metrics, with intervals and counts."""
+    table = Table(title=f"Method: {result.method}", title_justify="left")
+    names = [name for name in result.metrics if not name.endswith(BEFORE)]
+    ends = ["", BEFORE] if len(names) < len(result.metrics) else [""]
+    table.add_column("metric")
+    for end in ends:
+        table.add_column("before training" if end else "value", justify="right")
+        table.add_column("95% interval", justify="right")
+    for name in names:
+        table.add_row(name, *(cell for end in ends for cell in _cells(result, name + end)))
+    OUT.print(table)
+    counts = [f"{name} {value}" for name, value in result.counts.items() if value != {}]
+    if counts:
+        OUT.print("; ".join(counts), markup=False)
+
+
+def _cells(result: Result, name: str) -> tuple[str, str]:
+    """A metric's value and interval, in percent."""
+    value, low_high = result.metrics.get(name), result.intervals.get(name)
+    return (
+        "" if value is None else f"{100 * value:.2f} %",
+        "" if low_high is None else f"{100 * low_high[0]:.1f} to {100 * low_high[1]:.1f} %",
+    )
+
+
+def bars() -> Progress:
+    """Progress bars on stderr, where that is a terminal; a context manager."""
+    return Progress(
+        TextColumn("{task.description:<20}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=ERR,
+        disable=not ERR.is_terminal,
+    )
+
+
+def progress(bars: Progress) -> Callable[[str, int], Callable[[int], Any]]:
+    """Starts a bar by its name and total; what it returns advances the bar."""
+
+    def start(stage: str, total: int) -> Callable[[int], Any]:
+        task = bars.add_task(stage, total=total)
+        return lambda count: bars.advance(task, count)
+
+    return start

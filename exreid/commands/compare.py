@@ -1,0 +1,73 @@
+"""`exreid compare`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from exreid.commands.common import OUT, Command, plain_arguments
+from exreid.errors import ConfigError
+
+if TYPE_CHECKING:
+    from exreid.runs.compare import Comparison
+
+
+def _compare_arguments(parser: argparse.ArgumentParser) -> None:
+    plain_arguments(parser)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of probes")
+    parser.add_argument("--out", type=Path, default=Path("comparison"), help="folder to write to")
+    parser.add_argument("--group", action="append", default=[], help="a column of the metadata")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _show_comparison(found: Comparison) -> None:
+    """A line per metric and run; runs are letters, so that the table fits a terminal."""
+    letters = [chr(ord("A") + i) if i < 26 else str(i) for i in range(len(found.runs))]
+    for letter, run in zip(letters, found.runs, strict=True):
+        OUT.print(f"{letter}  {run.name}", markup=False, soft_wrap=True)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for heading in ("metric", "", "value", "95%", "change", "95%", "p"):
+        left = heading in ("metric", "")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+    for name in found.runs[0].values:
+        for number, run in enumerate(found.runs):
+            value = f"{100 * run.metrics[name]:.2f}" if name in run.metrics else ""
+            ends = " ".join(f"{100 * end:.1f}" for end in run.intervals.get(name, ()))
+            change = found.differences[number - 1].get(name) if number else None
+            cells = ["", "", ""]
+            if change is not None:
+                cells = [
+                    f"{100 * change.value:+.2f}",
+                    " ".join(f"{100 * end:+.1f}" for end in change.interval or ()),
+                    f"{found.adjusted[number - 1][name]:.2g}",
+                ]
+            table.add_row("" if number else name, letters[number], value, ends, *cells)
+    OUT.print(table)
+    OUT.print(
+        "In percent, with 95% intervals; changes against A. p: sign-flip test over animals, "
+        f"adjusted (Holm) for {len(found.runs) - 1} comparisons.",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from exreid.runs.compare import compare, write_comparison
+
+    if len(options.runs) < 2:
+        raise ConfigError("a comparison needs two runs at least: exreid compare RUN RUN ...")
+    found = compare(options.runs)
+    write_comparison(found, options.out, groups=options.group)
+    if options.json:
+        text = (options.out / "comparison.json").read_text(encoding="utf-8")
+        OUT.print(text, end="", markup=False, soft_wrap=True)
+        return 0
+    _show_comparison(found)
+    OUT.print(f"Written to {options.out}", markup=False, soft_wrap=True)
+    return 0
+
+
+COMPARE = Command("Lay finished probes side by side.", _compare_arguments, _compare)

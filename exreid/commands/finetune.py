@@ -1,0 +1,34 @@
+"""`exreid finetune`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from exreid.commands.common import OUT, Command, bars, config_arguments, progress, show_result
+from exreid.config_io import load_config
+from exreid.config_training import FinetuneConfig
+
+
+def _finetune_arguments(parser: argparse.ArgumentParser) -> None:
+    config_arguments(parser, FinetuneConfig)
+
+
+def _finetune(options: argparse.Namespace) -> int:
+    config = load_config(FinetuneConfig, options.config, options.overrides)
+    train_and_show(config, verbose=options.verbose)
+    return 0
+
+
+def train_and_show(config: FinetuneConfig, *, verbose: bool) -> Path:
+    """Run a training, print its numbers; its folder."""
+    from exreid.runs.finetune import run_finetune
+
+    with bars() as shown:
+        folder, result = run_finetune(config, progress=progress(shown), verbose=verbose)
+    show_result(result)
+    OUT.print(f"Written to {folder}", markup=False, soft_wrap=True)
+    return folder
+
+
+FINETUNE = Command("Train a backbone to tell animals apart.", _finetune_arguments, _finetune)

@@ -1,0 +1,108 @@
+"""`exreid probe`, and the commands about its data and its numbers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from exreid.commands.common import (
+    OUT,
+    Command,
+    bars,
+    config_arguments,
+    plain_arguments,
+    progress,
+    show_result,
+)
+from exreid.config import ProbeConfig
+from exreid.config_io import load_config
+
+
+def _config(options: argparse.Namespace) -> ProbeConfig:
+    return load_config(ProbeConfig, options.config, options.overrides)
+
+
+def _probe_arguments(parser: argparse.ArgumentParser) -> None:
+    """The config of a probe."""
+    config_arguments(parser)
+
+
+def _metrics_arguments(parser: argparse.ArgumentParser) -> None:
+    plain_arguments(parser)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _validate_arguments(parser: argparse.ArgumentParser) -> None:
+    config_arguments(parser)
+    parser.add_argument("--quick", action="store_true", help="do not decode the images")
+
+
+def _extract_arguments(parser: argparse.ArgumentParser) -> None:
+    config_arguments(parser)
+    parser.add_argument("--out", type=Path, required=True, help="a .parquet: image_id, vector")
+
+
+def _probe(options: argparse.Namespace) -> int:
+    config = _config(options)
+    return run_and_show(config, verbose=options.verbose)
+
+
+def run_and_show(config: ProbeConfig, *, verbose: bool) -> int:
+    """Run a probe, print its numbers and its folder."""
+    from exreid.runs.probe import run_probe
+
+    with bars() as shown:
+        folder, result = run_probe(config, progress=progress(shown), verbose=verbose)
+    show_result(result)
+    OUT.print(f"Written to {folder}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _metrics(options: argparse.Namespace) -> int:
+    from exreid.runs.probe import recompute_metrics
+
+    snapshot = options.run_dir / "config.snapshot.yaml"
+    result = recompute_metrics(options.run_dir, load_config(ProbeConfig, snapshot))
+    if options.json:
+        content = {"metrics": result.metrics, "intervals": result.intervals}
+        OUT.print(json.dumps(content, indent=2), markup=False, soft_wrap=True)
+    else:
+        show_result(result)
+    return 0
+
+
+def _extract(options: argparse.Namespace) -> int:
+    config = _config(options)
+    from exreid.runs.extract import run_extract
+
+    with bars() as shown:
+        report = run_extract(config, options.out, progress=progress(shown), verbose=options.verbose)
+    OUT.print(
+        f"{options.out}: {report.cached + report.extracted} vectors, {report.extracted} extracted "
+        f"now, {report.cached} from the cache, {len(report.rejected)} images left out.",
+        markup=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _validate(options: argparse.Namespace) -> int:
+    config = _config(options)
+    from exreid.runs.validate import run_validate
+
+    with bars() as shown:
+        summary, problems = run_validate(config, progress=progress(shown), decode=not options.quick)
+    for line in summary:
+        OUT.print(line, markup=False, soft_wrap=True)
+    for problem in problems:
+        OUT.print(f"  {problem}", markup=False, soft_wrap=True)
+    OUT.print(f"{len(problems)} problems." if problems else "No problems found.")
+    return 1 if problems else 0
+
+
+PROBE = Command("Measure how well a method finds the right animal.", _probe_arguments, _probe)
+VALIDATE = Command("Check a data set without running a model.", _validate_arguments, _validate)
+EXTRACT = Command("Write the embeddings of every image.", _extract_arguments, _extract)
+METRICS = Command("Recompute a run's numbers from its rankings.", _metrics_arguments, _metrics)

@@ -1,0 +1,160 @@
+"""The config of a benchmark: the method, its matching, its statistics, and what is measured."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+
+from exreid.config_base import StrictModel, switch_as_text
+
+
+class ModelConfig(StrictModel):
+    """The backbone that turns an image into a vector."""
+
+    type: str = "efficientnet-lite0"
+    """A name of the table (exreid probe --help lists it), timm:NAME, or hf-hub:OWNER/NAME."""
+    checkpoint: str | None = None
+    """Local .pth or .safetensors whose weights replace the published ones."""
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the backbone. bf16 is faster and moves the numbers a little: publish fp32."""
+    batch_size: PositiveInt = 16
+    """Images in one forward pass."""
+
+
+class FastConfig(StrictModel):
+    """What benchmark.precision=fast leaves out; each saving is an option of its own."""
+
+    dtype: Literal["fp32", "bf16"] = "bf16"
+    """Arithmetic of the matcher's layers."""
+    prune_after: Annotated[int, Field(ge=1, le=8)] | None = 3
+    """Layer after which only the most matchable keypoints of each image go on; null: all do."""
+    prune_to: PositiveInt = 128
+    """With prune_after: how many keypoints go on."""
+    look_layers: Annotated[int, Field(ge=1, le=9)] | None = 3
+    """A cheap first look at all pairs goes through so many layers; null: no first look."""
+    look_keypoints: PositiveInt = 128
+    """Keypoints of each image in the first look."""
+    look_share: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Share of each query's candidates that go through all layers after the first look; the others
+    stay below them, in the order of the first look."""
+    look_least: PositiveInt = 10
+    """Candidates of each query that go through all layers at least."""
+    exact_best: NonNegativeInt = 5
+    """The best so many candidates of each query are matched exactly at last; 0: none."""
+    compile: bool = False
+    """Compile the layers with torch.compile: worth its start on a GPU."""
+
+
+LocalName = Literal["aliked-n16", "aliked-n16rot", "aliked-n32", "disk"]
+
+
+class CalibrationConfig(StrictModel):
+    """How method=wildfusion turns raw scores into probabilities."""
+
+    kind: Literal["isotonic", "logistic", "beta"] = "isotonic"
+    """The curve; each is strictly increasing."""
+    pairs: Annotated[int, Field(ge=20)] = 2000
+    """Pairs of database images that it is fitted on; up to half of them show one animal."""
+    mode: Literal["disjoint_sets", "same_set"] = "disjoint_sets"
+    """disjoint_sets: the animals' encounters are dealt to two sets, and pairs stand between them.
+    same_set: all images against all, as the field's reference does it."""
+    exclude: Literal["image", "encounter"] = "encounter"
+    """Pairs that are left out: an image with itself, or also two of one encounter."""
+    load: str | None = None
+    """fusion.json of another run, instead of fitting; it must be of the same methods."""
+
+
+class FusionConfig(StrictModel):
+    """What method=wildfusion adds up."""
+
+    weights: Literal["equal", "learned"] = "equal"
+    """equal: the mean of calibrated scores. learned: by logistic regression on the database."""
+    local_features: tuple[LocalName, ...] | None = None
+    """Local methods; null: benchmark.local_features. []: global ones alone."""
+    models: tuple[ModelConfig, ...] = ()
+    """Further backbones besides model, which makes the shortlist."""
+
+
+class OpenSetConfig(StrictModel):
+    """Known or new: decisions, and how good they are."""
+
+    enabled: bool = False
+    """Decide for each query whether the gallery knows its animal, and measure the decisions."""
+    queries: Annotated[int, Field(ge=10)] = 200
+    """Database images that are answered as queries (never from their own encounter), once as they
+    are and once as if the gallery lacked their animal: the decision is fitted on them."""
+    rule: Literal["false_match_rate", "balanced"] = "false_match_rate"
+    """false_match_rate: new animals pass for known ones at a stated rate. balanced: the best
+    balanced accuracy on known and new animals."""
+    false_match_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """With rule=false_match_rate: the stated rate."""
+    new_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of new animals that the stated probability assumes; no ranking depends on it."""
+
+
+class BenchmarkConfig(StrictModel):
+    """How queries are matched with the gallery, and what is measured."""
+
+    method: Literal["cosine", "local_lightglue", "wildfusion"] = "cosine"
+    """cosine: global features. local_lightglue: keypoints matched by LightGlue. wildfusion: both,
+    calibrated and added up."""
+    candidate_k: PositiveInt | None = None
+    """Local methods: match only the best so many candidates of each query by the global score.
+    null: all pairs, without global features."""
+    local_features: LocalName = "aliked-n16"
+    """Keypoints and descriptors that are matched."""
+    local_top_k: PositiveInt = 512
+    """Keypoints of each image; the field's reference takes 256."""
+    local_size: Annotated[int, Field(ge=64)] = 512
+    """Longer side in pixels of the image that keypoints are looked for in."""
+    local_square: bool = False
+    """Stretch that image to a square, as the field's reference does; false keeps its aspect."""
+    local_masks: Literal["filter", "blank", "none"] = "filter"
+    """filter: keypoints on the animal alone, where there is a mask. blank: fill the background
+    before, which makes the silhouette a feature. none: keypoints anywhere."""
+    match_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Confidence from which a match counts."""
+    local_score: Literal["matches", "confidence", "inliers"] = "matches"
+    """What ranks candidates: the number of matches, the sum of their confidences, or the number
+    that agrees on one geometry."""
+    geometry: Literal["none", "fundamental", "homography"] = "none"
+    """Also count the matches that agree on one geometry (MAGSAC)."""
+    precision: Literal["exact", "fast"] = "exact"
+    """exact: the published network in fp32, all layers. fast: benchmark.fast."""
+    fast: FastConfig = FastConfig()
+    """What precision=fast leaves out."""
+    calibration: CalibrationConfig = CalibrationConfig()
+    """How raw scores become probabilities."""
+    fusion: FusionConfig = FusionConfig()
+    """What wildfusion adds up."""
+    open_set: OpenSetConfig = OpenSetConfig()
+    """Known or new."""
+    identity_score: Literal["max", "mean_top"] = "max"
+    """How an animal scores in answers.parquet: by its best image, or by the mean of the best."""
+    identity_top_n: PositiveInt = 3
+    """With identity_score=mean_top: of how many images."""
+    top_k: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 5, 10)
+    """The k of each top-k metric."""
+    mAP: bool = True
+    """Also report mean average precision and mINP."""
+    exclude: Literal["image", "encounter"] = "image"
+    """What a query may not be answered with: itself, or any image of its own encounter."""
+    keep_candidates: PositiveInt = 100
+    """Best candidates of each query that rankings.parquet keeps; positives are always kept."""
+    keep_matches: NonNegativeInt = 0
+    """Local methods: so many of each query's best candidates have their matched keypoints written
+    to matches.parquet, for figures."""
+    bootstrap_resamples: NonNegativeInt = 2000
+    """Resamples of the identities behind each 95% interval; 0: no intervals."""
+    cache: Annotated[str, BeforeValidator(switch_as_text), Field(min_length=1)] = "auto"
+    """Where features are kept between runs: auto (.exreid_cache under output.root), off, or a
+    folder."""
+
+    @model_validator(mode="after")
+    def _inliers_need_a_geometry(self) -> Self:
+        if self.local_score == "inliers" and self.geometry == "none":
+            raise ValueError(
+                "benchmark.local_score=inliers needs benchmark.geometry=fundamental or homography"
+            )
+        return self
