@@ -1,0 +1,256 @@
+"""Which points of two photographs were matched, drawn so that a person can check them.
+
+Letters: X matches. Points are (x, y) in pixels, pixel centres at whole numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from exreid.explain.canvas import INK, Overlay, as_colour, as_rgb, colours_of, paragraph, stacked
+from exreid.explain.pair_layout import WH, PairLayout, draw_cross, draw_dot, draw_line, quiet
+
+MOST_LINES = 60
+"""More lines hide the coats that they should explain."""
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class MatchedKeypoints:
+    """The matches of one pair of photographs."""
+
+    query_xy_X2: np.ndarray
+    gallery_xy_X2: np.ndarray
+    confidence_X: np.ndarray
+    """0 to 1."""
+    inlier_X: np.ndarray | None = None
+    """bool: whether it agrees with the others on one geometry; None where none was asked for."""
+
+    def __post_init__(self) -> None:
+        count = len(self.confidence_X)
+        points = self.query_xy_X2.shape, self.gallery_xy_X2.shape
+        inliers = (count,) if self.inlier_X is None else self.inlier_X.shape
+        if points != ((count, 2), (count, 2)) or inliers != (count,):
+            raise ValueError(
+                f"{count} confidences, points of shapes {points[0]} and {points[1]} and inliers of "
+                f"shape {inliers} are not the same matches."
+            )
+
+    def __len__(self) -> int:
+        return len(self.confidence_X)
+
+    def take(self, index_M: np.ndarray) -> MatchedKeypoints:
+        """The matches at these places, or where a boolean is true."""
+        inlier = None if self.inlier_X is None else self.inlier_X[index_M]
+        return MatchedKeypoints(
+            self.query_xy_X2[index_M],
+            self.gallery_xy_X2[index_M],
+            self.confidence_X[index_M],
+            inlier,
+        )
+
+    @classmethod
+    def from_lists(
+        cls,
+        query_xy: np.ndarray,
+        gallery_xy: np.ndarray,
+        confidence: np.ndarray,
+        inlier: np.ndarray | None = None,
+    ) -> MatchedKeypoints:
+        """From a row of ``matches.parquet``, whose points are x, y, x, y, ...; leave ``inlier``
+        out where the run asked for no geometry (all are False there).
+
+        >>> MatchedKeypoints.from_lists([1, 2, 3, 4], [5, 6, 7, 8], [0.9, 0.8]).query_xy_X2.tolist()
+        [[1.0, 2.0], [3.0, 4.0]]
+        """
+        return cls(
+            np.asarray(query_xy, np.float32).reshape(-1, 2),
+            np.asarray(gallery_xy, np.float32).reshape(-1, 2),
+            np.asarray(confidence, np.float32),
+            None if inlier is None else np.asarray(inlier, bool),
+        )
+
+
+def scale_matches(
+    found: MatchedKeypoints,
+    from_wh_px: tuple[WH, WH],
+    to_wh_px: tuple[WH, WH],
+    *,
+    boxes_px: tuple[Box | None, Box | None] = (None, None),
+) -> MatchedKeypoints:
+    """The matches on photographs of another size than the extractor saw.
+
+    ``from_wh_px`` and ``to_wh_px`` are (query's, gallery image's). Where the extractor saw only a
+    part of a photograph, ``boxes_px`` says which (left, top, right, bottom, in the pixels of
+    ``to_wh_px``).
+
+    >>> one = MatchedKeypoints.from_lists([0, 0], [3, 1], [1.0])
+    >>> scale_matches(one, ((4, 2), (4, 2)), ((8, 4), (4, 2))).query_xy_X2.tolist()
+    [[0.5, 0.5]]
+    """
+
+    def scaled(xy_X2: np.ndarray, from_wh: WH, to_wh: WH, box: Box | None) -> np.ndarray:
+        left, top, right, bottom = box or (0.0, 0.0, *to_wh)
+        size = np.array([right - left, bottom - top]) / np.array(from_wh, np.float64)
+        return ((xy_X2 + 0.5) * size + (left, top) - 0.5).astype(np.float32)
+
+    return replace(
+        found,
+        query_xy_X2=scaled(found.query_xy_X2, from_wh_px[0], to_wh_px[0], boxes_px[0]),
+        gallery_xy_X2=scaled(found.gallery_xy_X2, from_wh_px[1], to_wh_px[1], boxes_px[1]),
+    )
+
+
+def thin_evenly(found: MatchedKeypoints, most: int) -> MatchedKeypoints:
+    """At most so many matches: every n-th along a curve through the query's points, inliers first.
+
+    So what is kept lies as widely, and holds as large a share of inliers, as the whole.
+    """
+    if most < 1:
+        raise ValueError(f"a picture needs one line at least, not {most}.")
+    if len(found) <= most:
+        return found
+    low_2, high_2 = found.query_xy_X2.min(axis=0), found.query_xy_X2.max(axis=0)
+    cell_X2 = (255 * (found.query_xy_X2 - low_2) / np.maximum(high_2 - low_2, 1e-6)).astype(int)
+    keys = [_along_curve(cell_X2)]
+    if found.inlier_X is not None:
+        keys.append(~found.inlier_X)
+    order_X = np.lexsort(keys)
+    kept = order_X[(np.arange(most) * len(found)) // most]
+    return found.take(np.sort(kept))
+
+
+def outside_masks(
+    found: MatchedKeypoints, query_mask: np.ndarray | None, gallery_mask: np.ndarray | None
+) -> np.ndarray:
+    """bool (X,): matches with an end off the animal, where a mask (bool, H, W) says what it is."""
+    return _off(found.query_xy_X2, query_mask) | _off(found.gallery_xy_X2, gallery_mask)
+
+
+def match_counts_in_words(
+    found: MatchedKeypoints, outside_X: np.ndarray | None, threshold: float | None = None
+) -> str:
+    """For example "47 matches, 31 inliers, 2 outside the mask"; ``outside_X`` is None without a
+    mask.
+
+    >>> one = MatchedKeypoints.from_lists([1, 2], [1, 2], [0.9], [True])
+    >>> match_counts_in_words(one, None, 0.5)
+    '1 match with a confidence over 0.5, 1 inlier'
+    """
+    over = "" if threshold is None else f" with a confidence over {threshold:g}"
+    parts = [f"{_number(len(found), 'match', 'matches')}{over}"]
+    if found.inlier_X is not None:
+        parts.append(_number(int(found.inlier_X.sum()), "inlier", "inliers"))
+    if outside_X is not None and len(found):
+        parts.append(f"{int(outside_X.sum()) or 'none'} outside the mask")
+    return ", ".join(parts)
+
+
+def draw_matches(
+    query_rgb: np.ndarray,
+    gallery_rgb: np.ndarray,
+    found: MatchedKeypoints,
+    *,
+    query_mask: np.ndarray | None = None,
+    gallery_mask: np.ndarray | None = None,
+    width_px: int = 1200,
+    most_lines: int = MOST_LINES,
+    threshold: float | None = None,
+    titles: tuple[str, str] = ("Query", "Candidate"),
+    with_caption: bool = False,
+) -> Overlay:
+    """The two photographs side by side: untouched above, with their matches below.
+
+    Points are in pixels of the two images as given; masks are bool (H, W) of the same sizes, and
+    their edges are drawn. Lines are coloured by confidence; with ``threshold``, only matches over
+    it are drawn, as only those count towards a score. Inliers are solid, outliers faint, and ends
+    off the mask are marked by a cross. Of more than ``most_lines`` an even share is drawn, and the
+    caption says so; ``with_caption`` writes it under the picture too.
+    """
+    query_rgb, gallery_rgb = as_rgb(query_rgb), as_rgb(gallery_rgb)
+    weak = 0
+    if threshold is not None:
+        counted = found.take(found.confidence_X > threshold)
+        weak, found = len(found) - len(counted), counted
+    masked = query_mask is not None or gallery_mask is not None
+    outside_X = outside_masks(found, query_mask, gallery_mask)
+    words = match_counts_in_words(found, outside_X if masked else None, threshold)
+    shown = thin_evenly(found, most_lines)
+    layout = PairLayout.of(query_rgb, gallery_rgb, width_px)
+    plain = layout.place(query_rgb, gallery_rgb)
+    marked = layout.place(*(quiet(image) for image in (query_rgb, gallery_rgb)))
+    layout.outline(marked, query_mask, gallery_mask)
+    low = threshold or 0.0
+    _draw_lines(marked, layout, shown, low, (query_mask, gallery_mask))
+    caption = _caption(words, len(shown), len(found), weak, found.inlier_X is not None)
+    panels = [
+        layout.heading(titles),
+        plain,
+        marked,
+        layout.legend(low, found.inlier_X is not None, bool(outside_X.any())),
+    ]
+    if with_caption:
+        panels.append(paragraph(caption, width_px, layout.size_px, colour=INK))
+    return Overlay(stacked(panels, layout.gap_px), caption)
+
+
+def _draw_lines(
+    panel: np.ndarray,
+    layout: PairLayout,
+    found: MatchedKeypoints,
+    low: float,
+    masks: tuple[np.ndarray | None, np.ndarray | None],
+) -> None:
+    points = (found.query_xy_X2, found.gallery_xy_X2)
+    off_2X = [_off(xy_X2, mask) for xy_X2, mask in zip(points, masks, strict=True)]
+    start_X2, end_X2 = layout.points(points[0], 0), layout.points(points[1], 1)
+    colour_X3 = colours_of((found.confidence_X - low) / max(1.0 - low, 1e-6))
+    inlier_X = np.ones(len(found), bool) if found.inlier_X is None else found.inlier_X
+    radius = layout.width_px / 400
+    # The surest are drawn last, over the others; outliers first of all.
+    for x in np.lexsort((found.confidence_X, inlier_X)).tolist():
+        colour, solid = as_colour(colour_X3[x]), bool(inlier_X[x])
+        width = layout.width_px / 620
+        draw_line(panel, start_X2[x], end_X2[x], colour=colour, width_px=width, solid=solid)
+        for point_2, off_X in zip((start_X2[x], end_X2[x]), off_2X, strict=True):
+            if off_X[x]:
+                draw_cross(panel, point_2, 2.2 * radius)
+            else:
+                draw_dot(panel, point_2, colour, radius)
+
+
+def _off(xy_X2: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    if mask is None:
+        return np.zeros(len(xy_X2), bool)
+    height, width = mask.shape
+    x, y = np.round(xy_X2).astype(int).T
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    off = np.ones(len(xy_X2), bool)
+    off[inside] = ~np.asarray(mask, bool)[y[inside], x[inside]]
+    return off
+
+
+def _along_curve(cell_X2: np.ndarray) -> np.ndarray:
+    """Place along the Z-order curve: near cells of 256 x 256 have near numbers."""
+    place = np.zeros(len(cell_X2), np.int64)
+    for bit in range(8):
+        for axis in (0, 1):
+            place |= ((cell_X2[:, axis] >> bit) & 1) << (2 * bit + axis)
+    return place
+
+
+def _caption(words: str, shown: int, found: int, weak: int, verified: bool) -> str:
+    sentences = [f"{words[:1].upper()}{words[1:]}."]
+    if weak:
+        sentences.append(f"{_number(weak, 'weaker one', 'weaker ones')} not drawn.")
+    if shown < found:
+        sentences.append(f"{shown} of the {found} are drawn, thinned evenly.")
+    if verified and found:
+        sentences.append("Inliers agree on one geometry; outliers are faint.")
+    return " ".join(sentences)
+
+
+def _number(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"

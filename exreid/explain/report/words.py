@@ -1,0 +1,188 @@
+"""Plain words for the names in a run's files."""
+
+from __future__ import annotations
+
+import re
+
+METRICS = {
+    "top_1": (
+        "First answer right",
+        (
+            "Share of photographs whose best match shows the same animal. A photograph of an "
+            "animal that the gallery does not have counts as a miss."
+        ),
+    ),
+    "mAP": (
+        "Ordering of all matches (mAP)",
+        (
+            "1: every photograph of the animal stands before all others. A photograph "
+            "without any other of its animal counts as 0."
+        ),
+    ),
+    "mAP_with_positive": (
+        "Ordering, where there is a match",
+        "As mAP, over the photographs alone whose animal is in the gallery.",
+    ),
+    "mINP": (
+        "How soon the last match is found (mINP)",
+        "1 would mean that even the hardest photograph of the animal is found at once.",
+    ),
+    "shortlist_recall": (
+        "Matches on the shortlist",
+        "Share of an animal's photographs that the quick first search hands on to the close look.",
+    ),
+    "shortlist_hit": (
+        "Ceiling of the close look",
+        (
+            "Share of photographs with a right candidate on the shortlist: the close look "
+            "cannot do better."
+        ),
+    ),
+    "new_auroc": (
+        "Telling known from new",
+        "Chance that a known animal gets a higher probability than a new one. 50% is guessing.",
+    ),
+    "BAKS": (
+        "Known animals recognised",
+        (
+            "Over known animals, the mean share of their photographs that were called known, and "
+            "named rightly (BAKS)."
+        ),
+    ),
+    "BAUS": (
+        "New animals noticed",
+        "Over new animals, the mean share of their photographs that were called new (BAUS).",
+    ),
+    "open_set_score": ("Known and new together", "The geometric mean of the two above."),
+    "false_match_rate": (
+        "New animals taken for known ones",
+        "Share of photographs of new animals that were called known. Lower is better.",
+    ),
+}
+PATTERNS = (
+    (
+        r"top_(\d+)",
+        "Right within the first {0}",
+        "Share of photographs with the right animal among the best {0} matches.",
+    ),
+    (
+        r"encounter_top_(\d+)",
+        "Visits: right within the first {0}",
+        (
+            "All photographs of one visit answered together: share with the right animal among the "
+            "best {0}."
+        ),
+    ),
+    (
+        r"balanced_top_(\d+)",
+        "Right within the first {0}, per animal",
+        "The same, with every animal counting once, however many photographs it has.",
+    ),
+    (
+        r"identity_top_(\d+)",
+        "Right animal within the first {0}",
+        "Share of photographs whose animal is among the best {0} animals.",
+    ),
+    (
+        r"tpr_at_fpr_(\d+)",
+        "Known animals accepted at {0}% false matches",
+        "With a bar that lets {0}% of new animals pass for known: share of known animals accepted.",
+    ),
+    (
+        r"dir_at_fpr_(\d+)",
+        "Known animals named at {0}% false matches",
+        (
+            "With a bar that lets {0}% of new animals pass: share of known animals accepted "
+            "and named rightly."
+        ),
+    ),
+    (
+        r"mAP_at_(\w+)_with_positive",
+        "Ordering of the shortlist, where there is a match",
+        "mAP over the shortlist alone, of photographs whose animal is in the gallery.",
+    ),
+    (r"mAP_at_(\w+)", "Ordering of the shortlist", "mAP over the shortlist alone."),
+)
+COUNTS = {
+    "queries": ("Photographs asked about", "Each is answered on its own."),
+    "gallery_images": ("Photographs in the gallery", "Of known animals; these are searched."),
+    "query_identities": ("Animals asked about", ""),
+    "gallery_identities": ("Animals in the gallery", ""),
+    "queries_without_positive": (
+        "Photographs without a match",
+        "The gallery has no photograph of their animal that may be used: new animals.",
+    ),
+    "queries_same_file": (
+        "Photographs that are in the gallery as the same file",
+        "Answering them proves nothing.",
+    ),
+    "queries_same_picture": (
+        "Photographs that the gallery has almost the same",
+        "Such as frames of one burst, or copies that were saved again.",
+    ),
+    "queries_of_cut_encounters": (
+        "Photographs whose visit is in the gallery too",
+        "Light, place and pose are the same there, so a match is no independent evidence.",
+    ),
+    "copies_under_two_animals": (
+        "Photographs that stand under two animals",
+        "One of the two names must be wrong.",
+    ),
+    "blank_images": ("Blank photographs", "One colour all over."),
+    "images_left_out": ("Photographs left out", "They could not be read; listed under Trust."),
+    "pairs_matched": ("Pairs looked at closely", "Matched spot by spot."),
+    "calibration_pairs": ("Pairs behind the probabilities", "All from the gallery."),
+    "calibration_positives": ("of these, of one animal", ""),
+}
+METHODS = {
+    "cosine": "overall likeness",
+    "local_lightglue": "matched spots",
+    "wildfusion": "overall likeness and matched spots together",
+    "identify": "identification of new photographs",
+}
+
+
+def metric_words(name: str) -> tuple[str, str]:
+    """Label and meaning of a metric; its own name where there are none."""
+    if name in METRICS:
+        return METRICS[name]
+    for pattern, label, meaning in PATTERNS:
+        found = re.fullmatch(pattern, name)
+        if found:
+            one, two = label.format(*found.groups()), meaning.format(*found.groups())
+            return (_of_one(one), _of_one(two)) if found[1] == "1" else (one, two)
+    return name.replace("_", " "), ""
+
+
+def _of_one(text: str) -> str:
+    """What is said of k things, of one."""
+    text = text.replace("within the first 1", "first").replace(
+        "is among the best 1 animals", "leads"
+    )
+    return text.replace("among the best 1", "first").replace(" matches.", ".")
+
+
+def count_words(name: str) -> tuple[str, str]:
+    """Label and meaning of a count."""
+    return COUNTS.get(name, (name.replace("_", " ").capitalize(), ""))
+
+
+def method_words(method: str) -> str:
+    """What a method, or one of those that it fuses, looks at.
+
+    >>> method_words("cosine:efficientnet-lite0"), method_words("aliked-n16")
+    ('overall likeness', 'matched spots')
+    """
+    kind = method.split(":", 1)[0]
+    if kind in METHODS:
+        return METHODS[kind]
+    return "matched spots" if kind.startswith(("aliked", "disk")) else method
+
+
+def percent(fraction: float) -> str:
+    """One decimal, as a share.
+
+    >>> percent(0.1234)
+    '12.3%'
+    """
+    return f"{100 * fraction:.1f}%"

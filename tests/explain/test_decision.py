@@ -1,0 +1,106 @@
+"""The card's words say what its values are, and warn where they should."""
+
+import pytest
+
+from exreid.explain.decision import (
+    Contribution,
+    DecisionCard,
+    Reach,
+    card_sentences,
+    decision_card,
+    percent,
+)
+
+PROBABILITY = (
+    "The probability that it is Luna is 93%; above 80% an animal counts as known, at which 5% of "
+    "new animals would pass for known ones."
+)
+
+
+def test_a_known_animal_in_plain_words():
+    card = decision_card(
+        "Luna",
+        decision="known",
+        probability=0.93,
+        bar=0.8,
+        false_match_rate=0.05,
+        score=0.71,
+        margin=0.2,
+        runner_up="Mira",
+        contributions=(
+            Contribution("cosine", 0.884, 0.6, 0.3),
+            Contribution("aliked-n16", 47.0, 0.82, 0.41),
+        ),
+        reach=Reach(12, 9),
+    )
+    assert card_sentences(card) == [
+        "Known animal: Luna.",
+        PROBABILITY,
+        "It leads the next animal, Mira, by 0.2 (a score of 0.71 against 0.51).",
+        "The score of 0.71 is the sum of 0.3 from cosine and 0.41 from aliked-n16.",
+        "By cosine: 0.884; 60% of pairs with such a score show one animal.",
+        "By aliked-n16: 47; 82% of pairs with such a score show one animal.",
+        "The gallery has 12 images of Luna, 9 were matched locally.",
+    ]
+    assert card.warnings == ()
+
+
+def test_a_new_animal_and_a_close_call():
+    card = decision_card(
+        "Luna", decision="new", probability=0.46, bar=0.5, margin=0.0, runner_up="Mira"
+    )
+    sentences = card_sentences(card)
+    assert sentences[0] == "Probably a new animal; of the known ones Luna is the nearest."
+    assert sentences[1].startswith("The probability that it is Luna is 46%; above 50%")
+    assert "Its score is no better than that of the next animal, Mira." in sentences
+    assert sentences[-2:] == [
+        "A close call: the probability is within 5 points of the bar.",
+        "Mira has the same score; only the order of the table decided.",
+    ]
+
+
+def test_without_a_decision_and_with_a_pairs_probability():
+    card = DecisionCard("Luna", probability=0.6, probability_of="pair", bar=0.5)
+    assert card_sentences(card) == [
+        "Nearest animal: Luna. Whether it is known at all was not asked.",
+        "Of pairs that look as much alike as this one, 60% show one and the same animal.",
+    ]
+
+
+def test_no_candidate_at_all():
+    assert card_sentences(decision_card(None)) == [
+        "No candidate: the gallery has nothing that this photograph may be answered with."
+    ]
+
+
+def test_what_makes_evidence_weak_is_said():
+    card = decision_card(
+        "Luna",
+        reach=Reach(1, 0),
+        same_encounter=True,
+        viewpoints=("left", "right"),
+        local_matches=0,
+        extra_warnings=["Seen once."],
+    )
+    text = " ".join(card.warnings)
+    assert len(card.warnings) == 6
+    for part in ("few images", "shortlist", "same visit", "shows left", "Not one point", "Seen"):
+        assert part in text
+    assert "The gallery has 1 image of Luna, 0 were matched locally." in card_sentences(card)
+    assert decision_card("Luna", viewpoints=("left", None)).warnings == ()
+    assert decision_card("Luna", viewpoints=("left", "left"), local_matches=3).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("bar", "words"),
+    [(2.0, "no animal counts as known"), (-1.0, "every animal counts as known")],
+)
+def test_a_bar_beyond_all_probabilities_is_put_in_words(bar, words):
+    card = DecisionCard("Luna", "new", 0.3, bar=bar)
+    assert words in card_sentences(card)[1]
+
+
+def test_percent_never_promises_certainty():
+    values = [0.0, 0.009, 0.01, 0.504, 0.99, 0.991, 1.0]
+    expected = ["under 1%", "under 1%", "1%", "50%", "99%", "over 99%", "over 99%"]
+    assert [percent(value) for value in values] == expected
