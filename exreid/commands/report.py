@@ -1,0 +1,40 @@
+"""`exreid report`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from exreid.commands.common import OUT, Command, bars, plain_arguments, progress
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    plain_arguments(parser)
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="folder of a finished probe")
+    parser.add_argument(
+        "--compare", type=Path, nargs="+", default=[], metavar="RUN", help="runs to set beside it"
+    )
+    parser.add_argument("--out", type=Path, help="folder to write to; without it, RUN_DIR/report")
+    parser.add_argument("--root", help="the data set's folder, where it has moved")
+    parser.add_argument("--site", metavar="COLUMN", help="column of the metadata with the place")
+    parser.add_argument("--workers", type=int, help="processes that make pictures")
+
+
+def _report(options: argparse.Namespace) -> int:
+    from exreid.runs.report import write_report
+
+    with bars() as shown:
+        first = write_report(
+            options.run_dir,
+            options.out,
+            compare=options.compare,
+            root=options.root,
+            site_column=options.site,
+            workers=options.workers,
+            progress=progress(shown),
+        )
+    OUT.print(f"Open {first}", markup=False, soft_wrap=True)
+    return 0
+
+
+REPORT = Command("Pages that show a run's answers and why.", _report_arguments, _report)
