@@ -1,0 +1,158 @@
+"""`exreid gallery build`, `add` and `info`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exreid.commands.common import OUT, Command, bars, config_arguments, progress
+from exreid.config import ProbeConfig
+from exreid.config_io import load_config, with_overrides
+from exreid.errors import ConfigError
+
+if TYPE_CHECKING:
+    from exreid.runs.gallery import Gallery
+    from exreid.runs.gallery_build import Built
+
+USAGE = """
+  exreid gallery build --out DIR --config FILE [key=value ...]
+      a gallery of the data set's images, or of those of one split
+  exreid gallery add DIR dataset.root=FOLDER [key=value ...]
+      the images of a data set that the gallery does not hold
+  exreid gallery info DIR
+      what it holds, and how it answers
+"""
+
+
+def _gallery_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = f"{parser.description}\n{USAGE}"
+    parser.add_argument("action", choices=("build", "add", "info"))
+    config_arguments(parser)
+    parser.add_argument("--out", type=Path, help="build: the gallery's folder")
+    parser.add_argument("--split", help="only images with this dataset.split_col; default: all")
+    parser.add_argument(
+        "--thumbnail-px",
+        type=int,
+        default=512,
+        help="build: longer side of the small pictures that the gallery brings; 0: none",
+    )
+    parser.add_argument("--json", action="store_true", help="info: print JSON")
+
+
+def _gallery(options: argparse.Namespace) -> int:
+    if options.action == "build":
+        return _build(options)
+    if not options.overrides or "=" in options.overrides[0]:
+        raise ConfigError(f"exreid gallery {options.action} DIR: name the gallery's folder.")
+    from exreid.runs.gallery import open_gallery
+
+    gallery = open_gallery(Path(options.overrides[0]))
+    if options.action == "add":
+        return _add(gallery, options)
+    if options.json:
+        OUT.print(json.dumps(gallery.manifest, indent=1), markup=False, soft_wrap=True)
+    else:
+        _show(gallery)
+    return 0
+
+
+def _build(options: argparse.Namespace) -> int:
+    if options.out is None:
+        raise ConfigError("exreid gallery build --out DIR: name the folder to write.")
+    if options.thumbnail_px != 0 and options.thumbnail_px < 32:
+        raise ConfigError("--thumbnail-px: 0, or 32 pixels at least.")
+    config = load_config(ProbeConfig, options.config, options.overrides)
+    from exreid.runs.gallery_build import build_gallery, decided
+
+    with bars() as shown:
+        built = build_gallery(
+            decided(config),
+            options.out,
+            split=options.split,
+            thumbnail_px=options.thumbnail_px,
+            progress=progress(shown),
+            verbose=options.verbose,
+        )
+    _show_built(built)
+    return 0
+
+
+def _add(gallery: Gallery, options: argparse.Namespace) -> int:
+    from exreid.runs.gallery_build import ADD_KEYS, add_to_gallery
+
+    if options.config is not None:
+        raise ConfigError("exreid gallery add: takes the gallery's own config; give key=value.")
+    config = with_overrides(gallery.config, options.overrides[1:], ADD_KEYS)
+    with bars() as shown:
+        built = add_to_gallery(
+            gallery,
+            config,
+            split=options.split,
+            progress=progress(shown),
+            verbose=options.verbose,
+        )
+    _show_built(built)
+    return 0
+
+
+def _show_built(built: Built) -> None:
+    _show(built.gallery)
+    done = (
+        f"{built.added} photographs added, {built.already} were in it already; "
+        f"{built.extracted} features made and {built.pairs_matched} pairs matched now; "
+        f"{sum(built.timings_s.values()):.0f} s."
+    )
+    lines = [done]
+    if built.rejected:
+        lines.append(
+            f"{len(built.rejected)} left out, with reasons in "
+            f"{built.gallery.folder / 'rejected.csv'}."
+        )
+    for line in lines:
+        OUT.print(line, markup=False, soft_wrap=True)
+
+
+def _show(gallery: Gallery) -> None:
+    about, config = gallery.manifest, gallery.config
+    models = ", ".join(
+        model.type + (" with weights of its own" if model.checkpoint else "")
+        for model in (config.model, *config.benchmark.fusion.models)
+    )
+    head = (
+        f"{gallery.folder}: {about['photographs']} photographs of {about['animals']} animals, "
+        f"{about['encounters']} encounters"
+    )
+    lines = [
+        head,
+        f"  method {about['method']} ({models}), fingerprint {gallery.fingerprint}",
+    ]
+    if about["encounters"] == 0:
+        lines.append(
+            "  encounters are unknown (dataset.encounter_cols): photographs of one visit count as "
+            "independent, and probabilities come out too high"
+        )
+    found = about["open_set"]
+    if found is None:
+        lines.append("  does not decide known/new (benchmark.open_set.enabled=false)")
+    else:
+        content, rate = found["content"], found["content"]["stated_false_match_rate"]
+        stated = "best balanced accuracy" if rate is None else f"at most {100 * rate:g} % of new"
+        lines.append(
+            f"  known from a probability of {content['bar']:.3f} on ({stated} animals pass); "
+            f"fitted on {content['practice']['answers_as_known']} known and "
+            f"{content['practice']['answers_as_new']} new answers, AUROC "
+            f"{content['practice']['new_auroc']:.2f}"
+        )
+    px = about["thumbnails_px"]
+    lines.append(f"  thumbnails of {px} px" if px else "  no thumbnails")
+    last = about["history"][-1]
+    lines.append(f"  written {last['written']} by exreid {last['exreid']}")
+    for line in lines:
+        OUT.print(line, markup=False, soft_wrap=True)
+
+
+GALLERY = Command(
+    "Make a gallery of known animals, add to it, show it.", _gallery_arguments, _gallery
+)

@@ -1,0 +1,205 @@
+"""`exreid identify`: which animals are on these photographs?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from exreid.commands.common import OUT, Command, bars, plain_arguments, progress
+from exreid.config_io import with_overrides
+from exreid.errors import ConfigError
+
+if TYPE_CHECKING:
+    from exreid.runs.photo_answers import Identification, PhotoAnswer, VisitAnswer
+
+OVERRIDE = re.compile(r"[a-z_]+(\.[A-Za-z_]+)+=")
+REPORT_MATCHES = 3
+"""Candidates of each photograph whose matches a report draws."""
+STYLES = {"known": "green", "new": "yellow"}
+SHOWN_UNREADABLE = 20
+PIPED_WIDTH = 200
+
+
+def _identify_arguments(parser: argparse.ArgumentParser) -> None:
+    plain_arguments(parser)
+    add = parser.add_argument
+    add("words", nargs="+", metavar="PHOTO_OR_FOLDER", help="photographs, folders of them, and "
+        "key=value of output.*, ray.*, benchmark.cache, benchmark.keep_matches")  # fmt: skip
+    add("--gallery", type=Path, required=True, help="made by exreid gallery build")
+    add("--metadata", type=Path, help="table of the photographs, as the gallery's: path, mask, ...")
+    add("--masks", type=Path, help="folder of mask images, NAME.png for NAME.jpg, animal white")
+    add("--visits", choices=("auto", "time", "folder", "none"), default="auto",
+        help="what is one visit: photographs of one folder close in EXIF time, or one folder; "
+        "auto: by time, else folders named like visit_12 or burst-3")  # fmt: skip
+    add("--encounter-minutes", type=float, default=10.0,
+        help="longest gap between two photographs of one visit (default 10)")  # fmt: skip
+    add("--on-error", choices=("skip", "raise"), default="skip",
+        help="an unreadable photograph: list it and go on (default), or stop")  # fmt: skip
+    add("--pictures", type=Path, help="folder of the gallery's own photographs, for the report")
+    add("--json", action="store_true", help="print JSON instead of the table")
+    add("--csv", type=Path, help="also write the table to this file")
+    add("--report", action="store_true", help="also draw the report's pages")
+
+
+def _identify(options: argparse.Namespace) -> int:
+    if options.encounter_minutes < 0:
+        raise ConfigError("--encounter-minutes: 0 or more.")
+    given, overrides = _sorted_out(options.words)
+    from exreid.runs.gallery import open_gallery
+    from exreid.runs.identify import IDENTIFY_KEYS, run_identify
+    from exreid.runs.photo_table import PhotoOptions
+
+    gallery = open_gallery(options.gallery)
+    matches = (
+        REPORT_MATCHES if options.report and gallery.config.benchmark.method != "cosine" else 0
+    )
+    defaults = ["ray.num_actors=0", f"benchmark.keep_matches={matches}"]
+    config = with_overrides(gallery.config, [*defaults, *overrides], IDENTIFY_KEYS)
+    dataset = config.dataset.model_copy(update={"on_error": options.on_error})
+    with bars() as shown:
+        folder, found = run_identify(
+            given,
+            gallery,
+            config.model_copy(update={"dataset": dataset}),
+            PhotoOptions(
+                options.metadata, options.masks, options.encounter_minutes, options.visits
+            ),
+            pictures=options.pictures,
+            progress=progress(shown),
+            verbose=options.verbose,
+        )
+    if options.csv is not None:
+        text = (folder / "identifications.csv").read_text(encoding="utf-8")
+        options.csv.write_text(text, encoding="utf-8")
+    if options.json:
+        content = {"run": str(folder), "gallery": str(gallery.folder), **found.as_json()}
+        OUT.print(json.dumps(content, indent=1), markup=False, soft_wrap=True)
+    else:
+        _show(found)
+    if options.report:
+        from exreid.runs.report import write_report
+
+        page = write_report(folder)
+        if not options.json:
+            OUT.print(f"Report: {page}", markup=False, soft_wrap=True)
+    if not options.json:
+        OUT.print(f"Written to {folder}", markup=False, soft_wrap=True)
+    return 0 if found.counts["answered"] + found.counts["in_gallery"] else 1
+
+
+def _sorted_out(words: list[str]) -> tuple[list[Path], list[str]]:
+    """Paths and overrides; what is there as a file is a path."""
+    overrides = [w for w in words if OVERRIDE.match(w) and not Path(w).exists()]
+    given = [Path(word) for word in words if word not in overrides]
+    if not given:
+        raise ConfigError("exreid identify: name photographs, or a folder of them.")
+    return given, overrides
+
+
+def _show(found: Identification) -> None:
+    answered = [photo for photo in found.photos if photo.status == "answered"]
+    if answered:
+        table = _table(answered, {visit.visit: visit for visit in found.visits})
+        # What is piped into a file has no edge to keep to.
+        console = OUT if OUT.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
+        console.print(table)
+    for line in _notes(found):
+        OUT.print(line, markup=False, soft_wrap=True)
+
+
+def _table(answered: list[PhotoAnswer], visits: dict[str, VisitAnswer]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("photo", overflow="fold")
+    for name in ("decision", "animal"):
+        table.add_column(name)
+    table.add_column("probability", justify="right")
+    table.add_column("next animal")
+    table.add_column("margin", justify="right")
+    last = None
+    for photo in answered:
+        visit = visits.get(photo.visit or "")
+        if visit is not None and visit.photos > 1 and photo.visit != last:
+            table.add_row(*_visit_cells(visit), style="bold")
+        last = photo.visit
+        table.add_row(*_photo_cells(photo, indent=visit is not None and visit.photos > 1))
+    return table
+
+
+def _visit_cells(visit: VisitAnswer) -> list[Text]:
+    known = "" if visit.known is None else f"{visit.known} of {visit.photos} known"
+    cells = (
+        f"{visit.name} ({visit.photos} photos)",
+        known,
+        visit.animal or "",
+        "",
+        visit.next_animal or "",
+        "",
+    )
+    return [Text(cell) for cell in cells]
+
+
+def _photo_cells(photo: PhotoAnswer, *, indent: bool) -> list[Text]:
+    animals = [candidate.animal for candidate in photo.animals[:2]] + ["", ""]
+    probability = "" if photo.probability is None else f"{photo.probability:.2f}"
+    margin = "" if photo.margin is None else f"{photo.margin:.3g}"
+    decision = photo.decision or ""
+    return [
+        Text(f"  {photo.photo}" if indent else photo.photo),
+        Text(decision, style=STYLES.get(decision, "")),
+        # Of a new animal the nearest known one is told, and marked as no answer.
+        Text(f"new {photo.new_animal} ({animals[0]})" if decision == "new" else animals[0]),
+        Text(probability),
+        Text(animals[1]),
+        Text(margin),
+    ]
+
+
+def _notes(found: Identification) -> list[str]:
+    counts = found.counts
+    parts = [f"{counts['photographs']} photographs", f"{counts['answered']} answered"]
+    if "known" in counts:
+        parts.append(
+            f"{counts['known']} known and {counts['new']} new, of {counts['new_animals']} animals"
+        )
+    lines = ["; ".join(parts) + "."]
+    if counts.get("new"):
+        lines.append("In brackets: the known animal that a new one resembles most.")
+    if counts["answered"]:
+        lines.append(_how_visits(found))
+    same = [photo for photo in found.photos if photo.status == "in gallery"]
+    if same:
+        lines.append(f"{len(same)} are in the gallery already, and were not asked about:")
+        lines += [f"  {photo.photo} = {photo.note}" for photo in same[:SHOWN_UNREADABLE]]
+        lines += _more(len(same))
+    bad = [photo for photo in found.photos if photo.status == "unreadable"]
+    if bad:
+        lines.append(f"{len(bad)} cannot be read, and were left out (rejected.csv):")
+        lines += [f"  {photo.photo}: {photo.note}" for photo in bad[:SHOWN_UNREADABLE]]
+        lines += _more(len(bad))
+    if counts["other_files"]:
+        lines.append(f"{counts['other_files']} other files in the folders are no photographs.")
+    return lines
+
+
+def _more(count: int) -> list[str]:
+    rest = count - SHOWN_UNREADABLE
+    return [f"  and {rest} more; identifications.csv lists them all"] if rest > 0 else []
+
+
+def _how_visits(found: Identification) -> str:
+    how = [visit.how for visit in found.visits]
+    names = {"table": "by the table", "time": "by time", "folder": "by folder name"}
+    parts = [f"{how.count(key)} {text}" for key, text in names.items() if key in how]
+    alone = sum(photo.status == "answered" and photo.visit is None for photo in found.photos)
+    told = f"Visits: {', '.join(parts)}" if parts else "Visits: none known"
+    return told + (f"; {alone} photographs of no known visit." if alone else ".")
+
+
+IDENTIFY = Command("Name the animals on new photographs.", _identify_arguments, _identify)

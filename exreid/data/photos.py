@@ -1,0 +1,171 @@
+"""Photographs that no table describes: found in folders, timed by EXIF, grouped into visits."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from exreid.errors import ImageError
+
+ENDINGS = frozenset(
+    (
+        *(".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".mpo"),
+        *(".heic", ".heif", ".avif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf"),
+    )
+)
+"""Endings of photographs, lower case. Some of them cannot be read here: those are then listed as
+unreadable instead of being passed over."""
+EXIF_FOLDER, TAKEN, DIGITISED = 0x8769, 0x9003, 0x9004
+VISIT_NAME = re.compile(
+    r"(visit|encounter|burst|event|sighting|sequence|seq)[-_ ]?\d+", re.IGNORECASE
+)
+"""Folder names that say that what lies in them is one visit."""
+VisitRule = Literal["auto", "time", "folder", "none"]
+
+
+@dataclass(frozen=True)
+class FoundPhotos:
+    """Photographs below one folder."""
+
+    root: str
+    """Absolute; the deepest folder that holds all that was given."""
+    paths: tuple[str, ...]
+    """Relative to ``root``, with forward slashes, each once, sorted."""
+    others: int
+    """Files in the folders that are no photographs by their ending."""
+
+
+def find_photos(given: Sequence[Path]) -> FoundPhotos:
+    """The photographs named, and all those in the folders named and below them.
+
+    Hidden files and folders count as no photographs. A file that is named is taken whatever its
+    ending. ImageError for a path that is not there, and where there is no photograph at all.
+    """
+    files: set[Path] = set()
+    folders: list[Path] = []
+    others = 0
+    for path in given:
+        whole = Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - keeps symbolic links
+        if whole.is_file():
+            files.add(whole)
+            folders.append(whole.parent)
+        elif whole.is_dir():
+            inside, rest = _photos_below(whole)
+            files |= inside
+            folders.append(whole)
+            others += rest
+        else:
+            raise ImageError(f"no such photograph or folder {path}.")
+    if not files:
+        raise ImageError(
+            f"no photograph in {', '.join(map(str, given))}: no file there ends in "
+            f"{', '.join(sorted(ENDINGS)[:6])}, ... Name the files themselves."
+        )
+    root = os.path.commonpath(folders)
+    paths = sorted(os.path.relpath(file, root).replace(os.sep, "/") for file in files)
+    return FoundPhotos(root, tuple(paths), others)
+
+
+def _photos_below(folder: Path) -> tuple[set[Path], int]:
+    found: set[Path] = set()
+    others = 0
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if Path(name).suffix.lower() in ENDINGS and not name.startswith("."):
+                found.add(Path(parent) / name)
+            else:
+                others += 1
+    return found, others
+
+
+def taken_at(data: bytes) -> np.datetime64:
+    """When a photograph was taken, by its EXIF, in whole seconds; NaT where that says nothing.
+
+    The camera's own clock, without a time zone. ImageError where the file is no image at all; its
+    pixels are not decoded.
+    """
+    if not data:
+        raise ImageError("file is empty (0 bytes).")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            exif = image.getexif().get_ifd(EXIF_FOLDER)
+    except Exception as error:  # PIL's readers raise whatever a damaged header leads them to
+        raise ImageError(f"not an image, or damaged: {type(error).__name__}.") from error
+    for tag in (TAKEN, DIGITISED):
+        try:
+            moment = datetime.strptime(str(exif.get(tag, "")).strip("\0 "), "%Y:%m:%d %H:%M:%S")
+        except ValueError:
+            continue
+        return np.datetime64(moment, "s")
+    return np.datetime64("NaT", "s")
+
+
+@dataclass(frozen=True)
+class Visits:
+    """Which photographs belong to one visit, and how that was found out."""
+
+    name_N: list[str | None]
+    """None: the photograph stands alone."""
+    how_N: list[str]
+    """``table``, ``time``, ``folder`` or ``alone``."""
+
+
+def group_visits(
+    paths: Sequence[str],
+    time_N: np.ndarray,
+    *,
+    known: Sequence[str | None],
+    minutes: float,
+    rule: VisitRule = "auto",
+) -> Visits:
+    """Group photographs into visits.
+
+    A visit that the user's table names (``known``) stands. ``time``: the photographs of one folder
+    in the order of their times, as long as no two neighbours are more than ``minutes`` apart.
+    ``folder``: all photographs of one folder. ``auto``: by time, and, where a photograph has none,
+    by its folder if that is named like one visit (``visit_12``, ``burst-3``).
+
+    >>> times = np.array(["2024-05-01T22:00", "2024-05-01T22:05", "2024-05-01T23:00"], "M8[s]")
+    >>> group_visits(["a/1", "a/2", "a/3"], times, known=[None] * 3, minutes=10).name_N
+    ['a 2024-05-01 22:00:00', 'a 2024-05-01 22:00:00', 'a 2024-05-01 23:00:00']
+    """
+    names: list[str | None] = list(known)
+    how = ["table" if name is not None else "alone" for name in names]
+    open_N = [name is None for name in names]
+    if rule in ("auto", "time"):
+        for i, name in _by_time(paths, time_N, np.flatnonzero(open_N), minutes):
+            names[i], how[i] = name, "time"
+    for i, path in enumerate(paths):
+        folder = path.rpartition("/")[0]
+        fits = rule == "folder" or VISIT_NAME.search(folder.rpartition("/")[2]) is not None
+        if names[i] is None and rule in ("auto", "folder") and fits:
+            names[i], how[i] = folder or ".", "folder"
+    return Visits(names, how)
+
+
+def _by_time(
+    paths: Sequence[str], time_N: np.ndarray, index: np.ndarray, minutes: float
+) -> list[tuple[int, str]]:
+    timed = index[~np.isnat(time_N[index])]
+    folder_of = {int(i): paths[i].rpartition("/")[0] for i in timed}
+    order = sorted(folder_of, key=lambda i: (folder_of[i], time_N[i], paths[i]))
+    gap = np.timedelta64(round(60 * minutes), "s")
+    found: list[tuple[int, str]] = []
+    name, last = "", -1
+    for i in order:
+        folder = folder_of[i]
+        if last < 0 or folder_of[last] != folder or time_N[i] - time_N[last] > gap:
+            name = f"{folder} {str(time_N[i]).replace('T', ' ')}".strip()
+        found.append((i, name))
+        last = i
+    return found

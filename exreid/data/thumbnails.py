@@ -1,0 +1,51 @@
+"""Small pictures of photographs, with their masks made as small."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from exreid.data.images import Preprocessing, load_image, prepare_matte, used_wh_px
+from exreid.data.masks import encode_mask
+
+JPEG_QUALITY = 85
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small picture, displayed side up."""
+
+    jpeg: bytes
+    mask: str | None
+    """The mask at the picture's size, as JSON text of a COCO run length."""
+
+
+def make_thumbnail(data: bytes, mask_value: str | None, longer_side_px: int) -> Thumbnail:
+    """A file's bytes and its mask, made small; nothing is enlarged.
+
+    Raises ImageError or MaskError as `exreid.data.images` does.
+    """
+    pre = Preprocessing(
+        image_wh_px=(longer_side_px, longer_side_px),
+        resize="stretch",
+        crop_pct=1.0,
+        interpolation="bicubic",
+        no_background=False,
+        crop_to_mask=False,
+        crop_margin=0.0,
+        fill_rgb=(128, 128, 128),
+    )
+    width, height = used_wh_px(data, mask_value, pre)
+    scale = min(1.0, longer_side_px / max(width, height))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    image = load_image(data, min_side_px=min(size)).image.resize(size, Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    mask = None
+    if mask_value:
+        pre = Preprocessing(**{**pre.__dict__, "image_wh_px": size})
+        mask = encode_mask(np.asarray(prepare_matte(data, mask_value, pre)) >= 128)
+    return Thumbnail(out.getvalue(), mask)

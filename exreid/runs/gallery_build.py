@@ -1,0 +1,238 @@
+"""Making a gallery of a data set, and adding photographs to it, told from top to bottom."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from exreid.config import ProbeConfig
+from exreid.data.metadata import select_split
+from exreid.errors import ConfigError, GalleryError
+from exreid.features.extraction import content_hashes
+from exreid.features.store import SignatureMemo
+from exreid.records import ImageTable, Rejected
+from exreid.runs.gallery import MANIFEST, Gallery, open_gallery
+from exreid.runs.gallery_files import GalleryContent, Learned
+from exreid.runs.gallery_stages import BuildStages
+from exreid.runs.inputs import cache_folder, read_images
+from exreid.runs.progress import Progress, no_progress
+
+ADD_KEYS = (
+    *("dataset.root", "dataset.metadata_file", "dataset.path_col", "dataset.label_col"),
+    *("dataset.split_col", "dataset.mask_col", "dataset.encounter_cols", "dataset.viewpoint_col"),
+    *("dataset.date_col", "dataset.unknown_identities", "dataset.on_error"),
+    *("output.", "ray.", "benchmark.cache"),
+)
+"""What may be said anew of photographs that are added; all else is the gallery's."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """How a gallery was made or added to."""
+
+    gallery: Gallery
+    added: int
+    """Photographs that were not in it before."""
+    already: int
+    """Photographs of the data set that it held already."""
+    extracted: int
+    """Photographs that features were made of now, summed over the kinds of features."""
+    pairs_matched: int
+    """Pairs that were matched now."""
+    rejected: list[Rejected]
+    timings_s: dict[str, float]
+
+
+def build_gallery(
+    config: ProbeConfig,
+    out: Path,
+    *,
+    split: str | None = None,
+    thumbnail_px: int = 512,
+    progress: Progress = no_progress,
+    verbose: bool = False,
+) -> Built:
+    """A gallery of all images of the data set, or of those of one split.
+
+    A gallery that is at ``out`` already is replaced once the new one is whole.
+    """
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise ConfigError(f"--out: {out} is there, and is no gallery. Name another folder.")
+    table, rejected = read_images(config, with_split=split is not None)
+    if split is not None:
+        table = table.take(select_split(table, split))
+    making = _Making(config, out, None, thumbnail_px, progress, verbose)
+    return making.made(table, rejected, already=0)
+
+
+def add_to_gallery(
+    gallery: Gallery,
+    config: ProbeConfig,
+    *,
+    split: str | None = None,
+    progress: Progress = no_progress,
+    verbose: bool = False,
+) -> Built:
+    """The gallery with the images of a data set that it does not hold; ``config`` is the gallery's
+    own, with the data set's place.
+
+    Only the new images are read. What is fitted is fitted again, on all images together; their
+    pairs that were matched before are not matched again.
+    """
+    table, rejected = read_images(config, with_split=split is not None)
+    if split is not None:
+        table = table.take(select_split(table, split))
+    new, already = _unknown_images(gallery, table, config)
+    px = int(gallery.manifest["thumbnails_px"])
+    if len(new) == 0:
+        return Built(gallery, 0, already, 0, 0, rejected, {})
+    joined = join_tables(gallery.table, new)
+    making = _Making(config, gallery.folder, gallery, px, progress, verbose)
+    return making.made(joined, rejected, already=already)
+
+
+@dataclass(frozen=True)
+class _Making:
+    """A gallery in the making."""
+
+    config: ProbeConfig
+    out: Path
+    old: Gallery | None
+    """The one that is added to: its images are the table's first."""
+    thumbnail_px: int
+    progress: Progress
+    verbose: bool
+
+    def made(self, table: ImageTable, rejected: list[Rejected], *, already: int) -> Built:
+        """Features, fits, files."""
+        config, known = self.config, 0 if self.old is None else len(self.old)
+        timings_s: dict[str, float] = {}
+        with _new_folder(self.out) as folder:
+            stages = BuildStages(
+                config, folder, self.progress, self.verbose, timings_s, gallery=self.old
+            )
+            with ExitStack() as stack:
+                table = stages.extract(table, stack)
+                _, side = stages.sides(table)
+                fusion, practice = stages.learn(side, table)
+                grouper = None if practice is None else stages.grouper(table, fusion)
+                learned = Learned.fit(config, fusion, practice, side, grouper)
+            rejected = [*rejected, *stages.rejected]
+            content = GalleryContent(
+                table, self._content(table), learned, rejected, self.old, self.thumbnail_px
+            )
+            content.write(folder, stages, self.progress)
+        looks, counts = stages.looks, stages.counts
+        return Built(
+            open_gallery(self.out),
+            len(table) - known,
+            already,
+            counts.get("images_extracted", 0) + counts.get("keypoints_extracted", 0),
+            sum(looks.pairs.values()) - looks.pairs_known,
+            rejected,
+            timings_s,
+        )
+
+    def _content(self, table: ImageTable) -> list[str]:
+        memo = SignatureMemo(cache_folder(self.config) / "signatures")
+        known = [] if self.old is None else self.old.content_G
+        return [*known, *content_hashes(table.take(np.arange(len(known), len(table))), memo)]
+
+
+def join_tables(first: ImageTable, second: ImageTable) -> ImageTable:
+    """The rows of both; paths of the result are below the second one's root."""
+    return ImageTable(
+        pd.concat([first.rows, second.rows], ignore_index=True),
+        pd.concat([first.original, second.original], ignore_index=True).astype(object),
+        second.root,
+        second.source,
+    )
+
+
+def _unknown_images(
+    gallery: Gallery, table: ImageTable, config: ProbeConfig
+) -> tuple[ImageTable, int]:
+    """The images that the gallery does not hold, and how many it does."""
+    memo = SignatureMemo(cache_folder(config) / "signatures")
+    place = {content: i for i, content in enumerate(gallery.content_G)}
+    old = gallery.table.rows
+    ids = set(old["image_id"])
+    new, clashes = [], []
+    for i, content in enumerate(content_hashes(table, memo)):
+        row = table.rows.iloc[i]
+        if content in place:
+            kept = old.iloc[place[content]]
+            if kept["identity"] != row["identity"]:
+                clashes.append(
+                    f"line {row['row']}: {row['path']} shows {row['identity']}; in the gallery the "
+                    f"same photograph is {kept['image_id']} and shows {kept['identity']}"
+                )
+        elif row["image_id"] in ids:
+            clashes.append(
+                f"line {row['row']}: the gallery has another photograph called {row['image_id']}"
+            )
+        else:
+            new.append(i)
+    if clashes:
+        shown = "\n".join(f"  {clash}." for clash in clashes[:5])
+        raise GalleryError(
+            f"{table.source}: {len(clashes)} of its photographs contradict {gallery.folder}:\n"
+            f"{shown}\nCorrect the table, or build the gallery again from one table."
+        )
+    return table.take(np.array(new, np.int64)), len(table) - len(new)
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A folder that takes the place of ``out`` once it is whole."""
+    out = Path(os.path.abspath(out.expanduser()))  # noqa: PTH100
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.tmp")
+    lock = FileLock(out.with_name(f".{out.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise GalleryError(f"{out}: another process is writing it. Wait for it.") from error
+    try:
+        _tidied(out)
+        temporary.mkdir()
+        yield temporary
+        old = out.with_name(f"{temporary.name}.old")
+        if out.exists():
+            out.replace(old)
+        temporary.replace(out)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        lock.release()
+
+
+def _tidied(out: Path) -> None:
+    """What a killed build left beside the gallery goes; the gallery itself comes back where it was
+    killed between taking the old one away and putting the new one there."""
+    for left in sorted(out.parent.glob(f".{glob.escape(out.name)}.*.tmp*")):
+        if left.suffix == ".old" and not out.exists():
+            left.replace(out)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def decided(config: ProbeConfig) -> ProbeConfig:
+    """The config of a gallery: it decides known/new unless the user says otherwise."""
+    open_set = config.benchmark.open_set
+    if "enabled" in open_set.model_fields_set or open_set.enabled:
+        return config
+    benchmark = config.benchmark.model_copy(
+        update={"open_set": open_set.model_copy(update={"enabled": True})}
+    )
+    return config.model_copy(update={"benchmark": benchmark})

@@ -1,0 +1,92 @@
+"""Photographs without a table: what is found, when it was taken, what is one visit."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from exreid.data.photos import find_photos, group_visits, taken_at
+from exreid.errors import ImageError
+
+
+def _jpeg(tag=None, value=""):
+    exif = Image.Exif()
+    if tag:
+        exif.get_ifd(0x8769)[tag] = value
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(out, "JPEG", exif=exif)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("tag", [0x9003, 0x9004])
+def test_the_time_is_the_cameras_own(tag):
+    assert taken_at(_jpeg(tag, "2024:02:29 23:59:58")) == np.datetime64("2024-02-29T23:59:58")
+
+
+@pytest.mark.parametrize("value", ["", "0000:00:00 00:00:00", "yesterday"])
+def test_a_time_that_is_none_is_unknown(value):
+    assert np.isnat(taken_at(_jpeg(0x9003, value)))
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a", b"\xff\xd8\xff"])
+def test_what_is_no_image_is_an_error(data):
+    with pytest.raises(ImageError):
+        taken_at(data)
+
+
+def test_photographs_are_found_once_and_the_rest_is_counted(tmp_path):
+    for name in ("a/1.JPG", "a/b/2.jpeg", "a/b/.hidden.jpg", "a/list.csv", ".x/3.jpg", "c/odd.dat"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_photos([tmp_path / "a", tmp_path / "a/1.JPG", tmp_path / "c/odd.dat"])
+    assert found.root == str(tmp_path)
+    assert found.paths == ("a/1.JPG", "a/b/2.jpeg", "c/odd.dat")
+    assert found.others == 2
+    assert find_photos([tmp_path / "a/b/2.jpeg"]).paths == ("2.jpeg",)
+    with pytest.raises(ImageError, match="no such"):
+        find_photos([tmp_path / "nowhere"])
+    with pytest.raises(ImageError, match="no photograph in"):
+        find_photos([tmp_path / "c"])
+
+
+PATHS = ["x/1", "x/2", "x/3", "y/4", "y/5", "visit_3/6", "visit_3/7", "8"]
+TIMES = np.array(
+    [
+        *("2024-05-01T22:09", "2024-05-01T22:00", "2024-05-01T22:18", "2024-05-01T22:01"),
+        *("NaT", "NaT", "2024-05-02T01:00", "NaT"),
+    ],
+    "datetime64[s]",
+)
+
+
+def _groups(**options):
+    visits = group_visits(PATHS, TIMES, **{"known": [None] * 8, "minutes": 9, **options})
+    return visits.name_N, visits.how_N
+
+
+def test_visits_are_chains_of_times_within_a_folder():
+    names, how = _groups()
+    # 22:00, 22:09 and 22:18 hang together although the ends are 18 minutes apart.
+    assert names[0] == names[1] == names[2] == "x 2024-05-01 22:00:00"
+    assert names[3] == "y 2024-05-01 22:01:00"
+    assert names[4] is None, "its folder's name says nothing"
+    assert names[5] == "visit_3"
+    assert names[6] == "visit_3 2024-05-02 01:00:00"
+    assert names[7] is None
+    assert how == ["time", "time", "time", "time", "alone", "folder", "time", "alone"]
+
+
+def test_visits_by_other_rules():
+    assert len(set(_groups(minutes=8.9)[0][:3])) == 3
+    assert _groups(rule="folder")[0] == ["x", "x", "x", "y", "y", "visit_3", "visit_3", "."]
+    assert _groups(rule="time")[0][5] is None
+    assert set(_groups(rule="none")[1]) == {"alone"}
+
+
+def test_visits_of_the_users_table_stand():
+    known = [None, "mine", *[None] * 6]
+    names, how = _groups(known=known)
+    assert names[1] == "mine"
+    assert names[0] == names[2] == "x 2024-05-01 22:09:00"
+    assert how[1] == "table"

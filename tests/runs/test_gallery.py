@@ -1,0 +1,314 @@
+"""Galleries: built, added to, moved, and refused where they cannot be trusted."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from safetensors.torch import save_file
+
+from exreid.cli import main
+from exreid.config import ProbeConfig
+from exreid.config_io import load_config, with_overrides
+from exreid.data.synthetic import write_dataset
+from exreid.errors import ConfigError, GalleryError, MetadataError
+from exreid.models.backbones import build_backbone
+from exreid.runs import gallery_build
+from exreid.runs.gallery import decider_from_json, decider_to_json, open_gallery
+from exreid.runs.gallery_build import ADD_KEYS, add_to_gallery, build_gallery, decided
+from exreid.runs.identify import run_identify
+from exreid.runs.openset import Decider
+from exreid.runs.photo_table import PhotoOptions
+
+SMALL = [
+    *("dataset.image_size=96", "ray.num_actors=0", "benchmark.open_set.queries=60"),
+    *("dataset.encounter_cols=[source,encounter]", "dataset.split_col=split-time_open"),
+]
+LOCAL = [
+    *("benchmark.method=wildfusion", "benchmark.candidate_k=2", "benchmark.local_top_k=32"),
+    *("benchmark.local_size=96", "benchmark.calibration.pairs=40"),
+    "benchmark.calibration.exclude=image",
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gallery") / "data"
+    write_dataset(folder, identities=8, images_per_identity=8, seed=5, workers=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def metadata(data):
+    return pd.read_csv(next(data.glob("*Real.csv")), dtype=str)
+
+
+def _config(data, out, *more):
+    overrides = [f"dataset.root={data}", f"output.root={out}", *SMALL, *more]
+    return decided(load_config(ProbeConfig, None, overrides))
+
+
+def _add(gallery, data, out, file):
+    overrides = [f"dataset.root={data}", f"dataset.metadata_file={file}", f"output.root={out}"]
+    overrides.append("ray.num_actors=0")
+    return add_to_gallery(gallery, with_overrides(gallery.config, overrides, ADD_KEYS))
+
+
+def _ask(gallery, photos, out):
+    config = with_overrides(gallery.config, [f"output.root={out}"], ("output.",))
+    config = config.model_copy(update={"ray": config.ray.model_copy(update={"num_actors": 0})})
+    folder, _ = run_identify(photos, gallery, config, PhotoOptions())
+    names = ("rankings", "open_set", "answers")
+    return {name: pd.read_parquet(folder / f"{name}.parquet") for name in names}
+
+
+@pytest.fixture(scope="module")
+def halves(metadata, tmp_path_factory):
+    """The table of the train split; its first part and the rest, as files."""
+    folder = tmp_path_factory.mktemp("halves")
+    train = metadata[metadata["split-time_open"] == "train"]
+    parts = {"all": train, "first": train.iloc[:-6], "rest": train.iloc[-8:]}
+    for name, rows in parts.items():
+        rows.to_csv(folder / f"{name}.csv", index=False)
+    return {name: folder / f"{name}.csv" for name in parts}, train
+
+
+@pytest.fixture(scope="module")
+def photos(data, metadata):
+    return [data / path for path in metadata[metadata["split-time_open"] == "test"]["path"]][:5]
+
+
+@pytest.fixture(scope="module")
+def cosine(data, halves, tmp_path_factory):
+    out = tmp_path_factory.mktemp("cosine")
+    config = _config(data, out, f"dataset.metadata_file={halves[0]['all']}")
+    return build_gallery(config, out / "gallery").gallery
+
+
+def test_adding_extracts_and_matches_only_what_is_new(data, halves, photos, tmp_path):
+    files, train = halves
+    whole = build_gallery(
+        _config(data, tmp_path / "one", *LOCAL, f"dataset.metadata_file={files['all']}"),
+        tmp_path / "whole",
+    )
+    first = build_gallery(
+        _config(data, tmp_path / "two", *LOCAL, f"dataset.metadata_file={files['first']}"),
+        tmp_path / "grown",
+    )
+    assert (first.added, first.already) == (len(train) - 6, 0)
+    assert first.extracted == 2 * first.added
+    # On another machine: no cache, and the photographs of the first part are not there.
+    shutil.copytree(tmp_path / "grown", tmp_path / "there" / "grown")
+    there = tmp_path / "data"
+    for path in train["path"].iloc[-8:]:
+        (there / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(data / path, there / path)
+    grown = _add(open_gallery(tmp_path / "there/grown"), there, tmp_path / "three", files["rest"])
+    assert (grown.added, grown.already, grown.extracted) == (6, 2, 12)
+    assert 0 < grown.pairs_matched < whole.pairs_matched
+    assert grown.gallery.fingerprint == whole.gallery.fingerprint
+    assert [one["photographs"] for one in grown.gallery.manifest["history"]] == [
+        *(len(train) - 6, len(train))
+    ]
+    asked = [_ask(one.gallery, photos, tmp_path / "ask") for one in (whole, grown)]
+    for name, rows in asked[0].items():
+        pd.testing.assert_frame_equal(rows, asked[1][name])
+    again = _add(grown.gallery, there, tmp_path / "three", files["rest"])
+    assert (again.added, again.already, again.extracted) == (0, 8, 0)
+
+
+def test_building_again_extracts_only_what_is_new(data, halves, cosine, tmp_path):
+    files, train = halves
+    config = _config(data, tmp_path, f"dataset.metadata_file={files['first']}")
+    build_gallery(config, tmp_path / "gallery")
+    config = _config(data, tmp_path, f"dataset.metadata_file={files['all']}")
+    again = build_gallery(config, tmp_path / "gallery")
+    assert (len(again.gallery), again.extracted) == (len(train), 6)
+    assert again.gallery.fingerprint == cosine.fingerprint
+
+
+def test_a_gallery_can_be_moved_away_from_its_photographs(data, cosine, photos, tmp_path):
+    expected = _ask(cosine, photos, tmp_path / "here")
+    moved = tmp_path / "elsewhere" / "animals"
+    shutil.copytree(cosine.folder, moved)
+    gallery = open_gallery(moved)
+    found = _ask(gallery, photos, tmp_path / "there")
+    for name, rows in expected.items():
+        pd.testing.assert_frame_equal(rows, found[name])
+    manifest = (moved / "gallery.json").read_text()
+    assert str(data) not in manifest
+    assert str(cosine.folder.parent) not in manifest
+    rows = gallery.table.rows
+    for place in (0, len(gallery) - 1):
+        with Image.open(gallery.thumbnail(gallery.content_G[place])) as small:
+            assert max(small.size) == 512
+            size = json.loads(gallery.small_masks[place])["size"]
+            assert size == [small.height, small.width]
+    assert rows["encounter"].notna().all()
+    assert gallery.table.original["trap_id"].notna().all()
+
+
+def test_thumbnails_can_be_left_out(data, halves, photos, tmp_path):
+    config = _config(data, tmp_path, f"dataset.metadata_file={halves[0]['all']}")
+    gallery = build_gallery(config, tmp_path / "gallery", thumbnail_px=0).gallery
+    assert not (gallery.folder / "thumbnails").exists()
+    assert len(_ask(gallery, photos, tmp_path)["open_set"]) == len(photos)
+
+
+def test_weights_of_a_checkpoint_come_with_the_gallery(data, halves, photos, tmp_path):
+    state = build_backbone("efficientnet-lite0").module.state_dict()
+    state = {name: tensor.clone() for name, tensor in state.items()}
+    state["conv_stem.weight"] *= 1.25
+    save_file(state, tmp_path / "own.safetensors")
+    own = f"model.checkpoint={tmp_path / 'own.safetensors'}"
+    config = _config(data, tmp_path, own, f"dataset.metadata_file={halves[0]['all']}")
+    build_gallery(config, tmp_path / "gallery")
+    (tmp_path / "own.safetensors").unlink()
+    (tmp_path / "gallery").rename(tmp_path / "moved")
+    gallery = open_gallery(tmp_path / "moved")
+    assert gallery.config.model.checkpoint == str(tmp_path / "moved/backbone-0.safetensors")
+    assert len(_ask(gallery, photos, tmp_path / "ask")["open_set"]) == len(photos)
+
+
+def _damaged(cosine, tmp_path, change):
+    copy = tmp_path / "damaged"
+    shutil.copytree(cosine.folder, copy)
+    change(copy)
+    return copy
+
+
+def _edited(**fields):
+    def change(folder):
+        manifest = json.loads((folder / "gallery.json").read_text())
+        (folder / "gallery.json").write_text(json.dumps(manifest | fields))
+
+    return change
+
+
+def _with_path(path):
+    def change(folder):
+        table = pq.read_table(folder / "images.parquet")
+        paths = [path, *table["path"].to_pylist()[1:]]
+        place = table.schema.get_field_index("path")
+        pq.write_table(table.set_column(place, "path", [paths]), folder / "images.parquet")
+
+    return change
+
+
+def _linked(name):
+    def change(folder):
+        (folder / name).rename(folder.parent / "outside")
+        (folder / name).symlink_to(folder.parent / "outside")
+
+    return change
+
+
+class _Bomb:
+    def __reduce__(self):
+        return (pytest.fail, ("code of the gallery was run",))
+
+
+def _pickled(folder):
+    np.save(folder / "global-0.npy", np.array([_Bomb()], object), allow_pickle=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_edited(format=99), "format 99"),
+        (_edited(config={"dataset": {"rot": "."}}), "unknown key"),
+        (_edited(checkpoints=[0]), "backbone-0.safetensors: is missing"),
+        (_with_path("../../etc/passwd"), "no path inside"),
+        (_with_path("/etc/passwd"), "no path inside"),
+        (_linked("images.parquet"), "is a link"),
+        (_linked("global-0.npy"), "is a link"),
+        (_pickled, "not an array"),
+        (lambda folder: (folder / "gallery.json").write_text("{"), "cannot be read"),
+        (lambda folder: (folder / "gallery.json").unlink(), "no gallery"),
+    ],
+)
+def test_a_gallery_that_cannot_be_trusted_is_refused(cosine, photos, tmp_path, change, message):
+    folder = _damaged(cosine, tmp_path, change)
+    with pytest.raises((GalleryError, ConfigError), match=message):
+        _ask(open_gallery(folder), photos, tmp_path / "ask")
+
+
+def test_a_linked_thumbnail_is_not_shown(cosine, tmp_path):
+    content = cosine.content_G[0]
+    name = f"thumbnails/{content[:2]}/{content}.jpg"
+    assert cosine.thumbnail(content) is not None
+    assert open_gallery(_damaged(cosine, tmp_path, _linked(name))).thumbnail(content) is None
+
+
+def test_photographs_that_contradict_the_gallery_are_an_error(data, halves, cosine, tmp_path):
+    _, train = halves
+    other = train.iloc[:3].copy()
+    other.loc[other.index[0], "unique_name"] = "somebody_else"
+    other.to_csv(tmp_path / "other.csv", index=False)
+    with pytest.raises(GalleryError, match=r"line 2: .* shows somebody_else; in the gallery"):
+        _add(cosine, data, tmp_path, tmp_path / "other.csv")
+
+
+def test_a_build_that_fails_leaves_what_was_there(data, cosine, tmp_path, monkeypatch):
+    (tmp_path / "notes").mkdir()
+    with pytest.raises(ConfigError, match="no gallery"):
+        build_gallery(_config(data, tmp_path), tmp_path / "notes")
+    folder = tmp_path / "gallery"
+    shutil.copytree(cosine.folder, folder)
+    monkeypatch.setattr(gallery_build.GalleryContent, "write", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        build_gallery(_config(data, tmp_path), folder, split="train")
+    assert open_gallery(folder).fingerprint == cosine.fingerprint
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith((".tmp", ".old"))]
+
+
+def test_what_a_killed_build_left_is_tidied_up(data, halves, cosine, tmp_path):
+    # Killed between the two renames: the old gallery stands aside, and the new one was not there.
+    aside = tmp_path / ".gallery.12345678.tmp.old"
+    shutil.copytree(cosine.folder, aside)
+    (tmp_path / ".gallery.12345678.tmp").mkdir()
+    config = _config(data, tmp_path, "dataset.label_col=no_such_column")
+    with pytest.raises(MetadataError):
+        build_gallery(config, tmp_path / "gallery")
+    config = _config(data, tmp_path, f"dataset.metadata_file={halves[0]['first']}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gallery_build.GalleryContent, "write", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            build_gallery(config, tmp_path / "gallery")
+    assert open_gallery(tmp_path / "gallery").fingerprint == cosine.fingerprint
+    assert [path.name for path in tmp_path.glob(".gallery.*")] == [".gallery.lock"]
+
+
+def test_a_gallery_decides_unless_told_not_to(data, tmp_path):
+    assert _config(data, tmp_path).benchmark.open_set.enabled
+    assert not _config(
+        data, tmp_path, "benchmark.open_set.enabled=false"
+    ).benchmark.open_set.enabled
+
+
+def test_decisions_survive_json_to_the_last_bit():
+    for bar in (0.1 + 0.2, float("inf"), float("-inf")):
+        decider = Decider((1 / 3, 0.0), -2.0 / 7, (0.1, 1e-300), bar)
+        assert decider_from_json(json.loads(json.dumps(decider_to_json(decider)))) == decider
+
+
+def test_the_command_line_tells_what_was_made(data, halves, cosine, tmp_path, capsys):
+    files, train = halves
+    arguments = ["gallery", "build", "--out", str(tmp_path / "g"), f"dataset.root={data}", *SMALL]
+    arguments += [f"output.root={tmp_path}", f"dataset.metadata_file={files['first']}"]
+    assert main(arguments) == 0
+    assert f"{len(train) - 6} photographs added" in capsys.readouterr().out
+    add = ["gallery", "add", str(tmp_path / "g"), f"dataset.root={data}", "ray.num_actors=0"]
+    add += [f"output.root={tmp_path}", f"dataset.metadata_file={files['all']}"]
+    assert main(add) == 0
+    shown = capsys.readouterr().out
+    assert f"6 photographs added, {len(train) - 6} were in it already; 6 features made" in shown
+    assert main([*add, "model.type=dinov2-small"]) == 2
+    assert "model.type: cannot be set here" in capsys.readouterr().err
+    assert main(["gallery", "info", str(tmp_path / "g"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["fingerprint"] == cosine.fingerprint
+    assert main(["gallery", "info", str(tmp_path / "g")]) == 0
+    assert "known from a probability of" in capsys.readouterr().out
