@@ -6,6 +6,7 @@ Letters: N images, P pairs of them.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import Literal
 
@@ -43,6 +44,43 @@ def adjusted_rand_index(truth_N: np.ndarray, group_N: np.ndarray) -> float:
     below = (both + truth_only) * (truth_only + neither)
     below += (both + group_only) * (group_only + neither)
     return 2 * (both * neither - truth_only * group_only) / below
+
+
+def drawn_rand_index(truth_N: np.ndarray, group_N: np.ndarray) -> Callable[[np.ndarray], float]:
+    r"""The adjusted Rand index of a resample of animals: takes how often each image was drawn, with
+    its animal, float64 (N,), and is `adjusted_rand_index` where that is once.
+
+    A copy of an animal is another animal: with :math:`w_i` copies of animal i and
+    :math:`c_{ig}` of its images in group g, the pairs of one animal are
+    :math:`\sum_i w_i \binom{n_i}{2}`, those of them in one group
+    :math:`\sum_i w_i \sum_g \binom{c_{ig}}{2}`, and the pairs of two animals in one group
+    :math:`\sum_{i<j} w_i w_j \sum_g c_{ig} c_{jg}`; pairs of an animal with its own copies are
+    left out. NaN where no two images are left.
+    """
+    _, first_I, truth_N = np.unique(truth_N, return_index=True, return_inverse=True)
+    _, group_N = np.unique(group_N, return_inverse=True)
+    groups = int(group_N.max(initial=0)) + 1
+    cell_C, count_C = np.unique(truth_N * groups + group_N, return_counts=True)
+    animal_C, group_C = cell_C // groups, cell_C % groups
+    size_I = np.bincount(truth_N).astype(np.float64)
+
+    def statistic(weight_N: np.ndarray) -> float:
+        weight_I = weight_N[first_I]
+        weighed_C = weight_I[animal_C] * count_C
+        both = float((weight_I[animal_C] * count_C * (count_C - 1)).sum() / 2)
+        truth = float((weight_I * size_I * (size_I - 1)).sum() / 2)
+        per_group = np.bincount(group_C, weighed_C, minlength=groups)
+        group = both + float((per_group**2).sum() - (weighed_C**2).sum()) / 2
+        weighed_I = weight_I * size_I
+        every = truth + float(weighed_I.sum() ** 2 - (weighed_I**2).sum()) / 2
+        if every == 0:
+            return float("nan")
+        if truth == both == group:
+            return 1.0
+        chance = truth * group / every
+        return (both - chance) / ((truth + group) / 2 - chance)
+
+    return statistic
 
 
 def _pairs_within(label_N: np.ndarray) -> int:
@@ -89,7 +127,8 @@ def cluster_new(
     if linkage == "components":
         owner_N = _components(len(position_N), placed_P2[probability_P >= threshold])
     elif linkage == "average":
-        owner_N = _average_linkage(len(position_N), placed_P2, probability_P, threshold, missing)
+        merges = _average_linkage(len(position_N), placed_P2, probability_P, threshold, missing)
+        owner_N = _joined(np.arange(len(position_N)), merges)
     else:
         raise ValueError(f"linkage '{linkage}' is unknown: give 'components' or 'average'.")
     return _by_first_appearance(owner_N[place_N])
@@ -139,10 +178,50 @@ def _components(count: int, pair_P2: np.ndarray) -> np.ndarray:
     return np.array([root(place) for place in range(count)], np.int64)
 
 
+def clusters_at_cuts(
+    position_N: np.ndarray,
+    pair_P2: np.ndarray,
+    probability_P: np.ndarray,
+    cuts: Sequence[float],
+) -> Iterator[tuple[float, np.ndarray]]:
+    """(cut, labels) of `cluster_new` with average linkage at each of several thresholds, from the
+    highest to the lowest, for the price of the lowest: the mean of the next best two groups never
+    rises, so a higher threshold only stops earlier.
+
+    >>> pairs = np.array([[0, 1], [1, 2]])
+    >>> for cut, group_N in clusters_at_cuts(np.arange(3), pairs, np.array([0.9, 0.8]), [0.4, 0.5]):
+    ...     print(cut, group_N)
+    0.5 [0 0 1]
+    0.4 [0 0 0]
+    """
+    _check_pairs(position_N, pair_P2, probability_P, min(cuts), 0.0)
+    order_N = np.argsort(position_N)
+    place_N = np.empty_like(order_N)
+    place_N[order_N] = np.arange(len(order_N))
+    placed_P2 = np.sort(place_N[pair_P2.reshape(-1, 2)], axis=1)
+    merges = _average_linkage(len(position_N), placed_P2, probability_P, min(cuts), 0.0)
+    owner_N, done = np.arange(len(position_N)), 0
+    for cut in sorted(cuts, reverse=True):
+        bar = round(cut * PROBABILITY_STEPS)
+        last = done
+        while last < len(merges) and merges[last][0] >= bar:
+            last += 1
+        owner_N, done = _joined(owner_N, merges[done:last]), last
+        yield cut, _by_first_appearance(owner_N[place_N])
+
+
+def _joined(owner_N: np.ndarray, merges: Sequence[tuple[Fraction, int, int]]) -> np.ndarray:
+    owner_N = owner_N.copy()
+    for _, first, second in merges:
+        owner_N[owner_N == second] = first
+    return owner_N
+
+
 def _average_linkage(
     count: int, pair_P2: np.ndarray, probability_P: np.ndarray, threshold: float, missing: float
-) -> np.ndarray:
-    """Each image's group, named by its smallest place.
+) -> list[tuple[Fraction, int, int]]:
+    """What is joined, in order: (mean over ``missing``, in steps; the group; the one that goes into
+    it), groups named by their smallest place.
 
     What is kept of two groups is by how much the listed pairs between them exceed ``missing``, in
     whole steps: pairs that are not listed add nothing to it.
@@ -153,7 +232,8 @@ def _average_linkage(
     excess: list[dict[int, int]] = [{} for _ in range(count)]
     for (left, right), steps in zip(pair_P2.tolist(), steps_P.tolist(), strict=True):
         excess[left][right] = excess[right][left] = steps - missing_steps
-    size, owner = [1] * count, np.arange(count)
+    size = [1] * count
+    merges: list[tuple[Fraction, int, int]] = []
     heap: list[tuple[Fraction, int, int, int, int]] = []
 
     def offer(left: int, right: int) -> None:
@@ -165,7 +245,7 @@ def _average_linkage(
     for left, right in pair_P2.tolist():
         offer(left, right)
     while heap:
-        _, first, second, first_size, second_size = heapq.heappop(heap)
+        falling, first, second, first_size, second_size = heapq.heappop(heap)
         if (size[first], size[second]) != (first_size, second_size):
             continue
         for other, steps in excess[second].items():
@@ -175,10 +255,10 @@ def _average_linkage(
                 excess[first][other] = excess[other][first] = total
         excess[second] = {}
         size[first], size[second] = first_size + second_size, 0
-        owner[owner == second] = first
+        merges.append((-falling, first, second))
         for other in excess[first]:
             offer(first, other)
-    return owner
+    return merges
 
 
 def _by_first_appearance(owner_N: np.ndarray) -> np.ndarray:

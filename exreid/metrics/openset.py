@@ -17,6 +17,7 @@ import numpy as np
 from exreid.metrics.retrieval import QueryValues
 
 BarRule = Literal["false_match_rate", "balanced"]
+Promise = Literal["animals", "photos"]
 
 
 @dataclass(frozen=True)
@@ -72,22 +73,30 @@ def bar_at_rate(answers: Answers, rate: float) -> float:
     return float(falling[allowed]) if allowed < len(falling) else float("-inf")
 
 
-def choose_bar(answers: Answers, *, rule: BarRule, rate: float = 0.05) -> float:
+def choose_bar(
+    answers: Answers, *, rule: BarRule, rate: float = 0.05, promise: Promise = "animals"
+) -> float:
     """The bar to decide further queries by, from answers whose truth is known.
 
-    ``false_match_rate``: a further new animal, of the same kind as the n here, is accepted with a
-    probability of at most ``rate``: the bar is their score of rank ceil((n + 1)(1 - rate)), and
-    infinite where n is too small for the promise (split conformal prediction; Vovk, Gammerman &
-    Shafer 2005). Several photographs of one animal are alike, and make the promise looser.
+    ``false_match_rate``: a photograph of a further new animal is accepted with a probability of at
+    most ``rate`` (split conformal prediction; Vovk, Gammerman & Shafer 2005). What is exchangeable
+    is the animal, not the photograph: those of one animal are alike. So with ``promise="animals"``
+    each of the K new animals at hand weighs 1 / (K + 1), shared by its answers, and the bar is the
+    lowest score with a weight of 1 - rate at or below it, which keeps the promise however alike
+    an animal's photographs are (Lee, Barber & Willett 2023, "Distribution-free inference with
+    hierarchical data"). It is infinite where K is below 1 / rate - 1. ``"photos"`` weighs every
+    answer alike, and promises something only where each shows an animal of its own.
     ``balanced``: the highest mean of `balanced_accuracies`, in the middle between two
     scores; of equally good bars the lowest.
+
+    ValueError without any answer, whose bar would mean nothing.
     """
-    new = np.sort(answers.score_Q[~answers.known_Q])
+    if len(answers.score_Q) == 0:
+        raise ValueError("a bar needs answers whose truth is known, and there are none.")
     if rule == "false_match_rate":
         if not 0 < rate < 1:
             raise ValueError(f"a false-match rate is between 0 and 1, not {rate}.")
-        place = int(np.ceil((len(new) + 1) * (1 - rate) - 1e-9))
-        return float(new[place - 1]) if place <= len(new) else float("inf")
+        return _conformal_bar(answers, rate, promise)
     score_S, place_Q = np.unique(answers.score_Q, return_inverse=True)
     gain_Q = np.where(answers.known_Q, -(_shares(answers, answers.known_Q) * answers.right_Q), 0.0)
     gain_Q = gain_Q + _shares(answers, ~answers.known_Q)
@@ -98,6 +107,27 @@ def choose_bar(answers: Answers, *, rule: BarRule, rate: float = 0.05) -> float:
     best = int(np.argmax(value_S > value_S.max() - 1e-12))
     above = score_S[best + 1] if best + 1 < len(score_S) else score_S[best]
     return float((score_S[best] + above) / 2)
+
+
+def _conformal_bar(answers: Answers, rate: float, promise: Promise) -> float:
+    new_Q = ~answers.known_Q
+    count = exchangeable_count(answers, promise)
+    if count == 0:
+        return float("inf")
+    share_Q = _shares(answers, new_Q) if promise == "animals" else new_Q / count
+    score_S, place_Q = np.unique(answers.score_Q[new_Q], return_inverse=True)
+    below_S = np.cumsum(np.bincount(place_Q, share_Q[new_Q])) * count / (count + 1)
+    place = int(np.searchsorted(below_S, 1 - rate - 1e-9))
+    return float(score_S[place]) if place < len(score_S) else float("inf")
+
+
+def exchangeable_count(answers: Answers, promise: Promise = "animals") -> int:
+    """How many exchangeable things the new answers hold; the lowest rate that can be promised is
+    1 / (this + 1)."""
+    new_Q = ~answers.known_Q
+    if promise == "photos":
+        return int(new_Q.sum())
+    return len(np.unique(answers.identity_Q[new_Q]))
 
 
 def balanced_accuracies(answers: Answers, bar: float) -> dict[str, QueryValues]:
@@ -129,14 +159,18 @@ def rates_at(answers: Answers, rate: float) -> tuple[float, float]:
 def open_set_curve(answers: Answers) -> tuple[np.ndarray, np.ndarray]:
     """False-match rate and detection-and-identification rate at every bar, both rising.
 
-    The first point is the bar that accepts nothing; then one point for each distinct score.
+    The first point is the bar that accepts nothing; then one point for each distinct score. A rate
+    is NaN throughout where no query counts for it: none of a new animal, or none of a known one.
     """
     score_S, place_Q = np.unique(-answers.score_Q, return_inverse=True)
     new_S = np.bincount(place_Q, ~answers.known_Q, minlength=len(score_S))
     right_S = np.bincount(place_Q, answers.right_Q, minlength=len(score_S))
-    totals = max(int((~answers.known_Q).sum()), 1), max(int(answers.known_Q.sum()), 1)
-    curves = [np.cumsum(part) / total for part, total in zip((new_S, right_S), totals, strict=True)]
-    return np.concatenate([[0.0], curves[0]]), np.concatenate([[0.0], curves[1]])
+    totals = int((~answers.known_Q).sum()), int(answers.known_Q.sum())
+    false, found = (
+        np.concatenate([[0.0], np.cumsum(part)]) / (total or np.nan)
+        for part, total in zip((new_S, right_S), totals, strict=True)
+    )
+    return false, found
 
 
 def _shares(answers: Answers, counted_Q: np.ndarray) -> np.ndarray:

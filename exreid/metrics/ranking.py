@@ -157,6 +157,14 @@ def side_slice(side: RetrievalSide, start: int, stop: int) -> RetrievalSide:
     )
 
 
+def excluded_images(queries: RetrievalSide, q: int, index: GalleryIndex) -> np.ndarray:
+    """The gallery indices that may not answer this query: its own image, and its encounter's
+    where the index excludes those."""
+    own = _own_image(side_slice(queries, q, q + 1), index.gallery)
+    together = index.encounters.members(int(queries.encounter_N[q]))
+    return np.union1d(own[own >= 0], together)
+
+
 def _check_block(
     scores_BG: np.ndarray, queries: RetrievalSide, index: GalleryIndex, keep: int
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,11 @@ from exreid.config_benchmark import OpenSetConfig
 from exreid.errors import CalibrationError
 from exreid.matching.identities import Leaders, leaders
 from exreid.matching.logistic import fit_logistic, sigmoid
-from exreid.metrics.openset import Answers, choose_bar
+from exreid.metrics.openset import Answers, choose_bar, exchangeable_count
 from exreid.records import Ranking, RetrievalSide
+from exreid.runs.new_animals import NewAnimals
+
+log = logging.getLogger(__name__)
 
 RIDGE = 1e-4
 """For each practice answer; keeps the coefficients finite where all of them separate."""
@@ -46,10 +50,57 @@ class Decider:
         return np.where(some_Q, sigmoid(logit_Q), 0.0)
 
 
+@dataclass(frozen=True)
+class OpenSet:
+    """What was decided of the queries, and what that was learned from."""
+
+    deciders: tuple[Decider, ...]
+    """One, or one of each fold of the queries' animals."""
+    practice: Answers
+    found: Leaders
+    """Of the queries."""
+    probability_Q: np.ndarray
+    """float64: that each query's leader is right."""
+    known_Q: np.ndarray
+    """bool: called known."""
+    new_animals: NewAnimals | None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """For the result."""
+        counts = {"called_new": int(np.count_nonzero(~self.known_Q))}
+        if self.new_animals is not None:
+            counts["new_groups"] = len(np.unique(self.new_animals.group_N))
+        return counts
+
+
+def decide(
+    practice: Practice,
+    taught: RetrievalSide,
+    ranking: Ranking,
+    gallery: RetrievalSide,
+    options: OpenSetConfig,
+) -> OpenSet:
+    """Decide known/new for each query; ``taught`` is the gallery of the practice."""
+    decider, answers = fit_decider(practice, taught, options)
+    found = leaders(ranking, gallery.identity_N)
+    probability_Q = decider.probability(found)
+    known_Q = probability_Q > decider.bar
+    return OpenSet((decider,), answers, found, probability_Q, known_Q, None)
+
+
 def practice_queries(gallery: RetrievalSide, count: int, seed: int) -> RetrievalSide:
-    """Up to ``count`` gallery images, drawn at random by the seed."""
+    """Up to ``count`` gallery images, drawn at random by the seed: one of each animal, then another
+    of each, and so on, since what can be promised goes by the number of animals."""
     rng = np.random.default_rng(seed)
-    chosen = rng.choice(len(gallery), min(count, len(gallery)), replace=False)
+    mixed = rng.permutation(len(gallery))
+    identity = gallery.identity_N[mixed]
+    by_animal = np.argsort(identity, kind="stable")
+    start = np.flatnonzero(np.diff(identity[by_animal], prepend=-1))
+    nth = np.arange(len(mixed)) - np.repeat(start, np.diff([*start, len(mixed)]))
+    # Animals in a drawn order too: where not all have a place, no name comes first.
+    turn = np.repeat(rng.permutation(len(start)), np.diff([*start, len(mixed)]))
+    chosen = mixed[by_animal][np.lexsort((turn, nth))[:count]]
     return gallery.take(np.sort(chosen))
 
 
@@ -101,5 +152,18 @@ def fit_decider(
     # An animal that stands in as a new one is another animal than itself as a known one.
     identity_P = identity_P + np.where(is_known_P, 0, own_Q.max() + 1)
     answers = Answers(decider.probability(whole), is_known_P, right_P, identity_P)
-    bar = choose_bar(answers, rule=options.rule, rate=options.false_match_rate)
+    bar = choose_bar(
+        answers, rule=options.rule, rate=options.false_match_rate, promise=options.promise
+    )
+    if np.isposinf(bar):
+        least = 1 / (exchangeable_count(answers, options.promise) + 1)
+        log.warning(
+            "open set: %d database %s can promise a false-match rate of %.1f%% at best, and %.1f%% "
+            "is asked for: every query is called new. Raise benchmark.open_set.false_match_rate "
+            "or benchmark.open_set.queries.",
+            exchangeable_count(answers, options.promise),
+            options.promise,
+            100 * least,
+            100 * options.false_match_rate,
+        )
     return Decider(slopes, intercept, scales, bar), answers

@@ -1,5 +1,7 @@
 """Groups of new animals against scikit-learn, scipy and plain search."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.cluster.hierarchy import fcluster, linkage
@@ -7,7 +9,12 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from sklearn.metrics import adjusted_rand_score
 
-from exreid.metrics.grouping import adjusted_rand_index, cluster_new
+from exreid.metrics.grouping import (
+    adjusted_rand_index,
+    cluster_new,
+    clusters_at_cuts,
+    drawn_rand_index,
+)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -108,3 +115,45 @@ def test_pairs_that_cannot_be_meant(pairs, probability, missing, message):
         cluster_new(
             np.arange(3), np.array(pairs), np.array(probability), threshold=0.5, missing=missing
         )
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_resample_counts_all_pairs_but_those_of_an_animal_with_its_copies(seed):
+    random = np.random.default_rng(seed)
+    truth_N, group_N = random.integers(0, 6, 30), random.integers(0, 4, 30)
+    statistic = drawn_rand_index(truth_N, group_N)
+    assert statistic(np.ones(30)) == pytest.approx(adjusted_rand_score(truth_N, group_N))
+    weight_I = random.integers(0, 4, 6).astype(float)
+    drawn = [
+        (animal, copy, group)
+        for animal, group in zip(truth_N, group_N, strict=True)
+        for copy in range(int(weight_I[animal]))
+    ]
+    counts = np.zeros(4)
+    for one, two in itertools.combinations(drawn, 2):
+        if one[0] == two[0] and one[1] != two[1]:
+            continue
+        counts += [1, one[0] == two[0], one[2] == two[2], one[0] == two[0] and one[2] == two[2]]
+    every, truth, group, both = counts
+    chance = truth * group / every
+    expected = (both - chance) / ((truth + group) / 2 - chance)
+    assert statistic(weight_I[truth_N]) == pytest.approx(expected)
+
+
+def test_resamples_without_pairs_and_with_equal_partitions():
+    statistic = drawn_rand_index(np.array([0, 0, 1]), np.array([7, 7, 3]))
+    assert statistic(np.array([2.0, 2.0, 1.0])) == 1.0
+    assert np.isnan(statistic(np.zeros(3)))
+
+
+@pytest.mark.parametrize("levels", [None, 4])
+@pytest.mark.parametrize("seed", range(5))
+def test_all_cuts_at_once_are_those_one_by_one(seed, levels):
+    pair_P2, probability_P = _sparse(seed, levels=levels, share=0.4)
+    cuts = [0.05, 0.2, 0.25, 0.3, 0.5, 0.75, 1.0]
+    found = dict(clusters_at_cuts(np.arange(25), pair_P2, probability_P, cuts))
+    assert list(found) == sorted(cuts, reverse=True)
+    for cut in cuts:
+        one = cluster_new(np.arange(25), pair_P2, probability_P, threshold=cut)
+        assert found[cut].tolist() == one.tolist()
+    assert len({len(np.unique(group)) for group in found.values()}) > 3

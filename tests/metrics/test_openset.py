@@ -10,6 +10,7 @@ from exreid.metrics.openset import (
     bar_at_rate,
     choose_bar,
     detection_auroc,
+    exchangeable_count,
     open_set_curve,
     rates_at,
 )
@@ -75,6 +76,45 @@ def test_a_promised_false_match_rate_holds_on_new_draws():
     assert choose_bar(answers, rule="false_match_rate", rate=0.02) == np.inf, "30 are too few"
 
 
+def _draw_animals(rng, count):
+    """Scores of animals whose photographs are much alike, and whose they are; sizes differ."""
+    size_I = rng.integers(1, 13, count)
+    identity_Q = np.repeat(np.arange(count), size_I)
+    return rng.normal(size=count)[identity_Q] + 0.2 * rng.normal(size=len(identity_Q)), identity_Q
+
+
+def test_the_promise_holds_for_animals_however_alike_their_photographs_are():
+    rng = np.random.default_rng(0)
+    rates = {"animals": [], "photos": []}
+    for _ in range(3000):
+        score_Q, identity_Q = _draw_animals(rng, 11)
+        shown = identity_Q < 10
+        none = np.zeros(shown.sum(), bool)
+        answers = Answers(score_Q[shown], none, none, identity_Q[shown])
+        for promise, found in rates.items():
+            bar = choose_bar(answers, rule="false_match_rate", rate=0.1, promise=promise)
+            found.append(np.mean(score_Q[~shown] > bar))
+    error = np.std(rates["animals"]) / np.sqrt(3000)
+    # It falls short of the promise by the weight of one animal at most.
+    assert 0.1 - 1 / 11 + 3 * error < np.mean(rates["animals"]) < 0.1 + 3 * error
+    assert np.mean(rates["photos"]) > 0.1 + 3 * error, "photographs are not exchangeable"
+
+
+def test_the_bar_of_animals_by_hand():
+    # Three animals weigh 1/4 each, the fourth quarter stands above everything.
+    answers = Answers(
+        np.array([0.1, 0.9, 0.2, 0.3, 0.4, 0.5, 0.6]),
+        np.zeros(7, bool),
+        np.zeros(7, bool),
+        np.array([1, 1, 2, 3, 3, 3, 3]),
+    )
+    for rate, bar in [(0.25, 0.9), (0.374, 0.9), (0.376, 0.6), (0.44, 0.5), (0.8, 0.2), (0.9, 0.1)]:
+        assert choose_bar(answers, rule="false_match_rate", rate=rate) == bar
+    assert choose_bar(answers, rule="false_match_rate", rate=0.24) == np.inf
+    assert exchangeable_count(answers) == 3
+    assert exchangeable_count(answers, "photos") == 7
+
+
 def test_rates_at_a_false_match_rate_against_a_naive_search():
     answers = _answers()
     for rate in (0.0, 0.01, 0.05, 0.5, 1.0):
@@ -109,6 +149,13 @@ def test_one_kind_alone_has_no_auroc():
     answers = Answers(np.arange(3.0), np.ones(3, bool), np.ones(3, bool), np.arange(3))
     assert np.isnan(detection_auroc(answers))
     assert bar_at_rate(answers, 0.05) == -np.inf
+    false, found = open_set_curve(answers)
+    assert np.isnan(false).all()
+    assert found.tolist() == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    nobody = Answers(np.zeros(0), np.zeros(0, bool), np.zeros(0, bool), np.zeros(0, int))
+    for rule in ("balanced", "false_match_rate"):
+        with pytest.raises(ValueError, match="there are none"):
+            choose_bar(nobody, rule=rule)
     with pytest.raises(ValueError, match="new animal"):
         Answers(np.arange(2.0), np.zeros(2, bool), np.ones(2, bool), np.arange(2))
     with pytest.raises(ValueError, match="between 0 and 1"):

@@ -1,0 +1,177 @@
+"""What of the gallery gives a query's answer away, or makes it impossible: found in the table.
+
+Letters: Q queries, G gallery images, P pairs.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from exreid.records import RetrievalSide
+
+SAME_FILE, SAME_PICTURE, IN_ENCOUNTER = "same_file", "same_picture", "same_picture_in_encounter"
+CUT_ENCOUNTER, NO_PARTNER = "cut_encounter", "no_partner"
+DUPLICATE_QUERY, DUPLICATE_GALLERY = "duplicate_query", "duplicate_gallery"
+
+
+@dataclass(frozen=True)
+class Leak:
+    """One line of ``leaks.csv``."""
+
+    kind: str
+    query_id: str
+    gallery_id: str
+    detail: str
+
+
+@dataclass
+class Leaks:
+    """What was found, and how much of it."""
+
+    found: list[Leak] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, other: Leaks) -> None:
+        """Take in what another check found."""
+        self.found.extend(other.found)
+        self.counts |= other.counts
+
+    def of(self, kind: str) -> list[Leak]:
+        """Those of one kind."""
+        return [leak for leak in self.found if leak.kind == kind]
+
+
+def encounter_leaks(queries: RetrievalSide, gallery: RetrievalSide, names: Sequence[str]) -> Leaks:
+    """Encounters with photographs on both sides; ``names`` by the table's position."""
+    shots_E = _members(gallery.encounter_N)
+    cut: dict[int, list[int]] = defaultdict(list)
+    for q, code in enumerate(queries.encounter_N.tolist()):
+        others = shots_E.get(code, ()) if code >= 0 else ()
+        if any(gallery.position_N[g] != queries.position_N[q] for g in others):
+            cut[code].append(q)
+    leaks = Leaks()
+    for code, mine in cut.items():
+        first = mine[0]
+        others = [g for g in shots_E[code] if gallery.position_N[g] != queries.position_N[first]]
+        detail = f"{names[queries.position_N[first]]}: {len(mine)} queries, {len(others)} gallery"
+        leaks.found.append(
+            Leak(CUT_ENCOUNTER, queries.image_ids[first], gallery.image_ids[others[0]], detail)
+        )
+    in_cut = sum(map(len, cut.values()))
+    leaks.counts = {"cut_encounters": len(cut), "queries_of_cut_encounters": in_cut}
+    return leaks
+
+
+def partner_leaks(
+    queries: RetrievalSide, gallery: RetrievalSide, names: Sequence[str], *, same_encounter: bool
+) -> Leaks:
+    """Queries whose animal no gallery image shows that may answer them (one of their own encounter
+    only if ``same_encounter``); and animals that the gallery alone shows."""
+    images_I = _members(gallery.identity_N)
+    leaks = Leaks()
+    lonely: set[int] = set()
+    for q, code in enumerate(queries.identity_N.tolist()):
+        visit = queries.encounter_N[q]
+        if not any(
+            gallery.position_N[g] != queries.position_N[q]
+            and (same_encounter or visit < 0 or gallery.encounter_N[g] != visit)
+            for g in images_I.get(code, ())
+        ):
+            lonely.add(code)
+            name = names[queries.position_N[q]]
+            leaks.found.append(Leak(NO_PARTNER, queries.image_ids[q], "", name))
+    only_gallery = np.setdiff1d(gallery.identity_N, queries.identity_N)
+    leaks.counts = {
+        "queries_without_partner": len(leaks.found),
+        "animals_without_partner": len(lonely),
+        "animals_of_the_gallery_alone": len(only_gallery),
+    }
+    return leaks
+
+
+def copy_leaks(
+    queries: RetrievalSide,
+    gallery: RetrievalSide,
+    file_Q: Sequence[str],
+    file_G: Sequence[str],
+    picture_P2: np.ndarray,
+    *,
+    same_encounter: bool,
+) -> Leaks:
+    """Gallery images that are a query's own file, or a copy of its photograph.
+
+    Equal ``file_Q`` and ``file_G``, equal files; ``picture_P2`` holds the pairs of copies, each
+    query's nearest first. Of each query and kind the first is listed. Pairs of one known encounter
+    are a kind of their own, and no leak where they are no answer (not ``same_encounter``).
+    """
+    files: dict[str, list[int]] = defaultdict(list)
+    for g, name in enumerate(file_G):
+        files[name].append(g)
+    pictures: dict[int, list[int]] = defaultdict(list)
+    for q, g in picture_P2.tolist():
+        if file_Q[q] != file_G[g]:
+            pictures[q].append(g)
+    leaks = Leaks()
+    two_animals = 0
+    for q, name in enumerate(file_Q):
+        visit = queries.encounter_N[q]
+
+        def is_visit(g: int, visit: int = int(visit)) -> bool:
+            return visit >= 0 and int(gallery.encounter_N[g]) == visit
+
+        same = [g for g in files.get(name, ()) if gallery.position_N[g] != queries.position_N[q]]
+        near = pictures.get(q, [])
+        if not same_encounter:
+            same = [g for g in same if not is_visit(g)]
+        groups = {
+            SAME_FILE: same,
+            SAME_PICTURE: [g for g in near if not is_visit(g)],
+            IN_ENCOUNTER: [g for g in near if is_visit(g)] if same_encounter else [],
+        }
+        for kind, found in groups.items():
+            if found:
+                other = [g for g in found if gallery.identity_N[g] != queries.identity_N[q]]
+                two_animals += bool(other)
+                leaks.found.append(
+                    Leak(
+                        kind,
+                        queries.image_ids[q],
+                        gallery.image_ids[(other or found)[0]],
+                        _copy_detail(len(found), bool(other)),
+                    )
+                )
+    for kind in (SAME_FILE, SAME_PICTURE, IN_ENCOUNTER):
+        leaks.counts[f"queries_{kind}"] = len(leaks.of(kind))
+    leaks.counts["copies_under_two_animals"] = two_animals
+    leaks.add(_duplicates(DUPLICATE_QUERY, queries, file_Q))
+    leaks.add(_duplicates(DUPLICATE_GALLERY, gallery, file_G))
+    return leaks
+
+
+def _duplicates(kind: str, side: RetrievalSide, file_N: Sequence[str]) -> Leaks:
+    """Images of one side that repeat a file of it."""
+    leaks = Leaks()
+    first: dict[str, int] = {}
+    for place, name in enumerate(file_N):
+        if first.setdefault(name, place) != place:
+            again, detail = side.image_ids[place], f"the same file as {side.image_ids[first[name]]}"
+            ids = (again, "") if kind == DUPLICATE_QUERY else ("", again)
+            leaks.found.append(Leak(kind, *ids, detail))
+    leaks.counts = {f"{kind}_images": len(leaks.found)}
+    return leaks
+
+
+def _copy_detail(count: int, two_animals: bool) -> str:
+    parts = [f"and {count - 1} more"] if count > 1 else []
+    return "; ".join([*parts, "of another animal by its label"] if two_animals else parts)
+
+
+def _members(code_N: np.ndarray) -> dict[int, list[int]]:
+    members: dict[int, list[int]] = defaultdict(list)
+    for place, code in enumerate(code_N.tolist()):
+        members[code].append(place)
+    return members

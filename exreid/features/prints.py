@@ -1,0 +1,108 @@
+"""Prints of photographs: small grey pictures that show whether two are copies of one another.
+
+Each is made once and kept in the cache by the file's content. Letters: N images, S side of a print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from exreid.data.array_store import ArrayStore, write_part
+from exreid.data.images import load_image
+from exreid.data.storage import read_bytes
+from exreid.errors import ImageError
+from exreid.features.decoding import DecodeSource, decode_table
+from exreid.features.embedding import content_hash, describe_fingerprint, image_key
+from exreid.features.extraction import READER_THREADS, ExtractionReport, trusted_signature
+from exreid.features.store import SignatureMemo
+from exreid.records import ImageTable
+
+PRINT_PX = 32
+MARGIN = 0.1
+"""Share of each side that is left out: cameras print their strip with date and name there."""
+STAGE = {"stage": "print", "stage_version": 1, "print_px": PRINT_PX, "margin": MARGIN}
+
+
+@dataclass(frozen=True)
+class Prints:
+    """The prints of a table's readable images."""
+
+    positions: np.ndarray
+    """Of the table, rising: the images that could be read."""
+    keys: list[str]
+    """Equal keys, equal files."""
+    print_NSS: np.ndarray
+    """uint8 (N, S, S)."""
+    report: ExtractionReport
+
+
+@dataclass(frozen=True)
+class MakePrints:
+    """Reads the images of a batch and writes their prints into the cache."""
+
+    root: str
+    folder: Path
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Columns ``position`` and ``path`` in; ``content``, ``signature`` and ``error`` out."""
+        with ThreadPoolExecutor(READER_THREADS) as pool:
+            made = list(pool.map(self._one, batch["path"].tolist()))
+        good = [i for i, one in enumerate(made) if one[3] is not None]
+        if good:
+            keys = [image_key(made[i][0], None) for i in good]
+            write_part(self.folder, keys, np.stack([made[i][3] for i in good]))
+        columns = {
+            name: np.array([one[c] for one in made], dtype=object)
+            for c, name in enumerate(("content", "signature", "error"))
+        }
+        stage = np.array(["image" if error else "" for error in columns["error"]], dtype=object)
+        return {"position": batch["position"], "stage": stage, **columns}
+
+    def _one(self, path: str) -> tuple[str, str, str, Any]:
+        try:
+            signature = trusted_signature(self.root, path)
+            data = read_bytes(self.root, path)
+            return content_hash(data), signature, "", make_print(data)
+        except ImageError as error:
+            return "", "", str(error), None
+
+
+def make_print(data: bytes) -> np.ndarray:
+    """A file's bytes to uint8 grey (S, S): its inner part, stretched, each pixel a mean."""
+    inner = 1 - 2 * MARGIN
+    image = load_image(data, min_side_px=int(np.ceil(PRINT_PX / inner))).image.convert("L")
+    width, height = image.size
+    box = (width * MARGIN, height * MARGIN, width * (1 - MARGIN), height * (1 - MARGIN))
+    return np.asarray(image.resize((PRINT_PX, PRINT_PX), Image.Resampling.BOX, box=box))
+
+
+def print_table(
+    table: ImageTable,
+    source_for: Callable[[MakePrints], DecodeSource],
+    *,
+    cache: Path,
+    on_error: Literal["raise", "skip"],
+    on_progress: Callable[[int], Any] = lambda count: None,
+) -> Prints:
+    """The prints of the table's images, from the cache or made; ``source_for`` says where the
+    work is done."""
+    # Of the file alone: an image with another mask is the same photograph.
+    bare = ImageTable(table.rows.assign(mask=None), table.original, table.root, table.source)
+    folder = cache / "prints" / describe_fingerprint(STAGE)
+    positions, keys, report = decode_table(
+        bare,
+        source_for(MakePrints(table.root, folder)),
+        folder=folder,
+        memo=SignatureMemo(cache / "signatures"),
+        on_error=on_error,
+        on_progress=on_progress,
+    )
+    prints = ArrayStore(folder).gather(keys) if keys else np.zeros((0, PRINT_PX, PRINT_PX))
+    return Prints(positions, keys, prints.astype(np.uint8, copy=False), report)

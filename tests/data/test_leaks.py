@@ -1,0 +1,92 @@
+"""What a split gives away, counted by hand."""
+
+import numpy as np
+
+from exreid.data.leaks import copy_leaks, encounter_leaks, partner_leaks
+from exreid.records import RetrievalSide
+
+NAMES = ["e0", "e0", "e1", "e1", "e2", None, None, "e3"]
+IDENTITY = np.array([0, 0, 0, 1, 1, 2, 2, 3])
+ENCOUNTER = np.array([0, 0, 1, 1, 2, -1, -1, 3])
+
+
+def _side(*positions):
+    index = np.array(positions)
+    ids = tuple(f"i{p}" for p in positions)
+    return RetrievalSide(ids, index, IDENTITY[index], ENCOUNTER[index])
+
+
+QUERIES, GALLERY = _side(0, 2, 5), _side(1, 3, 4, 7)
+
+
+def _lines(leaks):
+    return [(leak.kind, leak.query_id, leak.gallery_id, leak.detail) for leak in leaks.found]
+
+
+def test_cut_encounters():
+    leaks = encounter_leaks(QUERIES, GALLERY, NAMES)
+    assert _lines(leaks) == [
+        ("cut_encounter", "i0", "i1", "e0: 1 queries, 1 gallery"),
+        ("cut_encounter", "i2", "i3", "e1: 1 queries, 1 gallery"),
+    ]
+    assert leaks.counts == {"cut_encounters": 2, "queries_of_cut_encounters": 2}
+    alone = _side(4, 5, 7)
+    assert encounter_leaks(alone, alone, NAMES).counts["cut_encounters"] == 0, "its own image"
+    both = _side(0, 1, 4)
+    assert encounter_leaks(both, both, NAMES).counts["queries_of_cut_encounters"] == 2
+
+
+def test_partners():
+    leaks = partner_leaks(QUERIES, GALLERY, list("aaabbccd"), same_encounter=True)
+    assert _lines(leaks) == [("no_partner", "i5", "", "c")]
+    assert leaks.counts == {
+        "queries_without_partner": 1,
+        "animals_without_partner": 1,
+        "animals_of_the_gallery_alone": 2,
+    }
+    # Animal a's only gallery image is of i0's own encounter; i2 is of another one.
+    leaks = partner_leaks(QUERIES, GALLERY, list("aaabbccd"), same_encounter=False)
+    assert [line[1] for line in _lines(leaks)] == ["i0", "i5"]
+    side = _side(0, 1, 4)
+    leaks = partner_leaks(side, side, list("aaabbccd"), same_encounter=True)
+    assert [line[1] for line in _lines(leaks)] == ["i4"], "an image is no partner of its own"
+
+
+def test_copies():
+    files = {0: "x", 2: "y", 5: "z", 1: "x", 3: "z", 4: "z", 7: "w"}
+    names = [[files[p] for p in side.position_N] for side in (QUERIES, GALLERY)]
+    pairs = np.array([[1, 0], [1, 1], [2, 0], [2, 1]])  # i2-i1, i2-i3, i5-i1, i5-i3 (same file)
+    leaks = copy_leaks(QUERIES, GALLERY, *names, pairs, same_encounter=True)
+    assert _lines(leaks) == [
+        ("same_file", "i0", "i1", ""),
+        ("same_picture", "i2", "i1", ""),
+        ("same_picture_in_encounter", "i2", "i3", "of another animal by its label"),
+        ("same_file", "i5", "i3", "and 1 more; of another animal by its label"),
+        ("same_picture", "i5", "i1", "of another animal by its label"),
+        ("duplicate_gallery", "", "i4", "the same file as i3"),
+    ]
+    assert leaks.counts == {
+        "queries_same_file": 2,
+        "queries_same_picture": 2,
+        "queries_same_picture_in_encounter": 1,
+        "copies_under_two_animals": 3,
+        "duplicate_query_images": 0,
+        "duplicate_gallery_images": 1,
+    }
+    # What stands in the same encounter is no answer, and gives nothing away.
+    leaks = copy_leaks(QUERIES, GALLERY, *names, pairs, same_encounter=False)
+    assert [line[:2] for line in _lines(leaks)] == [
+        ("same_picture", "i2"),
+        ("same_file", "i5"),
+        ("same_picture", "i5"),
+        ("duplicate_gallery", ""),
+    ]
+
+
+def test_leave_one_out_copies_are_of_other_rows():
+    side = _side(5, 6, 7)
+    leaks = copy_leaks(side, side, *[["x", "x", "y"]] * 2, np.zeros((0, 2), int), same_encounter=1)
+    assert [line[:3] for line in _lines(leaks)][:2] == [
+        ("same_file", "i5", "i6"),
+        ("same_file", "i6", "i5"),
+    ]
