@@ -10,7 +10,8 @@ from exreid.features.local import LocalExtractor
 from exreid.matching.geometry import geometric_inliers
 from exreid.matching.lightglue import LightGlueMatcher, MatchSettings, mutual_matches
 from exreid.models import lightglue
-from exreid.models.lightglue import arrange, load_lightglue
+from exreid.models.lightglue import load_lightglue
+from exreid.models.lightglue_weights import _modern_name, arrange
 from exreid.records import LocalFeatures
 
 SMALL = 96
@@ -219,7 +220,7 @@ def test_both_namings_of_the_published_weights_are_read():
 
     old = torch.load(lightglue.packaged_weights("disk_lightglue"), weights_only=True)
     assert any(name.startswith("self_attn.0") for name in old)
-    modern = {lightglue._modern_name(name): tensor for name, tensor in old.items()}
+    modern = {_modern_name(name): tensor for name, tensor in old.items()}
     assert any(name.startswith("transformers.0.self_attn") for name in modern)
     for name, tensor in arrange(modern).items():
         assert torch.equal(tensor, arrange(old)[name])
@@ -231,7 +232,7 @@ def test_what_it_refuses(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="prune_after"):
         MatchSettings(layers=3, prune_after=3)
     with pytest.raises(ValueError, match="aliked, disk"):
-        load_lightglue("sift")
+        load_lightglue("orb")
     torch.save({"nonsense": torch.zeros(1)}, tmp_path / "aliked_lightglue.pth")
     monkeypatch.setattr(lightglue, "packaged_weights", lambda name: tmp_path / f"{name}.pth")
     with pytest.raises(CheckpointError, match="no LightGlue checkpoint"):

@@ -99,3 +99,42 @@ def test_a_full_disk_says_what_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.open", full)
     with pytest.raises(CacheError, match=r"No space left.*is kept"):
         store.append(_words(1), _evidence(1))
+
+
+def test_a_log_behind_a_url_is_found_by_another_machine(tmp_path, monkeypatch):
+    import fsspec
+
+    from exreid.data import mirror
+
+    memory = fsspec.filesystem("memory")
+    words = np.arange(8, dtype=np.uint64).reshape(4, 2)
+    evidence = PairEvidence(np.arange(4, dtype=np.int32), np.arange(4.0), np.zeros(4, np.int32))
+    monkeypatch.setenv(mirror.FOLDER_VARIABLE, str(tmp_path / "one"))
+    store = PairStore(mirror.local_root("memory://pairs") / "stage")
+    for row in range(3):
+        store.append(
+            words[row : row + 1],
+            PairEvidence(
+                *(
+                    column[row : row + 1]
+                    for column in (
+                        evidence.match_count_P,
+                        evidence.confidence_sum_P,
+                        evidence.inlier_count_P,
+                    )
+                )
+            ),
+        )
+        if row < 2:
+            store.publish()
+    monkeypatch.setenv(mirror.FOLDER_VARIABLE, str(tmp_path / "two"))
+    known, found = PairStore(mirror.local_root("memory://pairs") / "stage").find(words)
+    assert known.tolist() == [True, True, False, False], "the last was not published"
+    assert found.match_count_P[:2].tolist() == [0, 1]
+    # The first machine, run again, brings what it could not bring before.
+    monkeypatch.setenv(mirror.FOLDER_VARIABLE, str(tmp_path / "one"))
+    PairStore(mirror.local_root("memory://pairs") / "stage")
+    monkeypatch.setenv(mirror.FOLDER_VARIABLE, str(tmp_path / "three"))
+    known, _ = PairStore(mirror.local_root("memory://pairs") / "stage").find(words)
+    assert known.tolist() == [True, True, True, False]
+    memory.rm("/pairs", recursive=True)
