@@ -1,9 +1,10 @@
 """Pairs per second of LightGlue: the published way, one pair a call, against this engine's.
 
 The features are real: keypoints by ALIKED-n16 of synthetic photographs, or of those in --data (a
-folder of images). Every way runs in turn, several times, in one process with all its threads. Of
-each saving of benchmark.precision=fast the effect on the counts stands beside its speed. --answers
-measures what the savings do to the answers, on synthetic animals.
+folder of images). Every way runs in turn, several times, in one process with all its threads, so
+that a busy machine slows all alike: read the ratios. Of each option of benchmark.precision=fast the
+effect on the counts stands beside its speed; all of fast is timed from end to end, over shortlists
+that nothing is known of. --answers measures what the options do to the answers instead.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import os
 import tempfile
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +23,50 @@ import numpy as np
 import torch
 from _report import Report, interleaved_s
 
+from exreid.config import ProbeConfig
+from exreid.config_io import load_config
 from exreid.data.metadata import Columns, load_images
 from exreid.data.synthetic import write_dataset
 from exreid.features.local import LocalExtractor
 from exreid.features.local_extraction import LocalPreprocessing
-from exreid.matching.lightglue import LightGlueMatcher, MatchSettings
-from exreid.matching.pairs import best_of_each_query
-from exreid.models.lightglue import load_lightglue
+from exreid.matching.lightglue import MatchSettings
+from exreid.matching.nearest import NearestSettings
+from exreid.matching.pairs import best_of_each_query, score_pairs
+from exreid.matching.tiles import PairEvidence, match_in_process
 from exreid.records import LocalFeatures
+from exreid.runs.looks import Look, MakeMatcher, go_through, looks_of
 
-FAST = {"dtype": "bf16", "prune_after": 3, "prune_to": 128}
-LOOK = {"dtype": "bf16", "layers": 3, "keypoints": 128, "batch_pairs": 32}
-LOOK_SHARE, EXACT_SHARE = 0.2, 0.05
-"""Of 100 candidates of a query, 20 go through all layers and the best 5 are matched exactly."""
-WAYS: dict[str, dict[str, Any]] = {
-    "exact": {},
-    "bf16": {"dtype": "bf16"},
-    "128 most matchable keypoints after layer 3": {"prune_after": 3, "prune_to": 128},
-    "3 of 9 layers": {"layers": 3},
-    "128 keypoints": {"keypoints": 128},
-    "bf16 and 128 after layer 3 (the full look of fast)": FAST,
-    "bf16, 128 keypoints, 3 layers (the first look of fast)": LOOK,
+PAIRS_PER_TILE = 64
+WAYS: dict[str, MatchSettings | NearestSettings] = {
+    "exact": MatchSettings(),
+    "bf16 (the full look of fast)": MatchSettings(dtype="bf16"),
+    "prune_after=3, prune_to=128": MatchSettings(prune_after=3, prune_to=128),
+    "bf16, prune_after=3": MatchSettings(dtype="bf16", prune_after=3, prune_to=128),
+    "look_layers=3": MatchSettings(layers=3),
+    "look_keypoints=128": MatchSettings(keypoints=128),
+    "bf16, 3 layers, 128 keypoints (the first look)": MatchSettings(
+        dtype="bf16", layers=3, keypoints=128, batch_pairs=32
+    ),
+    "bf16, 2 layers, 128 keypoints": MatchSettings(
+        dtype="bf16", layers=2, keypoints=128, batch_pairs=32
+    ),
+    "bf16, 3 layers, 64 keypoints": MatchSettings(
+        dtype="bf16", layers=3, keypoints=64, batch_pairs=32
+    ),
+    "nearest neighbours (the look before it)": NearestSettings(),
 }
+FAST: dict[str, list[str]] = {
+    "all of fast": [],
+    "fast, nearest_share=null": ["nearest_share=null"],
+    "fast, nearest_share=null, look_layers=null": ["nearest_share=null", "look_layers=null"],
+    "fast, look_decided_sd and full_decided_sd=null": [
+        "look_decided_sd=null",
+        "full_decided_sd=null",
+    ],
+    "fast, prune_after=3": ["prune_after=3"],
+    "fast, exact_best=0": ["exact_best=0"],
+}
+"""All of it, and with one option changed."""
 
 
 def arguments() -> argparse.Namespace:
@@ -52,7 +75,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="smaller, within two minutes")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--data", type=Path, help="a folder of photographs; default: synthetic")
-    parser.add_argument("--answers", action="store_true", help="also the effect on answers")
+    parser.add_argument("--answers", action="store_true", help="the effect on answers instead")
+    parser.add_argument(
+        "--keypoints", type=int, nargs="+", default=[256, 512], help="of each image"
+    )
     return parser.parse_args()
 
 
@@ -60,19 +86,27 @@ def photographs(folder: Path | None, count: int) -> list[np.ndarray]:
     """Images with a longer side of 512 pixels."""
     if folder is None:
         folder = Path(tempfile.mkdtemp()) / "data"
-        write_dataset(folder, identities=max(2, count // 4), images_per_identity=4)
+        write_dataset(folder, identities=max(2, -(-count // 4)), images_per_identity=4)
     files = sorted(folder.rglob("*.jpg"))[:count]
     preprocessing = LocalPreprocessing(512, False, "none", False, 0.0)
     return [preprocessing.prepare(file.read_bytes(), None)[0] for file in files]
 
 
-def features_of(images: list[np.ndarray], keypoints: int) -> LocalFeatures:
-    """The images' local features."""
-    extract = LocalExtractor("aliked-n16", keypoints=keypoints)
-    parts = [extract(image[None]) for image in images]
+def joined(parts: list[LocalFeatures]) -> LocalFeatures:
+    """Images one after the other."""
     names = LocalFeatures.__dataclass_fields__
     return LocalFeatures(
         *(np.concatenate([getattr(part, name) for part in parts]) for name in names)
+    )
+
+
+def best(features: LocalFeatures, keypoints: int) -> LocalFeatures:
+    """Each image's best keypoints, which stand first."""
+    return LocalFeatures(
+        np.ascontiguousarray(features.keypoints_NK2[:, :keypoints]),
+        np.ascontiguousarray(features.descriptors_NKL[:, :keypoints]),
+        np.minimum(features.count_N, keypoints),
+        features.image_wh_px_N2,
     )
 
 
@@ -101,85 +135,151 @@ def published(features: LocalFeatures, pair_P2: np.ndarray) -> Callable[[], np.n
     return run
 
 
-def speeds(report: Report, images: list[np.ndarray], keypoints: int, repeats: int) -> None:
-    """Each way's pairs per second, and how far its counts are from the exact ones."""
-    features = features_of(images, keypoints)
-    half = len(images) // 2
-    pair_P2 = np.array([(q, half + g) for q in range(half) for g in range(half)], np.int32)
-    reference = published(features, pair_P2)
-    ways: dict[str, Callable[[], object]] = {"published": reference}
-    matchers = {
-        name: LightGlueMatcher(load_lightglue("aliked"), MatchSettings(**settings))
-        for name, settings in WAYS.items()
-    }
-    for name, matcher in matchers.items():
-        ways[name] = partial(matcher.score, features, features, pair_P2)
-    counts = reference()
-    seconds = interleaved_s(ways, repeats)
-    title = f"{keypoints} keypoints: "
-    report.add(title + "published, a pair a call", len(pair_P2) / seconds["published"], "pairs/s")
-    for name, matcher in matchers.items():
-        rate = len(pair_P2) / seconds[name]
-        ratio = seconds["published"] / seconds[name]
-        report.add(title + name, rate, "pairs/s", "published", ratio)
-        got = matcher.score(features, features, pair_P2).match_count_P
-        report.add(title + "  its counts differ by", float(np.abs(got - counts).mean()), "matches")
-    names = list(WAYS)
-    shares = {names[-1]: 1.0, names[-2]: LOOK_SHARE, names[0]: EXACT_SHARE}
-    cascade_s = sum(share * seconds[name] for name, share in shares.items())
-    report.add(
-        title + "all of fast, of 100 candidates",
-        len(pair_P2) / cascade_s,
-        "pairs/s",
-        "published",
-        seconds["published"] / cascade_s,
+@cache
+def matcher_of(settings: MatchSettings | NearestSettings) -> Any:
+    """One matcher for each setting."""
+    return MakeMatcher("aliked", settings, "cpu")()
+
+
+def evidence_of(
+    features: LocalFeatures, look: Look, query_P: np.ndarray, gallery_P: np.ndarray
+) -> PairEvidence:
+    """A look at pairs, tile by tile, as a run has it; nothing is remembered."""
+    run = partial(
+        match_in_process,
+        matcher=matcher_of(look.settings),
+        queries=features.take,
+        gallery=features.take,
+    )
+    keys = [str(i) for i in range(len(features))]
+    return score_pairs(
+        query_P,
+        gallery_P,
+        query_keys=keys,
+        gallery_keys=keys,
+        store=None,
+        run=run,
+        pairs_per_tile=PAIRS_PER_TILE * look.tile_factor,
+    ).evidence
+
+
+def looks(options: list[str]) -> list[Look]:
+    """Those of benchmark.precision=fast with some options changed."""
+    fast = [f"benchmark.fast.{option}" for option in options]
+    return looks_of(load_config(ProbeConfig, None, ["benchmark.precision=fast", *fast]))
+
+
+def fast_way(features: LocalFeatures, options: list[str], queries: int) -> Callable[[], Any]:
+    """All looks at all other images, for the first so many images as queries."""
+    gallery = np.arange(queries, len(features))
+    query_P, gallery_P = np.repeat(np.arange(queries), len(gallery)), np.tile(gallery, queries)
+    return partial(
+        go_through,
+        looks(options),
+        query_P,
+        gallery_P,
+        evidence_of=partial(evidence_of, features),
+        local_score="matches",
     )
 
 
-def answers(report: Report, keypoints: int, identities: int, per_identity: int) -> None:
-    """Top-1 among synthetic animals, leave-one-out, and the right answers kept from exact."""
+def speeds(report: Report, features: LocalFeatures, *, quick: bool) -> None:
+    """Each way's pairs per second, and how far its counts are from the exact ones."""
+    keypoints = features.keypoints_NK2.shape[1]
+    queries = 1 if quick else 3
+    candidates = len(features) - queries
+    few = np.array([(q, len(features) - 1 - g) for q in range(3) for g in range(3)], np.int32)
+    many = np.array([(q, len(features) - 1 - g) for q in range(3) for g in range(11)], np.int32)
+    reference = published(features, few)
+    ways: dict[str, Callable[[], object]] = {"published": reference}
+    pairs = {"published": len(few)}
+    for name, settings in WAYS.items():
+        ways[name] = partial(matcher_of(settings).score, features, features, many)
+        pairs[name] = len(many)
+    for name, options in FAST.items():
+        ways[name] = fast_way(features, options, queries)
+        pairs[name] = queries * candidates
+    if not np.array_equal(
+        reference(), matcher_of(MatchSettings()).score(features, features, few).match_count_P
+    ):
+        raise SystemExit("the exact counts are not the published ones")
+    seconds = interleaved_s(ways, 2 if quick else 3)
+    title = f"{keypoints} keypoints: "
+    per_pair = {name: seconds[name] / pairs[name] for name in ways}
+    report.add(title + "published, a pair a call", 1 / per_pair["published"], "pairs/s")
+    exact = matcher_of(MatchSettings()).score(features, features, many)
+    for name in ways:
+        if name == "published":
+            continue
+        ratio = per_pair["published"] / per_pair[name]
+        label = name + (f", {candidates} candidates" if name in FAST else "")
+        report.add(title + label, 1 / per_pair[name], "pairs/s", "published", ratio)
+        if name in WAYS and "nearest" not in name:
+            got = matcher_of(WAYS[name]).score(features, features, many).match_count_P
+            off = float(np.abs(got - exact.match_count_P).mean())
+            report.add("  its counts differ by", off, "matches")
+
+
+def animals(identities: int, per_identity: int, keypoints: int) -> tuple[LocalFeatures, Any]:
+    """Synthetic animals' features with their masks, and their table."""
     root = Path(tempfile.mkdtemp()) / "data"
     write_dataset(root, identities=identities, images_per_identity=per_identity, seed=5)
     table, _ = load_images(str(root), columns=Columns(encounter=("source", "encounter")))
-    rows = table.rows
     preprocessing = LocalPreprocessing(512, False, "filter", False, 0.0)
     extract = LocalExtractor("aliked-n16", keypoints=keypoints)
     parts = []
-    for path, mask in zip(rows["path"], rows["mask"], strict=True):
+    for path, mask in zip(table.rows["path"], table.rows["mask"], strict=True):
         image, matte = preprocessing.prepare((root / path).read_bytes(), mask)
         parts.append(extract(image[None], None if matte is None else matte[None]))
-    names = LocalFeatures.__dataclass_fields__
-    features = LocalFeatures(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in names)
-    )
+    return joined(parts), table.rows
+
+
+def answers(report: Report, features: LocalFeatures, rows: Any) -> None:
+    """Top-1, leave-one-out without the own encounter, and the right answers kept from exact."""
+    keypoints = features.keypoints_NK2.shape[1]
     query_P, gallery_P = (a.ravel() for a in np.mgrid[: len(rows), : len(rows)])
-    apart = rows["encounter"].to_numpy()[query_P] != rows["encounter"].to_numpy()[gallery_P]
+    encounter, identity = rows["encounter"].to_numpy(), rows["identity"].to_numpy()
+    apart = encounter[query_P] != encounter[gallery_P]
     query_P, gallery_P = query_P[apart], gallery_P[apart]
-    pair_P2 = np.stack([query_P, gallery_P], axis=1).astype(np.int32)
-    same_P = rows["identity"].to_numpy()[query_P] == rows["identity"].to_numpy()[gallery_P]
+    same_P = identity[query_P] == identity[gallery_P]
+    known: dict[Any, PairEvidence] = {}
+    place = {
+        pair: p for p, pair in enumerate(zip(query_P.tolist(), gallery_P.tolist(), strict=True))
+    }
 
-    def right(score_P: np.ndarray) -> np.ndarray:
-        best = best_of_each_query(query_P, score_P, gallery_P, share=1e-9, least=1)
-        return same_P[best]
+    def remembered(look: Look, query_P_: np.ndarray, gallery_P_: np.ndarray) -> PairEvidence:
+        if look.settings not in known:
+            known[look.settings] = evidence_of(features, look, query_P, gallery_P)
+        found, pairs = (
+            known[look.settings],
+            zip(query_P_.tolist(), gallery_P_.tolist(), strict=True),
+        )
+        rows_P = np.array([place[pair] for pair in pairs], int)
+        return PairEvidence(
+            *(getattr(found, name)[rows_P] for name in PairEvidence.__dataclass_fields__)
+        )
 
-    scores = {}
-    for name, settings in {**WAYS, "first": LOOK}.items():
-        matcher = LightGlueMatcher(load_lightglue("aliked"), MatchSettings(**settings))
-        evidence = matcher.score(features, features, pair_P2)
-        summed = name == "first"
-        scores[name] = evidence.confidence_sum_P if summed else evidence.match_count_P.astype(float)
-    full = list(WAYS)[-2]
-    deep = best_of_each_query(query_P, scores["first"], gallery_P, share=LOOK_SHARE, least=10)
-    fast = np.where(deep, 1e6 + scores[full], scores["first"])
-    best = best_of_each_query(query_P, fast, gallery_P, share=1e-9, least=5)
-    scores["all of fast"] = np.where(best, 1e9 + scores["exact"], fast)
-    exact = right(scores["exact"])
-    for name, score_P in scores.items():
-        if name != "first":
-            got = right(score_P)
-            report.add(f"{keypoints} keypoints: top-1 by {name}", 100 * got.mean(), "%")
-            kept = 100 * got[exact].mean()
-            report.add("  right answers of exact that it keeps", kept, "%")
+    def right(found: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        level_P, score_P = found
+        first = best_of_each_query(query_P, level_P * 1e6 + score_P, gallery_P, share=1e-9, least=1)
+        return same_P[first]
+
+    exact_look = [Look("exact", MatchSettings())]
+    ways = {"exact": exact_look} | {name: looks(options) for name, options in FAST.items()}
+    for name, settings in WAYS.items():
+        if name != "exact":
+            ways[f"{name} alone"] = [
+                Look(name, settings, by_confidence=name != "bf16 (the full look of fast)")
+            ]
+    kept_from = None
+    for name, those in ways.items():
+        got = right(
+            go_through(those, query_P, gallery_P, evidence_of=remembered, local_score="matches")
+        )
+        kept_from = got if kept_from is None else kept_from
+        report.add(f"{keypoints} keypoints: top-1 by {name}", 100 * got.mean(), "%")
+        if name != "exact":
+            report.add("  right answers of exact that it keeps", 100 * got[kept_from].mean(), "%")
 
 
 def main() -> None:
@@ -187,11 +287,17 @@ def main() -> None:
     options = arguments()
     torch.set_num_threads(os.cpu_count() or 1)
     report = Report(f"LightGlue with ALIKED-n16 on {os.cpu_count()} CPU cores")
-    images = photographs(options.data, 8 if options.quick else 16)
-    for keypoints in (256,) if options.quick else (256, 512):
-        speeds(report, images, keypoints, 2 if options.quick else 3)
+    most = max(options.keypoints)
     if options.answers:
-        answers(report, 256, *((8, 4) if options.quick else (20, 5)))
+        features, rows = animals(*((8, 3) if options.quick else (12, 4)), most)
+        for keypoints in options.keypoints[: 1 if options.quick else None]:
+            answers(report, best(features, keypoints), rows)
+    else:
+        images = photographs(options.data, 41 if options.quick else 103)
+        extract = LocalExtractor("aliked-n16", keypoints=most)
+        features = joined([extract(image[None]) for image in images])
+        for keypoints in options.keypoints[: 1 if options.quick else None]:
+            speeds(report, best(features, keypoints), quick=options.quick)
     report.show(options.json)
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Any, Literal
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import timm
 import torch
 
-from exreid.models.backbones import Backbone
 from exreid.models.checkpoints import weights_fingerprint
+
+if TYPE_CHECKING:
+    # timm takes longer to import than all else: it is left to those who build a backbone.
+    from exreid.models.backbones import Backbone
 
 STAGE_VERSION = 1
 """Raise it when the code of this stage changes its numbers: cached vectors are then made anew."""
@@ -36,13 +39,18 @@ class Embedder:
         device: str = "cpu",
         threads: int | None = None,
         deterministic: bool = False,
+        flip: bool = False,
     ) -> None:
+        """``flip``: a vector is the mean of the image's and its mirror image's, each of length 1
+        (test-time augmentation). Mirroring turns a left flank into what no right flank looks
+        like, since an animal's flanks differ: it can only help as far as the backbone's features
+        depend on the direction that the animal faces."""
         if threads is not None:
             torch.set_num_threads(threads)
         if deterministic:
             torch.use_deterministic_algorithms(True)
         self.batch_size = batch_size
-        self.device = device
+        self.device, self.flip = device, flip
         self.dtype = DTYPES[dtype]
         module = backbone.module.to(device=device, dtype=self.dtype)
         self.module = module.to(memory_format=torch.channels_last)
@@ -66,8 +74,18 @@ class Embedder:
         pixels = torch.from_numpy(filled).to(self.device).float()
         pixels.sub_(self.mean_3).div_(self.std_3)
         # Rows of RGB triples are channels_last already: the permutation moves no data.
-        vectors = self.module(pixels.permute(0, 3, 1, 2).to(self.dtype))
-        return vectors[:count].float().cpu().numpy()
+        pixels = pixels.permute(0, 3, 1, 2).to(self.dtype)
+        vectors = self.module(pixels).float()
+        if self.flip:
+            mirrored = self.module(pixels.flip(3)).float()
+            vectors = (_unit(vectors) + _unit(mirrored)) / 2
+        return vectors[:count].cpu().numpy()
+
+
+def _unit(vectors_ND: torch.Tensor) -> torch.Tensor:
+    """Of length 1, but a vector of zeros as it is: what uses it names its image."""
+    length_N1 = vectors_ND.norm(dim=1, keepdim=True)
+    return vectors_ND / torch.where(length_N1 > 0, length_N1, 1.0)
 
 
 def stage_description(
@@ -77,9 +95,11 @@ def stage_description(
     dtype: str,
     batch_size: int,
     device: str,
+    flip: bool = False,
 ) -> dict[str, Any]:
     """Everything besides the image and its mask that a vector depends on, for the cache's key."""
-    return {
+    mirrored = {"flip": True} if flip else {}
+    return mirrored | {
         "stage": "embedding",
         "stage_version": STAGE_VERSION,
         "backbone": backbone.name,
@@ -91,7 +111,7 @@ def stage_description(
         "batch_size": batch_size,
         "device": device,
         "torch": torch.__version__,
-        "timm": timm.__version__,
+        "timm": version("timm"),
     }
 
 

@@ -191,7 +191,17 @@ def trusted_signature(root: str, path: str) -> str:
 
 
 def known_keys(table: ImageTable, memo: SignatureMemo) -> list[str | None]:
-    """Each image's key, by its file's signature, or by reading the file where that is unknown."""
+    """Each image's key; None where its file cannot be read."""
+    masks = input_columns(table, np.arange(len(table)))["mask"]
+    return [
+        image_key(content, mask or None) if content else None
+        for content, mask in zip(content_hashes(table, memo), masks, strict=True)
+    ]
+
+
+def content_hashes(table: ImageTable, memo: SignatureMemo) -> list[str]:
+    """Each image's content hash, by its file's signature, or by reading the file where that is
+    unknown; "" where it cannot be read."""
 
     def content_of(path: str) -> tuple[str, str, bool]:
         try:
@@ -209,11 +219,7 @@ def known_keys(table: ImageTable, memo: SignatureMemo) -> list[str | None]:
         (signature, content) for signature, content, known in contents if signature and not known
     ]
     memo.remember([signature for signature, _ in new], [content for _, content in new])
-    masks = input_columns(table, np.arange(len(table)))["mask"]
-    return [
-        image_key(content, mask or None) if content else None
-        for (_, content, _), mask in zip(contents, masks, strict=True)
-    ]
+    return [content for _, content, _ in contents]
 
 
 class _Keeper:

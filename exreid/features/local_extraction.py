@@ -158,39 +158,50 @@ def local_description(
     return {**extractor.describe(), "preprocessing": preprocessing.describe(), "device": device}
 
 
-def record_dtype(keypoints: int, length: int) -> np.dtype[Any]:
+def record_dtype(keypoints: int, length: int, frame: int = 0) -> np.dtype[Any]:
     """How one image's features lie in the cache."""
-    return np.dtype(
-        [
-            ("keypoints", "<f4", (keypoints, 2)),
-            ("descriptors", "<f2", (keypoints, length)),
-            ("count", "<i4"),
-            ("wh_px", "<i4", (2,)),
-        ]
-    )
+    columns: list[Any] = [
+        ("keypoints", "<f4", (keypoints, 2)),
+        ("descriptors", "<f2", (keypoints, length)),
+        ("count", "<i4"),
+        ("wh_px", "<i4", (2,)),
+    ]
+    return np.dtype([*columns, ("frame", "<f4", (keypoints, frame))] if frame else columns)
 
 
 def as_record(features: LocalFeatures) -> np.ndarray:
     """The features of N images as N records."""
-    records = np.zeros(len(features), record_dtype(*features.descriptors_NKL.shape[1:]))
+    count, keypoints, length = features.descriptors_NKL.shape
+    frame = features.frame_NKF.shape[2]
+    records = np.zeros(count, record_dtype(keypoints, length, frame))
     records["keypoints"], records["descriptors"] = features.keypoints_NK2, features.descriptors_NKL
     records["count"], records["wh_px"] = features.count_N, features.image_wh_px_N2
+    if frame:
+        records["frame"] = features.frame_NKF
     return records
 
 
 class LocalFeatureStore:
     """Local features by key, read from the cache's memory-mapped files when asked for."""
 
-    def __init__(self, folder: Path, extractor: str, keypoints: int) -> None:
-        self.store = ArrayStore(folder)
-        self.empty = np.zeros(0, record_dtype(keypoints, EXTRACTORS[extractor].descriptor_length))
+    def __init__(self, folder: Path, extractor: str, keypoints: int, *also: Path) -> None:
+        """See `ArrayStore` for the folders."""
+        self.store = ArrayStore(folder, *also)
+        entry = EXTRACTORS[extractor]
+        self.empty = np.zeros(0, record_dtype(keypoints, entry.descriptor_length, entry.frame))
+
+    def gather_places(self, keys: Sequence[str], index: np.ndarray) -> LocalFeatures:
+        """The features of the images whose keys stand at these places."""
+        return self.gather([keys[i] for i in index])
 
     def gather(self, keys: Sequence[str]) -> LocalFeatures:
         """The features of these images, in that order."""
         records = self.store.gather(keys) if len(keys) else self.empty
+        names = records.dtype.names or ()
         return LocalFeatures(
             np.ascontiguousarray(records["keypoints"]),
             np.ascontiguousarray(records["descriptors"]),
             np.ascontiguousarray(records["count"]),
             np.ascontiguousarray(records["wh_px"]),
+            *([np.ascontiguousarray(records["frame"])] if "frame" in names else []),
         )

@@ -4,6 +4,7 @@ A store is a folder for one stage (one model, one preprocessing, ...). Its files
 named ``part-*.arrow``, each with a ``key`` column and one column per array, written under a
 temporary name and renamed, so that a killed run leaves only whole files and two runs can write
 at once. ``signatures-*.arrow`` remembers which key a file on disk had when it was last read.
+Where the folder is the copy of one behind a URL, the two are kept level: `exreid.data.mirror`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from exreid.data import mirror
 from exreid.errors import CacheError
 
 # A file that changed this shortly before it was read may change again within the same tick of
@@ -35,6 +37,7 @@ class FeatureStore:
         manifest = folder / "stage.json"
         if not manifest.exists():
             _write_renamed(manifest, json.dumps(dict(description), indent=1).encode())
+        mirror.synchronise(folder, "part-*.arrow")
         self._tables: list[pa.Table] = []
         self._place: dict[str, tuple[int, int]] = {}
         for file in sorted(folder.glob("part-*.arrow")):
@@ -86,6 +89,7 @@ class SignatureMemo:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        mirror.synchronise(folder, "signatures-*.arrow")
         self._known: dict[str, str] = {}
         for file in sorted(folder.glob("signatures-*.arrow")):
             table = _read_arrow(file)
@@ -130,9 +134,11 @@ def _write_arrow(file: Path, table: pa.Table) -> None:
     with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
     temporary.replace(file)
+    mirror.publish(file)
 
 
 def _write_renamed(file: Path, content: bytes) -> None:
     temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.tmp")
     temporary.write_bytes(content)
     temporary.replace(file)
+    mirror.publish(file)

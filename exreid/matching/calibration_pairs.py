@@ -47,6 +47,12 @@ class CalibrationPairs:
     def __len__(self) -> int:
         return len(self.first_P)
 
+    def take(self, index_P: np.ndarray) -> CalibrationPairs:
+        """The pairs at these indices."""
+        return CalibrationPairs(
+            *(getattr(self, name)[index_P] for name in self.__dataclass_fields__)
+        )
+
 
 def calibration_pairs(
     side: RetrievalSide,

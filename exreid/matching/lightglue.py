@@ -18,9 +18,12 @@ import torch
 
 from exreid.matching.geometry import Geometry, geometric_inliers
 from exreid.matching.tiles import PairEvidence
-from exreid.models.lightglue import LAYERS, LightGlue, Points
+from exreid.models.lightglue import LightGlue, Points
+from exreid.models.lightglue_weights import LAYERS
 from exreid.records import LocalFeatures
 
+BF16_VERSION = 2
+"""Raise it when the code changes what bf16 gives; fp32 is the published network."""
 WIDTH_STEP = 32
 """Batches are padded to a multiple of so many keypoints."""
 
@@ -64,9 +67,10 @@ class MatchSettings:
     def describe(self) -> dict[str, Any]:
         """What the evidence depends on; speed settings are left out."""
         left_out = {"batch_pairs", "compile"}
-        return {
+        depends = {
             name: getattr(self, name) for name in self.__dataclass_fields__ if name not in left_out
         }
+        return depends | ({"bf16_version": BF16_VERSION} if self.dtype == "bf16" else {})
 
 
 @dataclass(frozen=True)
@@ -187,6 +191,7 @@ class LightGlueMatcher:
             torch.from_numpy(features.descriptors_NKL[:, :most].copy()).to(self.device),
             torch.from_numpy(counts.astype(np.int64)).to(self.device),
             torch.from_numpy(features.image_wh_px_N2.astype(np.int64)).to(self.device),
+            torch.from_numpy(features.frame_NKF[:, :most].copy()).to(self.device),
         )
         return points, counts
 

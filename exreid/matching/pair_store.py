@@ -3,7 +3,8 @@
 A store is a folder for one matcher with one setting. Each process that adds to it writes one log,
 ``part-*.pairs``, a frame for each finished tile: a count, a checksum, then the records. A killed
 process leaves a torn frame at most, which is passed over; the pairs of all whole frames are never
-matched again. Several processes can add at the same time.
+matched again. Several processes can add at the same time. Where the folder is the copy of one
+behind a URL, logs go there every `PUBLISH_EVERY_S`, and a full one is followed by another.
 
 Letters: P pairs, N images.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from exreid.data import mirror
 from exreid.errors import CacheError
 from exreid.matching.tiles import PairEvidence
 
@@ -32,6 +34,9 @@ RECORD = np.dtype(
         ("inlier_count", "<i4"),
     ]
 )
+PUBLISH_EVERY_S = 20.0
+FULL_BYTES = 8 * 2**20
+"""Of a log that goes to a URL: there it is written whole each time."""
 FRAME = struct.Struct("<4sII")
 MAGIC = b"xpr1"
 
@@ -50,20 +55,25 @@ def pair_words(query_words_P2: np.ndarray, gallery_words_P2: np.ndarray) -> np.n
 class PairStore:
     """Evidence by pair; see the module's docstring for the files."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *also: Path) -> None:
+        """Pairs are added to ``folder``, and found in those of ``also`` too."""
         self.folder = folder
-        parts = [read_log(file) for file in sorted(folder.glob("part-*.pairs"))]
+        mirror.synchronise(folder, "part-*.pairs")
+        files = [file for one in (folder, *also) for file in sorted(one.glob("part-*.pairs"))]
+        parts = [read_log(file) for file in files]
         records = np.concatenate([np.zeros(0, RECORD), *parts])
-        order = np.argsort(records["key_a"], kind="stable")
-        self._records = records[order]
+        self._records, self._fresh = records[:0], [records]
+        self._take_in_fresh()
         self._log: Path | None = None
+        self._published_s = time.monotonic()
 
     def __len__(self) -> int:
-        """Records that were there when the store was opened."""
-        return len(self._records)
+        """Records that were there when the store was opened, or were added through it."""
+        return len(self._records) + sum(map(len, self._fresh))
 
     def find(self, words_P2: np.ndarray) -> tuple[np.ndarray, PairEvidence]:
         """Which pairs are known (bool), and the evidence of all; of unknown ones, zeros."""
+        self._take_in_fresh()
         known_P = np.zeros(len(words_P2), bool)
         found_P = np.zeros(len(words_P2), RECORD)
         if len(self._records):
@@ -85,6 +95,10 @@ class PairStore:
         records["confidence_sum"] = evidence.confidence_sum_P
         records["match_count"] = evidence.match_count_P
         records["inlier_count"] = evidence.inlier_count_P
+        self.append_records(records)
+
+    def append_records(self, records: np.ndarray) -> None:
+        """As `append`, of records as they lie in the file."""
         data = records.tobytes()
         if self._log is None:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -100,6 +114,22 @@ class PairStore:
                 f"{log}: {error.strerror or error}. Every tile finished before is kept; "
                 "make room and run the same command again."
             ) from error
+        self._fresh.append(records)
+        if time.monotonic() - self._published_s > PUBLISH_EVERY_S:
+            self.publish()
+
+    def publish(self) -> None:
+        """Bring the log to the folder's URL, where it has one."""
+        if self._log is not None and mirror.url_of(self._log) is not None:
+            mirror.publish(self._log)
+            self._published_s = time.monotonic()
+            if self._log.stat().st_size > FULL_BYTES:
+                self._log = None
+
+    def _take_in_fresh(self) -> None:
+        if self._fresh:
+            records = np.concatenate([self._records, *self._fresh])
+            self._records, self._fresh = records[np.argsort(records["key_a"], kind="stable")], []
 
 
 def read_log(file: Path) -> np.ndarray:

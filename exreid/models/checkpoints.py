@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from exreid.data import mirror
 from exreid.errors import CheckpointError
 
 # Where training tools put the weights inside a checkpoint, and what DDP or a wrapper puts before
@@ -26,7 +27,7 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
 
     Of a checkpoint with more in it (optimiser, head, ...), the weights under `WRAPPING_KEYS`.
     """
-    file = Path(path)
+    file = mirror.local_copy(path, key="model.checkpoint")
     return _unwrap(read_checkpoint(file, key="model.checkpoint"), file)
 
 

