@@ -10,13 +10,13 @@ from ray.data.read_api import from_blocks
 
 from exreid.distributed.blocks import table_block, table_blocks
 from exreid.errors import ImageError
-from exreid.features.decoding import PART_IMAGES, KeepDecoded
+from exreid.features.decoding import PART_IMAGES, KeepImages
 from exreid.features.extraction import PrepareImages
 from exreid.records import ImageTable
 
 
 def decode_over_tasks(
-    table: ImageTable, positions: np.ndarray, *, keep: KeepDecoded, cpus: float
+    table: ImageTable, positions: np.ndarray, *, keep: KeepImages, cpus: float
 ) -> Iterator[dict[str, np.ndarray]]:
     """Decode the images at these positions in tasks that write the cache themselves.
 

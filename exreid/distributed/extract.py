@@ -58,6 +58,7 @@ def extract_over_actors(
     dtype: Literal["fp32", "bf16"],
     deterministic: bool,
     placement: Placement,
+    flip: bool = False,
 ) -> Iterator[Extracted]:
     """The images at these positions, embedded over the actors, in the order they finish.
 
@@ -72,10 +73,13 @@ def extract_over_actors(
         "device": placement.device,
         "threads": placement.threads,
         "deterministic": deterministic,
+        "flip": flip,
     }
     prepare_in_actor: PrepareImages | None = prepare
     if placement.gpus:
-        dataset = dataset.map_batches(prepare, batch_size=batch_size, batch_format="numpy")
+        dataset = dataset.map_batches(
+            prepare, batch_size=batch_size, batch_format="numpy", num_cpus=placement.decode_cpus
+        )
         prepare_in_actor = None
     with warnings.catch_warnings():
         # Bounding an actor's restarts has no named parameter in Ray 2.60 yet.

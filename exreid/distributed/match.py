@@ -2,7 +2,8 @@
 
 Ray's own restarts are not used: an actor that waits for a place in a cluster that has lost a
 machine would hold its tiles for ever. Here tiles go to actors that are up; those of a lost actor
-go to the others, and another actor is asked for in its place.
+go to the others, and another actor is asked for in its place. Machines that join are used as soon
+as they are there: as long as tiles wait, actors are added to whatever is free.
 
 Letters: P pairs.
 """
@@ -20,10 +21,10 @@ import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
 
+from exreid.distributed.head_watch import kill_actor
 from exreid.distributed.session import Placement
 from exreid.errors import ExreidError, MatchingError
 from exreid.matching.tiles import FeaturesOf, PairMatcher, Tile
-from exreid.records import LocalFeatures
 
 IN_FLIGHT = 2
 """Tiles with an actor at a time: the one that it works on, and the next."""
@@ -31,26 +32,36 @@ ATTEMPTS = 3
 """Times that a tile is tried before it is given up."""
 NO_ACTOR_S = 300.0
 """Seconds without a single actor that is up before the matching is given up."""
+MOST_ACTORS = 1024
+GROW_EVERY_S = 5.0
+"""Seconds between two looks for free places in the cluster."""
 START_FAILURES = 3
 """Actors of a pool that may fail to start, beyond one for each actor, before it is given up."""
 
 
 class MatchActor:
-    """The matcher inside an actor."""
+    """The matcher inside an actor, which fetches the features of its tiles itself."""
 
-    def __init__(self, make_matcher: Callable[[], PairMatcher], threads: int) -> None:
+    def __init__(
+        self,
+        make_matcher: Callable[[], PairMatcher],
+        queries: FeaturesOf,
+        gallery: FeaturesOf,
+        threads: int,
+    ) -> None:
         torch.set_num_threads(threads)
-        self.make_matcher = make_matcher
+        self.make_matcher, self.queries, self.gallery = make_matcher, queries, gallery
 
     def ready(self) -> None:
         """Build the matcher: not in the constructor, whose errors Ray passes on without a text."""
         self.matcher = self.make_matcher()
 
     def run(
-        self, method: str, queries: LocalFeatures, gallery: LocalFeatures, pair_P2: np.ndarray
+        self, method: str, query_M: np.ndarray, gallery_M: np.ndarray, pair_P2: np.ndarray
     ) -> tuple[Any, float]:
         """What a method of the matcher gives for a tile, and the seconds it took."""
         start = time.perf_counter()
+        queries, gallery = self.queries(query_M), self.gallery(gallery_M)
         found = getattr(self.matcher, method)(queries, gallery, pair_P2)
         return found, time.perf_counter() - start
 
@@ -87,12 +98,14 @@ class ActorPool:
     def __init__(
         self,
         make_matcher: Callable[[], PairMatcher],
+        features: tuple[FeaturesOf, FeaturesOf],
         placement: Placement,
         report: MatchReport,
         method: str,
     ) -> None:
-        self.make_matcher, self.placement, self.report = make_matcher, placement, report
-        self.method = method
+        self.placement, self.report, self.method = placement, report, method
+        # Put once, whatever the number of actors and of their successors.
+        self.arguments = [ray.put(value) for value in (make_matcher, *features)]
         self.workers: dict[Any, _Worker] = {}
         """By the reference that is waited for: of `ready`, then of each tile."""
         self.all: list[_Worker] = []
@@ -100,6 +113,8 @@ class ActorPool:
         self.due: dict[Any, Tile] = {}
         self.again: deque[Tile] = deque()
         self.start_failures = 0
+        self.grown_s = time.monotonic()
+        self.handed_out = False
         self.actor_class = ray.remote(
             num_cpus=placement.cpus, num_gpus=placement.gpus or None, max_restarts=0
         )(MatchActor)
@@ -107,23 +122,20 @@ class ActorPool:
             self._start()
 
     def _start(self) -> None:
-        worker = _Worker(self.actor_class.remote(self.make_matcher, self.placement.threads))
+        worker = _Worker(self.actor_class.remote(*self.arguments, self.placement.threads))
         self.all.append(worker)
         self.workers[worker.handle.ready.remote()] = worker
 
-    def run(
-        self, tiles: Iterator[Tile], queries: FeaturesOf, gallery: FeaturesOf
-    ) -> Iterator[tuple[Tile, Any]]:
+    def run(self, tiles: Iterator[Tile]) -> Iterator[tuple[Tile, Any]]:
         """Finished tiles as they come; those given up stand in the report."""
         waiting = iter(tiles)
-        try:
-            while True:
-                self._hand_out(waiting, queries, gallery)
-                if not self.due and not self.again and self._up():
-                    return
-                yield from self._take(self._next_result())
-        finally:
-            self._stop()
+        self.attempts.clear()
+        while True:
+            self._grow()
+            self._hand_out(waiting)
+            if not self.due and not self.again and self._up():
+                return
+            yield from self._take(self._next_result())
 
     def _next_result(self) -> Any:
         deadline_s = time.monotonic() + NO_ACTOR_S
@@ -131,6 +143,7 @@ class ActorPool:
             done, _ = ray.wait(list(self.workers), num_returns=1, timeout=5.0)
             if done:
                 return done[0]
+            self._grow()
             if not self._up() and time.monotonic() > deadline_s:
                 raise MatchingError(
                     f"no matching actor came up in {NO_ACTOR_S:g} s: each wants "
@@ -138,21 +151,35 @@ class ActorPool:
                     f"cluster has {ray.available_resources()} free. Tiles finished so far are kept."
                 )
 
+    def _grow(self) -> None:
+        """Add actors where a machine has joined, while there are tiles for them."""
+        most = self.placement.most or MOST_ACTORS
+        due = time.monotonic() - self.grown_s >= GROW_EVERY_S
+        if not due or self.handed_out or len(self._up()) < len(self.all) or len(self.all) >= most:
+            return
+        self.grown_s = time.monotonic()
+        free = ray.available_resources()
+        wants = {"CPU": self.placement.cpus, "GPU": self.placement.gpus}
+        fit = min(int(free.get(name, 0.0) / each) for name, each in wants.items() if each)
+        for _ in range(min(fit, most - len(self.all))):
+            self._start()
+
     def _up(self) -> list[_Worker]:
         return [worker for worker in self.all if worker.up_since_s is not None]
 
-    def _hand_out(self, waiting: Iterator[Tile], queries: FeaturesOf, gallery: FeaturesOf) -> None:
+    def _hand_out(self, waiting: Iterator[Tile]) -> None:
         """Fill up the actors that are up, the emptiest first."""
         while True:
             free = [worker for worker in self._up() if len(worker.tiles) < IN_FLIGHT]
             tile = self.again.popleft() if free and self.again else None
             if tile is None and free:
                 tile = next(waiting, None)
+                self.handed_out = tile is None
             if tile is None:
                 return
             worker = min(free, key=lambda worker: len(worker.tiles))
             reference = worker.handle.run.remote(
-                self.method, queries(tile.query_M), gallery(tile.gallery_M), tile.pair_P2
+                self.method, tile.query_M, tile.gallery_M, tile.pair_P2
             )
             worker.tiles.append(reference)
             self.workers[reference], self.due[reference] = worker, tile
@@ -223,12 +250,21 @@ class ActorPool:
                 "the same command again once this is mended."
             )
 
-    def _stop(self) -> None:
+    def wake(self, report: MatchReport) -> None:
+        """Take the pool up again after `rest`, with a report of its own."""
+        self.report, now_s = report, time.perf_counter()
+        for worker in self._up():
+            worker.up_since_s = now_s
+
+    def rest(self) -> None:
+        """Nothing is due; the actors stay up."""
         now_s = time.perf_counter()
+        self.report.available_s += sum(now_s - (w.up_since_s or now_s) for w in self._up())
+
+    def stop(self) -> None:
+        """End the actors."""
         for worker in self.all:
-            if worker.up_since_s is not None:
-                self.report.available_s += now_s - worker.up_since_s
-            ray.kill(worker.handle)
+            kill_actor(worker.handle)
 
 
 def match_over_actors(
@@ -240,13 +276,29 @@ def match_over_actors(
     placement: Placement,
     report: MatchReport,
     method: Literal["score", "details"] = "score",
+    keep: list[ActorPool] | None = None,
 ) -> Iterator[tuple[Tile, Any]]:
     """What the matcher's method gives for each tile, in the order in which they finish.
 
-    ``make_matcher`` builds the matcher inside each actor. ``report`` is filled in as it goes.
+    ``make_matcher`` builds the matcher inside each actor. ``queries`` and ``gallery`` are called
+    there too: features do not pass through the driver, but are read from the cache, which every
+    machine sees. ``report`` is filled in as it goes. ``keep`` holds the actors of the last call
+    with these arguments, if any, and is given them back: many small calls start them once. The
+    caller stops those that are left.
     """
-    pool = ActorPool(make_matcher, placement, report, method)
-    yield from pool.run(tiles, queries, gallery)
+    features = queries, gallery
+    pool = keep.pop() if keep else ActorPool(make_matcher, features, placement, report, method)
+    pool.wake(report)
+    finished = False
+    try:
+        yield from pool.run(tiles)
+        finished = True
+    finally:
+        pool.rest()
+        if finished and keep is not None:
+            keep.append(pool)
+        else:
+            pool.stop()
 
 
 def _reason(error: BaseException) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from exreid.config import RayConfig
-from exreid.errors import RunError
+from exreid.errors import ClusterLostError, RunError
 
 NO_PROGRESS_S = 600
 OBJECT_STORE_SHARE = 0.2
@@ -22,6 +24,11 @@ class Placement:
     actors: int
     cpus: float
     gpus: float
+    most: int | None = None
+    """How many there may be once machines have joined; None: as many as they hold."""
+    decode_cpus: float = 1.0
+    """Of a task that decodes for actors on GPUs: 0 where they hold every CPU already, since tasks
+    that wait for one would wait for ever."""
 
     @property
     def device(self) -> str:
@@ -49,37 +56,48 @@ def ray_session(config: RayConfig, *, verbose: bool = False) -> Iterator[None]:
         address = config.address or os.environ.get("RAY_ADDRESS") or "local"
         options = {"include_dashboard": False} if address == "local" else {}
         try:
-            with _native_stderr(verbose):
+            with _native_stderr(verbose), _sigterm_kept():
                 ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)
         except ConnectionError as error:
             raise RunError(
                 f"no Ray cluster at {address!r}: {error} Start one with 'ray start --head', or "
                 "leave ray.address unset to run on this machine."
             ) from error
-    try:
-        _configure_data(verbose)
+        except Exception as error:
+            # Ray raises a bare Exception where its processes do not come up in time.
+            if type(error) is not Exception:
+                raise
+            raise RunError(
+                f"Ray did not start ({address}): {error} Is this machine very busy, or out of "
+                "memory? Without Ray: ray.num_actors=0 and ray.num_workers=0."
+            ) from error
+    _configure_data(verbose)
+    if not mine:
         yield
-    finally:
-        if mine:
-            ray.shutdown()
+        return
+    from exreid.distributed.head_watch import head_watched
+
+    try:
+        with head_watched():
+            yield
+    except ClusterLostError:
+        raise
+    except BaseException:
+        ray.shutdown()
+        raise
+    ray.shutdown()
 
 
 def place_actors(config: RayConfig) -> Placement:
     """As many actors as asked for, or as the cluster holds; RunError for what never fits."""
-    import ray
+    from exreid.distributed.placement import gpus_each, machines, room_for
 
-    total = ray.cluster_resources()
-    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
-    gpus_each = config.gpus_per_worker
-    if gpus_each is None:
-        gpus_each = 1.0 if gpus else 0.0
-    fit = int(gpus / gpus_each) if gpus_each else int(cpus / config.cpus_per_worker)
-    if fit < 1 or config.cpus_per_worker > cpus:
-        raise RunError(
-            f"an actor wants {config.cpus_per_worker} CPUs and {gpus_each} GPUs; the cluster has "
-            f"{cpus:g} CPUs and {gpus:g} GPUs. Lower ray.cpus_per_worker or ray.gpus_per_worker."
-        )
-    return Placement(min(config.num_actors or fit, max(1, fit)), config.cpus_per_worker, gpus_each)
+    cpus, gpus = config.cpus_per_worker, gpus_each(config)
+    all_cpus = sum(machine.cpus for machine in machines())
+    wanted = config.num_actors or max(1, sum(one.holds(cpus, gpus) for one in machines()))
+    actors = room_for("actor", config, wanted=wanted, least=1, cpus=cpus, gpus=gpus)
+    decode_cpus = 1.0 if all_cpus - actors * cpus >= 1 else 0.0
+    return Placement(actors, cpus, gpus, most=config.num_actors, decode_cpus=decode_cpus)
 
 
 def _quiet_environment(verbose: bool) -> None:
@@ -89,6 +107,21 @@ def _quiet_environment(verbose: bool) -> None:
     if not verbose:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Ray puts a handler of its own in the place of whoever starts it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error  # its handler leaves the process while Ray starts
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -2,13 +2,15 @@
 
 Checkpoints are the run's own files (see `exreid.training.checkpoint`), so that a restart by Ray, a
 restart by hand and a resume elsewhere all read the same ones. On a cluster every machine must
-therefore see the run's folder.
+therefore see the run's folder, or ``output.root`` be a URL (see `exreid.data.mirror`).
 """
 
 from __future__ import annotations
 
 import math
+import queue
 import shutil
+import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +22,11 @@ from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from exreid.config_training import FinetuneRayConfig
+from exreid.data import mirror
+from exreid.data.disk import storage_error
+from exreid.distributed.placement import gpus_each, machines, room_for
 from exreid.distributed.worker import WorkerTask, run_task
-from exreid.errors import CheckpointError, ConfigError, ExreidError, RunError, TrainingError
+from exreid.errors import CheckpointError, ConfigError, ExreidError, TrainingError
 from exreid.training.loop import NonFiniteLossError
 from exreid.training.world import ProcessGroup
 
@@ -41,30 +46,24 @@ class WorkerPlacement:
     gpus: float
 
 
-def place_workers(config: FinetuneRayConfig) -> WorkerPlacement:
+def place_workers(config: FinetuneRayConfig, *, share: bool = False) -> WorkerPlacement:
     """The workers asked for, or one per GPU, or one; RunError for what never fits.
 
     Without GPUs the workers share a machine's CPUs evenly, each with ``cpus_per_worker`` at least:
-    PyTorch uses as many threads.
+    PyTorch uses as many threads. With ``share`` others train beside them, and they take no more
+    than they must.
     """
-    total = ray.cluster_resources()
-    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
-    gpus_each = config.gpus_per_worker if config.gpus_per_worker is not None else float(gpus > 0)
-    workers = config.num_workers or (max(1, int(gpus / gpus_each)) if gpus_each else 1)
+    gpus = gpus_each(config)
+    all_gpus = sum(machine.gpus for machine in machines())
+    workers = config.num_workers or (max(1, int(all_gpus / gpus)) if gpus else 1)
     least = config.min_workers or workers
-    cpus_each = config.cpus_per_worker
-    if not gpus_each:
-        nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-        on_one = math.ceil(workers / max(1, sum(count > 0 for count in nodes)))
-        even = math.floor(min((count for count in nodes if count > 0), default=1.0) / on_one)
-        cpus_each = max(cpus_each, float(even))
-    if least * cpus_each > cpus or least * gpus_each > gpus:
-        raise RunError(
-            f"{least} training workers with {cpus_each:g} CPUs and {gpus_each:g} GPUs each do not "
-            f"fit: the cluster has {cpus:g} CPUs and {gpus:g} GPUs. Lower ray.num_workers, "
-            "ray.cpus_per_worker or ray.gpus_per_worker."
-        )
-    return WorkerPlacement(workers, least, cpus_each, gpus_each)
+    cpus = config.cpus_per_worker
+    room_for("training workers", config, wanted=workers, least=least, cpus=cpus, gpus=gpus)
+    if not gpus and not share:
+        with_cpus = [machine.cpus for machine in machines() if machine.cpus]
+        on_one = math.ceil(workers / len(with_cpus))
+        cpus = max(cpus, float(math.floor(min(with_cpus) / on_one)))
+    return WorkerPlacement(workers, least, cpus, gpus)
 
 
 def train_over_workers(
@@ -79,6 +78,7 @@ def train_over_workers(
     Lost workers are replaced up to ``max_failures`` times, each time from the last finished epoch.
     """
     storage = task.job.folder / ".ray_train"
+    storage_path, file_system = mirror.train_storage(storage)
     least, most = placement.least_workers, placement.workers
     resources = {"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})
     trainer = TorchTrainer(
@@ -92,7 +92,8 @@ def train_over_workers(
         ),
         run_config=RunConfig(
             name=f"train-{uuid.uuid4().hex[:8]}",
-            storage_path=str(storage),
+            storage_path=storage_path,
+            storage_filesystem=file_system,
             failure_config=FailureConfig(
                 max_failures=max_failures, controller_failure_limit=CONTROLLER_FAILURES
             ),
@@ -100,14 +101,34 @@ def train_over_workers(
         ),
     )
     try:
-        result = trainer.fit()
+        result = _fit(trainer)
     except ray.train.TrainingFailedError as error:
         raise _failure(error) from error
     finally:
         shutil.rmtree(storage, ignore_errors=True)
+        mirror.remove_folder(storage)
     outcome = result.return_value
     if isinstance(outcome, ExreidError):
         raise outcome
+
+
+def _fit(trainer: TorchTrainer) -> Any:
+    """Ray Train ends the process by itself on Ctrl-C, unless it runs outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return trainer.fit()
+    box: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue()
+
+    def fit() -> None:
+        try:
+            box.put((trainer.fit(), None))
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            box.put((None, error))
+
+    threading.Thread(target=fit, daemon=True, name="ray-train").start()
+    result, error = box.get()
+    if error is not None:
+        raise error
+    return result
 
 
 def train_worker(arguments: dict[str, Any]) -> ExreidError | None:
@@ -125,6 +146,11 @@ def train_worker(arguments: dict[str, Any]) -> ExreidError | None:
         )
     except SAME_EVERYWHERE as error:
         return error
+    except (OSError, RuntimeError) as error:
+        full = storage_error(error, task.job.folder)
+        if full is None:
+            raise
+        raise full from error
     return None
 
 

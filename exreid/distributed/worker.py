@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from exreid.data import mirror
 from exreid.features.embedding import Embedder
 from exreid.matching.cosine import rank_by_cosine
 from exreid.metrics.retrieval import average_values, query_values
 from exreid.metrics.uncertainty import bootstrap_intervals
 from exreid.models.backbones import Backbone
 from exreid.records import RetrievalSide
+from exreid.training.checkpoint import LATEST_FULL
 from exreid.training.course import Row, Surroundings, TrainingJob, train
 from exreid.training.feed import ImageSource, read_ahead
 from exreid.training.history import HIGH, LOW
@@ -94,6 +96,8 @@ class WorkerTask:
     validation: Validation
     validation_images: Callable[[], ImageSource]
     """Makes the source of ``validation.embedded_positions``."""
+    judge: Callable[[list[Row]], bool] | None = None
+    """Asked by the first worker after each epoch, with the history, whether to stop there."""
 
 
 def run_task(
@@ -104,12 +108,25 @@ def run_task(
     on_epoch: Callable[[list[Row]], Any] = lambda history: None,
 ) -> list[Row]:
     """Train as this process of the world; the history."""
-    on_images = ProgressFile(task.job.folder) if world.rank == 0 else lambda done: None
+    folder = task.job.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    mirror.fetch(folder / LATEST_FULL)
+
+    def epoch_done(history: list[Row]) -> None:
+        if world.rank == 0:
+            mirror.publish_folder(folder)
+        on_epoch(history)
+
+    on_images = ProgressFile(folder) if world.rank == 0 else lambda done: None
     validate = partial(
         task.validation.measure, world=world, device=device, source=task.validation_images()
     )
-    around = Surroundings(world, device, task.images(), validate, on_images, on_epoch)
-    return train(task.job, around)
+    judge = task.judge or (lambda history: False)
+    around = Surroundings(world, device, task.images(), validate, on_images, epoch_done, judge)
+    history = train(task.job, around)
+    if world.rank == 0:
+        mirror.publish_folder(folder)
+    return history
 
 
 class ProgressFile:

@@ -1,0 +1,40 @@
+"""What SIGINT and SIGTERM do to a command: the first ends it in order, the second at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def signals_end_the_run() -> Iterator[None]:
+    """The first signal raises KeyboardInterrupt, the second ends the process with exit code 1.
+
+    Outside the main thread, where no signal can be caught, the block is run as it is.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen: list[int] = []
+
+    def end(number: int, frame: Any) -> None:
+        if seen:
+            os._exit(1)
+        seen.append(number)
+        if sys.stderr is not None and sys.stderr.isatty():
+            os.write(2, b"\nStopping; once more to stop at once.\n")
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, end) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,118 @@
+"""What a cluster can hold: how many workers, actors or trials, and an error for what never fits."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import ray
+
+from exreid.config import RayConfig
+from exreid.errors import RunError
+
+POLL_S = 1.0
+ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What one machine of the cluster has."""
+
+    cpus: float
+    gpus: float
+
+    def holds(self, cpus: float, gpus: float) -> int:
+        """How many that take so much each fit here at once; a share of a GPU lies within one.
+
+        >>> Machine(8, 2).holds(1, 0.6), Machine(8, 2).holds(3, 0.5), Machine(8, 2).holds(1, 2)
+        (2, 2, 1)
+        """
+        counts = []
+        if cpus:
+            counts.append(math.floor(self.cpus / cpus + ROUNDING))
+        if gpus >= 1:
+            counts.append(math.floor(self.gpus / gpus + ROUNDING))
+        elif gpus:
+            counts.append(int(self.gpus) * math.floor(1 / gpus + ROUNDING))
+        return min(counts, default=0)
+
+
+@dataclass(frozen=True)
+class TrialPlacement:
+    """How many trials of a sweep run at a time, and what each one takes."""
+
+    concurrent: int
+    workers: int
+    cpus: float
+    """Of each worker."""
+    gpus: float
+    """Of each worker."""
+
+
+def machines() -> list[Machine]:
+    """The machines that are up."""
+    return [
+        Machine(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def room_for(
+    what: str, config: RayConfig, *, wanted: int, least: int, cpus: float, gpus: float
+) -> int:
+    """How many of ``wanted`` fit at once, each on one machine.
+
+    Waits ``ray.wait_s`` for machines that an autoscaler may add, having told it what is wanted.
+    RunError naming what is wanted and what is there where fewer than ``least`` fit.
+    """
+    deadline_s = time.monotonic() + config.wait_s
+    if config.wait_s and _holds(cpus, gpus) < wanted:
+        from ray.autoscaler.sdk import request_resources
+
+        bundle = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
+        request_resources(bundles=[bundle] * wanted)
+        while _holds(cpus, gpus) < wanted and time.monotonic() < deadline_s:
+            time.sleep(POLL_S)
+    fit = _holds(cpus, gpus)
+    if fit < least:
+        waited = f" after {config.wait_s:g} s" if config.wait_s else ""
+        raise RunError(
+            f"no room for {least} {what}, each with {cpus:g} CPUs and {gpus:g} GPUs on one "
+            f"machine: the cluster holds {fit} at once{waited}. Its machines: {_there()}. Lower "
+            "ray.cpus_per_worker, ray.gpus_per_worker or ray.num_workers; for an autoscaling "
+            "cluster, set ray.wait_s to the seconds that a machine takes to come up."
+        )
+    return min(fit, wanted)
+
+
+def gpus_each(config: RayConfig) -> float:
+    """``ray.gpus_per_worker``, or 1 where there are GPUs."""
+    if config.gpus_per_worker is not None:
+        return config.gpus_per_worker
+    return float(any(machine.gpus for machine in machines()))
+
+
+def place_trials(
+    config: RayConfig, *, workers: int, max_concurrent: int | None, samples: int
+) -> TrialPlacement:
+    """As many trials at a time as asked for, or as the cluster holds; RunError for none."""
+    cpus, gpus = config.cpus_per_worker, gpus_each(config)
+    most = min(max_concurrent or samples, samples)
+    if max_concurrent is None and config.wait_s == 0:
+        most = min(most, max(1, _holds(cpus, gpus) // workers))
+    fit = room_for(
+        "workers of a trial", config, wanted=most * workers, least=workers, cpus=cpus, gpus=gpus
+    )
+    return TrialPlacement(max(1, fit // workers), workers, cpus, gpus)
+
+
+def _holds(cpus: float, gpus: float) -> int:
+    return sum(machine.holds(cpus, gpus) for machine in machines())
+
+
+def _there() -> str:
+    largest_first = sorted(machines(), key=lambda one: (-one.cpus, -one.gpus))
+    each = [f"{one.cpus:g} CPUs and {one.gpus:g} GPUs" for one in largest_first]
+    return "; ".join(f"{each.count(one)} x {one}" for one in dict.fromkeys(each)) or "none"

@@ -1,0 +1,39 @@
+"""How a run ends that does not come to its end: its folder says so, and the error what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from exreid.data.disk import storage_error
+from exreid.errors import ExreidError, RunInterrupted
+from exreid.runs.artifacts import RunFolder
+from exreid.runs.tracking import Tracker
+
+
+@contextmanager
+def noted_in(folder: RunFolder, tracker: Tracker | None = None) -> Iterator[None]:
+    """Whatever ends the block stands in the run's ``result.json``, and is raised as an error that
+    a user can act on, with the run's id."""
+    try:
+        yield
+    except BaseException as error:
+        told = explained(error, folder)
+        folder.fail(told)
+        if tracker is not None:
+            tracker.finish({"status": "failed"})
+        if told is error:
+            raise
+        raise told from error
+
+
+def explained(error: BaseException, folder: RunFolder) -> BaseException:
+    """The error that says what happened to the run and what to do; often the same one."""
+    if isinstance(error, KeyboardInterrupt):
+        return RunInterrupted(folder.run_id)
+    told = error
+    if not isinstance(error, ExreidError):
+        told = storage_error(error, folder.path) or error
+    if isinstance(told, ExreidError):
+        told.run_id = folder.run_id
+    return told

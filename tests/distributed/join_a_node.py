@@ -1,0 +1,91 @@
+"""Run as a process of its own: matching on one node, to which another comes."""
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import ray
+import ray.cloudpickle
+from ray.cluster_utils import Cluster
+
+from exreid.distributed import match
+from exreid.distributed.match import MatchReport, match_over_actors
+from exreid.distributed.session import Placement
+from exreid.matching.tiles import PairEvidence, match_in_process, plan_tiles
+from tests.matching import fakes
+
+QUERY_P, GALLERY_P = (a.ravel() for a in np.mgrid[:20, :30])
+
+
+class Named(fakes.EqualDescriptors):
+    """Says in which process it was, and dawdles until there are so many processes."""
+
+    def __init__(self, marks, wanted):
+        self.marks, self.wanted, self.tiles = marks, wanted, 0
+        (marks / str(os.getpid())).touch()
+
+    def score(self, queries, gallery, pair_P2):
+        self.tiles += 1
+        end = time.monotonic() + (120 if self.tiles > 5 else 0)
+        while len(list(self.marks.iterdir())) < self.wanted and time.monotonic() < end:
+            time.sleep(0.1)
+        time.sleep(0.05)
+        found = super().score(queries, gallery, pair_P2)
+        where_P = np.full(len(pair_P2), float(os.getpid()))
+        return PairEvidence(found.match_count_P, where_P, found.inlier_count_P)
+
+
+def tiles():
+    return plan_tiles(QUERY_P, GALLERY_P, pairs_per_tile=5)
+
+
+def run(cluster, most, sides):
+    marks = Path(tempfile.mkdtemp())
+    make = partial(Named, marks, most or 4)
+    placement = Placement(1, 1.0, 0.0, most=most)
+    counts, processes, report = np.full(len(QUERY_P), -1), set(), MatchReport()
+    for done, (tile, evidence) in enumerate(
+        match_over_actors(tiles(), make, placement=placement, report=report, **sides)
+    ):
+        assert (counts[tile.place_P] == -1).all()
+        counts[tile.place_P] = evidence.match_count_P
+        processes.update(evidence.confidence_sum_P.tolist())
+        if done == 3 and len(cluster.list_all_nodes()) == 1:
+            cluster.add_node(num_cpus=3)
+    shutil.rmtree(marks)
+    assert report.failed == []
+    assert report.actors_lost == 0
+    return counts, processes
+
+
+def main():
+    for module in (fakes, sys.modules["__main__"]):
+        ray.cloudpickle.register_pickle_by_value(module)
+    match.GROW_EVERY_S = 0.5
+    sides = {
+        "queries": fakes.random_features(20, seed=1).take,
+        "gallery": fakes.random_features(30, seed=2).take,
+    }
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    expected = np.full(len(QUERY_P), -1)
+    for tile, evidence in match_in_process(tiles(), fakes.EqualDescriptors(), **sides):
+        expected[tile.place_P] = evidence.match_count_P
+    counts, processes = run(cluster, None, sides)
+    assert np.array_equal(counts, expected)
+    assert len(processes) == 4, processes
+    counts, processes = run(cluster, 2, sides)
+    assert np.array_equal(counts, expected)
+    assert len(processes) == 2, "ray.num_actors is the most"
+    sys.stdout.write("the node that joined was used\n")
+    ray.shutdown()
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""Runs over Ray that are ended by a signal, or by the death of the cluster's head."""
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from exreid.cli import main
+from exreid.training.history import read_history
+
+pytestmark = pytest.mark.slow
+
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef0123456789abcdef"}
+SMALL = [
+    *("dataset.image_size=64", "dataset.encounter_cols=[source,encounter]"),
+    *("model.type=timm:test_vit", "model.pretrained=false", "train.batch_size=8"),
+    *("validation.fraction=0.4", "train.epochs=2000"),
+]
+SPACE = "tune.space={optimizer.lr: {loguniform: [1e-4, 1e-2]}}"
+
+
+def _environment():
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("RAY_")}
+    return {**kept, "RAY_USAGE_STATS_ENABLED": "0", **TOKEN}
+
+
+def _start(command, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "exreid.cli", command, *arguments],
+        env=_environment(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _wait(happened, process, seconds=800):
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "it did not come that far"
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+
+
+def _children(pid):
+    """Process ids of all that a process started, and of what those started, by name."""
+    parents = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = file.read_text()
+        except OSError:
+            continue
+        name, rest = text[text.index("(") + 1 : text.rindex(")")], text[text.rindex(")") + 2 :]
+        parents[int(file.parent.name)] = (int(rest.split()[1]), name)
+    found, more = {}, [pid]
+    while more:
+        parent = more.pop()
+        own = {child: name for child, (of, name) in parents.items() if of == parent}
+        found |= own
+        more.extend(own)
+    return found
+
+
+def _gone(pids, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        left = [pid for pid in pids if Path(f"/proc/{pid}/cmdline").exists()]
+        if not any(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left if _alive(pid)):
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def _alive(pid):
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return text[text.rindex(")") + 2] != "Z"
+
+
+def _status(folder):
+    return json.loads((folder / "result.json").read_text())["status"]
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_ray_train_and_its_workers(dataset, tmp_path, number):
+    arguments = [f"dataset.root={dataset}", f"output.root={tmp_path}", *SMALL]
+    process = _start("finetune", *arguments, "ray.num_workers=2", "output.run_id=r")
+    run = tmp_path / "results" / "r"
+    _wait(lambda: len(read_history(run)) >= 3, process)
+    started = _children(process.pid)
+    assert any("raylet" in name for name in started.values())
+    process.send_signal(number)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 1, said
+    assert "output.run_id=r" in said
+    assert "Traceback" not in said
+    assert _status(run) == "interrupted"
+    assert _gone(started), "workers are left"
+    assert not (run / ".ray_train").exists()
+
+
+@pytest.mark.timeout(1800)
+def test_a_signal_ends_a_sweep_over_ray(dataset, tmp_path):
+    arguments = [f"dataset.root={dataset}", f"output.root={tmp_path}", *SMALL, SPACE]
+    process = _start("tune", *arguments, "tune.num_samples=2", "output.run_id=s")
+    folder = tmp_path / "sweeps" / "s"
+    trials = [folder / "trials" / "000", folder / "trials" / "001"]
+    _wait(lambda: any(len(read_history(trial)) >= 3 for trial in trials), process)
+    started = _children(process.pid)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 1, said
+    assert "output.run_id=s" in said
+    assert _status(folder) == "interrupted"
+    assert {_status(trial) for trial in trials if trial.exists()} == {"interrupted"}
+    assert _gone(started), "workers are left"
+
+
+@pytest.fixture
+def head():
+    """A Ray head of its own: its address, and the process ids of its parts by name."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ray = Path(sys.executable).with_name("ray")
+    command = "start --head --block --num-cpus=2 --num-gpus=0 --node-ip-address=127.0.0.1 "
+    command += f"--port={port} --include-dashboard=false --object-store-memory=200000000"
+    process = subprocess.Popen(
+        [str(ray), *command.split()],
+        env=_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    _wait(lambda: any("raylet" in name for name in _children(process.pid).values()), process, 120)
+    time.sleep(5)
+    started = _children(process.pid)
+    yield f"127.0.0.1:{port}", started
+    for pid in [process.pid, *started, *_children(process.pid)]:
+        if _alive(pid):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("command", ["finetune", "tune"])
+def test_a_dead_head_is_named_and_what_was_finished_is_kept(dataset, tmp_path, head, command):
+    address, parts = head
+    arguments = [f"dataset.root={dataset}", f"output.root={tmp_path}", *SMALL]
+    arguments += ["tune.num_samples=1", SPACE] if command == "tune" else ["ray.num_workers=1"]
+    process = _start(command, *arguments, f"ray.address={address}", "output.run_id=r")
+    folder = tmp_path / {"finetune": "results", "tune": "sweeps"}[command] / "r"
+    run = folder if command == "finetune" else folder / "trials" / "000"
+    _wait(lambda: len(read_history(run)) >= 3, process)
+    (gcs,) = (pid for pid, name in parts.items() if name.startswith("gcs_server"))
+    os.kill(gcs, signal.SIGKILL)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 1, said
+    said = said.replace("\n", " ")
+    assert f"the Ray cluster at {address} answers no more" in said
+    assert "output.run_id=r" in said
+    assert _status(folder) == "failed"
+    history = read_history(run)
+    assert len(history) >= 3
+    last = len(history) + 1
+    if command == "finetune":
+        # The rest needs no cluster; another number of epochs would be another config.
+        process = _start(command, *arguments[:-1], "ray.num_workers=0", "output.run_id=r")
+        _wait(lambda: len(read_history(run)) > last, process)
+        assert read_history(run)[: len(history)] == history
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.timeout(1800)
+def test_trials_of_several_workers_train_with_ray_train_and_stop_early(
+    dataset, local_ray, tmp_path, capsys
+):
+    arguments = [f"dataset.root={dataset}", f"output.root={tmp_path}", *SMALL[:-1], SPACE]
+    arguments += ["train.epochs=3", "ray.num_workers=2", "ray.cpus_per_worker=0.5"]
+    arguments += ["tune.num_samples=3", "tune.max_concurrent=2", "output.run_id=s"]
+    assert main(["tune", *arguments]) == 0, capsys.readouterr().err
+    trials = json.loads((tmp_path / "sweeps" / "s" / "sweep.json").read_text())["trials"]
+    assert [trial["state"] for trial in trials].count("failed") == 0, shlex.join(map(str, trials))
+    assert sorted(map(int, trials[0]["scores"])) == [1, 2, 3]
+    import ray
+
+    deadline = time.monotonic() + 60
+    while ray.available_resources().get("CPU") != 4.0 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert ray.available_resources()["CPU"] == 4.0, "nothing is left behind"

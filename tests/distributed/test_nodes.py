@@ -1,0 +1,69 @@
+"""Several nodes: the numbers of one, whichever comes or goes, and no disk that they share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from exreid.data import mirror
+from exreid.data.synthetic import write_dataset
+from tests.s3 import s3_server
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+LIMIT_S = 1400
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def animals(tmp_path_factory):
+    """As few as a calibration can be fitted on."""
+    folder = tmp_path_factory.mktemp("animals") / "synthetic"
+    write_dataset(folder, identities=5, images_per_identity=5, seed=1)
+    return folder
+
+
+def _run(script, *arguments, folder, environment=()):
+    done = subprocess.run(
+        [sys.executable, str(HERE / script), *map(str, arguments)],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(HERE.parents[1]),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_raylet_start_wait_time_s": "120",
+            mirror.FOLDER_VARIABLE: str(folder / "mirrors"),
+            **dict(environment),
+        },
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_a_node_that_joins_is_used(tmp_path):
+    assert "the node that joined was used" in _run("join_a_node.py", folder=tmp_path)
+
+
+@pytest.mark.parametrize("pipeline", ["cosine", "local_lightglue", "wildfusion", "finetune"])
+def test_three_nodes_and_a_bucket_give_the_numbers_of_one(animals, tmp_path, pipeline):
+    with s3_server() as environment:
+        out = f"s3://my-bucket/{pipeline}"
+        printed = _run(
+            "three_nodes.py", pipeline, animals, out, folder=tmp_path, environment=environment
+        )
+        written = fsspec.filesystem("s3", use_listings_cache=False).find(out)
+    assert f"{pipeline}: the numbers of one node" in printed
+    assert sum(file.endswith("/result.json") for file in written) == 1
+    assert not any(".ray_train" in file for file in written), "Ray's own state is gone"
+
+
+@pytest.mark.parametrize("pipeline", ["local_lightglue", "finetune"])
+def test_a_node_that_is_lost_costs_its_work_only(animals, tmp_path, pipeline):
+    printed = _run("three_nodes.py", pipeline, animals, tmp_path / "out", "lose", folder=tmp_path)
+    assert f"{pipeline}: the numbers of one node" in printed

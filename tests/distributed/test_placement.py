@@ -1,0 +1,74 @@
+"""What fits on a machine or a cluster, with GPUs that are only said to be there."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from exreid.config import RayConfig
+from exreid.config_io import load_config
+from exreid.config_training import FinetuneConfig
+from exreid.distributed.placement import Machine
+from exreid.errors import ConfigError, RunError
+
+SCRIPT = Path(__file__).with_name("place_on_gpus.py")
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "count"),
+    [
+        (1, 0, 8),
+        (3, 0, 2),
+        (0.1, 0, 80),
+        (9, 0, 0),
+        (1, 1, 2),
+        (1, 2, 1),
+        (1, 3, 0),
+        (1, 0.5, 4),
+        (1, 0.4, 4),
+        (1, 0.6, 2),
+        (4, 0.25, 2),
+        (0, 0.25, 8),
+    ],
+)
+def test_what_a_machine_with_eight_cpus_and_two_gpus_holds(cpus, gpus, count):
+    """A share of a GPU lies within one: two GPUs hold two of 0.6, not three."""
+    assert Machine(8, 2).holds(cpus, gpus) == count
+
+
+def test_a_share_above_one_gpu_is_refused():
+    assert RayConfig(gpus_per_worker=2.0).gpus_per_worker == 2
+    with pytest.raises(ConfigError, match=r"ray.gpus_per_worker=1.5: above 1"):
+        load_config(FinetuneConfig, None, ["ray.gpus_per_worker=1.5"])
+
+
+def test_the_defaults_take_this_machine(local_ray):
+    from exreid.distributed.session import place_actors
+
+    placed = place_actors(RayConfig())
+    assert (placed.actors, placed.cpus, placed.gpus, placed.device) == (4, 1.0, 0.0, "cpu")
+    assert place_actors(RayConfig(cpus_per_worker=2.0)).actors == 2
+    assert place_actors(RayConfig(num_actors=9)).actors == 4
+    with pytest.raises(RunError, match=r"1 actor, each with 1 CPUs and 1 GPUs.*ray.gpus_per"):
+        place_actors(RayConfig(gpus_per_worker=1.0))
+    with pytest.raises(RunError, match=r"after 0.5 s"):
+        place_actors(RayConfig(cpus_per_worker=5.0, wait_s=0.5))
+
+
+def test_gpus_are_asked_for_and_given_in_shares_and_over_machines():
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT)],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(SCRIPT.parents[2]),
+            "RAY_USAGE_STATS_ENABLED": "0",
+        },
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "all placed" in done.stdout

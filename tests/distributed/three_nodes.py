@@ -1,0 +1,97 @@
+"""Run as a process of its own: a pipeline on three nodes, against one process without Ray.
+
+``three_nodes.py PIPELINE DATASET OUT [lose]``: with ``lose``, a node is taken away in its middle.
+"""
+
+import sys
+from pathlib import Path
+
+import ray
+from ray.cluster_utils import Cluster
+
+from exreid.config import ProbeConfig
+from exreid.config_io import load_config
+from exreid.config_training import FinetuneConfig
+from exreid.runs.finetune import run_finetune
+from exreid.runs.probe import run_probe
+
+PROBE = [
+    *("dataset.image_size=64", "dataset.encounter_cols=[source,encounter]"),
+    *("benchmark.local_top_k=48", "benchmark.local_size=128", "benchmark.candidate_k=3"),
+    *("benchmark.calibration.pairs=20", "benchmark.bootstrap_resamples=50"),
+]
+TRAIN = [
+    *("dataset.image_size=64", "dataset.encounter_cols=[source,encounter]"),
+    *("model.type=timm:test_vit", "model.pretrained=false", "train.batch_size=6"),
+    *("train.epochs=2", "validation.fraction=0.4", "ray.max_failures=2"),
+]
+
+
+class Loser:
+    """A progress that takes a node away once a stage has begun."""
+
+    def __init__(self, cluster, node, stage, after):
+        self.cluster, self.node, self.stage, self.after = cluster, node, stage, after
+        self.seen = 0
+
+    def __call__(self, stage, total):
+        def advance(count):
+            if stage == self.stage:
+                self.seen += count
+            if self.node is not None and self.seen >= self.after:
+                node, self.node = self.node, None
+                self.cluster.remove_node(node, allow_graceful=False)
+
+        return advance
+
+
+def probe(method, dataset, out, actors, **options):
+    overrides = [f"dataset.root={dataset}", f"output.root={out}", f"benchmark.method={method}"]
+    overrides += [*PROBE, f"ray.num_actors={actors}"]
+    return run_probe(load_config(ProbeConfig, None, overrides), **options)
+
+
+def finetune(dataset, out, workers, **options):
+    overrides = [f"dataset.root={dataset}", f"output.root={out}", *TRAIN]
+    return run_finetune(
+        load_config(FinetuneConfig, None, [*overrides, f"ray.num_workers={workers}"]), **options
+    )
+
+
+def main(pipeline, dataset, out, lose):
+    run = finetune if pipeline == "finetune" else None
+    plain_out = Path(out).parent / "plain" if "://" not in out else Path.cwd() / "plain"
+    if run:
+        _, expected = finetune(dataset, plain_out, 0)
+    else:
+        _, expected = probe(pipeline, dataset, plain_out, 0)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    cluster.wait_for_nodes()
+    stage, after = ("Training", 1) if run else ("Matching pairs", 1)
+    options = {"progress": Loser(cluster, nodes[1], stage, after)} if lose else {}
+    if run:
+        # Two workers, so that there is room for both when one node of three is gone.
+        _, result = finetune(dataset, out, 2, **options)
+        same(result.metrics, expected.metrics, 0.05)
+    else:
+        _, result = probe(pipeline, dataset, out, 3, **options)
+        assert result.metrics == expected.metrics, (result.metrics, expected.metrics)
+        assert result.intervals == expected.intervals
+    if lose:
+        assert options["progress"].node is None, "no node was taken away"
+    sys.stdout.write(f"{pipeline}: the numbers of one node; {result.counts}\n")
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def same(ours, theirs, tolerance):
+    """Training sums gradients in another order: the same course, not the same bits."""
+    assert set(ours) == set(theirs)
+    for name, value in theirs.items():
+        assert abs(ours[name] - value) <= tolerance, (name, ours[name], value)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4], "lose" in sys.argv[4:])
