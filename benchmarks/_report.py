@@ -31,20 +31,41 @@ class Report:
         self.rows: list[dict[str, object]] = []
 
     def add(
-        self, name: str, value: float, unit: str, against: str = "", ratio: float | None = None
+        self,
+        name: str,
+        value: float,
+        unit: str,
+        against: str = "",
+        ratio: float | None = None,
+        *,
+        interval: tuple[float, float] | None = None,
+        meaning: str = "",
     ) -> None:
-        """One figure, and its ratio to the figure that it is measured against."""
+        """One figure, and its ratio to the figure that it is measured against; where they are
+        known also ``low`` and ``high``, the ends of its 95% interval, and what it means."""
         row = {"name": name, "value": value, "unit": unit, "against": against, "ratio": ratio}
+        if interval is not None:
+            row |= {"low": interval[0], "high": interval[1]}
+        if meaning:
+            row["meaning"] = meaning
         self.rows.append(row)
 
     def show(self, file: Path | None) -> None:
         """Print the table; write the JSON file where one is named."""
         table = Table(title=self.title, title_justify="left")
-        for column in ("name", "value", "unit", "against", "ratio"):
-            table.add_column(column, justify="right" if column in ("value", "ratio") else "left")
+        columns = ["name", "value", "unit", "against", "ratio"]
+        spread = any("low" in row for row in self.rows)
+        if spread:
+            columns.insert(2, "95% interval")
+        for column in columns:
+            right = column in ("value", "ratio", "95% interval")
+            table.add_column(column, justify="right" if right else "left")
         for row in self.rows:
             ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
-            cells = (row["name"], f"{row['value']:.4g}", row["unit"], row["against"], ratio)
+            cells = [row["name"], f"{row['value']:.4g}", row["unit"], row["against"], ratio]
+            if spread:
+                ends = f"{row['low']:.3g} to {row['high']:.3g}" if "low" in row else ""
+                cells.insert(2, ends)
             table.add_row(*map(str, cells))
         Console().print(table)
         if file is not None:

@@ -1,0 +1,110 @@
+"""The few calls of Ray that the matching's driver makes, in virtual time: for many actors.
+
+The driver's own code (`exreid.distributed.match`) runs as it is; what an actor does is a length of
+time, and so is what a call costs the driver. Time passes only where something takes some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from exreid.distributed import match
+
+
+@dataclass(frozen=True)
+class DriverCosts:
+    """Seconds of the driver's time."""
+
+    tile_s: float
+    """For each tile: handing it out and taking its evidence in."""
+    image_s: float
+    """For each image of a tile: reading its features and putting them in the object store."""
+    pair_s: float
+    """For each pair: planning, and keeping its evidence."""
+    start_s: float
+    """Until an actor is up."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """In place of the features of so many images."""
+
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+
+@dataclass(eq=False)
+class _Reference:
+    at_s: float
+    value: Any
+
+
+class VirtualRay:
+    """Stands in for the module ``ray`` in the driver's code."""
+
+    def __init__(self, costs: DriverCosts, pair_s: float) -> None:
+        self.costs, self.pair_s, self.now_s = costs, pair_s, 0.0
+        self.driver_s = 0.0
+        """Time in which the driver was at work."""
+
+    def work(self, seconds: float) -> None:
+        """The driver is busy for so long."""
+        self.now_s += seconds
+        self.driver_s += seconds
+
+    def remote(self, **options: Any) -> Callable[[type], Any]:
+        """As a decorator of an actor's class."""
+        return lambda actor: SimpleNamespace(remote=lambda *arguments: self._actor())
+
+    def _actor(self) -> Any:
+        up_s = self.now_s + self.costs.start_s
+        free = [up_s]
+
+        def run(method: str, queries: Images, gallery: Images, pair_P2: np.ndarray) -> _Reference:
+            self.work(self.costs.tile_s + self.costs.image_s * (len(queries) + len(gallery)))
+            busy_s = self.pair_s * len(pair_P2)
+            free[0] = max(free[0], self.now_s) + busy_s
+            return _Reference(free[0], (None, busy_s))
+
+        return SimpleNamespace(
+            ready=SimpleNamespace(remote=lambda: _Reference(up_s, None)),
+            run=SimpleNamespace(remote=run),
+        )
+
+    def wait(
+        self, references: list[_Reference], num_returns: int, timeout: float
+    ) -> tuple[list[_Reference], list[_Reference]]:
+        """The one that is finished first, once it is."""
+        first = min(references, key=lambda reference: reference.at_s)
+        self.now_s = max(self.now_s, min(first.at_s, self.now_s + timeout))
+        return ([first], []) if first.at_s <= self.now_s else ([], references)
+
+    def get(self, reference: _Reference) -> Any:
+        """Its value."""
+        return reference.value
+
+    def kill(self, handle: Any) -> None:
+        """Nothing to end."""
+
+    def available_resources(self) -> dict[str, float]:
+        """No machine joins."""
+        return {"CPU": 0.0}
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The driver's code with this in place of Ray and of its clock."""
+        before = match.ray, match.time
+        clock = SimpleNamespace(monotonic=lambda: self.now_s, perf_counter=lambda: self.now_s)
+        match.ray, match.time = self, clock  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            match.ray, match.time = before

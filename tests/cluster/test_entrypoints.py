@@ -1,0 +1,64 @@
+"""The command lines of cluster/, run as written: on a local head, against a local bucket."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import fsspec
+import pytest
+import yaml
+
+from exreid.data import mirror
+from exreid.data.synthetic import write_dataset
+from tests.ray_head import ray_head
+from tests.s3 import s3_server
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+CLUSTER = Path(__file__).parents[2] / "cluster"
+JOB_S = 900
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory):
+    """A small data set where the commands look for one."""
+    folder = tmp_path_factory.mktemp("data")
+    write_dataset(folder, identities=3, images_per_identity=4, seed=1)
+    with s3_server() as environment:
+        system = fsspec.filesystem("s3", use_listings_cache=False)
+        system.put(f"{folder}/", "my-bucket/czechlynx/", recursive=True)
+        yield system, environment
+
+
+@pytest.fixture(scope="module")
+def head(bucket, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("head")
+    environment = {**bucket[1], mirror.FOLDER_VARIABLE: str(folder / "mirrors")}
+    with ray_head(folder, environment) as head:
+        yield head
+
+
+def _completed(system, command, head, parent):
+    before = set(system.find(f"my-bucket/runs/{parent}"))
+    done = head.submit(*shlex.split(command), timeout_s=JOB_S)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    assert "Written to s3://my-bucket/runs/" in done.stdout
+    new = set(system.find(f"my-bucket/runs/{parent}")) - before
+    (result,) = [file for file in new if file.endswith("/result.json")]
+    return json.loads(system.cat(result))
+
+
+def test_the_rayjobs_entrypoint(bucket, head):
+    manifest = yaml.safe_load((CLUSTER / "kuberay-job.yaml").read_text())
+    result = _completed(bucket[0], manifest["spec"]["entrypoint"], head, "benchmark_runs")
+    assert result["status"] == "completed"
+    assert result["method"] == "local_lightglue"
+    assert result["counts"]["pairs_matched"] > 0
+    assert bucket[0].find("my-bucket/runs/.exreid_cache/pairs")
+
+
+def test_the_readmes_first_probe(bucket, head):
+    text = (CLUSTER / "README.md").read_text()
+    command = re.findall(r"^ray job submit --working-dir \. -- (.*)$", text, re.M)[0]
+    result = _completed(bucket[0], command, head, "benchmark_runs")
+    assert (result["status"], result["method"]) == ("completed", "cosine")

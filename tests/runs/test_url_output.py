@@ -1,0 +1,194 @@
+"""Runs whose output.root is a URL: the numbers of a local folder, and any machine goes on."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import fsspec
+import pandas as pd
+import pytest
+
+from exreid.cli import main
+from exreid.config import ProbeConfig
+from exreid.config_io import load_config
+from exreid.config_training import FinetuneConfig
+from exreid.data import mirror
+from exreid.errors import StorageError
+from exreid.runs.finetune import run_finetune
+from exreid.runs.probe import run_probe
+from tests.s3 import s3_server
+
+ROOT = "s3://my-bucket/some/runs"
+PROBE = [
+    *("ray.num_actors=0", "dataset.image_size=64", "benchmark.bootstrap_resamples=20"),
+    *("benchmark.local_top_k=64", "benchmark.local_size=160", "benchmark.candidate_k=3"),
+]
+TRAIN = [
+    *("ray.num_workers=0", "dataset.image_size=64", "dataset.encounter_cols=[source,encounter]"),
+    *("model.type=timm:test_vit", "model.pretrained=false", "train.batch_size=8"),
+    *("validation.fraction=0.4", "output.run_id=url"),
+]
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    with s3_server():
+        yield fsspec.filesystem("s3", use_listings_cache=False)
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """Call it to be on another machine: one that has no copy of anything."""
+    machines = []
+
+    def move():
+        machines.append(tmp_path / f"machine-{len(machines)}")
+        monkeypatch.setenv(mirror.FOLDER_VARIABLE, str(machines[-1]))
+        return machines[-1]
+
+    move()
+    return move
+
+
+def _probe(dataset, out, *more):
+    overrides = [f"dataset.root={dataset}", f"output.root={out}", *PROBE, *more]
+    return run_probe(load_config(ProbeConfig, None, overrides))
+
+
+@pytest.mark.parametrize(
+    "method", ["cosine", pytest.param("local_lightglue", marks=pytest.mark.slow)]
+)
+def test_a_probe_gives_the_same_numbers_and_another_machine_goes_on(
+    dataset, bucket, machine, tmp_path, capsys, method
+):
+    plain, expected = _probe(dataset, tmp_path / "plain", f"benchmark.method={method}")
+    more = (f"benchmark.method={method}", f"output.run_id=first-{method}")
+    folder, result = _probe(dataset, ROOT, *more)
+    url = f"{ROOT}/benchmark_runs/first-{method}"
+    assert mirror.shown(folder) == url
+    assert result.metrics == expected.metrics
+    assert {Path(file).name for file in bucket.find(url)} == {
+        file.name for file in plain.iterdir() if not file.name.startswith(".")
+    }
+    with bucket.open(f"{url}/rankings.parquet") as stream:
+        theirs = pd.read_parquet(stream)
+    pd.testing.assert_frame_equal(theirs, pd.read_parquet(plain / "rankings.parquet"))
+
+    machine()
+    _, again = _probe(dataset, ROOT, f"benchmark.method={method}")
+    assert again.metrics == expected.metrics
+    assert again.counts["images_extracted"] == 0
+    if method == "local_lightglue":
+        assert again.counts["keypoints_extracted"] == 0
+        assert again.counts["pairs_known"] == again.counts["pairs_matched"] > 0
+    lines = bucket.cat(f"{ROOT}/benchmark_runs/benchmark_results.csv").decode().splitlines()
+    assert sum(f",{method}," in line for line in lines) == 2, "one line of each run"
+    assert main(["metrics", url]) == 0
+    assert f"{100 * expected.metrics['top_1']:.2f} %" in capsys.readouterr().out
+
+
+def test_a_run_that_stands_there_is_not_written_over(dataset, bucket, machine, capsys):
+    arguments = [f"dataset.root={dataset}", f"output.root={ROOT}", *PROBE, "output.run_id=once"]
+    assert main(["probe", *arguments]) == 0
+    assert f"Written to {ROOT}/benchmark_runs/once" in capsys.readouterr().out
+    machine()
+    assert main(["probe", *arguments]) == 2
+    assert f"{ROOT}/benchmark_runs/once is there already" in capsys.readouterr().err
+
+
+def test_a_training_goes_on_on_another_machine(dataset, bucket, machine, tmp_path, monkeypatch):
+    from exreid.training import course
+
+    def config(root, *more):
+        overrides = [f"dataset.root={dataset}", f"output.root={root}", *TRAIN, *more]
+        return load_config(FinetuneConfig, None, overrides)
+
+    more = ("train.epochs=3", "train.deterministic=true")
+    plain, expected = run_finetune(config(tmp_path, *more))
+
+    tell = course._Course._tell
+
+    def die_after_two(self):
+        tell(self)
+        if self.history[-1]["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(course._Course, "_tell", die_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        run_finetune(config(ROOT, *more))
+    monkeypatch.undo()
+    monkeypatch.setenv(mirror.FOLDER_VARIABLE, str(tmp_path / "elsewhere"))
+    url = f"{ROOT}/results/url"
+    status = json.loads(bucket.cat(f"{url}/result.json"))
+    assert (status["status"], status["error_type"]) == ("failed", "KeyboardInterrupt")
+    folder, result = run_finetune(config(ROOT, *more))
+    assert result.metrics == expected.metrics
+    assert result.counts["images_decoded"] == 0
+    names = {Path(file).name for file in bucket.find(url)}
+    assert names == {file.name for file in plain.iterdir() if not file.name.startswith(".")}
+    assert (
+        bucket.cat(f"{url}/checkpoint-final.pth") == (folder / "checkpoint-final.pth").read_bytes()
+    )
+
+    monkeypatch.setenv(mirror.FOLDER_VARIABLE, str(tmp_path / "third"))
+    checkpoint = ["model.type=timm:test_vit", f"model.checkpoint={url}/checkpoint-best.pth"]
+    ours = _probe(dataset, tmp_path / "a", *checkpoint)[1]
+    checkpoint[1] = f"model.checkpoint={plain}/checkpoint-best.pth"
+    assert ours.metrics == _probe(dataset, tmp_path / "b", *checkpoint)[1].metrics
+
+
+def test_a_worker_on_another_machine_leaves_the_whole_run(dataset, bucket, tmp_path, monkeypatch):
+    from exreid.runs import finetune
+
+    def config(root):
+        overrides = [f"dataset.root={dataset}", f"output.root={root}", *TRAIN, "train.epochs=2"]
+        return load_config(FinetuneConfig, None, overrides)
+
+    monkeypatch.setenv(mirror.FOLDER_VARIABLE, str(tmp_path / "driver"))
+    driver = mirror.local_root("s3://my-bucket/apart")
+    train = finetune._train
+
+    def elsewhere(task, *arguments, **options):
+        here = task.job.folder.relative_to(driver)
+        monkeypatch.setenv(mirror.FOLDER_VARIABLE, str(tmp_path / "worker"))
+        folder = mirror.local_root("s3://my-bucket/apart") / here
+        train(replace(task, job=replace(task.job, folder=folder)), *arguments, **options)
+
+    _, expected = run_finetune(config(tmp_path / "plain"))
+    monkeypatch.setattr(finetune, "_train", elsewhere)
+    folder, result = run_finetune(config("s3://my-bucket/apart"))
+    assert result.metrics == expected.metrics
+    assert not (folder / "checkpoint-best.pth").exists(), "it was written on the other machine"
+    names = {Path(file).name for file in bucket.find("my-bucket/apart/results/url")}
+    assert {"checkpoint-best.pth", "history.csv", "learning_curve.png", "result.json"} < names
+
+
+def test_an_unreachable_storage_is_named_before_anything_is_computed(
+    dataset, machine, monkeypatch, capsys
+):
+    monkeypatch.setattr(mirror, "WAITS_S", ())
+
+    def refuse(*arguments, **options):
+        raise ConnectionRefusedError("nobody there")
+
+    memory = fsspec.filesystem("memory")
+    monkeypatch.setattr(type(memory), "put_file", refuse)
+    arguments = [f"dataset.root={dataset}", "output.root=memory://nowhere", *PROBE]
+    assert main(["probe", *arguments]) == 1
+    assert "memory://nowhere" in capsys.readouterr().err
+    with pytest.raises(StorageError, match="nobody there"):
+        _probe(dataset, "memory://nowhere")
+
+
+def test_memory_and_file_urls(dataset, machine, tmp_path):
+    """``memory://`` holds a run of one process; ``file://`` is the folder itself."""
+    expected = _probe(dataset, tmp_path / "plain")[1].metrics
+    folder, result = _probe(dataset, f"file://{tmp_path}/by-url", "output.run_id=f")
+    assert folder == tmp_path / "by-url" / "benchmark_runs" / "f"
+    assert result.metrics == expected
+    folder, result = _probe(dataset, "memory://runs", "output.run_id=m")
+    assert result.metrics == expected
+    memory = fsspec.filesystem("memory")
+    written = json.loads(memory.cat("/runs/benchmark_runs/m/result.json"))
+    assert written["metrics"] == expected
+    memory.rm("/runs", recursive=True)
