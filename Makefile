@@ -4,11 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test test-slow lint format docs bench clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -25,6 +25,9 @@ demo: $(INSTALLED)  ## Generate a small data set, probe it, train on it, probe a
 test: $(INSTALLED)  ## Run the tests.
 	@$(BIN)/python -m pytest
 
+test-slow: $(INSTALLED)  ## Run the tests that take minutes: several nodes, sweeps, jobs, kills, full disks.
+	@$(BIN)/python -m pytest -m slow
+
 lint: $(INSTALLED)  ## Check style (ruff) and types (mypy).
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -33,6 +36,10 @@ lint: $(INSTALLED)  ## Check style (ruff) and types (mypy).
 format: $(INSTALLED)  ## Rewrite the code in the project's style.
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+docs: $(INSTALLED)  ## Build the documentation into site/; a broken link is an error.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(INSTALLED)  ## Run each benchmark's quick version.
 	@set -e; for f in benchmarks/[a-z]*.py; do echo "== $$f"; $(BIN)/python $$f --quick; done

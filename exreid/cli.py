@@ -8,18 +8,29 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 
 from exreid import __version__
-from exreid.commands import compare, finetune, probe, synthetic
+from exreid.commands import (
+    compare,
+    finetune,
+    gallery,
+    identify,
+    probe,
+    report,
+    synthetic,
+    tune,
+)
 from exreid.commands.common import ERR, OUT
-from exreid.config_io import load_config, to_yaml
+from exreid.commands.interrupts import signals_end_the_run
+from exreid.config_io import to_yaml
 from exreid.errors import ConfigError, ExreidError
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+def main(arguments: Sequence[str] | None = None, *, called: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. ``called`` is how the user called it."""
     # Read by OpenMP when torch is loaded, later. Threads that wait for each other by spinning
     # stand still on a machine that others use too: 3 times slower on two busy cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -42,16 +53,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--verbose", action="store_true", help="show every library's own messages")
     parser.set_defaults(print_config=False)
     command.add_arguments(parser)
-    return _guarded(command.run, parser.parse_intermixed_args(words[1:]))
+    parser.set_defaults(again=[*(called or ["exreid", name]), *words[1:]])
+    with signals_end_the_run():
+        return _guarded(command.run, parser.parse_intermixed_args(words[1:]))
 
 
 def job(command: str, arguments: Sequence[str] | None = None) -> int:
     """What ``jobs/COMMAND.py`` runs: the command's own arguments, without its name."""
-    return main([command, *(sys.argv[1:] if arguments is None else arguments)])
+    words = [command, *(sys.argv[1:] if arguments is None else arguments)]
+    return main(words, called=["python", f"jobs/{command}.py"])
 
 
 def _print_config(options: argparse.Namespace) -> int:
-    config = load_config(options.config_model, options.config, options.overrides)
+    config = options.load(options.config, options.overrides)
     OUT.print(to_yaml(config), end="", markup=False, soft_wrap=True)
     return 0
 
@@ -62,16 +76,27 @@ def _guarded(run: Callable[[argparse.Namespace], int], options: argparse.Namespa
     try:
         return _print_config(options) if options.print_config else run(options)
     except ConfigError as error:
-        ERR.print(f"exreid: {error}", markup=False)
+        ERR.print(f"exreid: {error}", markup=False, soft_wrap=True)
         return 2
     except ExreidError as error:
         if options.verbose:
             ERR.print_exception()
-        ERR.print(f"exreid: {error}", markup=False)
+        ERR.print(f"exreid: {error}", markup=False, soft_wrap=True)
+        _say_how_to_go_on(options, error.run_id)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         ERR.print("exreid: interrupted.")
+        _say_how_to_go_on(options, getattr(error, "run_id", None))
         return 1
+
+
+def _say_how_to_go_on(options: argparse.Namespace, run_id: str | None) -> None:
+    if run_id is None:
+        return
+    key = "output.run_id"
+    words = [word for word in options.again if not word.startswith(f"{key}=")]
+    ERR.print("What was finished is kept. To go on from there:", markup=False)
+    ERR.print(f"  {shlex.join([*words, f'{key}={run_id}'])}", markup=False, soft_wrap=True)
 
 
 COMMANDS = {
@@ -81,8 +106,12 @@ COMMANDS = {
     "extract": probe.EXTRACT,
     "probe": probe.PROBE,
     "finetune": finetune.FINETUNE,
+    "tune": tune.TUNE,
     "compare": compare.COMPARE,
     "metrics": probe.METRICS,
+    "report": report.REPORT,
+    "gallery": gallery.GALLERY,
+    "identify": identify.IDENTIFY,
 }
 
 if __name__ == "__main__":

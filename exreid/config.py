@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -17,7 +18,13 @@ from pydantic import (
     model_validator,
 )
 
-from exreid.config_base import CellText, ColourByte, StrictModel
+from exreid.config_base import (
+    CellText,
+    ColourByte,
+    SafetyLevel,
+    StrictModel,
+    switch_as_text,
+)
 from exreid.config_benchmark import BenchmarkConfig, ModelConfig
 
 
@@ -87,9 +94,21 @@ class OutputConfig(StrictModel):
     """Where a run writes."""
 
     root: str = "."
-    """Folder for everything a run writes: benchmark_runs/, and the cache."""
+    """Folder for everything a run writes: benchmark_runs/, and the cache. Local, or an fsspec URL
+    such as s3://bucket/runs: then machines need no shared disk."""
     run_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
     """Name of the run's folder. None: made from the time, the method and the backbone."""
+
+
+class VisualizationConfig(StrictModel):
+    """Pictures of answers, for a first look at a run; a picture that fails never fails the run."""
+
+    enabled: bool = False
+    """Draw queries with their candidates, and contact sheets, into visualizations/RUN_ID."""
+    num_queries: PositiveInt = 20
+    """How many queries, evenly out of all; and how many failures, the surest first."""
+    top_k: PositiveInt = 5
+    """Candidates of each query."""
 
 
 class WandbConfig(StrictModel):
@@ -125,7 +144,17 @@ class RayConfig(StrictModel):
     cpus_per_worker: PositiveFloat = 1.0
     """CPUs of each worker or actor, and its threads."""
     gpus_per_worker: NonNegativeFloat | None = None
-    """GPUs of each worker or actor, fractions allowed. None: 1 where there are GPUs."""
+    """GPUs of each worker or actor; below 1, a share of one. None: 1 where there are GPUs."""
+    wait_s: NonNegativeFloat = 0.0
+    """Seconds to wait for an autoscaling cluster to add the machines that are wanted. 0: what does
+    not fit on those that are up is an error at once."""
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Self:
+        gpus = self.gpus_per_worker
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"ray.gpus_per_worker={gpus:g}: above 1, GPUs are given whole")
+        return self
 
 
 class ProbeConfig(StrictModel):
@@ -134,11 +163,15 @@ class ProbeConfig(StrictModel):
     dataset: DatasetConfig = DatasetConfig()
     model: ModelConfig = ModelConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
+    visualization: VisualizationConfig = VisualizationConfig()
     output: OutputConfig = OutputConfig()
     wandb: WandbConfig = WandbConfig()
     ray: RayConfig = RayConfig()
     seed: NonNegativeInt = 0
     """Seed of everything random: made splits and bootstraps."""
+    safety: Annotated[SafetyLevel, BeforeValidator(switch_as_text)] = "warn"
+    """Look for leaks before a model runs: photographs in the gallery that are copies of a query,
+    encounters cut by the split, queries without a partner. strict: stop there. off: don't look."""
     deterministic: bool = False
     """Refuse operations that have no deterministic version (probes on CPU never use one)."""
 
@@ -148,15 +181,6 @@ class ProbeConfig(StrictModel):
             raise ValueError(
                 "benchmark.exclude=encounter needs dataset.encounter_cols, the columns that "
                 "name an encounter"
-            )
-        benchmark, dataset = self.benchmark, self.dataset
-        fits = benchmark.method == "wildfusion" and benchmark.calibration.load is None
-        same = dataset.query_split_value == dataset.database_split_value
-        if same and (fits or benchmark.open_set.enabled):
-            raise ValueError(
-                "with query_split_value the same as database_split_value the queries are the "
-                "database, and nothing may be fitted on queries. Use two splits (dataset."
-                "make_split makes them); wildfusion can also load a benchmark.calibration"
             )
         local = self.benchmark.method != "cosine"
         if local and self.benchmark.local_masks == "blank" and self.dataset.mask_col is None:

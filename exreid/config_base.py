@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -31,6 +31,12 @@ def switch_as_text(value: Any) -> Any:
     return {False: "off", True: "auto"}[value] if isinstance(value, bool) else value
 
 
+def switch_as_word(value: Any) -> Any:
+    """For keys whose values are on, off and others."""
+    return {False: "off", True: "on"}[value] if isinstance(value, bool) else value
+
+
 CellText = Annotated[str, BeforeValidator(_number_as_text), Field(min_length=1)]
 ColourByte = Annotated[int, Field(ge=0, le=255)]
+SafetyLevel = Literal["off", "warn", "strict"]
 UnitInterval = Annotated[float, Field(ge=0, le=1)]

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
-from exreid.config_base import StrictModel, switch_as_text
+from exreid.config_base import StrictModel, switch_as_text, switch_as_word
+from exreid.config_ranking import AdaptiveConfig, RerankConfig
 
 
 class ModelConfig(StrictModel):
@@ -20,6 +28,9 @@ class ModelConfig(StrictModel):
     """Arithmetic of the backbone. bf16 is faster and moves the numbers a little: publish fp32."""
     batch_size: PositiveInt = 16
     """Images in one forward pass."""
+    flip_augmentation: bool = False
+    """Embed the mirror image too, and take the mean of both vectors, each of length 1. An animal's
+    flanks differ, and a mirrored left flank is no right flank: measure before you use it."""
 
 
 class FastConfig(StrictModel):
@@ -27,26 +38,38 @@ class FastConfig(StrictModel):
 
     dtype: Literal["fp32", "bf16"] = "bf16"
     """Arithmetic of the matcher's layers."""
-    prune_after: Annotated[int, Field(ge=1, le=8)] | None = 3
+    prune_after: Annotated[int, Field(ge=1, le=8)] | None = None
     """Layer after which only the most matchable keypoints of each image go on; null: all do."""
     prune_to: PositiveInt = 128
     """With prune_after: how many keypoints go on."""
+    nearest_share: Annotated[float, Field(gt=0, le=1)] | None = 0.4
+    """Share of each query's candidates that go on to the first look (the full one where there is no
+    first), by the nearest neighbours of their raw descriptors; null: all do."""
     look_layers: Annotated[int, Field(ge=1, le=9)] | None = 3
-    """A cheap first look at all pairs goes through so many layers; null: no first look."""
+    """The first look goes through so many layers; null: no first look."""
     look_keypoints: PositiveInt = 128
     """Keypoints of each image in the first look."""
-    look_share: Annotated[float, Field(gt=0, le=1)] = 0.2
+    look_share: Annotated[float, Field(gt=0, le=1)] = 0.08
     """Share of each query's candidates that go through all layers after the first look; the others
     stay below them, in the order of the first look."""
-    look_least: PositiveInt = 10
-    """Candidates of each query that go through all layers at least."""
-    exact_best: NonNegativeInt = 5
+    look_least: PositiveInt = 8
+    """Candidates of each query that go on at least from look to look."""
+    look_decided_sd: PositiveFloat | None = 3.0
+    """After the first look: candidates that lie further below their query's best, of score s, than
+    so many times sqrt(s) go no further, however few there are; null: places alone decide."""
+    exact_best: NonNegativeInt = 3
     """The best so many candidates of each query are matched exactly at last; 0: none."""
+    full_decided_sd: PositiveFloat | None = 1.5
+    """The same as look_decided_sd, before the exact matching."""
     compile: bool = False
     """Compile the layers with torch.compile: worth its start on a GPU."""
 
 
-LocalName = Literal["aliked-n16", "aliked-n16rot", "aliked-n32", "disk"]
+LocalName = Literal[
+    "aliked-n16", "aliked-n16rot", "aliked-n32", "aliked-t16", "disk", "superpoint", "sift"
+]
+UNMATCHED: frozenset[str] = frozenset({"aliked-t16"})
+"""Features that no LightGlue is trained for."""
 
 
 class CalibrationConfig(StrictModel):
@@ -89,8 +112,16 @@ class OpenSetConfig(StrictModel):
     balanced accuracy on known and new animals."""
     false_match_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """With rule=false_match_rate: the stated rate."""
+    promise: Literal["animals", "photos"] = "animals"
+    """What the rate is promised for. animals: a photograph of a new animal, the mean over new
+    animals, which needs 1 / rate - 1 database animals. photos: as if each showed another animal."""
     new_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Share of new animals that the stated probability assumes; no ranking depends on it."""
+    group_nearest: PositiveInt = 20
+    """Queries called new are grouped into animals by each one's scores with its so many nearest."""
+    link_visits: Annotated[Literal["auto", "on", "off"], BeforeValidator(switch_as_word)] = "auto"
+    """Whether photographs of one encounter count as one animal's when new animals are grouped.
+    auto: while no more than 1% of the database's encounters show two animals."""
 
 
 class BenchmarkConfig(StrictModel):
@@ -124,6 +155,10 @@ class BenchmarkConfig(StrictModel):
     """exact: the published network in fp32, all layers. fast: benchmark.fast."""
     fast: FastConfig = FastConfig()
     """What precision=fast leaves out."""
+    rerank: RerankConfig = RerankConfig()
+    """A second ranking by global features."""
+    adaptive: AdaptiveConfig = AdaptiveConfig()
+    """Local matching that stops when a query is decided."""
     calibration: CalibrationConfig = CalibrationConfig()
     """How raw scores become probabilities."""
     fusion: FusionConfig = FusionConfig()
@@ -152,9 +187,43 @@ class BenchmarkConfig(StrictModel):
     folder."""
 
     @model_validator(mode="after")
+    def _features_need_a_matcher(self) -> Self:
+        fused = self.fusion.local_features if self.method == "wildfusion" else None
+        names = {self.local_features} if fused is None else set(fused)
+        if self.method != "cosine" and names & UNMATCHED:
+            raise ValueError(
+                f"no LightGlue is trained for {', '.join(sorted(names & UNMATCHED))}, whose "
+                "keypoints can be extracted but not matched: set "
+                "benchmark.local_features=aliked-n16 (or aliked-n32, disk)"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _inliers_need_a_geometry(self) -> Self:
         if self.local_score == "inliers" and self.geometry == "none":
             raise ValueError(
                 "benchmark.local_score=inliers needs benchmark.geometry=fundamental or homography"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _options_fit_the_method(self) -> Self:
+        only_local = self.method == "local_lightglue" and self.candidate_k is None
+        if self.rerank.method != "none" and only_local:
+            raise ValueError(
+                "benchmark.rerank re-ranks by global features, and method=local_lightglue without "
+                "candidate_k has none: set benchmark.candidate_k"
+            )
+        if not self.adaptive.enabled:
+            return self
+        if self.method != "wildfusion" or self.fusion.local_features == ():
+            raise ValueError(
+                "benchmark.adaptive stops by calibrated local scores, which "
+                "benchmark.method=wildfusion alone has, with a local method"
+            )
+        if self.candidate_k is None:
+            raise ValueError(
+                "benchmark.adaptive decides over the pairs of a shortlist: set "
+                "benchmark.candidate_k"
             )
         return self

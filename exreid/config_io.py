@@ -5,10 +5,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -32,15 +31,47 @@ def load_config(
     Values are read as YAML: ``benchmark.top_k=[1,5]``, ``model.checkpoint=null``.
     Raises ConfigError naming the key, and the nearest right key or value.
     """
+    values = read_tree(file, overrides)
+    return from_values(model, values, source=str(file) if file else "the overrides")
+
+
+def read_tree(file: str | Path | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What the file and the overrides say, as plain dicts and lists, unchecked."""
     try:
         tree: Any = OmegaConf.create({})
         if file is not None:
             tree = OmegaConf.merge(tree, _read_yaml(Path(file)))
         tree = OmegaConf.merge(tree, OmegaConf.from_dotlist(_checked(overrides)))
-        values = OmegaConf.to_container(tree, resolve=True)
+        return cast(dict[str, Any], OmegaConf.to_container(tree, resolve=True))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{file or 'overrides'}: {str(error).splitlines()[0]}") from error
-    return from_values(model, values, source=str(file) if file else "the overrides")
+
+
+def with_overrides(config: Model, overrides: Sequence[str], allowed: Sequence[str]) -> Model:
+    """A config with some of its keys said anew: those of ``allowed``, where ``block.`` stands for
+    all keys of a block. ConfigError for any other."""
+    for override in _checked(overrides):
+        key = override.partition("=")[0]
+        if not any(key == one or (one.endswith(".") and key.startswith(one)) for one in allowed):
+            raise ConfigError(
+                f"{key}: cannot be set here. These can: "
+                f"{', '.join(one + '*' if one.endswith('.') else one for one in allowed)}."
+            )
+    try:
+        given = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)), resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"the overrides: {str(error).splitlines()[0]}") from error
+    # Merged here, since OmegaConf would look for interpolations in what is there already.
+    tree = _laid_over(config.model_dump(mode="json"), cast(dict[str, Any], given))
+    return from_values(type(config), tree, source="the overrides")
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _laid_over(merged[key], value) if both else value
+    return merged
 
 
 def from_values(model: type[Model], values: Any, *, source: str) -> Model:
@@ -75,6 +106,11 @@ def describe_keys(model: type[StrictModel]) -> Iterator[tuple[str, str, str, str
         yield name, _type_name(leaf_model, field), shown, _one_line(leaf_model, field)
 
 
+def leaf_keys(model: type[StrictModel]) -> list[str]:
+    """The dotted key of each leaf."""
+    return [name for name, *_ in _leaves(model)]
+
+
 def _read_yaml(path: Path) -> Any:
     try:
         tree = OmegaConf.load(path)
@@ -104,7 +140,7 @@ def _explain(model: type[StrictModel], details: ErrorDetails) -> str:
     location = [str(part) for part in details["loc"]]
     key = ".".join(location) or "config"
     if details["type"] == "extra_forbidden":
-        return f"  {key}: unknown key.{_nearest_key(model, location)}"
+        return f"  {key}: unknown key.{nearest_key(model, key)}"
     given = details.get("input")
     message = details["msg"].removeprefix("Value error, ")
     if details["type"] == "value_error":
@@ -117,9 +153,10 @@ def _explain(model: type[StrictModel], details: ErrorDetails) -> str:
     return line
 
 
-def _nearest_key(model: type[StrictModel], location: list[str]) -> str:
-    wanted = ".".join(location)
-    known = [name for name, _, _ in _leaves(model)]
+def nearest_key(model: type[StrictModel], wanted: str) -> str:
+    """A hint at the key that was meant by an unknown dotted one."""
+    location = wanted.split(".")
+    known = leaf_keys(model)
     blocks = list(model.model_fields)
     by_leaf = [name for name in known if name.rsplit(".", 1)[-1] == location[-1]]
     near = by_leaf or difflib.get_close_matches(wanted, known + blocks, n=2, cutoff=0.6)
@@ -135,7 +172,7 @@ def _leaves(
     for field, info in model.model_fields.items():
         kind = info.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from _leaves(typing.cast(type[StrictModel], kind), f"{prefix}{field}.")
+            yield from _leaves(cast(type[StrictModel], kind), f"{prefix}{field}.")
         else:
             yield f"{prefix}{field}", model, field
 

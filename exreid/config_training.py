@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from exreid.config import DatasetConfig, OutputConfig, RayConfig, WandbConfig
-from exreid.config_base import StrictModel, UnitInterval, switch_as_text
+from exreid.config_base import SafetyLevel, StrictModel, UnitInterval, switch_as_text
 from exreid.config_benchmark import ModelConfig
 
 OpenUnitInterval = Annotated[float, Field(gt=0, lt=1)]
@@ -214,6 +214,9 @@ class FinetuneConfig(StrictModel):
     ray: FinetuneRayConfig = FinetuneRayConfig()
     seed: NonNegativeInt = 0
     """Seed of everything random: held-out images, shuffles, augmentation, first weights."""
+    safety: Annotated[SafetyLevel, BeforeValidator(switch_as_text)] = "warn"
+    """Look for held-out images that are trained on: copies of a photograph, encounters cut by the
+    split. strict: stop at them. off: don't look."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -230,6 +233,11 @@ class FinetuneConfig(StrictModel):
             raise ValueError("augment.background has no effect with dataset.no_background")
         if self.model.checkpoint is not None and not self.model.pretrained:
             raise ValueError("model.pretrained=false and model.checkpoint exclude each other")
+        if self.model.flip_augmentation:
+            raise ValueError(
+                "model.flip_augmentation is for probes: a training is validated without mirror "
+                "images"
+            )
         if self.model.dtype != "fp32":
             raise ValueError("weights are trained in fp32: leave model.dtype and set train.amp")
         if self.scheduler.epochs is not None and self.scheduler.epochs < self.train.epochs:

@@ -4,6 +4,9 @@
 class ExreidError(Exception):
     """Base of all errors that exreid raises on purpose."""
 
+    run_id: str | None = None
+    """Of the run that this ended, where the same command goes on with it."""
+
 
 class ConfigError(ExreidError):
     """A config file, key or value that cannot be used."""
@@ -29,6 +32,10 @@ class CacheError(ExreidError):
     """A file of the feature cache that cannot be read."""
 
 
+class StorageError(ExreidError):
+    """A disk that is full, or storage or a URL that cannot be reached, read or written."""
+
+
 class RunError(ExreidError):
     """A run, or a finished run's folder, that cannot go on."""
 
@@ -43,3 +50,27 @@ class MatchingError(ExreidError):
 
 class CalibrationError(ExreidError):
     """A calibration that cannot be fitted to its pairs, or a saved one that cannot be read."""
+
+
+class GalleryError(ExreidError):
+    """A gallery that cannot be read, or that does not fit what is asked of it."""
+
+
+class LeakError(ExreidError):
+    """A split whose gallery gives answers away, with ``safety: strict``."""
+
+
+class ExplanationError(ExreidError):
+    """An answer, or a network, that cannot be explained in the way that was asked for."""
+
+
+class ClusterLostError(ExreidError):
+    """The Ray cluster went away: its head is dead, or cannot be reached any more."""
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM ended a run, whose state is saved."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"run {run_id} was interrupted")
+        self.run_id: str = run_id

@@ -116,11 +116,17 @@ class LocalFeatures:
     """int32."""
     image_wh_px_N2: np.ndarray
     """int32 (width, height) of the image that was given to the extractor."""
+    frame_NKF: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
+    """float32, what else is known of each keypoint: its size in pixels and its angle in radians
+    (F = 2) where the extractor measures them, nothing (F = 0) where it does not."""
 
     def __post_init__(self) -> None:
         count, padded = self.descriptors_NKL.shape[:2]
+        if self.frame_NKF.shape == (0, 0, 0):
+            object.__setattr__(self, "frame_NKF", np.zeros((count, padded, 0), np.float32))
         shapes = (self.keypoints_NK2.shape, self.count_N.shape, self.image_wh_px_N2.shape)
-        if shapes != ((count, padded, 2), (count,), (count, 2)):
+        framed = self.frame_NKF.shape[:2] == (count, padded)
+        if shapes != ((count, padded, 2), (count,), (count, 2)) or not framed:
             raise ValueError(f"local features of {count} images have arrays of shapes {shapes}.")
         if np.any(self.count_N > padded) or np.any(self.count_N < 0):
             raise ValueError(f"local features count from 0 to {padded} keypoints an image.")
@@ -135,6 +141,7 @@ class LocalFeatures:
             self.descriptors_NKL[index_M],
             self.count_N[index_M],
             self.image_wh_px_N2[index_M],
+            self.frame_NKF[index_M],
         )
 
 
@@ -225,3 +232,5 @@ class Result:
     intervals: dict[str, tuple[float, float]]
     counts: dict[str, Any]
     timings_s: dict[str, float] = field(default_factory=dict)
+    leaks: dict[str, Any] = field(default_factory=dict)
+    """What the leak checks counted before."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.table import Table
 
 from exreid.config import ProbeConfig
 from exreid.config_base import StrictModel
-from exreid.config_io import describe_keys
+from exreid.config_io import describe_keys, load_config
 from exreid.records import Result
 
 OUT = Console(highlight=False)
@@ -43,7 +44,7 @@ def config_arguments(
     parser: argparse.ArgumentParser, model: type[StrictModel] = ProbeConfig
 ) -> None:
     """--config FILE, --print-config and dotted overrides of the keys of ``model``."""
-    parser.set_defaults(config_model=model)
+    parser.set_defaults(config_model=model, load=partial(load_config, model))
     parser.add_argument("-h", "--help", nargs=0, action=_KeysHelp, help="list options and keys")
     parser.add_argument("--config", type=Path, help="YAML file; without it, the defaults")
     parser.add_argument("--print-config", action="store_true", help="print the config and stop")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from exreid.commands.common import OUT, Command, plain_arguments
+from exreid.data import mirror
 from exreid.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     plain_arguments(parser)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of probes")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of probes, or their URLs")
     parser.add_argument("--out", type=Path, default=Path("comparison"), help="folder to write to")
     parser.add_argument("--group", action="append", default=[], help="a column of the metadata")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -59,7 +60,7 @@ def _compare(options: argparse.Namespace) -> int:
 
     if len(options.runs) < 2:
         raise ConfigError("a comparison needs two runs at least: exreid compare RUN RUN ...")
-    found = compare(options.runs)
+    found = compare([mirror.local_folder(run) for run in options.runs])
     write_comparison(found, options.out, groups=options.group)
     if options.json:
         text = (options.out / "comparison.json").read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ from pathlib import Path
 from exreid.commands.common import OUT, Command, bars, config_arguments, progress, show_result
 from exreid.config_io import load_config
 from exreid.config_training import FinetuneConfig
+from exreid.data import mirror
 
 
 def _finetune_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +28,7 @@ def train_and_show(config: FinetuneConfig, *, verbose: bool) -> Path:
     with bars() as shown:
         folder, result = run_finetune(config, progress=progress(shown), verbose=verbose)
     show_result(result)
-    OUT.print(f"Written to {folder}", markup=False, soft_wrap=True)
+    OUT.print(f"Written to {mirror.shown(folder)}", markup=False, soft_wrap=True)
     return folder
 
 

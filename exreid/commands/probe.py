@@ -17,6 +17,7 @@ from exreid.commands.common import (
 )
 from exreid.config import ProbeConfig
 from exreid.config_io import load_config
+from exreid.data import mirror
 
 
 def _config(options: argparse.Namespace) -> ProbeConfig:
@@ -30,7 +31,7 @@ def _probe_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _metrics_arguments(parser: argparse.ArgumentParser) -> None:
     plain_arguments(parser)
-    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("run_dir", help="a run's folder, or its URL")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -56,15 +57,19 @@ def run_and_show(config: ProbeConfig, *, verbose: bool) -> int:
     with bars() as shown:
         folder, result = run_probe(config, progress=progress(shown), verbose=verbose)
     show_result(result)
-    OUT.print(f"Written to {folder}", markup=False, soft_wrap=True)
+    OUT.print(f"Written to {mirror.shown(folder)}", markup=False, soft_wrap=True)
+    if config.visualization.enabled:
+        pictures = folder.parent.parent / "visualizations" / folder.name
+        OUT.print(f"Pictures in {pictures}", markup=False, soft_wrap=True)
     return 0
 
 
 def _metrics(options: argparse.Namespace) -> int:
     from exreid.runs.probe import recompute_metrics
 
-    snapshot = options.run_dir / "config.snapshot.yaml"
-    result = recompute_metrics(options.run_dir, load_config(ProbeConfig, snapshot))
+    folder = mirror.local_folder(options.run_dir)
+    config = load_config(ProbeConfig, folder / "config.snapshot.yaml")
+    result = recompute_metrics(folder, config)
     if options.json:
         content = {"metrics": result.metrics, "intervals": result.intervals}
         OUT.print(json.dumps(content, indent=2), markup=False, soft_wrap=True)

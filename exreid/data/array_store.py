@@ -4,7 +4,8 @@ A store is a folder for one stage with one setting. Its parts are ``part-*.npy``
 with its keys in ``part-*.keys``, one a line. Both are written under temporary names, then renamed,
 the keys last: a killed run leaves only whole parts, and several processes can write at once. What
 was read lately stays in memory as far as it fits, by the operating system's page cache, which
-all processes of a machine share.
+all processes of a machine share. Where the folder is the copy of one behind a URL (see
+`exreid.data.mirror`), parts go there as they are written, and come from there when they are read.
 """
 
 from __future__ import annotations
@@ -14,24 +15,32 @@ import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from exreid.data import mirror
 from exreid.errors import CacheError
 
 
 class ArrayStore:
     """Arrays by key; see the module's docstring for the files."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *also: Path) -> None:
+        """What ``folder`` holds, and what the folders of ``also`` hold besides."""
         self.folder = folder
         self._parts: list[Path] = []
         self._open: dict[int, np.ndarray] = {}
         self._place: dict[str, tuple[int, int]] = {}
-        for file in sorted(folder.glob("part-*.keys")):
+        mirror.synchronise(folder, "part-*.keys", beside=".npy")
+        for file in [file for one in (folder, *also) for file in sorted(one.glob("part-*.keys"))]:
             self._parts.append(file.with_suffix(".npy"))
             for row, key in enumerate(file.read_text(encoding="ascii").split()):
                 self._place.setdefault(key, (len(self._parts) - 1, row))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is open: another process maps the files itself."""
+        return {**self.__dict__, "_open": {}}
 
     def __len__(self) -> int:
         return len(self._place)
@@ -53,7 +62,8 @@ class ArrayStore:
         try:
             number, row = self._place[key]
             if number not in self._open:
-                self._open[number] = np.load(self._parts[number], mmap_mode="r")
+                part = mirror.local_copy(self._parts[number])
+                self._open[number] = np.load(part, mmap_mode="r")
             array: np.ndarray = self._open[number][row]
         except (KeyError, OSError, ValueError, IndexError) as error:
             raise CacheError(
@@ -76,3 +86,5 @@ def write_part(folder: Path, keys: Sequence[str], arrays_N: np.ndarray) -> None:
     temporary.replace(folder / f"{name}.npy")
     temporary.write_text("".join(f"{key}\n" for key in keys), encoding="ascii")
     temporary.replace(folder / f"{name}.keys")
+    mirror.publish(folder / f"{name}.npy")
+    mirror.publish(folder / f"{name}.keys")

@@ -170,8 +170,16 @@ def used_wh_px(data: bytes, mask_value: str | None, pre: Preprocessing) -> tuple
     opened = _open(data)
     if not pre.crop_to_mask:
         return opened.full_wh_px
-    left, top, right, bottom = _box_with_margin(_mask_of(opened, mask_value), pre.crop_margin)
+    left, top, right, bottom = used_box_px(data, mask_value, pre.crop_margin)
     return right - left, bottom - top
+
+
+def used_box_px(
+    data: bytes, mask_value: str | None, crop_margin: float
+) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of what ``crop_to_mask`` keeps of the displayed photograph, in its
+    own pixels."""
+    return _box_with_margin(_mask_of(_open(data), mask_value), crop_margin)
 
 
 @dataclass(frozen=True)

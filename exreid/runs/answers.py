@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import pandas as pd
 import pyarrow as pa
 
 from exreid.config import ProbeConfig
-from exreid.matching.identities import identity_answers, leaders, pool_encounters
+from exreid.config_benchmark import OpenSetConfig
+from exreid.matching.identities import identity_answers, pool_encounters
+from exreid.metrics.grouping import adjusted_rand_index, drawn_rand_index
 from exreid.metrics.openset import (
     Answers,
     balanced_accuracies,
@@ -25,7 +28,8 @@ from exreid.metrics.uncertainty import bootstrap_intervals, bootstrap_statistic
 from exreid.records import Result
 from exreid.runs.artifacts import write_table, write_text
 from exreid.runs.curves import draw_open_set
-from exreid.runs.openset import fit_decider
+from exreid.runs.new_animals import Grouping, new_animals_table
+from exreid.runs.openset import Decider
 from exreid.runs.stages import Ranked
 
 KEPT_ANIMALS = 10
@@ -35,16 +39,17 @@ ANSWER_COLUMNS = (
 )
 RATES = {"1": 0.01, "5": 0.05}
 OPEN_SET_FILE, ENCOUNTER_FILE = "open_set.parquet", "encounters.parquet"
+NEW_ANIMALS_FILE = "new_animals.parquet"
 
 
 def write_answers(folder: Path, ranked: Ranked, config: ProbeConfig) -> None:
     """``answers.parquet``, ``encounters.parquet`` where encounters are known, and for the open set
     ``open_set.parquet``, ``open_set.json`` and ``open_set.png``."""
-    names = _names(ranked)
-    write_table(folder / "answers.parquet", _answer_table(ranked, names, config))
+    names = names_of(ranked)
+    write_table(folder / "answers.parquet", answer_table(ranked, names, config))
     if np.any(ranked.queries.encounter_N >= 0):
         write_table(folder / ENCOUNTER_FILE, _encounter_table(ranked, names))
-    if ranked.practice is not None:
+    if ranked.open_set is not None:
         _write_open_set(folder, ranked, names, config)
 
 
@@ -55,17 +60,21 @@ def with_answers(result: Result, folder: Path, config: ProbeConfig) -> Result:
       among the first k when the photos of the visit are pooled.
     - ``new_auroc``, ``tpr_at_fpr_1``, ``dir_at_fpr_1`` (and 5): how well the stated probability
       tells known from new animals; see `exreid.metrics.openset`.
+    - ``new_ari``: the adjusted Rand index of the groups of queries that were called new, against
+      their animals; ``new_ari_visits``: that of one group per encounter, for comparison.
     - ``BAKS``, ``BAUS``, ``open_set_score`` (their geometric mean), ``false_match_rate``: of the
       decisions, by the bar that was chosen on the database.
     """
     metrics, intervals = dict(result.metrics), dict(result.intervals)
-    for found in (_encounter_metrics(folder, config), _open_set_metrics(folder, config)):
+    parts = (_encounter_metrics, _open_set_metrics, _new_animal_metrics)
+    for found in (part(folder, config) for part in parts):
         metrics |= found[0]
         intervals |= found[1]
     return replace(result, metrics=metrics, intervals=intervals)
 
 
-def _names(ranked: Ranked) -> dict[int, str]:
+def names_of(ranked: Ranked) -> dict[int, str]:
+    """The animals by their codes."""
     identity = ranked.table.rows["identity"]
     return {
         int(code): identity.iloc[place]
@@ -74,7 +83,8 @@ def _names(ranked: Ranked) -> dict[int, str]:
     }
 
 
-def _answer_table(ranked: Ranked, names: dict[int, str], config: ProbeConfig) -> pa.Table:
+def answer_table(ranked: Ranked, names: dict[int, str], config: ProbeConfig) -> pa.Table:
+    """``answers.parquet``: the best animals of each query."""
     benchmark = config.benchmark
     columns: dict[str, list[Any]] = {name: [] for name in ANSWER_COLUMNS}
     answers = identity_answers(
@@ -135,10 +145,9 @@ def _encounter_metrics(folder: Path, config: ProbeConfig) -> tuple[dict[str, Any
 def _write_open_set(
     folder: Path, ranked: Ranked, names: dict[int, str], config: ProbeConfig
 ) -> None:
-    assert ranked.practice is not None
-    decider, practice = fit_decider(ranked.practice, ranked.gallery, config.benchmark.open_set)
-    found = leaders(ranked.ranking, ranked.gallery.identity_N)
-    probability_Q = decider.probability(found)
+    decided = ranked.open_set
+    assert decided is not None
+    found, probability_Q = decided.found, decided.probability_Q
     own_Q = ranked.queries.identity_N
     known_Q = np.diff(ranked.ranking.positive_offset_Q1) > 0
     table = {
@@ -148,34 +157,48 @@ def _write_open_set(
         "score": found.score_Q,
         "margin": found.margin_Q,
         "known_probability": probability_Q,
-        "decision": np.where(probability_Q > decider.bar, "known", "new"),
+        "decision": np.where(decided.known_Q, "known", "new"),
         "is_known": known_Q,
         "is_right": known_Q & (found.identity_Q == own_Q),
     }
     write_table(folder / OPEN_SET_FILE, pa.table(table))
-    options = config.benchmark.open_set
-    bar = decider.bar if np.isfinite(decider.bar) else (2.0 if decider.bar > 0 else -1.0)
-    content = {
-        "bar": bar,
-        "rule": options.rule,
-        "stated_false_match_rate": (
-            options.false_match_rate if options.rule == "false_match_rate" else None
-        ),
-        "coefficients": {
+    content = open_set_content(decided.deciders, decided.practice, config.benchmark.open_set)
+    if decided.new_animals is not None:
+        content["new_animals"] = grouping_figures(decided.new_animals.grouping)
+        rows = new_animals_table(decided.new_animals, ranked.queries, ranked.table, probability_Q)
+        write_table(folder / NEW_ANIMALS_FILE, rows)
+    write_text(folder / "open_set.json", json.dumps(content, indent=1) + "\n")
+    answers = Answers(probability_Q, known_Q, known_Q & (found.identity_Q == own_Q), own_Q)
+    if known_Q.any() and not known_Q.all():
+        draw_open_set(folder / "open_set.png", *open_set_curve(answers))
+
+
+def open_set_content(
+    deciders: Sequence[Decider], practice: Answers, options: OpenSetConfig
+) -> dict[str, Any]:
+    """``open_set.json``: the rule, what was fitted (for each fold, where there are folds), and how
+    the practice went."""
+    by_rate = options.rule == "false_match_rate"
+    fitted = []
+    for decider in deciders:
+        bar = decider.bar if np.isfinite(decider.bar) else (2.0 if decider.bar > 0 else -1.0)
+        coefficients = {
             "score": decider.coefficients[0] / decider.scales[0],
             "margin": decider.coefficients[1] / decider.scales[1],
             "intercept": decider.intercept,
-        },
+        }
+        fitted.append({"bar": bar, "coefficients": coefficients})
+    return {
+        **(fitted[0] if len(fitted) == 1 else {"folds": fitted}),
+        "rule": options.rule,
+        "stated_false_match_rate": options.false_match_rate if by_rate else None,
+        "promised_for": options.promise if by_rate else None,
         "practice": {
             "answers_as_known": int(practice.known_Q.sum()),
             "answers_as_new": int((~practice.known_Q).sum()),
             "new_auroc": detection_auroc(practice),
         },
     }
-    write_text(folder / "open_set.json", json.dumps(content, indent=1) + "\n")
-    answers = Answers(probability_Q, known_Q, known_Q & (found.identity_Q == own_Q), own_Q)
-    if known_Q.any() and not known_Q.all():
-        draw_open_set(folder / "open_set.png", *open_set_curve(answers))
 
 
 def _open_set_metrics(folder: Path, config: ProbeConfig) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -190,10 +213,14 @@ def _open_set_metrics(folder: Path, config: ProbeConfig) -> tuple[dict[str, Any]
         rows["is_right"].to_numpy(),
         identity_Q,
     )
-    bar = json.loads((folder / "open_set.json").read_text(encoding="utf-8"))["bar"]
-    table = balanced_accuracies(answers, bar)
+    # Decided against a bar, or against that of the query's fold.
+    accepted_Q = (rows["decision"] == "known").to_numpy()
+    table = balanced_accuracies(replace(answers, score_Q=accepted_Q.astype(np.float64)), 0.5)
+    # Averaged as the rate is promised, so that the two can be laid side by side.
     table["false_match_rate"] = QueryValues(
-        (answers.score_Q > bar).astype(np.float64), ~answers.known_Q
+        accepted_Q.astype(np.float64),
+        ~answers.known_Q,
+        "identities" if config.benchmark.open_set.promise == "animals" else "queries",
     )
     metrics, intervals = _measured(table, identity_Q, config)
     if not {"BAKS", "BAUS"} <= set(metrics):
@@ -210,6 +237,43 @@ def _open_set_metrics(folder: Path, config: ProbeConfig) -> tuple[dict[str, Any]
         if resamples:
             interval = bootstrap_statistic(
                 statistic, identity_Q, resamples=resamples, seed=config.seed
+            )
+            if interval is not None:
+                intervals[name] = interval
+    return metrics, intervals
+
+
+def grouping_figures(grouping: Grouping) -> dict[str, Any]:
+    """The ``new_animals`` of ``open_set.json``: how they are grouped, and how the practice went."""
+    return {
+        "cut": grouping.cut,
+        "visits_linked": grouping.linked,
+        "score_says_something": grouping.curve is not None and not grouping.curve.is_level,
+        "practice_images": grouping.practice_images,
+        "practice_animals": grouping.practice_animals,
+        "practice_ari": grouping.practice_ari,
+    }
+
+
+def _new_animal_metrics(folder: Path, config: ProbeConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    file = folder / NEW_ANIMALS_FILE
+    rows = pd.read_parquet(file) if file.exists() else pd.DataFrame()
+    if len(rows) < 2:
+        return {}, {}
+    identity_N = pd.factorize(rows["identity"], sort=True)[0]
+    visit = rows["encounter"].where(rows["encounter"].notna(), rows["query_id"])
+    groups = {"new_ari": rows["group"].to_numpy()}
+    if rows["encounter"].notna().any():
+        groups["new_ari_visits"] = pd.factorize(visit)[0]
+    metrics: dict[str, Any] = {}
+    intervals: dict[str, Any] = {}
+    resamples = config.benchmark.bootstrap_resamples
+    for name, group_N in groups.items():
+        metrics[name] = adjusted_rand_index(identity_N, group_N)
+        statistic = drawn_rand_index(identity_N, group_N)
+        if resamples:
+            interval = bootstrap_statistic(
+                statistic, identity_N, resamples=resamples, seed=config.seed
             )
             if interval is not None:
                 intervals[name] = interval

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import platform
@@ -21,7 +22,8 @@ from filelock import FileLock, Timeout
 
 from exreid.config_base import StrictModel
 from exreid.config_io import fingerprint, to_yaml
-from exreid.errors import ConfigError, RunError
+from exreid.data import mirror
+from exreid.errors import ConfigError, RunError, StorageError
 from exreid.matching.lightglue import PairMatches
 from exreid.records import Embeddings, LocalFeatures, Ranking, Rejected, Result, RetrievalSide
 
@@ -32,9 +34,9 @@ RESULTS_TABLE = "benchmark_results.csv"
 class RunFolder:
     """One run's folder; ``result.json`` always tells how far it came.
 
-    With ``resumable``, a folder that is there already is taken up again where it holds an
-    interrupted run of the same config; `resumed` then says so. While this object is in use, no
-    other process can take the same folder.
+    A folder that is there already is taken up again where it holds an interrupted or failed run of
+    the same config; `resumed` then says so. While this object is in use, no other process can take
+    the same folder.
     """
 
     def __init__(
@@ -45,34 +47,35 @@ class RunFolder:
         method: str,
         *,
         results_table: str = RESULTS_TABLE,
-        resumable: bool = False,
+        kind: str | None = None,
     ) -> None:
-        self.path = parent / run_id
+        self.path, self.kind = parent / run_id, kind
         self.run_id, self.config, self.method = run_id, config, method
         self.results_table = results_table
-        self.resumed = resumable and self.path.is_dir()
-        if not self.resumed:
-            try:
-                self.path.mkdir(parents=True)
-            except FileExistsError as error:
-                raise ConfigError(
-                    f"{self.path} is there already. Set another output.run_id, or leave it unset."
-                ) from error
+        self.resumed = self.path.is_dir() or mirror.exists(self.path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"{self.path} cannot be made: {error.strerror or error}. Check output.root."
+            ) from error
         self._lock = FileLock(self.path / ".lock", timeout=0)
-        if resumable:
-            self._take_lock()
+        self._take_lock()
         if self.resumed:
+            mirror.fetch_folder(self.path)
             self._check_resumable()
         write_text(self.path / "config.snapshot.yaml", to_yaml(config))
         self._write_status("running", {})
+        mirror.publish_folder(self.path)
 
-    def finish(self, result: Result) -> None:
+    def finish(self, result: Result, *, status: str = "completed") -> None:
         """Write the numbers, and one line into the table of all runs."""
-        self._write_status("completed", asdict(result))
         row = {"run_id": self.run_id, "method": result.method, **result.metrics}
         row |= {name: value for name, value in result.counts.items() if np.isscalar(value)}
         row["config_fingerprint"] = fingerprint(self.config)
         append_row(self.path.parent / self.results_table, row)
+        self._write_status(status, asdict(result))
+        mirror.publish_folder(self.path)
         self._lock.release()
 
     def _take_lock(self) -> None:
@@ -85,15 +88,13 @@ class RunFolder:
             ) from error
 
     def _check_resumable(self) -> None:
-        try:
-            written = json.loads((self.path / "result.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            written = {}
+        written = read_status(self.path)
         if written.get("status") == "completed":
             self._lock.release()
             raise ConfigError(
-                f"{self.path} holds a completed run. Set another output.run_id, or leave it unset; "
-                "to train further, set train.resume_checkpoint to its checkpoint-final-full.pth."
+                f"{self.path} holds a completed run: it is there already. Set another "
+                "output.run_id, or leave it unset; a training goes on from it with "
+                "train.resume_checkpoint=.../checkpoint-final-full.pth."
             )
         if written.get("config_fingerprint", fingerprint(self.config)) != fingerprint(self.config):
             self._lock.release()
@@ -103,14 +104,26 @@ class RunFolder:
             )
 
     def fail(self, error: BaseException) -> None:
-        """Keep the folder, with what went wrong."""
+        """Keep the folder, with what went wrong; half-written files go.
+
+        Never raises: on a full disk the error that is being handled says more.
+        """
         message = str(error) or type(error).__name__
-        self._write_status("failed", {"error": message, "error_type": type(error).__name__})
-        self._lock.release()
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        with contextlib.suppress(OSError, StorageError):
+            for half in self.path.glob(".*.tmp*"):
+                half.unlink(missing_ok=True)
+            fields = {"error": message, "error_type": type(error).__name__}
+            self._write_status(status, fields)
+            # Whatever the storage says now, the error that ended the run is the one to be seen.
+            mirror.publish_folder(self.path)
+        with contextlib.suppress(OSError):
+            self._lock.release()
 
     def _write_status(self, status: str, fields: dict[str, Any]) -> None:
         content = {
             "run_id": self.run_id,
+            **({} if self.kind is None else {"kind": self.kind}),
             "status": status,
             "method": self.method,
             **fields,
@@ -119,6 +132,15 @@ class RunFolder:
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         write_text(self.path / "result.json", json.dumps(content, indent=2) + "\n")
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """What ``result.json`` of a run says; nothing where there is none, or it cannot be read."""
+    try:
+        content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def new_run_id(method: str, backbone: str) -> str:
@@ -166,6 +188,7 @@ def append_row(file: Path, row: dict[str, Any]) -> None:
     """Add a line to a CSV that other runs add to at the same time; new columns are joined in."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
+        mirror.fetch(file)
         rows: list[dict[str, Any]] = []
         if file.exists():
             with file.open(newline="", encoding="utf-8") as stream:
@@ -177,6 +200,7 @@ def append_row(file: Path, row: dict[str, Any]) -> None:
             writer.writeheader()
             writer.writerows([*rows, row])
         temporary.replace(file)
+        mirror.publish(file)
 
 
 def ranking_table(ranking: Ranking, queries: RetrievalSide, gallery: RetrievalSide) -> pa.Table:
@@ -243,7 +267,9 @@ def matches_table(
     )
 
 
-def query_table(ranking: Ranking, queries: RetrievalSide, identities: Sequence[str]) -> pa.Table:
+def query_table(
+    ranking: Ranking, queries: RetrievalSide, identities: Sequence[str | None]
+) -> pa.Table:
     """``queries.parquet``: what the metrics need of each query besides its positives' ranks."""
     return pa.table(
         {

@@ -203,7 +203,7 @@ def _flips(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
 def _group_rows(runs: Sequence[FinishedRun], columns: Sequence[str]) -> list[dict[str, Any]]:
     rows = []
     for group, names in _groups(runs[0], columns).items():
-        order = {name: i for i, name in enumerate(_in_order(names))}
+        order = {name: i for i, name in enumerate(in_order(names))}
         for run in runs:
             # Top-1 itself, whatever benchmark.top_k says.
             top_1 = QueryValues(hit(run.first_rank_Q, 1), np.ones(len(run.query_ids), bool))
@@ -220,7 +220,7 @@ def _group_rows(runs: Sequence[FinishedRun], columns: Sequence[str]) -> list[dic
 
 def _groups(run: FinishedRun, columns: Sequence[str]) -> dict[str, list[str]]:
     """The built-in groups, and those by columns of the metadata, of each query."""
-    found = {"gallery images of the animal": [_binned(n, COUNTS, "") for n in run.positives_Q]}
+    found = {"gallery images of the animal": [binned(n, COUNTS, "") for n in run.positives_Q]}
     dataset = run.config.dataset
     dated = dataset.date_col is not None
     if not (columns or dataset.viewpoint_col or dated):
@@ -257,11 +257,11 @@ def _date_gaps(table: ImageTable, positions: Sequence[int], config: ProbeConfig)
         same = database[(identity[database] == identity[place]) & (database != place)]
         gaps = np.abs((date[same] - date[place]) / np.timedelta64(1, "D"))
         gaps = gaps[~np.isnan(gaps)]
-        names.append(_binned(gaps.min(), GAPS_DAYS, " days") if len(gaps) else "unknown")
+        names.append(binned(gaps.min(), GAPS_DAYS, " days") if len(gaps) else "unknown")
     return names
 
 
-def _binned(value: float, edges: Sequence[int], unit: str) -> str:
+def binned(value: float, edges: Sequence[int], unit: str) -> str:
     """The name of the bin: up to each edge, and over the last; they sort by their first number."""
     low = 0
     for edge in edges:
@@ -273,7 +273,9 @@ def _binned(value: float, edges: Sequence[int], unit: str) -> str:
     return f"over {edges[-1]}{unit}"
 
 
-def _in_order(names: Sequence[str]) -> list[str]:
+def in_order(names: Sequence[str]) -> list[str]:
+    """The distinct names, numbers and bins by their first number, others after them."""
+
     def key(name: str) -> tuple[int, float, str]:
         first = name.removeprefix("over ").split(" ")[0]
         late = name.startswith("over ")

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
 from exreid.config_training import FinetuneConfig
+from exreid.data import mirror
+from exreid.data.holdout import Holdout
 from exreid.distributed.worker import ProgressFile, WorkerTask, run_task
-from exreid.errors import ConfigError
-from exreid.records import Rejected, Result
+from exreid.errors import ConfigError, StorageError
+from exreid.records import ImageTable, Rejected, Result
 from exreid.runs.artifacts import RunFolder, new_run_id, write_rejected, write_text
 from exreid.runs.curves import CURVE_FILE, draw_learning_curve
+from exreid.runs.ending import noted_in
 from exreid.runs.inputs import output_root, read_images
 from exreid.runs.progress import Progress, no_progress, timed
+from exreid.runs.safety import LeakCheck, check_safety
 from exreid.runs.tracking import Tracker
 from exreid.runs.training_inputs import (
     DecodedImages,
@@ -29,11 +36,12 @@ from exreid.runs.training_inputs import (
     hold_out,
     validation_mode,
 )
-from exreid.training.history import best_row, read_history, validation_of
+from exreid.training.history import HISTORY_FILE, best_row, read_history, validation_of
 from exreid.training.world import OneProcess
 
 RESULTS_TABLE = "train_metrics.csv"
 WATCH_EVERY_S = 0.5
+WATCH_URL_EVERY_S = 15.0
 CHOSEN_ON = {
     "encounters": "encounters held out of the training split",
     "identities": "identities held out of the training split",
@@ -41,42 +49,72 @@ CHOSEN_ON = {
 }
 
 
+@dataclass(frozen=True)
+class AsTrial:
+    """What a training as a trial of a sweep has of its own."""
+
+    folder: Path
+    """That the run's folder stands in."""
+    judge: Callable[[list[dict[str, Any]]], bool]
+    """Asked after each epoch, with the history, whether to stop there."""
+
+
 def run_finetune(
-    config: FinetuneConfig, *, progress: Progress = no_progress, verbose: bool = False
+    config: FinetuneConfig,
+    *,
+    progress: Progress = no_progress,
+    verbose: bool = False,
+    trial: AsTrial | None = None,
 ) -> tuple[Path, Result]:
     """Train, and write the run's folder; a failed run keeps it, and goes on when run again."""
-    if config.train.resume_checkpoint and not Path(config.train.resume_checkpoint).is_file():
-        raise ConfigError(f"train.resume_checkpoint: no file {config.train.resume_checkpoint}.")
+    resume = config.train.resume_checkpoint
+    if resume and not mirror.local_copy(resume, key="train.resume_checkpoint").is_file():
+        raise ConfigError(f"train.resume_checkpoint: no file {resume}.")
     run_id = config.output.run_id or new_run_id(config.loss.type, config.model.type)
     folder = RunFolder(
-        output_root(config) / "results",
+        trial.folder if trial else output_root(config) / "results",
         run_id,
         config,
         config.loss.type,
         results_table=RESULTS_TABLE,
-        resumable=config.output.run_id is not None,
     )
     tracker = Tracker(
         config.wandb, run_id=run_id, folder=folder.path, tree=config.model_dump(mode="json")
     )
-    try:
-        result = _finetune(config, folder.path, tracker, progress, verbose)
-    except BaseException as error:
-        folder.fail(error)
-        tracker.finish({"status": "failed"})
-        raise
-    folder.finish(result)
+    with noted_in(folder, tracker):
+        result = _finetune(config, folder.path, tracker, progress, verbose=verbose, trial=trial)
+        stopped = result.counts["epochs"] < config.train.epochs
+        folder.finish(result, status="stopped" if stopped else "completed")
     tracker.finish({**result.metrics, **result.timings_s})
     return folder.path, result
 
 
 def _finetune(
-    config: FinetuneConfig, folder: Path, tracker: Tracker, progress: Progress, verbose: bool
+    config: FinetuneConfig,
+    folder: Path,
+    tracker: Tracker,
+    progress: Progress,
+    *,
+    verbose: bool,
+    trial: AsTrial | None,
 ) -> Result:
     timings_s: dict[str, float] = {}
     with timed(timings_s, "metadata"):
         table, rejected = read_images(config)
         holdout = hold_out(table, config)
+    with timed(timings_s, "leaks"):
+        leaks = check_safety(
+            _leak_check(table, holdout),
+            config.safety,
+            folder=folder,
+            cache=output_root(config) / ".exreid_cache"
+            if config.dataset.decoded_cache == "auto"
+            else None,
+            ray=config.ray,
+            on_error=config.dataset.on_error,
+            progress=progress,
+            verbose=verbose,
+        )
     with timed(timings_s, "model"):
         backbone = first_backbone(config)
     with timed(timings_s, "decoding"):
@@ -92,12 +130,29 @@ def _finetune(
     write_rejected(folder / "rejected.csv", rejected)
     write_text(folder / "split.csv", _split_frame(images).to_csv(index=False))
     task = build_task(images, config, backbone, folder)
+    if trial is not None:
+        task = replace(task, judge=trial.judge)
     with timed(timings_s, "training"), _watched(task, tracker, progress):
-        _train(task, config, verbose)
-    return _result(task, images, rejected, timings_s)
+        _train(task, config, verbose, share=trial is not None)
+    return replace(_result(task, images, rejected, timings_s), leaks=leaks)
 
 
-def _train(task: WorkerTask, config: FinetuneConfig, verbose: bool) -> None:
+def _leak_check(table: ImageTable, holdout: Holdout) -> LeakCheck:
+    """Held-out images against those that are trained on: whatever a query may be answered with,
+    what was trained on is known by heart."""
+    held_N = np.setdiff1d(np.union1d(holdout.query_N, holdout.gallery_N), holdout.train_N)
+    return LeakCheck(
+        table,
+        held_N,
+        holdout.train_N,
+        partners=False,
+        asked="held-out images",
+        answering="images trained on",
+        cut_remedy="validation.source=encounters",
+    )
+
+
+def _train(task: WorkerTask, config: FinetuneConfig, verbose: bool, *, share: bool) -> None:
     if config.ray.num_workers == 0:
         gpu = torch.cuda.is_available() and config.ray.gpus_per_worker != 0
         run_task(task, OneProcess(), torch.device("cuda" if gpu else "cpu"))
@@ -106,7 +161,8 @@ def _train(task: WorkerTask, config: FinetuneConfig, verbose: bool) -> None:
     from exreid.distributed.train import place_workers, train_over_workers
 
     with ray_session(config.ray, verbose=verbose):
-        train_over_workers(task, place_workers(config.ray), max_failures=config.ray.max_failures)
+        placement = place_workers(config.ray, share=share)
+        train_over_workers(task, placement, max_failures=config.ray.max_failures)
 
 
 @contextmanager
@@ -118,7 +174,7 @@ def _watched(task: WorkerTask, tracker: Tracker, progress: Progress) -> Iterator
 
     def look() -> None:
         nonlocal shown
-        history = read_history(folder)
+        history = _written(folder)
         tracker.log_rows(history)
         epochs = int(history[-1]["epoch"]) if history else 0
         done = max(epochs * len(task.job.label_N), ProgressFile.read(folder), shown)
@@ -140,6 +196,18 @@ def _watched(task: WorkerTask, tracker: Tracker, progress: Progress) -> Iterator
         (folder / ProgressFile.NAME).unlink(missing_ok=True)
 
 
+def _written(folder: Path) -> list[dict[str, float]]:
+    """The history so far, also where a worker on another machine writes it."""
+    beside = folder / ".elsewhere" / HISTORY_FILE
+    if mirror.url_of(folder) is None:
+        return read_history(folder)
+    if not beside.exists() or time.time() - beside.stat().st_mtime > WATCH_URL_EVERY_S:
+        beside.parent.mkdir(exist_ok=True)
+        with suppress(StorageError):
+            mirror.bring(folder / HISTORY_FILE, beside)
+    return max(read_history(folder), read_history(beside.parent), key=len)
+
+
 def _result(
     task: WorkerTask,
     images: DecodedImages,
@@ -147,6 +215,7 @@ def _result(
     timings_s: dict[str, float],
 ) -> Result:
     config, folder = task.job.config, task.job.folder
+    mirror.fetch(folder / HISTORY_FILE)
     history = read_history(folder)
     best = best_row(history, config.output.best_metric)
     assert best is not None, "the last epoch is always validated"

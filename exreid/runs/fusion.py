@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from exreid.config import ProbeConfig
+from exreid.data import mirror
 from exreid.errors import CalibrationError
 from exreid.features.embedding import describe_fingerprint
+from exreid.matching.budget import BudgetRule, fit_budget_rule
 from exreid.matching.calibration_pairs import CalibrationPairs, calibration_pairs
 from exreid.matching.cosine import rank_by_cosine
 from exreid.matching.fusion import FusedScores, Fusion, HeldOut, fit_fusion, sum_in_order
 from exreid.matching.shortlist import rerank_shortlist, shortlist_pairs
+from exreid.metrics.ranking import Exclude
 from exreid.metrics.reliability import brier_score, expected_calibration_error, reliability
 from exreid.records import Ranking, RetrievalSide
 from exreid.runs.artifacts import write_table, write_text
+from exreid.runs.budget import BudgetSpent, spend_budget
 from exreid.runs.curves import draw_reliability
+from exreid.runs.methods import Method
 
 FUSION_FILE = "fusion.json"
 NEAR_DEPTH = 10
@@ -31,24 +35,6 @@ OF_LOCAL = (
     *("local_top_k", "local_size", "local_square", "local_masks", "match_threshold"),
     *("local_score", "geometry", "precision"),
 )
-
-
-class ScorePairs(Protocol):
-    """Raw scores of pairs of table positions, float64; NaN for a pair not worth a full look."""
-
-    def __call__(
-        self, first_P: np.ndarray, second_P: np.ndarray, /, *, all_pairs: bool
-    ) -> np.ndarray:
-        """``all_pairs``: none is left out."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """One of the methods that are fused."""
-
-    name: str
-    kind: Literal["global", "local"]
-    score: ScorePairs
 
 
 class FusionStage:
@@ -62,14 +48,24 @@ class FusionStage:
                 f"the methods to fuse are {', '.join(self.names)}: each may stand there once. "
                 "Change benchmark.fusion."
             )
+        self.local_M = np.array([method.kind == "local" for method in methods])
         self.counts: dict[str, Any] = {}
+        self.rule: BudgetRule | None = None
+        self.spent: BudgetSpent | None = None
 
-    def calibrate(self, gallery: RetrievalSide, vectors_ND: np.ndarray) -> None:
+    def calibrate(
+        self,
+        gallery: RetrievalSide,
+        vectors_ND: np.ndarray,
+        left_out: np.ndarray | None = None,
+    ) -> None:
         """Load the fusion, or fit it on pairs of the gallery; ``vectors_ND``, in the table's
-        order, say which pairs are near."""
+        order, say which pairs are near. Nothing is fitted on animals that are ``left_out``."""
         options = self.config.benchmark.calibration
         if options.load is not None:
-            self.fusion = self._loaded(Path(options.load).expanduser())
+            self.fusion = self._loaded(
+                mirror.local_copy(options.load, key="benchmark.calibration.load")
+            )
             return
 
         def nearest(first_A: np.ndarray, second_B: np.ndarray) -> np.ndarray:
@@ -86,8 +82,12 @@ class FusionStage:
             exclude=options.exclude,
             seed=self.config.seed,
         )
+        if left_out is not None:
+            either_P = np.isin(gallery.identity_N[pairs.first_P], left_out)
+            either_P |= np.isin(gallery.identity_N[pairs.second_P], left_out)
+            pairs = pairs.take(np.flatnonzero(~either_P))
         place_P2 = gallery.position_N[np.stack([pairs.first_P, pairs.second_P], axis=1)]
-        score_PM = self._scores(place_P2[:, 0], place_P2[:, 1], all_pairs=True)
+        score_PM = self._scores(*place_P2.T, all_pairs=True, exclude=options.exclude)
         self.fusion, held = fit_fusion(
             score_PM,
             pairs,
@@ -95,24 +95,67 @@ class FusionStage:
             kind=options.kind,
             weights=self.config.benchmark.fusion.weights,
         )
+        self.rule = self._budget_rule(score_PM, pairs)
         self._write_calibration(gallery, pairs, score_PM, held)
 
-    def rerank(self, ranking: Ranking, queries: RetrievalSide, gallery: RetrievalSide) -> Ranking:
+    def _budget_rule(self, score_PM: np.ndarray, pairs: CalibrationPairs) -> BudgetRule | None:
+        if not self.local_M.any():
+            return None
+        fused = self.fusion.apply(score_PM)
+        return fit_budget_rule(
+            score_PM[:, ~self.local_M],
+            sum_in_order(fused.contribution_PM[:, self.local_M]),
+            fused.score_P,
+            pairs.same_P,
+            pairs.weight_P,
+        )
+
+    def rerank(
+        self,
+        ranking: Ranking,
+        queries: RetrievalSide,
+        gallery: RetrievalSide,
+        exclude: Exclude,
+    ) -> Ranking:
         """The ranking with its shortlist in the order of the fused score; a pair that lacks a
         local score stands below all that have theirs."""
         benchmark = self.config.benchmark
         shortlist = benchmark.candidate_k or len(gallery)
         query_P, gallery_P = shortlist_pairs(ranking, shortlist)
         place_P = queries.position_N[query_P], gallery.position_N[gallery_P]
-        score_PM = self._scores(*place_P, all_pairs=False)
+        if benchmark.adaptive.enabled:
+            assert self.rule is not None
+            self.spent = spend_budget(
+                self.rule,
+                self.fusion,
+                self.methods,
+                options=benchmark.adaptive,
+                pairs=(query_P, gallery_P),
+                queries=queries,
+                gallery=gallery,
+                exclude=exclude,
+            )
+            score_PM = self.spent.score_PM
+        else:
+            score_PM = self._scores(*place_P, all_pairs=False, exclude=exclude)
         fused = self.fusion.apply(score_PM)
         self._pairs, self._raw, self._fused = (query_P, gallery_P), score_PM, fused
         return rerank_shortlist(ranking, gallery, shortlist, fused.methods_P, fused.score_P)
 
+    def score_places(self, first_P: np.ndarray, second_P: np.ndarray) -> np.ndarray:
+        """The fused scores of pairs of table positions, none left out."""
+        score_PM = self._scores(first_P, second_P, all_pairs=True, exclude="image")
+        return self.fusion.apply(score_PM).score_P
+
     def write_evidence(
         self, ranking: Ranking, queries: RetrievalSide, gallery: RetrievalSide
     ) -> None:
-        """``fusion.parquet``: where the scores of the ranking that was made last come from."""
+        """``fusion.parquet``: where the scores of the ranking that was made last come from; and
+        ``budget.parquet``: what was spent on each query, where that was decided."""
+        if self.spent is not None:
+            table = self.spent.table(queries, self._pairs[0])
+            write_table(self.folder / "budget.parquet", table)
+            self.counts |= self.spent.counts(self._pairs[0], self.config.benchmark.adaptive.risk)
         kept_QK = ranking.candidate_index_QK[:, : self.config.benchmark.keep_candidates]
         query, place = np.nonzero(kept_QK >= 0)
         row = _row_of(query, kept_QK[query, place], *self._pairs, len(gallery))
@@ -121,8 +164,8 @@ class FusionStage:
             "gallery_id": [gallery.image_ids[i] for i in kept_QK[query, place]],
             "rank": place + 1,
         }
-        table = columns | self._evidence(self._raw, self._fused, row)
-        write_table(self.folder / "fusion.parquet", pa.table(table))
+        columns |= self._evidence(self._raw, self._fused, row)
+        write_table(self.folder / "fusion.parquet", pa.table(columns))
 
     def _evidence(
         self, score_PM: np.ndarray, fused: FusedScores, row: np.ndarray
@@ -135,8 +178,13 @@ class FusionStage:
             columns[f"contribution:{name}"] = fused.contribution_PM[row, m]
         return columns
 
-    def _scores(self, first_P: np.ndarray, second_P: np.ndarray, *, all_pairs: bool) -> np.ndarray:
-        columns = [method.score(first_P, second_P, all_pairs=all_pairs) for method in self.methods]
+    def _scores(
+        self, first_P: np.ndarray, second_P: np.ndarray, *, all_pairs: bool, exclude: Exclude
+    ) -> np.ndarray:
+        columns = [
+            method.score(first_P, second_P, all_pairs=all_pairs, exclude=exclude)
+            for method in self.methods
+        ]
         return np.stack(columns, axis=1)
 
     def _write_calibration(
@@ -188,6 +236,7 @@ class FusionStage:
             "made_for": self._made_for(),
             "held_out": figures,
             "fusion": json.loads(self.fusion.to_json()),
+            "budget": json.loads(self.rule.to_json()) if self.rule else None,
         }
         write_text(self.folder / FUSION_FILE, json.dumps(content, indent=1) + "\n")
 
@@ -197,10 +246,12 @@ class FusionStage:
         images = {name: getattr(config.dataset, name) for name in OF_IMAGES}
         models = iter((config.model, *config.benchmark.fusion.models))
         local = config.benchmark.model_dump(mode="json", include={*OF_LOCAL, "fast"})
-        made_for = {}
+        made_for: dict[str, str] = {}
         for method in self.methods:
             if method.kind == "global":
                 settings = next(models).model_dump(mode="json", exclude={"batch_size"})
+                if not made_for and config.benchmark.rerank.method != "none":
+                    settings["rerank"] = config.benchmark.rerank.model_dump(mode="json")
             else:
                 settings = local
             made_for[method.name] = describe_fingerprint({"images": images, "method": settings})
@@ -211,6 +262,8 @@ class FusionStage:
             content = json.loads(file.read_text(encoding="utf-8"))
             fusion = Fusion.from_json(json.dumps(content["fusion"]))
             made_for = content["made_for"]
+            rule = content.get("budget")
+            self.rule = BudgetRule.from_json(json.dumps(rule)) if rule is not None else None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CalibrationError(
                 f"{file}: not a saved fusion ({error}). Set benchmark.calibration.load to the "
@@ -223,6 +276,11 @@ class FusionStage:
                 f"{file}: fitted for {', '.join(fusion.methods)}, and this run fuses "
                 f"{', '.join(self.names)}; the settings differ for {', '.join(changed) or 'none'}. "
                 "Fit one with these settings: leave benchmark.calibration.load unset."
+            )
+        if self.config.benchmark.adaptive.enabled and self.rule is None:
+            raise CalibrationError(
+                f"{file}: it holds no budget rule, which benchmark.adaptive needs. Fit one: leave "
+                "benchmark.calibration.load unset."
             )
         write_text(self.folder / FUSION_FILE, json.dumps(content, indent=1) + "\n")
         return fusion

@@ -6,17 +6,17 @@ import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
 from exreid.config import DatasetConfig, ProbeConfig
 from exreid.config_training import FinetuneConfig
+from exreid.data import mirror
 from exreid.data.images import Preprocessing
 from exreid.data.metadata import Columns, load_images
 from exreid.data.splits import closed_set_split, identity_disjoint_split, time_aware_split
-from exreid.errors import ConfigError
 from exreid.features.embedding import Embedder, describe_fingerprint, stage_description
 from exreid.features.extraction import (
     BatchSource,
@@ -26,8 +26,10 @@ from exreid.features.extraction import (
     extract_in_process,
 )
 from exreid.features.store import FeatureStore, SignatureMemo
-from exreid.models.backbones import Backbone
 from exreid.records import Embeddings, ImageTable, Rejected
+
+if TYPE_CHECKING:
+    from exreid.models.backbones import Backbone
 
 AnyConfig = ProbeConfig | FinetuneConfig
 
@@ -46,7 +48,7 @@ def read_images(
         require_identity=require_identity,
     )
     if with_split and dataset.make_split is not None:
-        table = _with_made_split(table, config)
+        table = with_made_split(table, config)
     return table, rejected
 
 
@@ -76,7 +78,8 @@ def table_columns(
     )
 
 
-def _with_made_split(table: ImageTable, config: AnyConfig) -> ImageTable:
+def with_made_split(table: ImageTable, config: AnyConfig) -> ImageTable:
+    """The table with the split that ``dataset.make_split`` asks for."""
     rows, dataset = table.rows, config.dataset
     identities, encounters = rows["identity"].tolist(), rows["encounter"].tolist()
     options: dict[str, Any] = {
@@ -111,17 +114,18 @@ def preprocessing_for(config: AnyConfig, backbone: Backbone) -> Preprocessing:
 
 
 def output_root(config: AnyConfig) -> Path:
-    """``output.root`` as a local path."""
-    root = config.output.root
-    if "://" in root:
-        raise ConfigError(f"output.root: {root!r} is a URL; runs are written to local folders.")
-    return Path(root).expanduser().absolute()
+    """``output.root`` as a local path; of a URL, its local copy (see `exreid.data.mirror`)."""
+    return mirror.local_root(config.output.root)
 
 
 def cache_folder(config: ProbeConfig) -> Path:
     """Where what is computed is kept between runs."""
     cache = config.benchmark.cache
-    return output_root(config) / ".exreid_cache" if cache == "auto" else Path(cache).absolute()
+    return (
+        output_root(config) / ".exreid_cache"
+        if cache == "auto"
+        else mirror.local_root(cache, key="benchmark.cache")
+    )
 
 
 def embed_images(
@@ -169,6 +173,7 @@ def _batch_source(
             batch_size=model.batch_size,
             dtype=model.dtype,
             deterministic=deterministic,
+            flip=model.flip_augmentation,
         )
         return extract_in_process(table, positions, prepare=prepare, embedder=embedder)
 
@@ -186,6 +191,7 @@ def _batch_source(
                 dtype=model.dtype,
                 deterministic=deterministic,
                 placement=place_actors(config.ray),
+                flip=model.flip_augmentation,
             )
 
     return in_process if config.ray.num_actors == 0 else over_actors
@@ -203,6 +209,7 @@ def _open_cache(
         dtype=config.model.dtype,
         batch_size=config.model.batch_size,
         device=device,
+        flip=config.model.flip_augmentation,
     )
     stage = folder / "embeddings" / describe_fingerprint(description)
     return FeatureStore(stage, description), SignatureMemo(folder / "signatures")

@@ -6,8 +6,8 @@ import csv
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ import pyarrow as pa
 from exreid.config import ProbeConfig
 from exreid.data.storage import is_remote
 from exreid.distributed.session import Placement
-from exreid.errors import MatchingError
+from exreid.errors import ConfigError, MatchingError
 from exreid.features.decoding import decode_in_process, decode_table
 from exreid.features.embedding import describe_fingerprint
 from exreid.features.extraction import ExtractionReport
@@ -30,9 +30,10 @@ from exreid.features.local_extraction import (
     local_description,
 )
 from exreid.features.store import SignatureMemo
-from exreid.matching.lightglue import LightGlueMatcher, MatchSettings, PairMatches
+from exreid.matching.lightglue import MatchSettings, PairMatches
+from exreid.matching.nearest import NearestSettings
 from exreid.matching.pair_store import PairStore
-from exreid.matching.pairs import best_of_each_query, score_pairs
+from exreid.matching.pairs import score_pairs
 from exreid.matching.shortlist import rerank_shortlist, shortlist_pairs
 from exreid.matching.tiles import PairEvidence, Tile, match_in_process, plan_tiles
 from exreid.metrics.ranking import (
@@ -43,33 +44,29 @@ from exreid.metrics.ranking import (
     side_slice,
 )
 from exreid.models.checkpoints import weights_fingerprint
-from exreid.models.lightglue import load_lightglue
-from exreid.records import ImageTable, LocalFeatures, Ranking, RetrievalSide
+from exreid.models.lightglue import lightglue_weights, load_lightglue
+from exreid.records import ImageTable, Ranking, RetrievalSide
 from exreid.runs.artifacts import matches_table, write_text
 from exreid.runs.inputs import cache_folder
+from exreid.runs.looks import LAST_LOOK, Look, MakeMatcher, go_through, looks_of
 from exreid.runs.progress import Progress
 
 PAIRS_PER_TILE = {"cpu": 64, "cuda": 1024}
 """A few seconds of work: what a lost actor costs. First looks are cheap, and take 8 times as many:
 the work for each image, which is not repeated within a tile, is a large part of theirs."""
 QUERY_BLOCK = 256
-FIRST_LOOK, FULL_LOOK, LAST_LOOK = "First look", "Matching pairs", "Matching the best"
 FAILED_FILE = "failed_pairs.csv"
 STAGE_VERSION = 1
 """Raise it when the code of the matching changes its evidence."""
 
 
-@dataclass(frozen=True)
-class MakeMatcher:
-    """Builds the matcher, in whatever process it is called."""
-
-    features: str
-    settings: MatchSettings
-    device: str
-
-    def __call__(self) -> LightGlueMatcher:
-        """With the published weights."""
-        return LightGlueMatcher(load_lightglue(self.features), self.settings, self.device)
+def matcher_of(config: ProbeConfig) -> str:
+    """The features that the config's LightGlue is trained for."""
+    name = config.benchmark.local_features
+    matcher = EXTRACTORS[name].matcher
+    if matcher is None:
+        raise ConfigError(f"benchmark.local_features: no LightGlue is trained for {name}.")
+    return matcher
 
 
 @dataclass(frozen=True)
@@ -89,6 +86,8 @@ class LocalImages:
 class Looks:
     """How the matching went, over all its looks."""
 
+    open_pairs: Callable[[Path], PairStore] = PairStore
+    """Opens the store of a look's folder."""
     pairs: dict[str, int] = field(default_factory=dict)
     pairs_known: int = 0
     actors_lost: int = 0
@@ -108,50 +107,6 @@ def preprocessing_of(config: ProbeConfig) -> LocalPreprocessing:
     )
 
 
-@dataclass(frozen=True)
-class Look:
-    """One look at pairs, at those that the look before left."""
-
-    stage: str
-    settings: MatchSettings
-    share: float = 1.0
-    """Share of each query's pairs that go on to this look, the best of the look before."""
-    least: int = 1
-    """Pairs of each query that go on at least."""
-    by_confidence: bool = False
-    """Ordered by the summed confidence, whatever benchmark.local_score is: a look that sees little
-    counts little."""
-
-
-def looks_of(config: ProbeConfig) -> list[Look]:
-    """The looks of a probe, each at fewer pairs than the one before."""
-    benchmark, fast = config.benchmark, config.benchmark.fast
-    exact = MatchSettings(match_threshold=benchmark.match_threshold, geometry=benchmark.geometry)
-    if benchmark.precision == "exact":
-        return [Look(FULL_LOOK, exact)]
-    saving = replace(
-        exact,
-        dtype=fast.dtype,
-        prune_after=fast.prune_after,
-        prune_to=fast.prune_to,
-        compile=fast.compile,
-    )
-    looks = [Look(FULL_LOOK, saving, fast.look_share, fast.look_least)]
-    if fast.look_layers is not None:
-        first = MatchSettings(
-            match_threshold=benchmark.match_threshold,
-            dtype=fast.dtype,
-            layers=fast.look_layers,
-            keypoints=fast.look_keypoints,
-            compile=fast.compile,
-            batch_pairs=32,
-        )
-        looks.insert(0, Look(FIRST_LOOK, first, by_confidence=True))
-    if fast.exact_best:
-        looks.append(Look(LAST_LOOK, exact, share=1e-9, least=fast.exact_best))
-    return looks
-
-
 def extract_local_images(
     table: ImageTable,
     config: ProbeConfig,
@@ -159,6 +114,8 @@ def extract_local_images(
     on_progress: Callable[[int], Any],
 ) -> LocalImages:
     """The local features of the table's images, from the cache or extracted."""
+    # Weights that cannot be had are better missed now than when all keypoints are found.
+    lightglue_weights(matcher_of(config))
     benchmark, preprocessing = config.benchmark, preprocessing_of(config)
     device = placement.device if placement else "cpu"
     extractor = LocalExtractor(benchmark.local_features, keypoints=benchmark.local_top_k)
@@ -228,10 +185,23 @@ class PairMatching:
         self.query_keys = [images.keys[i] for i in queries]
         self.gallery_keys = [images.keys[i] for i in gallery]
         self.placement, self.folder, self.progress = placement, folder, progress
-        self.features = EXTRACTORS[config.benchmark.local_features].matcher
+        self.features = matcher_of(config)
         self.weights = weights_fingerprint(load_lightglue(self.features))
         self.device = placement.device if placement else "cpu"
         self.looks, self.query_ids, self.gallery_ids = looks, query_ids, gallery_ids
+        self._stores: dict[Path, PairStore] = {}
+        self._kept: list[Any] | None = None
+
+    @contextmanager
+    def rounds(self) -> Iterator[None]:
+        """Many small lists of pairs for the same look: while this is open, matchers stay up."""
+        self._kept = []
+        try:
+            yield
+        finally:
+            for pool in self._kept if self.placement else ():
+                pool.stop()
+            self._kept, self._stores = None, {}
 
     def rerank(self, ranking: Ranking, gallery: RetrievalSide) -> Ranking:
         """The ranking with its shortlist (or all of it) in the order of the local scores."""
@@ -253,30 +223,13 @@ class PairMatching:
         self, query_P: np.ndarray, gallery_P: np.ndarray, looks: Sequence[Look] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Of each pair, the number of the last look that it went on to, and its score there."""
-        level_P, score_P = np.zeros(len(query_P)), np.zeros(len(query_P))
-        chosen = np.arange(len(query_P))
-        for level, look in enumerate(looks_of(self.config) if looks is None else looks):
-            if level > 0:
-                best = best_of_each_query(
-                    query_P[chosen],
-                    score_P[chosen],
-                    gallery_P[chosen],
-                    share=look.share,
-                    least=look.least,
-                )
-                chosen = chosen[best]
-            evidence = self._look(look, query_P[chosen], gallery_P[chosen])
-            level_P[chosen], score_P[chosen] = level, self._score(evidence, look)
-        return level_P, score_P
-
-    def _score(self, evidence: PairEvidence, look: Look) -> np.ndarray:
-        by_name = {
-            "matches": evidence.match_count_P,
-            "confidence": evidence.confidence_sum_P,
-            "inliers": evidence.inlier_count_P,
-        }
-        score = "confidence" if look.by_confidence else self.config.benchmark.local_score
-        return by_name[score].astype(np.float64)
+        return go_through(
+            looks_of(self.config) if looks is None else looks,
+            query_P,
+            gallery_P,
+            evidence_of=self._look,
+            local_score=self.config.benchmark.local_score,
+        )
 
     def _look(self, look: Look, query_P: np.ndarray, gallery_P: np.ndarray) -> PairEvidence:
         stage, settings = look.stage, look.settings
@@ -284,19 +237,19 @@ class PairMatching:
             "stage": "pairs",
             "stage_version": STAGE_VERSION,
             "local": self.images.description,
-            "weights": self.weights,
+            "weights": None if isinstance(settings, NearestSettings) else self.weights,
             "settings": settings.describe(),
             "device": self.device,
         }
         cache = cache_folder(self.config) / "pairs" / describe_fingerprint(description)
-        size = PAIRS_PER_TILE[self.device] * (8 if look.by_confidence else 1)
+        size = PAIRS_PER_TILE[self.device] * look.tile_factor
         failed: list[tuple[Tile, str]] = []
         scored = score_pairs(
             query_P,
             gallery_P,
             query_keys=self.query_keys,
             gallery_keys=self.gallery_keys,
-            store=PairStore(cache),
+            store=self._store(cache),
             run=partial(self._run, settings=settings, failed=failed),
             pairs_per_tile=size,
             on_progress=self.progress(stage, len(query_P)),
@@ -307,6 +260,13 @@ class PairMatching:
             missing = scored.missing_P
             self._report(failed, query_P[missing], gallery_P[missing])
         return scored.evidence
+
+    def _store(self, folder: Path) -> PairStore:
+        if self._kept is None:
+            return self.looks.open_pairs(folder)
+        if folder not in self._stores:
+            self._stores[folder] = self.looks.open_pairs(folder)
+        return self._stores[folder]
 
     def matches(self, ranking: Ranking, most: int) -> pa.Table:
         """``matches.parquet``: the matched keypoints of each query's ``most`` best candidates."""
@@ -328,35 +288,35 @@ class PairMatching:
         return matches_table(
             [(names[0][q], names[1][g]) for q, g in zip(query_P, gallery_P, strict=True)],
             [found[pair] for pair in range(len(query_P))],
-            self._features(self.query_keys, query_P),
-            self._features(self.gallery_keys, gallery_P),
+            self.images.store.gather_places(self.query_keys, query_P),
+            self.images.store.gather_places(self.gallery_keys, gallery_P),
         )
-
-    def _features(self, keys: list[str], index: np.ndarray) -> LocalFeatures:
-        return self.images.store.gather([keys[i] for i in index])
 
     def _run(
         self,
         tiles: Iterator[Tile],
         *,
-        settings: MatchSettings,
+        settings: MatchSettings | NearestSettings,
         failed: list[tuple[Tile, str]],
         method: Literal["score", "details"] = "score",
     ) -> Iterator[tuple[Tile, Any]]:
         make = MakeMatcher(self.features, settings, self.device)
         features: dict[str, Any] = {
-            "queries": partial(self._features, self.query_keys),
-            "gallery": partial(self._features, self.gallery_keys),
+            "queries": partial(self.images.store.gather_places, self.query_keys),
+            "gallery": partial(self.images.store.gather_places, self.gallery_keys),
             "method": method,
         }
         if self.placement is None:
-            yield from match_in_process(tiles, make(), **features)
+            matcher = self._kept[0] if self._kept else make()
+            if self._kept == []:
+                self._kept.append(matcher)
+            yield from match_in_process(tiles, matcher, **features)
             return
         from exreid.distributed.match import MatchReport, match_over_actors
 
         report = MatchReport()
         yield from match_over_actors(
-            tiles, make, placement=self.placement, report=report, **features
+            tiles, make, placement=self.placement, report=report, keep=self._kept, **features
         )
         failed.extend(report.failed)
         self.looks.actors_lost += report.actors_lost

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +25,48 @@ from exreid.runs.artifacts import (
     write_table,
     write_text,
 )
-from exreid.runs.inputs import output_root, read_images
+from exreid.runs.ending import noted_in
+from exreid.runs.inputs import cache_folder, output_root, read_images
 from exreid.runs.progress import Progress, no_progress, timed
+from exreid.runs.safety import check_safety, leak_check
 from exreid.runs.stages import Stages
 from exreid.runs.tracking import log_result
+from exreid.runs.visualize import draw_run
+
+
+@dataclass(frozen=True)
+class InSweep:
+    """What a probe that belongs to a sweep has of its own."""
+
+    folder: Path
+    """That the run's folder stands in."""
+    select: Callable[[ImageTable], ImageTable] = lambda table: table
+    """Makes the table whose splits the probe goes by of the data set's."""
 
 
 def run_probe(
-    config: ProbeConfig, *, progress: Progress = no_progress, verbose: bool = False
+    config: ProbeConfig,
+    *,
+    progress: Progress = no_progress,
+    verbose: bool = False,
+    sweep: InSweep | None = None,
 ) -> tuple[Path, Result]:
-    """Run the probe and write its folder; a failed run keeps its folder, with the error."""
+    """Run the probe and write its folder; a failed run keeps its folder, with the error.
+
+    Run again with the same ``output.run_id``, an interrupted one goes through its stages once
+    more: what the caches hold by then is not computed again.
+    """
     benchmark = config.benchmark
     only_local = benchmark.method == "local_lightglue" and benchmark.candidate_k is None
     features = benchmark.local_features if only_local else config.model.type
     run_id = config.output.run_id or new_run_id(benchmark.method, features)
-    folder = RunFolder(output_root(config) / "benchmark_runs", run_id, config, benchmark.method)
-    try:
-        result = _probe(config, folder, progress, verbose)
-    except BaseException as error:
-        folder.fail(error)
-        raise
-    folder.finish(result)
+    parent = sweep.folder if sweep else output_root(config) / "benchmark_runs"
+    folder = RunFolder(parent, run_id, config, benchmark.method)
+    with noted_in(folder):
+        result, table = _probe(config, folder, progress, verbose=verbose, sweep=sweep)
+        folder.finish(result)
+    if config.visualization.enabled:
+        draw_run(folder.path, table, config, progress=progress)
     log_result(
         config.wandb,
         run_id=run_id,
@@ -55,14 +77,33 @@ def run_probe(
     return folder.path, result
 
 
-def _probe(config: ProbeConfig, folder: RunFolder, progress: Progress, verbose: bool) -> Result:
+def _probe(
+    config: ProbeConfig,
+    folder: RunFolder,
+    progress: Progress,
+    *,
+    verbose: bool,
+    sweep: InSweep | None,
+) -> tuple[Result, ImageTable]:
     timings_s: dict[str, float] = {}
     with timed(timings_s, "metadata"):
         whole, rejected = read_images(config)
+        whole = sweep.select(whole) if sweep else whole
         if config.dataset.make_split is not None:
             frame = whole.rows[["image_id", "split"]]
             write_text(folder.path / "split.csv", frame.to_csv(index=False))
         table = _query_and_gallery(whole, config)
+    with timed(timings_s, "leaks"):
+        leaks = check_safety(
+            leak_check(table, config),
+            config.safety,
+            folder=folder.path,
+            cache=None if config.benchmark.cache == "off" else cache_folder(config),
+            ray=config.ray,
+            on_error=config.dataset.on_error,
+            progress=progress,
+            verbose=verbose,
+        )
     stages = Stages(config, folder.path, progress, verbose, timings_s)
     ranked = stages.run(table)
     queries, gallery, ranking = ranked.queries, ranked.gallery, ranked.ranking
@@ -77,7 +118,8 @@ def _probe(config: ProbeConfig, folder: RunFolder, progress: Progress, verbose: 
     write_table(folder.path / "rankings.parquet", ranking_table(ranking, queries, gallery))
     write_table(folder.path / "queries.parquet", query_table(ranking, queries, identities))
     counts = {**retrieval_counts(ranking, queries, gallery), **_left_out(rejected), **stages.counts}
-    return Result(result.method, result.metrics, result.intervals, counts, timings_s)
+    result = Result(result.method, result.metrics, result.intervals, counts, timings_s, leaks)
+    return result, ranked.table
 
 
 def measure(ranking: Ranking, identity_Q: np.ndarray, config: ProbeConfig) -> Result:

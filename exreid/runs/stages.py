@@ -4,26 +4,32 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from exreid.config import ProbeConfig
 from exreid.config_benchmark import ModelConfig
-from exreid.data.metadata import retrieval_sides, select_split
+from exreid.data.metadata import codes, retrieval_sides, select_split
 from exreid.distributed.session import Placement
+from exreid.features.extraction import ExtractionReport
 from exreid.matching.cosine import cosine_of_pairs, rank_by_cosine
 from exreid.metrics.ranking import Exclude
-from exreid.models.backbones import build_backbone
 from exreid.records import Embeddings, ImageTable, Ranking, Rejected, RetrievalSide
 from exreid.runs.artifacts import write_table
-from exreid.runs.fusion import FusionStage, Method
+from exreid.runs.crossfit import (
+    Fold,
+    animal_folds,
+    fits_on_queries,
+    join_evidence,
+    joined_decisions,
+    joined_rankings,
+)
+from exreid.runs.fusion import FusionStage
 from exreid.runs.inputs import embed_images
 from exreid.runs.local import (
-    FIRST_LOOK,
-    FULL_LOOK,
-    LAST_LOOK,
     LocalImages,
     Looks,
     PairMatching,
@@ -31,8 +37,15 @@ from exreid.runs.local import (
     placement_for,
     unordered,
 )
-from exreid.runs.openset import Practice, practice_queries
+from exreid.runs.looks import LOOK_COUNTS
+from exreid.runs.methods import Method, ScorePairs
+from exreid.runs.new_animals import Grouper
+from exreid.runs.openset import OpenSet, Practice, decide, practice_queries
 from exreid.runs.progress import Progress, timed
+from exreid.runs.reranking import Reranker
+
+if TYPE_CHECKING:
+    from exreid.models.backbones import Backbone
 
 
 @dataclass(frozen=True)
@@ -44,8 +57,8 @@ class Ranked:
     ranking: Ranking
     table: ImageTable
     """The images that both sides' positions are places of."""
-    practice: Practice | None
-    """Database images that were answered as queries, where decisions are to be fitted."""
+    open_set: OpenSet | None
+    """What was decided, where decisions are asked for."""
 
 
 class Stages:
@@ -66,48 +79,135 @@ class Stages:
         self.looks = Looks()
         self.embeddings: list[Embeddings] = []
         self.images: list[LocalImages] = []
+        self.placement: Placement | None = None
+        self.reranker: Reranker | None = None
 
     def run(self, table: ImageTable) -> Ranked:
         """The ranking, and what it is of."""
+        with ExitStack() as stack:
+            table = self.extract(table, stack)
+            queries, gallery = self.sides(table)
+            if self._queries_are_the_database():
+                ranking, open_set = self._cross_fitted(queries, gallery, table)
+            else:
+                ranking, open_set = self._fitted(queries, gallery, table, None)
+            if open_set is not None:
+                self.counts |= open_set.counts
+            if self.images:
+                # Pictures show at least what the first answer of each query rests on.
+                benchmark = self.config.benchmark
+                keep = max(benchmark.keep_matches, int(self.config.visualization.enabled))
+                if keep:
+                    matching = self._matching(0, queries, gallery)
+                    found = matching.matches(ranking, keep)
+                    write_table(self.folder / "matches.parquet", found)
+                self.count()
+        return Ranked(queries, gallery, ranking, table, open_set)
+
+    def _queries_are_the_database(self) -> bool:
+        """So that nothing may be fitted on all of it at once."""
+        return fits_on_queries(self.config)
+
+    def _fitted(
+        self,
+        queries: RetrievalSide,
+        gallery: RetrievalSide,
+        table: ImageTable,
+        fold: Fold | None,
+    ) -> tuple[Ranking, OpenSet | None]:
+        """Fit on the gallery (of a fold, on what it leaves), then answer and decide."""
+        benchmark = self.config.benchmark
+        fusion, practice = self.learn(gallery, table, fold)
+        ranking = self._answer(queries, gallery, fusion, benchmark.exclude)
+        if fusion is not None:
+            fusion.write_evidence(ranking, queries, gallery)
+            if fold is None:
+                self.counts |= fusion.counts
+        answered = Ranked(queries, gallery, ranking, table, None)
+        return ranking, self._decide(answered, fusion, practice, fold)
+
+    def _decide(
+        self,
+        answered: Ranked,
+        fusion: FusionStage | None,
+        practice: Practice | None,
+        fold: Fold | None,
+    ) -> OpenSet | None:
+        """Known or new, by what was fitted on the practice; None where nothing was."""
+        if practice is None:
+            return None
+        queries, gallery, options = answered.queries, answered.gallery, self.config.benchmark
+        taught = gallery if fold is None else fold.taught(gallery)
+        decided = decide(practice, taught, answered.ranking, gallery, options.open_set)
+        if fold is not None:
+            return decided
+        grouper = self.grouper(answered.table, fusion)
+        grouped = grouper.new_animals(decided.known_Q, queries, gallery, self.config.seed)
+        return replace(decided, new_animals=grouped)
+
+    def _cross_fitted(
+        self, queries: RetrievalSide, gallery: RetrievalSide, table: ImageTable
+    ) -> tuple[Ranking, OpenSet | None]:
+        """Each query answered by what never saw its animal; see `exreid.runs.crossfit`."""
+        folds = animal_folds(queries, self.config.seed)
+        members = [fold.members for fold in folds]
+        parts = [self._fitted(queries.take(fold.members), gallery, table, fold) for fold in folds]
+        if self.config.benchmark.method == "wildfusion":
+            join_evidence(self.folder, folds, queries)
+        decided = [open_set for _, open_set in parts if open_set is not None]
+        ranking = joined_rankings([ranking for ranking, _ in parts], members)
+        return ranking, joined_decisions(decided, members) if decided else None
+
+    def extract(self, table: ImageTable, stack: ExitStack) -> ImageTable:
+        """The images whose features could all be made; actors stay up as long as the stack."""
         models, local_names = methods_of(self.config)
         for model in models:
             table = self._embed(table, model)
-        with ExitStack() as stack:
-            placement = None
-            if local_names:
-                placement = placement_for(self.config, stack, verbose=self.verbose)
-                with timed(self.timings_s, "keypoints"):
-                    for name in local_names:
-                        table = self._find_keypoints(table, name, placement)
-            dataset, benchmark = self.config.dataset, self.config.benchmark
-            query = select_split(table, dataset.query_split_value)
-            database = select_split(table, dataset.database_split_value)
-            queries, gallery = retrieval_sides(table, query, database)
-            fusion = None
-            if benchmark.method == "wildfusion":
-                fusion = self._calibrated(gallery, table, placement)
-            ranking = self._answer(queries, gallery, fusion, placement, benchmark.exclude)
-            if fusion is not None:
-                fusion.write_evidence(ranking, queries, gallery)
-            practice = None
-            if benchmark.open_set.enabled:
-                chosen = practice_queries(gallery, benchmark.open_set.queries, self.config.seed)
-                answered = self._answer(chosen, gallery, fusion, placement, "encounter")
-                practice = Practice(chosen, answered)
-            if local_names:
-                if benchmark.keep_matches:
-                    matching = self._matching(0, queries, gallery, placement)
-                    found = matching.matches(ranking, benchmark.keep_matches)
-                    write_table(self.folder / "matches.parquet", found)
-                self._count()
-        return Ranked(queries, gallery, ranking, table, practice)
+        if local_names:
+            self.placement = placement_for(self.config, stack, verbose=self.verbose)
+            with timed(self.timings_s, "keypoints"):
+                for name in local_names:
+                    table = self._find_keypoints(table, name)
+        return table
+
+    def sides(self, table: ImageTable) -> tuple[RetrievalSide, RetrievalSide]:
+        """Queries and gallery, by the split."""
+        dataset = self.config.dataset
+        query = select_split(table, dataset.query_split_value)
+        database = select_split(table, dataset.database_split_value)
+        return retrieval_sides(table, query, database)
+
+    def learn(
+        self, gallery: RetrievalSide, table: ImageTable, fold: Fold | None = None
+    ) -> tuple[FusionStage | None, Practice | None]:
+        """What the gallery's own images (of a fold, those that it leaves) teach: the fusion, and
+        answers to fit decisions on."""
+        self.prepare_reranking(gallery, table)
+        benchmark = self.config.benchmark
+        fusion = None
+        if benchmark.method == "wildfusion":
+            fusion = self._calibrated(gallery, table, fold)
+        if not benchmark.open_set.enabled:
+            return fusion, None
+        taught = gallery if fold is None else fold.taught(gallery)
+        self.prepare_reranking(taught, table)
+        chosen = practice_queries(taught, benchmark.open_set.queries, self.config.seed)
+        answered = self._answer(chosen, taught, fusion, "encounter")
+        self.prepare_reranking(gallery, table)
+        return fusion, Practice(chosen, answered)
+
+    def prepare_reranking(self, gallery: RetrievalSide, table: ImageTable) -> None:
+        """The second ranking of this gallery, where the config asks for one."""
+        options = self.config.benchmark.rerank
+        if options.method != "none":
+            every, vectors_ND = side_of_all(table), self.embeddings[0].vectors_ND
+            self.reranker = Reranker(options, vectors_ND, every, gallery)
 
     def _answer(
         self,
         queries: RetrievalSide,
         gallery: RetrievalSide,
         fusion: FusionStage | None,
-        placement: Placement | None,
         exclude: Exclude,
     ) -> Ranking:
         """The gallery ranked for these queries by the benchmark's method."""
@@ -117,40 +217,43 @@ class Stages:
             return ranking
         with timed(self.timings_s, "matching"):
             if fusion is not None:
-                return fusion.rerank(ranking, queries, gallery)
-            return self._matching(0, queries, gallery, placement).rerank(ranking, gallery)
+                return fusion.rerank(ranking, queries, gallery, exclude)
+            return self._matching(0, queries, gallery).rerank(ranking, gallery)
 
     def _embed(self, table: ImageTable, model: ModelConfig) -> ImageTable:
         config = self.config.model_copy(update={"model": model})
         with timed(self.timings_s, "model"):
+            from exreid.models.backbones import build_backbone
+
             backbone = build_backbone(
                 model.type, checkpoint=model.checkpoint, image_size=config.dataset.image_size
             )
         with timed(self.timings_s, "embeddings"):
-            embeddings, positions, report = embed_images(
-                table,
-                config,
-                backbone,
-                verbose=self.verbose,
-                on_progress=self.progress("Extracting features", len(table)),
-            )
+            embeddings, positions, report = self._embeddings(table, config, backbone)
         self._add({"images_cached": report.cached, "images_extracted": report.extracted})
         self.rejected.extend(report.rejected)
         self._keep(positions)
         self.embeddings.append(embeddings)
         return table.take(positions)
 
-    def _find_keypoints(
-        self, table: ImageTable, name: str, placement: Placement | None
-    ) -> ImageTable:
-        bar = self.progress("Finding keypoints", len(table))
-        images = extract_local_images(table, with_local(self.config, name), placement, bar)
+    def _find_keypoints(self, table: ImageTable, name: str) -> ImageTable:
+        images = self._local_images(table, with_local(self.config, name))
         report = images.report
         self._add({"keypoints_cached": report.cached, "keypoints_extracted": report.extracted})
         self.rejected.extend(report.rejected)
         self._keep(images.positions)
         self.images.append(images)
         return table.take(images.positions)
+
+    def _embeddings(
+        self, table: ImageTable, config: ProbeConfig, backbone: Backbone
+    ) -> tuple[Embeddings, np.ndarray, ExtractionReport]:
+        bar = self.progress("Extracting features", len(table))
+        return embed_images(table, config, backbone, verbose=self.verbose, on_progress=bar)
+
+    def _local_images(self, table: ImageTable, config: ProbeConfig) -> LocalImages:
+        bar = self.progress("Finding keypoints", len(table))
+        return extract_local_images(table, config, self.placement, bar)
 
     def _keep(self, positions: np.ndarray) -> None:
         """Of what earlier stages made, only the images that this one could read as well."""
@@ -165,23 +268,29 @@ class Stages:
         if not self.embeddings:
             return unordered(queries, gallery, exclude)
         deep = len(gallery) if benchmark.method == "wildfusion" else 1
+        keep = max(benchmark.keep_candidates, benchmark.candidate_k or deep)
+        if self.reranker is not None:
+            keep = max(keep, self.reranker.needs)
         vectors_ND = self.embeddings[0].vectors_ND
-        return rank_by_cosine(
+        ranking = rank_by_cosine(
             vectors_ND[queries.position_N],
             vectors_ND[gallery.position_N],
             queries,
             gallery,
             exclude=exclude,
-            keep=max(benchmark.keep_candidates, benchmark.candidate_k or deep),
+            keep=keep,
             on_progress=self.progress("Ranking", len(queries)),
         )
+        if self.reranker is None:
+            return ranking
+        bar = self.progress("Re-ranking", len(queries))
+        return self.reranker.rerank(ranking, queries, exclude, bar)
 
     def _matching(
         self,
         number: int,
         first: RetrievalSide,
         second: RetrievalSide,
-        placement: Placement | None,
     ) -> PairMatching:
         name = methods_of(self.config)[1][number]
         return PairMatching(
@@ -191,44 +300,57 @@ class Stages:
             gallery=second.position_N,
             query_ids=first.image_ids,
             gallery_ids=second.image_ids,
-            placement=placement,
+            placement=self.placement,
             folder=self.folder,
             progress=self.progress,
             looks=self.looks,
         )
 
+    def grouper(self, table: ImageTable, fusion: FusionStage | None) -> Grouper:
+        """Groups images by the scores that the benchmark's method gives their pairs."""
+        vectors_ND = self.embeddings[0].vectors_ND if self.embeddings else None
+        if fusion is not None:
+            score = fusion.score_places
+        elif vectors_ND is not None and self.config.benchmark.method == "cosine":
+            score = partial(cosine_of_pairs, vectors_ND)
+        else:
+            every = side_of_all(table)
+            score = partial(self._matching(0, every, every).full_scores, all_pairs=True)
+        return Grouper(score, vectors_ND, self.config.benchmark.open_set)
+
     def _calibrated(
-        self, gallery: RetrievalSide, table: ImageTable, placement: Placement | None
+        self, gallery: RetrievalSide, table: ImageTable, fold: Fold | None = None
     ) -> FusionStage:
-        every = np.arange(len(table))
-        whole, _ = retrieval_sides(table, every, every)
+        stage = self.fusion_stage(table, self.folder if fold is None else fold.folder(self.folder))
+        left_out = None if fold is None else fold.left_out
+        with timed(self.timings_s, "calibration"):
+            stage.calibrate(gallery, self.embeddings[0].vectors_ND, left_out)
+        return stage
+
+    def fusion_stage(self, table: ImageTable, folder: Path) -> FusionStage:
+        """The fusion of the benchmark's methods, not fitted yet, which writes to ``folder``."""
+        every = side_of_all(table)
         models, local_names = methods_of(self.config)
         methods = [
             Method(f"cosine:{model.type}", "global", _cosine(self.embeddings[m].vectors_ND))
             for m, model in enumerate(models)
         ]
         for number, name in enumerate(local_names):
-            matching = self._matching(number, whole, whole, placement)
-            methods.append(Method(name, "local", matching.full_scores))
-        stage = FusionStage(self.config, methods, self.folder)
-        with timed(self.timings_s, "calibration"):
-            stage.calibrate(gallery, self.embeddings[0].vectors_ND)
-        self._add(stage.counts)
-        return stage
+            matching = self._matching(number, every, every)
+            methods.append(Method(name, "local", _local(matching), matching.rounds))
+        if self.reranker is not None:
+            methods[0] = replace(methods[0], score=_reranked(self.reranker))
+        return FusionStage(self.config, methods, folder)
 
     def _add(self, counts: dict[str, Any]) -> None:
         for name, count in counts.items():
             self.counts[name] = self.counts.get(name, 0) + count
 
-    def _count(self) -> None:
+    def count(self) -> None:
+        """Add up how the matching went."""
         looks = self.looks
-        names = {
-            "pairs_looked_at": FIRST_LOOK,
-            "pairs_matched": FULL_LOOK,
-            "pairs_exact": LAST_LOOK,
-        }
         self.counts |= {
-            name: looks.pairs[stage] for name, stage in names.items() if stage in looks.pairs
+            name: looks.pairs[stage] for name, stage in LOOK_COUNTS.items() if stage in looks.pairs
         }
         self.counts["pairs_known"] = looks.pairs_known
         if looks.actors_lost:
@@ -255,9 +377,39 @@ def with_local(config: ProbeConfig, name: str) -> ProbeConfig:
     return config.model_copy(update={"benchmark": benchmark})
 
 
-def _cosine(vectors_ND: np.ndarray) -> Any:
-    def score(first_P: np.ndarray, second_P: np.ndarray, *, all_pairs: bool) -> np.ndarray:
-        del all_pairs
+def side_of_all(table: ImageTable) -> RetrievalSide:
+    """All images as one side whose identities do not matter."""
+    count = len(table)
+    ids = tuple(table.rows["image_id"])
+    encounter_N, _ = codes(table.rows["encounter"].tolist(), [])
+    return RetrievalSide(ids, np.arange(count), np.zeros(count, np.int32), encounter_N)
+
+
+def _cosine(vectors_ND: np.ndarray) -> ScorePairs:
+    def score(
+        first_P: np.ndarray, second_P: np.ndarray, *, all_pairs: bool, exclude: Exclude
+    ) -> np.ndarray:
+        del all_pairs, exclude
         return cosine_of_pairs(vectors_ND, first_P, second_P)
+
+    return score
+
+
+def _reranked(reranker: Reranker) -> ScorePairs:
+    def score(
+        first_P: np.ndarray, second_P: np.ndarray, *, all_pairs: bool, exclude: Exclude
+    ) -> np.ndarray:
+        del all_pairs
+        return reranker.pair_scores(first_P, second_P, exclude=exclude)
+
+    return score
+
+
+def _local(matching: PairMatching) -> ScorePairs:
+    def score(
+        first_P: np.ndarray, second_P: np.ndarray, *, all_pairs: bool, exclude: Exclude
+    ) -> np.ndarray:
+        del exclude
+        return matching.full_scores(first_P, second_P, all_pairs=all_pairs)
 
     return score

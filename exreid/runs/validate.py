@@ -13,8 +13,9 @@ from exreid.data.metadata import load_images, select_split
 from exreid.data.storage import read_bytes
 from exreid.errors import ImageError, MaskError, MetadataError
 from exreid.records import ImageTable
-from exreid.runs.inputs import table_columns
+from exreid.runs.inputs import cache_folder, table_columns, with_made_split
 from exreid.runs.progress import Progress, no_progress
+from exreid.runs.safety import inspect_split, leak_check, make_prints
 
 THREADS = 4
 CHECK_SIZE_PX = 64
@@ -38,13 +39,45 @@ def run_validate(
     # Each entry holds every reason of its row, each with its remedy.
     problems = [f"line {item.row}, {item.path}: {item.reason}" for item in rejected]
     if dataset.make_split is None:
-        problems += _split_problems(table, config)
+        split_problems = _split_problems(table, config)
+    else:
+        try:
+            table, split_problems = with_made_split(table, config), []
+        except MetadataError as error:
+            split_problems = [str(error)]
+    problems += split_problems
     if decode:
         count = progress("Decoding images", len(table))
         for problem in _image_problems(table, config):
             count(1)
             problems += [problem] if problem else []
-    return _summary(table, len(rejected)), problems
+    summary = _summary(table, len(rejected))
+    if config.safety != "off" and not split_problems:
+        leaks = _leaks(table, config, progress, decode=decode)
+        where = "" if decode else " in the table; photographs were not compared"
+        summary.append(f"Leaks{where}: {len(leaks) or 'none found'}")
+        if config.safety == "strict":
+            problems += leaks
+        else:
+            summary += [f"  {line}." for line in leaks]
+    return summary, problems
+
+
+def _leaks(
+    table: ImageTable, config: ProbeConfig, progress: Progress, *, decode: bool
+) -> list[str]:
+    check, prints = leak_check(table, config), None
+    if decode:
+        prints = make_prints(
+            check,
+            cache=None if config.benchmark.cache == "off" else cache_folder(config),
+            ray=config.ray,
+            on_error="skip",
+            progress=progress,
+            verbose=False,
+        )
+    found = inspect_split(check, prints)
+    return [*found.warnings.values(), *found.notes]
 
 
 def _split_problems(table: ImageTable, config: ProbeConfig) -> list[str]:

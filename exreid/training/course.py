@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from exreid.config_training import FinetuneConfig
+from exreid.data import mirror
 from exreid.models.backbones import Backbone, embedding_length
 from exreid.training import checkpoint as ckpt
 from exreid.training.feed import ImageSource, read_ahead
@@ -62,6 +63,8 @@ class Surroundings:
     on_images: Callable[[int], Any] = lambda done: None
     """Told how many images were trained on since the first epoch."""
     on_epoch: Callable[[list[Row]], Any] = lambda history: None
+    judge: Callable[[list[Row]], bool] = lambda history: False
+    """Asked on the first worker, after each epoch but the last, whether to stop there."""
 
 
 def train(job: TrainingJob, around: Surroundings) -> list[Row]:
@@ -126,9 +129,16 @@ class _Course:
             if self.writes:
                 self._save(epoch + 1)
             self._tell()
+            if not last and self._stopped():
+                return self.history
         if self.writes:
             self._save_final()
         return self.history
+
+    def _stopped(self) -> bool:
+        """Whether all workers stop here, as the first one was told."""
+        stop = self.writes and self.around.judge(self.history)
+        return self.around.world.sum([float(stop)])[0] > 0
 
     def _train_epoch(self, epoch: int) -> Row:
         config, world = self.config.train, self.around.world
@@ -227,7 +237,7 @@ class _Course:
         asked = self.config.train.resume_checkpoint
         if not own.exists() and asked is None:
             return 0
-        file = own if own.exists() else Path(str(asked))
+        file = own if own.exists() else mirror.local_copy(str(asked), key="train.resume_checkpoint")
         content = ckpt.read_full(file, labels=self.job.labels, backbone=self.job.backbone.name)
         self._load(content, str(file))
         if file != own:
@@ -257,7 +267,7 @@ class _Course:
         the best so far, and epochs before it no longer.
         """
         folder, best = self.job.folder, best_row(content["history"], self.config.output.best_metric)
-        full = file.parent / ckpt.BEST_FULL
+        full = mirror.local_copy(file.parent / ckpt.BEST_FULL)
         kept = content
         if best is not None and best["epoch"] != content["epoch"] and full.exists():
             beside = ckpt.read_full(full, labels=self.job.labels, backbone=self.job.backbone.name)

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
 from exreid.config import ProbeConfig
 from exreid.config_io import load_config
 from exreid.data.synthetic import write_dataset
-from exreid.errors import CalibrationError, ConfigError
+from exreid.errors import CalibrationError
 from exreid.runs.probe import recompute_metrics, run_probe
 
 OPTIONS = [
@@ -67,6 +67,32 @@ def test_decisions_and_their_numbers(decided):
     assert recompute_metrics(folder, _config(".", ".")).metrics == metrics
 
 
+def test_what_is_called_new_is_grouped(decided, many):
+    out, folder, result = decided
+    rows = pd.read_parquet(folder / "new_animals.parquet")
+    decisions = pd.read_parquet(folder / "open_set.parquet")
+    new = decisions[decisions["decision"] == "new"]
+    assert rows["query_id"].tolist() == new["query_id"].tolist()
+    assert rows["identity"].tolist() == new["identity"].tolist()
+    assert rows["group"].drop_duplicates().tolist() == list(range(1, rows["group"].max() + 1))
+    assert (rows.groupby("group")["query_id"].transform("size") == rows["group_photos"]).all()
+    assert (rows.groupby("encounter")["group"].nunique() == 1).all(), "visits are linked"
+    assert result.counts["called_new"] == len(rows)
+    assert result.counts["new_groups"] == rows["group"].nunique()
+    metrics = result.metrics
+    ari = adjusted_rand_score(rows["identity"], rows["group"])
+    assert metrics["new_ari"] == pytest.approx(ari)
+    assert metrics["new_ari_visits"] == pytest.approx(
+        adjusted_rand_score(rows["identity"], rows["encounter"])
+    )
+    low, high = result.intervals["new_ari"]
+    assert low <= high
+    figures = json.loads((folder / "open_set.json").read_text())["new_animals"]
+    assert figures["visits_linked"] is True
+    free, _ = run_probe(_config(many, out, "benchmark.open_set.link_visits=off"))
+    assert json.loads((free / "open_set.json").read_text())["new_animals"]["visits_linked"] is False
+
+
 def test_a_stricter_rate_calls_fewer_animals_known(decided, many):
     out, folder, _ = decided
     runs = [
@@ -101,15 +127,6 @@ def test_answers_by_animal_and_by_visit(decided, many):
     mean, _ = run_probe(_config(many, out, "benchmark.identity_score=mean_top"))
     other = pd.read_parquet(mean / "answers.parquet")
     assert not other["score"].equals(answers["score"])
-
-
-def test_nothing_is_fitted_on_queries(many, tmp_path, dataset):
-    same = ["dataset.query_split_value=train", "dataset.database_split_value=train"]
-    with pytest.raises(ConfigError, match="nothing may be fitted on queries"):
-        _config(many, tmp_path, *same)
-    more = ["benchmark.open_set.enabled=false", "benchmark.method=wildfusion"]
-    with pytest.raises(ConfigError, match="nothing may be fitted on queries"):
-        _config(many, tmp_path, *same, *more)
 
 
 def test_a_database_that_teaches_nothing_is_an_error(many, tmp_path):

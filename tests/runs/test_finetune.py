@@ -49,7 +49,7 @@ def test_a_training_leaves_its_files_and_they_agree(trained):
         *("checkpoint-final.pth", "checkpoint-final-full.pth", "checkpoint-latest-full.pth"),
         *("checkpoint-best.pth", "checkpoint-best-full.pth", "checkpoint-epoch-2.pth"),
         *("checkpoint-final.safetensors", "config.snapshot.yaml", "history.csv"),
-        *("learning_curve.png", "rejected.csv", "result.json", "split.csv"),
+        *("learning_curve.png", "leaks.csv", "rejected.csv", "result.json", "split.csv"),
     }
     written = json.loads((folder / "result.json").read_text())
     assert (written["status"], written["metrics"]) == ("completed", result.metrics)
@@ -158,7 +158,7 @@ def test_a_killed_driver_goes_on_and_a_finished_run_is_left_alone(dataset, tmp_p
         _run(*arguments)
     monkeypatch.undo()
     folder = tmp_path / "results" / "r"
-    assert json.loads((folder / "result.json").read_text())["status"] == "failed"
+    assert json.loads((folder / "result.json").read_text())["status"] == "interrupted"
     assert main(["finetune", *arguments, "optimizer.lr=0.5"]) == 2, "another config"
     assert main(["finetune", *arguments]) == 0
     torch.use_deterministic_algorithms(False)

@@ -113,10 +113,13 @@ def test_a_killed_matching_goes_on_with_the_unfinished_tiles(whole, dataset, tmp
 def test_fast_looks_at_all_and_matches_the_best_exactly(whole, dataset):
     out, folder, _ = whole
     more = ["benchmark.precision=fast", "benchmark.fast.look_share=0.25"]
-    more += ["benchmark.fast.look_least=3", "benchmark.fast.prune_to=32"]
-    quick, fast = run_probe(_config(dataset, out, *more, "benchmark.fast.exact_best=2"))
+    more += ["benchmark.fast.look_least=3", "benchmark.fast.prune_after=3"]
+    more += ["benchmark.fast.prune_to=32", "benchmark.fast.full_decided_sd=null"]
+    undecided = [*more, "benchmark.fast.look_decided_sd=null"]
+    quick, fast = run_probe(_config(dataset, out, *undecided, "benchmark.fast.exact_best=2"))
     queries, gallery = fast.counts["queries"], fast.counts["gallery_images"]
-    assert fast.counts["pairs_looked_at"] == queries * gallery
+    assert fast.counts["pairs_compared"] == queries * gallery
+    assert fast.counts["pairs_looked_at"] == queries * max(3, int(np.ceil(0.4 * gallery)))
     assert fast.counts["pairs_matched"] == queries * max(3, int(np.ceil(0.25 * gallery)))
     assert fast.counts["pairs_exact"] == fast.counts["pairs_known"] == 2 * queries
     scores = [
@@ -125,12 +128,14 @@ def test_fast_looks_at_all_and_matches_the_best_exactly(whole, dataset):
     ]
     best = scores[0][scores[0]["rank"] <= 2]["score"]
     assert (best == scores[1]["score"].loc[best.index]).all(), "exact, whatever came before"
-    again, _ = run_probe(_config(dataset, out, *more, "benchmark.fast.exact_best=0"))
+    again, _ = run_probe(_config(dataset, out, *undecided, "benchmark.fast.exact_best=0"))
     two = pd.read_parquet(again / "rankings.parquet")
     two = two[two["rank"] <= 2].groupby("query_id")["gallery_id"].agg(set)
     one = scores[0].reset_index()
     one = one[one["rank"] <= 2].groupby("query_id")["gallery_id"].agg(set)
     assert (one == two).all(), "the same two, in the exact order"
+    _, decided = run_probe(_config(dataset, out, *more, "benchmark.fast.look_decided_sd=0.5"))
+    assert queries <= decided.counts["pairs_matched"] < fast.counts["pairs_matched"]
 
 
 def test_matched_keypoints_are_kept_where_they_are_asked_for(whole, dataset, local_ray):
@@ -198,7 +203,11 @@ def test_the_size_that_keypoints_are_looked_for_in(dataset):
     [
         (["benchmark.local_score=inliers"], "benchmark.geometry"),
         (["benchmark.cache=off"], "benchmark.cache=off"),
-        (["benchmark.local_features=superpoint"], "aliked-n16"),
+        (["benchmark.local_features=orb"], "aliked-n16"),
+        (
+            ["benchmark.local_features=aliked-t16"],
+            "no LightGlue is trained for aliked-t16",
+        ),
         (["benchmark.local_masks=blank", "dataset.mask_col=null"], "dataset.mask_col"),
     ],
 )

@@ -127,6 +127,7 @@ def test_fast_leaves_pairs_below_those_with_all_scores(fused, dataset):
     out, _, _ = fused
     more = ["benchmark.precision=fast", "benchmark.fast.look_share=0.25"]
     more += ["benchmark.fast.look_least=3", "benchmark.candidate_k=8"]
+    more += ["benchmark.fast.look_decided_sd=null"]
     folder, _ = run_probe(_config(dataset, out, *more))
     evidence = pd.read_parquet(folder / "fusion.parquet")
     for _, rows in evidence.groupby("query_id"):
