@@ -57,7 +57,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(
-                f"{self.path} cannot be made: {error.strerror or error}. Check output.root."
+                f"{mirror.shown(self.path)} cannot be made: {error.strerror or error}. Check output.root."
             ) from error
         self._lock = FileLock(self.path / ".lock", timeout=0)
         self._take_lock()
@@ -83,7 +83,7 @@ class RunFolder:
             self._lock.acquire()
         except Timeout as error:
             raise ConfigError(
-                f"{self.path}: another process is at work on this run. Wait for it, or set another "
+                f"{mirror.shown(self.path)}: another process is at work on this run. Wait for it, or set another "
                 "output.run_id."
             ) from error
 
@@ -92,14 +92,14 @@ class RunFolder:
         if written.get("status") == "completed":
             self._lock.release()
             raise ConfigError(
-                f"{self.path} holds a completed run: it is there already. Set another "
+                f"{mirror.shown(self.path)} holds a completed run: it is there already. Set another "
                 "output.run_id, or leave it unset; a training goes on from it with "
                 "train.resume_checkpoint=.../checkpoint-final-full.pth."
             )
         if written.get("config_fingerprint", fingerprint(self.config)) != fingerprint(self.config):
             self._lock.release()
             raise ConfigError(
-                f"{self.path} holds an interrupted run of another config; see its "
+                f"{mirror.shown(self.path)} holds an interrupted run of another config; see its "
                 "config.snapshot.yaml. Set another output.run_id."
             )
 

@@ -93,7 +93,7 @@ def test_a_run_that_stands_there_is_not_written_over(dataset, bucket, machine, c
     assert f"Written to {ROOT}/benchmark_runs/once" in capsys.readouterr().out
     machine()
     assert main(["probe", *arguments]) == 2
-    assert f"{ROOT}/benchmark_runs/once is there already" in capsys.readouterr().err
+    assert f"{ROOT}/benchmark_runs/once holds a completed run" in capsys.readouterr().err
 
 
 def test_a_training_goes_on_on_another_machine(dataset, bucket, machine, tmp_path, monkeypatch):
@@ -120,7 +120,7 @@ def test_a_training_goes_on_on_another_machine(dataset, bucket, machine, tmp_pat
     monkeypatch.setenv(mirror.FOLDER_VARIABLE, str(tmp_path / "elsewhere"))
     url = f"{ROOT}/results/url"
     status = json.loads(bucket.cat(f"{url}/result.json"))
-    assert (status["status"], status["error_type"]) == ("failed", "KeyboardInterrupt")
+    assert (status["status"], status["error_type"]) == ("interrupted", "RunInterrupted")
     folder, result = run_finetune(config(ROOT, *more))
     assert result.metrics == expected.metrics
     assert result.counts["images_decoded"] == 0
