@@ -50,6 +50,7 @@ class RunFolder:
         kind: str | None = None,
     ) -> None:
         self.path, self.kind = parent / run_id, kind
+        self.shown = mirror.shown(self.path)
         self.run_id, self.config, self.method = run_id, config, method
         self.results_table = results_table
         self.resumed = self.path.is_dir() or mirror.exists(self.path)
@@ -57,7 +58,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(
-                f"{mirror.shown(self.path)} cannot be made: {error.strerror or error}. Check output.root."
+                f"{self.shown} cannot be made: {error.strerror or error}. Check output.root."
             ) from error
         self._lock = FileLock(self.path / ".lock", timeout=0)
         self._take_lock()
@@ -83,7 +84,7 @@ class RunFolder:
             self._lock.acquire()
         except Timeout as error:
             raise ConfigError(
-                f"{mirror.shown(self.path)}: another process is at work on this run. Wait for it, or set another "
+                f"{self.shown}: another process is at work on this run. Wait for it, or set another "
                 "output.run_id."
             ) from error
 
@@ -92,14 +93,14 @@ class RunFolder:
         if written.get("status") == "completed":
             self._lock.release()
             raise ConfigError(
-                f"{mirror.shown(self.path)} holds a completed run: it is there already. Set another "
+                f"{self.shown} holds a completed run: it is there already. Set another "
                 "output.run_id, or leave it unset; a training goes on from it with "
                 "train.resume_checkpoint=.../checkpoint-final-full.pth."
             )
         if written.get("config_fingerprint", fingerprint(self.config)) != fingerprint(self.config):
             self._lock.release()
             raise ConfigError(
-                f"{mirror.shown(self.path)} holds an interrupted run of another config; see its "
+                f"{self.shown} holds an interrupted run of another config; see its "
                 "config.snapshot.yaml. Set another output.run_id."
             )
 
