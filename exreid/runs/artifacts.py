@@ -84,8 +84,8 @@ class RunFolder:
             self._lock.acquire()
         except Timeout as error:
             raise ConfigError(
-                f"{self.shown}: another process is at work on this run. Wait for it, or set another "
-                "output.run_id."
+                f"{self.shown}: another process is at work on this run. Wait for it, or set "
+                "another output.run_id."
             ) from error
 
     def _check_resumable(self) -> None:
