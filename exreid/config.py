@@ -146,8 +146,9 @@ class RayConfig(StrictModel):
     gpus_per_worker: NonNegativeFloat | None = None
     """GPUs of each worker or actor; below 1, a share of one. None: 1 where there are GPUs."""
     wait_s: NonNegativeFloat = 0.0
-    """Seconds to wait for an autoscaling cluster to add the machines that are wanted. 0: what does
-    not fit on those that are up is an error at once."""
+    """Seconds to wait at most for an autoscaling cluster to add the machines that are wanted; once
+    enough to begin are there and no more come, the work begins. 0: what does not fit on those that
+    are up is an error at once."""
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> Self:

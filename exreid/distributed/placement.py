@@ -12,6 +12,8 @@ from exreid.config import RayConfig
 from exreid.errors import RunError
 
 POLL_S = 1.0
+SETTLED_S = 30.0
+"""Once what is needed is there and no machine has come for so long, the work begins."""
 ROUNDING = 1e-6
 
 
@@ -64,8 +66,9 @@ def room_for(
 ) -> int:
     """How many of ``wanted`` fit at once, each on one machine.
 
-    Waits ``ray.wait_s`` for machines that an autoscaler may add, having told it what is wanted.
-    RunError naming what is wanted and what is there where fewer than ``least`` fit.
+    Waits up to ``ray.wait_s`` for machines that an autoscaler may add, having told it what is
+    wanted; no longer once ``least`` fit and none has come for `SETTLED_S`. RunError naming what is
+    wanted and what is there where fewer than ``least`` fit.
     """
     deadline_s = time.monotonic() + config.wait_s
     if config.wait_s and _holds(cpus, gpus) < wanted:
@@ -73,7 +76,12 @@ def room_for(
 
         bundle = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
         request_resources(bundles=[bundle] * wanted)
-        while _holds(cpus, gpus) < wanted and time.monotonic() < deadline_s:
+        fit, grown_s = 0, time.monotonic()
+        while fit < wanted and time.monotonic() < deadline_s:
+            if (now_fit := _holds(cpus, gpus)) > fit:
+                fit, grown_s = now_fit, time.monotonic()
+            if fit >= least and time.monotonic() - grown_s > SETTLED_S:
+                break
             time.sleep(POLL_S)
     fit = _holds(cpus, gpus)
     if fit < least:

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -72,3 +74,21 @@ def test_gpus_are_asked_for_and_given_in_shares_and_over_machines():
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "all placed" in done.stdout
+
+
+def test_a_cluster_that_does_not_grow_is_not_waited_for(local_ray, monkeypatch):
+    from exreid.distributed import placement
+
+    monkeypatch.setattr(placement, "SETTLED_S", 1.0)
+    start = time.monotonic()
+    room = partial(placement.room_for, "actor", RayConfig(wait_s=120.0), cpus=1.0, gpus=0.0)
+    assert room(wanted=32, least=1) == 4
+    assert time.monotonic() - start < 60
+    monkeypatch.setattr(placement, "_holds", _growing([0, 0, 0, 2, 3]))
+    monkeypatch.setattr(placement, "POLL_S", 0.05)
+    assert room(wanted=3, least=2) == 3, "it waits for the first machines, and for the last"
+
+
+def _growing(counts):
+    left = list(counts)
+    return lambda cpus, gpus: left.pop(0) if len(left) > 1 else left[0]
