@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -177,6 +178,12 @@ class RetrievalSide:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    @cached_property
+    def by_id(self) -> np.ndarray:
+        """int64: the indices of the images in the order of their ids. What is drawn at random is
+        drawn in this order, so that it does not depend on the order of the table's rows."""
+        return np.argsort(np.array(self.image_ids, dtype=object), kind="stable")
 
     def take(self, index_M: np.ndarray) -> RetrievalSide:
         """The images at these rising indices."""

@@ -23,8 +23,8 @@ from exreid.records import RetrievalSide
 
 PairMode = Literal["disjoint_sets", "same_set"]
 Nearest = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""For the images at some database indices, the indices of their best candidates among those at
-others: int (first, candidates), -1 where there are fewer."""
+"""For the images at some database indices (rising), the indices of their best candidates among
+those at others (rising): int (first, candidates), -1 where there are fewer."""
 FOLDS = 5
 LISTED_PAIRS = 2_000_000
 """Up to so many pairs are all listed before some are drawn."""
@@ -71,14 +71,14 @@ def calibration_pairs(
     encounter: they resemble each other for more reasons than the animal.
 
     Up to half of the pairs show one animal; the rest is half near and half far. The same seed
-    gives the same pairs. CalibrationError where there is no pair of one animal, or of two.
+    gives the same pairs, in whatever order the images stand. CalibrationError where there is no
+    pair of one animal, or of two.
     """
     rng = np.random.default_rng(seed)
     encounter_N = side.encounter_N if exclude == "encounter" else np.full(len(side), -1)
-    every = np.arange(len(side))
-    sets = _two_sets(side, rng) if mode == "disjoint_sets" else (every, every)
+    sets = _two_sets(side, rng) if mode == "disjoint_sets" else (side.by_id, side.by_id)
     plane = _Plane(side.identity_N, encounter_N, *sets)
-    positive, near = plane.positives(), plane.near(nearest(*sets))
+    positive, near = plane.positives(), plane.near(nearest)
     far_total = plane.different() - len(near)
     if len(positive) == 0 or len(near) + far_total == 0:
         missing = "of one animal" if len(positive) == 0 else "of two animals"
@@ -108,7 +108,7 @@ def calibration_pairs(
 @dataclass(frozen=True)
 class _Plane:
     """All pairs of an image of the first set with one of the second, but for an image with itself
-    and for pairs of one known encounter."""
+    and for pairs of one known encounter; always in the order of the sets."""
 
     identity_N: np.ndarray
     encounter_N: np.ndarray
@@ -127,10 +127,17 @@ class _Plane:
         pair_P2 = np.concatenate(blocks)
         return pair_P2[self._allowed(pair_P2)]
 
-    def near(self, nearest_AK: np.ndarray) -> np.ndarray:
+    def near(self, nearest: Nearest) -> np.ndarray:
         """The pairs of two animals among the first set's best candidates."""
+        rising_A = np.sort(self.first_A)
+        nearest_AK = nearest(rising_A, np.sort(self.second_B))
         row, place = np.nonzero(nearest_AK >= 0)
-        pair_P2 = np.stack([self.first_A[row], nearest_AK[row, place]], axis=1).astype(np.int64)
+        first_P, second_P = rising_A[row], nearest_AK[row, place]
+        place_N = np.empty(len(self.identity_N), np.int64)
+        for members in (self.first_A, self.second_B):  # which are the same, or share none
+            place_N[members] = np.arange(len(members))
+        order_P = np.lexsort((place_N[second_P], place_N[first_P]))
+        pair_P2 = np.stack([first_P, second_P], axis=1).astype(np.int64)[order_P]
         return pair_P2[self._allowed(pair_P2) & ~self._same(pair_P2)]
 
     def different(self) -> int:
@@ -184,17 +191,19 @@ class _Plane:
 
 
 def _two_sets(side: RetrievalSide, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Database indices, rising: the encounters of each animal go to one set and the other in turn;
-    images of no known encounter each count as one."""
+    """Database indices, by image id: the encounters of each animal go to one set and the other in
+    turn; images of no known encounter each count as one."""
     alone = side.encounter_N < 0
-    group_N = np.where(alone, side.encounter_N.max() + 1 + np.arange(len(side)), side.encounter_N)
+    own_N = np.empty(len(side), np.int64)
+    own_N[side.by_id] = side.encounter_N.max() + 1 + np.arange(len(side))
+    group_N = np.where(alone, own_N, side.encounter_N)
     second_N = np.zeros(len(side), bool)
     for code in np.unique(side.identity_N).tolist():
         mine = np.flatnonzero(side.identity_N == code)
         groups = rng.permutation(np.unique(group_N[mine]))
         chosen = groups[int(rng.integers(2)) :: 2]
         second_N[mine[np.isin(group_N[mine], chosen)]] = True
-    return np.flatnonzero(~second_N), np.flatnonzero(second_N)
+    return side.by_id[~second_N[side.by_id]], side.by_id[second_N[side.by_id]]
 
 
 def _drawn(pair_P2: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:

@@ -9,6 +9,7 @@ Letters: Q queries, P positives of all queries together, I identities.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -177,17 +178,25 @@ def identity_sums(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The identities of the counted queries (sorted), and each one's sum of values and count.
 
+    The order of the queries changes no bit: an identity's values are added from the lowest up.
+
     >>> values = QueryValues(np.array([1.0, 0.0, 1.0]), np.array([True, True, False]))
     >>> [array.tolist() for array in identity_sums(values, np.array([8, 8, 3]))]
     [[8], [1.0], [2]]
     """
-    identity_I, place_N = np.unique(identity_Q[values.counted_Q], return_inverse=True)
-    sum_I = np.bincount(place_N, values.value_Q[values.counted_Q], minlength=len(identity_I))
+    value_N = values.value_Q[values.counted_Q]
+    rising_N = np.argsort(value_N)
+    value_N, identity_N = value_N[rising_N], identity_Q[values.counted_Q][rising_N]
+    identity_I, place_N = np.unique(identity_N, return_inverse=True)
+    sum_I = np.bincount(place_N, value_N, minlength=len(identity_I))
     return identity_I, sum_I, np.bincount(place_N, minlength=len(identity_I))
 
 
 def average_values(table: Mapping[str, QueryValues], identity_Q: np.ndarray) -> dict[str, float]:
-    """The metrics themselves; one that no query counts for is left out."""
+    """The metrics themselves; one that no query counts for is left out.
+
+    The order of the queries changes no bit of them.
+    """
     metrics = {}
     for name, values in table.items():
         if len(values.value_Q) != len(identity_Q):
@@ -200,7 +209,7 @@ def average_values(table: Mapping[str, QueryValues], identity_Q: np.ndarray) -> 
         if values.average == "identities":
             metrics[name] = float(np.mean(sum_I / count_I))
         else:
-            metrics[name] = float(np.mean(values.value_Q[values.counted_Q]))
+            metrics[name] = math.fsum(values.value_Q[values.counted_Q]) / int(count_I.sum())
     return metrics
 
 

@@ -163,7 +163,7 @@ def practice_animals(gallery: RetrievalSide, count: int, seed: int) -> Retrieval
     rng = np.random.default_rng(seed)
     chosen: list[np.ndarray] = []
     for code in rng.permutation(np.unique(gallery.identity_N)).tolist():
-        mine = np.flatnonzero(gallery.identity_N == code)
+        mine = gallery.by_id[gallery.identity_N[gallery.by_id] == code]
         if len(mine) > MOST_PHOTOS:
             mine = rng.choice(mine, MOST_PHOTOS, replace=False)
         if len(chosen) >= 2 and sum(map(len, chosen)) + len(mine) > count:

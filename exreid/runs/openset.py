@@ -93,7 +93,7 @@ def practice_queries(gallery: RetrievalSide, count: int, seed: int) -> Retrieval
     """Up to ``count`` gallery images, drawn at random by the seed: one of each animal, then another
     of each, and so on, since what can be promised goes by the number of animals."""
     rng = np.random.default_rng(seed)
-    mixed = rng.permutation(len(gallery))
+    mixed = gallery.by_id[rng.permutation(len(gallery))]
     identity = gallery.identity_N[mixed]
     by_animal = np.argsort(identity, kind="stable")
     start = np.flatnonzero(np.diff(identity[by_animal], prepend=-1))
@@ -134,11 +134,14 @@ def fit_decider(
     right_P = np.concatenate([right_Q[known_Q], np.zeros(int(new_Q.sum()), bool)])
     share = options.new_share
     weight_P = np.where(is_known_P, (1 - share) / known_Q.sum(), share / new_Q.sum())
-    scales = (float(score_P.std()) or 1.0, float(margin_P.std()) or 1.0)
+    # In an order of their own, so that the order of the rows changes no bit of the fit.
+    order_P = np.lexsort((weight_P, right_P, margin_P, score_P))
+    feature_P2 = np.stack([score_P, margin_P], axis=1)[order_P]
+    scales = (float(feature_P2[:, 0].std()) or 1.0, float(feature_P2[:, 1].std()) or 1.0)
     coefficients, intercept = fit_logistic(
-        np.stack([score_P / scales[0], margin_P / scales[1]], axis=1),
-        right_P.astype(np.float64),
-        weight_P,
+        feature_P2 / scales,
+        right_P[order_P].astype(np.float64),
+        weight_P[order_P],
         ridge=RIDGE,
         non_negative=True,
     )

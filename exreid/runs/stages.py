@@ -6,18 +6,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from exreid.config import ProbeConfig
-from exreid.config_benchmark import ModelConfig
-from exreid.data.metadata import codes, retrieval_sides, select_split
-from exreid.distributed.session import Placement
-from exreid.features.extraction import ExtractionReport
+from exreid.data.metadata import retrieval_sides, select_split
 from exreid.matching.cosine import cosine_of_pairs, rank_by_cosine
 from exreid.metrics.ranking import Exclude
-from exreid.records import Embeddings, ImageTable, Ranking, Rejected, RetrievalSide
+from exreid.records import ImageTable, Ranking, RetrievalSide
 from exreid.runs.artifacts import write_table
 from exreid.runs.crossfit import (
     Fold,
@@ -27,25 +21,23 @@ from exreid.runs.crossfit import (
     joined_decisions,
     joined_rankings,
 )
+from exreid.runs.feature_stages import FeatureStages
 from exreid.runs.fusion import FusionStage
-from exreid.runs.inputs import embed_images
-from exreid.runs.local import (
-    LocalImages,
-    Looks,
-    PairMatching,
-    extract_local_images,
-    placement_for,
-    unordered,
-)
+from exreid.runs.local import Looks, PairMatching, unordered
 from exreid.runs.looks import LOOK_COUNTS
-from exreid.runs.methods import Method, ScorePairs
+from exreid.runs.methods import (
+    Method,
+    cosine_scores,
+    local_scores,
+    methods_of,
+    reranked_scores,
+    side_of_all,
+    with_local,
+)
 from exreid.runs.new_animals import Grouper
 from exreid.runs.openset import OpenSet, Practice, decide, practice_queries
 from exreid.runs.progress import Progress, timed
 from exreid.runs.reranking import Reranker
-
-if TYPE_CHECKING:
-    from exreid.models.backbones import Backbone
 
 
 @dataclass(frozen=True)
@@ -61,7 +53,7 @@ class Ranked:
     """What was decided, where decisions are asked for."""
 
 
-class Stages:
+class Stages(FeatureStages):
     """From the table to the ranking: global features, local ones, pairs, fusion."""
 
     def __init__(
@@ -72,14 +64,9 @@ class Stages:
         verbose: bool,
         timings_s: dict[str, float],
     ) -> None:
-        self.config, self.folder, self.progress = config, folder, progress
-        self.verbose, self.timings_s = verbose, timings_s
-        self.rejected: list[Rejected] = []
-        self.counts: dict[str, Any] = {}
+        super().__init__(config, progress, verbose, timings_s)
+        self.folder = folder
         self.looks = Looks()
-        self.embeddings: list[Embeddings] = []
-        self.images: list[LocalImages] = []
-        self.placement: Placement | None = None
         self.reranker: Reranker | None = None
 
     def run(self, table: ImageTable) -> Ranked:
@@ -158,18 +145,6 @@ class Stages:
         ranking = joined_rankings([ranking for ranking, _ in parts], members)
         return ranking, joined_decisions(decided, members) if decided else None
 
-    def extract(self, table: ImageTable, stack: ExitStack) -> ImageTable:
-        """The images whose features could all be made; actors stay up as long as the stack."""
-        models, local_names = methods_of(self.config)
-        for model in models:
-            table = self._embed(table, model)
-        if local_names:
-            self.placement = placement_for(self.config, stack, verbose=self.verbose)
-            with timed(self.timings_s, "keypoints"):
-                for name in local_names:
-                    table = self._find_keypoints(table, name)
-        return table
-
     def sides(self, table: ImageTable) -> tuple[RetrievalSide, RetrievalSide]:
         """Queries and gallery, by the split."""
         dataset = self.config.dataset
@@ -219,49 +194,6 @@ class Stages:
             if fusion is not None:
                 return fusion.rerank(ranking, queries, gallery, exclude)
             return self._matching(0, queries, gallery).rerank(ranking, gallery)
-
-    def _embed(self, table: ImageTable, model: ModelConfig) -> ImageTable:
-        config = self.config.model_copy(update={"model": model})
-        with timed(self.timings_s, "model"):
-            from exreid.models.backbones import build_backbone
-
-            backbone = build_backbone(
-                model.type, checkpoint=model.checkpoint, image_size=config.dataset.image_size
-            )
-        with timed(self.timings_s, "embeddings"):
-            embeddings, positions, report = self._embeddings(table, config, backbone)
-        self._add({"images_cached": report.cached, "images_extracted": report.extracted})
-        self.rejected.extend(report.rejected)
-        self._keep(positions)
-        self.embeddings.append(embeddings)
-        return table.take(positions)
-
-    def _find_keypoints(self, table: ImageTable, name: str) -> ImageTable:
-        images = self._local_images(table, with_local(self.config, name))
-        report = images.report
-        self._add({"keypoints_cached": report.cached, "keypoints_extracted": report.extracted})
-        self.rejected.extend(report.rejected)
-        self._keep(images.positions)
-        self.images.append(images)
-        return table.take(images.positions)
-
-    def _embeddings(
-        self, table: ImageTable, config: ProbeConfig, backbone: Backbone
-    ) -> tuple[Embeddings, np.ndarray, ExtractionReport]:
-        bar = self.progress("Extracting features", len(table))
-        return embed_images(table, config, backbone, verbose=self.verbose, on_progress=bar)
-
-    def _local_images(self, table: ImageTable, config: ProbeConfig) -> LocalImages:
-        bar = self.progress("Finding keypoints", len(table))
-        return extract_local_images(table, config, self.placement, bar)
-
-    def _keep(self, positions: np.ndarray) -> None:
-        """Of what earlier stages made, only the images that this one could read as well."""
-        self.embeddings = [
-            Embeddings(tuple(one.image_ids[i] for i in positions), one.vectors_ND[positions])
-            for one in self.embeddings
-        ]
-        self.images = [replace(one, keys=[one.keys[i] for i in positions]) for one in self.images]
 
     def _rank(self, queries: RetrievalSide, gallery: RetrievalSide, exclude: Exclude) -> Ranking:
         benchmark = self.config.benchmark
@@ -332,19 +264,15 @@ class Stages:
         every = side_of_all(table)
         models, local_names = methods_of(self.config)
         methods = [
-            Method(f"cosine:{model.type}", "global", _cosine(self.embeddings[m].vectors_ND))
+            Method(f"cosine:{model.type}", "global", cosine_scores(self.embeddings[m].vectors_ND))
             for m, model in enumerate(models)
         ]
         for number, name in enumerate(local_names):
             matching = self._matching(number, every, every)
-            methods.append(Method(name, "local", _local(matching), matching.rounds))
+            methods.append(Method(name, "local", local_scores(matching), matching.rounds))
         if self.reranker is not None:
-            methods[0] = replace(methods[0], score=_reranked(self.reranker))
+            methods[0] = replace(methods[0], score=reranked_scores(self.reranker))
         return FusionStage(self.config, methods, folder)
-
-    def _add(self, counts: dict[str, Any]) -> None:
-        for name, count in counts.items():
-            self.counts[name] = self.counts.get(name, 0) + count
 
     def count(self) -> None:
         """Add up how the matching went."""
@@ -357,59 +285,3 @@ class Stages:
             self.counts["actors_lost"] = looks.actors_lost
         if looks.wait_share is not None:
             self.counts["actors_wait_share"] = round(looks.wait_share, 4)
-
-
-def methods_of(config: ProbeConfig) -> tuple[tuple[ModelConfig, ...], tuple[str, ...]]:
-    """The backbones and the local features that the benchmark's method needs."""
-    benchmark, fusion = config.benchmark, config.benchmark.fusion
-    if benchmark.method == "wildfusion":
-        names = fusion.local_features
-        local = (benchmark.local_features,) if names is None else names
-        return (config.model, *fusion.models), local
-    local = () if benchmark.method == "cosine" else (benchmark.local_features,)
-    needs_model = not local or benchmark.candidate_k is not None
-    return (config.model,) if needs_model else (), local
-
-
-def with_local(config: ProbeConfig, name: str) -> ProbeConfig:
-    """The config of one local method."""
-    benchmark = config.benchmark.model_copy(update={"local_features": name})
-    return config.model_copy(update={"benchmark": benchmark})
-
-
-def side_of_all(table: ImageTable) -> RetrievalSide:
-    """All images as one side whose identities do not matter."""
-    count = len(table)
-    ids = tuple(table.rows["image_id"])
-    encounter_N, _ = codes(table.rows["encounter"].tolist(), [])
-    return RetrievalSide(ids, np.arange(count), np.zeros(count, np.int32), encounter_N)
-
-
-def _cosine(vectors_ND: np.ndarray) -> ScorePairs:
-    def score(
-        first_P: np.ndarray, second_P: np.ndarray, *, all_pairs: bool, exclude: Exclude
-    ) -> np.ndarray:
-        del all_pairs, exclude
-        return cosine_of_pairs(vectors_ND, first_P, second_P)
-
-    return score
-
-
-def _reranked(reranker: Reranker) -> ScorePairs:
-    def score(
-        first_P: np.ndarray, second_P: np.ndarray, *, all_pairs: bool, exclude: Exclude
-    ) -> np.ndarray:
-        del all_pairs
-        return reranker.pair_scores(first_P, second_P, exclude=exclude)
-
-    return score
-
-
-def _local(matching: PairMatching) -> ScorePairs:
-    def score(
-        first_P: np.ndarray, second_P: np.ndarray, *, all_pairs: bool, exclude: Exclude
-    ) -> np.ndarray:
-        del exclude
-        return matching.full_scores(first_P, second_P, all_pairs=all_pairs)
-
-    return score

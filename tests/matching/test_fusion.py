@@ -73,6 +73,67 @@ def test_an_increasing_map_of_raw_scores_changes_no_fused_rank(seed, which, name
     assert np.all(np.diff(two.score_P[order]) > -8e-6)
 
 
+def _raw(pairs, values, seed):
+    """Scores with as many distinct values, all of which occur among the pairs."""
+    rng = np.random.default_rng(seed)
+    place_P = np.concatenate([np.arange(values), rng.integers(0, values, len(pairs) - values)])
+    return rng.permutation(place_P)
+
+
+rising_float32s = st.lists(
+    st.floats(width=32, allow_nan=False, allow_infinity=False),
+    min_size=25,
+    max_size=25,
+    unique=True,
+).map(sorted)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    values=st.integers(2, 25),
+    one=rising_float32s,
+    other=rising_float32s,
+)
+def test_any_increasing_map_of_few_fitted_scores_changes_no_bit(seed, values, one, other):
+    _, pairs = _pairs(seed, 120)
+    place_PM = np.stack([_raw(pairs, values, seed), _raw(pairs, 20, seed + 1)], axis=1)
+    before_PM, after_PM = (
+        np.stack([np.array(curve)[place_PM[:, 0]], place_PM[:, 1].astype(float)], axis=1)
+        for curve in (one, other)
+    )
+    first, second = (
+        fit_fusion(table, pairs, METHODS)[0].apply(table) for table in (before_PM, after_PM)
+    )
+    assert np.array_equal(first.score_P, second.score_P)
+    assert np.array_equal(first.contribution_PM, second.contribution_PM)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    name=st.sampled_from(list(RISING)),
+    asked=st.lists(st.floats(-60, 80, width=32), min_size=1, max_size=20),
+)
+def test_a_score_between_fitted_ones_stays_between_them_under_an_increasing_map(seed, name, asked):
+    score_PM, pairs = _pairs(seed, 200)
+    mapped_PM = score_PM.copy()
+    mapped_PM[:, 1] = RISING[name](score_PM[:, 1])
+    fusion = fit_fusion(mapped_PM, pairs, METHODS)[0]
+    knots = np.unique(score_PM[:, 1])
+    inside = np.array([score for score in asked if knots[0] < score < knots[-1]])
+    above = np.searchsorted(knots, inside, side="right").clip(max=len(knots) - 1)
+    low, high = knots[above - 1], knots[above]
+    unmapped = fit_fusion(score_PM, pairs, METHODS)[0]
+
+    def fused(fitted, score):
+        return fitted.apply(np.column_stack([np.zeros(len(score)), score])).score_P
+
+    between = fused(fusion, RISING[name](inside))
+    assert np.all(fused(unmapped, low) - 8e-6 <= between)
+    assert np.all(between <= fused(unmapped, high) + 8e-6)
+
+
 def test_a_pair_without_a_score_is_marked_and_never_mixed_raw():
     score_PM, pairs = _pairs()
     fusion, _ = fit_fusion(score_PM, pairs, METHODS)
