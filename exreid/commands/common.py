@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -77,19 +78,27 @@ def _keys_text(model: type[StrictModel]) -> str:
 
 def show_result(result: Result) -> None:
     """The table of metrics, with intervals and counts."""
-    table = Table(title=f"Method: {result.method}", title_justify="left")
+    table = Table(title=f"Method: {result.method}", title_justify="left", box=None, pad_edge=False)
     names = [name for name in result.metrics if not name.endswith(BEFORE)]
     ends = ["", BEFORE] if len(names) < len(result.metrics) else [""]
     table.add_column("metric")
     for end in ends:
-        table.add_column("before training" if end else "value", justify="right")
+        table.add_column("before" if end else "value", justify="right")
         table.add_column("95% interval", justify="right")
     for name in names:
         table.add_row(name, *(cell for end in ends for cell in _cells(result, name + end)))
     OUT.print(table)
     counts = [f"{name} {value}" for name, value in result.counts.items() if value != {}]
     if counts:
-        OUT.print("; ".join(counts), markup=False)
+        OUT.print()
+        OUT.print(_wrapped(counts), markup=False, soft_wrap=True)
+
+
+def _wrapped(counts: list[str]) -> str:
+    """Counts in lines of the console's width; a name and its value stay together."""
+    text = "; ".join(count.replace(" ", "\u00a0") for count in counts)
+    lines = textwrap.wrap(text, OUT.width, break_long_words=False)
+    return "\n".join(lines).replace("\u00a0", " ")
 
 
 def _cells(result: Result, name: str) -> tuple[str, str]:

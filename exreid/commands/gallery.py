@@ -139,8 +139,11 @@ def _show(gallery: Gallery) -> None:
     else:
         content, rate = found["content"], found["content"]["stated_false_match_rate"]
         stated = "best balanced accuracy" if rate is None else f"at most {100 * rate:g} % of new"
+        known = f"known from a probability of {content['bar']:.3f} on"
+        if content["bar"] > 1:
+            known = "calls every photograph new"
         lines.append(
-            f"  known from a probability of {content['bar']:.3f} on ({stated} animals pass); "
+            f"  {known} ({stated} animals pass); "
             f"fitted on {content['practice']['answers_as_known']} known and "
             f"{content['practice']['answers_as_new']} new answers, AUROC "
             f"{content['practice']['new_auroc']:.2f}"

@@ -140,11 +140,13 @@ def _scores(data: RunData, groups: dict[str, np.ndarray]) -> Plot:
         "with one of another animal; for new animals, with any. The less these overlap, the surer "
         "the answers."
     )
+    title = "Scores of the same, of another, of new animals"
     if set(groups) == {"best match"}:
+        title = "Scores of the best matches"
         text = "The score of each photograph's best match."
     method = method_words(str(data.result.get("method")))
     svg = histograms("scores", groups, x_label=f"score by {method}", text=text)
-    return Plot("scores", "Scores of the same, of another, of new animals", text, svg)
+    return Plot("scores", title, text, svg)
 
 
 def _groups(data: RunData, index: pd.DataFrame, comparison: Comparison | None) -> list[Plot]:
