@@ -1,8 +1,8 @@
 """Seed outputs: pictures of a finished run's answers, for a first look.
 
 ``visualizations/RUN_ID/`` under output.root holds ``predictions_*.png``, ``matches_*.png`` where
-keypoints were matched, ``contact_sheet.png``, ``failures.png``, ``index.csv`` and, where a picture
-could not be drawn, ``problems.csv``.
+keypoints were matched, ``similarity_*.png`` where a backbone took part, ``contact_sheet.png``,
+``failures.png``, ``index.csv`` and, where a picture could not be drawn, ``problems.csv``.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ from exreid.records import ImageTable
 from exreid.runs.artifacts import write_text
 from exreid.runs.inputs import output_root
 from exreid.runs.local import preprocessing_of
+from exreid.runs.methods import methods_of
 from exreid.runs.progress import Progress, no_progress
 from exreid.runs.run_answers import ANSWER_COLUMNS, read_answers, read_candidates
+from exreid.runs.visualize_similarity import SimilarityPictures
 
 log = logging.getLogger(__name__)
 PHOTO_SIDE_PX = 480
@@ -79,6 +81,7 @@ class _Gallery:
     ) -> None:
         self.run_folder, self.table, self.config, self.drawn = run_folder, table, config, drawn
         self.photograph = lru_cache(PHOTOS_KEPT)(self._photograph)
+        self.similarity = SimilarityPictures(table, config) if methods_of(config)[0] else None
 
     def draw(self, progress: Progress) -> None:
         self.drawn.folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +117,7 @@ class _Gallery:
             _tried(self.drawn, name, partial(self._draw_sheet, name, title, answers))
             advance(1)
         folder = self.drawn.folder
-        columns = ["picture", *ANSWER_COLUMNS, "match_pictures"]
+        columns = ["picture", *ANSWER_COLUMNS, "match_pictures", "similarity_picture"]
         index = pd.DataFrame(self.drawn.index, columns=columns)
         write_text(folder / "index.csv", index.to_csv(index=False))
         if self.drawn.problems:
@@ -134,7 +137,29 @@ class _Gallery:
             ):
                 overlays.append(overlay)
         values = {column: answer[column] for column in ANSWER_COLUMNS}
-        self.drawn.index.append({"picture": name, **values, "match_pictures": " ".join(overlays)})
+        self.drawn.index.append(
+            {
+                "picture": name,
+                **values,
+                "match_pictures": " ".join(overlays),
+                "similarity_picture": self._draw_similarity(number, answer),
+            }
+        )
+
+    def _draw_similarity(self, number: int, answer: dict[Any, Any]) -> str:
+        """Why the embeddings of a query and its first candidate agree; the picture's name."""
+        query_id = answer["query_id"]
+        candidates = self.ranked[query_id].gallery_ids
+        if self.similarity is None or not candidates:
+            return ""
+        pair = (query_id, candidates[0])
+        name = f"similarity_{number:04d}.png"
+        draw = partial(self.similarity.draw, self.drawn.folder / name, pair, self._titles(pair))
+        return name if _tried(self.drawn, name, draw) else ""
+
+    def _titles(self, pair: tuple[str, str]) -> tuple[str, str]:
+        first, second = (f"{self.rows[image]['identity']} · {image}" for image in pair)
+        return first, second
 
     def _draw_prediction(self, name: str, answer: dict[Any, Any]) -> None:
         ranked = self.ranked[answer["query_id"]]
@@ -171,7 +196,6 @@ class _Gallery:
         query_id = answer["query_id"]
         query_rgb, query_mask = self._as_matched(query_id)
         gallery_rgb, gallery_mask = self._as_matched(gallery_id)
-        titles = [f"{self.rows[image]['identity']} · {image}" for image in (query_id, gallery_id)]
         overlay = draw_matches(
             query_rgb,
             gallery_rgb,
@@ -179,7 +203,7 @@ class _Gallery:
             query_mask=query_mask,
             gallery_mask=gallery_mask,
             threshold=self.config.benchmark.match_threshold,
-            titles=(titles[0], titles[1]),
+            titles=self._titles((query_id, gallery_id)),
             with_caption=True,
         )
         save_png(self.drawn.folder / name, overlay.image_rgb)

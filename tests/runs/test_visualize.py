@@ -48,6 +48,8 @@ def test_the_pictures_of_a_run_lie_beside_an_index_of_what_they_show(drawn):
         assert row["first_right_rank"] == own[own["is_match"]]["rank"].min()
         assert row["best_identity"] in row["best_gallery_id"], "the path names the animal"
         assert Image.open(pictures / row["picture"]).size[0] > 600
+        assert row["similarity_picture"] == row["picture"].replace("predictions", "similarity")
+        assert Image.open(pictures / row["similarity_picture"]).size[0] == 1200
     for name in ("contact_sheet.png", "failures.png"):
         assert Image.open(pictures / name).size[0] > 300
     assert not (pictures / "problems.csv").exists()
