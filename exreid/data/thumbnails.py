@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -46,6 +46,6 @@ def make_thumbnail(data: bytes, mask_value: str | None, longer_side_px: int) -> 
     image.save(out, "JPEG", quality=JPEG_QUALITY, optimize=True)
     mask = None
     if mask_value:
-        pre = Preprocessing(**{**pre.__dict__, "image_wh_px": size})
+        pre = replace(pre, image_wh_px=size)
         mask = encode_mask(np.asarray(prepare_matte(data, mask_value, pre)) >= 128)
     return Thumbnail(out.getvalue(), mask)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from exreid.explain.canvas import Overlay, as_rgb, colours_of, paragraph, resized, stacked
+from exreid.explain.canvas import Overlay, as_rgb, colours_of, resized
 from exreid.explain.overlay import MatchedKeypoints
 from exreid.explain.pair_layout import PairLayout
 
@@ -101,6 +101,4 @@ def draw_evidence(
         else "No point of the two was matched."
     )
     panels = [layout.heading(titles), layout.place(*images), layout.place(hot[0], hot[1])]
-    if with_caption:
-        panels.append(paragraph(caption, width_px, layout.size_px))
-    return Overlay(stacked(panels, layout.gap_px), caption)
+    return layout.picture(panels, caption, written=with_caption)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from exreid.explain.canvas import INK, Overlay, as_colour, as_rgb, colours_of, paragraph, stacked
+from exreid.explain.canvas import Overlay, as_colour, as_rgb, colours_of
 from exreid.explain.pair_layout import WH, PairLayout, draw_cross, draw_dot, draw_line, quiet
 
 MOST_LINES = 60
@@ -191,9 +191,7 @@ def draw_matches(
         marked,
         layout.legend(low, found.inlier_X is not None, bool(outside_X.any())),
     ]
-    if with_caption:
-        panels.append(paragraph(caption, width_px, layout.size_px, colour=INK))
-    return Overlay(stacked(panels, layout.gap_px), caption)
+    return layout.picture(panels, caption, written=with_caption)
 
 
 def _draw_lines(

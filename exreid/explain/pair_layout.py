@@ -5,6 +5,7 @@ Letters: X points. Points are (x, y) in pixels, pixel centres at whole numbers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -14,13 +15,16 @@ from exreid.explain.canvas import (
     PAPER,
     QUIET,
     Colour,
+    Overlay,
     as_colour,
     beside,
     blank,
     colour_bar,
     colours_of,
     outlined,
+    paragraph,
     resized,
+    stacked,
     text_width,
     write,
 )
@@ -76,6 +80,11 @@ class PairLayout:
         ):
             panel[:, left : left + size[0]] = resized(image, size)
         return panel
+
+    def picture(self, panels: Sequence[np.ndarray], caption: str, *, written: bool) -> Overlay:
+        """The panels under each other; with ``written`` the caption below them."""
+        below = [paragraph(caption, self.width_px, self.size_px)] if written else []
+        return Overlay(stacked([*panels, *below], self.gap_px), caption)
 
     def outline(self, panel: np.ndarray, *masks: np.ndarray | None) -> None:
         """Draw the edges of the masks into the panel, in place."""

@@ -12,8 +12,6 @@ from exreid.explain.canvas import (
     PAPER,
     Overlay,
     as_rgb,
-    paragraph,
-    stacked,
     write,
 )
 from exreid.explain.embedding import SimilarityMap, share_on_animal
@@ -60,9 +58,7 @@ def draw_similarity(
             _number(marked, point_2, number, layout.size_px)
     caption = similarity_caption(similarity, query_mask, gallery_mask)
     panels = [layout.heading(titles), layout.place(*images), marked]
-    if with_caption:
-        panels.append(paragraph(caption, width_px, layout.size_px))
-    return Overlay(stacked(panels, layout.gap_px), caption)
+    return layout.picture(panels, caption, written=with_caption)
 
 
 def similarity_caption(

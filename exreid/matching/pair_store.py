@@ -52,6 +52,16 @@ def pair_words(query_words_P2: np.ndarray, gallery_words_P2: np.ndarray) -> np.n
     return _mixed(query_words_P2 + _mixed(gallery_words_P2))
 
 
+def pair_records(words_P2: np.ndarray, evidence: PairEvidence) -> np.ndarray:
+    """Pairs and their evidence as they lie in a file: `RECORD` (P,)."""
+    records = np.zeros(len(words_P2), RECORD)
+    records["key_a"], records["key_b"] = words_P2[:, 0], words_P2[:, 1]
+    records["confidence_sum"] = evidence.confidence_sum_P
+    records["match_count"] = evidence.match_count_P
+    records["inlier_count"] = evidence.inlier_count_P
+    return records
+
+
 class PairStore:
     """Evidence by pair; see the module's docstring for the files."""
 
@@ -90,12 +100,7 @@ class PairStore:
 
     def append(self, words_P2: np.ndarray, evidence: PairEvidence) -> None:
         """Add a finished tile to this process's log; it is whole in the file afterwards."""
-        records = np.zeros(len(words_P2), RECORD)
-        records["key_a"], records["key_b"] = words_P2[:, 0], words_P2[:, 1]
-        records["confidence_sum"] = evidence.confidence_sum_P
-        records["match_count"] = evidence.match_count_P
-        records["inlier_count"] = evidence.inlier_count_P
-        self.append_records(records)
+        self.append_records(pair_records(words_P2, evidence))
 
     def append_records(self, records: np.ndarray) -> None:
         """As `append`, of records as they lie in the file."""

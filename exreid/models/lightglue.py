@@ -13,6 +13,7 @@ L descriptor length, C = 256 channels, H = 4 heads.
 from __future__ import annotations
 
 import importlib.util
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from torch import nn
 from torch.nn import functional
 
 from exreid.errors import CheckpointError
-from exreid.models.checkpoints import fit_state_dict, read_checkpoint
+from exreid.models.checkpoints import fit_state_dict, read_checkpoint, weights_fingerprint
 from exreid.models.lightglue_weights import CHANNELS, HEAD, HEADS, LAYERS, arrange
 from exreid.models.published import PUBLISHED, published_weights
 
@@ -256,6 +257,17 @@ def _attend_both_by_products(
         total = weights.sum(3, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         contexts.append((_products(weights, value) / total).transpose(1, 2).flatten(-2))
     return contexts[0], contexts[1]
+
+
+def lightglue_fingerprint(features: str) -> str:
+    """The fingerprint of the published weights for these features; read once in a process."""
+    return _fingerprint(features, lightglue_weights(features))
+
+
+@lru_cache
+def _fingerprint(features: str, file: Path) -> str:
+    del file  # Part of the key: another file, other weights.
+    return weights_fingerprint(load_lightglue(features))
 
 
 def load_lightglue(features: str) -> LightGlue:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -231,16 +231,8 @@ def _open_set_metrics(folder: Path, config: ProbeConfig) -> tuple[dict[str, Any]
         "new_auroc": lambda weight_Q: detection_auroc(answers, weight_Q),
         "open_set_score": lambda weight_Q: _geometric(table, identity_Q, weight_Q),
     }
-    for name, statistic in statistics.items():
-        metrics[name] = statistic(np.ones(len(rows)))
-        resamples = config.benchmark.bootstrap_resamples
-        if resamples:
-            interval = bootstrap_statistic(
-                statistic, identity_Q, resamples=resamples, seed=config.seed
-            )
-            if interval is not None:
-                intervals[name] = interval
-    return metrics, intervals
+    metrics |= {name: statistic(np.ones(len(rows))) for name, statistic in statistics.items()}
+    return metrics, intervals | _statistic_intervals(statistics, identity_Q, config)
 
 
 def grouping_figures(grouping: Grouping) -> dict[str, Any]:
@@ -265,19 +257,25 @@ def _new_animal_metrics(folder: Path, config: ProbeConfig) -> tuple[dict[str, An
     groups = {"new_ari": rows["group"].to_numpy()}
     if rows["encounter"].notna().any():
         groups["new_ari_visits"] = pd.factorize(visit)[0]
-    metrics: dict[str, Any] = {}
-    intervals: dict[str, Any] = {}
+    metrics = {name: adjusted_rand_index(identity_N, group_N) for name, group_N in groups.items()}
+    statistics = {name: drawn_rand_index(identity_N, group_N) for name, group_N in groups.items()}
+    return metrics, _statistic_intervals(statistics, identity_N, config)
+
+
+def _statistic_intervals(
+    statistics: Mapping[str, Callable[[np.ndarray], float]],
+    identity_Q: np.ndarray,
+    config: ProbeConfig,
+) -> dict[str, tuple[float, float]]:
+    """The 95% intervals of statistics of weighted queries, of those that have one."""
     resamples = config.benchmark.bootstrap_resamples
-    for name, group_N in groups.items():
-        metrics[name] = adjusted_rand_index(identity_N, group_N)
-        statistic = drawn_rand_index(identity_N, group_N)
-        if resamples:
-            interval = bootstrap_statistic(
-                statistic, identity_N, resamples=resamples, seed=config.seed
-            )
-            if interval is not None:
-                intervals[name] = interval
-    return metrics, intervals
+    if not resamples:
+        return {}
+    found = {
+        name: bootstrap_statistic(statistic, identity_Q, resamples=resamples, seed=config.seed)
+        for name, statistic in statistics.items()
+    }
+    return {name: interval for name, interval in found.items() if interval is not None}
 
 
 def _geometric(

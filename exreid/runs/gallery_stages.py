@@ -19,11 +19,10 @@ from exreid.features.local import EXTRACTORS
 from exreid.features.local_extraction import LocalFeatureStore
 from exreid.features.store import FeatureStore, SignatureMemo
 from exreid.matching.identities import leaders
-from exreid.matching.pair_store import RECORD, PairStore
+from exreid.matching.pair_store import PairStore, pair_records
 from exreid.matching.tiles import PairEvidence
 from exreid.metrics.openset import Answers
-from exreid.models.checkpoints import weights_fingerprint
-from exreid.models.lightglue import load_lightglue
+from exreid.models.lightglue import lightglue_fingerprint
 from exreid.records import Embeddings, ImageTable, RetrievalSide
 from exreid.runs.artifacts import write_text
 from exreid.runs.crossfit import Fold
@@ -90,10 +89,12 @@ class GalleryStages(Stages):
         images = super()._local_images(self._new(table), config)
         matcher_name = EXTRACTORS[name].matcher
         assert matcher_name is not None, "the config refuses features without a matcher"
-        matcher = load_lightglue(matcher_name)
         self.features[f"local-{name}"] = {
             "features": images.description,
-            "matcher": {"weights": weights_fingerprint(matcher), "stage_version": STAGE_VERSION},
+            "matcher": {
+                "weights": lightglue_fingerprint(matcher_name),
+                "stage_version": STAGE_VERSION,
+            },
         }
         if self.gallery is None:
             return images
@@ -163,12 +164,7 @@ class _NotingStore(PairStore):
         self._note(words_P2, evidence)
 
     def _note(self, words_P2: np.ndarray, evidence: PairEvidence) -> None:
-        records = np.zeros(len(words_P2), RECORD)
-        records["key_a"], records["key_b"] = words_P2[:, 0], words_P2[:, 1]
-        records["confidence_sum"] = evidence.confidence_sum_P
-        records["match_count"] = evidence.match_count_P
-        records["inlier_count"] = evidence.inlier_count_P
-        self.notes.append(records)
+        self.notes.append(pair_records(words_P2, evidence))
 
 
 class IdentifyStages(GalleryStages):

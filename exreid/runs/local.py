@@ -43,8 +43,7 @@ from exreid.metrics.ranking import (
     rank_block,
     side_slice,
 )
-from exreid.models.checkpoints import weights_fingerprint
-from exreid.models.lightglue import lightglue_weights, load_lightglue
+from exreid.models.lightglue import lightglue_fingerprint, lightglue_weights
 from exreid.records import ImageTable, Ranking, RetrievalSide
 from exreid.runs.artifacts import matches_table, write_text
 from exreid.runs.inputs import cache_folder
@@ -186,7 +185,7 @@ class PairMatching:
         self.gallery_keys = [images.keys[i] for i in gallery]
         self.placement, self.folder, self.progress = placement, folder, progress
         self.features = matcher_of(config)
-        self.weights = weights_fingerprint(load_lightglue(self.features))
+        self.weights = lightglue_fingerprint(self.features)
         self.device = placement.device if placement else "cpu"
         self.looks, self.query_ids, self.gallery_ids = looks, query_ids, gallery_ids
         self._stores: dict[Path, PairStore] = {}

@@ -164,11 +164,12 @@ class Stages(FeatureStages):
             fusion = self._calibrated(gallery, table, fold)
         if not benchmark.open_set.enabled:
             return fusion, None
-        taught = gallery if fold is None else fold.taught(gallery)
-        self.prepare_reranking(taught, table)
+        taught, whole = gallery if fold is None else fold.taught(gallery), self.reranker
+        if fold is not None:
+            self.prepare_reranking(taught, table)
         chosen = practice_queries(taught, benchmark.open_set.queries, self.config.seed)
         answered = self._answer(chosen, taught, fusion, "encounter")
-        self.prepare_reranking(gallery, table)
+        self.reranker = whole
         return fusion, Practice(chosen, answered)
 
     def prepare_reranking(self, gallery: RetrievalSide, table: ImageTable) -> None:

@@ -8,12 +8,14 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from exreid.cli import main
 from exreid.training.history import read_history
+from tests.processes import start, wait
 
 pytestmark = pytest.mark.slow
 
@@ -32,22 +34,10 @@ def _environment():
 
 
 def _start(command, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "exreid.cli", command, *arguments],
-        env=_environment(),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
+    return start(command, *arguments, env=_environment())
 
 
-def _wait(happened, process, seconds=800):
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, "it did not come that far"
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.1)
+_wait = partial(wait, seconds=800, every_s=0.1)
 
 
 def _children(pid):

@@ -6,7 +6,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from exreid.runs import probe as probe_module
 from exreid.runs.probe import run_probe
 from exreid.training import checkpoint
 from exreid.training.history import read_history
+from tests.processes import start, wait
 
 SMALL = [
     *("dataset.image_size=64", "dataset.encounter_cols=[source,encounter]"),
@@ -31,22 +31,7 @@ PROBE = ["dataset.image_size=64", "ray.num_actors=0", "benchmark.bootstrap_resam
 
 
 def _start(command, dataset, out, *arguments):
-    words = [sys.executable, "-m", "exreid.cli", command, f"dataset.root={dataset}"]
-    return subprocess.Popen(
-        [*words, f"output.root={out}", *arguments],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def _wait(happened, process, seconds=500):
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, "it did not come that far"
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
+    return start(command, f"dataset.root={dataset}", f"output.root={out}", *arguments)
 
 
 def _status(folder):
@@ -69,7 +54,7 @@ def test_a_signal_ends_a_training_in_order_and_the_printed_command_goes_on(
     def trained():
         return any(len(read_history(run)) >= 3 for run in runs.glob("*/"))
 
-    _wait(trained, process)
+    wait(trained, process)
     process.send_signal(number)
     _, said = process.communicate(timeout=100)
     assert process.returncode == 1, said
@@ -84,7 +69,7 @@ def test_a_signal_ends_a_training_in_order_and_the_printed_command_goes_on(
         # The same training, shortened by its own file: it goes on and does not begin anew.
         assert main([*again[:-1], "train.epochs=3", again[-1]]) == 2, "another config"
         process = subprocess.Popen([sys.executable, "-m", "exreid.cli", *again])
-        _wait(lambda: len(read_history(run)) > kept + 1, process)
+        wait(lambda: len(read_history(run)) > kept + 1, process)
         process.send_signal(number)
         assert process.wait(100) == 1
         assert [row["epoch"] for row in read_history(run)][: kept + 2] == list(range(kept + 2))
@@ -94,7 +79,7 @@ def test_a_signal_ends_a_sweep_and_the_same_command_goes_on(dataset, tmp_path):
     arguments = [*SMALL, SPACE, "tune.num_samples=2", "train.epochs=30", "tune.test=false"]
     process = _start("tune", dataset, tmp_path, *arguments, "output.run_id=s")
     folder = tmp_path / "sweeps" / "s"
-    _wait(lambda: len(read_history(folder / "trials" / "000")) >= 3, process)
+    wait(lambda: len(read_history(folder / "trials" / "000")) >= 3, process)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=100)
     assert process.returncode == 1, said

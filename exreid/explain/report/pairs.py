@@ -19,11 +19,11 @@ from exreid.explain.overlay import (
     scale_matches,
     thin_evenly,
 )
+from exreid.explain.pair_layout import WH
 from exreid.explain.report.pictures import MASK_PX, Picture
 
 GRID = 2000
 """Points are whole numbers of this share of a photograph's width and height."""
-WH = tuple[int, int]
 
 
 @dataclass(frozen=True)
