@@ -32,6 +32,7 @@ from exreid.runs.artifacts import (
     write_table,
     write_text,
 )
+from exreid.runs.ending import noted_in
 from exreid.runs.gallery import Gallery
 from exreid.runs.gallery_build import join_tables
 from exreid.runs.gallery_stages import IdentifyStages
@@ -77,17 +78,14 @@ def run_identify(
         results_table="identifications.csv",
         kind="identify",
     )
-    try:
+    with noted_in(folder):
         timings_s: dict[str, float] = {}
         memo = SignatureMemo(cache_folder(config) / "signatures")
         with timed(timings_s, "photographs"):
             photos = read_photos(given, gallery, config, options, memo=memo, progress=progress)
         answers = _Answers(gallery, config, folder.path, photos, pictures)
         found = answers.write(progress, verbose, timings_s)
-    except BaseException as error:
-        folder.fail(error)
-        raise
-    folder.finish(Result(method, {}, {}, found.counts, timings_s))
+        folder.finish(Result(method, {}, {}, found.counts, timings_s))
     return folder.path, found
 
 
