@@ -15,8 +15,8 @@ $(INSTALLED): pyproject.toml
 	  { echo "exreid needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "Installing into $(VENV) (once; PyTorch is large, this takes a few minutes) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade pip
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[dev]"
 	@touch $@
 
 demo: $(INSTALLED)  ## Generate a small data set, probe it, train on it, probe again (3 minutes).
@@ -38,7 +38,7 @@ format: $(INSTALLED)  ## Rewrite the code in the project's style.
 	@$(BIN)/ruff format .
 
 docs: $(INSTALLED)  ## Build the documentation into site/; a broken link is an error.
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[docs]"
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(INSTALLED)  ## Run each benchmark's quick version.
