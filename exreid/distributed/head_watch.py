@@ -26,9 +26,14 @@ CLEAN_UP_S = 20.0
 _lost = threading.Event()
 
 
+def head_is_lost() -> bool:
+    """Whether the head was found dead: no call to Ray returns any more."""
+    return _lost.is_set()
+
+
 def kill_actor(actor: Any) -> None:
     """ray.kill, unless the head is dead: nobody would hear it, and the call would not return."""
-    if not _lost.is_set():
+    if not head_is_lost():
         ray.kill(actor)
 
 

@@ -23,8 +23,9 @@ from ray import tune
 from ray.exceptions import RayError
 from ray.tune.search import Searcher
 
-from exreid.distributed.head_watch import kill_actor
+from exreid.distributed.head_watch import head_is_lost, kill_actor
 from exreid.distributed.placement import TrialPlacement
+from exreid.distributed.threads import beside_main
 
 Score = tuple[int, float, bool]
 """An epoch, the trial's best score so far, and whether it was the last epoch."""
@@ -127,7 +128,10 @@ class TrialPool:
         answering.start()
         try:
             with _quietly(), tempfile.TemporaryDirectory(prefix="exreid-tune-") as folder:
-                self._tuner(box, next_trial, folder).fit()
+                beside_main(self._tuner(box, next_trial, folder).fit)
+        except BaseException as error:
+            self.error = self.error or error  # Tune, which is left behind, starts no more trials
+            raise
         finally:
             self._stop(box)
         if self.error is not None:
@@ -178,6 +182,8 @@ class TrialPool:
             self.error = self.error or error
 
     def _stop(self, box: Any) -> None:
+        if head_is_lost():
+            return
         with suppress(RayError):
             for actor in ray.get(box.close.remote()):
                 kill_actor(actor)

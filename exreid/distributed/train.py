@@ -8,9 +8,7 @@ therefore see the run's folder, or ``output.root`` be a URL (see `exreid.data.mi
 from __future__ import annotations
 
 import math
-import queue
 import shutil
-import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from exreid.config_training import FinetuneRayConfig
 from exreid.data import mirror
 from exreid.data.disk import storage_error
 from exreid.distributed.placement import gpus_each, machines, room_for
+from exreid.distributed.threads import beside_main
 from exreid.distributed.worker import WorkerTask, run_task
 from exreid.errors import CheckpointError, ConfigError, ExreidError, TrainingError
 from exreid.training.loop import NonFiniteLossError
@@ -101,7 +100,8 @@ def train_over_workers(
         ),
     )
     try:
-        result = _fit(trainer)
+        # Ray Train ends the process by itself on Ctrl-C, unless it runs outside the main thread.
+        result = beside_main(trainer.fit)
     except ray.train.TrainingFailedError as error:
         raise _failure(error) from error
     finally:
@@ -110,25 +110,6 @@ def train_over_workers(
     outcome = result.return_value
     if isinstance(outcome, ExreidError):
         raise outcome
-
-
-def _fit(trainer: TorchTrainer) -> Any:
-    """Ray Train ends the process by itself on Ctrl-C, unless it runs outside the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        return trainer.fit()
-    box: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue()
-
-    def fit() -> None:
-        try:
-            box.put((trainer.fit(), None))
-        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
-            box.put((None, error))
-
-    threading.Thread(target=fit, daemon=True, name="ray-train").start()
-    result, error = box.get()
-    if error is not None:
-        raise error
-    return result
 
 
 def train_worker(arguments: dict[str, Any]) -> ExreidError | None:

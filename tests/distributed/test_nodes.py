@@ -50,7 +50,9 @@ def test_a_node_that_joins_is_used(tmp_path):
     assert "the node that joined was used" in _run("join_a_node.py", folder=tmp_path)
 
 
-@pytest.mark.parametrize("pipeline", ["cosine", "local_lightglue", "wildfusion", "finetune"])
+@pytest.mark.parametrize(
+    "pipeline", ["cosine", "local_lightglue", "wildfusion", "finetune", "tune"]
+)
 def test_three_nodes_and_a_bucket_give_the_numbers_of_one(animals, tmp_path, pipeline):
     with s3_server() as environment:
         out = f"s3://my-bucket/{pipeline}"
@@ -59,11 +61,13 @@ def test_three_nodes_and_a_bucket_give_the_numbers_of_one(animals, tmp_path, pip
         )
         written = fsspec.filesystem("s3", use_listings_cache=False).find(out)
     assert f"{pipeline}: the numbers of one node" in printed
-    assert sum(file.endswith("/result.json") for file in written) == 1
+    # A sweep writes its own, those of four trials, and that of the best one's test.
+    runs = 6 if pipeline == "tune" else 1
+    assert sum(file.endswith("/result.json") for file in written) == runs
     assert not any(".ray_train" in file for file in written), "Ray's own state is gone"
 
 
-@pytest.mark.parametrize("pipeline", ["local_lightglue", "finetune"])
+@pytest.mark.parametrize("pipeline", ["local_lightglue", "finetune", "tune"])
 def test_a_node_that_is_lost_costs_its_work_only(animals, tmp_path, pipeline):
     printed = _run("three_nodes.py", pipeline, animals, tmp_path / "out", "lose", folder=tmp_path)
     assert f"{pipeline}: the numbers of one node" in printed

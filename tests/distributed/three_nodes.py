@@ -4,16 +4,20 @@
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import ray
+import torch
 from ray.cluster_utils import Cluster
 
 from exreid.config import ProbeConfig
 from exreid.config_io import load_config
 from exreid.config_training import FinetuneConfig
+from exreid.config_tune import load_sweep
 from exreid.runs.finetune import run_finetune
 from exreid.runs.probe import run_probe
+from exreid.runs.tune import run_tune
 
 PROBE = [
     *("dataset.image_size=64", "dataset.encounter_cols=[source,encounter]"),
@@ -24,6 +28,11 @@ TRAIN = [
     *("dataset.image_size=64", "dataset.encounter_cols=[source,encounter]"),
     *("model.type=timm:test_vit", "model.pretrained=false", "train.batch_size=6"),
     *("train.epochs=2", "validation.fraction=0.4", "ray.max_failures=2"),
+]
+SWEEP = [
+    "tune.search=grid",
+    "tune.space={optimizer.lr: {grid: [0.0003, 0.001, 0.003, 0.01]}}",
+    "tune.scheduler=none",
 ]
 
 
@@ -58,27 +67,34 @@ def finetune(dataset, out, workers, **options):
     )
 
 
+def tune(dataset, out, workers, **options):
+    overrides = [f"dataset.root={dataset}", f"output.root={out}", *TRAIN, *SWEEP]
+    sweep = run_tune(load_sweep(None, [*overrides, f"ray.num_workers={workers}"]), **options)
+    return sweep, sweep.result
+
+
 def main(pipeline, dataset, out, lose):
-    run = finetune if pipeline == "finetune" else None
+    torch.set_num_threads(1)  # as the actors have: sums in the same order
     plain_out = Path(out).parent / "plain" if "://" not in out else Path.cwd() / "plain"
-    if run:
-        _, expected = finetune(dataset, plain_out, 0)
-    else:
-        _, expected = probe(pipeline, dataset, plain_out, 0)
+    run = {"finetune": finetune, "tune": tune}.get(pipeline) or partial(probe, pipeline)
+    before, expected = run(dataset, plain_out, 0)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     cluster.wait_for_nodes()
-    stage, after = ("Training", 1) if run else ("Matching pairs", 1)
-    options = {"progress": Loser(cluster, nodes[1], stage, after)} if lose else {}
-    if run:
-        # Two workers, so that there is room for both when one node of three is gone.
-        _, result = finetune(dataset, out, 2, **options)
+    stage = {"finetune": "Training", "tune": "Trials"}.get(pipeline, "Matching pairs")
+    options = {"progress": Loser(cluster, nodes[1], stage, 1)} if lose else {}
+    # Two workers of a training, so that there is room for both when one node of three is gone.
+    units = {"finetune": 2, "tune": 1}.get(pipeline, 3)
+    done, result = run(dataset, out, units, **options)
+    if pipeline == "finetune":
         same(result.metrics, expected.metrics, 0.05)
     else:
-        _, result = probe(pipeline, dataset, out, 3, **options)
         assert result.metrics == expected.metrics, (result.metrics, expected.metrics)
         assert result.intervals == expected.intervals
+    if pipeline == "tune":
+        assert [one.scores for one in done.trials] == [one.scores for one in before.trials]
+        assert done.best.values == before.best.values
     if lose:
         assert options["progress"].node is None, "no node was taken away"
     sys.stdout.write(f"{pipeline}: the numbers of one node; {result.counts}\n")

@@ -1,4 +1,4 @@
-"""`ray job submit -- python jobs/probe.py`, against a Ray head that was started for it."""
+"""`ray job submit -- python jobs/*.py`, against a Ray head that was started for it."""
 
 import json
 
@@ -33,3 +33,28 @@ def test_a_submitted_probe_and_its_exit_codes(head, dataset, tmp_path):
     wrong = head.submit("python", "jobs/probe.py", "dataset.rot=x")
     assert wrong.returncode != 0
     assert "dataset.root" in wrong.stdout + wrong.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(START_S + 2 * JOB_S)
+@pytest.mark.parametrize("command", ["finetune", "tune"])
+def test_a_submitted_training_and_sweep_and_their_exit_codes(head, dataset, tmp_path, command):
+    arguments = ["--config", f"configs/{command}.yaml", f"dataset.root={dataset}"]
+    arguments += [f"output.root={tmp_path}", "output.run_id=submitted", "dataset.image_size=64"]
+    arguments += ["model.type=timm:test_vit", "model.pretrained=false", "train.batch_size=8"]
+    arguments += ["train.epochs=2", "validation.source=encounters", "validation.fraction=0.4"]
+    space = "tune.space={optimizer.lr: {loguniform: [1e-4, 1e-2]}}"
+    arguments += [space, "tune.num_samples=2"] if command == "tune" else ["ray.num_workers=2"]
+    done = head.submit("python", f"jobs/{command}.py", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = tmp_path / {"finetune": "results", "tune": "sweeps"}[command] / "submitted"
+    result = json.loads((folder / "result.json").read_text())
+    assert result["status"] == "completed"
+    if command == "finetune":
+        assert result["counts"]["epochs"] == 2
+    else:
+        assert [one.name for one in sorted((folder / "trials").iterdir())] == ["000", "001"]
+        assert (folder / "best.yaml").exists()
+    wrong = head.submit("python", f"jobs/{command}.py", "train.epoch=2")
+    assert wrong.returncode != 0
+    assert "train.epochs" in wrong.stdout + wrong.stderr
