@@ -34,6 +34,8 @@ def _show_comparison(found: Comparison) -> None:
         left = heading in ("metric", "")
         table.add_column(heading, justify="left" if left else "right", no_wrap=True)
     for name in found.runs[0].values:
+        if not any(name in run.metrics for run in found.runs):
+            continue  # shortlists have no mAP over the whole gallery
         for number, run in enumerate(found.runs):
             value = f"{100 * run.metrics[name]:.2f}" if name in run.metrics else ""
             ends = " ".join(f"{100 * end:.1f}" for end in run.intervals.get(name, ()))

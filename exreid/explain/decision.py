@@ -59,6 +59,8 @@ class DecisionCard:
     contributions: tuple[Contribution, ...] = ()
     reach: Reach | None = None
     warnings: tuple[str, ...] = ()
+    group: tuple[int, int] | None = None
+    """Of photographs called new that may show one animal: its number, and how many there are."""
 
 
 def decision_card(
@@ -102,6 +104,8 @@ def card_sentences(card: DecisionCard) -> list[str]:
 known, at which 5% of new animals would pass for known ones.']
     """
     sentences = [_decision(card)]
+    if card.group is not None:
+        sentences.append(_group(*card.group))
     if card.leader is None:
         return [*sentences, *card.warnings]
     if card.probability is not None:
@@ -135,6 +139,13 @@ def _decision(card: DecisionCard) -> str:
     if card.decision == "new":
         return f"Probably a new animal; of the known ones {card.leader} is the nearest."
     return f"Nearest animal: {card.leader}. Whether it is known at all was not asked."
+
+
+def _group(number: int, photos: int) -> str:
+    if photos == 1:
+        return f"No other photograph that was called new resembles it enough (new {number})."
+    others = "1 other photograph" if photos == 2 else f"{photos - 1} other photographs"
+    return f"This and {others} that were called new may show one animal (new {number})."
 
 
 def _probability(card: DecisionCard) -> str:

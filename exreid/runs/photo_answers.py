@@ -119,17 +119,24 @@ class Identification:
         }
 
 
-LENGTHS = re.compile(r"(?:^|(?<=\|))\d+:")
+PART = re.compile(r"(\d+):")
 
 
 def visit_name(encounter: str | None) -> str | None:
-    """An encounter as people say it: where it is made of columns of a table, without the lengths
-    that keep them apart.
+    """An encounter as people say it: where it is made of columns of a table, their texts without
+    the lengths that keep them apart (see `exreid.data.metadata_checks.joined_text`).
 
     >>> visit_name("5:north|2:17"), visit_name("cam1 2024-05-01 22:00:00")
-    ('north|17', 'cam1 2024-05-01 22:00:00')
+    ('north / 17', 'cam1 2024-05-01 22:00:00')
     """
-    return None if encounter is None else LENGTHS.sub("", encounter)
+    parts, rest = [], encounter or ""
+    while found := PART.match(rest):
+        end = found.end() + int(found[1])
+        if end > len(rest) or rest[end : end + 1] not in ("", "|"):
+            break
+        parts.append(rest[found.end() : end])
+        rest = rest[end + 1 :]
+    return encounter if rest or not parts else " / ".join(parts)
 
 
 def visit_table(ranked: Ranked, names: dict[int, str], decision_Q: np.ndarray | None) -> pa.Table:

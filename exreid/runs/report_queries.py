@@ -71,6 +71,7 @@ class QueryPages:
         self.fusion = data.tables.get("fusion")
         self.chances = _chances(data.tables.get("answers"))
         self.open_set = _by_query(data, "open_set")
+        self.groups = _groups(data.tables.get("new_animals"))
         documents = data.documents.get("open_set") or {}
         self.bar: float | None = documents.get("bar")
         self.stated_rate: float | None = documents.get("stated_false_match_rate")
@@ -212,7 +213,10 @@ class QueryPages:
         q, found, row = near.query, near.found, near.row
         index = self.index.iloc[q]
         first = found[0] if found else None
-        values: dict[str, Any] = {"decision": index["decision"]}
+        values: dict[str, Any] = {
+            "decision": index["decision"],
+            "group": self.groups.get(self.ids[self.photo_of(q)]),
+        }
         if np.isfinite(index["probability"]):
             values |= {
                 "probability": float(index["probability"]),
@@ -298,6 +302,16 @@ def _chances(answers: pd.DataFrame | None) -> dict[tuple[str, str], float]:
     known = answers[answers["probability"].notna()]
     columns = known["query_id"], known["identity"], known["probability"]
     return {(query, animal): float(p) for query, animal, p in zip(*columns, strict=True)}
+
+
+def _groups(new_animals: pd.DataFrame | None) -> dict[str, tuple[int, int]]:
+    """The group of each query that was called new, and its photographs."""
+    if new_animals is None:
+        return {}
+    columns = (new_animals[name] for name in ("query_id", "group", "group_photos"))
+    return {
+        query: (int(number), int(photos)) for query, number, photos in zip(*columns, strict=True)
+    }
 
 
 def _by_query(data: RunData, name: str) -> pd.DataFrame | None:

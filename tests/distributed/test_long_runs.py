@@ -179,6 +179,27 @@ def test_a_dead_head_is_named_and_what_was_finished_is_kept(dataset, tmp_path, h
 
 
 @pytest.mark.timeout(1800)
+def test_a_dead_head_costs_a_probe_nothing_that_was_matched(dataset, tmp_path, head):
+    address, parts = head
+    arguments = [f"dataset.root={dataset}", f"output.root={tmp_path}", "output.run_id=r"]
+    arguments += ["dataset.encounter_cols=[source,encounter]", "benchmark.method=local_lightglue"]
+    process = _start("probe", *arguments, f"ray.address={address}", "ray.num_actors=1")
+    store = tmp_path / ".exreid_cache" / "pairs"
+    _wait(lambda: any(log.stat().st_size for log in store.rglob("part-*.pairs")), process)
+    (gcs,) = (pid for pid, name in parts.items() if name.startswith("gcs_server"))
+    os.kill(gcs, signal.SIGKILL)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 1, said
+    assert "answers no more" in said
+    assert "output.run_id=r" in said
+    run = tmp_path / "benchmark_runs" / "r"
+    assert _status(run) == "failed"
+    assert main(["probe", *arguments, "ray.num_actors=0"]) == 0
+    counts = json.loads((run / "result.json").read_text())["counts"]
+    assert 0 < counts["pairs_known"] < counts["pairs_matched"]
+
+
+@pytest.mark.timeout(1800)
 def test_trials_of_several_workers_train_with_ray_train_and_stop_early(
     dataset, local_ray, tmp_path, capsys
 ):

@@ -59,6 +59,21 @@ def test_a_new_animal_and_a_close_call():
     ]
 
 
+@pytest.mark.parametrize(
+    ("group", "said"),
+    [
+        ((2, 3), "This and 2 other photographs that were called new may show one animal (new 2)."),
+        ((5, 2), "This and 1 other photograph that were called new may show one animal (new 5)."),
+        ((1, 1), "No other photograph that was called new resembles it enough (new 1)."),
+        (None, None),
+    ],
+)
+def test_a_new_animals_group_is_named(group, said):
+    sentences = card_sentences(DecisionCard("Luna", "new", group=group))
+    assert (said in sentences) == (group is not None)
+    assert any("(new " in one for one in sentences) == (group is not None)
+
+
 def test_without_a_decision_and_with_a_pairs_probability():
     card = DecisionCard("Luna", probability=0.6, probability_of="pair", bar=0.5)
     assert card_sentences(card) == [

@@ -147,7 +147,7 @@ def histograms(
             )
         axes.set(xlabel=x_label, ylabel="share of the group, %")
         axes.set_ylim(bottom=0)
-        axes.legend(loc="upper center")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(groups))
 
     return drawn(name, draw, text=text)
 
