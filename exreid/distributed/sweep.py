@@ -22,6 +22,7 @@ import torch
 from ray import tune
 from ray.exceptions import RayError
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from exreid.distributed.head_watch import head_is_lost, kill_actor
 from exreid.distributed.placement import TrialPlacement
@@ -123,7 +124,13 @@ class TrialPool:
 
     def run(self, next_trial: Callable[[], tuple[Any, Callable[[Ask], Any]] | None]) -> None:
         """All trials that ``next_trial`` gives; the value or error of each goes to ``done``."""
-        box = ray.remote(num_cpus=0, max_concurrency=THREADS)(LetterBox).remote()
+        # Beside the driver: the machine of a trial may be lost, and costs no other one.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        box = (
+            ray.remote(LetterBox)
+            .options(num_cpus=0, max_concurrency=THREADS, scheduling_strategy=here)
+            .remote()
+        )
         answering = threading.Thread(target=self._answer, args=(box,), daemon=True)
         answering.start()
         try:
