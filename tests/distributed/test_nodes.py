@@ -55,11 +55,15 @@ def test_a_node_that_joins_is_used(tmp_path):
 )
 def test_three_nodes_and_a_bucket_give_the_numbers_of_one(animals, tmp_path, pipeline):
     with s3_server() as environment:
+        system = fsspec.filesystem("s3", use_listings_cache=False)
+        system.put(f"{animals}/", "my-bucket/animals/", recursive=True)
         out = f"s3://my-bucket/{pipeline}"
         printed = _run(
             "three_nodes.py", pipeline, animals, out, folder=tmp_path, environment=environment
         )
-        written = fsspec.filesystem("s3", use_listings_cache=False).find(out)
+        written = system.find(out)
+    copies = [any((tmp_path / f"node{i}").rglob("*")) for i in range(3)]
+    assert any(copies), "the nodes' own folders were used"
     assert f"{pipeline}: the numbers of one node" in printed
     # A sweep writes its own, those of four trials, and that of the best one's test.
     runs = 6 if pipeline == "tune" else 1

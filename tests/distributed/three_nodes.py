@@ -1,6 +1,8 @@
 """Run as a process of its own: a pipeline on three nodes, against one process without Ray.
 
 ``three_nodes.py PIPELINE DATASET OUT [lose]``: with ``lose``, a node is taken away in its middle.
+Where OUT is a URL the nodes read the data set, which lies beside it, and write through that alone:
+each has a folder of its own for its copies.
 """
 
 import sys
@@ -15,6 +17,7 @@ from exreid.config import ProbeConfig
 from exreid.config_io import load_config
 from exreid.config_training import FinetuneConfig
 from exreid.config_tune import load_sweep
+from exreid.data import mirror
 from exreid.runs.finetune import run_finetune
 from exreid.runs.probe import run_probe
 from exreid.runs.tune import run_tune
@@ -78,8 +81,12 @@ def main(pipeline, dataset, out, lose):
     plain_out = Path(out).parent / "plain" if "://" not in out else Path.cwd() / "plain"
     run = {"finetune": finetune, "tune": tune}.get(pipeline) or partial(probe, pipeline)
     before, expected = run(dataset, plain_out, 0)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    away = "://" in out
+    if away:
+        dataset = f"{out.rpartition('/')[0]}/animals"
+    own = [{mirror.FOLDER_VARIABLE: str(Path.cwd() / f"node{i}")} if away else {} for i in range(3)]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "env_vars": own[0]})
+    nodes = [cluster.add_node(num_cpus=1, env_vars=variables) for variables in own[1:]]
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     cluster.wait_for_nodes()
     stage = {"finetune": "Training", "tune": "Trials"}.get(pipeline, "Matching pairs")

@@ -53,7 +53,8 @@ def test_a_submitted_training_and_sweep_and_their_exit_codes(head, dataset, tmp_
     if command == "finetune":
         assert result["counts"]["epochs"] == 2
     else:
-        assert [one.name for one in sorted((folder / "trials").iterdir())] == ["000", "001"]
+        trials = sorted(file.parent.name for file in folder.glob("trials/*/result.json"))
+        assert trials == ["000", "001"]
         assert (folder / "best.yaml").exists()
     wrong = head.submit("python", f"jobs/{command}.py", "train.epoch=2")
     assert wrong.returncode != 0

@@ -16,9 +16,11 @@ def test_the_best_of_six_trials_beats_the_default(local_ray, tmp_path, capsys):
     arguments = [
         *(f"dataset.root={tmp_path / 'data'}", f"output.root={tmp_path}", "output.run_id=s"),
         *("dataset.image_size=96", "dataset.encounter_cols=[source,encounter]"),
-        *("validation.fraction=0.3", "train.epochs=6", "train.batch_size=16"),
+        *("validation.fraction=0.3", "train.epochs=12", "train.batch_size=16"),
         *("tune.num_samples=6", "tune.scheduler=asha", "tune.max_concurrent=2"),
-        "tune.space={optimizer.lr: {loguniform: [0.0003, 0.01]}, loss.scale: {choice: [16, 64]}}",
+        "tune.grace_epochs=4",
+        "tune.space={optimizer.lr: {loguniform: [0.0003, 0.003]}, "
+        "loss.scale: {choice: [8, 16, 64]}, loss.margin_rad: {uniform: [0.0, 0.6]}}",
     ]
     assert main(["tune", *arguments]) == 0, capsys.readouterr().err
     folder = tmp_path / "sweeps" / "s"
@@ -28,8 +30,8 @@ def test_the_best_of_six_trials_beats_the_default(local_ray, tmp_path, capsys):
     assert set(states) == {"completed", "stopped"}
     for trial in trials:
         epochs = max(map(int, trial["scores"]))
-        assert (epochs == 6) == (trial["state"] == "completed")
-        assert epochs in (1, 3, 6), "looks are after epochs 1 and 3"
+        assert (epochs == 12) == (trial["state"] == "completed")
+        assert epochs in (4, 12), "the one look is after epoch 4"
     result = json.loads((folder / "result.json").read_text())
     baseline = result["metrics"]["validation_mAP_baseline"]
     assert result["metrics"]["validation_mAP"] > baseline == trials[0]["score"]
