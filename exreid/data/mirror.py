@@ -1,7 +1,7 @@
 """Folders behind a URL: a local copy that a run works in, kept level with the URL.
 
 A run whose ``output.root`` is ``s3://bucket/runs`` works in a local folder whose name holds that
-URL, so that any machine that is handed a path knows what it is a copy of:
+URL, so that any machine that is handed a path knows what it is a copy of, and works in its own:
 
     ~/.cache/exreid/mirrors/url=s3%3A%2F%2Fbucket%2Fruns/benchmark_runs/RUN_ID
 
@@ -42,6 +42,23 @@ WHOLE_PUTS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory
 LAST = ("checkpoint-latest-full.pth", "history.csv", "result.json")
 """Of a run's files these are published last, in this order: they say that the others are there."""
 
+
+class CopyPath(type(Path())):  # type: ignore[misc]
+    """A path in a copy: sent to another machine, it is the one in that machine's own copy."""
+
+    def __reduce__(self) -> Any:
+        for place, part in enumerate(self.parts):
+            if part.startswith(MARK):
+                return _own_copy, self.parts[place:]
+        return super().__reduce__()
+
+
+def _own_copy(*parts: str) -> Path:
+    default = Path.home() / ".cache" / "exreid" / "mirrors"
+    folder = Path(os.environ.get(FOLDER_VARIABLE) or default).expanduser().absolute()
+    return CopyPath(folder, *parts)
+
+
 _published: dict[Path, tuple[int, int]] = {}
 """Size and time of the files that this process has published."""
 _lock = threading.Lock()
@@ -67,8 +84,7 @@ def local_root(root: str, *, key: str = "output.root") -> Path:
     name = MARK + quote(root.rstrip("/"), safe="")
     if len(name) > 255:
         raise ConfigError(f"{key}: {root!r} is too long a URL.")
-    default = Path.home() / ".cache" / "exreid" / "mirrors"
-    return Path(os.environ.get(FOLDER_VARIABLE) or default).expanduser().absolute() / name
+    return _own_copy(name)
 
 
 def url_of(path: Path) -> str | None:

@@ -24,6 +24,7 @@ from exreid.config_tune import (
     samples_of,
     space_of,
 )
+from exreid.data import mirror
 from exreid.data.disk import storage_error
 from exreid.data.storage import is_remote
 from exreid.errors import ExreidError, RunError, StorageError
@@ -202,7 +203,7 @@ class _Sweep:
         sweep, root = self.folder.name, self.config.dataset.root
         wandb = self.config.wandb
         values: dict[str, Any] = {
-            "output.root": str(output_root(self.config)),
+            "output.root": mirror.shown(output_root(self.config)),
             "output.run_id": trial.name,
             "dataset.root": root if is_remote(root) else str(Path(root).expanduser().absolute()),
             "wandb.group": wandb.group or sweep,
@@ -296,10 +297,10 @@ def test_config(
             }
             for part in parts
         }
-        tree["model"]["checkpoint"] = str(folder / TRIALS / best.name / BEST)
+        tree["model"]["checkpoint"] = mirror.shown(folder / TRIALS / best.name / BEST)
         tree["benchmark"] = {"exclude": config.validation.exclude}
         if config.ray.num_workers == 0:
             tree["ray"]["num_actors"] = 0
         tree["seed"] = config.seed
-    tree["output"] = {"root": str(output_root(config)), "run_id": TEST}
+    tree["output"] = {"root": mirror.shown(output_root(config)), "run_id": TEST}
     return from_values(ProbeConfig, tree, source="the sweep's test")

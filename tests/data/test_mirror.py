@@ -1,5 +1,7 @@
 """The local copy of a folder behind a URL, kept level with it."""
 
+import pickle
+
 import fsspec
 import numpy as np
 import pytest
@@ -155,3 +157,15 @@ def test_what_a_worker_writes_elsewhere_is_found_and_fetched_when_it_is_read(
     assert np.array_equal(store.gather(["d", "c"]), arrays[[3, 2]])
     assert len(list(folder.glob("*.npy"))) == 1
     assert np.array_equal(store.gather(["a"]), arrays[:1])
+
+
+def test_a_path_that_is_sent_to_another_machine_is_the_one_of_its_own_copy(tmp_path, monkeypatch):
+    monkeypatch.setenv(mirror.FOLDER_VARIABLE, str(tmp_path / "driver"))
+    path = (mirror.local_root("memory://bucket7/deep") / "runs" / "a.txt").with_suffix(".csv")
+    sent = pickle.dumps({"folder": path.parent, "file": path, "plain": tmp_path})
+    monkeypatch.setenv(mirror.FOLDER_VARIABLE, str(tmp_path / "worker"))
+    here = pickle.loads(sent)
+    root = mirror.local_root("memory://bucket7/deep")
+    assert root.is_relative_to(tmp_path / "worker")
+    assert here == {"folder": root / "runs", "file": root / "runs" / "a.csv", "plain": tmp_path}
+    assert mirror.url_of(here["file"]) == "memory://bucket7/deep/runs/a.csv"

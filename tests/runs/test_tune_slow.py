@@ -19,8 +19,9 @@ def test_the_best_of_six_trials_beats_the_default(local_ray, tmp_path, capsys):
         *("validation.fraction=0.3", "train.epochs=12", "train.batch_size=16"),
         *("tune.num_samples=6", "tune.scheduler=asha", "tune.max_concurrent=2"),
         "tune.grace_epochs=4",
-        "tune.space={optimizer.lr: {loguniform: [0.0003, 0.003]}, "
-        "loss.scale: {choice: [8, 16, 64]}, loss.margin_rad: {uniform: [0.0, 0.6]}}",
+        "tune.space.optimizer.lr={loguniform: [0.0003, 0.003]}",
+        "tune.space.loss.scale={choice: [8, 16, 64]}",
+        "tune.space.loss.margin_rad={uniform: [0.0, 0.6]}",
     ]
     assert main(["tune", *arguments]) == 0, capsys.readouterr().err
     folder = tmp_path / "sweeps" / "s"
