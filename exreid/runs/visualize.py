@@ -1,8 +1,9 @@
 """Seed outputs: pictures of a finished run's answers, for a first look.
 
 ``visualizations/RUN_ID/`` under output.root holds ``predictions_*.png``, ``matches_*.png`` where
-keypoints were matched, ``similarity_*.png`` where a backbone took part, ``contact_sheet.png``,
-``failures.png``, ``index.csv`` and, where a picture could not be drawn, ``problems.csv``.
+keypoints were matched and ``evidence_*.png`` of where they lie, ``similarity_*.png`` where a
+backbone took part, ``contact_sheet.png``, ``failures.png``, ``index.csv`` and, where a picture
+could not be drawn, ``problems.csv``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import pyarrow.parquet as pq
 from exreid.config import ProbeConfig
 from exreid.data.images import load_image
 from exreid.data.storage import read_bytes
-from exreid.explain.canvas import save_png
+from exreid.explain.canvas import Overlay, save_png
+from exreid.explain.heatmap import draw_evidence
 from exreid.explain.overlay import MatchedKeypoints, draw_matches
 from exreid.explain.prediction import Answered, Shown, draw_contact_sheet, draw_predictions
 from exreid.explain.strip import strip_rows
@@ -37,6 +39,7 @@ from exreid.runs.visualize_similarity import SimilarityPictures
 log = logging.getLogger(__name__)
 PHOTO_SIDE_PX = 480
 PHOTOS_KEPT = 64
+FURTHER_PICTURES = ("match_pictures", "evidence_picture", "similarity_picture")
 
 
 @dataclass
@@ -117,7 +120,7 @@ class _Gallery:
             _tried(self.drawn, name, partial(self._draw_sheet, name, title, answers))
             advance(1)
         folder = self.drawn.folder
-        columns = ["picture", *ANSWER_COLUMNS, "match_pictures", "similarity_picture"]
+        columns = ["picture", *ANSWER_COLUMNS, *FURTHER_PICTURES]
         index = pd.DataFrame(self.drawn.index, columns=columns)
         write_text(folder / "index.csv", index.to_csv(index=False))
         if self.drawn.problems:
@@ -128,12 +131,14 @@ class _Gallery:
         name = f"predictions_{number:04d}.png"
         if not _tried(self.drawn, name, partial(self._draw_prediction, name, answer)):
             return
+        lines = partial(draw_matches, threshold=self.config.benchmark.match_threshold)
         overlays = []
         for rank, gallery_id in enumerate(self.ranked[answer["query_id"]].gallery_ids, start=1):
-            found = self.matches.get((answer["query_id"], gallery_id))
+            pair = (answer["query_id"], gallery_id)
+            found = self.matches.get(pair)
             overlay = f"matches_{number:04d}_{rank}.png"
             if found is not None and _tried(
-                self.drawn, overlay, partial(self._draw_overlay, overlay, answer, gallery_id, found)
+                self.drawn, overlay, partial(self._draw_pair, overlay, pair, found, lines)
             ):
                 overlays.append(overlay)
         values = {column: answer[column] for column in ANSWER_COLUMNS}
@@ -142,9 +147,23 @@ class _Gallery:
                 "picture": name,
                 **values,
                 "match_pictures": " ".join(overlays),
+                "evidence_picture": self._draw_evidence(number, answer),
                 "similarity_picture": self._draw_similarity(number, answer),
             }
         )
+
+    def _draw_evidence(self, number: int, answer: dict[Any, Any]) -> str:
+        """Where the matches of a query and its first candidate lie; the picture's name."""
+        query_id = answer["query_id"]
+        pair = (query_id, next(iter(self.ranked[query_id].gallery_ids), ""))
+        found = self.matches.get(pair)
+        if found is None:
+            return ""
+        name = f"evidence_{number:04d}.png"
+
+        counted = found.take(found.confidence_X > self.config.benchmark.match_threshold)
+        draw = partial(self._draw_pair, name, pair, counted, draw_evidence)
+        return name if _tried(self.drawn, name, draw) else ""
 
     def _draw_similarity(self, number: int, answer: dict[Any, Any]) -> str:
         """Why the embeddings of a query and its first candidate agree; the picture's name."""
@@ -190,20 +209,21 @@ class _Gallery:
                 )
         save_png(self.drawn.folder / name, draw_contact_sheet(title, pairs))
 
-    def _draw_overlay(
-        self, name: str, answer: dict[Any, Any], gallery_id: str, found: MatchedKeypoints
+    def _draw_pair(
+        self,
+        name: str,
+        pair: tuple[str, str],
+        found: MatchedKeypoints,
+        draw: Callable[..., Overlay],
     ) -> None:
-        query_id = answer["query_id"]
-        query_rgb, query_mask = self._as_matched(query_id)
-        gallery_rgb, gallery_mask = self._as_matched(gallery_id)
-        overlay = draw_matches(
+        (query_rgb, query_mask), (gallery_rgb, gallery_mask) = map(self._as_matched, pair)
+        overlay = draw(
             query_rgb,
             gallery_rgb,
             found,
             query_mask=query_mask,
             gallery_mask=gallery_mask,
-            threshold=self.config.benchmark.match_threshold,
-            titles=self._titles((query_id, gallery_id)),
+            titles=self._titles(pair),
             with_caption=True,
         )
         save_png(self.drawn.folder / name, overlay.image_rgb)

@@ -85,7 +85,8 @@ def test_matched_keypoints_are_drawn_where_there_are_some(dataset, tmp_path):
     assert len(pd.read_parquet(folder / "matches.parquet")) == len(
         pd.read_parquet(folder / "queries.parquet")
     ), "the first candidate of each query is kept for them"
-    for name in index["match_pictures"]:
+    assert index["evidence_picture"].tolist() == [f"evidence_{n:04d}.png" for n in (1, 2, 3)]
+    for name in [*index["match_pictures"], *index["evidence_picture"]]:
         assert Image.open(pictures / name).size[0] == 1200
 
 
