@@ -22,7 +22,7 @@ from exreid.models.lightglue import LightGlue, Points
 from exreid.models.lightglue_weights import LAYERS
 from exreid.records import LocalFeatures
 
-BF16_VERSION = 2
+BF16_VERSION = 3
 """Raise it when the code changes what bf16 gives; fp32 is the published network."""
 WIDTH_STEP = 32
 """Batches are padded to a multiple of so many keypoints."""

@@ -101,12 +101,8 @@ class Layer(nn.Module):
         """Both states after cross-attention; queries and keys are one projection."""
         qk0, v0 = _heads(self.cross_qk_v(first.state_BKC), 2)
         qk1, v1 = _heads(self.cross_qk_v(second.state_BKC), 2)
-        if _by_products(qk0):
-            masks = first.real_BK, second.real_BK
-            context0, context1 = _attend_both_by_products((qk0, qk1), (v0, v1), masks)
-        else:
-            context0 = _attend(qk0, qk1, v1, second.real_BK)
-            context1 = _attend(qk1, qk0, v0, first.real_BK)
+        context0 = _attend(qk0, qk1, v1, second.real_BK)
+        context1 = _attend(qk1, qk0, v0, first.real_BK)
         return (
             self.cross_update(first.state_BKC, context0),
             self.cross_update(second.state_BKC, context1),
@@ -234,29 +230,6 @@ def _products(left_BHXY: torch.Tensor, right_BHYZ: torch.Tensor) -> torch.Tensor
     """Matrix products of each head; without the copies that 4-dimensional ones make."""
     products = torch.bmm(left_BHXY.flatten(0, 1), right_BHYZ.flatten(0, 1))
     return products.unflatten(0, left_BHXY.shape[:2])
-
-
-def _attend_both_by_products(
-    qk: tuple[torch.Tensor, torch.Tensor],
-    v: tuple[torch.Tensor, torch.Tensor],
-    real: tuple[torch.Tensor | None, torch.Tensor | None],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention of each image to the other, from the same products and exponentials.
-
-    One maximum for each head keeps the exponentials in range; a keypoint whose best product is 87
-    below it attends to nothing, where the context is 0.
-    """
-    logits = _products(qk[0] * HEAD**-0.5, qk[1].transpose(2, 3))
-    weights_BHMN = logits.sub_(logits.amax((2, 3), keepdim=True)).exp_()
-    if real[0] is not None:
-        weights_BHMN = weights_BHMN.mul_(real[0][:, None, :, None])
-    if real[1] is not None:
-        weights_BHMN = weights_BHMN.mul_(real[1][:, None, None, :])
-    contexts = []
-    for weights, value in ((weights_BHMN, v[1]), (weights_BHMN.transpose(2, 3), v[0])):
-        total = weights.sum(3, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        contexts.append((_products(weights, value) / total).transpose(1, 2).flatten(-2))
-    return contexts[0], contexts[1]
 
 
 def lightglue_fingerprint(features: str) -> str:

@@ -170,6 +170,24 @@ def test_each_saving_still_knows_the_cat(case, settings):
     assert not np.array_equal(evidence.confidence_sum_P, exact)
 
 
+def test_bf16_counts_as_exact_does_however_alike_the_images_are():
+    """Two photographs of one place differ by an animal: keypoints that return to the bit reach
+    products in the hundreds, beside others of ten."""
+    cat = photographs.chelsea()
+    changed = cat.copy()
+    changed[60:160, 150:300] = photographs.coffee()[60:160, 150:300]
+    extract = LocalExtractor("aliked-n16", keypoints=SMALL * 2)
+    first, second = (extract(image[None]) for image in (cat, changed))
+    counts = [
+        LightGlueMatcher(load_lightglue("aliked"), MatchSettings(dtype=dtype))
+        .score(first, second, np.array([[0, 0]], np.int32))
+        .match_count_P[0]
+        for dtype in ("fp32", "bf16")
+    ]
+    assert counts[0] > SMALL
+    assert abs(counts[1] - counts[0]) <= 0.05 * counts[0], counts
+
+
 def test_pruned_matches_name_the_keypoints_of_the_whole_image(case):
     name, features, found = case
     matcher = LightGlueMatcher(load_lightglue(name), MatchSettings(prune_after=3, prune_to=48))
