@@ -18,27 +18,17 @@ from exreid.distributed import match
 
 
 @dataclass(frozen=True)
-class DriverCosts:
-    """Seconds of the driver's time."""
+class Costs:
+    """Seconds of the driver's time, and of an actor's besides its matching."""
 
     tile_s: float
-    """For each tile: handing it out and taking its evidence in."""
-    image_s: float
-    """For each image of a tile: reading its features and putting them in the object store."""
+    """The driver's, for each tile: handing it out and taking its evidence in."""
     pair_s: float
-    """For each pair: planning, and keeping its evidence."""
+    """The driver's, for each pair: planning, and keeping its evidence."""
+    image_s: float
+    """An actor's, for each image of a tile: reading its features."""
     start_s: float
     """Until an actor is up."""
-
-
-@dataclass(frozen=True)
-class Images:
-    """In place of the features of so many images."""
-
-    count: int
-
-    def __len__(self) -> int:
-        return self.count
 
 
 @dataclass(eq=False)
@@ -50,7 +40,7 @@ class _Reference:
 class VirtualRay:
     """Stands in for the module ``ray`` in the driver's code."""
 
-    def __init__(self, costs: DriverCosts, pair_s: float) -> None:
+    def __init__(self, costs: Costs, pair_s: float) -> None:
         self.costs, self.pair_s, self.now_s = costs, pair_s, 0.0
         self.driver_s = 0.0
         """Time in which the driver was at work."""
@@ -68,9 +58,12 @@ class VirtualRay:
         up_s = self.now_s + self.costs.start_s
         free = [up_s]
 
-        def run(method: str, queries: Images, gallery: Images, pair_P2: np.ndarray) -> _Reference:
-            self.work(self.costs.tile_s + self.costs.image_s * (len(queries) + len(gallery)))
-            busy_s = self.pair_s * len(pair_P2)
+        def run(
+            method: str, query_M: np.ndarray, gallery_M: np.ndarray, pair_P2: np.ndarray
+        ) -> _Reference:
+            self.work(self.costs.tile_s)
+            images_s = self.costs.image_s * (len(query_M) + len(gallery_M))
+            busy_s = images_s + self.pair_s * len(pair_P2)
             free[0] = max(free[0], self.now_s) + busy_s
             return _Reference(free[0], (None, busy_s))
 
@@ -87,12 +80,13 @@ class VirtualRay:
         self.now_s = max(self.now_s, min(first.at_s, self.now_s + timeout))
         return ([first], []) if first.at_s <= self.now_s else ([], references)
 
+    def put(self, value: Any) -> Any:
+        """What all actors are given."""
+        return value
+
     def get(self, reference: _Reference) -> Any:
         """Its value."""
         return reference.value
-
-    def kill(self, handle: Any) -> None:
-        """Nothing to end."""
 
     def available_resources(self) -> dict[str, float]:
         """No machine joins."""
@@ -101,10 +95,11 @@ class VirtualRay:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """The driver's code with this in place of Ray and of its clock."""
-        before = match.ray, match.time
+        before = match.ray, match.time, match.kill_actor
         clock = SimpleNamespace(monotonic=lambda: self.now_s, perf_counter=lambda: self.now_s)
         match.ray, match.time = self, clock  # type: ignore[assignment]
+        match.kill_actor = lambda actor: None
         try:
             yield
         finally:
-            match.ray, match.time = before
+            match.ray, match.time, match.kill_actor = before
