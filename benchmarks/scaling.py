@@ -154,7 +154,7 @@ def unit_costs(report: Report, root: Path, quick: bool) -> None:
 
 
 def other_costs(report: Report, root: Path, quick: bool) -> Costs:
-    """The driver on a tile and a pair, over two real actors that do nothing; an actor on an image."""
+    """What the driver spends on a tile and a pair, beside real actors; an actor on an image."""
     store = local_store(root / "local")
     names = [f"{i:04d}" for i in range(512)]
     image_s = core_s(partial(store.gather, names), 3) / len(names)
