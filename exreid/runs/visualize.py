@@ -84,6 +84,7 @@ class _Gallery:
     ) -> None:
         self.run_folder, self.table, self.config, self.drawn = run_folder, table, config, drawn
         self.photograph = lru_cache(PHOTOS_KEPT)(self._photograph)
+        self.as_matched = lru_cache(PHOTOS_KEPT)(self._as_matched)
         self.similarity = SimilarityPictures(table, config) if methods_of(config)[0] else None
 
     def draw(self, progress: Progress) -> None:
@@ -154,27 +155,28 @@ class _Gallery:
 
     def _draw_evidence(self, number: int, answer: dict[Any, Any]) -> str:
         """Where the matches of a query and its first candidate lie; the picture's name."""
-        query_id = answer["query_id"]
-        pair = (query_id, next(iter(self.ranked[query_id].gallery_ids), ""))
-        found = self.matches.get(pair)
-        if found is None:
+        pair = self._with_first(answer)
+        found = None if pair is None else self.matches.get(pair)
+        if pair is None or found is None:
             return ""
         name = f"evidence_{number:04d}.png"
-
         counted = found.take(found.confidence_X > self.config.benchmark.match_threshold)
         draw = partial(self._draw_pair, name, pair, counted, draw_evidence)
         return name if _tried(self.drawn, name, draw) else ""
 
     def _draw_similarity(self, number: int, answer: dict[Any, Any]) -> str:
         """Why the embeddings of a query and its first candidate agree; the picture's name."""
-        query_id = answer["query_id"]
-        candidates = self.ranked[query_id].gallery_ids
-        if self.similarity is None or not candidates:
+        pair = self._with_first(answer)
+        if self.similarity is None or pair is None:
             return ""
-        pair = (query_id, candidates[0])
         name = f"similarity_{number:04d}.png"
         draw = partial(self.similarity.draw, self.drawn.folder / name, pair, self._titles(pair))
         return name if _tried(self.drawn, name, draw) else ""
+
+    def _with_first(self, answer: dict[Any, Any]) -> tuple[str, str] | None:
+        """A query and its first candidate; None where it has none."""
+        candidates = self.ranked[answer["query_id"]].gallery_ids
+        return (answer["query_id"], candidates[0]) if candidates else None
 
     def _titles(self, pair: tuple[str, str]) -> tuple[str, str]:
         first, second = (f"{self.rows[image]['identity']} · {image}" for image in pair)
@@ -216,7 +218,7 @@ class _Gallery:
         found: MatchedKeypoints,
         draw: Callable[..., Overlay],
     ) -> None:
-        (query_rgb, query_mask), (gallery_rgb, gallery_mask) = map(self._as_matched, pair)
+        (query_rgb, query_mask), (gallery_rgb, gallery_mask) = map(self.as_matched, pair)
         overlay = draw(
             query_rgb,
             gallery_rgb,
