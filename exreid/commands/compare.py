@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     plain_arguments(parser)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of probes, or their URLs")
-    parser.add_argument("--out", type=Path, default=Path("comparison"), help="folder to write to")
+    parser.add_argument("--out", default="comparison", help="folder or URL to write to")
     parser.add_argument("--group", action="append", default=[], help="a column of the metadata")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -63,13 +62,15 @@ def _compare(options: argparse.Namespace) -> int:
     if len(options.runs) < 2:
         raise ConfigError("a comparison needs two runs at least: exreid compare RUN RUN ...")
     found = compare([mirror.local_folder(run) for run in options.runs])
-    write_comparison(found, options.out, groups=options.group)
+    out = mirror.local_root(options.out, key="--out")
+    write_comparison(found, out, groups=options.group)
+    mirror.publish_folder(out)
     if options.json:
-        text = (options.out / "comparison.json").read_text(encoding="utf-8")
+        text = (out / "comparison.json").read_text(encoding="utf-8")
         OUT.print(text, end="", markup=False, soft_wrap=True)
         return 0
     _show_comparison(found)
-    OUT.print(f"Written to {options.out}", markup=False, soft_wrap=True)
+    OUT.print(f"Written to {mirror.shown(out)}", markup=False, soft_wrap=True)
     return 0
 
 

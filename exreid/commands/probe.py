@@ -60,7 +60,7 @@ def run_and_show(config: ProbeConfig, *, verbose: bool) -> int:
     OUT.print(f"Written to {mirror.shown(folder)}", markup=False, soft_wrap=True)
     if config.visualization.enabled:
         pictures = folder.parent.parent / "visualizations" / folder.name
-        OUT.print(f"Pictures in {pictures}", markup=False, soft_wrap=True)
+        OUT.print(f"Pictures in {mirror.shown(pictures)}", markup=False, soft_wrap=True)
     return 0
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from exreid.commands.common import OUT, Command, bars, plain_arguments, progress
+from exreid.data import mirror
 
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
     plain_arguments(parser)
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="folder of a finished probe")
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="a finished probe's folder, or its URL")
     parser.add_argument(
-        "--compare", type=Path, nargs="+", default=[], metavar="RUN", help="runs to set beside it"
+        "--compare", nargs="+", default=[], metavar="RUN", help="runs to set beside it"
     )
-    parser.add_argument("--out", type=Path, help="folder to write to; without it, RUN_DIR/report")
+    parser.add_argument("--out", help="folder or URL to write to; without it, RUN_DIR/report")
     parser.add_argument("--root", help="the data set's folder, where it has moved")
     parser.add_argument("--site", metavar="COLUMN", help="column of the metadata with the place")
     parser.add_argument("--workers", type=int, help="processes that make pictures")
@@ -25,15 +25,17 @@ def _report(options: argparse.Namespace) -> int:
 
     with bars() as shown:
         first = write_report(
-            options.run_dir,
-            options.out,
-            compare=options.compare,
+            mirror.local_folder(options.run_dir),
+            mirror.local_root(options.out, key="--out") if options.out else None,
+            compare=[mirror.local_folder(run) for run in options.compare],
             root=options.root,
             site_column=options.site,
             workers=options.workers,
             progress=progress(shown),
         )
     OUT.print(f"Open {first}", markup=False, soft_wrap=True)
+    if mirror.url_of(first) is not None:
+        OUT.print(f"Also at {mirror.shown(first.parent)}", markup=False, soft_wrap=True)
     return 0
 
 

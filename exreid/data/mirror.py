@@ -29,7 +29,7 @@ from urllib.parse import quote, unquote
 import fsspec
 
 from exreid.data.storage import is_remote
-from exreid.errors import ConfigError, StorageError
+from exreid.errors import ConfigError, RunError, StorageError
 
 Value = TypeVar("Value")
 
@@ -112,11 +112,15 @@ def local_copy(file: str | Path, *, key: str = "output.root") -> Path:
 
 
 def local_folder(folder: str) -> Path:
-    """A folder by its path or URL, on this machine with its files (not those of its folders)."""
+    """A run's folder by its path or URL, on this machine with its files (not those of its folders).
+
+    RunError where the URL holds no file.
+    """
     if not is_remote(folder):
         return Path(folder)
     path = local_root(folder, key="the run's folder")
-    fetch_folder(path)
+    if url_of(path) is not None and not fetch_folder(path):
+        raise RunError(f"{folder}: there is no such folder, or no file in it.")
     return path
 
 
@@ -190,10 +194,26 @@ def bring(source: Path, file: Path) -> bool:
     return found
 
 
-def fetch_folder(folder: Path) -> None:
-    """Bring all files of a run's folder from its URL, over what is here."""
-    for name in _listed(folder):
-        fetch(folder / name)
+def fetch_folder(folder: Path) -> int:
+    """Bring all files of a run's folder from its URL, over what is here; how many there are."""
+    return sum(fetch(folder / name) for name in _listed(folder))
+
+
+def folder_names(folder: Path) -> list[str]:
+    """Names of the folders right in the folder's URL; none where it has no URL."""
+    return [name for name, size in _entries(folder).items() if size is None]
+
+
+def read(file: Path) -> bytes | None:
+    """What stands in a file at its URL, without a copy here; None where there is none."""
+
+    def cat(system: Any, inner: str) -> bytes | None:
+        try:
+            return bytes(system.cat_file(inner))
+        except FileNotFoundError:
+            return None
+
+    return _with(file, cat)
 
 
 def synchronise(folder: Path, pattern: str, *, beside: str = "") -> None:
@@ -239,16 +259,25 @@ def remove_folder(folder: Path) -> None:
 
 def _listed(folder: Path) -> dict[str, int]:
     """Names and sizes of the files right in the folder's URL."""
+    return {name: size for name, size in _entries(folder).items() if size is not None}
 
-    def list_files(system: Any, inner: str) -> dict[str, int]:
+
+def _entries(folder: Path) -> dict[str, int | None]:
+    """Names of what is right in the folder's URL, with the sizes of files; None of folders."""
+
+    def list_all(system: Any, inner: str) -> dict[str, int | None]:
         try:
             entries = system.ls(inner, detail=True)
         except (FileNotFoundError, NotADirectoryError):
             return {}
-        files = [entry for entry in entries if entry.get("type") != "directory"]
-        return {posixpath.basename(entry["name"]): int(entry["size"] or 0) for entry in files}
+        return {
+            posixpath.basename(entry["name"].rstrip("/")): None
+            if entry.get("type") == "directory"
+            else int(entry["size"] or 0)
+            for entry in entries
+        }
 
-    return _with(folder, list_files) or {}
+    return _with(folder, list_all) or {}
 
 
 def _with(path: Path, act: Callable[[Any, str], Value]) -> Value | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import platform
 import uuid
@@ -26,6 +25,7 @@ from exreid.data import mirror
 from exreid.errors import ConfigError, RunError, StorageError
 from exreid.matching.lightglue import PairMatches
 from exreid.records import Embeddings, LocalFeatures, Ranking, Rejected, Result, RetrievalSide
+from exreid.runs.results_table import add_row, row_of
 
 VERSIONS_OF = ("exreid", "torch", "timm", "ray", "numpy", "pillow")
 RESULTS_TABLE = "benchmark_results.csv"
@@ -71,12 +71,15 @@ class RunFolder:
 
     def finish(self, result: Result, *, status: str = "completed") -> None:
         """Write the numbers, and one line into the table of all runs."""
-        row = {"run_id": self.run_id, "method": result.method, **result.metrics}
-        row |= {name: value for name, value in result.counts.items() if np.isscalar(value)}
-        row["config_fingerprint"] = fingerprint(self.config)
-        append_row(self.path.parent / self.results_table, row)
-        self._write_status(status, asdict(result))
+        content = self._status(status, asdict(result))
+        table, row = self.path.parent / self.results_table, row_of(content)
+        remote = mirror.url_of(self.path) is not None
+        if not remote:
+            add_row(table, row)
+        write_text(self.path / "result.json", json.dumps(content, indent=2) + "\n")
         mirror.publish_folder(self.path)
+        if remote:
+            add_row(table, row)
         self._lock.release()
 
     def _take_lock(self) -> None:
@@ -122,7 +125,11 @@ class RunFolder:
             self._lock.release()
 
     def _write_status(self, status: str, fields: dict[str, Any]) -> None:
-        content = {
+        content = self._status(status, fields)
+        write_text(self.path / "result.json", json.dumps(content, indent=2) + "\n")
+
+    def _status(self, status: str, fields: dict[str, Any]) -> dict[str, Any]:
+        return {
             "run_id": self.run_id,
             **({} if self.kind is None else {"kind": self.kind}),
             "status": status,
@@ -132,7 +139,6 @@ class RunFolder:
             "versions": versions(),
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        write_text(self.path / "result.json", json.dumps(content, indent=2) + "\n")
 
 
 def read_status(folder: Path) -> dict[str, Any]:
@@ -183,25 +189,6 @@ def write_embeddings(file: Path, embeddings: Embeddings) -> None:
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.vectors_ND.reshape(-1)), length)
     ids = pa.array(embeddings.image_ids, pa.string())
     write_table(file, pa.table({"image_id": ids, "vector": vectors}))
-
-
-def append_row(file: Path, row: dict[str, Any]) -> None:
-    """Add a line to a CSV that other runs add to at the same time; new columns are joined in."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock"):
-        mirror.fetch(file)
-        rows: list[dict[str, Any]] = []
-        if file.exists():
-            with file.open(newline="", encoding="utf-8") as stream:
-                rows = list(csv.DictReader(stream))
-        columns = list(dict.fromkeys(name for line in [*rows, row] for name in line))
-        temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, columns, restval="")
-            writer.writeheader()
-            writer.writerows([*rows, row])
-        temporary.replace(file)
-        mirror.publish(file)
 
 
 def ranking_table(ranking: Ranking, queries: RetrievalSide, gallery: RetrievalSide) -> pa.Table:

@@ -23,6 +23,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from exreid.data import mirror
 from exreid.errors import RunError
 from exreid.explain.report.content import HEADLINES, MetricRow, Overview
 from exreid.explain.report.data_files import write_whole
@@ -61,11 +62,11 @@ def write_report(
 ) -> Path:
     """Write the report of a run; returns its first page.
 
-    ``out`` is ``RUN_DIR/report`` by default. Where it holds the report of this very run already,
-    nothing is done; photographs that are there are never made again. ``compare``: further runs on
-    the same split. ``root`` replaces the data set's folder where it has moved. ``site_column``:
-    the column with the place; by default the likeliest. ``workers``: processes (None: as the CPUs
-    allow).
+    ``out`` is ``RUN_DIR/report`` by default; where that is a copy of a URL, it goes there too.
+    Where it holds the report of this very run already, nothing is done; photographs that are there
+    are never made again. ``compare``: further runs on the same split. ``root`` replaces the data
+    set's folder where it has moved. ``site_column``: the column with the place; by default the
+    likeliest. ``workers``: processes (None: as the CPUs allow).
 
     RunError where a folder is no finished run, its photographs cannot be found, or runs are not on
     one split.
@@ -108,7 +109,9 @@ def write_report(
         again=f"exreid probe --config {shlex.quote(str(run_dir / 'config.snapshot.yaml'))} "
         "output.run_id=NEW_NAME",
     )
+    mirror.publish_folder(out)
     write_whole(out / MARKER, json.dumps({"mark": mark, "run_id": run.run_id}) + "\n")
+    mirror.publish_folder(out)
     return first
 
 

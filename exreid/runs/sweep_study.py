@@ -27,6 +27,7 @@ from optuna.trial import TrialState, create_trial
 
 from exreid.config_space import Distribution, combinations
 from exreid.config_tune import TuneConfig
+from exreid.data import mirror
 from exreid.errors import RunError
 from exreid.runs.artifacts import write_text
 
@@ -146,9 +147,10 @@ class SweepStudy:
         return max(done, key=lambda trial: trial.score or 0.0, default=None)
 
     def save(self) -> None:
-        """Write ``sweep.json``, whole."""
+        """Write ``sweep.json``, whole, to its URL too: another machine may have to go on."""
         content = {"trials": [asdict(trial) for trial in self.trials]}
         write_text(self.file, json.dumps(content, indent=1) + "\n")
+        mirror.publish(self.file)
 
     def _go_on(self, trial: Trial) -> Trial:
         with _quietly():

@@ -13,6 +13,7 @@ from exreid.config import ProbeConfig
 from exreid.config_io import from_values
 from exreid.config_training import FinetuneConfig
 from exreid.config_tune import ProbeValidationConfig
+from exreid.data import mirror
 from exreid.data.holdout import cut_holdout
 from exreid.errors import ConfigError
 from exreid.records import ImageTable
@@ -67,6 +68,7 @@ class TrainingTrial:
         config = from_values(FinetuneConfig, self.tree, source="a trial of the sweep")
         run = self.folder / str(config.output.run_id)
         metric = config.output.best_metric
+        mirror.fetch_folder(run)
         if read_status(run).get("status") not in ("completed", "stopped"):
             judge = JudgeByMetric(metric, config.train.epochs, ask)
             run_finetune(config, verbose=self.verbose, trial=AsTrial(self.folder, judge))
@@ -93,7 +95,9 @@ class ProbeTrial:
     def __call__(self, ask: Ask) -> Outcome:
         """Probe; a trial that has ended already is only read."""
         config = from_values(ProbeConfig, self.tree, source="a trial of the sweep")
-        written = read_status(self.folder / str(config.output.run_id))
+        run = self.folder / str(config.output.run_id)
+        mirror.fetch_folder(run)
+        written = read_status(run)
         if written.get("status") == "completed":
             metrics = written["metrics"]
         else:

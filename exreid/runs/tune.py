@@ -239,15 +239,20 @@ class _Sweep:
     def _note_interrupted(self) -> None:
         """Trials that were cut off say so themselves: their processes were not asked."""
         for trial in self.study.trials:
-            run = self.folder / TRIALS / trial.name
-            written = read_status(run)
-            if trial.state == "running" and written.get("status") == "running":
-                with suppress(OSError):
+            if trial.state != "running":
+                continue
+            file = self.folder / TRIALS / trial.name / "result.json"
+            with suppress(OSError, StorageError):
+                mirror.fetch(file)
+                written = read_status(file.parent)
+                if written.get("status") == "running":
                     text = json.dumps({**written, "status": "interrupted"}, indent=2) + "\n"
-                    write_text(run / "result.json", text)
+                    write_text(file, text)
+                    mirror.publish(file)
 
     def _test(self, best: Trial, best_tree: dict[str, Any]) -> dict[str, Any]:
         """The best trial on the query split, once: a sweep that goes on reads what was measured."""
+        mirror.fetch_folder(self.folder / TEST)
         written = read_status(self.folder / TEST)
         if written.get("status") != "completed":
             config = test_config(best_tree, self.config, self.folder, best)

@@ -20,8 +20,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from exreid.config import ProbeConfig
+from exreid.data import mirror
 from exreid.data.images import load_image
 from exreid.data.storage import read_bytes
+from exreid.errors import StorageError
 from exreid.explain.canvas import Overlay, save_png
 from exreid.explain.heatmap import draw_evidence
 from exreid.explain.overlay import MatchedKeypoints, draw_matches
@@ -73,6 +75,10 @@ def draw_run(
             drawn.problems[0]["problem"],
             run_folder,
         )
+    try:
+        mirror.publish_folder(drawn.folder)
+    except StorageError as error:
+        log.warning("The pictures stand on this machine alone, in %s: %s", drawn.folder, error)
     return drawn
 
 

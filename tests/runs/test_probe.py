@@ -2,7 +2,6 @@
 
 import csv
 import json
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,6 @@ import pytest
 from exreid.cli import job, main
 from exreid.config import ProbeConfig
 from exreid.config_io import load_config
-from exreid.runs.artifacts import append_row
 from exreid.runs.probe import recompute_metrics, run_probe
 
 LOCAL = ["ray.num_actors=0", "dataset.image_size=96", "benchmark.bootstrap_resamples=50"]
@@ -176,16 +174,6 @@ def test_where_everything_is_cached_no_ray_is_started(dataset, tmp_path, monkeyp
     assert (again.counts["images_cached"], again.metrics) == (36, first.metrics)
     with pytest.raises(AssertionError, match="Ray was started"):
         run_probe(load_config(ProbeConfig, None, [*over_actors, "benchmark.cache=off"]))
-
-
-def test_two_runs_may_end_at_once(tmp_path):
-    file = tmp_path / "all.csv"
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda i: append_row(file, {"run": i, f"only_{i % 3}": i}), range(30)))
-    with file.open() as stream:
-        rows = list(csv.DictReader(stream))
-    assert sorted(int(row["run"]) for row in rows) == list(range(30))
-    assert all(row[f"only_{int(row['run']) % 3}"] == row["run"] for row in rows)
 
 
 def test_wandb_offline_works_without_a_key_and_its_failure_costs_nothing(

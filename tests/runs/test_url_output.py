@@ -192,3 +192,66 @@ def test_memory_and_file_urls(dataset, machine, tmp_path):
     written = json.loads(memory.cat("/runs/benchmark_runs/m/result.json"))
     assert written["metrics"] == expected
     memory.rm("/runs", recursive=True)
+
+
+def test_pictures_and_report_stand_at_the_url(dataset, bucket, machine, tmp_path, capsys):
+    arguments = [f"dataset.root={dataset}", f"output.root={ROOT}", *PROBE, "output.run_id=shown"]
+    arguments += ["visualization.enabled=true", "visualization.num_queries=2"]
+    assert main(["probe", *arguments]) == 0
+    assert f"Pictures in {ROOT}/visualizations/shown" in capsys.readouterr().out
+    pictures = {Path(file).name for file in bucket.find(f"{ROOT}/visualizations/shown")}
+    assert {"index.csv", "contact_sheet.png", "predictions_0001.png"} <= pictures
+
+    machine()
+    url = f"{ROOT}/benchmark_runs/shown"
+    assert main(["report", url, "--workers", "1"]) == 0
+    assert f"Also at {url}/report" in capsys.readouterr().out
+    assert bucket.exists(f"{url}/report/index.html")
+    assert main(["report", url, "--workers", "1", "--out", f"{ROOT}/pages"]) == 0
+    names = {file.split("/pages/")[1] for file in bucket.find(f"{ROOT}/pages")}
+    assert names == {file.split("/report/")[1] for file in bucket.find(f"{url}/report")}
+    assert main(["report", f"{ROOT}/benchmark_runs/none"]) == 1
+    assert f"{ROOT}/benchmark_runs/none: there is no such folder" in capsys.readouterr().err
+
+
+def test_a_sweep_goes_on_on_another_machine_without_its_finished_trials(
+    dataset, bucket, machine, tmp_path, monkeypatch
+):
+    """The driver is killed: nothing that it would write at its end is there."""
+    from exreid.config_tune import load_sweep
+    from exreid.runs import sweep_study
+    from exreid.runs.tune import run_tune
+
+    def config(root):
+        overrides = [f"dataset.root={dataset}", f"output.root={root}", *TRAIN[:-1]]
+        overrides += ["output.run_id=s", "tune.num_samples=3", "tune.search=random"]
+        overrides += ["tune.space={optimizer.lr: {loguniform: [1e-4, 1e-2]}}"]
+        return load_sweep(None, [*overrides, "train.epochs=1", "tune.test=true"])
+
+    tell = sweep_study.SweepStudy.tell
+
+    class KilledError(BaseException):
+        """Nothing handles it."""
+
+    def die_with_the_second(self, trial, *arguments, **options):
+        if trial.number == 1:
+            raise KilledError
+        tell(self, trial, *arguments, **options)
+
+    monkeypatch.setattr(sweep_study.SweepStudy, "tell", die_with_the_second)
+    monkeypatch.setattr("exreid.runs.artifacts.RunFolder.fail", lambda self, error: None)
+    with pytest.raises(KilledError):
+        run_tune(config(ROOT))
+    monkeypatch.undo()
+    monkeypatch.setenv(mirror.FOLDER_VARIABLE, str(tmp_path / "elsewhere"))
+    states = [t["state"] for t in json.loads(bucket.cat(f"{ROOT}/sweeps/s/sweep.json"))["trials"]]
+    assert states == ["completed", "running"]
+    written = [bucket.cat(f"{ROOT}/sweeps/s/trials/00{n}/result.json") for n in range(2)]
+    sweep = run_tune(config(ROOT))
+    assert [trial.state for trial in sweep.trials] == ["completed"] * 3
+    assert written == [bucket.cat(f"{ROOT}/sweeps/s/trials/00{n}/result.json") for n in range(2)], (
+        "they were not trained again"
+    )
+    plain = run_tune(config(tmp_path / "plain"))
+    assert [trial.score for trial in sweep.trials] == [trial.score for trial in plain.trials]
+    assert sweep.result.metrics == plain.result.metrics
