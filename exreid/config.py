@@ -21,6 +21,7 @@ from pydantic import (
 from exreid.config_base import (
     CellText,
     ColourByte,
+    PathText,
     SafetyLevel,
     StrictModel,
     switch_as_text,
@@ -31,9 +32,9 @@ from exreid.config_benchmark import BenchmarkConfig, ModelConfig
 class DatasetConfig(StrictModel):
     """Which images, whose they are, and how they are read."""
 
-    root: str = "."
+    root: PathText = "."
     """Folder of the data set; a path in the metadata is relative to it. Local, or an fsspec URL."""
-    metadata_file: str | None = None
+    metadata_file: PathText | None = None
     """CSV or Parquet table with one row per image, relative to root. None: CzechLynx's own file
     name, then metadata.csv, then metadata.parquet."""
     path_col: str = "path"
@@ -93,7 +94,7 @@ class DatasetConfig(StrictModel):
 class OutputConfig(StrictModel):
     """Where a run writes."""
 
-    root: str = "."
+    root: PathText = "."
     """Folder for everything a run writes: benchmark_runs/, and the cache. Local, or an fsspec URL
     such as s3://bucket/runs: then machines need no shared disk."""
     run_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 
 class StrictModel(BaseModel):
@@ -20,22 +21,36 @@ class StrictModel(BaseModel):
         protected_namespaces=(),
     )
 
+    @field_validator("*")
+    @classmethod
+    def _fits_a_number(cls, value: Any) -> Any:
+        if isinstance(value, int) and abs(value) >= LARGEST:
+            raise ValueError(f"{value} is no number of anything here: it is 2^53 or more")
+        return value
+
+
+LARGEST = 2**53
+
 
 def _number_as_text(value: Any) -> Any:
-    # YAML reads `query_split_value: 1` as a number; the cells of a table are text.
+    # Trees that are no YAML may hold numbers; the cells of a table are text.
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def switch_as_text(value: Any) -> Any:
-    """For keys whose values are words: YAML 1.1 reads off and on as booleans."""
-    return {False: "off", True: "auto"}[value] if isinstance(value, bool) else value
+    """For keys whose values are auto, off and others: truth values are two of them."""
+    return {"false": "off", "no": "off", "true": "auto", "yes": "auto", "on": "auto"}.get(
+        str(value).lower(), value
+    )
 
 
 def switch_as_word(value: Any) -> Any:
     """For keys whose values are on, off and others."""
-    return {False: "off", True: "on"}[value] if isinstance(value, bool) else value
+    return {"false": "off", "no": "off", "true": "on", "yes": "on"}.get(str(value).lower(), value)
 
 
+PathText = Annotated[str, AfterValidator(os.path.expanduser), Field(min_length=1)]
+"""A path, or a URL; ``~`` is the user's home, as a shell has it."""
 CellText = Annotated[str, BeforeValidator(_number_as_text), Field(min_length=1)]
 ColourByte = Annotated[int, Field(ge=0, le=255)]
 SafetyLevel = Literal["off", "warn", "strict"]

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from exreid.config_base import StrictModel, switch_as_text, switch_as_word
+from exreid.config_base import PathText, StrictModel, switch_as_text, switch_as_word
 from exreid.config_ranking import AdaptiveConfig, RerankConfig
 
 
@@ -22,7 +22,7 @@ class ModelConfig(StrictModel):
 
     type: str = "efficientnet-lite0"
     """A name of the table (exreid probe --help lists it), timm:NAME, or hf-hub:OWNER/NAME."""
-    checkpoint: str | None = None
+    checkpoint: PathText | None = None
     """Local .pth or .safetensors whose weights replace the published ones."""
     dtype: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the backbone. bf16 is faster and moves the numbers a little: publish fp32."""
@@ -84,7 +84,7 @@ class CalibrationConfig(StrictModel):
     same_set: all images against all, as the field's reference does it."""
     exclude: Literal["image", "encounter"] = "encounter"
     """Pairs that are left out: an image with itself, or also two of one encounter."""
-    load: str | None = None
+    load: PathText | None = None
     """fusion.json of another run, instead of fitting; it must be of the same methods."""
 
 
@@ -182,7 +182,7 @@ class BenchmarkConfig(StrictModel):
     to matches.parquet, for figures."""
     bootstrap_resamples: NonNegativeInt = 2000
     """Resamples of the identities behind each 95% interval; 0: no intervals."""
-    cache: Annotated[str, BeforeValidator(switch_as_text), Field(min_length=1)] = "auto"
+    cache: Annotated[PathText, BeforeValidator(switch_as_text)] = "auto"
     """Where features are kept between runs: auto (.exreid_cache under output.root), off, or a
     folder."""
 

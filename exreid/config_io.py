@@ -9,18 +9,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from exreid.config_base import StrictModel
+from exreid.config_text import MOST_BYTES, to_yaml_text, tree_of_yaml, value_of_override
 from exreid.errors import ConfigError
 
 Model = TypeVar("Model", bound=StrictModel)
 
 # Where a run writes, who watches it and on which machines it runs do not change its numbers.
 NOT_IN_FINGERPRINT = ("output", "wandb", "ray")
+SHOWN = 200
+"""Characters of a wrong value that a message shows."""
 
 
 def load_config(
@@ -28,41 +29,42 @@ def load_config(
 ) -> Model:
     """The config of a YAML file with ``dotted.key=value`` overrides laid over it.
 
-    Values are read as YAML: ``benchmark.top_k=[1,5]``, ``model.checkpoint=null``.
+    What a value means is for its key's type to say (see `exreid.config_text`): a text key's value
+    is its text, ``benchmark.top_k=[1,5]`` a list, ``model.checkpoint=null`` none.
     Raises ConfigError naming the key, and the nearest right key or value.
     """
-    values = read_tree(file, overrides)
+    values = read_tree(model, file, overrides)
     return from_values(model, values, source=str(file) if file else "the overrides")
 
 
-def read_tree(file: str | Path | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def read_tree(
+    model: type[StrictModel], file: str | Path | None = None, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
     """What the file and the overrides say, as plain dicts and lists, unchecked."""
-    try:
-        tree: Any = OmegaConf.create({})
-        if file is not None:
-            tree = OmegaConf.merge(tree, _read_yaml(Path(file)))
-        tree = OmegaConf.merge(tree, OmegaConf.from_dotlist(_checked(overrides)))
-        return cast(dict[str, Any], OmegaConf.to_container(tree, resolve=True))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{file or 'overrides'}: {str(error).splitlines()[0]}") from error
+    tree: dict[str, Any] = {}
+    if file is not None:
+        tree = tree_of_yaml(_read(Path(file)), model, source=str(file))
+    for override in overrides:
+        key, text = _parted(override)
+        value = value_of_override(key, text, model)
+        for name in reversed(key.split(".")):
+            value = {name: value}
+        tree = _laid_over(tree, value)
+    return tree
 
 
 def with_overrides(config: Model, overrides: Sequence[str], allowed: Sequence[str]) -> Model:
     """A config with some of its keys said anew: those of ``allowed``, where ``block.`` stands for
     all keys of a block. ConfigError for any other."""
-    for override in _checked(overrides):
-        key = override.partition("=")[0]
+    for override in overrides:
+        key, _ = _parted(override)
         if not any(key == one or (one.endswith(".") and key.startswith(one)) for one in allowed):
             raise ConfigError(
                 f"{key}: cannot be set here. These can: "
                 f"{', '.join(one + '*' if one.endswith('.') else one for one in allowed)}."
             )
-    try:
-        given = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)), resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"the overrides: {str(error).splitlines()[0]}") from error
-    # Merged here, since OmegaConf would look for interpolations in what is there already.
-    tree = _laid_over(config.model_dump(mode="json"), cast(dict[str, Any], given))
+    given = read_tree(type(config), None, overrides)
+    tree = _laid_over(config.model_dump(mode="json"), given)
     return from_values(type(config), tree, source="the overrides")
 
 
@@ -88,7 +90,7 @@ def from_values(model: type[Model], values: Any, *, source: str) -> Model:
 
 def to_yaml(config: StrictModel) -> str:
     """The whole config, defaults included, as YAML that `load_config` reads back."""
-    return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
+    return to_yaml_text(config.model_dump(mode="json"))
 
 
 def fingerprint(config: StrictModel) -> str:
@@ -111,28 +113,27 @@ def leaf_keys(model: type[StrictModel]) -> list[str]:
     return [name for name, *_ in _leaves(model)]
 
 
-def _read_yaml(path: Path) -> Any:
+def _read(path: Path) -> bytes:
     try:
-        tree = OmegaConf.load(path)
+        with path.open("rb") as stream:
+            data = stream.read(MOST_BYTES + 1)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such config file. Check --config.") from error
     except IsADirectoryError as error:
         raise ConfigError(f"{path}: is a folder; --config takes a YAML file.") from error
-    except OmegaConfBaseException:
-        raise
-    except Exception as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if not OmegaConf.is_dict(tree):
-        raise ConfigError(f"{path}: a config is a mapping of blocks such as 'dataset:'.")
-    return tree
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}. Check --config.") from error
+    if len(data) > MOST_BYTES:
+        raise ConfigError(f"{path}: is over {MOST_BYTES // 2**20} MB: no config.")
+    return data
 
 
-def _checked(overrides: Sequence[str]) -> list[str]:
-    for override in overrides:
-        key, equals, _ = override.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"{override!r} is no override; write dotted.key=value.")
-    return list(overrides)
+def _parted(override: str) -> tuple[str, str]:
+    """The key and the text of an override."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{override!a} is no override; write dotted.key=value.")
+    return key, text
 
 
 def _explain(model: type[StrictModel], details: ErrorDetails) -> str:
@@ -145,7 +146,10 @@ def _explain(model: type[StrictModel], details: ErrorDetails) -> str:
     message = details["msg"].removeprefix("Value error, ")
     if details["type"] == "value_error":
         return f"  {key}: {message}."
-    line = f"  {key}: {message}; it is {given!r}."
+    shown = repr(given)
+    line = f"  {key}: {message}; it is {shown[:SHOWN]}{'...' if len(shown) > SHOWN else ''}."
+    if details["type"] == "tuple_type" and isinstance(given, str):
+        line += f" Write [{given[:SHOWN].strip('[] ')}]."
     if details["type"] == "literal_error" and isinstance(given, str):
         options = str(details["ctx"]["expected"]).replace(" or ", ", ").split(", ")
         near = difflib.get_close_matches(given, [o.strip("'") for o in options], n=1, cutoff=0.5)

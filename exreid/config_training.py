@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from exreid.config import DatasetConfig, OutputConfig, RayConfig, WandbConfig
-from exreid.config_base import SafetyLevel, StrictModel, UnitInterval, switch_as_text
+from exreid.config_base import PathText, SafetyLevel, StrictModel, UnitInterval, switch_as_text
 from exreid.config_benchmark import ModelConfig
 
 OpenUnitInterval = Annotated[float, Field(gt=0, lt=1)]
@@ -86,7 +86,7 @@ class TrainConfig(StrictModel):
     """Also keep a moving average of the weights; it is what is validated and published."""
     deterministic: bool = False
     """Same bits on the same machine: no operation without a deterministic version."""
-    resume_checkpoint: str | None = None
+    resume_checkpoint: PathText | None = None
     """A checkpoint-*-full.pth to go on from, with the same images and classes."""
 
 

@@ -21,7 +21,8 @@ SAMPLES = 10
 
 
 def _none_as_text(value: Any) -> Any:
-    return "none" if value is None or value is False else value
+    words = ("null", "false", "off", "no")
+    return "none" if value in (None, False) or str(value).lower() in words else value
 
 
 class TuneConfig(StrictModel):
@@ -97,14 +98,14 @@ BASES: dict[str, type[FinetuneConfig] | type[ProbeConfig]] = {
 
 def load_sweep(file: str | Path | None, overrides: Sequence[str] = ()) -> AnySweepConfig:
     """The config of a sweep, its space checked; see `exreid.config_io.load_config`."""
-    tree = read_tree(file, overrides)
-    tune = tree.get("tune")
-    if isinstance(tune, dict) and isinstance(tune.get("space"), dict):
-        own = flatten_space(_space_of(read_tree(None, overrides)))
-        # An override takes another distribution's place, instead of standing beside it.
-        tune["space"] = {**flatten_space(_space_of(read_tree(file))), **own}
+    tune = read_tree(SweepConfig, file, overrides).get("tune")
     run = tune.get("run", "finetune") if isinstance(tune, dict) else "finetune"
     model = SWEEPS.get(run, SweepConfig) if isinstance(run, str) else SweepConfig
+    tree = read_tree(model, file, overrides)
+    if isinstance(tune, dict) and isinstance(tune.get("space"), dict):
+        own = flatten_space(_space_of(read_tree(model, None, overrides)))
+        # An override takes another distribution's place, instead of standing beside it.
+        tree["tune"]["space"] = {**flatten_space(_space_of(read_tree(model, file))), **own}
     config = from_values(model, tree, source=str(file) if file else "the overrides")
     _check(config)
     return config

@@ -14,7 +14,8 @@ MAY_IMPORT = {
     "config_benchmark": {"config_base", "config_ranking"},
     "config": {"config_base", "config_benchmark"},
     "config_training": {"config", "config_base", "config_benchmark"},
-    "config_io": {"config_base"},
+    "config_text": set(),
+    "config_io": {"config_base", "config_text"},
     "config_space": {"config_base", "config_io"},
     "config_tune": {
         *("config", "config_base", "config_io", "config_space", "config_training"),
@@ -44,6 +45,7 @@ MAY_IMPORT = {
             "config_space",
             "config_tune",
             "config_io",
+            "config_text",
             "data",
             "models",
             "features",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,6 +37,11 @@ BEFORE = "_before"
 """Ending of the metrics of the features that a training began with."""
 
 
+def path(text: str) -> Path:
+    """The type of arguments that are paths: ``--out=~/x`` reaches no shell that knows ``~``."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 - gives no error without a home
+
+
 def plain_arguments(parser: argparse.ArgumentParser) -> None:
     """Nothing but --help."""
     parser.add_argument("-h", "--help", action="help", help="show this help")
@@ -47,7 +53,7 @@ def config_arguments(
     """--config FILE, --print-config and dotted overrides of the keys of ``model``."""
     parser.set_defaults(config_model=model, load=partial(load_config, model))
     parser.add_argument("-h", "--help", nargs=0, action=_KeysHelp, help="list options and keys")
-    parser.add_argument("--config", type=Path, help="YAML file; without it, the defaults")
+    parser.add_argument("--config", type=path, help="YAML file; without it, the defaults")
     parser.add_argument("--print-config", action="store_true", help="print the config and stop")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="dotted overrides of config keys"

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exreid.commands.common import OUT, Command, bars, config_arguments, progress
+from exreid.commands.common import OUT, Command, bars, config_arguments, path, progress
 from exreid.config import ProbeConfig
 from exreid.config_io import load_config, with_overrides
 from exreid.errors import ConfigError
@@ -30,7 +30,7 @@ def _gallery_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = f"{parser.description}\n{USAGE}"
     parser.add_argument("action", choices=("build", "add", "info"))
     config_arguments(parser)
-    parser.add_argument("--out", type=Path, help="build: the gallery's folder")
+    parser.add_argument("--out", type=path, help="build: the gallery's folder")
     parser.add_argument("--split", help="only images with this dataset.split_col; default: all")
     parser.add_argument(
         "--thumbnail-px",

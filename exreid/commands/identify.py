@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from exreid.commands.common import OUT, Command, bars, plain_arguments, progress
+from exreid.commands.common import OUT, Command, bars, path, plain_arguments, progress
 from exreid.config_io import with_overrides
 from exreid.errors import ConfigError
 
@@ -32,9 +32,9 @@ def _identify_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("words", nargs="+", metavar="PHOTO_OR_FOLDER", help="photographs, folders of them, and "
         "key=value of output.*, ray.*, benchmark.cache, benchmark.keep_matches")  # fmt: skip
-    add("--gallery", type=Path, required=True, help="made by exreid gallery build")
-    add("--metadata", type=Path, help="table of the photographs, as the gallery's: path, mask, ...")
-    add("--masks", type=Path, help="folder of mask images, NAME.png for NAME.jpg, animal white")
+    add("--gallery", type=path, required=True, help="made by exreid gallery build")
+    add("--metadata", type=path, help="table of the photographs, as the gallery's: path, mask, ...")
+    add("--masks", type=path, help="folder of mask images, NAME.png for NAME.jpg, animal white")
     add("--visits", choices=("auto", "time", "folder", "none"), default="auto",
         help="what is one visit: photographs of one folder close in EXIF time, or one folder; "
         "auto: by time, else folders named like visit_12 or burst-3")  # fmt: skip
@@ -42,9 +42,9 @@ def _identify_arguments(parser: argparse.ArgumentParser) -> None:
         help="longest gap between two photographs of one visit (default 10)")  # fmt: skip
     add("--on-error", choices=("skip", "raise"), default="skip",
         help="an unreadable photograph: list it and go on (default), or stop")  # fmt: skip
-    add("--pictures", type=Path, help="folder of the gallery's own photographs, for the report")
+    add("--pictures", type=path, help="folder of the gallery's own photographs, for the report")
     add("--json", action="store_true", help="print JSON instead of the table")
-    add("--csv", type=Path, help="also write the table to this file")
+    add("--csv", type=path, help="also write the table to this file")
     add("--report", action="store_true", help="also draw the report's pages")
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from exreid.commands.common import (
     OUT,
     Command,
     bars,
     config_arguments,
+    path,
     plain_arguments,
     progress,
     show_result,
@@ -42,7 +42,7 @@ def _validate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _extract_arguments(parser: argparse.ArgumentParser) -> None:
     config_arguments(parser)
-    parser.add_argument("--out", type=Path, required=True, help="a .parquet: image_id, vector")
+    parser.add_argument("--out", type=path, required=True, help="a .parquet: image_id, vector")
 
 
 def _probe(options: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from exreid.commands.common import OUT, Command, bars, plain_arguments, progress
 from exreid.data import mirror
@@ -15,7 +16,9 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
         "--compare", nargs="+", default=[], metavar="RUN", help="runs to set beside it"
     )
     parser.add_argument("--out", help="folder or URL to write to; without it, RUN_DIR/report")
-    parser.add_argument("--root", help="the data set's folder, where it has moved")
+    parser.add_argument(
+        "--root", type=os.path.expanduser, help="the data set's folder, where it has moved"
+    )
     parser.add_argument("--site", metavar="COLUMN", help="column of the metadata with the place")
     parser.add_argument("--workers", type=int, help="processes that make pictures")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from exreid.commands.common import OUT, Command, bars, plain_arguments, progress
+from exreid.commands.common import OUT, Command, bars, path, plain_arguments, progress
 from exreid.commands.finetune import train_and_show
 from exreid.commands.probe import run_and_show
 from exreid.config import ProbeConfig
@@ -19,12 +19,12 @@ DEMO_EPOCHS = 10
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     plain_arguments(parser)
-    parser.add_argument("--out", type=Path, default=Path("exreid_demo"), help="folder to write to")
+    parser.add_argument("--out", type=path, default=Path("exreid_demo"), help="folder to write to")
 
 
 def _synth_arguments(parser: argparse.ArgumentParser) -> None:
     plain_arguments(parser)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--out", type=path, required=True, help="folder to write to")
     parser.add_argument("--identities", type=int, required=True)
     parser.add_argument("--images-per-identity", type=int, required=True)
     parser.add_argument("--seed", type=int, default=0)

@@ -117,7 +117,7 @@ def local_folder(folder: str) -> Path:
     RunError where the URL holds no file.
     """
     if not is_remote(folder):
-        return Path(folder)
+        return Path(os.path.expanduser(folder))  # noqa: PTH111 - gives no error without a home
     path = local_root(folder, key="the run's folder")
     if url_of(path) is not None and not fetch_folder(path):
         raise RunError(f"{folder}: there is no such folder, or no file in it.")

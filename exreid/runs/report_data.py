@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from omegaconf import OmegaConf
 
 from exreid.config import ProbeConfig
 from exreid.config_io import from_values
+from exreid.config_text import tree_of_yaml
 from exreid.errors import ConfigError, RunError
 from exreid.explain.report.content import Missing
 from exreid.runs.report_photos import Photos, read_photos
@@ -129,8 +129,10 @@ def _result(folder: Path) -> dict[str, Any]:
 
 def _config(folder: Path, snapshot: str) -> ProbeConfig | None:
     try:
-        tree = OmegaConf.to_container(OmegaConf.create(snapshot))
-        return from_values(ProbeConfig, tree, source=str(folder / "config.snapshot.yaml"))
+        source = str(folder / "config.snapshot.yaml")
+        return from_values(
+            ProbeConfig, tree_of_yaml(snapshot, ProbeConfig, source=source), source=source
+        )
     except ConfigError:
         if (folder / "photos.parquet").exists():
             return None

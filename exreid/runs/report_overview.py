@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-from omegaconf import OmegaConf
 
 from exreid import __version__
 from exreid.config import ProbeConfig
 from exreid.config_io import describe_keys
+from exreid.config_text import tree_of_yaml
+from exreid.errors import ConfigError
 from exreid.explain.report.content import (
     Compared,
     Figure,
@@ -296,10 +297,13 @@ def _cell(cell: Any) -> str:
 
 def _settings(data: RunData) -> list[tuple[str, str, str, str]]:
     """Each key of the run's config: name, value, default, meaning."""
-    tree = OmegaConf.create(data.snapshot)
+    try:
+        tree = tree_of_yaml(data.snapshot, ProbeConfig, source="config.snapshot.yaml")
+    except ConfigError:
+        return []  # of a run that needs none, see report_data
     meanings = {name: (default, text) for name, _, default, text in describe_keys(ProbeConfig)}
     found = []
-    for name, value in _leaves(OmegaConf.to_container(tree) or {}):
+    for name, value in _leaves(tree):
         default, text = meanings.get(name, ("null", ""))
         shown, usual = _yaml_word(value), _yaml_word(json.loads(default))
         found.append((name, shown, "" if shown == usual else usual, text))

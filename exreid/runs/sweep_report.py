@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from omegaconf import OmegaConf
 
 from exreid.config_space import Distribution
+from exreid.config_text import to_yaml_text
 from exreid.runs.artifacts import write_text
 from exreid.runs.sweep_study import SweepStudy, Trial
 
@@ -28,7 +28,7 @@ def write_report(
     """Write the three files."""
     write_text(folder / TABLE_FILE, trials_table(study.trials, metric, study.base_values))
     tree = {**best_tree, "output": {**best_tree["output"], "run_id": None}}
-    text = OmegaConf.to_yaml(OmegaConf.create(tree))
+    text = to_yaml_text(tree)
     percent = 100 * (best.score or 0.0)
     head = f"# Trial {best.name} of the sweep {folder.name}: validation {metric} {percent:.2f} %.\n"
     write_text(folder / BEST_FILE, head + text)
