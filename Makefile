@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint format docs bench clean
+.PHONY: demo test test-slow fuzz chaos lint format docs bench clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -27,6 +27,12 @@ test: $(INSTALLED)  ## Run the tests.
 
 test-slow: $(INSTALLED)  ## Run the tests that take minutes: several nodes, sweeps, jobs, kills, full disks.
 	@$(BIN)/python -m pytest -m slow
+
+fuzz: $(INSTALLED)  ## Try N mutated inputs (1500) at every entry point; SEED=1 for others.
+	@$(BIN)/python -m tests.fuzz --cases $(or $(N),1500) --seed $(or $(SEED),0)
+
+chaos: $(INSTALLED)  ## Kill N runs (12) at random moments, run them again, compare the numbers.
+	@$(BIN)/python -m tests.chaos --kills $(or $(N),12) --seed $(or $(SEED),0)
 
 lint: $(INSTALLED)  ## Check style (ruff) and types (mypy).
 	@$(BIN)/ruff check .
