@@ -117,11 +117,12 @@ class OpenSetConfig(StrictModel):
     animals, which needs 1 / rate - 1 database animals. photos: as if each showed another animal."""
     new_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Share of new animals that the stated probability assumes; no ranking depends on it."""
-    group_nearest: PositiveInt = 20
-    """Queries called new are grouped into animals by each one's scores with its so many nearest."""
+    group_nearest: NonNegativeInt = 20
+    """Queries called new are grouped into animals by each one's scores with its so many nearest.
+    0: they are not grouped, which saves up to half of a run."""
     link_visits: Annotated[Literal["auto", "on", "off"], BeforeValidator(switch_as_word)] = "auto"
     """Whether photographs of one encounter count as one animal's when new animals are grouped.
-    auto: while no more than 1% of the database's encounters show two animals."""
+    auto: unless more than 1% of the database's encounters show two animals."""
 
 
 class BenchmarkConfig(StrictModel):

@@ -138,16 +138,17 @@ def _show(gallery: Gallery) -> None:
         lines.append("  does not decide known/new (benchmark.open_set.enabled=false)")
     else:
         content, rate = found["content"], found["content"]["stated_false_match_rate"]
-        stated = "best balanced accuracy" if rate is None else f"at most {100 * rate:g} % of new"
-        known = f"known from a probability of {content['bar']:.3f} on"
-        if content["bar"] > 1:
-            known = "calls every photograph new"
+        stated = "best balanced accuracy" if content["rule"] == "balanced" else "no rate promised"
+        if rate is not None:
+            stated = f"at most {100 * rate:g} % of new animals pass"
         lines.append(
-            f"  {known} ({stated} animals pass); "
+            f"  known from a probability of {content['bar']:.3f} on ({stated}); "
             f"fitted on {content['practice']['answers_as_known']} known and "
             f"{content['practice']['answers_as_new']} new answers, AUROC "
             f"{content['practice']['new_auroc']:.2f}"
         )
+        if content["reason"]:
+            lines.append(f"  {content['reason']}")
     px = about["thumbnails_px"]
     lines.append(f"  thumbnails of {px} px" if px else "  no thumbnails")
     last = about["history"][-1]

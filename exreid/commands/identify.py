@@ -150,11 +150,15 @@ def _photo_cells(photo: PhotoAnswer, *, indent: bool) -> list[Text]:
     probability = "" if photo.probability is None else f"{photo.probability:.2f}"
     margin = "" if photo.margin is None else f"{photo.margin:.3g}"
     decision = photo.decision or ""
+    animal = animals[0]
+    if decision == "new":
+        # The nearest known one is told, and marked as no answer.
+        number = "" if photo.new_animal is None else f" {photo.new_animal}"
+        animal = f"new{number} ({animals[0]})"
     return [
         Text(f"  {photo.photo}" if indent else photo.photo),
         Text(decision, style=STYLES.get(decision, "")),
-        # Of a new animal the nearest known one is told, and marked as no answer.
-        Text(f"new {photo.new_animal} ({animals[0]})" if decision == "new" else animals[0]),
+        Text(animal),
         Text(probability),
         Text(animals[1]),
         Text(margin),
@@ -165,12 +169,14 @@ def _notes(found: Identification) -> list[str]:
     counts = found.counts
     parts = [f"{counts['photographs']} photographs", f"{counts['answered']} answered"]
     if "known" in counts:
-        parts.append(
-            f"{counts['known']} known and {counts['new']} new, of {counts['new_animals']} animals"
-        )
+        told = f"{counts['known']} known and {counts['new']} new"
+        grouped = "new_animals" in counts
+        parts.append(f"{told}, of {counts['new_animals']} animals" if grouped else told)
     lines = ["; ".join(parts) + "."]
     if counts.get("new"):
         lines.append("In brackets: the known animal that a new one resembles most.")
+    if found.reason and counts["answered"]:
+        lines.append(found.reason)
     if counts["answered"]:
         lines.append(_how_visits(found))
     same = [photo for photo in found.photos if photo.status == "in gallery"]

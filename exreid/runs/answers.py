@@ -181,18 +181,21 @@ def open_set_content(
     by_rate = options.rule == "false_match_rate"
     fitted = []
     for decider in deciders:
-        bar = decider.bar if np.isfinite(decider.bar) else (2.0 if decider.bar > 0 else -1.0)
+        bar = decider.bar if np.isfinite(decider.bar) else -1.0
         coefficients = {
             "score": decider.coefficients[0] / decider.scales[0],
             "margin": decider.coefficients[1] / decider.scales[1],
             "intercept": decider.intercept,
         }
-        fitted.append({"bar": bar, "coefficients": coefficients})
+        fitted.append({"bar": bar, "coefficients": coefficients, "bounds": [*decider.bounds]})
+    reason = next((decider.reason for decider in deciders if decider.reason), None)
+    promised = by_rate and reason is None
     return {
         **(fitted[0] if len(fitted) == 1 else {"folds": fitted}),
         "rule": options.rule,
-        "stated_false_match_rate": options.false_match_rate if by_rate else None,
-        "promised_for": options.promise if by_rate else None,
+        "stated_false_match_rate": options.false_match_rate if promised else None,
+        "promised_for": options.promise if promised else None,
+        "reason": reason,
         "practice": {
             "answers_as_known": int(practice.known_Q.sum()),
             "answers_as_new": int((~practice.known_Q).sum()),

@@ -45,7 +45,7 @@ from exreid.records import TABLE_COLUMNS, ImageTable
 from exreid.runs.new_animals import Grouping
 from exreid.runs.openset import Decider
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, IMAGES, THUMBNAILS, PAIRS = "gallery.json", "images.parquet", "thumbnails", "pairs"
 ORIGINAL = "original:"
 """Before the names of the metadata's own columns in images.parquet."""
@@ -137,9 +137,9 @@ class Gallery:
         return None if found is None else decider_from_json(found["decider"])
 
     def grouping(self) -> Grouping | None:
-        """How photographs of new animals are grouped; None where no decision was fitted."""
-        found = self.manifest["open_set"]
-        return None if found is None else grouping_from_json(found["grouping"])
+        """How photographs of new animals are grouped; None where that was not fitted."""
+        found = (self.manifest["open_set"] or {}).get("grouping")
+        return None if found is None else grouping_from_json(found)
 
     def answer_curve(self) -> Calibration | None:
         """From an animal's score to the probability that it is the one; None where not fitted."""

@@ -125,7 +125,8 @@ class _Making:
                 table = stages.extract(table, stack)
                 _, side = stages.sides(table)
                 fusion, practice = stages.learn(side, table)
-                grouper = None if practice is None else stages.grouper(table, fusion)
+                groups = practice is not None and config.benchmark.open_set.group_nearest > 0
+                grouper = stages.grouper(table, fusion) if groups else None
                 learned = Learned.fit(config, fusion, practice, side, grouper)
             rejected = [*rejected, *stages.rejected]
             content = GalleryContent(

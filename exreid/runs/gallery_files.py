@@ -79,11 +79,11 @@ class Learned:
     ) -> Learned:
         """Fit the decision known/new, the animals' probabilities, and the groups of new ones."""
         fitted = None if fusion is None else fusion.fusion
-        if practice is None or grouper is None:
+        if practice is None:
             return cls(fitted)
         benchmark = config.benchmark
         try:
-            decider, answers = fit_decider(practice, side, benchmark.open_set)
+            decider, answers = fit_decider(practice, side, benchmark.open_set, config.seed)
             curve = fit_animal_curve(
                 practice.ranking,
                 practice.queries,
@@ -97,20 +97,21 @@ class Learned:
             raise CalibrationError(
                 f"{error} A gallery without decisions: benchmark.open_set.enabled=false."
             ) from error
-        grouping = grouper.learn(side, config.seed)
         content = open_set_content([decider], answers, benchmark.open_set)
-        content["new_animals"] = grouping_figures(grouping)
+        grouping = None if grouper is None else grouper.learn(side, config.seed)
+        if grouping is not None:
+            content["new_animals"] = grouping_figures(grouping)
         return cls(fitted, decider, content, curve, grouping)
 
     def as_json(self) -> dict[str, Any] | None:
         """The ``open_set`` of ``gallery.json``."""
-        if self.decider is None or self.answer is None or self.grouping is None:
+        if self.decider is None or self.answer is None:
             return None
         return {
             "decider": decider_to_json(self.decider),
             "content": self.content,
             "answer": json.loads(self.answer.to_json()),
-            "grouping": grouping_to_json(self.grouping),
+            "grouping": None if self.grouping is None else grouping_to_json(self.grouping),
         }
 
 

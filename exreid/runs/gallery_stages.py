@@ -234,17 +234,19 @@ class IdentifyStages(GalleryStages):
     ) -> OpenSet | None:
         """By the bar and the cut that were fitted when the gallery was built."""
         decider, grouping = self.gallery.decider(), self.gallery.grouping()
-        if decider is None or grouping is None:
+        if decider is None:
             return None
         found = leaders(answered.ranking, answered.gallery.identity_N)
         probability_Q = decider.probability(found)
         known_Q = probability_Q > decider.bar
-        new_Q = np.flatnonzero(~known_Q)
-        grouper = self.grouper(answered.table, fusion)
-        group_N = grouper.group(answered.queries.take(new_Q), grouping)
         none = np.zeros(0)
         elsewhere = Answers(none, none.astype(bool), none.astype(bool), none.astype(np.int32))
-        new_animals = NewAnimals(new_Q, group_N, grouping)
+        new_animals = None
+        if grouping is not None:
+            new_Q = np.flatnonzero(~known_Q)
+            grouper = self.grouper(answered.table, fusion)
+            group_N = grouper.group(answered.queries.take(new_Q), grouping)
+            new_animals = NewAnimals(new_Q, group_N, grouping)
         return OpenSet((decider,), elsewhere, found, probability_Q, known_Q, new_animals)
 
 

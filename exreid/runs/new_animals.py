@@ -34,8 +34,8 @@ ScorePlaces = Callable[[np.ndarray, np.ndarray], np.ndarray]
 MOST_PHOTOS = 20
 """Photographs of one animal that take part in the practice, so that several animals do."""
 SHARED_VISITS = 0.01
-"""With link_visits=auto, visits are linked while at most this share of the database's visits shows
-two animals."""
+"""With link_visits=auto, visits are linked unless more than this share of the database's visits
+shows two animals."""
 CUTS = 20
 RESAMPLES = 200
 
@@ -233,4 +233,5 @@ def _links_visits(gallery: RetrievalSide, options: OpenSetConfig) -> bool:
     visits = np.unique(gallery.encounter_N[known])
     both = np.unique(np.stack([gallery.encounter_N, gallery.identity_N], axis=1)[known], axis=0)
     shared = np.count_nonzero(np.bincount(both[:, 0], minlength=1) > 1)
-    return len(visits) > 0 and bool(shared <= SHARED_VISITS * len(visits))
+    # A database that knows no visits says nothing against those of the queries.
+    return bool(shared <= SHARED_VISITS * len(visits))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 RIDGE = 1e-4
 """For each practice answer; keeps the coefficients finite where all of them separate."""
 LEVEL_SLOPE = 1e-6
+FOLDS = 5
+"""The animals are dealt to so many folds, and each is answered by what was fitted on the others."""
+UNPROMISED_BAR = 0.5
+"""Where no rate can be promised: known is what is more probably right than not."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +42,28 @@ class Decider:
     intercept: float
     scales: tuple[float, float]
     """What score and margin are divided by."""
+    bounds: tuple[float, float]
+    """The lowest and the highest probability that the number of animals behind it supports."""
     bar: float
     """Queries above it are called known."""
+    reason: str = ""
+    """Why no false-match rate is promised; empty where one is, or where none was asked for."""
+
+    def logit(self, score_Q: np.ndarray, margin_Q: np.ndarray) -> np.ndarray:
+        """What the probability rises with, float64 (Q,)."""
+        logit_Q = self.coefficients[0] * score_Q / self.scales[0] + self.intercept
+        return logit_Q + self.coefficients[1] * margin_Q / self.scales[1]
+
+    def bounded(self, logit_Q: np.ndarray) -> np.ndarray:
+        """The probabilities of logits, within the bounds."""
+        low, high = self.bounds
+        return low + (high - low) * sigmoid(logit_Q)
 
     def probability(self, found: Leaders) -> np.ndarray:
         """float64 (Q,); 0 for a query without candidates."""
         some_Q = np.isfinite(found.score_Q)
-        score_Q = np.where(some_Q, found.score_Q, 0.0) / self.scales[0]
-        logit_Q = self.coefficients[0] * score_Q + self.intercept
-        logit_Q = logit_Q + self.coefficients[1] * found.margin_Q / self.scales[1]
-        return np.where(some_Q, sigmoid(logit_Q), 0.0)
+        logit_Q = self.logit(np.where(some_Q, found.score_Q, 0.0), found.margin_Q)
+        return np.where(some_Q, self.bounded(logit_Q), 0.0)
 
 
 @dataclass(frozen=True)
@@ -80,9 +96,11 @@ def decide(
     ranking: Ranking,
     gallery: RetrievalSide,
     options: OpenSetConfig,
+    *,
+    seed: int = 0,
 ) -> OpenSet:
     """Decide known/new for each query; ``taught`` is the gallery of the practice."""
-    decider, answers = fit_decider(practice, taught, options)
+    decider, answers = fit_decider(practice, taught, options, seed)
     found = leaders(ranking, gallery.identity_N)
     probability_Q = decider.probability(found)
     known_Q = probability_Q > decider.bar
@@ -104,17 +122,63 @@ def practice_queries(gallery: RetrievalSide, count: int, seed: int) -> Retrieval
     return gallery.take(np.sort(chosen))
 
 
+@dataclass(frozen=True)
+class _Lessons:
+    """Practice answers: P leaders, and what was right."""
+
+    score_P: np.ndarray
+    margin_P: np.ndarray
+    known_P: np.ndarray
+    right_P: np.ndarray
+    own_P: np.ndarray
+    """int: the photograph's own animal, the same in both of its roles."""
+
+    def take(self, chosen_P: np.ndarray) -> _Lessons:
+        return _Lessons(*(getattr(self, name)[chosen_P] for name in self.__dataclass_fields__))
+
+
 def fit_decider(
-    practice: Practice, gallery: RetrievalSide, options: OpenSetConfig
+    practice: Practice, gallery: RetrievalSide, options: OpenSetConfig, seed: int = 0
 ) -> tuple[Decider, Answers]:
-    """Fit the probability and the bar; and the practice answers that they come from.
+    """Fit the probability and the bar; and the practice answers that the bar comes from.
 
     Every practice image is answered twice: as it is, where another encounter of its animal is in
     the gallery, and with its animal taken out of its candidates, as a new one. A logistic
     regression over the leader's score and its margin to the next animal (neither may count against
-    it) gives the probability that the leader is right, for ``options.new_share`` new animals; the
-    bar is `choose_bar` on the same answers. CalibrationError where practice teaches nothing.
+    it) gives the probability that the leader is right, for ``options.new_share`` new animals. The
+    bar is `choose_bar` on the same answers, each with the probability that `_held_out` gives it:
+    what is fitted on an answer scores it too well, and a bar on such scores lets more new animals
+    pass than stated. Where there are too few animals to state a rate, the bar is
+    `UNPROMISED_BAR`, and `Decider.reason` says so.
+    CalibrationError where practice teaches nothing.
     """
+    lessons = _lessons(practice, gallery)
+    decider = _fitted(lessons, options.new_share)
+    # An animal that stands in as a new one is another animal than itself as a known one.
+    identity_P = lessons.own_P + np.where(lessons.known_P, 0, lessons.own_P.max() + 1)
+    probability_P = _held_out(lessons, decider, options.new_share, seed)
+    answers = Answers(probability_P, lessons.known_P, lessons.right_P, identity_P)
+    bar = choose_bar(
+        answers, rule=options.rule, rate=options.false_match_rate, promise=options.promise
+    )
+    if not np.isposinf(bar):
+        return replace(decider, bar=bar), answers
+    reason = _unpromised(exchangeable_count(answers, options.promise), options)
+    log.warning("open set: %s", reason)
+    return replace(decider, bar=UNPROMISED_BAR, reason=reason), answers
+
+
+def _unpromised(count: int, options: OpenSetConfig) -> str:
+    rate = options.false_match_rate
+    needed = int(np.ceil(1 / rate - 1e-9)) - 1
+    return (
+        f"No false-match rate is promised: {100 * rate:.3g}% needs {needed} {options.promise} of "
+        f"the database to fit on, and {count} are there (for {100 / (count + 1):.2g}% at best). "
+        "Known is what is more probably right than not."
+    )
+
+
+def _lessons(practice: Practice, gallery: RetrievalSide) -> _Lessons:
     own_Q = practice.queries.identity_N
     known_Q = np.diff(practice.ranking.positive_offset_Q1) > 0
     as_known = leaders(practice.ranking, gallery.identity_N)
@@ -128,20 +192,31 @@ def fit_decider(
             "nothing to fit the decision known/new on. Raise benchmark.open_set.queries, use a "
             "stronger method, or a database with several encounters of each animal."
         )
-    score_P = np.concatenate([as_known.score_Q[known_Q], as_new.score_Q[new_Q]])
-    margin_P = np.concatenate([as_known.margin_Q[known_Q], as_new.margin_Q[new_Q]])
-    is_known_P = np.repeat([True, False], [known_Q.sum(), new_Q.sum()])
-    right_P = np.concatenate([right_Q[known_Q], np.zeros(int(new_Q.sum()), bool)])
-    share = options.new_share
-    weight_P = np.where(is_known_P, (1 - share) / known_Q.sum(), share / new_Q.sum())
+    lessons = _Lessons(
+        np.concatenate([as_known.score_Q[known_Q], as_new.score_Q[new_Q]]),
+        np.concatenate([as_known.margin_Q[known_Q], as_new.margin_Q[new_Q]]),
+        np.repeat([True, False], [known_Q.sum(), new_Q.sum()]),
+        np.concatenate([right_Q[known_Q], np.zeros(int(new_Q.sum()), bool)]),
+        np.concatenate([own_Q[known_Q], own_Q[new_Q]]),
+    )
     # In an order of their own, so that the order of the rows changes no bit of the fit.
-    order_P = np.lexsort((weight_P, right_P, margin_P, score_P))
-    feature_P2 = np.stack([score_P, margin_P], axis=1)[order_P]
-    scales = (float(feature_P2[:, 0].std()) or 1.0, float(feature_P2[:, 1].std()) or 1.0)
+    keys = (lessons.known_P, lessons.right_P, lessons.margin_P, lessons.score_P)
+    return lessons.take(np.lexsort(keys))
+
+
+def _fitted(lessons: _Lessons, new_share: float) -> Decider:
+    """The probability of these answers, without a bar."""
+    known_P, right_P = lessons.known_P, lessons.right_P
+    weight_P = np.where(
+        known_P,
+        (1 - new_share) / max(int(known_P.sum()), 1),
+        new_share / max(int((~known_P).sum()), 1),
+    )
+    scales = (float(lessons.score_P.std()) or 1.0, float(lessons.margin_P.std()) or 1.0)
     coefficients, intercept = fit_logistic(
-        feature_P2 / scales,
-        right_P[order_P].astype(np.float64),
-        weight_P[order_P],
+        np.stack([lessons.score_P, lessons.margin_P], axis=1) / scales,
+        right_P.astype(np.float64),
+        weight_P,
         ridge=RIDGE,
         non_negative=True,
     )
@@ -149,24 +224,34 @@ def fit_decider(
     if not any(slopes):
         # Neither says anything on the database: all are about as likely, in the score's order.
         slopes = (LEVEL_SLOPE, 0.0)
-    decider = Decider(slopes, intercept, scales, bar=0.0)
-    whole = Leaders(np.zeros(len(score_P), np.int32), score_P, margin_P)
-    identity_P = np.concatenate([own_Q[known_Q], own_Q[new_Q]])
-    # An animal that stands in as a new one is another animal than itself as a known one.
-    identity_P = identity_P + np.where(is_known_P, 0, own_Q.max() + 1)
-    answers = Answers(decider.probability(whole), is_known_P, right_P, identity_P)
-    bar = choose_bar(
-        answers, rule=options.rule, rate=options.false_match_rate, promise=options.promise
-    )
-    if np.isposinf(bar):
-        least = 1 / (exchangeable_count(answers, options.promise) + 1)
-        log.warning(
-            "open set: %d database %s can promise a false-match rate of %.1f%% at best, and %.1f%% "
-            "is asked for: every query is called new. Raise benchmark.open_set.false_match_rate "
-            "or benchmark.open_set.queries.",
-            exchangeable_count(answers, options.promise),
-            options.promise,
-            100 * least,
-            100 * options.false_match_rate,
-        )
-    return Decider(slopes, intercept, scales, bar), answers
+    # Photographs of one animal are alike, so that animals are what is counted.
+    right, wrong = (len(np.unique(lessons.own_P[rows])) for rows in (right_P, ~right_P))
+    bounds = (1 / (wrong + 2), (right + 1) / (right + 2))
+    return Decider(slopes, intercept, scales, bounds, bar=0.0)
+
+
+def _held_out(lessons: _Lessons, whole: Decider, new_share: float, seed: int) -> np.ndarray:
+    """Each answer's probability by what was fitted without its animal, float64 (P,).
+
+    A fit on fewer animals may be steeper or flatter than the whole one, which would put its answers
+    beside all others. So its logits are brought to the mean and the spread that the whole fit has
+    on the new answers that it saw: what is held out is how score and margin weigh against each
+    other.
+    """
+    whole_P = whole.logit(lessons.score_P, lessons.margin_P)
+    logit_P = whole_P.copy()
+    animals, place_P = np.unique(lessons.own_P, return_inverse=True)
+    count = min(FOLDS, len(animals))
+    fold_P = (np.random.default_rng(seed).permutation(len(animals)) % count)[place_P]
+    for fold in range(count if count > 1 else 0):
+        inside_P = fold_P == fold
+        rest = lessons.take(np.flatnonzero(~inside_P))
+        if not rest.right_P.any() or rest.right_P.all():
+            continue
+        other_P = _fitted(rest, new_share).logit(lessons.score_P, lessons.margin_P)
+        seen_P = ~lessons.known_P & ~inside_P
+        if not seen_P.any() or other_P[seen_P].std() == 0:
+            continue
+        unit_P = (other_P[inside_P] - other_P[seen_P].mean()) / other_P[seen_P].std()
+        logit_P[inside_P] = whole_P[seen_P].mean() + whole_P[seen_P].std() * unit_P
+    return whole.bounded(logit_P)

@@ -52,7 +52,8 @@ class PhotoAnswer:
     """Of a photograph that is called new: its animal's number among the new ones of this run."""
     animals: tuple[Candidate, ...] = ()
     note: str = ""
-    """Why it is unreadable, or which photograph of the gallery it is."""
+    """Why it is unreadable, which photograph of the gallery it is, or why its decision promises no
+    false-match rate."""
 
     @property
     def probability(self) -> float | None:
@@ -109,6 +110,8 @@ class Identification:
     photos: list[PhotoAnswer]
     visits: list[VisitAnswer]
     counts: dict[str, Any]
+    reason: str | None = None
+    """Why the decisions promise no false-match rate, where they do not."""
 
     def as_json(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -116,6 +119,7 @@ class Identification:
             "photos": [asdict(p) | {"probability": p.probability} for p in self.photos],
             "visits": [asdict(visit) for visit in self.visits],
             "counts": self.counts,
+            "reason": self.reason,
         }
 
 
@@ -181,7 +185,9 @@ def identification(
     ranked: Ranked | None,
 ) -> Identification:
     """What the files of a run say, photograph by photograph."""
-    answered = [] if ranked is None else _answered(folder, photos, ranked)
+    decider = gallery.decider()
+    reason = decider.reason or None if decider is not None else None
+    answered = [] if ranked is None else _answered(folder, photos, ranked, reason)
     visits = [] if ranked is None else _visits(folder, photos)
     order = {visit.visit: i for i, visit in enumerate(visits)}
     answered.sort(
@@ -206,11 +212,14 @@ def identification(
     if decided:
         counts["known"] = sum(one.decision == "known" for one in decided)
         counts["new"] = sum(one.decision == "new" for one in decided)
+    if gallery.grouping() is not None:
         counts["new_animals"] = len({one.new_animal for one in decided} - {None})
-    return Identification([*answered, *known, *bad], visits, counts)
+    return Identification([*answered, *known, *bad], visits, counts, reason)
 
 
-def _answered(folder: Path, photos: Photos, ranked: Ranked) -> list[PhotoAnswer]:
+def _answered(
+    folder: Path, photos: Photos, ranked: Ranked, reason: str | None
+) -> list[PhotoAnswer]:
     named = dict(tuple(pd.read_parquet(folder / "answers.parquet").groupby("query_id", sort=False)))
     decisions: dict[str, Any] = {}
     if (folder / OPEN_SET_FILE).exists():
@@ -249,6 +258,7 @@ def _answered(folder: Path, photos: Photos, ranked: Ranked) -> list[PhotoAnswer]
                 margin=margin,
                 new_animal=groups.get(row["image_id"]),
                 animals=animals,
+                note=reason or "",
             )
         )
     return found

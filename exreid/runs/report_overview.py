@@ -166,7 +166,8 @@ def _trust(data: RunData) -> list[Figure]:
                 f"0 is perfect; always stating the average gives {held['brier_base_rate']:.3f}.",
             )
         )
-    stated = (data.documents.get("open_set") or {}).get("stated_false_match_rate")
+    decided = data.documents.get("open_set") or {}
+    stated = decided.get("stated_false_match_rate")
     metrics, intervals = data.result.get("metrics", {}), data.result.get("intervals", {})
     rate = metrics.get("false_match_rate")
     if stated is not None:
@@ -177,6 +178,10 @@ def _trust(data: RunData) -> list[Figure]:
                 "The bar was chosen on the gallery so that this rate holds for new animals that "
                 "resemble the gallery's own.",
             )
+        )
+    elif decided.get("reason"):
+        found.append(
+            Figure("New animals that pass for known ones", "not promised", str(decided["reason"]))
         )
     if rate is not None:
         ends = intervals.get("false_match_rate")

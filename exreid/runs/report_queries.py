@@ -75,6 +75,8 @@ class QueryPages:
         documents = data.documents.get("open_set") or {}
         self.bar: float | None = documents.get("bar")
         self.stated_rate: float | None = documents.get("stated_false_match_rate")
+        reason = documents.get("reason")
+        self.reasons: tuple[str, ...] = (str(reason),) if reason else ()
 
     @cached_property
     def index(self) -> pd.DataFrame:
@@ -229,7 +231,7 @@ class QueryPages:
         elif len(found) > 1 and np.isfinite(found[0].score) and np.isfinite(found[1].score):
             values["margin"] = found[0].score - found[1].score
         if first is None:
-            return decision_card(None, **values)
+            return decision_card(None, extra_warnings=self.reasons, **values)
         values["score"] = first.score if np.isfinite(first.score) else None
         values["runner_up"] = found[1].identity if len(found) > 1 else None
         own = near.evidence.get(self.place[first.image_id], {})
@@ -239,6 +241,7 @@ class QueryPages:
             first.identity,
             same_encounter=first.same_encounter,
             viewpoints=(row["viewpoint"], first.viewpoint),
+            extra_warnings=self.reasons,
             **values,
         )
 

@@ -125,11 +125,12 @@ class Stages(FeatureStages):
             return None
         queries, gallery, options = answered.queries, answered.gallery, self.config.benchmark
         taught = gallery if fold is None else fold.taught(gallery)
-        decided = decide(practice, taught, answered.ranking, gallery, options.open_set)
-        if fold is not None:
+        seed = self.config.seed
+        decided = decide(practice, taught, answered.ranking, gallery, options.open_set, seed=seed)
+        if fold is not None or options.open_set.group_nearest == 0:
             return decided
         grouper = self.grouper(answered.table, fusion)
-        grouped = grouper.new_animals(decided.known_Q, queries, gallery, self.config.seed)
+        grouped = grouper.new_animals(decided.known_Q, queries, gallery, seed)
         return replace(decided, new_animals=grouped)
 
     def _cross_fitted(

@@ -291,7 +291,7 @@ def test_a_gallery_decides_unless_told_not_to(data, tmp_path):
 
 def test_decisions_survive_json_to_the_last_bit():
     for bar in (0.1 + 0.2, float("inf"), float("-inf")):
-        decider = Decider((1 / 3, 0.0), -2.0 / 7, (0.1, 1e-300), bar)
+        decider = Decider((1 / 3, 0.0), -2.0 / 7, (0.1, 1e-300), (1 / 7, 0.9), bar, "why")
         assert decider_from_json(json.loads(json.dumps(decider_to_json(decider)))) == decider
 
 

@@ -68,7 +68,7 @@ def test_visits_are_linked_as_the_database_or_the_key_says():
     one_each = replace(gallery, encounter_N=np.arange(len(gallery)) // 5)
     mixed = replace(gallery, encounter_N=np.arange(len(gallery)) // 4)
     for side, key, linked in [
-        *((one_each, "auto", True), (mixed, "auto", False), (gallery, "auto", False)),
+        *((one_each, "auto", True), (mixed, "auto", False), (gallery, "auto", True)),
         *((one_each, "off", False), (mixed, "on", True)),
     ]:
         options = OpenSetConfig(link_visits=key)
