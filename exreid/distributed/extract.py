@@ -41,8 +41,8 @@ class EmbedActor:
         self.prepare = prepare
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-        """One result per forward batch, so that memory stays at one batch of pixels."""
-        step = self.embed.embedder.batch_size
+        """On a CPU one result per forward batch, so that memory stays at one batch of pixels."""
+        step = self.embed.embedder.batch_size if self.prepare else len(batch["position"])
         for start in range(0, len(batch["position"]), step):
             part = {name: column[start : start + step] for name, column in batch.items()}
             yield self.embed(self.prepare(part) if self.prepare else part)

@@ -12,7 +12,7 @@ from ray.data import ActorPoolStrategy
 
 from exreid.distributed.blocks import table_blocks
 from exreid.distributed.session import Placement
-from exreid.features.local_extraction import PART_IMAGES, ExtractLocal
+from exreid.features.local_extraction import PART_IMAGES, ExtractLocal, PrepareLocal
 from exreid.records import ImageTable
 
 MAX_RESTARTS = 3
@@ -21,13 +21,22 @@ MAX_RESTARTS = 3
 def extract_local_over_actors(
     table: ImageTable, positions: np.ndarray, *, arguments: dict[str, Any], placement: Placement
 ) -> Iterator[dict[str, np.ndarray]]:
-    """`ExtractLocal` with these arguments over the images at these positions, in any order."""
+    """`ExtractLocal` with these arguments over the images at these positions, in any order.
+
+    For actors on GPUs, decoding is a stage of its own on CPU tasks that streams into them.
+    """
     size = min(PART_IMAGES, max(1, -(-len(positions) // (2 * placement.actors))))
     blocks = table_blocks(table, positions, size)
     with warnings.catch_warnings():
         # Bounding an actor's restarts has no named parameter in Ray 2.60 yet.
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
-        dataset = ray.data.from_arrow(blocks).map_batches(
+        dataset = ray.data.from_arrow(blocks)
+        if placement.gpus:
+            prepare = PrepareLocal(arguments["root"], arguments["preprocessing"])
+            dataset = dataset.map_batches(
+                prepare, batch_size=None, batch_format="numpy", num_cpus=placement.decode_cpus
+            )
+        dataset = dataset.map_batches(
             ExtractLocal,
             fn_constructor_kwargs={
                 **arguments,

@@ -10,6 +10,7 @@ Letters: P pairs.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -51,6 +52,7 @@ class MatchActor:
     ) -> None:
         torch.set_num_threads(threads)
         self.make_matcher, self.queries, self.gallery = make_matcher, queries, gallery
+        self.one_at_a_time = threading.Lock()
 
     def ready(self) -> None:
         """Build the matcher: not in the constructor, whose errors Ray passes on without a text."""
@@ -59,11 +61,16 @@ class MatchActor:
     def run(
         self, method: str, query_M: np.ndarray, gallery_M: np.ndarray, pair_P2: np.ndarray
     ) -> tuple[Any, float]:
-        """What a method of the matcher gives for a tile, and the seconds it took."""
-        start = time.perf_counter()
+        """What a method of the matcher gives for a tile, and the seconds it took.
+
+        An actor on a GPU runs two tiles at a time: the features of the next one are read while the
+        device works on the one before.
+        """
         queries, gallery = self.queries(query_M), self.gallery(gallery_M)
-        found = getattr(self.matcher, method)(queries, gallery, pair_P2)
-        return found, time.perf_counter() - start
+        with self.one_at_a_time:
+            start = time.perf_counter()
+            found = getattr(self.matcher, method)(queries, gallery, pair_P2)
+            return found, time.perf_counter() - start
 
 
 @dataclass
@@ -74,7 +81,7 @@ class MatchReport:
     """Tiles that were given up, and why."""
     actors_lost: int = 0
     busy_s: float = 0.0
-    """Seconds that actors spent on tiles."""
+    """Seconds that actors' matchers were at work."""
     available_s: float = 0.0
     """Seconds that actors were up while there was work."""
 
@@ -116,7 +123,10 @@ class ActorPool:
         self.grown_s = time.monotonic()
         self.handed_out = False
         self.actor_class = ray.remote(
-            num_cpus=placement.cpus, num_gpus=placement.gpus or None, max_restarts=0
+            num_cpus=placement.cpus,
+            num_gpus=placement.gpus or None,
+            max_restarts=0,
+            max_concurrency=IN_FLIGHT if placement.gpus else 1,
         )(MatchActor)
         for _ in range(placement.actors):
             self._start()

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from exreid.models.checkpoints import weights_fingerprint
+from exreid.models.device import on_device, whole_fp32
 
 if TYPE_CHECKING:
     # timm takes longer to import than all else: it is left to those who build a backbone.
@@ -59,19 +60,21 @@ class Embedder:
 
     def __call__(self, images_NHWC: np.ndarray) -> np.ndarray:
         """uint8 RGB images (N, H, W, 3) to float32 vectors (N, D), not normalised."""
-        parts = [self._embed_batch(batch) for batch in self._batches(images_NHWC)]
-        return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+        with whole_fp32():
+            parts = [self._embed_batch(batch) for batch in self._batches(images_NHWC)]
+        # A GPU is waited for once, when it has been given all batches.
+        return torch.cat(parts).cpu().numpy() if parts else np.zeros((0, 0), np.float32)
 
     def _batches(self, images_NHWC: np.ndarray) -> Iterator[np.ndarray]:
         for start in range(0, len(images_NHWC), self.batch_size):
             yield images_NHWC[start : start + self.batch_size]
 
     @torch.inference_mode()
-    def _embed_batch(self, images_BHWC: np.ndarray) -> np.ndarray:
+    def _embed_batch(self, images_BHWC: np.ndarray) -> torch.Tensor:
         count = len(images_BHWC)
         filled = np.zeros((self.batch_size, *images_BHWC.shape[1:]), np.uint8)
         filled[:count] = images_BHWC
-        pixels = torch.from_numpy(filled).to(self.device).float()
+        pixels = on_device(filled, torch.device(self.device)).float()
         pixels.sub_(self.mean_3).div_(self.std_3)
         # Rows of RGB triples are channels_last already: the permutation moves no data.
         pixels = pixels.permute(0, 3, 1, 2).to(self.dtype)
@@ -79,7 +82,7 @@ class Embedder:
         if self.flip:
             mirrored = self.module(pixels.flip(3)).float()
             vectors = (_unit(vectors) + _unit(mirrored)) / 2
-        return vectors[:count].cpu().numpy()
+        return vectors[:count]
 
 
 def _unit(vectors_ND: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,7 @@ from exreid.features.detected import Detected, stacked
 from exreid.features.superpoint import SuperPointDetector, load_superpoint
 from exreid.models import aliked
 from exreid.models.checkpoints import weights_fingerprint
+from exreid.models.device import whole_fp32
 from exreid.records import LocalFeatures
 
 STAGE_VERSION = 1
@@ -85,7 +86,9 @@ class LocalExtractor:
         pixels = torch.from_numpy(images_BHWC.copy()).to(self.device)
         images = pixels.permute(0, 3, 1, 2).float() / 255.0
         mask = None if mask_BHW is None else torch.from_numpy(mask_BHW.copy()).to(self.device)
-        return self._padded(self._detect(images, mask), images_BHWC.shape[2:0:-1])
+        with whole_fp32():
+            found = self._detect(images, mask)
+        return self._padded(found, images_BHWC.shape[2:0:-1])
 
     def _padded(self, found: Detected, wh_px: tuple[int, ...]) -> LocalFeatures:
         count_B = found.count_B.cpu().numpy().astype(np.int32)

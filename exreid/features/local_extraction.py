@@ -82,6 +82,37 @@ class LocalPreprocessing:
         return image_HWC, matte_HW >= 128
 
 
+@dataclass(frozen=True)
+class PrepareLocal:
+    """Reads and decodes the images of a batch; an error stays with its own row."""
+
+    root: str
+    preprocessing: LocalPreprocessing
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Columns ``position``, ``path`` and ``mask`` in; ``image`` (uint8 (H, W, 3) each),
+        ``animal`` (bool (H, W), or (0, 0) where all of the image is used) and, as
+        `exreid.features.extraction.PrepareImages` has them, ``content``, ``signature``, ``error``
+        and ``stage`` added."""
+        count = len(batch["position"])
+        columns = {name: [""] * count for name in ("content", "signature", "error", "stage")}
+        images, animals = np.empty(count, object), np.empty(count, object)
+        for i, (path, mask) in enumerate(zip(batch["path"], batch["mask"], strict=True)):
+            images[i], animals[i] = np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), bool)
+            try:
+                columns["signature"][i] = trusted_signature(self.root, path)
+                data = read_bytes(self.root, path)
+                columns["content"][i] = content_hash(data)
+                images[i], animal_HW = self.preprocessing.prepare(data, mask or None)
+                if animal_HW is not None:
+                    animals[i] = animal_HW
+            except (ImageError, MaskError) as error:
+                columns["error"][i] = str(error)
+                columns["stage"][i] = "mask" if isinstance(error, MaskError) else "image"
+        texts = {name: np.array(values, dtype=object) for name, values in columns.items()}
+        return {**batch, "image": images, "animal": animals, **texts}
+
+
 class ExtractLocal:
     """Extracts the images of a batch and writes them into the cache; only keys go further.
 
@@ -103,52 +134,36 @@ class ExtractLocal:
             import torch
 
             torch.set_num_threads(threads)
-        self.root, self.preprocessing, self.folder = root, preprocessing, folder
+        self.prepare, self.folder = PrepareLocal(root, preprocessing), folder
         self.extract = LocalExtractor(extractor, keypoints=keypoints, device=device)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Columns ``position``, ``path`` and ``mask`` in; ``content``, ``signature``, ``error``
-        and ``stage`` out, as `exreid.features.extraction.PrepareImages` has them."""
-        count = len(batch["position"])
-        columns = {name: [""] * count for name in ("content", "signature", "error", "stage")}
-        ready: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
-        for i, (path, mask) in enumerate(zip(batch["path"], batch["mask"], strict=True)):
-            try:
-                columns["signature"][i] = trusted_signature(self.root, path)
-                data = read_bytes(self.root, path)
-                columns["content"][i] = content_hash(data)
-                ready[i] = self.preprocessing.prepare(data, mask or None)
-            except (ImageError, MaskError) as error:
-                columns["error"][i] = str(error)
-                columns["stage"][i] = "mask" if isinstance(error, MaskError) else "image"
-        features = self._features(ready)
-        keys = [image_key(columns["content"][i], batch["mask"][i] or None) for i in features]
+        """What `PrepareLocal` takes or gives in; ``position``, ``content``, ``signature``,
+        ``error`` and ``stage`` out."""
+        if "image" not in batch:
+            batch = self.prepare(batch)
+        features = self._features(batch)
+        keys = [image_key(batch["content"][i], batch["mask"][i] or None) for i in features]
         records = [as_record(one) for one in features.values()]
         write_part(self.folder, keys, np.concatenate(records) if records else np.zeros(0))
-        texts = {name: np.array(values, dtype=object) for name, values in columns.items()}
-        return {"position": batch["position"], **texts}
+        left = ("position", "content", "signature", "error", "stage")
+        return {name: batch[name] for name in left}
 
-    def _features(
-        self, ready: dict[int, tuple[np.ndarray, np.ndarray | None]]
-    ) -> dict[int, LocalFeatures]:
-        """Of each image, images of one size in batches."""
+    def _features(self, batch: dict[str, np.ndarray]) -> dict[int, LocalFeatures]:
+        """Of each image that could be read, images of one size in batches."""
         groups: dict[tuple[tuple[int, ...], bool], list[int]] = {}
-        for i, (image_HWC, mask_HW) in ready.items():
-            groups.setdefault((image_HWC.shape, mask_HW is None), []).append(i)
+        images, animals = batch["image"], batch["animal"]
+        for i in np.flatnonzero([not error for error in batch["error"]]).tolist():
+            groups.setdefault((images[i].shape, animals[i].size == 0), []).append(i)
         features: dict[int, LocalFeatures] = {}
         size = BATCH[self.extract.device.type]
         for (_, bare), members in groups.items():
             for start in range(0, len(members), size):
                 part = members[start : start + size]
-                masks = None if bare else np.stack([_mask(ready[i]) for i in part])
-                found = self.extract(np.stack([ready[i][0] for i in part]), masks)
+                masks = None if bare else np.stack([animals[i] for i in part])
+                found = self.extract(np.stack([images[i] for i in part]), masks)
                 features.update((i, found.take(np.array([place]))) for place, i in enumerate(part))
         return features
-
-
-def _mask(ready: tuple[np.ndarray, np.ndarray | None]) -> np.ndarray:
-    assert ready[1] is not None
-    return ready[1]
 
 
 def local_description(

@@ -9,15 +9,19 @@ Letters: P pairs of a tile, B of a batch, M and N keypoints of the two images, X
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
+from exreid.errors import MatchingError
 from exreid.matching.geometry import Geometry, geometric_inliers
 from exreid.matching.tiles import PairEvidence
+from exreid.models.device import on_device
 from exreid.models.lightglue import LightGlue, Points
 from exreid.models.lightglue_weights import LAYERS
 from exreid.records import LocalFeatures
@@ -26,6 +30,13 @@ BF16_VERSION = 3
 """Raise it when the code changes what bf16 gives; fp32 is the published network."""
 WIDTH_STEP = 32
 """Batches are padded to a multiple of so many keypoints."""
+GPU_BATCH_KEYPOINTS = 2**17
+"""Keypoints of one batch on a GPU, both images of its pairs together: from about so many on, a
+data-centre card gains nothing more."""
+GPU_AHEAD = 2
+"""Batches that a GPU is given before the first one's matches are waited for."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,8 @@ class MatchSettings:
     geometry: Geometry = "none"
     """What inliers are counted for."""
     batch_pairs: int = 8
-    """Pairs of one batch; changes speed and memory alone."""
+    """Pairs of one batch on a CPU; changes speed and memory alone. On a GPU it is the number of
+    keypoints that is fixed (`GPU_BATCH_KEYPOINTS`)."""
     compile: bool = False
     """torch.compile the layers; changes speed alone."""
 
@@ -87,6 +99,28 @@ class PairMatches:
     """bool: whether it agrees with the others on one geometry; all False where none was asked."""
 
 
+class _Batch(NamedTuple):
+    """A batch of pairs on its way: what it will give is copied to the host meanwhile."""
+
+    place_B: np.ndarray
+    """Places of the pairs in the tile."""
+    partner_BM: torch.Tensor
+    """int32, on the host: see `mutual_matches`."""
+    confidence_BM: torch.Tensor
+    done: Any
+    """The CUDA event after the copy; None where nothing is under way."""
+
+    def matches(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """See `LightGlueMatcher._matches`; waits for the device."""
+        if self.done is not None:
+            self.done.synchronize()
+        partner_BM, confidence_BM = self.partner_BM.numpy(), self.confidence_BM.numpy()
+        row_X2 = np.argwhere(partner_BM >= 0)
+        places = row_X2[:, 0], row_X2[:, 1]
+        confidence_X = confidence_BM[places].astype(np.float64)
+        return self.place_B, row_X2, partner_BM[places], confidence_X
+
+
 class LightGlueMatcher:
     """Scores the pairs of a tile; see `exreid.matching.tiles.PairMatcher`."""
 
@@ -96,9 +130,11 @@ class LightGlueMatcher:
         self.settings, self.device = settings, torch.device(device)
         dtype = torch.bfloat16 if settings.dtype == "bf16" else torch.float32
         self.network = network.to(self.device, dtype)
+        self.gpu_batch_keypoints = GPU_BATCH_KEYPOINTS
+        self.halved = 0
+        """Times that batches were halved, since they did not fit the memory."""
         if settings.compile:
-            for layer in self.network.layers:
-                layer.compile(dynamic=True)
+            self.network.compile_layers()
 
     def score(
         self, queries: LocalFeatures, gallery: LocalFeatures, pair_P2: np.ndarray
@@ -160,82 +196,133 @@ class LightGlueMatcher:
         self, queries: LocalFeatures, gallery: LocalFeatures, pair_P2: np.ndarray
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         """For each batch: the pairs' places, then of each match its pair within the batch and
-        query keypoint (X, 2), its gallery keypoint and its confidence (float64)."""
+        query keypoint (X, 2), its gallery keypoint and its confidence (float64).
+
+        A GPU works on the next batches while the matches of the first are counted here: nothing
+        waits for it but the copies of what it found.
+        """
         first, count_q = self._embed(queries)
         second, count_g = self._embed(gallery)
         count_P2 = np.stack([count_q[pair_P2[:, 0]], count_g[pair_P2[:, 1]]], axis=1)
-        for place_B in self._batches(count_P2):
-            width = count_P2[place_B].max(axis=0)
-            pairs = torch.from_numpy(pair_P2[place_B].astype(np.int64)).to(self.device)
-            log_BMN, kept0, kept1 = self._assign(
-                first.take(pairs[:, 0], _rounded_up(width[0], first)),
-                second.take(pairs[:, 1], _rounded_up(width[1], second)),
+        order = _by_keypoints(count_P2)
+        pairs_P2 = on_device(pair_P2[order].astype(np.int64), self.device)
+        ahead = GPU_AHEAD if self.device.type == "cuda" else 0
+        under_way: deque[_Batch] = deque()
+        start = 0
+        while start < len(order):
+            place_B = order[start : start + self._batch_pairs(count_P2[order[-1]])]
+            rows = slice(start, start + len(place_B))
+            try:
+                found = self._launch(first, second, pairs_P2[rows], place_B, count_P2[place_B])
+            except torch.OutOfMemoryError:
+                self._halve_batches(len(place_B))
+                continue
+            start = rows.stop
+            under_way.append(found)
+            while len(under_way) > ahead:
+                yield under_way.popleft().matches()
+        while under_way:
+            yield under_way.popleft().matches()
+
+    def _batch_pairs(self, widest_2: np.ndarray) -> int:
+        pairs = self.settings.batch_pairs
+        if self.device.type == "cuda":
+            pairs = self.gpu_batch_keypoints // max(1, int(widest_2.sum()))
+        return max(1, pairs >> self.halved)
+
+    def _halve_batches(self, pairs: int) -> None:
+        if pairs == 1:
+            raise MatchingError(
+                "the GPU's memory does not hold one pair of images. Lower benchmark.local_top_k, "
+                "or give each actor a whole GPU (ray.gpus_per_worker=1)."
             )
-            row_X2, column_X, confidence_X = mutual_matches(log_BMN, self.settings.filter_threshold)
-            if kept0 is not None and kept1 is not None:
-                batch = row_X2[:, 0]
-                column_X = kept1[batch, column_X]
-                row_X2 = torch.stack([batch, kept0[batch, row_X2[:, 1]]], dim=1)
-            yield (
-                place_B,
-                row_X2.cpu().numpy(),
-                column_X.cpu().numpy(),
-                confidence_X.double().cpu().numpy(),
-            )
+        self.halved += 1
+        torch.cuda.empty_cache()
+        log.warning("%d pairs do not fit the GPU's memory: batches are halved.", pairs)
+
+    def _launch(
+        self,
+        first: Points,
+        second: Points,
+        pairs_B2: torch.Tensor,
+        place_B: np.ndarray,
+        count_B2: np.ndarray,
+    ) -> _Batch:
+        width_2 = [
+            _rounded_up(width, points.state_BKC.shape[1])
+            for width, points in zip(count_B2.max(axis=0), (first, second), strict=True)
+        ]
+        partner_BM, confidence_BM = self._assign(
+            first.take(pairs_B2[:, 0], width_2[0], padded=count_B2[:, 0].min() < width_2[0]),
+            second.take(pairs_B2[:, 1], width_2[1], padded=count_B2[:, 1].min() < width_2[1]),
+        )
+        if self.device.type == "cpu":
+            return _Batch(place_B, partner_BM.int(), confidence_BM, None)
+        partner_BM = partner_BM.int().to("cpu", non_blocking=True)
+        confidence_BM = confidence_BM.to("cpu", non_blocking=True)
+        done = torch.cuda.Event()
+        done.record()
+        return _Batch(place_B, partner_BM, confidence_BM, done)
 
     def _embed(self, features: LocalFeatures) -> tuple[Points, np.ndarray]:
         most = self.settings.keypoints or features.keypoints_NK2.shape[1]
-        counts = np.minimum(features.count_N, most)
+        count_N = np.minimum(features.count_N, most)
+        padded = bool((count_N < min(most, features.keypoints_NK2.shape[1])).any())
         points = self.network.embed(
-            torch.from_numpy(features.keypoints_NK2[:, :most].copy()).to(self.device),
-            torch.from_numpy(features.descriptors_NKL[:, :most].copy()).to(self.device),
-            torch.from_numpy(counts.astype(np.int64)).to(self.device),
-            torch.from_numpy(features.image_wh_px_N2.astype(np.int64)).to(self.device),
-            torch.from_numpy(features.frame_NKF[:, :most].copy()).to(self.device),
+            on_device(features.keypoints_NK2[:, :most], self.device),
+            on_device(features.descriptors_NKL[:, :most], self.device),
+            on_device(count_N.astype(np.int64), self.device) if padded else None,
+            on_device(features.image_wh_px_N2.astype(np.int64), self.device),
+            on_device(features.frame_NKF[:, :most], self.device),
         )
-        return points, counts
+        return points, count_N
 
-    def _batches(self, count_P2: np.ndarray) -> Iterator[np.ndarray]:
-        """Places of pairs with about equally many keypoints; pairs without any have no match."""
-        some = np.flatnonzero(count_P2.min(axis=1) > 0)
-        order = some[np.lexsort((count_P2[some, 1], count_P2[some].sum(axis=1)))]
-        for start in range(0, len(order), self.settings.batch_pairs):
-            yield order[start : start + self.settings.batch_pairs]
-
-    def _assign(
-        self, first: Points, second: Points
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """The log assignment, and which keypoints are left of each image where some were cut."""
+    def _assign(self, first: Points, second: Points) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `mutual_matches`; keypoints that were cut on the way have no partner."""
         kept0 = kept1 = None
+        width = first.state_BKC.shape[1]
         for number in range(self.settings.layers):
             first, second = self.network.layer(number, first, second)
             if number + 1 == self.settings.prune_after:
                 head = self.network.assignments[number]
                 first, kept0 = _most_matchable(first, head, self.settings.prune_to)
                 second, kept1 = _most_matchable(second, head, self.settings.prune_to)
-        return self.network.assignments[self.settings.layers - 1](first, second), kept0, kept1
+        log_BMN = self.network.assignments[self.settings.layers - 1](first, second)
+        partner_BM, confidence_BM = mutual_matches(log_BMN, self.settings.filter_threshold)
+        if kept0 is None or kept1 is None:
+            return partner_BM, confidence_BM
+        place_BM = kept1.gather(1, partner_BM.clamp(min=0))
+        partner_BM = torch.where(partner_BM >= 0, place_BM, -1)
+        whole = (len(partner_BM), width)
+        return (
+            partner_BM.new_full(whole, -1).scatter(1, kept0, partner_BM),
+            confidence_BM.new_zeros(whole).scatter(1, kept0, confidence_BM),
+        )
 
 
-def mutual_matches(
-    log_BMN: torch.Tensor, threshold: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pairs of keypoints that are each other's best with a confidence over the threshold.
+def mutual_matches(log_BMN: torch.Tensor, threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each first keypoint, its partner and how sure that is.
 
-    Returns the batch row and first keypoint (X, 2), the second keypoint (X,) and the confidence
-    (X,); by batch row, then first keypoint.
+    Two keypoints are partners that are each other's best with a confidence over the threshold.
+    Returns the second keypoint (B, M), -1 where there is none, and the confidence (B, M) of the
+    best, partner or not.
     """
     best_BM, column_BM = log_BMN.max(dim=2)
     row_BN = log_BMN.max(dim=1).indices
     own_M = torch.arange(log_BMN.shape[1], device=log_BMN.device)
     mutual_BM = row_BN.gather(1, column_BM) == own_M
     confidence_BM = best_BM.exp()
-    valid_BM = mutual_BM & (confidence_BM > threshold)
-    return valid_BM.nonzero(), column_BM[valid_BM], confidence_BM[valid_BM]
+    return torch.where(mutual_BM & (confidence_BM > threshold), column_BM, -1), confidence_BM
 
 
-def _rounded_up(width: int, points: Points) -> int:
-    step = -(-int(width) // WIDTH_STEP) * WIDTH_STEP
-    return min(step, points.state_BKC.shape[1])
+def _by_keypoints(count_P2: np.ndarray) -> np.ndarray:
+    """Places of the pairs by their number of keypoints; those without any have no match."""
+    some = np.flatnonzero(count_P2.min(axis=1) > 0)
+    return some[np.lexsort((count_P2[some, 1], count_P2[some].sum(axis=1)))]
+
+
+def _rounded_up(width: int, most: int) -> int:
+    return min(-(-int(width) // WIDTH_STEP) * WIDTH_STEP, most)
 
 
 def _most_matchable(points: Points, head: Any, most: int) -> tuple[Points, torch.Tensor]:

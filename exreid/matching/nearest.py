@@ -17,9 +17,11 @@ import numpy as np
 import torch
 
 from exreid.matching.tiles import PairEvidence
+from exreid.models.device import on_device
 from exreid.records import LocalFeatures
 
-BATCH_PAIRS = 16
+BATCH_PAIRS = {"cpu": 16, "cuda": 256}
+"""Pairs of one batch."""
 PADDING = -2.0
 """Below every cosine."""
 
@@ -52,16 +54,19 @@ def nearest_neighbours(
     first_BML: torch.Tensor,
     second_BNL: torch.Tensor,
     count_B2: torch.Tensor,
+    *,
+    padded: tuple[bool, bool],
 ) -> Nearest:
-    """Compare all descriptors (of length 1) of B pairs of images with so many real keypoints."""
+    """Compare all descriptors (of length 1) of B pairs of images with so many real keypoints;
+    ``padded``: which of the two sides have padding, as the caller knows without the device."""
     similarity_BMN = first_BML @ second_BNL.transpose(1, 2)
     place_M = torch.arange(first_BML.shape[1], device=first_BML.device)
     place_N = torch.arange(second_BNL.shape[1], device=first_BML.device)
     real_BM = place_M < count_B2[:, :1]
     real_BN = place_N < count_B2[:, 1:]
-    if not bool(real_BM.all()):
+    if padded[0]:
         similarity_BMN = similarity_BMN.masked_fill(~real_BM[:, :, None], PADDING)
-    if not bool(real_BN.all()):
+    if padded[1]:
         similarity_BMN = similarity_BMN.masked_fill(~real_BN[:, None, :], PADDING)
     best_BM, column_BM = similarity_BMN.max(dim=2)
     row_BN = similarity_BMN.argmax(dim=1)
@@ -86,27 +91,37 @@ class NearestMatcher:
         self, queries: LocalFeatures, gallery: LocalFeatures, pair_P2: np.ndarray
     ) -> PairEvidence:
         """The evidence of the pairs (row of ``queries``, row of ``gallery``)."""
-        count_P, sum_P = np.zeros(len(pair_P2), np.int32), np.zeros(len(pair_P2))
-        for rows, found in self._batches(queries, gallery, pair_P2):
-            count_P[rows] = found.mutual_BM.sum(dim=1).cpu().numpy()
-            sum_P[rows] = (found.gap_BM * found.mutual_BM).sum(dim=1).double().cpu().numpy()
-        return PairEvidence(count_P, sum_P, np.full(len(pair_P2), -1, np.int32))
+        parts = [
+            (found.mutual_BM.sum(dim=1), (found.gap_BM * found.mutual_BM).sum(dim=1))
+            for found in self._batches(queries, gallery, pair_P2)
+        ]
+        unknown_P = np.full(len(pair_P2), -1, np.int32)
+        if not parts:
+            return PairEvidence(unknown_P, np.zeros(0), unknown_P)
+        # The device is waited for once, at the end of the tile.
+        count_P, sum_P = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+        return PairEvidence(count_P.astype(np.int32), sum_P.astype(np.float64), unknown_P)
 
     @torch.inference_mode()
     def _batches(
         self, queries: LocalFeatures, gallery: LocalFeatures, pair_P2: np.ndarray
-    ) -> Iterator[tuple[slice, Nearest]]:
-        first, count_q = self._descriptors(queries)
-        second, count_g = self._descriptors(gallery)
-        pairs = torch.from_numpy(pair_P2.astype(np.int64)).to(self.device)
-        for start in range(0, len(pair_P2), BATCH_PAIRS):
-            rows = slice(start, min(start + BATCH_PAIRS, len(pair_P2)))
-            query_B, gallery_B = pairs[rows].unbind(1)
-            counts = torch.stack([count_q[query_B], count_g[gallery_B]], dim=1)
-            yield rows, nearest_neighbours(first[query_B], second[gallery_B], counts)
+    ) -> Iterator[Nearest]:
+        sides = queries, gallery
+        first, second = (self._descriptors(side) for side in sides)
+        count_q, count_g = (self._counts(side) for side in sides)
+        padded = bool((count_q < first.shape[1]).any()), bool((count_g < second.shape[1]).any())
+        count_P2 = np.stack([count_q[pair_P2[:, 0]], count_g[pair_P2[:, 1]]], axis=1)
+        pairs, counts = (on_device(values, self.device) for values in (pair_P2, count_P2))
+        step = BATCH_PAIRS[self.device.type]
+        for start in range(0, len(pair_P2), step):
+            rows = slice(start, start + step)
+            query_B, gallery_B = pairs[rows].long().unbind(1)
+            yield nearest_neighbours(first[query_B], second[gallery_B], counts[rows], padded=padded)
 
-    def _descriptors(self, features: LocalFeatures) -> tuple[torch.Tensor, torch.Tensor]:
+    def _counts(self, features: LocalFeatures) -> np.ndarray:
         most = self.keypoints or features.keypoints_NK2.shape[1]
-        descriptors = torch.from_numpy(features.descriptors_NKL[:, :most].copy())
-        counts = torch.from_numpy(features.count_N.astype(np.int64)).clamp(max=most)
-        return descriptors.to(self.device).float(), counts.to(self.device)
+        return np.minimum(features.count_N, most).astype(np.int64)
+
+    def _descriptors(self, features: LocalFeatures) -> torch.Tensor:
+        most = self.keypoints or features.keypoints_NK2.shape[1]
+        return on_device(features.descriptors_NKL[:, :most], self.device).float()

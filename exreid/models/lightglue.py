@@ -13,7 +13,7 @@ L descriptor length, C = 256 channels, H = 4 heads.
 from __future__ import annotations
 
 import importlib.util
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,11 +54,10 @@ class Points(NamedTuple):
     real_BK: torch.Tensor | None
     """bool: False for padding. None where nothing is padded."""
 
-    def take(self, rows: torch.Tensor, width: int) -> Points:
-        """The images at these rows, cut to ``width`` keypoints."""
-        real = None if self.real_BK is None else self.real_BK[rows, :width]
-        if real is not None and bool(real.all()):
-            real = None
+    def take(self, rows: torch.Tensor, width: int, *, padded: bool) -> Points:
+        """The images at these rows, cut to ``width`` keypoints; ``padded``: some of which are
+        padding, as the caller knows without asking the device."""
+        real = self.real_BK[rows, :width] if padded and self.real_BK is not None else None
         return Points(self.state_BKC[rows, :width], self.rotation_2BKR[:, rows, :width], real)
 
 
@@ -158,11 +157,13 @@ class LightGlue(nn.Module):
         self,
         keypoints_BK2: torch.Tensor,
         descriptors_BKL: torch.Tensor,
-        count_B: torch.Tensor,
+        count_B: torch.Tensor | None,
         image_wh_px_B2: torch.Tensor,
         frame_BKF: torch.Tensor | None = None,
     ) -> Points:
         """What depends on one image alone, up to the first self-attention.
+
+        ``count_B`` real keypoints come first in each image; None: all are real.
 
         Positions are centred and divided by half the longer side of the image; sizes and angles, of
         networks that were trained with them, stay as they are. All these are float32 whatever the
@@ -174,14 +175,21 @@ class LightGlue(nn.Module):
         place = centred if frame_BKF is None else torch.cat([centred, frame_BKF.float()], dim=2)
         angles = functional.linear(place, self.positions.weight.float())
         rotation = torch.stack([angles.cos(), angles.sin()]).to(dtype)
-        row_K = torch.arange(keypoints_BK2.shape[1], device=count_B.device)
-        real = row_K[None] < count_B[:, None]
-        # An image without keypoints would attend to nothing, which is not a number.
-        real[:, 0] |= count_B == 0
-        points = Points(
-            self.input(descriptors_BKL.to(dtype)), rotation, None if bool(real.all()) else real
-        )
+        real = None
+        if count_B is not None:
+            row_K = torch.arange(keypoints_BK2.shape[1], device=count_B.device)
+            # An image without keypoints would attend to nothing, which is not a number.
+            real = row_K[None] < count_B[:, None].clamp(min=1)
+        points = Points(self.input(descriptors_BKL.to(dtype)), rotation, real)
         return points._replace(state_BKC=self.layers[0].attend_self(points))
+
+    def compile_layers(self) -> None:
+        """Compile what all layers share, once for all of them; see `torch.compile`."""
+        attend_self = torch.compile(Layer.attend_self, dynamic=True)
+        attend_cross = torch.compile(Layer.attend_cross, dynamic=True)
+        for layer in self.layers:
+            layer.attend_self = partial(attend_self, layer)
+            layer.attend_cross = partial(attend_cross, layer)
 
     def layer(self, number: int, first: Points, second: Points) -> tuple[Points, Points]:
         """Layer ``number`` from 0; of the first one only what `embed` has not done."""

@@ -5,7 +5,7 @@ import pytest
 import torch
 from skimage import data as photographs
 
-from exreid.errors import CheckpointError
+from exreid.errors import CheckpointError, MatchingError
 from exreid.features.local import LocalExtractor
 from exreid.matching.geometry import geometric_inliers
 from exreid.matching.lightglue import LightGlueMatcher, MatchSettings, mutual_matches
@@ -210,11 +210,35 @@ def test_verified_matches_of_two_views_agree_and_chance_ones_do_not(case):
 
 def test_mutual_matches_by_hand():
     log = torch.tensor([[[0.9, 0.8, 0.01], [0.85, 0.05, 0.02], [0.01, 0.01, 0.3]]]).log()
-    row, column, confidence = mutual_matches(log, 0.1)
-    assert row.tolist() == [[0, 0], [0, 2]]
-    assert column.tolist() == [0, 2]
-    assert confidence.tolist() == pytest.approx([0.9, 0.3])
-    assert mutual_matches(log, 0.5)[0].tolist() == [[0, 0]]
+    partner, confidence = mutual_matches(log, 0.1)
+    assert partner.tolist() == [[0, -1, 2]]
+    assert confidence[0, [0, 2]].tolist() == pytest.approx([0.9, 0.3])
+    assert mutual_matches(log, 0.5)[0].tolist() == [[0, -1, -1]]
+
+
+def test_batches_that_do_not_fit_are_halved_and_nothing_is_lost(case, monkeypatch, caplog):
+    name, features, _ = case
+    whole = LightGlueMatcher(load_lightglue(name), MatchSettings()).score(features, features, PAIRS)
+    matcher = LightGlueMatcher(load_lightglue(name), MatchSettings(batch_pairs=8))
+    launch, sizes = matcher._launch, []
+
+    def small(first, second, pairs, places, counts):
+        sizes.append(len(places))
+        if len(places) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return launch(first, second, pairs, places, counts)
+
+    monkeypatch.setattr(matcher, "_launch", small)
+    assert np.array_equal(
+        matcher.score(features, features, PAIRS).match_count_P, whole.match_count_P
+    )
+    assert sizes == [8, 4, *[2] * 6]
+    assert len(caplog.records) == 2
+    monkeypatch.setattr(
+        matcher, "_launch", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError)
+    )
+    with pytest.raises(MatchingError, match="local_top_k"):
+        matcher.score(features, features, PAIRS)
 
 
 def test_inliers_of_a_known_homography():
