@@ -69,7 +69,11 @@ class Report:
             table.add_row(*map(str, cells))
         Console().print(table)
         if file is not None:
-            file.write_text(json.dumps(self.rows, indent=1) + "\n")
+            self.write(file)
+
+    def write(self, file: Path) -> None:
+        """The rows so far, as JSON."""
+        file.write_text(json.dumps(self.rows, indent=1) + "\n")
 
 
 def interleaved_s(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:

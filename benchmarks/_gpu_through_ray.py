@@ -1,0 +1,116 @@
+"""The parts of `gpu.py` that go through Ray: pairs over GPU actors, training over Ray Train."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from _gpu_fast import BACKBONES, TRAINED, bare_loop
+from _gpu_world import Bench, random_features
+
+from exreid.config import RayConfig
+from exreid.config_io import load_config
+from exreid.config_training import FinetuneConfig
+from exreid.data.array_store import write_part
+from exreid.data.synthetic import write_dataset
+from exreid.distributed.match import MatchReport, match_over_actors
+from exreid.distributed.session import place_actors, ray_session
+from exreid.features.local_extraction import LocalFeatureStore, as_record
+from exreid.matching.lightglue import MatchSettings
+from exreid.matching.tiles import plan_tiles
+from exreid.runs.finetune import run_finetune
+from exreid.runs.local import PAIRS_PER_TILE
+from exreid.runs.looks import MakeMatcher
+from exreid.training.history import read_history
+
+
+def pairs_through_ray(bench: Bench) -> None:
+    """All pairs of two sets of images, their features read from the cache by the actors."""
+    side, keypoints = (8, 64) if bench.quick else (320, 512)
+    folder = bench.folder / "features"
+    features = random_features(2 * side, keypoints)
+    keys = [f"{i:032x}" for i in range(2 * side)]
+    for start in range(0, len(keys), 32):
+        rows = np.arange(start, min(start + 32, len(keys)))
+        write_part(folder, [keys[i] for i in rows], as_record(features.take(rows)))
+    query_P, gallery_P = (a.ravel() for a in np.mgrid[:side, :side])
+    config = RayConfig(num_actors=1, gpus_per_worker=1.0 if bench.cuda else 0.0)
+    with ray_session(config):
+        placement = place_actors(config)
+        store = LocalFeatureStore(folder, "aliked-n16", keypoints)
+        for name in ("bf16",) if bench.quick else ("bf16", "bf16, compiled", "fp32"):
+            settings = MatchSettings(
+                dtype="fp32" if name == "fp32" else "bf16", compile="compiled" in name
+            )
+            make = MakeMatcher("aliked", settings, placement.device)
+            sides = {
+                "queries": _Places(store, keys[:side]),
+                "gallery": _Places(store, keys[side:]),
+            }
+            few = slice(0, len(query_P) // (4 if name == "fp32" else 1))
+            report, pools = MatchReport(), []  # type: ignore[var-annotated]
+            tile = PAIRS_PER_TILE[placement.device]
+            for part in (slice(0, tile), few):
+                # The first tile alone: the actor starts, and compiles.
+                report, start_s = MatchReport(), time.perf_counter()
+                tiles = plan_tiles(query_P[part], gallery_P[part], pairs_per_tile=tile)
+                done = sum(
+                    len(found)
+                    for _, found in match_over_actors(
+                        tiles, make, placement=placement, report=report, keep=pools, **sides
+                    )
+                )
+                seconds = time.perf_counter() - start_s
+            for pool in pools:
+                pool.stop()
+            label = f"{done} pairs of {keypoints} keypoints through Ray, {name}"
+            bench.report.add(label, done / seconds, "pairs/s")
+            bench.report.add("  the matcher at work", 100 * (1 - report.wait_share), "%")
+
+
+class _Places:
+    """The features of one side's images, as runs read them."""
+
+    def __init__(self, store: LocalFeatureStore, keys: list[str]) -> None:
+        self.store, self.keys = store, keys
+
+    def __call__(self, index: np.ndarray):  # type: ignore[no-untyped-def]
+        return self.store.gather_places(self.keys, index)
+
+
+def training_through_ray(bench: Bench) -> None:
+    """The whole training over one Ray Train worker, from the decoded cache, against the bare loop."""
+    root = bench.folder / "training-data"
+    identities = 6 if bench.quick else 40
+    write_dataset(root, identities=identities, images_per_identity=16, seed=1, workers=16)
+    for label in list(TRAINED)[: 1 if bench.quick else None]:
+        config = _config(bench, label, root)
+        folder, _ = run_finetune(config)
+        rows = [row for row in read_history(folder) if "images_per_s" in row]
+        later = median(row["images_per_s"] for row in rows[1:])
+        bare = bare_loop(bench, label)
+        bench.report.add(
+            f"training {label}, through Ray", later, "images/s", "bare loop", later / bare
+        )
+        waited = 100 * median(row["data_wait_share"] for row in rows[1:])
+        bench.report.add("  waiting for images", waited, "%")
+
+
+def _config(bench: Bench, label: str, root: Path) -> FinetuneConfig:
+    model, size, _ = BACKBONES[label]
+    batch = 4 if bench.quick else TRAINED[label]
+    gpus = 1 if bench.cuda else 0
+    return load_config(
+        FinetuneConfig,
+        None,
+        [
+            *(f"dataset.root={root}", "dataset.encounter_cols=[source,encounter]"),
+            *(f"model.type={model}", "model.pretrained=false", f"dataset.image_size={size}"),
+            *(f"train.batch_size={batch}", "train.epochs=3", "validation.fraction=0.05"),
+            *("validation.mode=query_gallery", "validation.every=3", "ray.num_workers=1"),
+            *(f"ray.gpus_per_worker={gpus}", f"output.root={bench.folder / 'trainings'}"),
+            *(("train.amp=bf16",) if bench.cuda else ("train.amp=off",)),
+        ],
+    )
