@@ -80,7 +80,9 @@ def decode_table(
     missing = np.arange(len(table))
     if folder is not None and memo is not None:
         store = ArrayStore(folder)
-        for position, key in enumerate(known_keys(table, memo) if len(store) else []):
+        known = known_keys(table, memo) if len(store) else []
+        store.set_damaged_aside([key for key in known if key is not None])
+        for position, key in enumerate(known):
             if key is not None and key in store:
                 keys[position] = key
         missing = np.array([p for p in range(len(table)) if p not in keys], np.int64)

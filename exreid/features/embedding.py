@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 STAGE_VERSION = 1
 """Raise it when the code of this stage changes its numbers: cached vectors are then made anew."""
+
+CACHE_VERSION = 2
+"""Raise it when the files of the caches change, not what they hold: 2 has checksums."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -129,6 +133,11 @@ def image_key(content: str, mask_value: str | None) -> str:
     return hashlib.blake2b(joined, digest_size=16).hexdigest()
 
 
+def stage_folder(cache: Path, kind: str, description: dict[str, Any]) -> Path:
+    """Where a cache keeps what a stage of this kind makes with this description."""
+    return cache / kind / describe_fingerprint({**description, "cache_version": CACHE_VERSION})
+
+
 def describe_fingerprint(description: dict[str, Any]) -> str:
-    """16 hex digits of a stage's description: the name of its folder in the cache."""
+    """16 hex digits of a stage's description."""
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]

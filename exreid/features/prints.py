@@ -15,11 +15,11 @@ import numpy as np
 from PIL import Image
 
 from exreid.data.array_store import ArrayStore, write_part
-from exreid.data.images import load_image
+from exreid.data.images import STAGE_VERSION, load_image
 from exreid.data.storage import read_bytes
 from exreid.errors import ImageError
 from exreid.features.decoding import DecodeSource, decode_table
-from exreid.features.embedding import content_hash, describe_fingerprint, image_key
+from exreid.features.embedding import content_hash, image_key, stage_folder
 from exreid.features.extraction import READER_THREADS, ExtractionReport, trusted_signature
 from exreid.features.store import SignatureMemo
 from exreid.records import ImageTable
@@ -27,7 +27,13 @@ from exreid.records import ImageTable
 PRINT_PX = 32
 MARGIN = 0.1
 """Share of each side that is left out: cameras print their strip with date and name there."""
-STAGE = {"stage": "print", "stage_version": 1, "print_px": PRINT_PX, "margin": MARGIN}
+STAGE = {
+    "stage": "print",
+    "stage_version": 1,
+    "images_version": STAGE_VERSION,
+    "print_px": PRINT_PX,
+    "margin": MARGIN,
+}
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ def print_table(
     work is done."""
     # Of the file alone: an image with another mask is the same photograph.
     bare = ImageTable(table.rows.assign(mask=None), table.original, table.root, table.source)
-    folder = cache / "prints" / describe_fingerprint(STAGE)
+    folder = stage_folder(cache, "prints", STAGE)
     positions, keys, report = decode_table(
         bare,
         source_for(MakePrints(table.root, folder)),

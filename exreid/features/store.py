@@ -3,17 +3,16 @@
 A store is a folder for one stage (one model, one preprocessing, ...). Its files are Arrow files
 named ``part-*.arrow``, each with a ``key`` column and one column per array, written under a
 temporary name and renamed, so that a killed run leaves only whole files and two runs can write
-at once. ``signatures-*.arrow`` remembers which key a file on disk had when it was last read.
-Where the folder is the copy of one behind a URL, the two are kept level: `exreid.data.mirror`.
+at once. ``signatures-*.arrow`` remembers which key a file on disk had when it was last read. A
+checksum stands in each name: a file that is not what was written is set aside, and what it held is
+computed again. Where the folder is the copy of one behind a URL, the two are kept level:
+`exreid.data.mirror`.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import time
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,15 @@ import numpy as np
 import pyarrow as pa
 
 from exreid.data import mirror
+from exreid.data.whole_files import (
+    SEALED,
+    clear_leftovers,
+    is_whole,
+    mapped,
+    sealed_stem,
+    set_aside,
+    temporary_beside,
+)
 from exreid.errors import CacheError
 
 # A file that changed this shortly before it was read may change again within the same tick of
@@ -34,14 +42,14 @@ class FeatureStore:
     def __init__(self, folder: Path, description: Mapping[str, Any]) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(folder)
         manifest = folder / "stage.json"
         if not manifest.exists():
             _write_renamed(manifest, json.dumps(dict(description), indent=1).encode())
-        mirror.synchronise(folder, "part-*.arrow")
         self._tables: list[pa.Table] = []
         self._place: dict[str, tuple[int, int]] = {}
-        for file in sorted(folder.glob("part-*.arrow")):
-            self._index(_read_arrow(file))
+        for table in _whole_tables(folder, "part-*.arrow"):
+            self._index(table)
 
     def __len__(self) -> int:
         return len(self._place)
@@ -61,7 +69,7 @@ class FeatureStore:
                 "vector": pa.FixedSizeListArray.from_arrays(flat, vectors_ND.shape[1]),
             }
         )
-        _write_arrow(self.folder / f"part-{_unique_name()}.arrow", table)
+        _write_arrow(self.folder, "part", table)
         self._index(table)
 
     def gather(self, keys: Sequence[str]) -> np.ndarray:
@@ -89,10 +97,9 @@ class SignatureMemo:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        mirror.synchronise(folder, "signatures-*.arrow")
+        clear_leftovers(folder)
         self._known: dict[str, str] = {}
-        for file in sorted(folder.glob("signatures-*.arrow")):
-            table = _read_arrow(file)
+        for table in _whole_tables(folder, "signatures-*.arrow"):
             self._known.update(
                 zip(table["signature"].to_pylist(), table["key"].to_pylist(), strict=True)
             )
@@ -107,7 +114,7 @@ class SignatureMemo:
             return
         self._known.update(zip(signatures, keys, strict=True))
         table = pa.table({"signature": list(signatures), "key": list(keys)})
-        _write_arrow(self.folder / f"signatures-{_unique_name()}.arrow", table)
+        _write_arrow(self.folder, "signatures", table)
 
 
 def is_racy(modified_s: float, read_s: float) -> bool:
@@ -115,30 +122,47 @@ def is_racy(modified_s: float, read_s: float) -> bool:
     return read_s - modified_s < RACY_SECONDS
 
 
-def _unique_name() -> str:
-    return f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
+def _whole_tables(folder: Path, pattern: str) -> Iterator[pa.Table]:
+    """The tables of a cache's files, oldest first; those that are damaged are set aside.
+
+    Files of an earlier version, without a checksum in their names, are left where they are."""
+    mirror.synchronise(folder, pattern)
+    files = [file for file in sorted(folder.glob(pattern)) if SEALED.search(file.stem)]
+    damaged = [file for file in files if not _there_and_whole(file)]
+    set_aside(damaged)
+    again = [file for file in damaged if mirror.fetch(file) and _there_and_whole(file)]
+    for file in files:
+        if file not in damaged or file in again:
+            yield _read_arrow(file)
+
+
+def _there_and_whole(file: Path) -> bool:
+    try:
+        return is_whole(file)
+    except OSError:
+        return False
 
 
 def _read_arrow(file: Path) -> pa.Table:
     try:
-        return pa.ipc.open_file(pa.memory_map(str(file))).read_all()
-    except (pa.ArrowInvalid, OSError) as error:
+        return pa.ipc.open_file(mapped(file)).read_all()
+    except (pa.ArrowException, OSError) as error:
         raise CacheError(
             f"{file}: this file of the feature cache cannot be read ({error}). Delete it: its "
             "features are extracted again."
         ) from error
 
 
-def _write_arrow(file: Path, table: pa.Table) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+def _write_arrow(folder: Path, kind: str, table: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    temporary.replace(file)
-    mirror.publish(file)
+    content = sink.getvalue()
+    _write_renamed(folder / f"{sealed_stem(kind, content)}.arrow", content)
 
 
-def _write_renamed(file: Path, content: bytes) -> None:
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.tmp")
+def _write_renamed(file: Path, content: Any) -> None:
+    temporary = temporary_beside(file)
     temporary.write_bytes(content)
     temporary.replace(file)
     mirror.publish(file)

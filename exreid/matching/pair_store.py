@@ -2,9 +2,10 @@
 
 A store is a folder for one matcher with one setting. Each process that adds to it writes one log,
 ``part-*.pairs``, a frame for each finished tile: a count, a checksum, then the records. A killed
-process leaves a torn frame at most, which is passed over; the pairs of all whole frames are never
-matched again. Several processes can add at the same time. Where the folder is the copy of one
-behind a URL, logs go there every `PUBLISH_EVERY_S`, and a full one is followed by another.
+process leaves a torn frame at most, which is passed over, as damaged ones are; the pairs of all
+whole frames are never matched again. Several processes can add at the same time. Where the folder
+is the copy of one behind a URL, logs go there every `PUBLISH_EVERY_S`, and a full one is followed
+by another.
 
 Letters: P pairs, N images.
 """
@@ -12,6 +13,7 @@ Letters: P pairs, N images.
 from __future__ import annotations
 
 import hashlib
+import logging
 import struct
 import time
 import uuid
@@ -24,6 +26,8 @@ import numpy as np
 from exreid.data import mirror
 from exreid.errors import CacheError
 from exreid.matching.tiles import PairEvidence
+
+log = logging.getLogger(__name__)
 
 RECORD = np.dtype(
     [
@@ -138,16 +142,28 @@ class PairStore:
 
 
 def read_log(file: Path) -> np.ndarray:
-    """The records of all whole frames up to the first torn one."""
+    """The records of all whole frames. What is damaged between them is said; after the last one
+    stands what a killed process was writing, if anything."""
     data = file.read_bytes()
-    parts, at = [np.zeros(0, RECORD)], 0
-    while at + FRAME.size <= len(data):
-        magic, count, checksum = FRAME.unpack_from(data, at)
+    parts, end, damaged = [np.zeros(0, RECORD)], 0, 0
+    at = data.find(MAGIC)
+    while 0 <= at <= len(data) - FRAME.size:
+        _, count, checksum = FRAME.unpack_from(data, at)
         body = data[at + FRAME.size : at + FRAME.size + count * RECORD.itemsize]
-        if magic != MAGIC or len(body) < count * RECORD.itemsize or zlib.crc32(body) != checksum:
-            break
+        if len(body) < count * RECORD.itemsize or zlib.crc32(body) != checksum:
+            # Its length may be what is wrong: the next frame is looked for from here on.
+            at = data.find(MAGIC, at + 1)
+            continue
         parts.append(np.frombuffer(body, RECORD))
-        at += FRAME.size + len(body)
+        damaged += at - end
+        end = at + FRAME.size + len(body)
+        at = data.find(MAGIC, end)
+    if damaged:
+        log.warning(
+            "%s: %d bytes of it are damaged; their pairs are matched again. Check the disk.",
+            file,
+            damaged,
+        )
     return np.concatenate(parts)
 
 

@@ -8,6 +8,7 @@
     pairs/              evidence of gallery pairs that were matched for fitting
     thumbnails/         small pictures of the photographs, by content
     backbone-0.safetensors   weights, where they came from a checkpoint
+    checksums.json      of the files beside it: damage is an error that names the file
 
 A gallery may come from somebody else. So it holds JSON, Parquet, plain arrays, JPEG and
 safetensors, nothing that runs; nothing in it is a link; and no path in it leaves its folder.
@@ -18,6 +19,7 @@ Letters: G gallery images.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from dataclasses import dataclass, fields
@@ -32,26 +34,31 @@ import pyarrow.parquet as pq
 
 from exreid.config import ProbeConfig
 from exreid.config_io import from_values
-from exreid.data.array_store import ArrayStore
 from exreid.data.metadata import normalised_path
-from exreid.errors import CalibrationError, GalleryError
+from exreid.data.whole_files import checksum_of, is_whole, mapped_array
+from exreid.errors import CalibrationError, ConfigError, GalleryError
 from exreid.features.embedding import image_key
-from exreid.features.local import EXTRACTORS
-from exreid.features.local_extraction import LocalFeatureStore, record_dtype
+from exreid.features.local_extraction import LocalFeatureStore
 from exreid.matching.budget import BudgetRule
 from exreid.matching.calibration import Calibration
 from exreid.matching.fusion import Fusion
 from exreid.records import TABLE_COLUMNS, ImageTable
+from exreid.runs.gallery_swap import State, put_back, state_of
 from exreid.runs.new_animals import Grouping
 from exreid.runs.openset import Decider
 
+log = logging.getLogger(__name__)
+
 FORMAT = 2
 MANIFEST, IMAGES, THUMBNAILS, PAIRS = "gallery.json", "images.parquet", "thumbnails", "pairs"
+CHECKSUMS = "checksums.json"
 ORIGINAL = "original:"
 """Before the names of the metadata's own columns in images.parquet."""
 CONTENT = re.compile(r"[0-9a-f]{32}")
 LOOSE = ("device", "torch", "timm")
 """Of what features depend on: what moves their last digits alone."""
+SWAPS = 5
+"""How often a gallery that is replaced while it is opened is opened again."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,18 @@ class Gallery:
     """Hashes of the photographs' files."""
     small_masks: list[str | None]
     """The masks at the size of the thumbnails."""
+    checksums: dict[str, str] | None
+    """Of the files right in the folder; None where an earlier version wrote none."""
+    state: State
+    """Of the folder when it was opened."""
+
+    def is_replaced(self) -> bool:
+        """Whether another gallery has taken the folder's place since it was opened."""
+        return state_of(self.folder, MANIFEST) != self.state
+
+    def file(self, name: str) -> Path:
+        """A file of the gallery, with the bytes that were written; GalleryError otherwise."""
+        return checked(self.folder, name, self.checksums)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -87,9 +106,9 @@ class Gallery:
 
     def vectors(self, number: int) -> np.ndarray:
         """float32 (G, D) of one backbone, memory-mapped."""
-        file = inside(self.folder, f"global-{number}.npy")
+        file = self.file(f"global-{number}.npy")
         try:
-            vectors_GD = np.load(file, mmap_mode="r", allow_pickle=False)
+            vectors_GD = mapped_array(file)
         except (OSError, ValueError) as error:
             raise GalleryError(f"{file}: not an array: {error}. {_AGAIN}") from error
         if vectors_GD.dtype != np.float32 or vectors_GD.ndim != 2 or len(vectors_GD) != len(self):
@@ -104,19 +123,22 @@ class Gallery:
         folder = inside(self.folder, f"local-{name}")
         refuse_links(folder)
         keypoints = self.config.benchmark.local_top_k
-        wanted = record_dtype(keypoints, EXTRACTORS[name].descriptor_length)
+        found = LocalFeatureStore(folder, name, keypoints)
         for part in folder.glob("part-*.npy"):
-            found = np.load(part, mmap_mode="r", allow_pickle=False)
-            if found.dtype != wanted or found.ndim != 1:
-                raise GalleryError(f"{part}: {found.dtype} is no local feature. {_AGAIN}")
-        lacking = sum(key not in ArrayStore(folder) for key in self.keys[:1])
-        if lacking:
-            raise GalleryError(f"{folder}: lacks photographs of {IMAGES}. {_AGAIN}")
-        return LocalFeatureStore(folder, name, keypoints)
+            try:
+                records = mapped_array(part)
+            except (OSError, ValueError) as error:
+                raise GalleryError(f"{part}: is damaged: {error}. {_AGAIN}") from error
+            if records.dtype != found.empty.dtype or records.ndim != 1:
+                raise GalleryError(f"{part}: {records.dtype} is no local feature. {_AGAIN}")
+        if any(key not in found.store for key in self.keys):
+            named = next((part for part in found.store.parts if not _there_whole(part)), folder)
+            raise GalleryError(f"{named}: lacks photographs of {IMAGES}. {_AGAIN}")
+        return found
 
     def fusion(self) -> Fusion:
         """How raw scores become one."""
-        file = inside(self.folder, "fusion.json")
+        file = self.file("fusion.json")
         try:
             return Fusion.from_json(json.dumps(_read_json(file)["fusion"]))
         except (KeyError, TypeError, CalibrationError) as error:
@@ -124,7 +146,7 @@ class Gallery:
 
     def budget_rule(self) -> BudgetRule | None:
         """When the local matching of a query may stop; None where that was not fitted."""
-        file = inside(self.folder, "fusion.json")
+        file = self.file("fusion.json")
         rule = _read_json(file).get("budget")
         try:
             return None if rule is None else BudgetRule.from_json(json.dumps(rule))
@@ -158,11 +180,26 @@ _AGAIN = "The gallery is damaged: get it again, or build it again."
 def open_gallery(folder: Path) -> Gallery:
     """Read a gallery, and check what others rely on; GalleryError for what is none."""
     folder = Path(os.path.abspath(folder.expanduser()))  # noqa: PTH100 - keeps symbolic links
+    for _ in range(SWAPS):
+        put_back(folder)
+        state = state_of(folder, MANIFEST)
+        try:
+            gallery = _opened(folder, state)
+            if not gallery.is_replaced():
+                return gallery
+        except (GalleryError, ConfigError):
+            if state_of(folder, MANIFEST) == state:
+                raise
+    raise GalleryError(f"{folder}: is replaced again and again while it is read. Wait for that.")
+
+
+def _opened(folder: Path, state: State) -> Gallery:
     if not (folder / MANIFEST).is_file():
         raise GalleryError(
             f"{folder}: no gallery (no {MANIFEST} in it). Make one: exreid gallery build --out DIR."
         )
-    manifest = _read_json(inside(folder, MANIFEST))
+    checksums = _checksums(folder)
+    manifest = _read_json(checked(folder, MANIFEST, checksums))
     version = manifest.get("format")
     if version != FORMAT:
         raise GalleryError(
@@ -173,8 +210,51 @@ def open_gallery(folder: Path) -> Gallery:
     if missing:
         raise GalleryError(f"{folder / MANIFEST}: lacks {', '.join(sorted(missing))}. {_AGAIN}")
     config = from_values(ProbeConfig, manifest["config"], source=str(folder / MANIFEST))
-    config = _with_checkpoints(config, folder, manifest)
-    return Gallery(folder, manifest, config, *_read_images(folder))
+    if checksums is None and "checksums" in manifest:
+        raise GalleryError(f"{folder / CHECKSUMS}: is missing. {_AGAIN}")
+    if checksums is None:
+        log.warning(
+            "%s: this gallery has no checksums (an earlier version of exreid wrote it): damage to "
+            "its files goes unnoticed. Build it again, or add photographs to it, to have them.",
+            folder,
+        )
+    _complete(manifest, config)
+    config = _with_checkpoints(config, folder, manifest, checksums)
+    images = _read_images(checked(folder, IMAGES, checksums))
+    return Gallery(folder, manifest, config, *images, checksums, state)
+
+
+def _there_whole(part: Path) -> bool:
+    try:
+        return is_whole(part.with_suffix(".npy"), part)
+    except OSError:
+        return False
+
+
+def _checksums(folder: Path) -> dict[str, str] | None:
+    if not (folder / CHECKSUMS).exists():
+        return None
+    return {name: str(value) for name, value in _read_json(inside(folder, CHECKSUMS)).items()}
+
+
+def _complete(manifest: dict[str, Any], config: ProbeConfig) -> None:
+    """Earlier versions mirrored photographs as they were told, and did not note it."""
+    for number, model in enumerate([config.model, *config.benchmark.fusion.models]):
+        described = manifest["features"].get(f"global-{number}")
+        if isinstance(described, dict) and model.flip_augmentation:
+            described.setdefault("flip", True)
+
+
+def checked(folder: Path, name: str, checksums: dict[str, str] | None) -> Path:
+    """A file right in the gallery; GalleryError where it is missing, a link, or damaged."""
+    file = inside(folder, name)
+    try:
+        whole = checksums is None or checksum_of(file) == checksums.get(name)
+    except OSError as error:
+        raise GalleryError(f"{file}: cannot be read: {error}. {_AGAIN}") from error
+    if not whole:
+        raise GalleryError(f"{file}: is damaged: not the bytes that were written. {_AGAIN}")
+    return file
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -294,8 +374,7 @@ def images_table(
     return pa.Table.from_pandas(frame, preserve_index=False)
 
 
-def _read_images(folder: Path) -> tuple[ImageTable, list[str], list[str | None]]:
-    file = inside(folder, IMAGES)
+def _read_images(file: Path) -> tuple[ImageTable, list[str], list[str | None]]:
     try:
         frame = pq.read_table(file).to_pandas()
         frame = frame.astype({name: object for name in frame if frame[name].dtype != "M8[s]"})
@@ -325,12 +404,15 @@ def _check_rows(file: Path, rows: pd.DataFrame, content_G: list[str]) -> None:
             raise GalleryError(f"{file}: {path!r} is no path inside a data set. {_AGAIN}")
 
 
-def _with_checkpoints(config: ProbeConfig, folder: Path, manifest: dict[str, Any]) -> ProbeConfig:
+def _with_checkpoints(
+    config: ProbeConfig, folder: Path, manifest: dict[str, Any], checksums: dict[str, str] | None
+) -> ProbeConfig:
     """The config with the weights that the gallery brings."""
     brought = set(manifest["checkpoints"])
     models = [config.model, *config.benchmark.fusion.models]
     for number, model in enumerate(models):
-        file = str(inside(folder, backbone_name(number))) if number in brought else None
+        name = backbone_name(number)
+        file = str(checked(folder, name, checksums)) if number in brought else None
         models[number] = model.model_copy(update={"checkpoint": file})
     fusion = config.benchmark.fusion.model_copy(update={"models": tuple(models[1:])})
     benchmark = config.benchmark.model_copy(update={"fusion": fusion})

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import glob
-import os
-import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from exreid.config import ProbeConfig
 from exreid.data.metadata import select_split
@@ -24,6 +18,7 @@ from exreid.records import ImageTable, Rejected
 from exreid.runs.gallery import MANIFEST, Gallery, open_gallery
 from exreid.runs.gallery_files import GalleryContent, Learned
 from exreid.runs.gallery_stages import BuildStages
+from exreid.runs.gallery_swap import new_folder, put_back
 from exreid.runs.inputs import cache_folder, read_images
 from exreid.runs.progress import Progress, no_progress
 
@@ -66,6 +61,7 @@ def build_gallery(
 
     A gallery that is at ``out`` already is replaced once the new one is whole.
     """
+    put_back(out.expanduser().absolute())
     if out.exists() and not (out / MANIFEST).is_file():
         raise ConfigError(f"--out: {out} is there, and is no gallery. Name another folder.")
     table, rejected = read_images(config, with_split=split is not None)
@@ -117,7 +113,7 @@ class _Making:
         """Features, fits, files."""
         config, known = self.config, 0 if self.old is None else len(self.old)
         timings_s: dict[str, float] = {}
-        with _new_folder(self.out) as folder:
+        with new_folder(self.out, _opened_whole) as folder:
             stages = BuildStages(
                 config, folder, self.progress, self.verbose, timings_s, gallery=self.old
             )
@@ -193,39 +189,11 @@ def _unknown_images(
     return table.take(np.array(new, np.int64)), len(table) - len(new)
 
 
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder that takes the place of ``out`` once it is whole."""
-    out = Path(os.path.abspath(out.expanduser()))  # noqa: PTH100
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.tmp")
-    lock = FileLock(out.with_name(f".{out.name}.lock"), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise GalleryError(f"{out}: another process is writing it. Wait for it.") from error
-    try:
-        _tidied(out)
-        temporary.mkdir()
-        yield temporary
-        old = out.with_name(f"{temporary.name}.old")
-        if out.exists():
-            out.replace(old)
-        temporary.replace(out)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        lock.release()
-
-
-def _tidied(out: Path) -> None:
-    """What a killed build left beside the gallery goes; the gallery itself comes back where it was
-    killed between taking the old one away and putting the new one there."""
-    for left in sorted(out.parent.glob(f".{glob.escape(out.name)}.*.tmp*")):
-        if left.suffix == ".old" and not out.exists():
-            left.replace(out)
-        else:
-            shutil.rmtree(left, ignore_errors=True)
+def _opened_whole(folder: Path) -> None:
+    """GalleryError unless the gallery and all its vectors can be read."""
+    gallery = open_gallery(folder)
+    for file in folder.glob("global-*.npy"):
+        gallery.vectors(int(file.stem.removeprefix("global-")))
 
 
 def decided(config: ProbeConfig) -> ProbeConfig:

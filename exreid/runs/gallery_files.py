@@ -23,6 +23,7 @@ from exreid.config_benchmark import ModelConfig
 from exreid.data.array_store import ArrayStore, write_part
 from exreid.data.storage import read_bytes
 from exreid.data.thumbnails import Thumbnail, make_thumbnail
+from exreid.data.whole_files import SEALED, checksum_of
 from exreid.errors import CalibrationError, MaskError
 from exreid.features.embedding import image_key
 from exreid.matching.animal_curve import fit_animal_curve
@@ -34,6 +35,7 @@ from exreid.runs.answers import grouping_figures, open_set_content
 from exreid.runs.artifacts import write_rejected, write_table, write_text
 from exreid.runs.fusion import FusionStage
 from exreid.runs.gallery import (
+    CHECKSUMS,
     FORMAT,
     IMAGES,
     LOOSE,
@@ -146,6 +148,7 @@ class GalleryContent:
         write_table(folder / IMAGES, images_file)
         write_rejected(folder / "rejected.csv", [*_rejected_before(self.old), *self.rejected])
         write_text(folder / MANIFEST, json.dumps(self._manifest(stages, keys), indent=1) + "\n")
+        write_checksums(folder)
 
     def _write_thumbnails(self, folder: Path, progress: Progress) -> list[str | None]:
         """The small pictures, those of an old gallery as they are; each photograph's small mask."""
@@ -195,6 +198,7 @@ class GalleryContent:
             "checkpoints": sorted(stages.weights),
             "calibration": self._calibration(stages.config),
             "open_set": open_set,
+            "checksums": CHECKSUMS,
         }
 
     def _calibration(self, config: ProbeConfig) -> str | None:
@@ -205,11 +209,20 @@ class GalleryContent:
         return "loaded" if before or config.benchmark.calibration.load is not None else "fitted"
 
 
+def write_checksums(folder: Path) -> None:
+    """The list of a gallery's files with their checksums. Parts of local features have theirs in
+    their names, matched pairs theirs in their frames; thumbnails decide nothing."""
+    sums = {file.name: checksum_of(file) for file in sorted(folder.iterdir()) if file.is_file()}
+    sums.pop(CHECKSUMS, None)
+    write_text(folder / CHECKSUMS, json.dumps(sums, indent=1) + "\n")
+
+
 def _write_local(folder: Path, store: ArrayStore, keys: list[str], old: Gallery | None) -> None:
     folder.mkdir()
     if old is not None:
         for file in (old.folder / folder.name).iterdir():
-            _link_or_copy(file, folder / file.name)
+            if SEALED.search(file.stem):  # others are of an earlier version, and written anew
+                _link_or_copy(file, folder / file.name)
     there = ArrayStore(folder)
     missing = [key for key in dict.fromkeys(keys) if key not in there]
     for start in range(0, len(missing), PART_IMAGES):
@@ -235,9 +248,9 @@ def _thumbnail(data: bytes, mask: str | None, longer_side_px: int) -> Thumbnail:
 
 
 def _rejected_before(old: Gallery | None) -> list[Rejected]:
-    file = None if old is None else old.folder / "rejected.csv"
-    if file is None or not file.exists():
+    if old is None or not (old.folder / "rejected.csv").exists():
         return []
+    file = old.file("rejected.csv")
     frame = pd.read_csv(file)
     return [
         Rejected(str(image_id), str(path), int(row), str(stage), str(reason))

@@ -13,7 +13,6 @@ import torch
 from exreid.config import ProbeConfig
 from exreid.config_benchmark import ModelConfig
 from exreid.data.metadata import codes, retrieval_sides
-from exreid.features.embedding import describe_fingerprint, stage_description
 from exreid.features.extraction import ExtractionReport, known_keys
 from exreid.features.local import EXTRACTORS
 from exreid.features.local_extraction import LocalFeatureStore
@@ -28,7 +27,7 @@ from exreid.runs.artifacts import write_text
 from exreid.runs.crossfit import Fold
 from exreid.runs.fusion import FUSION_FILE, FusionStage
 from exreid.runs.gallery import PAIRS, Gallery, check_features
-from exreid.runs.inputs import cache_folder, preprocessing_for
+from exreid.runs.inputs import cache_folder, embedding_description, embedding_folder
 from exreid.runs.local import STAGE_VERSION, LocalImages
 from exreid.runs.new_animals import NewAnimals
 from exreid.runs.openset import OpenSet, Practice
@@ -66,13 +65,7 @@ class GalleryStages(Stages):
     ) -> tuple[Embeddings, np.ndarray, ExtractionReport]:
         number = len(self.embeddings)
         name = f"global-{number}"
-        self.features[name] = stage_description(
-            backbone,
-            preprocessing_for(config, backbone).describe(),
-            dtype=config.model.dtype,
-            batch_size=config.model.batch_size,
-            device="cpu",
-        )
+        self.features[name] = embedding_description(config, backbone, "cpu")
         if config.model.checkpoint is not None:
             state = backbone.module.state_dict()
             self.weights[number] = {key: tensor.clone() for key, tensor in state.items()}
@@ -189,8 +182,8 @@ class IdentifyStages(GalleryStages):
     ) -> np.ndarray | None:
         description = features.get(f"global-{number}", {})
         here = {"torch": torch.__version__, "timm": version("timm")}
-        folder = cache_folder(self.config) / "embeddings" / describe_fingerprint(description)
-        if not folder.is_dir() or any(description[name] != here[name] for name in here):
+        folder = embedding_folder(self.config, description)
+        if not folder.is_dir() or any(description.get(name) != here[name] for name in here):
             return None
         store = FeatureStore(folder, description)
         keys = known_keys(new, SignatureMemo(cache_folder(self.config) / "signatures"))
@@ -253,6 +246,6 @@ class IdentifyStages(GalleryStages):
 def with_fusion_of(gallery: Gallery, stage: FusionStage, folder: Path) -> FusionStage:
     """The stage with the gallery's fusion and budget rule, of which the run keeps a copy."""
     stage.fusion, stage.rule = gallery.fusion(), gallery.budget_rule()
-    text = (gallery.folder / FUSION_FILE).read_text(encoding="utf-8")
+    text = gallery.file(FUSION_FILE).read_text(encoding="utf-8")
     write_text(folder / FUSION_FILE, text)
     return stage

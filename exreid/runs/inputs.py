@@ -17,7 +17,7 @@ from exreid.data import mirror
 from exreid.data.images import Preprocessing
 from exreid.data.metadata import Columns, load_images
 from exreid.data.splits import closed_set_split, identity_disjoint_split, time_aware_split
-from exreid.features.embedding import Embedder, describe_fingerprint, stage_description
+from exreid.features.embedding import Embedder, stage_description, stage_folder
 from exreid.features.extraction import (
     BatchSource,
     ExtractionReport,
@@ -137,8 +137,7 @@ def embed_images(
     on_progress: Callable[[int], Any],
 ) -> tuple[Embeddings, np.ndarray, ExtractionReport]:
     """Embeddings of the table's images, from the cache or extracted; see `embed_table`."""
-    preprocessing = preprocessing_for(config, backbone)
-    prepare = PrepareImages(table.root, preprocessing)
+    prepare = PrepareImages(table.root, preprocessing_for(config, backbone))
     # Where the device is known without asking a cluster, Ray starts only if there is work for it.
     known = config.ray.num_actors == 0 or _runs_on_this_cpu(config)
     if not known:
@@ -146,7 +145,7 @@ def embed_images(
     with nullcontext() if known else ray_session(config.ray, verbose=verbose):
         device = "cpu" if known else place_actors(config.ray).device
         source = _batch_source(config, backbone, prepare, verbose=verbose)
-        store, memo = _open_cache(config, backbone, preprocessing, device)
+        store, memo = _open_cache(config, backbone, device)
         return embed_table(
             table,
             source,
@@ -197,19 +196,29 @@ def _batch_source(
     return in_process if config.ray.num_actors == 0 else over_actors
 
 
-def _open_cache(
-    config: ProbeConfig, backbone: Backbone, preprocessing: Preprocessing, device: str
-) -> tuple[FeatureStore | None, SignatureMemo | None]:
-    if config.benchmark.cache == "off":
-        return None, None
-    folder = cache_folder(config)
-    description = stage_description(
+def embedding_description(config: ProbeConfig, backbone: Backbone, device: str) -> dict[str, Any]:
+    """All that global features depend on besides the image and its mask: probes, galleries and
+    identification find them in the cache by this alone."""
+    return stage_description(
         backbone,
-        preprocessing.describe(),
+        preprocessing_for(config, backbone).describe(),
         dtype=config.model.dtype,
         batch_size=config.model.batch_size,
         device=device,
         flip=config.model.flip_augmentation,
     )
-    stage = folder / "embeddings" / describe_fingerprint(description)
-    return FeatureStore(stage, description), SignatureMemo(folder / "signatures")
+
+
+def embedding_folder(config: ProbeConfig, description: dict[str, Any]) -> Path:
+    """Where the cache keeps global features with this `embedding_description`."""
+    return stage_folder(cache_folder(config), "embeddings", description)
+
+
+def _open_cache(
+    config: ProbeConfig, backbone: Backbone, device: str
+) -> tuple[FeatureStore | None, SignatureMemo | None]:
+    if config.benchmark.cache == "off":
+        return None, None
+    description = embedding_description(config, backbone, device)
+    store = FeatureStore(embedding_folder(config, description), description)
+    return store, SignatureMemo(cache_folder(config) / "signatures")

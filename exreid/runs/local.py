@@ -20,7 +20,7 @@ from exreid.data.storage import is_remote
 from exreid.distributed.session import Placement
 from exreid.errors import ConfigError, MatchingError
 from exreid.features.decoding import decode_in_process, decode_table
-from exreid.features.embedding import describe_fingerprint
+from exreid.features.embedding import describe_fingerprint, stage_folder
 from exreid.features.extraction import ExtractionReport
 from exreid.features.local import EXTRACTORS, LocalExtractor
 from exreid.features.local_extraction import (
@@ -120,7 +120,7 @@ def extract_local_images(
     extractor = LocalExtractor(benchmark.local_features, keypoints=benchmark.local_top_k)
     description = local_description(extractor, preprocessing, device)
     cache = cache_folder(config)
-    folder = cache / "local" / describe_fingerprint(description)
+    folder = stage_folder(cache, "local", description)
     root = table.root if is_remote(table.root) else os.path.abspath(table.root)  # noqa: PTH100
     arguments: dict[str, Any] = {
         "root": root,

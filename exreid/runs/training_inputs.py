@@ -18,7 +18,7 @@ from exreid.data.metadata import retrieval_sides
 from exreid.data.storage import is_remote
 from exreid.distributed.worker import Validation, WorkerTask
 from exreid.features.decoding import KeepDecoded, decode_in_process, decode_table
-from exreid.features.embedding import describe_fingerprint
+from exreid.features.embedding import stage_folder
 from exreid.features.extraction import ExtractionReport, PrepareImages, input_columns
 from exreid.features.store import SignatureMemo
 from exreid.models.backbones import Backbone, build_backbone
@@ -108,7 +108,7 @@ def decode_images(
     if config.dataset.decoded_cache == "auto":
         cache = output_root(config) / ".exreid_cache"
         description = {"stage": "decoded", "matte": prepare.with_matte, **preprocessing.describe()}
-        folder = cache / "decoded" / describe_fingerprint(description)
+        folder = stage_folder(cache, "decoded", description)
         memo = SignatureMemo(cache / "signatures")
     positions, keys, report = decode_table(
         part,

@@ -1,11 +1,14 @@
 """The cache: what goes in comes out, whole files only, and nothing twice."""
 
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pytest
 
-from exreid.errors import CacheError
+from exreid.data.whole_files import HERE, temporary_beside
 from exreid.features.store import FeatureStore, SignatureMemo, is_racy
 
 
@@ -55,12 +58,59 @@ def test_a_half_written_file_is_never_read(tmp_path):
     assert len(FeatureStore(tmp_path, {})) == 1
 
 
-def test_a_damaged_file_is_named_with_the_remedy(tmp_path):
-    FeatureStore(tmp_path, {}).append(["a"], _vectors(1))
-    file = next(tmp_path.glob("part-*.arrow"))
-    file.write_bytes(file.read_bytes()[:20])
-    with pytest.raises(CacheError, match=r"part-.*Delete it"):
-        FeatureStore(tmp_path, {})
+def _cut(data):
+    return data[: len(data) // 2]
+
+
+def _zeroed(data):
+    return data[:200] + bytes(len(data) - 200)
+
+
+def _one_bit(data):
+    place = len(data) // 2
+    return data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :]
+
+
+DAMAGES = pytest.mark.parametrize("damage", [_cut, _zeroed, _one_bit, lambda data: b""])
+
+
+@DAMAGES
+def test_a_damaged_file_is_set_aside_and_said_and_the_others_are_read(tmp_path, damage, caplog):
+    for key in "ab":
+        FeatureStore(tmp_path, {}).append([key], _vectors(1))
+    file = min(tmp_path.glob("part-*.arrow"))
+    file.write_bytes(damage(file.read_bytes()))
+    store = FeatureStore(tmp_path, {})
+    assert ("a" in store, "b" in store) == (False, True)
+    assert file.name in caplog.text
+    assert file.with_name(f"{file.name}.damaged").exists()
+    store.append(["a"], _vectors(1, start=3))
+    caplog.clear()
+    np.testing.assert_array_equal(FeatureStore(tmp_path, {}).gather(["a"]), _vectors(1, start=3))
+    assert not caplog.text
+
+
+@DAMAGES
+def test_a_damaged_memo_is_set_aside_and_said(tmp_path, damage, caplog):
+    SignatureMemo(tmp_path).remember(["s1"], ["k1"])
+    file = next(tmp_path.glob("signatures-*.arrow"))
+    file.write_bytes(damage(file.read_bytes()))
+    assert SignatureMemo(tmp_path).get("s1") is None
+    assert file.name in caplog.text
+
+
+def test_a_half_written_file_goes_once_its_writer_is_gone(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    own = temporary_beside(tmp_path / "part-1.arrow")
+    left = own.with_name(own.name.replace(f"-{os.getpid()}-", f"-{process.pid}-"))
+    other = own.with_name(own.name.replace(f".{HERE}-", ".00000000-"))
+    old = other.with_name(other.name.replace("part-1", "part-2"))
+    for file in (own, left, other, old):
+        file.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    FeatureStore(tmp_path, {})
+    assert (own.exists(), left.exists(), other.exists(), old.exists()) == (True, False, True, False)
 
 
 def test_the_memo_survives_and_the_latest_wins(tmp_path):

@@ -138,3 +138,19 @@ def test_a_log_behind_a_url_is_found_by_another_machine(tmp_path, monkeypatch):
     known, _ = PairStore(mirror.local_root("memory://pairs") / "stage").find(words)
     assert known.tolist() == [True, True, True, False]
     memory.rm("/pairs", recursive=True)
+
+
+@pytest.mark.parametrize("place", [0, 4, 9, 30])
+def test_a_damaged_frame_costs_its_own_pairs_and_is_said(tmp_path, place, caplog):
+    words, evidence = _words(6), _evidence(6)
+    store = PairStore(tmp_path)
+    for start in (0, 2, 4):
+        part = PairEvidence(*(getattr(evidence, n)[start : start + 2] for n in _NAMES))
+        store.append(words[start : start + 2], part)
+    file = next(tmp_path.glob("*.pairs"))
+    data = bytearray(file.read_bytes())
+    data[len(data) // 3 + place] ^= 8
+    file.write_bytes(data)
+    known, _ = PairStore(tmp_path).find(words)
+    assert known.tolist() == [True, True, False, False, True, True]
+    assert file.name in caplog.text

@@ -11,15 +11,26 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from exreid.cli import main
-from exreid.config import ProbeConfig
+from exreid.config import DatasetConfig, ProbeConfig
+from exreid.config_benchmark import ModelConfig
 from exreid.config_io import load_config, with_overrides
+from exreid.data.array_store import write_part
 from exreid.data.synthetic import write_dataset
-from exreid.errors import ConfigError, GalleryError, MetadataError
+from exreid.data.whole_files import SEALED
+from exreid.errors import CacheError, ConfigError, GalleryError, MetadataError
+from exreid.features.embedding import image_key
+from exreid.features.local import LocalExtractor
+from exreid.features.local_extraction import as_record
 from exreid.models.backbones import build_backbone
+from exreid.records import TABLE_COLUMNS, ImageTable
+from exreid.runs import gallery as gallery_module
 from exreid.runs import gallery_build
-from exreid.runs.gallery import decider_from_json, decider_to_json, open_gallery
+from exreid.runs.gallery import Gallery, decider_from_json, decider_to_json, open_gallery
 from exreid.runs.gallery_build import ADD_KEYS, add_to_gallery, build_gallery, decided
+from exreid.runs.gallery_files import write_checksums
+from exreid.runs.gallery_swap import new_folder
 from exreid.runs.identify import run_identify
+from exreid.runs.inputs import embedding_description, embedding_folder
 from exreid.runs.openset import Decider
 from exreid.runs.photo_table import PhotoOptions
 
@@ -61,8 +72,8 @@ def _ask(gallery, photos, out):
     config = with_overrides(gallery.config, [f"output.root={out}"], ("output.",))
     config = config.model_copy(update={"ray": config.ray.model_copy(update={"num_actors": 0})})
     folder, _ = run_identify(photos, gallery, config, PhotoOptions())
-    names = ("rankings", "open_set", "answers")
-    return {name: pd.read_parquet(folder / f"{name}.parquet") for name in names}
+    files = [folder / f"{name}.parquet" for name in ("rankings", "open_set", "answers")]
+    return {file.stem: pd.read_parquet(file) for file in files if file.exists()}
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +188,8 @@ def _damaged(cosine, tmp_path, change):
     copy = tmp_path / "damaged"
     shutil.copytree(cosine.folder, copy)
     change(copy)
+    if (copy / "gallery.json").exists():
+        write_checksums(copy)  # whoever means harm does so too
     return copy
 
 
@@ -236,6 +249,81 @@ def test_a_gallery_that_cannot_be_trusted_is_refused(cosine, photos, tmp_path, c
         _ask(open_gallery(folder), photos, tmp_path / "ask")
 
 
+@pytest.fixture(scope="module")
+def fused(data, halves, tmp_path_factory):
+    """A small gallery with a file of each kind."""
+    out = tmp_path_factory.mktemp("fused")
+    state = build_backbone("efficientnet-lite0").module.state_dict()
+    save_file(dict(state), out / "own.safetensors")
+    more = [f"dataset.metadata_file={halves[0]['first']}", "benchmark.open_set.enabled=false"]
+    more += [f"model.checkpoint={out / 'own.safetensors'}", *LOCAL]
+    return build_gallery(_config(data, out, *more), out / "gallery").gallery
+
+
+@pytest.mark.parametrize("how", ["bit", "zeroed", "cut"])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("gallery.json", "images.parquet", "global-0.npy", "fusion.json", "checksums.json"),
+        *("backbone-0.safetensors", "local-*/part-*.npy", "local-*/part-*.keys"),
+    ],
+)
+def test_a_damaged_gallery_names_its_part(fused, photos, tmp_path, pattern, how):
+    copy = tmp_path / "damaged"
+    shutil.copytree(fused.folder, copy)
+    (file,) = copy.glob(pattern)
+    data, middle = bytearray(file.read_bytes()), file.stat().st_size // 2
+    if how == "bit":
+        data[middle] ^= 2
+    elif how == "zeroed":
+        data[middle : middle + 4096] = bytes(len(data[middle : middle + 4096]))
+    else:
+        del data[middle:]
+    file.write_bytes(data)
+    named = "gallery.json|checksums.json" if pattern == "checksums.json" else file.stem
+    with pytest.raises((GalleryError, CacheError), match=named):
+        _ask(open_gallery(copy), photos[:1], tmp_path / "ask")
+
+
+def test_a_gallery_of_an_earlier_version_opens_and_says_that_it_has_no_checksums(
+    data, halves, fused, photos, tmp_path, caplog
+):
+    copy = tmp_path / "old"
+    shutil.copytree(fused.folder, copy)
+    manifest = json.loads((copy / "gallery.json").read_text())
+    del manifest["checksums"]
+    (copy / "gallery.json").write_text(json.dumps(manifest))
+    (copy / "checksums.json").unlink()
+    for part in copy.glob("local-*/part-*"):
+        part.rename(part.with_stem(part.stem.rsplit("-", 1)[0]))
+    gallery = open_gallery(copy)
+    assert "no checksums" in caplog.text
+    expected, found = (_ask(one, photos, tmp_path / "ask") for one in (fused, gallery))
+    for name in ("rankings", "answers"):
+        pd.testing.assert_frame_equal(found[name], expected[name])
+    grown = _add(gallery, data, tmp_path / "out", halves[0]["rest"]).gallery
+    caplog.clear()
+    assert open_gallery(grown.folder).checksums is not None
+    assert not caplog.text
+    assert all(SEALED.search(part.stem) for part in grown.folder.glob("local-*/part-*"))
+
+
+def test_sift_galleries_open(tmp_path):
+    """Their features have a size and an angle beside each place."""
+    features = LocalExtractor("sift", keypoints=16)(
+        np.random.default_rng(0).integers(0, 255, (1, 96, 96, 3), np.uint8)
+    )
+    key = image_key("0" * 32, None)
+    write_part(tmp_path / "local-sift", [key], as_record(features))
+    config = load_config(ProbeConfig, None, ["benchmark.local_top_k=16"])
+    rows = pd.DataFrame({name: [None] for name in TABLE_COLUMNS})
+    table = ImageTable(rows, rows, "", "")
+    gallery = Gallery(tmp_path, {}, config, table, ["0" * 32], [None], None, None)
+    found = gallery.local_store("sift").gather([key])
+    assert np.array_equal(found.frame_NKF, features.frame_NKF)
+    assert found.frame_NKF.shape == (1, 16, 2)
+
+
 def test_a_linked_thumbnail_is_not_shown(cosine, tmp_path):
     content = cosine.content_G[0]
     name = f"thumbnails/{content[:2]}/{content}.jpg"
@@ -280,6 +368,123 @@ def test_what_a_killed_build_left_is_tidied_up(data, halves, cosine, tmp_path):
             build_gallery(config, tmp_path / "gallery")
     assert open_gallery(tmp_path / "gallery").fingerprint == cosine.fingerprint
     assert [path.name for path in tmp_path.glob(".gallery.*")] == [".gallery.lock"]
+
+
+@pytest.mark.parametrize("lost", ["nothing", "new"])
+def test_a_gallery_whose_add_was_killed_between_the_renames_is_there(cosine, tmp_path, lost):
+    shutil.copytree(cosine.folder, tmp_path / ".gallery.12345678.tmp.old")
+    if lost == "nothing":
+        shutil.copytree(cosine.folder, tmp_path / ".gallery.12345678.tmp")
+    assert open_gallery(tmp_path / "gallery").fingerprint == cosine.fingerprint
+    assert {path.name for path in tmp_path.iterdir()} <= {"gallery", ".gallery.lock"}
+
+
+def test_a_new_gallery_that_cannot_be_opened_does_not_take_the_old_ones_place(
+    data, cosine, tmp_path, monkeypatch
+):
+    folder = tmp_path / "gallery"
+    shutil.copytree(cosine.folder, folder)
+    write = gallery_build.GalleryContent.write
+
+    def badly(self, out, *more):
+        write(self, out, *more)
+        (out / "global-0.npy").write_bytes(b"")
+
+    monkeypatch.setattr(gallery_build.GalleryContent, "write", badly)
+    with pytest.raises(GalleryError, match=r"global-0.npy: is damaged"):
+        build_gallery(_config(data, tmp_path), folder, split="train")
+    assert open_gallery(folder).fingerprint == cosine.fingerprint
+    assert {path.name for path in tmp_path.glob(".gallery*")} == {".gallery.lock"}
+
+
+def test_a_gallery_that_is_replaced_while_it_is_opened_is_opened_again(
+    cosine, fused, tmp_path, monkeypatch
+):
+    folder = tmp_path / "gallery"
+    shutil.copytree(cosine.folder, folder)
+    read = gallery_module._read_images
+
+    def swapping(file):
+        if open_gallery_count.append(1) or len(open_gallery_count) == 1:
+            with new_folder(folder, lambda _: None) as temporary:
+                shutil.copytree(fused.folder, temporary, dirs_exist_ok=True)
+        return read(file)
+
+    open_gallery_count = []
+    monkeypatch.setattr(gallery_module, "_read_images", swapping)
+    gallery = open_gallery(folder)
+    assert (gallery.fingerprint, len(gallery)) == (fused.fingerprint, len(fused))
+    assert not gallery.is_replaced()
+    shutil.rmtree(folder)
+    assert gallery.is_replaced()
+
+
+FEATURE_KEYS = [
+    *("dataset.image_size=64", "dataset.resize=stretch", "dataset.resize=pad"),
+    *("dataset.no_background=true", "dataset.crop_to_mask=true", "dataset.reduced_decode=false"),
+    *("dataset.crop_to_mask=true dataset.crop_margin=0.4", "model.flip_augmentation=true"),
+    *("dataset.no_background=true dataset.fill_rgb=[255,0,0]", "model.dtype=bf16"),
+    *("model.batch_size=5", "model.checkpoint=OTHER", "model.type=timm:resnet18"),
+]
+"""Whatever changes a global feature, each with the keys that it needs to matter."""
+NO_FEATURE_KEYS = {
+    *("root", "metadata_file", "path_col", "label_col", "split_col", "make_split", "test_fraction"),
+    *("train_split_value", "val_split_value", "query_split_value", "database_split_value"),
+    *("mask_col", "encounter_cols", "viewpoint_col", "date_col", "unknown_identities", "on_error"),
+}
+
+
+def test_every_key_of_the_data_set_and_the_model_is_known_to_change_features_or_not():
+    named = " ".join(FEATURE_KEYS)
+    for section, config in (("dataset", DatasetConfig), ("model", ModelConfig)):
+        for key in config.model_fields:
+            changes = f"{section}.{key}=" in named
+            assert changes != (section == "dataset" and key in NO_FEATURE_KEYS), key
+
+
+@pytest.fixture(scope="module")
+def other_weights(tmp_path_factory):
+    folder, state = tmp_path_factory.mktemp("weights"), {}
+    for name, tensor in build_backbone("efficientnet-lite0").module.state_dict().items():
+        state[name] = tensor * 1.5 if name == "conv_stem.weight" else tensor
+    save_file(state, folder / "other.safetensors")
+    return folder / "other.safetensors"
+
+
+def test_every_key_that_changes_features_changes_where_they_are_cached(data, other_weights):
+    def folder(*words):
+        config = _config(data, data, *words)
+        model = config.model
+        backbone = build_backbone(
+            model.type,
+            checkpoint=model.checkpoint,
+            image_size=config.dataset.image_size,
+            pretrained="resnet" not in model.type,
+        )
+        return embedding_folder(config, embedding_description(config, backbone, "cpu"))
+
+    cases = [case.replace("OTHER", str(other_weights)).split() for case in FEATURE_KEYS]
+    folders = [folder(), *(folder(*case) for case in cases)]
+    assert len(set(folders)) == len(folders)
+
+
+@pytest.mark.parametrize(
+    "changed", ["model.flip_augmentation=true", "model.checkpoint=OTHER", "dataset.resize=stretch"]
+)
+def test_what_was_cached_under_another_key_is_never_served(
+    data, halves, cosine, photos, other_weights, tmp_path, changed
+):
+    """Against a run that finds nothing in its cache."""
+    word = changed.replace("OTHER", str(other_weights))
+    files = [f"dataset.metadata_file={halves[0]['first']}", "benchmark.open_set.enabled=false"]
+    default = _ask(cosine, photos, tmp_path / "full")["rankings"]
+    found = []
+    for name in ("full", "empty"):
+        config = _config(data, tmp_path / name, *files, word)
+        gallery = build_gallery(config, tmp_path / name / "gallery", thumbnail_px=0).gallery
+        found.append(_ask(gallery, photos, tmp_path / name)["rankings"])
+    pd.testing.assert_frame_equal(*found)
+    assert default["score"].max() != found[0]["score"].max(), "this key changes nothing"
 
 
 def test_a_gallery_decides_unless_told_not_to(data, tmp_path):

@@ -16,6 +16,7 @@ from exreid.data.synthetic import write_dataset
 from exreid.errors import ConfigError, GalleryError
 from exreid.runs.gallery import open_gallery
 from exreid.runs.gallery_build import build_gallery
+from exreid.runs.gallery_files import write_checksums
 from exreid.runs.identify import run_identify
 from exreid.runs.photo_table import PhotoOptions
 from exreid.runs.probe import run_probe
@@ -250,6 +251,7 @@ def test_another_backbone_here_is_an_error_that_says_what_differs(cosine, night,
     manifest["features"]["global-0"]["weights"] = "0" * 16
     manifest["features"]["global-0"]["device"] = "cuda"
     (copy / "gallery.json").write_text(json.dumps(manifest))
+    write_checksums(copy)
     with pytest.raises(GalleryError, match="weights: '0000000000000000' in the gallery") as error:
         _identify([night], open_gallery(copy), out)
     assert "device" not in str(error.value)

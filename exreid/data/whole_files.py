@@ -1,0 +1,173 @@
+"""Files that are there whole or not at all, and that say whether they still are.
+
+A file is written under a temporary name that tells who writes it, then renamed. What has to be
+relied on later has a checksum in its name (a part of a cache) or in a list beside it (a gallery):
+XXH3, which finds damage, not forgery, as fast as memory is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import re
+import socket
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+log = logging.getLogger(__name__)
+
+CHUNK_BYTES = 2**23
+SEALED = re.compile(r"-([0-9a-f]{16})$")
+"""The end of a name, before its ending, that is a checksum."""
+TEMPORARY = re.compile(r"^\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp")
+ABANDONED_S = 24 * 3600.0
+"""A temporary file of another machine, unchanged for so long, has no writer any more."""
+HERE = hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
+"""This machine, in the names of temporary files: process ids mean something here alone."""
+
+_known: dict[tuple[tuple[str, int, int, int], ...], str] = {}
+"""The checksums that this process has computed, by path, size, time and inode of the files."""
+
+
+def checksum(contents: Iterable[Any]) -> str:
+    """16 hex digits (XXH3, 64 bits) of these bytes, one after the other.
+
+    >>> checksum([])  # as its specification has it
+    '2d06800538d394c2'
+    """
+    digest = xxhash.xxh3_64()
+    for content in contents:
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def checksum_of(*files: Path) -> str:
+    """The checksum of the files' bytes, one after the other; read once in a process, and again
+    where they have changed. They are not mapped: what is cut off or cannot be read is another
+    checksum or an OSError, never a signal."""
+    states = tuple(_state(file) for file in files)
+    if states not in _known:
+        _known[states] = checksum(chunk for file in files for chunk in _chunks(file))
+    return _known[states]
+
+
+def _chunks(file: Path) -> Iterable[bytes]:
+    with file.open("rb") as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            yield chunk
+
+
+def sealed_stem(kind: str, *contents: Any) -> str:
+    """A new name, without its ending, for files with these bytes: nobody else uses it, names sort
+    by time, and `is_whole` knows the files by it."""
+    return f"{kind}-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}-{checksum(contents)}"
+
+
+def is_whole(*files: Path) -> bool:
+    """Whether files of one name still have the bytes that it was made for; a name without a
+    checksum (of an earlier version) says nothing. OSError where they cannot be read."""
+    named = SEALED.search(files[0].stem)
+    return named is None or checksum_of(*files) == named[1]
+
+
+def _state(file: Path) -> tuple[str, int, int, int]:
+    status = file.stat()
+    return str(file), status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def set_aside(damaged: Sequence[Path], *endings: str) -> None:
+    """Rename damaged parts of a cache, so that what they held is computed again, and say so.
+
+    ``endings``: of the files that belong to each under the same name.
+    """
+    if not damaged:
+        return
+    for part in damaged:
+        for file in (part, *(part.with_suffix(ending) for ending in endings)):
+            try:
+                file.replace(file.with_name(f"{file.name}.damaged"))
+            except FileNotFoundError:
+                pass  # Another process was faster, or it is the one that is missing.
+            except OSError as error:
+                log.warning("%s: damaged, and cannot be set aside: %s.", file, error.strerror)
+    log.warning(
+        "%s: %d damaged file(s) of this cache (not the bytes that were written: %s%s) set aside as "
+        "*.damaged; what they held is computed again. Check the disk.",
+        damaged[0].parent,
+        len(damaged),
+        damaged[0].name,
+        ", ..." if len(damaged) > 1 else "",
+    )
+
+
+def mapped(file: Path) -> pa.Buffer:
+    """The file's bytes, memory-mapped, without a file that stays open."""
+    with pa.memory_map(str(file)) as stream:
+        return stream.read_buffer()
+
+
+def mapped_array(file: Path) -> np.ndarray:
+    """The array of a .npy file, read-only, as `mapped`. ValueError for a file that is none, is
+    longer or shorter than its array, or holds objects."""
+    with file.open("rb") as stream:
+        version = np.lib.format.read_magic(stream)
+        reader = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }.get(version)
+        if reader is None:
+            raise ValueError(f"of an unknown version {version}")
+        shape, fortran, dtype = reader(stream)
+        start, size = stream.tell(), os.fstat(stream.fileno()).st_size
+    count = math.prod(shape)
+    if dtype.hasobject or fortran:
+        raise ValueError("it holds objects, or columns first")
+    if size != start + count * dtype.itemsize or min(shape, default=0) < 0:
+        raise ValueError(f"{size} bytes, where its header says {start + count * dtype.itemsize}")
+    if count == 0:
+        return np.zeros(shape, dtype)
+    return np.frombuffer(mapped(file), dtype, offset=start).reshape(shape)
+
+
+def temporary_beside(file: Path, *, ending: str = "") -> Path:
+    """A hidden name in the file's folder for it while it is written; ``ending`` for writers that
+    go by it. `clear_leftovers` knows by the name whether the writer is still there."""
+    return file.with_name(f".{file.name}.{HERE}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp{ending}")
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Delete the temporary files in this folder whose writers are gone."""
+    try:
+        names = [entry.name for entry in os.scandir(folder) if entry.name.startswith(".")]
+    except OSError:
+        return
+    for name in names:
+        found = TEMPORARY.match(name)
+        if found is None:
+            continue
+        file = folder / name
+        try:
+            old = time.time() - file.stat().st_mtime > ABANDONED_S
+            if old or (found[1] == HERE and not _is_running(int(found[2]))):
+                file.unlink()
+        except OSError:
+            continue  # Its writer has just finished, or the folder is not ours to tidy.
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
