@@ -28,6 +28,12 @@ from exreid.config_base import (
 )
 from exreid.config_benchmark import BenchmarkConfig, ModelConfig
 
+MISSING_VALUES = (
+    *("NA", "N/A", "#N/A", "n.a.", "NaN", "NaT", "None", "null", "nil", "-", "--", "?", "??", "."),
+    *("unknown", "unk", "unidentified", "not identified", "undetermined", "not available"),
+    *("missing", "no id"),
+)
+
 
 class DatasetConfig(StrictModel):
     """Which images, whose they are, and how they are read."""
@@ -35,8 +41,8 @@ class DatasetConfig(StrictModel):
     root: PathText = "."
     """Folder of the data set; a path in the metadata is relative to it. Local, or an fsspec URL."""
     metadata_file: PathText | None = None
-    """CSV or Parquet table with one row per image, relative to root. None: CzechLynx's own file
-    name, then metadata.csv, then metadata.parquet."""
+    """CSV (comma, semicolon or tab; UTF-8 or UTF-16) or Parquet table with one row per image,
+    relative to root. None: CzechLynx's own file name, then metadata.csv, then metadata.parquet."""
     path_col: str = "path"
     """Column with the image's path, relative to root."""
     label_col: str = "unique_name"
@@ -63,9 +69,14 @@ class DatasetConfig(StrictModel):
     viewpoint_col: str | None = None
     """Column with the side or pose of the animal."""
     date_col: str | None = "date"
-    """Column with the date: 14.03.2016, 14/03/2016 or 2016-03-14. May be absent."""
-    unknown_identities: tuple[CellText, ...] = ("unknown",)
-    """Values of label_col that mean "not known", besides an empty cell."""
+    """Column with the date, with or without a time: 14.03.2016, 14/03/2016 (day first),
+    2016-03-14, 2016:03:14 22:00:00, 14-Mar-2016, ... May be absent. A date that cannot be read is
+    an error where dates are used (make_split=time_aware), and no date elsewhere."""
+    missing_values: tuple[CellText, ...] = MISSING_VALUES
+    """What a cell of these columns says, in any case, that means the same as an empty one. Name
+    your own list where an animal is called so; [] takes every word as it stands."""
+    unknown_identities: tuple[CellText, ...] = ()
+    """More words, of label_col alone, that mean "not known"."""
     image_size: PositiveInt | None = None
     """Side in pixels of the square image that the backbone sees. None: the backbone's own."""
     resize: Literal["auto", "crop", "stretch", "pad"] = "auto"

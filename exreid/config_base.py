@@ -33,8 +33,12 @@ LARGEST = 2**53
 
 
 def _number_as_text(value: Any) -> Any:
-    # Trees that are no YAML may hold numbers; the cells of a table are text.
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    # Trees that are no YAML may hold numbers; the cells of a table are text. Truth values are
+    # written as `exreid.data.metadata_checks.split_value` has them.
+    text = str(value).lower()
+    if text in ("true", "false"):
+        return text
+    return str(value) if isinstance(value, int) else value
 
 
 def switch_as_text(value: Any) -> Any:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Literal
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from exreid.data.metadata_checks import Problem, contract_rows, normalised_path, row_problems
+from exreid.data.dates import read_dates
+from exreid.data.metadata_cells import clean_cells, similar_notes
+from exreid.data.metadata_checks import (
+    Problem,
+    contract_rows,
+    normalised_path,
+    row_problems,
+    split_value,
+)
 from exreid.data.metadata_table import (
     Columns,
     MetadataFile,
@@ -31,6 +41,8 @@ __all__ = [
     "select_split",
 ]
 
+log = logging.getLogger(__name__)
+
 SHOWN_PROBLEMS = 5
 
 
@@ -39,28 +51,44 @@ def load_images(
     *,
     metadata_file: str | None = None,
     columns: Columns,
-    unknown_identities: Iterable[str] = ("unknown",),
+    unknown_identities: Iterable[str] = (),
     on_error: Literal["raise", "skip"] = "raise",
     check_files: bool = True,
     require_identity: bool = True,
+    split: str | None = None,
+    strict: bool = False,
+    say: Callable[[str], Any] = log.warning,
 ) -> tuple[ImageTable, list[Rejected]]:
     """The data set's images, checked; with ``on_error="skip"`` bad rows are left out and listed.
 
     An identity that is empty or among ``unknown_identities`` is None, and a problem only where
     ``require_identity``. Of rows that repeat a path or an id, the first good one is kept.
-    ``check_files`` asks for each file whether it is there.
+    ``check_files`` asks for each file whether it is there. With ``split`` only what is wrong with
+    its rows counts; it is the caller that takes them.
 
+    What was read otherwise than it stands, and names that are probably one, are told to ``say``.
     Raises MetadataError: for a file or a column that is missing or cannot be read, always; for
-    bad rows, with their number, and the first few with line and remedy, unless they are skipped.
+    bad rows, with their number, and the first few with line and remedy, unless they are skipped;
+    for names that are probably one, where ``strict``.
     """
-    file, rows, problems = _checked(
+    checked = _checked(
         root,
         metadata_file,
         columns,
         unknown_identities,
         check_files=check_files,
         require_identity=require_identity,
+        split=split,
     )
+    file, rows, problems = checked.file, checked.rows, checked.problems
+    for note in checked.notes:
+        say(f"{file.source}: {note}.")
+    similar = similar_notes((name, file.column(name)) for name in _named(columns))
+    if similar and strict:
+        told = "".join(f"\n  {note}." for note in similar)
+        raise MetadataError(f"{file.source}: safety=strict stops here.{told}")
+    for note in similar:
+        say(f"{file.source}: {note}.")
     if problems and on_error == "raise":
         shown = [f"  line {p.row}: {p.text}." for p in problems[:SHOWN_PROBLEMS]]
         more = len(problems) - len(shown)
@@ -78,7 +106,7 @@ def find_problems(
     *,
     metadata_file: str | None = None,
     columns: Columns,
-    unknown_identities: Iterable[str] = ("unknown",),
+    unknown_identities: Iterable[str] = (),
     check_files: bool = True,
     require_identity: bool = True,
 ) -> list[Problem]:
@@ -93,13 +121,13 @@ def find_problems(
         unknown_identities,
         check_files=check_files,
         require_identity=require_identity,
-    )[2]
+    ).problems
 
 
 def select_split(table: ImageTable, value: str) -> np.ndarray:
     """Positions of the rows whose split is ``value``; MetadataError where there are none."""
     splits = table.rows["split"]
-    positions = np.flatnonzero((splits == value).to_numpy())
+    positions = np.flatnonzero((splits == split_value(value)).to_numpy())
     if len(positions) == 0:
         names = ["(empty)" if name is None else repr(name) for name in splits]
         counts = pd.Series(names, dtype=object).value_counts()
@@ -144,6 +172,16 @@ def retrieval_sides(
     )
 
 
+@dataclass(frozen=True)
+class _Checked:
+    """A metadata file, its rows, and what is to be said of them."""
+
+    file: MetadataFile
+    rows: pd.DataFrame
+    problems: list[Problem]
+    notes: list[str]
+
+
 def _checked(
     root: str,
     metadata_file: str | None,
@@ -152,19 +190,39 @@ def _checked(
     *,
     check_files: bool,
     require_identity: bool,
-) -> tuple[MetadataFile, pd.DataFrame, list[Problem]]:
+    split: str | None = None,
+) -> _Checked:
     file = read_metadata(root, metadata_file)
     check_columns(file, columns, require_identity=require_identity)
-    rows = contract_rows(file, columns, frozenset(unknown_identities))
+    file, notes = clean_cells(file, columns)
+    dates = read_dates(file.column(columns.date))
+    notes += [f"{columns.date}: {note}" for note in dates.notes]
+    if dates.unread and not columns.dates_count:
+        notes.append(
+            f"{columns.date}: {len(dates.unread)} cells such as "
+            f"{file.column(columns.date)[dates.unread[0]]!r} are no dates that can be read; they "
+            "count as empty"
+        )
+    rows = contract_rows(file, columns, frozenset(unknown_identities), dates)
     problems = row_problems(
         file,
         rows,
         columns,
+        dates,
         root=root,
         check_files=check_files,
         require_identity=require_identity,
     )
-    return file, rows, problems
+    if split is not None:
+        mine = (rows["split"] == split_value(split)).to_numpy()
+        problems = [problem for problem in problems if mine[problem.index]]
+    return _Checked(file, rows, problems, notes)
+
+
+def _named(columns: Columns) -> list[str]:
+    """Columns whose cells are names, equal or not."""
+    names = (columns.identity, columns.split, *columns.encounter, columns.viewpoint)
+    return list(dict.fromkeys(name for name in names if name))
 
 
 def _rejected(rows: pd.DataFrame, problems: Sequence[Problem]) -> list[Rejected]:

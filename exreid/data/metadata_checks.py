@@ -5,17 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
 
+from exreid.data.dates import FORMS, Dates
+from exreid.data.metadata_formats import clean_text
 from exreid.data.metadata_table import Columns, MetadataFile
 from exreid.data.storage import join, missing_files
 from exreid.errors import MetadataError
-
-_DAY_FIRST = re.compile(r"(\d{1,2})([./])(\d{1,2})\2(\d{4})(?:[ T]+(\d{1,2}:\d{2}(?::\d{2})?))?")
-_ISO = re.compile(r"\d{4}-\d{2}-\d{2}([ T]\S.*)?")
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Problem:
 
 
 def contract_rows(
-    file: MetadataFile, columns: Columns, unknown_identities: frozenset[str]
+    file: MetadataFile, columns: Columns, unknown_identities: frozenset[str], dates: Dates
 ) -> pd.DataFrame:
     """The columns of `ImageTable`, in the file's order.
 
@@ -49,17 +47,20 @@ def contract_rows(
     has_ids = columns.image_id in file.cells.columns
     ids = zip(file.column(columns.image_id), given if not has_ids else paths, strict=True)
     identities = file.column(columns.identity)
+    unknown = frozenset(clean_text(name).casefold() for name in unknown_identities)
     text = {
         "image_id": [name or path or "" for name, path in ids],
         "path": paths,
-        "identity": [None if name in unknown_identities else name for name in identities],
-        "split": file.column(columns.split),
+        "identity": [
+            name if name and name.casefold() not in unknown else None for name in identities
+        ],
+        "split": [split_value(value) for value in file.column(columns.split)],
         "mask": file.column(columns.mask),
         "encounter": joined_text([file.column(name) for name in columns.encounter], len(given)),
         "viewpoint": file.column(columns.viewpoint),
     }
     rows = pd.DataFrame({name: pd.Series(cells, dtype=object) for name, cells in text.items()})
-    rows["date"] = _dates(file.column(columns.date))
+    rows["date"] = pd.Series(dates.moment_N, dtype="datetime64[s]")
     rows["row"] = file.line_N
     return rows
 
@@ -68,13 +69,16 @@ def row_problems(
     file: MetadataFile,
     rows: pd.DataFrame,
     columns: Columns,
+    dates: Dates,
     *,
     root: str,
     check_files: bool,
     require_identity: bool,
 ) -> list[Problem]:
     """Everything wrong with the rows, by line."""
-    problems = [*_path_problems(file, columns), *_date_problems(file, rows, columns)]
+    problems = [*_path_problems(file, columns)]
+    if columns.dates_count:
+        problems += _date_problems(file, columns, dates)
     if require_identity:
         problems += _identity_problems(file, rows, columns)
     if check_files:
@@ -110,26 +114,13 @@ def normalised_path(path: str) -> str:
     return "/".join(parts)
 
 
-def parse_date(text: str) -> np.datetime64:
-    """A day first or ISO date, with or without a time, in whole seconds; ValueError otherwise.
+def split_value(text: str | None) -> str | None:
+    """A value of the split column; truth values are written one way.
 
-    A time with an offset is turned into UTC.
-
-    >>> parse_date("14.03.2016"), parse_date("2016-03-14 06:30")
-    (np.datetime64('2016-03-14T00:00:00'), np.datetime64('2016-03-14T06:30:00'))
+    >>> split_value("TRUE"), split_value("Train")
+    ('true', 'Train')
     """
-    text = text.strip()
-    if found := _DAY_FIRST.fullmatch(text):
-        day, _, month, year, time = found.groups()
-        hours, minutes, seconds = [*map(int, (time or "0:0").split(":")), 0][:3]
-        moment = datetime(int(year), int(month), int(day), hours, minutes, seconds)
-    elif _ISO.fullmatch(text):
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is not None:
-            moment = moment.astimezone(UTC).replace(tzinfo=None)
-    else:
-        raise ValueError(f"no date: {text!r}")
-    return np.datetime64(moment, "s")
+    return text.lower() if text and text.lower() in ("true", "false") else text
 
 
 def joined_text(parts: Sequence[Sequence[str | None]], count: int) -> list[str | None]:
@@ -152,17 +143,6 @@ def _path_or_text(value: str | None) -> str:
         return value or ""
 
 
-def _dates(values: Sequence[str | None]) -> pd.Series:
-    known: dict[str | None, np.datetime64] = {}
-    for value in set(values):
-        try:
-            known[value] = np.datetime64("NaT") if value is None else parse_date(value)
-        except (ValueError, OverflowError):
-            known[value] = np.datetime64("NaT")
-    dates = np.array([known[value] for value in values], dtype="datetime64[s]")
-    return pd.Series(dates, dtype="datetime64[s]")
-
-
 def _path_problems(file: MetadataFile, columns: Columns) -> Iterator[Problem]:
     for i, value in enumerate(file.column(columns.path)):
         try:
@@ -178,16 +158,15 @@ def _path_problems(file: MetadataFile, columns: Columns) -> Iterator[Problem]:
             )
 
 
-def _date_problems(file: MetadataFile, rows: pd.DataFrame, columns: Columns) -> Iterator[Problem]:
+def _date_problems(file: MetadataFile, columns: Columns, dates: Dates) -> Iterator[Problem]:
     values = file.column(columns.date)
-    unread = rows["date"].isna().to_numpy() & np.array([v is not None for v in values], dtype=bool)
-    for i in np.flatnonzero(unread).tolist():
+    for i in dates.unread:
         yield Problem(
             i,
             int(file.line_N[i]),
             str(columns.date),
             values[i],
-            f"date {values[i]!r} is none of 14.03.2016, 14/03/2016 and 2016-03-14",
+            f"{columns.date} {values[i]!r} is no date that can be read ({FORMS})",
             "Correct it, or empty the cell",
         )
 
@@ -195,7 +174,7 @@ def _date_problems(file: MetadataFile, rows: pd.DataFrame, columns: Columns) -> 
 def _identity_problems(
     file: MetadataFile, rows: pd.DataFrame, columns: Columns
 ) -> Iterator[Problem]:
-    values, paths = file.column(columns.identity), rows["path"].tolist()
+    values, paths = file.given(columns.identity), rows["path"].tolist()
     for i in np.flatnonzero(rows["identity"].isna()).tolist():
         given = "empty" if values[i] is None else repr(values[i])
         yield Problem(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
 import io
 import json
 import math
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,15 +19,18 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from exreid.config import MISSING_VALUES
+from exreid.data.metadata_formats import IS_PARQUET, clean_text, decoded_text, split_header
 from exreid.data.storage import exists, is_remote, join, open_file_system
 from exreid.errors import MetadataError
 
+SHOWN_COLUMNS = 40
 DEFAULT_FILES = ("CzechLynxDataset-Metadata-Real.csv", "metadata.csv", "metadata.parquet")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column of the file means what.
+    """Which column of the file means what, and how its cells are read.
 
     ``path`` and the ``encounter`` columns must be there, the identity where it is asked for, and
     whatever is in ``required``; of the others, a column that is not there has no values.
@@ -40,6 +45,16 @@ class Columns:
     date: str | None = "date"
     image_id: str = "image_id"
     required: frozenset[str] = frozenset()
+    missing_values: tuple[str, ...] = MISSING_VALUES
+    """What a cell says, in any case, that says nothing."""
+    dates_count: bool = False
+    """Whether a date that cannot be read is a problem of its row."""
+
+    @property
+    def used(self) -> list[str]:
+        """The columns that mean something here, each once; without the ids."""
+        names = (self.path, self.identity, self.split, self.mask, self.viewpoint, self.date)
+        return list(dict.fromkeys(name for name in (*names, *self.encounter) if name))
 
 
 @dataclass(frozen=True)
@@ -50,6 +65,10 @@ class MetadataFile:
     source: str
     line_N: np.ndarray
     """Where each row begins in the file, the header being line 1."""
+    repeated: frozenset[str] = frozenset()
+    """Names that several columns have."""
+    as_given: pd.DataFrame | None = None
+    """The cells before they were made comparable, for messages."""
 
     def column(self, name: str | None) -> list[str | None]:
         """A column's cells; all None where the file has no such column."""
@@ -57,11 +76,18 @@ class MetadataFile:
             return [None] * len(self.cells)
         return list(self.cells[name])
 
+    def given(self, name: str) -> list[str | None]:
+        """A column's cells as they stand in the file."""
+        return replace(self, cells=self.cells if self.as_given is None else self.as_given).column(
+            name
+        )
+
 
 def read_table(root: str, metadata_file: str | None = None) -> tuple[pd.DataFrame, str]:
     """The metadata as text (None where a cell is empty), and where it was read from.
 
-    CSV (UTF-8; comma or semicolon) or Parquet, below the root, absolute, or any fsspec URL.
+    CSV (UTF-8 or UTF-16; comma, semicolon or tab) or Parquet, below the root, absolute, or any
+    fsspec URL.
     Without a name, `DEFAULT_FILES` are looked for in the root. Whole numbers of a Parquet file
     lose their point (12.0 is "12"), lists and structs become JSON. Raises MetadataError.
     """
@@ -73,17 +99,18 @@ def read_metadata(root: str, metadata_file: str | None = None) -> MetadataFile:
     """As `read_table`, with the line of each row. Rows of nothing but empty cells are left out."""
     source = _find(root, metadata_file)
     data = _read(source)
-    if source.endswith((".parquet", ".pq")):
+    repeated: frozenset[str] = frozenset()
+    if source.endswith((".parquet", ".pq")) or data.startswith(IS_PARQUET):
         cells = _parse_parquet(data, source)
         line_N = np.arange(len(cells)) + 2
     else:
-        cells, line_N = _parse_csv(data, source)
+        cells, line_N, repeated = _parse_csv(data, source)
     filled = cells.notna().any(axis=1).to_numpy()
     if not filled.any():
         raise MetadataError(f"{source}: has no rows. Set dataset.metadata_file to another one.")
     if not filled.all():
         cells = cells[filled].reset_index(drop=True)
-    return MetadataFile(cells, source, line_N[filled])
+    return MetadataFile(cells, source, line_N[filled], repeated)
 
 
 def check_columns(file: MetadataFile, columns: Columns, *, require_identity: bool) -> None:
@@ -101,7 +128,8 @@ def check_columns(file: MetadataFile, columns: Columns, *, require_identity: boo
     if require_identity:
         needed.insert(1, columns.identity)
     there = [str(name) for name in file.cells.columns]
-    messages = []
+    twice = [name for name in columns.used if name in file.repeated]
+    messages = [f"several columns are called {name!r}: rename all but one." for name in twice]
     for name in dict.fromkeys(needed):
         if name in there:
             continue
@@ -111,7 +139,13 @@ def check_columns(file: MetadataFile, columns: Columns, *, require_identity: boo
         remedy = f" Set {keys[name]}." if name in keys else ""
         messages.append(f"no column {name!r}.{hint}{remedy}")
     if messages:
-        raise MetadataError(f"{file.source}: {' '.join(messages)} It has {', '.join(there)}.")
+        raise MetadataError(f"{file.source}: {' '.join(messages)} It has {_listed(there)}.")
+
+
+def _listed(names: list[str]) -> str:
+    shown = [name if len(name) <= 40 else f"{name[:37]}..." for name in names[:SHOWN_COLUMNS]]
+    more = [f"and {len(names) - SHOWN_COLUMNS} more"] if len(names) > SHOWN_COLUMNS else []
+    return ", ".join([*shown, *more])
 
 
 def _find(root: str, metadata_file: str | None) -> str:
@@ -153,22 +187,16 @@ def _guarded(source: str, read: Callable[[], Any]) -> Any:
         raise MetadataError(f"{source}: cannot be read: {error}") from error
 
 
-def _parse_csv(data: bytes, source: str) -> tuple[pd.DataFrame, np.ndarray]:
-    """The cells, and the line where each row begins."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise MetadataError(
-            f"{source}: not UTF-8 (byte {error.start}). Save it as CSV UTF-8."
-        ) from error
-    header = text.split("\n", 1)[0]
+def _parse_csv(data: bytes, source: str) -> tuple[pd.DataFrame, np.ndarray, frozenset[str]]:
+    """The cells, the line where each row begins, and the names that several columns have."""
+    separator, skipped, text = split_header(decoded_text(data, source))
     try:
         with warnings.catch_warnings():
             # pandas only warns where rows are longer than the header, and drops what is too much.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             frame = pd.read_csv(
                 io.StringIO(text),
-                sep=";" if header.count(";") > header.count(",") else ",",
+                sep=separator,
                 dtype=object,
                 index_col=False,
                 keep_default_na=False,
@@ -178,25 +206,48 @@ def _parse_csv(data: bytes, source: str) -> tuple[pd.DataFrame, np.ndarray]:
     except (pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning) as error:
         raise MetadataError(f"{source}: not a CSV table: {str(error).strip()}") from error
     frame.columns = frame.columns.astype(str)
-    line_N = np.arange(len(frame)) + 2
+    line_N = np.arange(len(frame)) + 2 + skipped
     if text.rstrip("\r\n").count("\n") >= len(frame) + 1:  # a cell, or the header, has line breaks
         breaks_N = np.zeros(len(frame), dtype=np.int64)
-        for name in frame.columns:
-            breaks_N += [cell.count("\n") if isinstance(cell, str) else 0 for cell in frame[name]]
+        for i in range(frame.shape[1]):
+            cells = frame.iloc[:, i]
+            breaks_N += [cell.count("\n") if isinstance(cell, str) else 0 for cell in cells]
         in_header = sum(name.count("\n") for name in frame.columns)
         line_N += in_header + np.cumsum(breaks_N) - breaks_N
-    return frame.where(frame.notna(), None), line_N
+    repeated = _repeated_names(text, separator)
+    frame.columns = _free_names(frame.columns)
+    return frame.where(frame.notna(), None), line_N, repeated
+
+
+def _repeated_names(text: str, separator: str) -> frozenset[str]:
+    """What pandas would call "name.1"."""
+    try:
+        header = next(csv.reader(io.StringIO(text), delimiter=separator), [])
+    except csv.Error:
+        return frozenset()
+    counts = Counter(clean_text(name) for name in header)
+    return frozenset(name for name, count in counts.items() if count > 1 and name)
+
+
+def _free_names(names: Iterable[str]) -> list[str]:
+    """Column names as `clean_text` has them; as they stand where two would be one."""
+    given = list(names)
+    clean = [clean_text(name) for name in given]
+    counts = Counter(clean)
+    return [new if counts[new] == 1 else old for old, new in zip(given, clean, strict=True)]
 
 
 def _parse_parquet(data: bytes, source: str) -> pd.DataFrame:
     try:
         table = pq.read_table(io.BytesIO(data))
-    except (pa.ArrowException, OSError) as error:
+        cells = {
+            name: np.array([*map(_text_of, table.column(i).to_pylist()), None], dtype=object)[:-1]
+            for name, i in zip(
+                _free_names(table.column_names), range(table.num_columns), strict=True
+            )
+        }
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise MetadataError(f"{source}: not a Parquet table: {error}") from error
-    cells = {
-        name: np.array([*map(_text_of, table.column(i).to_pylist()), None], dtype=object)[:-1]
-        for i, name in enumerate(table.column_names)
-    }
     return pd.DataFrame(cells, dtype=object)
 
 

@@ -25,8 +25,8 @@ from exreid.runs.progress import Progress, no_progress
 ADD_KEYS = (
     *("dataset.root", "dataset.metadata_file", "dataset.path_col", "dataset.label_col"),
     *("dataset.split_col", "dataset.mask_col", "dataset.encounter_cols", "dataset.viewpoint_col"),
-    *("dataset.date_col", "dataset.unknown_identities", "dataset.on_error"),
-    *("output.", "ray.", "benchmark.cache"),
+    *("dataset.date_col", "dataset.unknown_identities", "dataset.missing_values"),
+    *("dataset.on_error", "output.", "ray.", "benchmark.cache"),
 )
 """What may be said anew of photographs that are added; all else is the gallery's."""
 
@@ -64,7 +64,7 @@ def build_gallery(
     put_back(out.expanduser().absolute())
     if out.exists() and not (out / MANIFEST).is_file():
         raise ConfigError(f"--out: {out} is there, and is no gallery. Name another folder.")
-    table, rejected = read_images(config, with_split=split is not None)
+    table, rejected = read_images(config, with_split=split is not None, only_split=split)
     if split is not None:
         table = table.take(select_split(table, split))
     making = _Making(config, out, None, thumbnail_px, progress, verbose)
@@ -85,7 +85,7 @@ def add_to_gallery(
     Only the new images are read. What is fitted is fitted again, on all images together; their
     pairs that were matched before are not matched again.
     """
-    table, rejected = read_images(config, with_split=split is not None)
+    table, rejected = read_images(config, with_split=split is not None, only_split=split)
     if split is not None:
         table = table.take(select_split(table, split))
     new, already = _unknown_images(gallery, table, config)

@@ -35,9 +35,14 @@ AnyConfig = ProbeConfig | FinetuneConfig
 
 
 def read_images(
-    config: AnyConfig, *, with_split: bool = True, require_identity: bool = True
+    config: AnyConfig,
+    *,
+    with_split: bool = True,
+    require_identity: bool = True,
+    only_split: str | None = None,
 ) -> tuple[ImageTable, list[Rejected]]:
-    """The data set's table, checked, with its split read or made."""
+    """The data set's table, checked, with its split read or made; with ``only_split``, checked
+    where it is of that split."""
     dataset = config.dataset
     table, rejected = load_images(
         dataset.root,
@@ -46,6 +51,8 @@ def read_images(
         unknown_identities=dataset.unknown_identities,
         on_error=dataset.on_error,
         require_identity=require_identity,
+        split=only_split if dataset.make_split is None else None,
+        strict=config.safety == "strict",
     )
     if with_split and dataset.make_split is not None:
         table = with_made_split(table, config)
@@ -75,6 +82,8 @@ def table_columns(
         viewpoint=dataset.viewpoint_col,
         date=dataset.date_col,
         required=frozenset(required),
+        missing_values=dataset.missing_values,
+        dates_count=with_split and dataset.make_split == "time_aware",
     )
 
 

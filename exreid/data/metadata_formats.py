@@ -1,0 +1,128 @@
+"""What a metadata file is: text is decoded, its separator found, its spelling made one; others are
+named."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+import unicodedata
+from pathlib import PurePosixPath
+
+from exreid.errors import MetadataError
+
+SEPARATORS = (",", ";", "\t", "|")
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_AS_CSV = "Save it as CSV UTF-8 (in Excel: Save As, CSV UTF-8)"
+_BINARY = (
+    (b"PK\x03\x04", f"an Excel workbook, or another zip file. {_AS_CSV}"),
+    (b"\xd0\xcf\x11\xe0", f"an old Excel workbook. {_AS_CSV}"),
+    (b"\x1f\x8b", "a gzip file. Unpack it"),
+    (b"SQLite format 3", "an SQLite database. Export the table as CSV UTF-8"),
+    (b"%PDF", f"a PDF file. {_AS_CSV}"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself. Run git lfs pull"),
+)
+IS_PARQUET = b"PAR1"
+_ENDS = re.compile(r"^[\s\u00ad\u200b-\u200f\u2060\ufeff]+|[\s\u00ad\u200b-\u200f\u2060\ufeff]+$")
+_OTHER_SPACES = re.compile(r"[^\S\t\n\r ]")
+
+
+def clean_text(text: str) -> str:
+    """Without white space and what cannot be seen at its ends; spaces as plain spaces; Unicode
+    composed (NFC).
+
+    >>> clean_text(" Zoe\\u0308\\u00a0")
+    'Zoë'
+    """
+    if text.isascii():
+        return text.strip()
+    text = text.encode("utf-8", "replace").decode()  # half of a pair of code units is no text
+    return _OTHER_SPACES.sub(" ", _ENDS.sub("", unicodedata.normalize("NFC", text)))
+
+
+def decoded_text(data: bytes, source: str) -> str:
+    """A text table as text: UTF-8, or UTF-16 and UTF-32 as Excel and Windows write them.
+
+    MetadataError names any other file for what it is.
+    """
+    for mark, kind in _BINARY:
+        if data.startswith(mark):
+            raise MetadataError(f"{source}: is {kind}.")
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None)
+    if encoding is None:
+        encoding = _without_mark(data)
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        kind = "UTF-8" if encoding.startswith("utf-8") else encoding.upper()
+        raise MetadataError(
+            f"{source}: not {kind} (byte {error.start}). {_AS_CSV}; from R, "
+            'write.csv(..., fileEncoding = "UTF-8").'
+        ) from error
+    if "\0" in text:
+        raise MetadataError(f"{source}: is no text: it holds null bytes. {_AS_CSV}.")
+    _refuse_json(text, source)
+    return text
+
+
+def split_header(text: str) -> tuple[str, int, str]:
+    """The separator, how many lines Excel's own ``sep=;`` takes, and the text from there on."""
+    first, _, rest = text.partition("\n")
+    told = first.strip().strip('"').lower()
+    if told.startswith("sep=") and len(told) <= 5:
+        return first.strip().strip('"')[4:] or "\t", 1, rest
+    header = _outside_quotes(first)
+    return max(SEPARATORS, key=header.count), 0, text
+
+
+def _outside_quotes(line: str) -> str:
+    return "".join(line.split('"')[::2]) if line.count('"') % 2 == 0 else line
+
+
+def _without_mark(data: bytes) -> str:
+    """UTF-16 without its mark: every second byte of its ASCII header is zero."""
+    start = data[:64]
+    if len(start) >= 4 and start[1:64:2].count(0) * 2 == len(start):
+        return "utf-16-le"
+    if len(start) >= 4 and start[0:64:2].count(0) * 2 == len(start):
+        return "utf-16-be"
+    return "utf-8-sig"
+
+
+def _refuse_json(text: str, source: str) -> None:
+    start = text.lstrip()[:1]
+    if start not in ("{", "["):
+        return
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        if PurePosixPath(source).suffix.lower() in (".json", ".jsonl", ".geojson"):
+            raise MetadataError(
+                f"{source}: is JSON, or JSON lines. exreid reads a table with one row per "
+                "photograph: pandas.read_json(FILE, lines=True).to_csv('metadata.csv')."
+            ) from None
+        return
+    if isinstance(content, dict) and isinstance(content.get("images"), list):
+        annotations = content.get("annotations")
+        counts = f"{len(content['images'])} images"
+        if isinstance(annotations, list):
+            counts += f", {len(annotations)} annotations"
+        raise MetadataError(
+            f"{source}: is a COCO file ({counts}). exreid reads a table with one row per "
+            "photograph. With c = json.load(open(FILE)): "
+            "pandas.DataFrame(c['images']).merge(pandas.DataFrame(c['annotations']), "
+            "left_on='id', right_on='image_id').drop(columns='image_id')"
+            ".to_parquet('metadata.parquet'); then set dataset.path_col=file_name, "
+            "dataset.mask_col=segmentation, and dataset.label_col to the animal's name."
+        )
+    if isinstance(content, list | dict):
+        raise MetadataError(
+            f"{source}: is JSON. exreid reads a table with one row per photograph: "
+            "pandas.read_json(FILE).to_csv('metadata.csv', index=False)."
+        )
