@@ -103,8 +103,7 @@ def fit_budget_rule(
     score, that score, the answer, and how many pairs each one stands for.
 
     The log odds are linear in the global scores, none counting against an animal (a logistic
-    regression). The curve of matched pairs is isotonic, over the pairs and two more: one of two
-    animals with the highest score of all, and one of one animal with the lowest.
+    regression). The curve of matched pairs is isotonic.
     """
     centre_M, spread_M = global_PM.mean(axis=0), global_PM.std(axis=0)
     spread_M = np.where(spread_M > 0, spread_M, 1.0)
@@ -116,11 +115,7 @@ def fit_budget_rule(
         ridge=RIDGE * len(same_P),
         non_negative=True,
     )
-    answer = fit_calibration(
-        np.append(fused_P, [fused_P.max(), fused_P.min()]),
-        np.append(same_P, [False, True]),
-        weight_P=np.append(weight_P, [weight_P[~same_P].mean(), weight_P[same_P].mean()]),
-    )
+    answer = fit_calibration(fused_P, same_P, weight_P=weight_P)
     rule = BudgetRule(centre_M, slope_M / spread_M, intercept, np.zeros(0), np.zeros(0), answer)
     logit_S = rule.logits(global_PM[same_P])
     order = np.lexsort((local_P[same_P], logit_S))

@@ -5,6 +5,11 @@ Its curve is a base curve, which rises or stays level, plus a `tilt` of at most 
 the sum is strictly increasing over all float32 scores, beyond the fitted range too, and stays
 between 0 and 1. So calibration never changes a method's own ranking.
 
+No probability is surer than its pairs support: where n pairs show one answer alone, the other one
+may yet turn up. So each step of a curve counts one pair more of either answer, which leaves
+(n + 1) / (n + 2) at most (Laplace's rule of succession), and less where a pair of the other answer
+stands for many: see `_Support`.
+
 Letters: P pairs, M knots, N scores.
 """
 
@@ -29,7 +34,9 @@ TILT_BUDGET = 1e-4
 rise by themselves and need far less."""
 RIDGE = 1e-8
 """Moves no digit that matters, and keeps curves finite through scores that differ by nothing."""
-FORMAT = 1
+FORMAT = 2
+NEAREST = 10
+"""An unseen pair of an answer weighs what so many of that answer weigh that scored nearest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +47,8 @@ class Calibration:
     knot_score_M: np.ndarray
     """float64, rising. Isotonic: the distinct fitted scores; else the lowest and the highest."""
     knot_prob_M: np.ndarray
-    """float64. Isotonic: the base curve at the knots, linear between them and level outside;
-    empty for the others."""
+    """float64. Isotonic: the base curve at the knots, linear between them and level outside; for
+    the others the lowest and the highest probability that all pairs together support."""
     coefficients: tuple[float, ...]
     """Logistic: slope and intercept over the score scaled to 0..1 by the knots; beta: a, b
     and c of Kull et al.; isotonic: none."""
@@ -94,11 +101,10 @@ class Calibration:
         if self.kind == "isotonic":
             return _interpolate(score_N, self.knot_score_M, self.knot_prob_M)
         unit_N = _unit_score(score_N, self.knot_score_M)
-        if self.kind == "logistic":
-            slope, intercept = self.coefficients
-            return sigmoid(slope * unit_N + intercept)
-        a, b, c = self.coefficients
-        return sigmoid(_beta_features(unit_N) @ np.array([a, b]) + c)
+        features_NF = unit_N[:, None] if self.kind == "logistic" else _beta_features(unit_N)
+        *slopes, intercept = self.coefficients
+        prob_N = sigmoid(features_NF @ np.array(slopes) + intercept)
+        return np.clip(prob_N, *self.knot_prob_M)
 
     def to_json(self) -> str:
         """JSON text that holds each float64 exactly."""
@@ -145,7 +151,8 @@ def fit_calibration(
     """Fit the probability of "same animal" to raw scores of pairs whose answer is known.
 
     - ``isotonic``: the rising steps with the least squared error (pool adjacent violators),
-      the curve of WildFusion (Cermak et al. 2024). It depends on the order of the scores only.
+      the curve of WildFusion (Cermak et al. 2024), each step with a pair more of either answer.
+      It depends on the order of the scores only.
     - ``logistic``: a sigmoid of the score (Platt 1999, with his softened targets, so that
       scores that separate perfectly still give a finite slope).
     - ``beta``: logit p = a ln s - b ln(1 - s) + c, with s the score scaled to 0..1 by the
@@ -157,7 +164,7 @@ def fit_calibration(
 
     >>> fitted = fit_calibration(np.array([1, 2, 2, 3]), np.array([False, True, False, True]))
     >>> fitted.apply(np.array([0, 1, 2, 3, 9])).round(3).tolist()
-    [0.0, 0.0, 0.5, 1.0, 1.0]
+    [0.333, 0.333, 0.5, 0.667, 0.667]
     """
     score_P, same_P, weight_P = _checked_pairs(score_P, same_P, weight_P, kind)
     knot_score_M, place_P = np.unique(score_P, return_inverse=True)
@@ -167,10 +174,12 @@ def fit_calibration(
             "to calibrate. Leave this method out, or look at its features."
         )
     counts = (len(score_P), int(np.count_nonzero(same_P)))
+    support = _Support(score_P, same_P, weight_P)
     if kind == "isotonic":
         total_M = np.bincount(place_P, weight_P)
         mean_M = np.bincount(place_P, weight_P * same_P) / total_M
-        return Calibration(kind, knot_score_M, isotonic_means(mean_M, total_M), (), *counts)
+        curve_M = support.smoothed(isotonic_means(mean_M, total_M), knot_score_M, total_M)
+        return Calibration(kind, knot_score_M, curve_M, (), *counts)
     ends = knot_score_M[[0, -1]]
     unit_P = _unit_score(score_P, ends)
     features_PF = unit_P[:, None] if kind == "logistic" else _beta_features(unit_P)
@@ -180,7 +189,12 @@ def fit_calibration(
         features_PF, target_P, weight_P, ridge=RIDGE * weight_P.sum(), non_negative=True
     )
     coefficients = (*(float(number) for number in coefficient_F), intercept)
-    return Calibration(kind, ends, np.zeros(0), coefficients, *counts)
+    same_2, different_2 = support.one_more(ends, ends)
+    bounds = (
+        1 / (1 + (negatives + different_2[0]) / same_2[0]),
+        1 / (1 + different_2[1] / (positives + same_2[1])),
+    )
+    return Calibration(kind, ends, np.array(bounds), coefficients, *counts)
 
 
 def isotonic_means(mean_M: np.ndarray, weight_M: np.ndarray) -> np.ndarray:
@@ -204,6 +218,45 @@ def isotonic_means(mean_M: np.ndarray, weight_M: np.ndarray) -> np.ndarray:
             means[-1] = pooled / weights[-1]
             lengths[-2:] = [sum(lengths[-2:])]
     return np.repeat(np.maximum.accumulate(np.clip(means, 0.0, 1.0)), lengths)
+
+
+@dataclass(frozen=True)
+class _Support:
+    """What pairs of known answers, by rising score, support."""
+
+    score_P: np.ndarray
+    same_P: np.ndarray
+    weight_P: np.ndarray
+
+    def smoothed(self, curve_M: np.ndarray, score_M: np.ndarray, total_M: np.ndarray) -> np.ndarray:
+        """The steps of a rising curve, each with one pair more of either answer, rising again."""
+        level_B, start_B = np.unique(curve_M, return_index=True)
+        end_B = np.append(start_B[1:], len(curve_M))
+        weight_B = np.add.reduceat(total_M, start_B)
+        same_B, different_B = self.one_more(score_M[start_B], score_M[end_B - 1])
+        level_B = (level_B * weight_B + same_B) / (weight_B + same_B + different_B)
+        return np.repeat(isotonic_means(level_B, weight_B), end_B - start_B)
+
+    def one_more(
+        self, lowest_B: np.ndarray, highest_B: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The weight of a pair of either answer that was not seen among scores from and to: that of
+        the pairs of one animal from there upwards, and of those of two from there downwards."""
+        same, different = self.same_P, ~self.same_P
+        above_B = np.searchsorted(self.score_P[same], lowest_B, side="left")
+        below_B = np.searchsorted(self.score_P[different], highest_B, side="right")
+        return (
+            _mean_of_window(self.weight_P[same], above_B),
+            _mean_of_window(self.weight_P[different], below_B - NEAREST),
+        )
+
+
+def _mean_of_window(value_N: np.ndarray, start_B: np.ndarray) -> np.ndarray:
+    """The means of `NEAREST` numbers from each start, or from as near as that many are there."""
+    start_B = np.clip(start_B, 0, max(len(value_N) - NEAREST, 0))
+    end_B = np.minimum(start_B + NEAREST, len(value_N))
+    sum_N1 = np.concatenate([[0.0], np.cumsum(value_N)])
+    return np.asarray((sum_N1[end_B] - sum_N1[start_B]) / (end_B - start_B))
 
 
 def _checked_pairs(
@@ -246,8 +299,8 @@ def _check_fitted(fitted: Calibration) -> None:
         raise ValueError(f"a {fitted.kind} calibration has {wanted} coefficients")
     if any(slope < 0 for slope in fitted.coefficients[:-1]):
         raise ValueError("a calibration never falls")
-    if len(probs) != (len(scores) if fitted.kind == "isotonic" else 0):
-        raise ValueError("an isotonic calibration, and no other, has one probability per knot")
+    if len(probs) != len(scores):
+        raise ValueError("a calibration has one probability per knot")
     if np.any(np.diff(probs) < 0) or not np.all((probs >= 0) & (probs <= 1)):
         raise ValueError("the probabilities of a calibration rise from 0 to 1")
 

@@ -105,6 +105,31 @@ def calibration_pairs(
     )
 
 
+def candidate_pairs(
+    side: RetrievalSide,
+    nearest: Nearest,
+    *,
+    queries: int,
+    seed: int = 0,
+) -> CalibrationPairs:
+    """All pairs of up to ``queries`` database images, drawn at random, with their best candidates
+    in the whole database: what a method sees that is left some candidates of each query. Half of a
+    database, as the sets of `calibration_pairs`, would leave others. ``nearest`` says how many
+    candidates there are, and leaves out what may not answer. Each pair stands for itself.
+    """
+    rng = np.random.default_rng(seed)
+    first_A = side.by_id
+    if len(first_A) > queries:
+        first_A = first_A[np.sort(rng.choice(len(first_A), queries, replace=False))]
+    rising_A = np.sort(first_A)
+    nearest_AK = nearest(rising_A, np.arange(len(side)))
+    row, place = np.nonzero(nearest_AK >= 0)
+    first_P, second_P = rising_A[row], nearest_AK[row, place].astype(np.int64)
+    same_P = side.identity_N[first_P] == side.identity_N[second_P]
+    fold_P = _folds(side.identity_N[first_P], rng) if len(first_P) else first_P
+    return CalibrationPairs(first_P, second_P, same_P, np.ones(len(first_P)), fold_P)
+
+
 @dataclass(frozen=True)
 class _Plane:
     """All pairs of an image of the first set with one of the second, but for an image with itself

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,7 @@ from exreid.data import mirror
 from exreid.errors import CalibrationError
 from exreid.features.embedding import describe_fingerprint
 from exreid.matching.budget import BudgetRule, fit_budget_rule
-from exreid.matching.calibration_pairs import CalibrationPairs, calibration_pairs
-from exreid.matching.cosine import rank_by_cosine
+from exreid.matching.calibration_pairs import CalibrationPairs
 from exreid.matching.fusion import FusedScores, Fusion, HeldOut, fit_fusion, sum_in_order
 from exreid.matching.shortlist import rerank_shortlist, shortlist_pairs
 from exreid.metrics.ranking import Exclude
@@ -24,12 +24,13 @@ from exreid.metrics.reliability import brier_score, expected_calibration_error, 
 from exreid.records import Ranking, RetrievalSide
 from exreid.runs.artifacts import write_table, write_text
 from exreid.runs.budget import BudgetSpent, spend_budget
+from exreid.runs.calibration_draw import DrawnPairs, choosing_looks, draw_pairs
 from exreid.runs.curves import draw_reliability
 from exreid.runs.methods import Method
 
+log = logging.getLogger(__name__)
+
 FUSION_FILE = "fusion.json"
-NEAR_DEPTH = 10
-"""Pairs of two animals count as near up to so many best candidates by the global score."""
 OF_IMAGES = ("image_size", "resize", "no_background", "crop_to_mask", "crop_margin", "fill_rgb")
 OF_LOCAL = (
     *("local_top_k", "local_size", "local_square", "local_masks", "match_threshold"),
@@ -60,7 +61,11 @@ class FusionStage:
         left_out: np.ndarray | None = None,
     ) -> None:
         """Load the fusion, or fit it on pairs of the gallery; ``vectors_ND``, in the table's
-        order, say which pairs are near. Nothing is fitted on animals that are ``left_out``."""
+        order, say which pairs are near. Nothing is fitted on animals that are ``left_out``.
+
+        Where looks choose the pairs that are matched in full (precision=fast), it is fitted on
+        pairs that were chosen in the same way: among those, the same score means more.
+        """
         options = self.config.benchmark.calibration
         if options.load is not None:
             self.fusion = self._loaded(
@@ -68,26 +73,15 @@ class FusionStage:
             )
             return
 
-        def nearest(first_A: np.ndarray, second_B: np.ndarray) -> np.ndarray:
-            one, two = gallery.take(first_A), gallery.take(second_B)
-            vectors = vectors_ND[one.position_N], vectors_ND[two.position_N]
-            found = rank_by_cosine(*vectors, one, two, keep=NEAR_DEPTH).candidate_index_QK
-            return np.where(found >= 0, second_B[np.maximum(found, 0)], -1)
-
-        pairs = calibration_pairs(
+        drawn = draw_pairs(
+            self.config,
             gallery,
-            nearest,
-            pairs=options.pairs,
-            mode=options.mode,
-            exclude=options.exclude,
-            seed=self.config.seed,
+            vectors_ND,
+            self._scores,
+            left_out=left_out,
+            looks_choose=bool(self.local_M.any()) and len(choosing_looks(self.config)) > 1,
         )
-        if left_out is not None:
-            either_P = np.isin(gallery.identity_N[pairs.first_P], left_out)
-            either_P |= np.isin(gallery.identity_N[pairs.second_P], left_out)
-            pairs = pairs.take(np.flatnonzero(~either_P))
-        place_P2 = gallery.position_N[np.stack([pairs.first_P, pairs.second_P], axis=1)]
-        score_PM = self._scores(*place_P2.T, all_pairs=True, exclude=options.exclude)
+        pairs, score_PM = drawn.pairs, drawn.score_PM
         self.fusion, held = fit_fusion(
             score_PM,
             pairs,
@@ -96,7 +90,7 @@ class FusionStage:
             weights=self.config.benchmark.fusion.weights,
         )
         self.rule = self._budget_rule(score_PM, pairs)
-        self._write_calibration(gallery, pairs, score_PM, held)
+        self._write_calibration(drawn, held)
 
     def _budget_rule(self, score_PM: np.ndarray, pairs: CalibrationPairs) -> BudgetRule | None:
         if not self.local_M.any():
@@ -187,22 +181,20 @@ class FusionStage:
         ]
         return np.stack(columns, axis=1)
 
-    def _write_calibration(
-        self,
-        gallery: RetrievalSide,
-        pairs: CalibrationPairs,
-        score_PM: np.ndarray,
-        held: HeldOut,
-    ) -> None:
+    def _write_calibration(self, drawn: DrawnPairs, held: HeldOut) -> None:
+        gallery, pairs, score_PM = drawn.gallery, drawn.pairs, drawn.score_PM
         prob_PM = np.column_stack([held.probability_PM, held.probability_P])
         before_PM = _scaled(score_PM)
         fused_before_P = sum_in_order(before_PM * np.array(self.fusion.weights))
         before_PM = np.column_stack([before_PM, fused_before_P])
         known_P = ~np.isnan(prob_PM).any(axis=1)
-        figures: dict[str, Any] = {}
+        figures: dict[str, dict[str, Any]] = {}
         if known_P.any():
             for m, name in enumerate((*self.names, "fused")):
-                figures[name] = _figures(before_PM[known_P, m], prob_PM[known_P, m], pairs, known_P)
+                columns_2 = before_PM[:, m], prob_PM[:, m]
+                figures[name] = _figures(*columns_2, pairs, known_P)
+                if (known_P & drawn.shown_P).any():
+                    figures[name]["shown"] = _figures(*columns_2, pairs, known_P & drawn.shown_P)
             draw_reliability(
                 self.folder / "reliability.png",
                 {
@@ -217,6 +209,7 @@ class FusionStage:
             )
             self.counts["calibration_error_before"] = figures["fused"]["ece_before"]
             self.counts["calibration_error"] = figures["fused"]["ece"]
+            self._say_how_far_it_holds(figures["fused"].get("shown"))
         positives = int(pairs.same_P.sum())
         self.counts |= {"calibration_pairs": len(pairs), "calibration_positives": positives}
         columns: dict[str, Any] = {
@@ -225,6 +218,7 @@ class FusionStage:
             "is_match": pairs.same_P,
             "weight": pairs.weight_P,
             "fold": pairs.fold_P,
+            "is_shown": drawn.shown_P,
         }
         for m, name in enumerate(self.names):
             columns[f"raw:{name}"] = score_PM[:, m]
@@ -239,6 +233,26 @@ class FusionStage:
             "budget": json.loads(self.rule.to_json()) if self.rule else None,
         }
         write_text(self.folder / FUSION_FILE, json.dumps(content, indent=1) + "\n")
+
+    def _say_how_far_it_holds(self, shown: dict[str, float] | None) -> None:
+        """Of candidates such as a person sees: over all pairs, nearly all of which show two animals
+        that nobody would mistake, any curve is nearly right."""
+        if shown is None:
+            return
+        self.counts |= {
+            "calibration_error_shown": shown["ece"],
+            "brier_shown": shown["brier"],
+            "brier_base_rate_shown": shown["brier_base_rate"],
+        }
+        if shown["brier"] >= shown["brier_base_rate"]:
+            log.warning(
+                "calibration: on candidates such as are shown, the probabilities are no better "
+                "than stating the same %.1f%% for all of them (Brier score %.4f against %.4f). Do "
+                "not go by them: raise benchmark.calibration.pairs, or use a stronger method.",
+                100 * shown["base_rate"],
+                shown["brier"],
+                shown["brier_base_rate"],
+            )
 
     def _made_for(self) -> dict[str, str]:
         """What each method's raw scores depend on, as a fingerprint."""
@@ -302,12 +316,16 @@ def _scaled(score_PM: np.ndarray) -> np.ndarray:
 
 
 def _figures(
-    before_P: np.ndarray, prob_P: np.ndarray, pairs: CalibrationPairs, known_P: np.ndarray
-) -> dict[str, float]:
-    """Held-out calibration error and Brier score; those of raw scores and of the base rate."""
-    same_P, weight_P = pairs.same_P[known_P], pairs.weight_P[known_P]
+    before_P: np.ndarray, prob_P: np.ndarray, pairs: CalibrationPairs, rows_P: np.ndarray
+) -> dict[str, Any]:
+    """Of these pairs the held-out calibration error and Brier score; those of raw scores and of
+    the base rate."""
+    before_P, prob_P = before_P[rows_P], prob_P[rows_P]
+    same_P, weight_P = pairs.same_P[rows_P], pairs.weight_P[rows_P]
     base = np.full(len(same_P), np.average(same_P, weights=weight_P))
     return {
+        "pairs": len(same_P),
+        "base_rate": float(base[0]),
         "ece_before": expected_calibration_error(before_P, same_P, weight_P=weight_P),
         "ece": expected_calibration_error(prob_P, same_P, weight_P=weight_P),
         "brier_before": brier_score(before_P, same_P, weight_P=weight_P),

@@ -151,6 +151,8 @@ def _trust(data: RunData) -> list[Figure]:
     found = []
     held = (data.documents.get("fusion") or {}).get("held_out", {}).get("fused")
     if held:
+        # Of candidates such as are shown, where the run has figures of those.
+        held = held.get("shown", held)
         found.append(
             Figure(
                 "Probabilities are off by",
@@ -159,11 +161,13 @@ def _trust(data: RunData) -> list[Figure]:
                 f"on (before calibration: {percent(held['ece_before'])}).",
             )
         )
+        no_better = held["brier"] >= held["brier_base_rate"]
         found.append(
             Figure(
                 "Error of a probability (Brier score)",
                 f"{held['brier']:.3f}",
-                f"0 is perfect; always stating the average gives {held['brier_base_rate']:.3f}.",
+                f"0 is perfect; always stating the average gives {held['brier_base_rate']:.3f}"
+                + (", which is no worse: do not go by the probabilities." if no_better else "."),
             )
         )
     decided = data.documents.get("open_set") or {}

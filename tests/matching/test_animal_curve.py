@@ -31,7 +31,9 @@ def test_each_animal_counts_once_by_its_best_image_and_new_animals_count_too():
     curve = fit_animal_curve(ranking, queries, GALLERY, new_share=0.2)
     assert (curve.pair_count, curve.positive_count) == (5, 1)
     assert curve.knot_score_M.tolist() == [0.25, 0.5, 0.75]
-    assert curve.knot_prob_M.tolist() == [0, 0, 1]
+    # One pair more of either: right ones weigh 0.8, wrong ones 0.5 on average.
+    low, high = 0.8 / (2 + 0.8 + 0.5), 1.6 / (0.8 + 0.8 + 0.5)
+    assert curve.knot_prob_M == pytest.approx([low, low, high])
 
 
 def test_the_share_of_new_animals_weighs_in():
@@ -41,8 +43,10 @@ def test_the_share_of_new_animals_weighs_in():
     ranking, queries = _practice(scores, [0, 0])
     for share in (0.25, 0.75):
         curve = fit_animal_curve(ranking, queries, GALLERY, new_share=share)
-        # The right 0.25 of the second lies among wrong ones below, and does not touch 0.5.
-        assert curve.knot_prob_M[-1] == pytest.approx((1 - share) / (2 - share))
+        # At 0.25 it is the same, so that both are one step. One pair more of either is there; a
+        # wrong one weighs 0.25 on average.
+        right = (1 - share) / 2
+        assert curve.knot_prob_M[-1] == pytest.approx(3 * right / (3 * right + 2 * 0.5 + 0.25))
 
 
 def test_practice_without_a_right_animal_teaches_nothing():

@@ -185,8 +185,8 @@ def test_no_leader_is_surer_than_one_more_pair_of_two_animals_would_leave_it(fit
     weight = np.where(same, 1.0, 20.0)
     fused = np.where(same, 0.9, 0.1)
     rule = fit_budget_rule(fused[:, None], fused / 2, fused, same, weight)
-    assert rule.answer.apply(np.array([0.9])) == pytest.approx([100 / 120], abs=1e-3)
-    assert rule.answer.apply(np.array([0.1])) == pytest.approx([1 / 2001], abs=1e-3)
+    assert rule.answer.apply(np.array([0.9])) == pytest.approx([101 / 121], abs=1e-3)
+    assert rule.answer.apply(np.array([0.1])) == pytest.approx([1 / 2021], abs=1e-3)
 
 
 def test_the_log_odds_are_those_of_the_world_that_made_the_pairs(fitted):

@@ -516,4 +516,6 @@ def test_the_command_line_tells_what_was_made(data, halves, cosine, tmp_path, ca
     assert main(["gallery", "info", str(tmp_path / "g"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fingerprint"] == cosine.fingerprint
     assert main(["gallery", "info", str(tmp_path / "g")]) == 0
-    assert "calls every photograph new (at most 5 % of new animals pass)" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "known from a probability of 0.500 on (no rate promised)" in shown
+    assert "5% needs 19 animals of the database to fit on, and 7 are there" in shown
