@@ -72,7 +72,7 @@ def numbers(run):
 
     result = json.loads((run / "result.json").read_text())
     table = pq.read_table(run / "rankings.parquet").to_pylist()
-    return result["metrics"], result["intervals"], table
+    return repr((result["metrics"], result["intervals"], table))  # as text, since NaN is not NaN
 
 
 def vectors_of(file):
