@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -75,10 +76,11 @@ def embeddings_agree(bench: Bench) -> None:
     torch.manual_seed(0)
     backbone = build_backbone("timm:tf_efficientnet_lite0", pretrained=False)
     cpus = Embedder(backbone, batch_size=16)(images)
-    for dtype in ("fp32", "bf16"):
+    dtypes: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+    for dtype in dtypes:
         torch.manual_seed(0)
         again = build_backbone("timm:tf_efficientnet_lite0", pretrained=False)
-        ours = Embedder(again, batch_size=16, dtype=dtype, device=bench.device.type)(images)  # type: ignore[arg-type]
+        ours = Embedder(again, batch_size=16, dtype=dtype, device=bench.device.type)(images)
         error = np.linalg.norm(ours - cpus) / np.linalg.norm(cpus)
         bench.report.add(f"embeddings, {dtype}: error against the CPU's", float(error), "of 1")
 

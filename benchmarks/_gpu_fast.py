@@ -31,6 +31,8 @@ from exreid.training.optim import build_optimizer
 IMAGES = 64
 SATURATED = 1.05
 """Batches of twice as many keypoints that gain less than this are as large as is worth it."""
+ALL_BATCHES_OF = 512
+"""Keypoints at which each size of a batch is shown."""
 CANDIDATES = 100
 BACKBONES = {
     "EfficientNet-Lite0, 224 px": ("timm:tf_efficientnet_lite0", 224, 256),
@@ -120,6 +122,8 @@ def _best_rate(
         score = partial(matcher.score, features, features, pair_P2)
         rate = len(rows) / bench.seconds(score, 3 if bench.cuda else 1)
         gain = rate / best if best else np.inf
+        if width == 2 * ALL_BATCHES_OF:
+            bench.report.add(f"    batches of {batch}", rate, "pairs/s")
         if rate > best:
             best, batch_of_best, memory = rate, batch, bench.memory_gib(score)
         if gain < SATURATED:
@@ -171,7 +175,21 @@ def published(bench: Bench) -> None:
 
 def fast_cascade(bench: Bench) -> None:
     """All of benchmark.precision=fast over 100 candidates of each query, and each look alone."""
-    features = bench.features
+    for keypoints in (64,) if bench.quick else (256, 512):
+        _cascade(bench, _best_of(bench.features, keypoints))
+
+
+def _best_of(features: LocalFeatures, keypoints: int) -> LocalFeatures:
+    """Each image's best keypoints, which stand first."""
+    return LocalFeatures(
+        np.ascontiguousarray(features.keypoints_NK2[:, :keypoints]),
+        np.ascontiguousarray(features.descriptors_NKL[:, :keypoints]),
+        np.minimum(features.count_N, keypoints),
+        features.image_wh_px_N2,
+    )
+
+
+def _cascade(bench: Bench, features: LocalFeatures) -> None:
     queries = 2 if bench.quick else 256
     candidates = 6 if bench.quick else CANDIDATES
     query_P = np.repeat(np.arange(queries), candidates)
@@ -210,7 +228,9 @@ def fast_cascade(bench: Bench) -> None:
             go_through, looks, query_P, gallery_P, evidence_of=evidence_of, local_score="matches"
         )
         rate = len(query_P) / bench.seconds(work, 1 if bench.quick else 3)
-        bench.report.add(f"{name}, of {candidates} candidates", rate, "candidates/s")
+        keypoints = features.keypoints_NK2.shape[1]
+        label = f"{name}, {keypoints} keypoints, {candidates} candidates of each query"
+        bench.report.add(label, rate, "candidates/s")
         for look in looks:
             share = 100 * counts[look.stage] / len(query_P)
             few = partial(
@@ -322,3 +342,25 @@ def bare_loop(bench: Bench, label: str) -> float:
             step()
 
     return batch * (1 if bench.quick else 10) / bench.seconds(steps, 1 if bench.quick else 3)
+
+
+def too_little_memory(bench: Bench) -> None:
+    """Batches that do not fit are halved, and the counts are those of batches that do."""
+    if not bench.cuda:
+        return
+    features = random_features(IMAGES, 512)
+    rows = np.arange(2048)
+    pair_P2 = np.stack([rows % IMAGES, (7 * rows + 1) % IMAGES], axis=1).astype(np.int32)
+    matcher = LightGlueMatcher(load_lightglue("aliked"), MatchSettings(dtype="bf16"), bench.device)
+    whole = matcher.score(features, features, pair_P2).match_count_P
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(bench.device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, 4 * 2**30 / total), bench.device)
+    try:
+        matcher.gpu_batch_keypoints = 2**21
+        again = matcher.score(features, features, pair_P2).match_count_P
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, bench.device)
+    bench.report.add("with 4 GiB, batches of 2,048 pairs are halved", matcher.halved, "times")
+    same = 100 * float((whole == again).mean())
+    bench.report.add("  pairs with the count that they have without", same, "%")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -15,7 +16,7 @@ from exreid.config_io import load_config
 from exreid.config_training import FinetuneConfig
 from exreid.data.array_store import write_part
 from exreid.data.synthetic import write_dataset
-from exreid.distributed.match import MatchReport, match_over_actors
+from exreid.distributed.match import ActorPool, MatchReport, match_over_actors
 from exreid.distributed.session import place_actors, ray_session
 from exreid.features.local_extraction import LocalFeatureStore, as_record
 from exreid.matching.lightglue import MatchSettings
@@ -45,23 +46,25 @@ def pairs_through_ray(bench: Bench) -> None:
                 dtype="fp32" if name == "fp32" else "bf16", compile="compiled" in name
             )
             make = MakeMatcher("aliked", settings, placement.device)
-            sides = {
-                "queries": _Places(store, keys[:side]),
-                "gallery": _Places(store, keys[side:]),
-            }
             few = slice(0, len(query_P) // (4 if name == "fp32" else 1))
-            report, pools = MatchReport(), []  # type: ignore[var-annotated]
-            tile = PAIRS_PER_TILE[placement.device]
-            for part in (slice(0, tile), few):
-                # The first tile alone: the actor starts, and compiles.
+            pools: list[ActorPool] = []
+            # The first tile alone: the actor starts, and compiles.
+            for part in (slice(0, PAIRS_PER_TILE[placement.device]), few):
                 report, start_s = MatchReport(), time.perf_counter()
-                tiles = plan_tiles(query_P[part], gallery_P[part], pairs_per_tile=tile)
-                done = sum(
-                    len(found)
-                    for _, found in match_over_actors(
-                        tiles, make, placement=placement, report=report, keep=pools, **sides
-                    )
+                found = match_over_actors(
+                    plan_tiles(
+                        query_P[part],
+                        gallery_P[part],
+                        pairs_per_tile=PAIRS_PER_TILE[placement.device],
+                    ),
+                    make,
+                    queries=partial(store.gather_places, keys[:side]),
+                    gallery=partial(store.gather_places, keys[side:]),
+                    placement=placement,
+                    report=report,
+                    keep=pools,
                 )
+                done = sum(len(evidence) for _, evidence in found)
                 seconds = time.perf_counter() - start_s
             for pool in pools:
                 pool.stop()
@@ -70,18 +73,8 @@ def pairs_through_ray(bench: Bench) -> None:
             bench.report.add("  the matcher at work", 100 * (1 - report.wait_share), "%")
 
 
-class _Places:
-    """The features of one side's images, as runs read them."""
-
-    def __init__(self, store: LocalFeatureStore, keys: list[str]) -> None:
-        self.store, self.keys = store, keys
-
-    def __call__(self, index: np.ndarray):  # type: ignore[no-untyped-def]
-        return self.store.gather_places(self.keys, index)
-
-
 def training_through_ray(bench: Bench) -> None:
-    """The whole training over one Ray Train worker, from the decoded cache, against the bare loop."""
+    """The whole training by one Ray Train worker, out of the decoded cache, and the bare loop."""
     root = bench.folder / "training-data"
     identities = 6 if bench.quick else 40
     write_dataset(root, identities=identities, images_per_identity=16, seed=1, workers=16)

@@ -1,4 +1,4 @@
-"""What exreid gives and takes on a GPU: a CPU's numbers, and how near it comes to the card's limits.
+"""What exreid gives and takes on a GPU: a CPU's numbers, and how near it comes to the limits.
 
 Three parts, one table. *Correct*: keypoints, match counts, embeddings, trainings and probes on the
 GPU beside those of the CPU of the same machine. *Fast*: LightGlue, extraction, backbones and
@@ -21,7 +21,16 @@ from pathlib import Path
 
 import torch
 from _gpu_correct import embeddings_agree, keypoints_agree, matches_agree, runs_agree
-from _gpu_fast import backbones, extraction, fast_cascade, lightglue, peaks, published, training
+from _gpu_fast import (
+    backbones,
+    extraction,
+    fast_cascade,
+    lightglue,
+    peaks,
+    published,
+    too_little_memory,
+    training,
+)
 from _gpu_through_ray import pairs_through_ray, training_through_ray
 from _gpu_world import Bench
 from _report import Report
@@ -34,6 +43,7 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
     "lightglue": lightglue,
     "published": published,
     "cascade": fast_cascade,
+    "memory": too_little_memory,
     "extraction": extraction,
     "backbones": backbones,
     "training": training,

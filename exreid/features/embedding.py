@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from exreid.models.checkpoints import weights_fingerprint
-from exreid.models.device import on_device, whole_fp32
+from exreid.models.device import in_parts, on_device, whole_fp32
 
 if TYPE_CHECKING:
     # timm takes longer to import than all else: it is left to those who build a backbone.
@@ -78,15 +78,19 @@ class Embedder:
         count = len(images_BHWC)
         filled = np.zeros((self.batch_size, *images_BHWC.shape[1:]), np.uint8)
         filled[:count] = images_BHWC
-        pixels = on_device(filled, torch.device(self.device)).float()
+        vectors = in_parts(lambda rows: self._forward(filled[rows]), self.batch_size)
+        return torch.cat(vectors)[:count]
+
+    def _forward(self, images_BHWC: np.ndarray) -> torch.Tensor:
+        pixels = on_device(images_BHWC, torch.device(self.device)).float()
         pixels.sub_(self.mean_3).div_(self.std_3)
         # Rows of RGB triples are channels_last already: the permutation moves no data.
         pixels = pixels.permute(0, 3, 1, 2).to(self.dtype)
-        vectors = self.module(pixels).float()
+        vectors: torch.Tensor = self.module(pixels).float()
         if self.flip:
             mirrored = self.module(pixels.flip(3)).float()
             vectors = (_unit(vectors) + _unit(mirrored)) / 2
-        return vectors[:count]
+        return vectors
 
 
 def _unit(vectors_ND: torch.Tensor) -> torch.Tensor:

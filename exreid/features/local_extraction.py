@@ -26,6 +26,7 @@ from exreid.errors import ImageError, MaskError
 from exreid.features.embedding import content_hash, image_key
 from exreid.features.extraction import trusted_signature
 from exreid.features.local import EXTRACTORS, LocalExtractor
+from exreid.models.device import in_parts
 from exreid.records import LocalFeatures
 
 BATCH = {"cpu": 1, "cuda": 8}
@@ -160,10 +161,21 @@ class ExtractLocal:
         for (_, bare), members in groups.items():
             for start in range(0, len(members), size):
                 part = members[start : start + size]
+                stacked = np.stack([images[i] for i in part])
                 masks = None if bare else np.stack([animals[i] for i in part])
-                found = self.extract(np.stack([images[i] for i in part]), masks)
-                features.update((i, found.take(np.array([place]))) for place, i in enumerate(part))
+                ones = iter(part)
+                for found in self._extracted(stacked, masks):
+                    for place in range(len(found)):
+                        features[next(ones)] = found.take(np.array([place]))
         return features
+
+    def _extracted(
+        self, images_BHWC: np.ndarray, mask_BHW: np.ndarray | None
+    ) -> list[LocalFeatures]:
+        def part(rows: slice) -> LocalFeatures:
+            return self.extract(images_BHWC[rows], None if mask_BHW is None else mask_BHW[rows])
+
+        return in_parts(part, len(images_BHWC))
 
 
 def local_description(

@@ -30,7 +30,7 @@ BF16_VERSION = 3
 """Raise it when the code changes what bf16 gives; fp32 is the published network."""
 WIDTH_STEP = 32
 """Batches are padded to a multiple of so many keypoints."""
-GPU_BATCH_KEYPOINTS = 2**17
+GPU_BATCH_KEYPOINTS = 2**18
 """Keypoints of one batch on a GPU, both images of its pairs together: from about so many on, a
 data-centre card gains nothing more."""
 GPU_AHEAD = 2

@@ -50,9 +50,10 @@ from exreid.runs.inputs import cache_folder
 from exreid.runs.looks import LAST_LOOK, Look, MakeMatcher, go_through, looks_of
 from exreid.runs.progress import Progress
 
-PAIRS_PER_TILE = {"cpu": 64, "cuda": 1024}
-"""A few seconds of work: what a lost actor costs. First looks are cheap, and take 8 times as many:
-the work for each image, which is not repeated within a tile, is a large part of theirs."""
+PAIRS_PER_TILE = {"cpu": 64, "cuda": 4096}
+"""A few seconds of work, or one of a data-centre GPU: what a lost actor costs. First looks are
+cheap, and take 8 times as many: the work for each image, which is not repeated within a tile, is a
+large part of theirs."""
 QUERY_BLOCK = 256
 FAILED_FILE = "failed_pairs.csv"
 STAGE_VERSION = 1

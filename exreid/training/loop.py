@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +20,9 @@ import torch
 from exreid.config_training import FinetuneConfig
 from exreid.errors import TrainingError
 from exreid.models.backbones import Backbone
+from exreid.models.device import on_device
 from exreid.training.augment import UNIFORMS, augment
+from exreid.training.feed import read_ahead
 from exreid.training.learner import Learner
 from exreid.training.optim import MovingAverage, build_optimizer, set_learning_rate
 from exreid.training.sampling import Share, uniforms
@@ -51,6 +54,16 @@ class EpochStats:
     """Share of the time that the workers, on average, waited for images."""
 
 
+class _Taken(NamedTuple):
+    """A step whose numbers are still on the device."""
+
+    step: int
+    """From 0 in its epoch."""
+    loss: torch.Tensor
+    norm: torch.Tensor
+    images: int
+
+
 class Trainer:
     """The learner with everything that changes while it learns."""
 
@@ -67,7 +80,7 @@ class Trainer:
     ) -> None:
         self.learner, self.backbone, self.config = learner, backbone, config
         self.world, self.device = world, device
-        self.label_N = torch.from_numpy(np.asarray(label_N, np.int64)).to(device)
+        self.label_N = np.asarray(label_N, np.int64)
         self.steps_per_epoch = steps_per_epoch
         self.step = 0
         self.optimizer = build_optimizer(learner.backbone, learner.head, config.optimizer)
@@ -98,23 +111,33 @@ class Trainer:
     ) -> EpochStats:
         """Train on this worker's shares; ``images`` gives each one's uint8 (b, H, W, C)."""
         self.begin_epoch(epoch)
-        start, waited_s, step_loss = time.perf_counter(), 0.0, 0.0
+        start, waited_s = time.perf_counter(), 0.0
         losses: list[tuple[float, int]] = []
         norms: list[float] = []
-        done = 0
-        batches = iter(images)
+        step_loss, taken, done = torch.zeros((), device=self.device), 0, 0
+        # A step's numbers are asked for when the next one is under way: the device never waits.
+        due: deque[_Taken] = deque()
+        batches = self._inputs(epoch, shares, images)
+
+        def settle(left: int) -> None:
+            while len(due) > left:
+                step = due.popleft()
+                losses.append((self._agreed_loss(step), step.images))
+                norms.append(self._finite_norm(step))
+
         for share in shares:
             asked_s = time.perf_counter()
-            images_bHWC = next(batches)
+            inputs = next(batches)
             waited_s += time.perf_counter() - asked_s
-            step_loss += self._backward(epoch, share, images_bHWC)
+            step_loss += self._backward(share, inputs)
             if share.last_of_step:
-                loss = self._agreed_loss(step_loss, step=len(losses))
-                norms.append(self._step())
-                losses.append((loss, round(1.0 / share.weight)))
-                done += losses[-1][1]
+                images_of_step = round(1.0 / share.weight)
+                due.append(_Taken(taken, step_loss, self._step(), images_of_step))
+                settle(left=1)
+                taken, done = taken + 1, done + images_of_step
                 on_images(done)
-                step_loss = 0.0
+                step_loss = torch.zeros((), device=self.device)
+        settle(left=0)
         self.world.average_buffers(self.learner.backbone)
         seconds = time.perf_counter() - start
         return EpochStats(
@@ -126,51 +149,96 @@ class Trainer:
             data_wait_share=self.world.sum([waited_s / seconds])[0] / self.world.size,
         )
 
-    def _backward(self, epoch: int, share: Share, images_bHWC: np.ndarray) -> float:
-        """Add the gradient of this share; returns its part of the step's mean loss."""
-        count = len(share.image_b)
-        self.learner.prepare(images=count)
-        if count == 0:
+    def _inputs(
+        self, epoch: int, shares: list[Share], images: Iterable[np.ndarray]
+    ) -> Iterator[torch.Tensor]:
+        """The augmented images of each share, (b, 3, H, W) on the device.
+
+        For a GPU a thread prepares the next ones, on a stream beside that of the training.
+        """
+        augmented = (
+            self._augmented(epoch, share, images_bHWC)
+            for share, images_bHWC in zip(shares, images, strict=True)
+        )
+        if self.device.type == "cpu":
+            yield from augmented
+            return
+        beside, own = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
+
+        def prepared() -> Iterator[tuple[torch.Tensor, Any]]:
+            with torch.cuda.stream(beside):
+                for inputs in augmented:
+                    yield inputs, beside.record_event()
+
+        for inputs, ready in read_ahead(prepared()):
+            own.wait_event(ready)
+            inputs.record_stream(own)
+            yield inputs
+
+    def _augmented(self, epoch: int, share: Share, images_bHWC: np.ndarray) -> torch.Tensor:
+        if len(share.image_b) == 0:
             # Every worker must take part in the reduction of gradients: a blank one, weight 0.
             size = self.backbone.image_size
             images_bHWC = np.zeros((1, size, size, 3), np.uint8)
-        draw_b = share.draw_b if count else np.zeros(1, np.int64)
-        inputs = augment(
-            torch.from_numpy(images_bHWC).to(self.device, non_blocking=True),
+        draw_b = share.draw_b if len(share.image_b) else np.zeros(1, np.int64)
+        return augment(
+            on_device(images_bHWC, self.device),
             uniforms(self.config.seed, epoch, draw_b, UNIFORMS),
             self.config.augment,
             mean_rgb=self.backbone.mean_rgb,
             std_rgb=self.backbone.std_rgb,
         )
-        label_b = self.label_N[torch.from_numpy(share.image_b).to(self.device)]
-        if count == 0:
-            label_b = self.label_N[:1]
+
+    def _backward(self, share: Share, inputs: torch.Tensor) -> torch.Tensor:
+        """Add the gradient of this share; returns its part of the step's mean loss."""
+        count = len(share.image_b)
+        self.learner.prepare(images=count)
+        label_b = self.label_N[share.image_b] if count else self.label_N[:1]
         warmup = self.config.loss.margin_warmup_epochs * self.steps_per_epoch
         factor = margin_factor(self.step, warmup_steps=round(warmup))
-        with self._reduction(share):
-            losses_b = self._wrapped(inputs, label_b, factor)
-            mean = losses_b.sum() * (share.weight if count else 0.0)
-            # DDP averages over the workers where the step wants the sum.
-            self.scaler.scale(mean * self.world.size).backward()
-        return float(mean.detach())
+        try:
+            with self._reduction(share):
+                losses_b = self._wrapped(inputs, on_device(label_b, self.device), factor)
+                mean = losses_b.sum() * (share.weight if count else 0.0)
+                # DDP averages over the workers where the step wants the sum.
+                self.scaler.scale(mean * self.world.size).backward()
+        except torch.OutOfMemoryError as error:
+            train = self.config.train
+            raise TrainingError(
+                f"a batch of {count} images does not fit the GPU's memory. The same training in "
+                f"smaller parts: train.batch_size={max(1, train.batch_size // 2)} "
+                f"train.accumulation_steps={2 * train.accumulation_steps}. Other ways: "
+                "train.amp=bf16, train.grad_checkpointing=true, more workers."
+            ) from error
+        return mean.detach()
 
     def _reduction(self, share: Share) -> Any:
         if share.last_of_step or self.world.size == 1:
             return contextlib.nullcontext()
         return self._wrapped.no_sync()
 
-    def _agreed_loss(self, step_loss: float, *, step: int) -> float:
+    def _agreed_loss(self, taken: _Taken) -> float:
         """The step's mean loss over all workers; every worker raises where it is no number."""
-        loss = self.world.sum([step_loss])[0]
+        loss = self.world.sum([float(taken.loss)])[0]
         if not math.isfinite(loss):
             raise NonFiniteLossError(
-                f"the loss became {loss} in step {step + 1} of the epoch. Lower optimizer.lr or "
-                "loss.scale, or set optimizer.clip_norm; with train.amp=fp16, try bf16.",
-                step=step,
+                f"the loss became {loss} in step {taken.step + 1} of the epoch. Lower optimizer.lr "
+                "or loss.scale, or set optimizer.clip_norm; with train.amp=fp16, try bf16.",
+                step=taken.step,
             )
         return loss
 
-    def _step(self) -> float:
+    def _finite_norm(self, taken: _Taken) -> float:
+        norm = float(taken.norm)
+        if not self.scaler.is_enabled() and not math.isfinite(norm):
+            raise NonFiniteLossError(
+                f"the gradient's norm became {norm} in step {taken.step + 1} of the epoch. "
+                "Lower optimizer.lr or loss.scale.",
+                step=taken.step,
+            )
+        return norm
+
+    def _step(self) -> torch.Tensor:
         """One step of the optimiser; returns the gradient's norm before clipping."""
         set_learning_rate(self.optimizer, self._learning_rate(self.step))
         self.scaler.unscale_(self.optimizer)
@@ -178,19 +246,13 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(
             [p for p in self.learner.parameters() if p.grad is not None], limit or math.inf
         )
-        if not self.scaler.is_enabled() and not torch.isfinite(norm):
-            raise NonFiniteLossError(
-                f"the gradient's norm became {float(norm)} in step {self.step + 1} of all. "
-                "Lower optimizer.lr or loss.scale.",
-                step=self.step % self.steps_per_epoch,
-            )
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:
             self.average.update(self.learner.backbone)
         self.step += 1
-        return float(norm)
+        return norm
 
     def _learning_rate(self, step: int) -> float:
         scheduler = self.config.scheduler

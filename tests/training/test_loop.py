@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from exreid.errors import ConfigError
+from exreid.errors import ConfigError, TrainingError
 from exreid.training.learner import build_learner
 from exreid.training.sampling import epoch_order
 from exreid.training.world import ProcessGroup
@@ -207,3 +207,13 @@ def test_a_network_without_gradient_checkpointing_says_so():
     config = helpers.config(train={"grad_checkpointing": True})
     with pytest.raises(ConfigError, match="grad_checkpointing"):
         helpers.trainer_of(config)
+
+
+def test_a_batch_that_does_not_fit_the_memory_names_smaller_ones(monkeypatch):
+    config = helpers.config(train={"batch_size": 12, "accumulation_steps": 2})
+    trainer = helpers.trainer_of(config, None)
+    monkeypatch.setattr(
+        trainer.learner.head, "forward", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError())
+    )
+    with pytest.raises(TrainingError, match=r"batch_size=6 train\.accumulation_steps=4"):
+        helpers.train_epochs(trainer, config, epochs=1)
