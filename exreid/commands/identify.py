@@ -133,16 +133,16 @@ def _table(answered: list[PhotoAnswer], visits: dict[str, VisitAnswer]) -> Table
 
 
 def _visit_cells(visit: VisitAnswer) -> list[Text]:
-    known = "" if visit.known is None else f"{visit.known} of {visit.photos} known"
-    cells = (
-        f"{visit.name} ({visit.photos} photos)",
-        known,
-        visit.animal or "",
-        "",
-        visit.next_animal or "",
-        "",
-    )
-    return [Text(cell) for cell in cells]
+    decision, animal = visit.decision or "", visit.animal or ""
+    told = "" if visit.known is None else f"{decision} ({visit.known} of {visit.photos} known)"
+    return [
+        Text(f"{visit.name} ({visit.photos} photos)"),
+        Text(told, style=STYLES.get(decision, "")),
+        Text(f"new ({animal})" if decision == "new" else animal),
+        Text("" if visit.probability is None else f"{visit.probability:.2f}"),
+        Text(visit.next_animal or ""),
+        Text(""),
+    ]
 
 
 def _photo_cells(photo: PhotoAnswer, *, indent: bool) -> list[Text]:

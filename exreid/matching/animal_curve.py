@@ -52,3 +52,20 @@ def fit_animal_curve(
         kind=kind,
         weight_P=np.concatenate([np.zeros(0), *weights]),
     )
+
+
+def shared_out(leader: float, curve_A: np.ndarray) -> np.ndarray:
+    """The probabilities of one photograph's animals, best first: the leader's, as it was decided
+    with its margin; the others' in the proportions of the curve, none above the leader's, and
+    all together at most 1.
+
+    >>> shared_out(0.6, np.array([0.5, 0.5, 0.25])).round(3).tolist()
+    [0.6, 0.267, 0.133]
+    >>> shared_out(0.1, np.array([0.5, 0.4])).round(3).tolist()
+    [0.1, 0.08]
+    """
+    rest_A = curve_A[1:]
+    share = leader / curve_A[0] if curve_A[0] > 0 else 0.0
+    if rest_A.sum() > 0:
+        share = min(share, (1 - leader) / rest_A.sum())
+    return np.append(leader, np.minimum(rest_A * share, leader))

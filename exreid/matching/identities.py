@@ -127,8 +127,9 @@ def pool_encounters(
     """One answer for all photos of one visit: group code, its query indices, its animals.
 
     An animal's score is the mean over the photos of its best image's score in each; in a photo
-    that has no image of it among the candidates, that photo's last kept score. Queries of a
-    negative group are passed over.
+    that has no image of it among the candidates, that photo's last kept score. Animals that lead
+    one of the photos stand before all others: what no photo says is no answer of the visit.
+    Queries of a negative group are passed over.
     """
     for group in np.unique(group_Q[group_Q >= 0]).tolist():
         members = np.flatnonzero(group_Q == group)
@@ -145,7 +146,8 @@ def pool_encounters(
         order = np.lexsort((index, -score, animal))
         first_A = order[np.searchsorted(animal[order], np.arange(len(code_A)))]
         best_A, images_A = index[first_A], np.bincount(animal, minlength=len(code_A))
-        sort_A = np.lexsort((best_A, -score_A))
+        leads_A = np.isin(code_A, identity_G[index[place == 0]])
+        sort_A = np.lexsort((best_A, -score_A, ~leads_A))
         answer = IdentityAnswer(
             code_A[sort_A].astype(np.int32), score_A[sort_A], best_A[sort_A], images_A[sort_A]
         )

@@ -137,12 +137,17 @@ def query_values(
     top_k: Sequence[int] = (1, 5, 10),
     mean_ap: bool = True,
     shortlist: int | None = None,
+    open_split: bool = False,
 ) -> dict[str, QueryValues]:
     """Each metric's value for each query; `retrieval_metrics` says what the metrics are."""
     offset_Q1, rank_P = ranking.positive_offset_Q1, ranking.positive_rank_P
     first_Q = first_rank(offset_Q1, rank_P)
     every_Q = np.ones(len(first_Q), bool)
     table = {f"top_{k}": QueryValues(hit(first_Q, k), every_Q) for k in top_k}
+    if open_split and not np.all(first_Q > 0):
+        table |= {
+            f"top_{k}_with_positive": QueryValues(hit(first_Q, k), first_Q > 0) for k in top_k
+        }
     if shortlist is not None:
         table |= _shortlist_values(offset_Q1, rank_P, first_Q, shortlist, mean_ap=mean_ap)
     elif mean_ap:
@@ -220,11 +225,13 @@ def retrieval_metrics(
     top_k: Sequence[int] = (1, 5, 10),
     mean_ap: bool = True,
     shortlist: int | None = None,
+    open_split: bool = False,
 ) -> dict[str, float]:
     """The metrics of a ranking, as fractions.
 
     - ``top_k``: the share of all queries with a positive among the first k candidates. A query
-      without any positive is a miss.
+      without any positive is a miss; with ``open_split``, where such queries are new animals and no
+      mistakes, ``top_k_with_positive`` is the share of the others.
     - ``mAP``, ``mINP``: the means of `average_precision` and `inverse_negative_penalty` over all
       queries, those without a positive counting 0; ``..._with_positive``: over the others only.
     - ``balanced_top_1``: the mean over query identities of each one's own top-1.
@@ -243,7 +250,9 @@ def retrieval_metrics(
     A metric that no query counts for is left out: all of them without queries, and the
     ``..._with_positive`` ones when no query has a positive.
     """
-    values = query_values(ranking, top_k=top_k, mean_ap=mean_ap, shortlist=shortlist)
+    values = query_values(
+        ranking, top_k=top_k, mean_ap=mean_ap, shortlist=shortlist, open_split=open_split
+    )
     return average_values(values, query_identity_Q)
 
 

@@ -72,7 +72,11 @@ def read_run(folder: Path) -> FinishedRun:
     benchmark = config.benchmark
     shortlist = benchmark.candidate_k if benchmark.method != "cosine" else None
     values = query_values(
-        ranking, top_k=benchmark.top_k, mean_ap=benchmark.mAP, shortlist=shortlist
+        ranking,
+        top_k=benchmark.top_k,
+        mean_ap=benchmark.mAP,
+        shortlist=shortlist,
+        open_split=True,
     )
     return FinishedRun(
         folder.resolve().name,

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from exreid.config import ProbeConfig
 from exreid.features.store import SignatureMemo
+from exreid.matching.animal_curve import shared_out
 from exreid.records import Rejected, Result
 from exreid.runs.answers import (
     ENCOUNTER_FILE,
@@ -131,15 +132,33 @@ class _Answers:
         write_table(folder / "rankings.parquet", table)
         write_table(folder / "queries.parquet", query_table(ranked.ranking, queries, none))
         answers = _without(answer_table(ranked, names, self.config), "is_match")
-        curve = self.gallery.answer_curve()
-        score_R = answers["score"].to_numpy()
-        chance_R = np.full(len(score_R), np.nan) if curve is None else curve.apply(score_R)
+        chance_R = self._probabilities(ranked, answers, names)
         answers = answers.append_column("probability", pa.array(chance_R, from_pandas=True))
         write_table(folder / "answers.parquet", answers)
         decision_Q = self._decide(ranked, names)
         if np.any(queries.encounter_N >= 0):
             write_table(folder / ENCOUNTER_FILE, visit_table(ranked, names, decision_Q))
         write_table(folder / "photos.parquet", self._places(ranked))
+
+    def _probabilities(
+        self, ranked: Ranked, answers: pa.Table, names: dict[int, str]
+    ) -> np.ndarray:
+        """Of each row of the answers; NaN where the gallery states none."""
+        curve, open_set = self.gallery.answer_curve(), ranked.open_set
+        if curve is None or open_set is None:
+            return np.full(len(answers), np.nan)
+        chance_R = curve.apply(answers["score"].to_numpy())
+        query_R = answers["query_id"].to_numpy(zero_copy_only=False)
+        first_R = answers["identity"].to_numpy(zero_copy_only=False)
+        start_R = np.flatnonzero(answers["rank"].to_numpy() == 1)
+        place = {image_id: q for q, image_id in enumerate(ranked.queries.image_ids)}
+        for start, end in zip(start_R, np.append(start_R[1:], len(chance_R)), strict=True):
+            q = place[query_R[start]]
+            # With identity_score=mean_top the first animal need not be the one that was decided on.
+            if names.get(int(open_set.found.identity_Q[q])) == first_R[start]:
+                leader = float(open_set.probability_Q[q])
+                chance_R[start:end] = shared_out(leader, chance_R[start:end])
+        return chance_R
 
     def _decide(self, ranked: Ranked, names: dict[int, str]) -> np.ndarray | None:
         """``open_set.parquet`` and ``.json`` and ``new_animals.parquet``, where the gallery decides

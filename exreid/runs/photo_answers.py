@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from exreid.matching.identities import pool_encounters
+from exreid.matching.identities import IdentityAnswer, Leaders, pool_encounters
 from exreid.records import Rejected
 from exreid.runs.answers import ENCOUNTER_FILE, NEW_ANIMALS_FILE, OPEN_SET_FILE
 from exreid.runs.gallery import Gallery
@@ -57,10 +57,9 @@ class PhotoAnswer:
 
     @property
     def probability(self) -> float | None:
-        """Of the leading animal: the decision's where there is one."""
-        if self.known_probability is not None or not self.animals:
-            return self.known_probability
-        return self.animals[0].probability
+        """Of the leading animal."""
+        stated = self.animals[0].probability if self.animals else None
+        return self.known_probability if stated is None else stated
 
     def row(self) -> dict[str, Any]:
         """A line of ``identifications.csv``."""
@@ -93,7 +92,12 @@ class VisitAnswer:
     photos: int
     known: int | None
     """How many of them are called known."""
+    decision: str | None
+    """``known`` or ``new``, of all of them together; None where the gallery does not decide."""
+    probability: float | None
+    """That the animal is the right one, and so no new one."""
     animal: str | None
+    """The one that leads them together, among those that lead a photograph."""
     score: float | None
     next_animal: str | None
 
@@ -144,13 +148,15 @@ def visit_name(encounter: str | None) -> str | None:
 
 
 def visit_table(ranked: Ranked, names: dict[int, str], decision_Q: np.ndarray | None) -> pa.Table:
-    """``encounters.parquet``: the answer of each visit, its photographs pooled as a probe does."""
+    """``encounters.parquet``: the answer of each visit, its photographs pooled as a probe does, and
+    decided as one photograph is that had the pooled score and margin."""
     queries, encounters = ranked.queries, ranked.table.rows["encounter"]
     rows = []
     pooled = pool_encounters(ranked.ranking, ranked.gallery.identity_N, queries.encounter_N)
     for _, members, answer in pooled:
         animals = [names[int(code)] for code in answer.identity_A[:2]]
         known = None if decision_Q is None else int((decision_Q[members] == "known").sum())
+        probability, decision = _visit_decision(ranked, members, answer)
         rows.append(
             {
                 "encounter": encounters.iloc[queries.position_N[members[0]]],
@@ -161,6 +167,8 @@ def visit_table(ranked: Ranked, names: dict[int, str], decision_Q: np.ndarray | 
                 "score": float(answer.score_A[0]) if animals else None,
                 "next": animals[1] if len(animals) > 1 else None,
                 "known_photos": known,
+                "decision": decision,
+                "known_probability": probability,
             }
         )
     number, text = pa.int64(), pa.string()
@@ -173,8 +181,28 @@ def visit_table(ranked: Ranked, names: dict[int, str], decision_Q: np.ndarray | 
         "score": pa.float64(),
         "next": text,
         "known_photos": number,
+        "decision": text,
+        "known_probability": pa.float64(),
     }
     return pa.Table.from_pylist(rows, pa.schema(list(types.items())))
+
+
+def _visit_decision(
+    ranked: Ranked, members: np.ndarray, answer: IdentityAnswer
+) -> tuple[float | None, str | None]:
+    """The probability that the leader of a visit is right, and known or new; None undecided."""
+    if ranked.open_set is None:
+        return None, None
+    (decider,), score_A = ranked.open_set.deciders, answer.score_A
+    if len(score_A) == 0:
+        return 0.0, "new"
+    kept_M = np.count_nonzero(ranked.ranking.candidate_index_QK[members] >= 0, axis=1)
+    last_M = ranked.ranking.candidate_score_QK[members, np.maximum(kept_M - 1, 0)]
+    after = score_A[1:].max() if len(score_A) > 1 else float(last_M[kept_M > 0].mean())
+    margin = max(float(score_A[0] - after), 0.0)
+    pooled = Leaders(answer.identity_A[:1], score_A[:1], np.array([margin]))
+    probability = float(decider.probability(pooled)[0])
+    return probability, "known" if probability > decider.bar else "new"
 
 
 def identification(
@@ -279,6 +307,8 @@ def _visits(folder: Path, photos: Photos) -> list[VisitAnswer]:
             how[row["encounter"]],
             row["photos"],
             None if pd.isna(row["known_photos"]) else int(row["known_photos"]),
+            row["decision"],
+            None if pd.isna(row["known_probability"]) else row["known_probability"],
             row["leader"],
             None if pd.isna(row["score"]) else row["score"],
             row["next"],

@@ -130,6 +130,7 @@ def measure(ranking: Ranking, identity_Q: np.ndarray, config: ProbeConfig) -> Re
         "top_k": benchmark.top_k,
         "mean_ap": benchmark.mAP,
         "shortlist": shortlist,
+        "open_split": True,
     }
     metrics = retrieval_metrics(ranking, identity_Q, **options)
     intervals: dict[str, tuple[float, float]] = {}

@@ -234,6 +234,7 @@ def _visits(visits: pd.DataFrame, photos: pd.DataFrame) -> Table:
             "leader": "answer",
             "next": "next animal",
             "known_photos": "called known",
+            "known_probability": "probability",
         }
     )
     return _table(

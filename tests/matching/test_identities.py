@@ -72,6 +72,11 @@ def test_a_visit_pools_its_photos():
     assert answer.identity_A.tolist() == [7, 8]
     assert answer.score_A == pytest.approx([(0.9 + 0.4) / 2, (0.2 + 0.5) / 2])
     assert answer.best_A.tolist() == [0, 1]
+    # Second in every photo and on average the best, but no photo says so.
+    split = _ranking([[0, 2, 1], [1, 2, 0]], [[0.9, 0.8, 0.1], [0.9, 0.8, 0.2]])
+    ((_, _, answer),) = pool_encounters(split, identity_G, np.array([3, 3]))
+    assert answer.identity_A.tolist() == [7, 8, 9]
+    assert answer.score_A == pytest.approx([0.55, 0.5, 0.8])
     # An animal that a photo does not show counts that photo's last kept score.
     both = list(pool_encounters(ranking, identity_G, np.array([3, 5, 3])))
     assert both[0][2].identity_A.tolist() == [7, 9, 8]

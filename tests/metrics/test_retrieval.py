@@ -1,5 +1,7 @@
 """Every metric: by hand, against the naive twin, and against torchmetrics and scikit-learn."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -96,6 +98,30 @@ def test_metrics_that_no_query_counts_for_are_left_out():
     ranking = rank_scores(np.ones((0, 2), np.float32), none, gallery)
     assert retrieval_metrics(ranking, none.identity_N) == {}
     assert retrieval_counts(ranking, none, gallery)["queries"] == 0
+
+
+def test_an_open_split_counts_known_animals_apart():
+    ranking, queries, _ = by_hand()
+    first_Q = first_rank(ranking.positive_offset_Q1, ranking.positive_rank_P)
+    found = retrieval_metrics(ranking, queries.identity_N, top_k=(1, 2), open_split=True)
+    assert (first_Q == 0).any()
+    for k in (1, 2):
+        hits = [rank <= k for rank in first_Q if rank > 0]
+        assert found[f"top_{k}_with_positive"] == sum(hits) / len(hits) > found[f"top_{k}"]
+    some = ranking_of_known(ranking, first_Q > 0)
+    closed = retrieval_metrics(some, queries.identity_N[first_Q > 0], top_k=(1,), open_split=True)
+    assert "top_1_with_positive" not in closed
+
+
+def ranking_of_known(ranking, known_Q):
+    """The ranking of the queries with a positive alone."""
+    count_Q = np.diff(ranking.positive_offset_Q1)[known_Q]
+    names = [n for n in ranking.__dataclass_fields__ if n.endswith(("_Q", "_QK"))]
+    return replace(
+        ranking,
+        positive_offset_Q1=np.concatenate([[0], np.cumsum(count_Q)]),
+        **{name: getattr(ranking, name)[known_Q] for name in names},
+    )
 
 
 def test_mean_ap_can_be_left_out():

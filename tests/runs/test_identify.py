@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -168,6 +169,10 @@ def test_a_night_is_told_photograph_by_photograph(night, cosine, metadata, out, 
     ]
     assert {row["decision"] for row in rows[:4]} <= {"known", "new"}
     assert all(0 < float(row["probability"]) < 1 for row in rows[:4])
+    for row in rows[:4]:
+        assert float(row["next_probability"] or 0) <= float(row["probability"])
+        assert float(row["next_probability"] or 0) + float(row["probability"]) <= 1
+    assert "no rate" not in shown
     assert sorted(row["photo"] for row in rows if row["status"] == "unreadable") == [
         *("cam1/IMG_8.jpg", "cam1/IMG_9.jpg")
     ]
@@ -194,6 +199,33 @@ def test_json_says_the_same_as_the_files(night, cosine, out, capsys):
         assert visits.loc[visit["visit"], "leader"] == visit["animal"]
         decided = [p["decision"] for p in found["photos"] if p["visit"] == visit["visit"]]
         assert visit["known"] == decided.count("known")
+        photos = [p for p in found["photos"] if p["visit"] == visit["visit"]]
+        assert visit["animal"] in {photo["animals"][0]["animal"] for photo in photos}
+        assert visit["decision"] in {"known", "new"}
+        assert 0 < visit["probability"] < 1
+        if len(photos) == 1:
+            assert visit["probability"] == photos[0]["probability"]
+            assert visit["decision"] == photos[0]["decision"]
+
+
+def test_a_gallery_that_can_promise_nothing_says_so_wherever_it_answers(night, data, out, capsys):
+    keys = ["benchmark.open_set.false_match_rate=0.05", "benchmark.open_set.group_nearest=0"]
+    config = _config(data, out, "cosine", *keys)
+    gallery = build_gallery(config, out / "few", split="train").gallery
+    told = "No false-match rate is promised: 5% needs 19 animals"
+    arguments = ["identify", str(night), "--gallery", str(gallery.folder), f"output.root={out}"]
+    assert main([*arguments, "--csv", str(night.parent / "few.csv"), "--report"]) == 0
+    shown = capsys.readouterr().out
+    assert told in shown.replace("\n", " ")
+    rows = list(csv.DictReader((night.parent / "few.csv").open()))
+    assert all(told in row["note"] for row in rows if row["status"] == "answered")
+    assert all(row["new_animal"] == "" for row in rows), "they were not to be grouped"
+    run = shown.rpartition("Written to ")[2].strip()
+    assert any(told in file.read_text() for file in Path(run, "report").rglob("*.html"))
+    assert main([*arguments, "--json"]) == 0
+    assert told in json.loads(capsys.readouterr().out)["reason"]
+    assert main(["gallery", "info", str(gallery.folder)]) == 0
+    assert told in capsys.readouterr().out
 
 
 def test_a_second_call_needs_no_backbone(night, cosine, out, monkeypatch):

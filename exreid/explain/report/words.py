@@ -97,6 +97,11 @@ PATTERNS = (
         ),
     ),
     (
+        r"top_(\d+)_with_positive",
+        "Right animal among the first {0}, where there is a match",
+        "The same, of the photographs alone whose animal is in the gallery.",
+    ),
+    (
         r"mAP_at_(\w+)_with_positive",
         "Ordering of the shortlist, where there is a match",
         "mAP over the shortlist alone, of photographs whose animal is in the gallery.",
