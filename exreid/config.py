@@ -128,18 +128,19 @@ class WandbConfig(StrictModel):
 
     enabled: bool = False
     """Log the run's config and metrics."""
-    project: str = "exreid"
-    """Project."""
+    project: str | None = None
+    """Project. None: as WANDB_PROJECT says, otherwise exreid."""
     entity: str | None = None
-    """User or team; None: your default."""
+    """User or team. None: as WANDB_ENTITY says, otherwise your default."""
     group: str | None = None
-    """Group of runs."""
+    """Group of runs. None: as WANDB_RUN_GROUP says."""
     tags: tuple[str, ...] = ()
-    """Tags."""
+    """Tags. None given: as WANDB_TAGS says."""
     name: str | None = None
-    """Name shown; None: the run id."""
-    mode: Literal["online", "offline", "disabled"] = "online"
-    """offline needs no key and no network; upload later with wandb sync."""
+    """Name shown. None: as WANDB_NAME says, otherwise the run id."""
+    mode: Literal["online", "offline", "disabled"] | None = None
+    """offline needs no key and no network; upload later with wandb sync. None: as WANDB_MODE says,
+    otherwise online."""
 
 
 class RayConfig(StrictModel):

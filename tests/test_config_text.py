@@ -21,7 +21,7 @@ GUESSED = [
     *("2023-01-10", "2024", "1_000", ".5", "NaN", "data #2", "a: b", "@x", "[1,", "{a", "!x", "&a"),
     *("*a", "- a", "'q'", '"q"', "%x", "`x", "|", ">", "? x", " x ", "= ", "\t", "a\nb", "key=b"),
 ]
-TEXT_KEYS = ("dataset.root", "dataset.split_col", "dataset.query_split_value", "wandb.project")
+TEXT_KEYS = ("dataset.root", "dataset.split_col", "dataset.query_split_value", "model.type")
 
 
 def _get(config, key):
@@ -219,7 +219,7 @@ def test_any_text_comes_through_an_override_and_a_snapshot(key, text):
         assert _get(config, key) == text
     tree = tree_of_yaml(to_yaml(config), ProbeConfig, source="")
     assert tree == config.model_dump(mode="json")
-    assert yaml.safe_load(to_yaml(config))["wandb"]["project"] == config.wandb.project
+    assert yaml.safe_load(to_yaml(config))["model"]["type"] == config.model.type
 
 
 VALUES = st.recursive(

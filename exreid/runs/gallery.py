@@ -22,6 +22,7 @@ import json
 import logging
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -55,6 +56,14 @@ CHECKSUMS = "checksums.json"
 ORIGINAL = "original:"
 """Before the names of the metadata's own columns in images.parquet."""
 CONTENT = re.compile(r"[0-9a-f]{32}")
+DESCRIBES = ("dataset", "model", "benchmark", "seed", "deterministic")
+"""Of a gallery's config, what is taken from it ..."""
+THIS_MACHINES = (
+    *(("dataset", "root"), ("dataset", "metadata_file"), ("dataset", "on_error")),
+    *(("dataset", "make_split"), ("model", "checkpoint"), ("benchmark", "cache")),
+    ("benchmark", "calibration", "load"),
+)
+"""... without these."""
 LOOSE = ("device", "torch", "timm")
 """Of what features depend on: what moves their last digits alone."""
 SWAPS = 5
@@ -209,7 +218,8 @@ def _opened(folder: Path, state: State) -> Gallery:
     missing = {"config", "features", "open_set", "fingerprint", "checkpoints"} - set(manifest)
     if missing:
         raise GalleryError(f"{folder / MANIFEST}: lacks {', '.join(sorted(missing))}. {_AGAIN}")
-    config = from_values(ProbeConfig, manifest["config"], source=str(folder / MANIFEST))
+    described = _described(manifest["config"])
+    config = from_values(ProbeConfig, described, source=str(folder / MANIFEST))
     if checksums is None and "checksums" in manifest:
         raise GalleryError(f"{folder / CHECKSUMS}: is missing. {_AGAIN}")
     if checksums is None:
@@ -255,6 +265,27 @@ def checked(folder: Path, name: str, checksums: dict[str, str] | None) -> Path:
     if not whole:
         raise GalleryError(f"{file}: is damaged: not the bytes that were written. {_AGAIN}")
     return file
+
+
+def _described(tree: Any) -> Any:
+    """Of a gallery's config what says how its features and decisions are made: where this machine
+    reads and writes, and whom it talks to, are its user's to say."""
+    if not isinstance(tree, dict):
+        return tree
+    kept = {name: value for name, value in tree.items() if name in DESCRIBES}
+    for names in THIS_MACHINES:
+        kept = _without(kept, names)
+    return kept
+
+
+def _without(tree: Any, names: Sequence[str]) -> Any:
+    """A tree without one of its keys, where it has it."""
+    first, *more = names
+    if not isinstance(tree, dict) or first not in tree:
+        return tree
+    if more:
+        return {**tree, first: _without(tree[first], more)}
+    return {name: value for name, value in tree.items() if name != first}
 
 
 def inside(folder: Path, name: str) -> Path:

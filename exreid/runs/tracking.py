@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -47,14 +48,16 @@ class Tracker:
     def _start(self, config: WandbConfig, run_id: str, tree: dict[str, Any]) -> None:
         import wandb
 
+        # What is None here is left to W&B, which asks its own WANDB_... variables.
+        said = os.environ.get
         self.run = wandb.init(
-            project=config.project,
+            project=config.project or said("WANDB_PROJECT") or "exreid",
             entity=config.entity,
             group=config.group,
-            tags=list(config.tags),
-            name=config.name or run_id,
+            tags=list(config.tags) or None,
+            name=config.name or said("WANDB_NAME") or run_id,
             mode=config.mode,
-            dir=str(self.folder),
+            dir=said("WANDB_DIR") or str(self.folder),
             config=tree,
             settings=wandb.Settings(silent=True),
         )

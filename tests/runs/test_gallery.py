@@ -519,3 +519,35 @@ def test_the_command_line_tells_what_was_made(data, halves, cosine, tmp_path, ca
     shown = capsys.readouterr().out
     assert "known from a probability of 0.500 on (no rate promised)" in shown
     assert "5% needs 19 animals of the database to fit on, and 7 are there" in shown
+
+
+def test_a_gallery_that_was_sent_says_nothing_about_this_machine(cosine, tmp_path, monkeypatch):
+    shutil.copytree(cosine.folder, tmp_path / "sent")
+    file = tmp_path / "sent" / "gallery.json"
+    manifest = json.loads(file.read_text())
+    elsewhere = str(tmp_path / "elsewhere")
+    config = manifest["config"]
+    config["output"] = {"root": elsewhere, "run_id": "theirs"}
+    config["wandb"] |= {"enabled": True, "entity": "them"}
+    config["ray"] |= {"address": "ray://10.0.0.1:10001", "num_actors": 4}
+    config["visualization"]["enabled"] = True
+    config["safety"] = "off"
+    config["dataset"] |= {"root": elsewhere, "metadata_file": "s3://theirs/metadata.csv"}
+    config["dataset"]["on_error"] = "skip"
+    config["benchmark"]["cache"] = elsewhere
+    config["benchmark"]["calibration"]["load"] = "s3://theirs/fusion.json"
+    config["model"]["checkpoint"] = "s3://theirs/weights.pth"
+    file.write_text(json.dumps(manifest))
+    sent = open_gallery(tmp_path / "sent")
+    assert sent.config == cosine.config
+    plain = ProbeConfig()
+    for block in ("output", "wandb", "ray", "visualization", "safety"):
+        assert getattr(sent.config, block) == getattr(plain, block)
+    assert sent.config.dataset.image_size == 96, "what its features depend on is its own"
+    monkeypatch.chdir(tmp_path)
+    assert sent.config.benchmark.cache == "auto"
+    assert not (tmp_path / "elsewhere").exists()
+    config["dataset"] = ["no", "block"]
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(ConfigError, match="dataset"):
+        open_gallery(tmp_path / "sent")
