@@ -11,6 +11,9 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
 from exreid import __version__
 from exreid.commands import (
@@ -25,8 +28,15 @@ from exreid.commands import (
 )
 from exreid.commands.common import ERR, OUT
 from exreid.commands.interrupts import signals_end_the_run
-from exreid.config_io import to_yaml
+from exreid.config import ProbeConfig
+from exreid.config_io import load_config, to_yaml
+from exreid.data.disk import places_of, storage_error
+from exreid.data.storage import is_remote
 from exreid.errors import ConfigError, ExreidError
+
+POSITIONAL = ("run_dir", "runs")
+PATHS = ("out", "root", "compare", *POSITIONAL)
+"""Options with paths that are no `Path` because they may be URLs."""
 
 
 def main(arguments: Sequence[str] | None = None, *, called: Sequence[str] | None = None) -> int:
@@ -74,20 +84,44 @@ def _guarded(run: Callable[[argparse.Namespace], int], options: argparse.Namespa
     level = logging.INFO if options.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
     try:
-        return _print_config(options) if options.print_config else run(options)
+        code = _print_config(options) if options.print_config else run(options)
+        sys.stdout.flush()
+        return code
     except ConfigError as error:
         ERR.print(f"exreid: {error}", markup=False, soft_wrap=True)
         return 2
-    except ExreidError as error:
+    except Exception as error:
+        told = error if isinstance(error, ExreidError) else storage_error(error, _places(options))
+        if told is None:
+            raise
         if options.verbose:
             ERR.print_exception()
-        ERR.print(f"exreid: {error}", markup=False, soft_wrap=True)
-        _say_how_to_go_on(options, error.run_id)
+        ERR.print(f"exreid: {told}", markup=False, soft_wrap=True)
+        _say_how_to_go_on(options, told.run_id)
         return 1
     except KeyboardInterrupt as error:
         ERR.print("exreid: interrupted.")
         _say_how_to_go_on(options, getattr(error, "run_id", None))
         return 1
+
+
+def _places(options: argparse.Namespace) -> dict[str, str | Path]:
+    """The paths that the user has named, by the option or key that names each."""
+    found: dict[str, str | Path] = {}
+    words = [str(word) for name in ("overrides", "words") for word in getattr(options, name, [])]
+    for name, value in vars(options).items():
+        option = name.upper() if name in POSITIONAL else f"--{name.replace('_', '-')}"
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, Path) or (name in PATHS and one and not is_remote(str(one))):
+                found[option] = one
+    for number, word in enumerate(words):
+        if "=" not in word:
+            found[f"argument {number + 1}"] = word
+    keys = [word for word in words if "=" in word]
+    load = getattr(options, "load", partial(load_config, ProbeConfig))
+    with suppress(ExreidError):
+        found |= places_of(load(getattr(options, "config", None), keys))
+    return found
 
 
 def _say_how_to_go_on(options: argparse.Namespace, run_id: str | None) -> None:

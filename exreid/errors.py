@@ -6,26 +6,38 @@ class ExreidError(Exception):
 
     run_id: str | None = None
     """Of the run that this ended, where the same command goes on with it."""
+    by_user: bool = False
+    """Whether the same command can only fail again until the user has changed something."""
 
 
 class ConfigError(ExreidError):
     """A config file, key or value that cannot be used."""
 
+    by_user = True
+
 
 class MetadataError(ExreidError):
     """A metadata table that cannot be used: columns, paths, identities or splits."""
+
+    by_user = True
 
 
 class ImageError(ExreidError):
     """An image file that cannot be read."""
 
+    by_user = True
+
 
 class MaskError(ExreidError):
     """A mask that cannot be decoded, or that does not fit its image."""
 
+    by_user = True
+
 
 class CheckpointError(ExreidError):
     """Model weights that cannot be found, read or fitted to the model."""
+
+    by_user = True
 
 
 class CacheError(ExreidError):
@@ -51,17 +63,25 @@ class MatchingError(ExreidError):
 class CalibrationError(ExreidError):
     """A calibration that cannot be fitted to its pairs, or a saved one that cannot be read."""
 
+    by_user = True
+
 
 class GalleryError(ExreidError):
     """A gallery that cannot be read, or that does not fit what is asked of it."""
+
+    by_user = True
 
 
 class LeakError(ExreidError):
     """A split whose gallery gives answers away, with ``safety: strict``."""
 
+    by_user = True
+
 
 class ExplanationError(ExreidError):
     """An answer, or a network, that cannot be explained in the way that was asked for."""
+
+    by_user = True
 
 
 class ClusterLostError(ExreidError):

@@ -56,7 +56,7 @@ MAY_IMPORT = {
         *("records", "config", "config_base", "config_training", "config_tune", "config_io"),
         *("data", "models", "runs"),
     },
-    "cli": {"commands", "config_io"},
+    "cli": {"commands", "config", "config_io", "data"},
 }
 
 

@@ -53,10 +53,14 @@ class CopyPath(type(Path())):  # type: ignore[misc]
         return super().__reduce__()
 
 
-def _own_copy(*parts: str) -> Path:
+def copies_folder() -> Path:
+    """Where this machine's copies are."""
     default = Path.home() / ".cache" / "exreid" / "mirrors"
-    folder = Path(os.environ.get(FOLDER_VARIABLE) or default).expanduser().absolute()
-    return CopyPath(folder, *parts)
+    return Path(os.environ.get(FOLDER_VARIABLE) or default).expanduser().absolute()
+
+
+def _own_copy(*parts: str) -> Path:
+    return CopyPath(copies_folder(), *parts)
 
 
 _published: dict[Path, tuple[int, int]] = {}

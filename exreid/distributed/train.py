@@ -21,7 +21,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from exreid.config_training import FinetuneRayConfig
 from exreid.data import mirror
-from exreid.data.disk import storage_error
+from exreid.data.disk import places_of, storage_error
 from exreid.distributed.placement import gpus_each, machines, room_for
 from exreid.distributed.threads import beside_main
 from exreid.distributed.worker import WorkerTask, run_task
@@ -128,7 +128,7 @@ def train_worker(arguments: dict[str, Any]) -> ExreidError | None:
     except SAME_EVERYWHERE as error:
         return error
     except (OSError, RuntimeError) as error:
-        full = storage_error(error, task.job.folder)
+        full = storage_error(error, places_of(task.job.config))
         if full is None:
             raise
         raise full from error

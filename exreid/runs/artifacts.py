@@ -54,12 +54,7 @@ class RunFolder:
         self.run_id, self.config, self.method = run_id, config, method
         self.results_table = results_table
         self.resumed = self.path.is_dir() or mirror.exists(self.path)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(
-                f"{self.shown} cannot be made: {error.strerror or error}. Check output.root."
-            ) from error
+        self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.path / ".lock", timeout=0)
         self._take_lock()
         if self.resumed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from exreid.data.disk import storage_error
+from exreid.data.disk import places_of, storage_error
 from exreid.errors import ExreidError, RunInterrupted
 from exreid.runs.artifacts import RunFolder
 from exreid.runs.tracking import Tracker
@@ -33,7 +33,12 @@ def explained(error: BaseException, folder: RunFolder) -> BaseException:
         return RunInterrupted(folder.run_id)
     told = error
     if not isinstance(error, ExreidError):
-        told = storage_error(error, folder.path) or error
-    if isinstance(told, ExreidError):
+        told = storage_error(error, places_of(folder.config)) or error
+    if isinstance(told, ExreidError) and (not told.by_user or _has_finished(folder)):
         told.run_id = folder.run_id
     return told
+
+
+def _has_finished(folder: RunFolder) -> bool:
+    """Whether there is something that a command run again does not do again."""
+    return (folder.path / "checkpoint-latest-full.pth").exists()

@@ -25,7 +25,7 @@ from exreid.config_tune import (
     space_of,
 )
 from exreid.data import mirror
-from exreid.data.disk import storage_error
+from exreid.data.disk import places_of, storage_error
 from exreid.data.storage import is_remote
 from exreid.errors import ExreidError, RunError, StorageError
 from exreid.records import Result
@@ -221,7 +221,7 @@ class _Sweep:
         """A trial's outcome, or what ended it; a full disk ends the sweep, which goes on later."""
         if isinstance(value, StorageError):
             raise value
-        if isinstance(value, OSError) and (full := storage_error(value, self.folder)):
+        if isinstance(value, OSError) and (full := storage_error(value, places_of(self.config))):
             raise full from value
         seconds = time.monotonic() - self.started_s[trial.number]
         self.advance(1)

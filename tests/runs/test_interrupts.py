@@ -203,7 +203,8 @@ def test_storage_that_goes_away_is_named(dataset, tmp_path, monkeypatch):
         raise OSError(116, "Stale file handle", str(file))
 
     monkeypatch.setattr(probe_module, "write_table", stale)
-    with pytest.raises(StorageError, match=r"rankings.parquet: Stale file handle.*can be reached"):
+    says = r"rankings.parquet \(output.root\): Stale file handle.*can be reached"
+    with pytest.raises(StorageError, match=says):
         run_probe(config)
     (run,) = (tmp_path / "benchmark_runs").glob("*/")
     assert _status(run) == "failed"

@@ -1,0 +1,80 @@
+"""How a command ends: in one line, with the code and the advice that fit what happened."""
+
+import errno
+import json
+import os
+
+import pytest
+
+from exreid.cli import main
+from exreid.data import synthetic as drawing
+from exreid.data.synthetic import write_dataset
+
+SMALL = ["dataset.image_size=64", "ray.num_actors=0", "benchmark.bootstrap_resamples=0"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "data"
+    write_dataset(folder, identities=3, images_per_identity=4, seed=2, workers=1)
+    return folder
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_storage_that_fails_outside_a_run_is_one_line(number, monkeypatch, tmp_path, capsys):
+    def fails(*unused, **too):
+        raise OSError(number, os.strerror(number), str(tmp_path / "out" / "a.jpg"))
+
+    monkeypatch.setattr(drawing, "write_dataset", fails)
+    arguments = ["--out", str(tmp_path / "out"), "--identities", "2", "--images-per-identity", "2"]
+    assert main(["synth", *arguments]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path}/out/a.jpg (--out): " in line
+
+
+def test_every_command_names_the_path_that_it_cannot_write(data, tmp_path, capsys):
+    run = tmp_path / "runs" / "benchmark_runs"
+    probe = ["probe", f"dataset.root={data}", f"output.root={tmp_path / 'runs'}", *SMALL]
+    for name in ("a", "b"):
+        assert main([*probe, f"output.run_id={name}"]) == 0
+    file = tmp_path / "file"
+    file.write_text("")
+    there = str(file / "x")
+    commands = {
+        "--out": [
+            ["extract", *probe[1:], "--out", f"{there}.parquet"],
+            ["gallery", "build", *probe[1:], "benchmark.open_set.enabled=false", "--out", there],
+            ["synth", "--out", there, "--identities", "2", "--images-per-identity", "2"],
+            ["report", str(run / "a"), "--out", there],
+            ["compare", str(run / "a"), str(run / "b"), "--out", there],
+        ],
+        "output.root": [
+            [*probe[:2], f"output.root={there}", *SMALL],
+            ["finetune", f"dataset.root={data}", f"output.root={there}", "ray.num_workers=0"],
+        ],
+    }
+    capsys.readouterr()
+    for role, several in commands.items():
+        for command in several:
+            assert main(command) == 1, command
+            (line,) = capsys.readouterr().err.splitlines()
+            assert f"({role})" in line, command
+            assert str(file) in line
+
+
+def test_a_mistake_of_the_user_is_not_gone_on_from(data, tmp_path, capsys):
+    bad = ["probe", f"dataset.root={data}", f"output.root={tmp_path}", *SMALL]
+    for number, (wrong, code) in enumerate(
+        (
+            ("dataset.query_split_value=none_such", 1),
+            ("dataset.root=/none/such", 1),
+            ("model.checkpoint=/none/such.pth", 1),
+            ("benchmark.method=cosin", 2),
+        )
+    ):
+        assert main([*bad, wrong, f"output.run_id=r{number}"]) == code
+        said = capsys.readouterr().err
+        assert "exreid: " in said
+        assert "go on from there" not in said, wrong
+    written = json.loads((tmp_path / "benchmark_runs" / "r0" / "result.json").read_text())
+    assert written["status"] == "failed"
