@@ -86,6 +86,9 @@ class DatasetConfig(StrictModel):
     """Fill everything outside the mask."""
     crop_to_mask: bool = False
     """Crop to the mask's box before resizing."""
+    no_mask: Literal["raise", "skip", "whole"] = "raise"
+    """With crop_to_mask or no_background, a row without a mask: as a bad mask (see on_error), left
+    out and listed in rejected.csv, or the whole photograph."""
     crop_margin: NonNegativeFloat = 0.1
     """With crop_to_mask: margin on each side, as a fraction of the box's longer side."""
     fill_rgb: tuple[ColourByte, ColourByte, ColourByte] | None = None

@@ -98,13 +98,21 @@ def _validate(options: argparse.Namespace) -> int:
     from exreid.runs.validate import run_validate
 
     with bars() as shown:
-        summary, problems = run_validate(config, progress=progress(shown), decode=not options.quick)
-    for line in summary:
+        found = run_validate(config, progress=progress(shown), decode=not options.quick)
+    for line in found.summary:
         OUT.print(line, markup=False, soft_wrap=True)
-    for problem in problems:
-        OUT.print(f"  {problem}", markup=False, soft_wrap=True)
-    OUT.print(f"{len(problems)} problems." if problems else "No problems found.")
-    return 1 if problems else 0
+    for name, lines in (("Warnings", found.warnings), ("Problems", found.problems)):
+        if lines:
+            OUT.print(f"{name}:")
+        for line in lines:
+            OUT.print(f"  {line.removesuffix('.')}.", markup=False, soft_wrap=True)
+    counts = [
+        f"{len(lines)} {name}{'s' if len(lines) > 1 else ''}"
+        for name, lines in (("problem", found.problems), ("warning", found.warnings))
+        if lines
+    ]
+    OUT.print(f"{' and '.join(counts)}." if counts else "No problems found.")
+    return 1 if found.problems else 0
 
 
 PROBE = Command("Measure how well a method finds the right animal.", _probe_arguments, _probe)

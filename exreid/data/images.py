@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -22,7 +24,12 @@ REDUCED_DECODE_GAP = 2
 MAX_IMAGE_PIXELS = 2**27
 """A larger image is refused before it is decoded: a few bytes can claim any size."""
 
+MIN_ANIMAL_PX = 16
+"""A mask of fewer pixels shows no animal, unless the photograph is as small."""
+
 EXIF_ORIENTATION = 0x0112
+HEIF_BRANDS = frozenset((b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"))
+"""How the files of phones begin, after 8 bytes; PIL reads them with another package."""
 _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
@@ -56,6 +63,8 @@ class Preprocessing:
     crop_margin: float
     """Margin around the mask's box, as a fraction of the box's longer side."""
     fill_rgb: tuple[int, int, int]
+    no_mask: Literal["raise", "whole"] = "raise"
+    """A photograph without a mask where one is wanted: MaskError, or taken whole."""
     reduced_decode: bool = True
     """Decode a large JPEG at 1/2, 1/4 or 1/8, never below `REDUCED_DECODE_GAP` times the size it
     is resized to. On 50 photographs of animals the resized pixels then differ from those of the
@@ -64,7 +73,10 @@ class Preprocessing:
 
     def describe(self) -> dict[str, Any]:
         """Everything that the pixels depend on, for cache keys."""
-        return {"stage_version": STAGE_VERSION, **asdict(self)}
+        described = {"stage_version": STAGE_VERSION, **asdict(self)}
+        if self.no_mask == "raise":  # whose pixels are those of before there was a choice
+            del described["no_mask"]
+        return described
 
     def resized_wh_px(self, image_wh_px: tuple[int, int]) -> tuple[int, int]:
         """What an image of this size is resized to, before "crop" cuts or "pad" adds."""
@@ -104,13 +116,18 @@ def load_image(
     """Decode a file's bytes to RGB, turned as EXIF says.
 
     With ``min_side_px``, a JPEG may be decoded at 1/2, 1/4 or 1/8, as long as its shorter side
-    stays `REDUCED_DECODE_GAP` times larger. 16-bit grey is scaled to 8 bit, transparent pixels
-    are laid over ``fill_rgb``, of several frames the first is taken.
+    stays `REDUCED_DECODE_GAP` times larger. Grey of up to 16 bit is scaled to 8 bit, by as many
+    bits (8, 10, 12, 14 or 16) as its brightest pixel takes. Transparent pixels are laid over
+    ``fill_rgb``, of several frames the first is taken.
 
     Raises ImageError for whatever cannot be decoded whole; the caller adds file and row. (A JPEG
     whose bytes are damaged but complete may decode to wrong pixels: the format has no checksum.)
     """
-    opened = _open(data)
+    with foreign_bytes():
+        return _loaded(_open(data), min_side_px, fill_rgb)
+
+
+def _loaded(opened: _Opened, min_side_px: int | None, fill_rgb: tuple[int, int, int]) -> Decoded:
     shorter = min(opened.full_wh_px)
     scale = 1.0 if min_side_px is None else REDUCED_DECODE_GAP * min_side_px / shorter
     return _decode(opened, scale, fill_rgb)
@@ -122,10 +139,14 @@ def prepare_image(data: bytes, mask_value: str | None, pre: Preprocessing) -> np
     The mask is looked at only where ``pre`` needs one. Raises ImageError or MaskError; the
     caller adds file and row.
     """
-    opened = _open(data)
+    with foreign_bytes():
+        return _prepared(_open(data), mask_value, pre)
+
+
+def _prepared(opened: _Opened, mask_value: str | None, pre: Preprocessing) -> np.ndarray:
     mask_HW = None
     part = (0, 0, *opened.full_wh_px)
-    if pre.no_background or pre.crop_to_mask:
+    if (pre.no_background or pre.crop_to_mask) and (mask_value or pre.no_mask == "raise"):
         mask_HW = _mask_of(opened, mask_value)
         if pre.crop_to_mask:
             part = _box_with_margin(mask_HW, pre.crop_margin)
@@ -152,7 +173,11 @@ def prepare_matte(data: bytes, mask_value: str | None, pre: Preprocessing) -> np
     Edges are grey where the mask covers part of a pixel; what is padded is 0. The image's pixels
     are not decoded.
     """
-    opened = _open(data)
+    with foreign_bytes():
+        return _matte(_open(data), mask_value, pre)
+
+
+def _matte(opened: _Opened, mask_value: str | None, pre: Preprocessing) -> np.ndarray:
     mask_HW = _mask_of(opened, mask_value)
     width, height = opened.full_wh_px
     part = (0, 0, width, height)
@@ -167,9 +192,9 @@ def prepare_matte(data: bytes, mask_value: str | None, pre: Preprocessing) -> np
 def used_wh_px(data: bytes, mask_value: str | None, pre: Preprocessing) -> tuple[int, int]:
     """Width and height at full scale of what ``pre`` resizes: the whole displayed image, or the
     mask's box. The pixels are not decoded."""
-    opened = _open(data)
-    if not pre.crop_to_mask:
-        return opened.full_wh_px
+    if not pre.crop_to_mask or (not mask_value and pre.no_mask == "whole"):
+        with foreign_bytes():
+            return _open(data).full_wh_px
     left, top, right, bottom = used_box_px(data, mask_value, pre.crop_margin)
     return right - left, bottom - top
 
@@ -179,7 +204,27 @@ def used_box_px(
 ) -> tuple[int, int, int, int]:
     """Left, top, right, bottom of what ``crop_to_mask`` keeps of the displayed photograph, in its
     own pixels."""
-    return _box_with_margin(_mask_of(_open(data), mask_value), crop_margin)
+    with foreign_bytes():
+        return _box_with_margin(_mask_of(_open(data), mask_value), crop_margin)
+
+
+@contextmanager
+def foreign_bytes() -> Iterator[None]:
+    """Whatever a photograph's bytes lead its reader to ends as ImageError (or MaskError)."""
+    try:
+        yield
+    except (ImageError, MaskError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"image is too large: {error}") from error
+    except UnidentifiedImageError as error:
+        raise ImageError("not an image, or of a format that cannot be read.") from error
+    except MemoryError as error:
+        raise ImageError(
+            "damaged image, or too large: it asks for more memory than there is."
+        ) from error
+    except Exception as error:  # PIL's readers raise OSError, SyntaxError, struct.error, ...
+        raise ImageError(f"damaged image: {type(error).__name__}: {error}.") from error
 
 
 @dataclass(frozen=True)
@@ -194,45 +239,47 @@ class _Opened:
 def _open(data: bytes) -> _Opened:
     if not data:
         raise ImageError("file is empty (0 bytes).")
-    try:
-        image = Image.open(io.BytesIO(data))
-        width, height = image.size
-        if width * height > MAX_IMAGE_PIXELS:
-            raise ImageError(
-                f"image of {width} x {height} pixels is over the limit of {MAX_IMAGE_PIXELS} "
-                "pixels. Make it smaller."
-            )
-        tag = image.getexif().get(EXIF_ORIENTATION, 1)
-    except (ImageError, MemoryError):
-        raise
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"image is too large: {error}") from error
-    except UnidentifiedImageError as error:
-        raise ImageError("not an image, or of a format that cannot be read.") from error
-    except Exception as error:  # PIL's readers raise whatever a damaged header leads them to
-        raise ImageError(f"damaged image: {type(error).__name__}: {error}.") from error
+    if data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS:
+        _read_heif_too()
+    if data.startswith(b"version https://git-lfs"):
+        raise ImageError("a Git LFS pointer, not the photograph itself. Run git lfs pull.")
+    image = Image.open(io.BytesIO(data))
+    width, height = image.size
+    if width * height > MAX_IMAGE_PIXELS:
+        raise ImageError(
+            f"image of {width} x {height} pixels is over the limit of {MAX_IMAGE_PIXELS} "
+            "pixels. Make it smaller."
+        )
+    tag = image.getexif().get(EXIF_ORIENTATION, 1)
     orientation = tag if isinstance(tag, int) and tag in _TRANSPOSE else 1
     wh = (height, width) if orientation >= 5 else (width, height)
     return _Opened(image, wh, orientation)
+
+
+def _read_heif_too() -> None:
+    """Let PIL read HEIC and HEIF; ImageError where the package for that is not installed."""
+    try:
+        import pi_heif
+    except ImportError as error:
+        raise ImageError(
+            "a HEIC photograph, as phones take them. pip install 'exreid[heif]' reads it; or "
+            "convert it to JPEG."
+        ) from error
+    pi_heif.register_heif_opener()
 
 
 def _decode(opened: _Opened, scale: float, fill_rgb: tuple[int, int, int]) -> Decoded:
     """The pixels, at ``scale`` or larger where the format allows it, and displayed side up."""
     image = opened.stored
     extent = (0.0, 0.0, float(image.width), float(image.height))
-    try:
-        if scale < 1 and image.format in ("JPEG", "MPO"):
-            width, height = image.size
-            # draft() keeps at least this; the rounding keeps 448.0000001 from becoming 449.
-            least = (math.ceil(round(width * scale, 3)), math.ceil(round(height * scale, 3)))
-            drafted = image.draft(image.mode, least)
-            extent = extent if drafted is None else drafted[1]
-        image.load()
-        rgb = _as_rgb(image, fill_rgb)
-    except (ImageError, MemoryError):
-        raise
-    except Exception as error:  # PIL's decoders raise OSError, SyntaxError, struct.error, ...
-        raise ImageError(f"damaged image: {type(error).__name__}: {error}.") from error
+    if scale < 1 and image.format in ("JPEG", "MPO"):
+        width, height = image.size
+        # draft() keeps at least this; the rounding keeps 448.0000001 from becoming 449.
+        least = (math.ceil(round(width * scale, 3)), math.ceil(round(height * scale, 3)))
+        drafted = image.draft(image.mode, least)
+        extent = extent if drafted is None else drafted[1]
+    image.load()
+    rgb = _as_rgb(image, fill_rgb)
     turn = _TRANSPOSE.get(opened.exif_orientation)
     turned = rgb if turn is None else rgb.transpose(turn)
     box = _turned(extent[2:], turned.size, opened.exif_orientation)
@@ -254,7 +301,8 @@ def _as_rgb(image: Image.Image, fill_rgb: tuple[int, int, int]) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise ImageError(f"its pixels run from {values.min()} to {values.max()}, not 16 bit.")
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+        bits = max(8, 2 * math.ceil(int(values.max()).bit_length() / 2))
+        return Image.fromarray((values >> (bits - 8)).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ImageError("its pixels are fractions. Save it with 8 or 16 bits per channel.")
     if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
@@ -268,8 +316,8 @@ def _mask_of(opened: _Opened, mask_value: str | None) -> np.ndarray:
     """The mask on the displayed image at full scale, never empty."""
     if not mask_value:
         raise MaskError(
-            "it has no mask. Give it one, or set dataset.no_background=false and "
-            "dataset.crop_to_mask=false."
+            "it has no mask. Give it one, or set dataset.no_mask=whole or skip, or "
+            "dataset.no_background=false and dataset.crop_to_mask=false."
         )
     mask_HW = decode_mask(mask_value, opened.full_wh_px)
     mask_HW = fit_mask_to_image(mask_HW, opened.full_wh_px, opened.exif_orientation)
@@ -277,6 +325,12 @@ def _mask_of(opened: _Opened, mask_value: str | None) -> np.ndarray:
         raise MaskError(
             "its mask is empty: no pixel is the animal. Give it one, or set "
             "dataset.no_background=false and dataset.crop_to_mask=false."
+        )
+    animal_px = int(np.count_nonzero(mask_HW))
+    if animal_px < MIN_ANIMAL_PX and mask_HW.size > 100 * MIN_ANIMAL_PX:
+        raise MaskError(
+            f"its mask has {animal_px} of {mask_HW.size} pixels: that is no animal. It looks "
+            "damaged, or given in another unit than pixels."
         )
     return mask_HW
 

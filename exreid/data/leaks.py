@@ -16,6 +16,7 @@ from exreid.records import RetrievalSide
 SAME_FILE, SAME_PICTURE, IN_ENCOUNTER = "same_file", "same_picture", "same_picture_in_encounter"
 CUT_ENCOUNTER, NO_PARTNER = "cut_encounter", "no_partner"
 DUPLICATE_QUERY, DUPLICATE_GALLERY = "duplicate_query", "duplicate_gallery"
+OTHER_ANIMAL = "of another animal by its label"
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,15 @@ def copy_leaks(
                 )
     for kind in (SAME_FILE, SAME_PICTURE, IN_ENCOUNTER):
         leaks.counts[f"queries_{kind}"] = len(leaks.of(kind))
-    leaks.counts["copies_under_two_animals"] = two_animals
     leaks.add(_duplicates(DUPLICATE_QUERY, queries, file_Q))
     leaks.add(_duplicates(DUPLICATE_GALLERY, gallery, file_G))
+    if not np.array_equal(queries.position_N, gallery.position_N):  # else they were counted above
+        two_animals += sum(
+            leak.detail.endswith(OTHER_ANIMAL)
+            for kind in (DUPLICATE_QUERY, DUPLICATE_GALLERY)
+            for leak in leaks.of(kind)
+        )
+    leaks.counts["copies_under_two_animals"] = two_animals
     return leaks
 
 
@@ -159,6 +166,8 @@ def _duplicates(kind: str, side: RetrievalSide, file_N: Sequence[str]) -> Leaks:
     for place, name in enumerate(file_N):
         if first.setdefault(name, place) != place:
             again, detail = side.image_ids[place], f"the same file as {side.image_ids[first[name]]}"
+            if side.identity_N[place] != side.identity_N[first[name]]:
+                detail = f"{detail}; {OTHER_ANIMAL}"
             ids = (again, "") if kind == DUPLICATE_QUERY else ("", again)
             leaks.found.append(Leak(kind, *ids, detail))
     leaks.counts = {f"{kind}_images": len(leaks.found)}
@@ -167,7 +176,7 @@ def _duplicates(kind: str, side: RetrievalSide, file_N: Sequence[str]) -> Leaks:
 
 def _copy_detail(count: int, two_animals: bool) -> str:
     parts = [f"and {count - 1} more"] if count > 1 else []
-    return "; ".join([*parts, "of another animal by its label"] if two_animals else parts)
+    return "; ".join([*parts, OTHER_ANIMAL] if two_animals else parts)
 
 
 def _members(code_N: np.ndarray) -> dict[int, list[int]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ MAX_MASK_PIXELS = 2**27
 """A mask that claims more pixels is refused before memory is taken for it."""
 MAX_OUTLINE_PX = 1_000_000
 """The longest outline of a polygon mask, for the same reason."""
+
+OUTSIDE = 0.05
+"""How far a polygon may run over the image's edge, in sides; drawing tools leave a little."""
 
 _GROUPS_PER_RUN = 7  # 7 groups of 5 bits hold any run below 2 ** 34
 # How each of EXIF's eight orientations turns a stored array into the displayed one.
@@ -38,16 +42,21 @@ _TURNS = {
 def parse_mask(value: str | dict[str, Any] | list[Any]) -> dict[str, Any] | list[Any]:
     """A run length's dict or a list of polygons, out of JSON or a Python literal where it is text.
 
-    A COCO annotation gives its "segmentation". Raises MaskError where it is neither.
+    A COCO annotation, alone or in a list, gives its "segmentation", a LabelMe shape its "points".
+    Raises MaskError where it is neither, naming what it looks like.
 
     >>> parse_mask("{'size': [1, 2], 'counts': [1, 1]}")
     {'size': [1, 2], 'counts': [1, 1]}
     """
     parsed = _literal(value) if isinstance(value, str) else value
-    if isinstance(parsed, dict) and "segmentation" in parsed:
-        parsed = parsed["segmentation"]
+    if isinstance(parsed, list) and len(parsed) == 1 and isinstance(parsed[0], dict):
+        parsed = parsed[0]
+    if isinstance(parsed, dict):
+        parsed = parsed.get("segmentation", parsed.get("points", parsed))
     if not isinstance(parsed, dict | list) or not parsed:
         raise MaskError(f"mask is no COCO run length and no polygon: {_shown(value)}.")
+    if hint := _other_format(parsed):
+        raise MaskError(f"mask is no COCO run length and no polygon: {hint}.")
     return parsed
 
 
@@ -56,9 +65,18 @@ def decode_mask(
 ) -> np.ndarray:
     """The mask as booleans (H, W). Polygons take the image's size; a run length brings its own.
 
-    Raises MaskError where it cannot be decoded; see `fit_mask_to_image` for the size.
+    Raises MaskError where it cannot be decoded, and where polygons cannot lie on such an image; see
+    `fit_mask_to_image` for the size.
     """
-    mask = parse_mask(value)
+    try:
+        return _decoded(parse_mask(value), image_wh_px)
+    except MaskError:
+        raise
+    except Exception as error:  # whatever foreign text leads numpy and pycocotools to
+        raise MaskError(f"undecodable mask: {type(error).__name__}: {error}.") from error
+
+
+def _decoded(mask: dict[str, Any] | list[Any], image_wh_px: tuple[int, int]) -> np.ndarray:
     if isinstance(mask, list):
         mask = _run_length_of_polygons(mask, image_wh_px)
     height, width = _size_of(mask)
@@ -102,10 +120,49 @@ def fit_mask_to_image(
     turned: np.ndarray = _TURNS.get(exif_orientation, _TURNS[1])(mask_HW)
     if turned.shape[::-1] == displayed_wh_px:
         return turned
+    looks = ""
+    if (height, width) == displayed_wh_px:
+        looks = " Its size looks like [width, height]; COCO's is [height, width]."
+    elif abs(width * displayed_wh_px[1] - height * displayed_wh_px[0]) <= width + height:
+        looks = (
+            f" It looks drawn on the photograph at {width / displayed_wh_px[0]:.3g} of its size: "
+            "scale it, or name the photograph that it was drawn on."
+        )
     raise MaskError(
         f"mask is {width} x {height} pixels, the image {displayed_wh_px[0]} x "
-        f"{displayed_wh_px[1]} (width x height)."
+        f"{displayed_wh_px[1]} (width x height).{looks}"
     )
+
+
+def _other_format(parsed: dict[str, Any] | list[Any]) -> str:
+    """What a mask of another format looks like, and the remedy; "" for one that may be right."""
+    as_rle = "give COCO's run lengths"
+    if isinstance(parsed, dict):
+        if "bbox" in parsed and "counts" not in parsed:
+            return f"it looks like a box (bbox); {as_rle} or a polygon"
+        if "rle" in parsed or "original_width" in parsed:
+            return f"it looks like Label Studio's own; export as COCO, or {as_rle}"
+        if "counts" not in parsed and "size" not in parsed:
+            return f"it has the keys {_shown(sorted(map(str, parsed)))}, not size and counts"
+        return ""
+    if all(isinstance(part, dict) for part in parsed):
+        return f"it holds {len(parsed)} masks; give the one of the row's animal"
+    if len(parsed) == 4 and all(isinstance(number, int | float) for number in parsed):
+        return f"it looks like a box, 4 numbers; {as_rle} or a polygon of 3 points or more"
+    return ""
+
+
+def _other_text(text: str) -> str:
+    """What text that is no JSON looks like."""
+    if re.fullmatch(r"[^{}\[\]]+\.(png|tiff?|bmp|gif|jpe?g|npy)", text.strip(), re.IGNORECASE):
+        return " It looks like the name of a file; the column holds the masks themselves."
+    if re.fullmatch(r"[\d\s]+", text):
+        return " It looks like pairs of start and length; give COCO's run lengths."
+    if "array(" in text or "np." in text:
+        return " It looks like numpy's own print; write it with json.dumps(... .tolist())."
+    if len(text) in (255, 32_759, 32_767) or text.lstrip()[:1] in ("{", "["):
+        return " It looks cut off: a cell of Excel holds 32,767 characters. Use Parquet or CSV."
+    return ""
 
 
 def _literal(text: str) -> Any:
@@ -116,7 +173,9 @@ def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise MaskError(f"mask is neither JSON nor a Python literal: {_shown(text)}.") from error
+        raise MaskError(
+            f"mask is neither JSON nor a Python literal: {_shown(text)}.{_other_text(text)}"
+        ) from error
 
 
 def _shown(value: object) -> str:
@@ -150,7 +209,9 @@ def _runs_of(text: str | bytes) -> np.ndarray:
     32 says that more follow, bit 16 of the last group is the sign. From the fourth run on, the
     number is the difference to the run two before.
     """
-    data = text.encode() if isinstance(text, str) else text
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    if data[:2] in (b"b'", b'b"'):  # the print of bytes, which no run length begins with
+        data = ast.literal_eval(data.decode())
     groups = np.frombuffer(data, dtype=np.uint8).astype(np.int64) - 48
     wrong = np.flatnonzero((groups < 0) | (groups > 63))
     if len(wrong):
@@ -176,6 +237,8 @@ def _runs_of(text: str | bytes) -> np.ndarray:
 def _run_length_of_polygons(polygons: list[Any], image_wh_px: tuple[int, int]) -> dict[str, Any]:
     width, height = image_wh_px
     rings = polygons if isinstance(polygons[0], list | tuple) else [polygons]
+    if len(rings) >= 3 and all(isinstance(p, list | tuple) and len(p) == 2 for p in rings):
+        rings = [[number for point in rings for number in point]]  # one polygon, point by point
     outline_px = 0.0
     checked: list[list[float]] = []
     for ring in rings:
@@ -189,5 +252,49 @@ def _run_length_of_polygons(polygons: list[Any], image_wh_px: tuple[int, int]) -
         if np.abs(points).max() > 2 * max(width, height) or outline_px > MAX_OUTLINE_PX:
             raise MaskError(f"mask's polygon runs far outside the image of {width} x {height}.")
         checked.append(points.reshape(-1).tolist())
+    _check_place(np.concatenate(checked).reshape(-1, 2), (width, height))
     merged = coco.merge(coco.frPyObjects(checked, height, width))
     return {"size": [height, width], "counts": merged["counts"]}
+
+
+def _check_place(points_P2: np.ndarray, image_wh_px: tuple[int, int]) -> None:
+    """MaskError where the polygons' points cannot be pixels of this image."""
+    width, height = image_wh_px
+    low, high = points_P2.min(axis=0), points_P2.max(axis=0)
+    about = f"mask's polygon runs from {low.tolist()} to {high.tolist()}"
+    size = f"{width} x {height} pixels"
+    if high.max() <= 1.5 and min(image_wh_px) > 8:
+        raise MaskError(
+            f"{about}: it looks like fractions of the image of {size}. Multiply x by the width, y "
+            "by the height."
+        )
+    if _looks_like_per_cent(points_P2, image_wh_px):
+        raise MaskError(
+            f"{about}: it looks like per cent of the image of {size}. Multiply x by width / 100, "
+            "y by height / 100; or, where it is right, give it as run lengths."
+        )
+    slack = np.maximum(2, OUTSIDE * np.array(image_wh_px))
+    if (low >= -slack).all() and (high <= np.array(image_wh_px) + slack).all():
+        return
+    turned = (low >= -slack[::-1]).all() and (high <= np.array((height, width)) + slack).all()
+    looks = (
+        "it looks drawn on the stored pixels of a photograph that its orientation tag turns, or "
+        "has y before x. Draw it as the photograph is displayed, or give it as run lengths of the "
+        "stored size"
+        if turned
+        else "it looks drawn on a photograph of another size. Scale it"
+    )
+    raise MaskError(f"{about}, outside the image of {size}: {looks}.")
+
+
+def _looks_like_per_cent(points_P2: np.ndarray, image_wh_px: tuple[int, int]) -> bool:
+    """Whether points lie in 100 x 100, alone in an image's corner, where hardly an animal would be:
+    the smaller the image, the more of the 100 it takes."""
+    shorter = min(image_wh_px)
+    if shorter <= 200 or points_P2.max() > 100 or points_P2.min() < 0:
+        return False
+    span = float(np.ptp(points_P2, axis=0).min())
+    has_parts = bool(np.any(points_P2 != np.round(points_P2)))
+    if shorter >= 1000:
+        return True
+    return span >= (60 if not has_parts else 40 if shorter < 500 else 0)

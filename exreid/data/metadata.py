@@ -15,6 +15,7 @@ from exreid.data.metadata_cells import clean_cells, similar_notes
 from exreid.data.metadata_checks import (
     Problem,
     contract_rows,
+    find_files,
     normalised_path,
     row_problems,
     split_value,
@@ -34,6 +35,7 @@ __all__ = [
     "Problem",
     "codes",
     "find_problems",
+    "left_out_text",
     "load_images",
     "normalised_path",
     "read_table",
@@ -44,6 +46,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 SHOWN_PROBLEMS = 5
+SHOWN_REASONS = 3
 
 
 def load_images(
@@ -56,8 +59,8 @@ def load_images(
     check_files: bool = True,
     require_identity: bool = True,
     split: str | None = None,
-    strict: bool = False,
     say: Callable[[str], Any] = log.warning,
+    say_similar: Callable[[str], Any] = log.warning,
 ) -> tuple[ImageTable, list[Rejected]]:
     """The data set's images, checked; with ``on_error="skip"`` bad rows are left out and listed.
 
@@ -66,10 +69,10 @@ def load_images(
     ``check_files`` asks for each file whether it is there. With ``split`` only what is wrong with
     its rows counts; it is the caller that takes them.
 
-    What was read otherwise than it stands, and names that are probably one, are told to ``say``.
-    Raises MetadataError: for a file or a column that is missing or cannot be read, always; for
-    bad rows, with their number, and the first few with line and remedy, unless they are skipped;
-    for names that are probably one, where ``strict``.
+    What was read otherwise than it stands is told to ``say``, names that are probably one to
+    ``say_similar``. Raises MetadataError: for a file or a column that is missing or cannot be read,
+    always; for bad rows, with their number, and the first few with line and remedy, unless they are
+    skipped.
     """
     checked = _checked(
         root,
@@ -83,12 +86,8 @@ def load_images(
     file, rows, problems = checked.file, checked.rows, checked.problems
     for note in checked.notes:
         say(f"{file.source}: {note}.")
-    similar = similar_notes((name, file.column(name)) for name in _named(columns))
-    if similar and strict:
-        told = "".join(f"\n  {note}." for note in similar)
-        raise MetadataError(f"{file.source}: safety=strict stops here.{told}")
-    for note in similar:
-        say(f"{file.source}: {note}.")
+    for note in similar_notes((name, file.column(name)) for name in _named(columns)):
+        say_similar(f"{file.source}: {note}.")
     if problems and on_error == "raise":
         shown = [f"  line {p.row}: {p.text}." for p in problems[:SHOWN_PROBLEMS]]
         more = len(problems) - len(shown)
@@ -124,8 +123,26 @@ def find_problems(
     ).problems
 
 
-def select_split(table: ImageTable, value: str) -> np.ndarray:
-    """Positions of the rows whose split is ``value``; MetadataError where there are none."""
+def left_out_text(rejected: Sequence[Rejected]) -> str:
+    """What was left out before and why, in words; "" where nothing was."""
+    if not rejected:
+        return ""
+    reasons: dict[str, list[Rejected]] = {}
+    for one in rejected:
+        reasons.setdefault(one.reason.replace(one.path, "its path"), []).append(one)
+    most = sorted(reasons.values(), key=len, reverse=True)
+    parts = [
+        f"{len(same)} such as line {same[0].row}, {same[0].path}: {same[0].reason.rstrip('.')}"
+        for same in most[:SHOWN_REASONS]
+    ]
+    rest = sum(map(len, most[SHOWN_REASONS:]))
+    more = [f"and {rest} for other reasons"] if rest else []
+    return f"{len(rejected)} images were left out: {'; '.join([*parts, *more])}."
+
+
+def select_split(table: ImageTable, value: str, rejected: Sequence[Rejected] = ()) -> np.ndarray:
+    """Positions of the rows whose split is ``value``; MetadataError where there are none, which
+    tells what was left out (``rejected``)."""
     splits = table.rows["split"]
     positions = np.flatnonzero((splits == split_value(value)).to_numpy())
     if len(positions) == 0:
@@ -135,6 +152,9 @@ def select_split(table: ImageTable, value: str) -> np.ndarray:
         raise MetadataError(
             f"{table.source}: no image has the split {value!r}; the splits are {there or 'none'}. "
             "Set dataset.split_col, dataset.query_split_value and dataset.database_split_value."
+            if not rejected
+            else f"{table.source}: no image of the split {value!r} is left; of others: "
+            f"{there or 'none'}. {left_out_text(rejected)}"
         )
     return positions
 
@@ -204,13 +224,17 @@ def _checked(
             "count as empty"
         )
     rows = contract_rows(file, columns, frozenset(unknown_identities), dates)
+    missing: dict[int, list[str]] = {}
+    if check_files:
+        rows, missing, renamed = find_files(rows, root)
+        notes += renamed
     problems = row_problems(
         file,
         rows,
         columns,
         dates,
         root=root,
-        check_files=check_files,
+        missing=missing,
         require_identity=require_identity,
     )
     if split is not None:

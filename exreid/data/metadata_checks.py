@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ import pandas as pd
 from exreid.data.dates import FORMS, Dates
 from exreid.data.metadata_formats import clean_text
 from exreid.data.metadata_table import Columns, MetadataFile
-from exreid.data.storage import join, missing_files
+from exreid.data.storage import join, missing_files, names_on_disk
 from exreid.errors import MetadataError
 
 
@@ -72,17 +72,18 @@ def row_problems(
     dates: Dates,
     *,
     root: str,
-    check_files: bool,
+    missing: Mapping[int, list[str]],
     require_identity: bool,
 ) -> list[Problem]:
-    """Everything wrong with the rows, by line."""
+    """Everything wrong with the rows, by line; ``missing`` is of `find_files`."""
     problems = [*_path_problems(file, columns)]
     if columns.dates_count:
         problems += _date_problems(file, columns, dates)
     if require_identity:
         problems += _identity_problems(file, rows, columns)
-    if check_files:
-        problems += _missing_file_problems(rows, columns, root, {p.index for p in problems})
+    bad = {problem.index for problem in problems}
+    still = {i: near for i, near in missing.items() if i not in bad}
+    problems += _missing_file_problems(rows, columns, root, still)
     bad = {problem.index for problem in problems}
     given = file.column(columns.path)
     paths = [path if given[i] is not None else None for i, path in enumerate(rows["path"])]
@@ -90,6 +91,45 @@ def row_problems(
     if columns.image_id in file.cells.columns:
         problems += _repeats(file, columns.image_id, rows["image_id"].tolist(), bad)
     return sorted(problems, key=lambda problem: problem.index)
+
+
+def find_files(
+    rows: pd.DataFrame, root: str
+) -> tuple[pd.DataFrame, dict[int, list[str]], list[str]]:
+    """The rows with their paths as the disk spells them; the rows without a file, with the files
+    that it may be; and what was found under another spelling, in words.
+
+    Another Unicode form and another case are read, where one file alone fits.
+    """
+    paths = rows["path"].tolist()
+    places = [i for i, path in enumerate(paths) if _is_inside(path)]
+    try:
+        absent = [places[m] for m in sorted(missing_files(root, [paths[i] for i in places]))]
+    except (OSError, ImportError, ValueError) as error:
+        raise MetadataError(f"{root}: cannot be listed: {error}. Check dataset.root.") from error
+    missing: dict[int, list[str]] = {}
+    renamed: dict[int, str] = {}
+    for i, found in zip(absent, names_on_disk(root, [paths[i] for i in absent]), strict=True):
+        if isinstance(found, str):
+            renamed[i] = found
+        else:
+            missing[i] = found or []
+    if not renamed:
+        return rows, missing, []
+    first, name = next(iter(renamed.items()))
+    note = (
+        f"{len(renamed)} files are there under another case or Unicode form, and are read, such as "
+        f"{name!r} for {paths[first]!r}"
+    )
+    spelled = [renamed.get(i, path) for i, path in enumerate(paths)]
+    return rows.assign(path=pd.Series(spelled, dtype=object)), missing, [note]
+
+
+def _is_inside(path: str) -> bool:
+    try:
+        return normalised_path(path) == path
+    except ValueError:
+        return False
 
 
 def normalised_path(path: str) -> str:
@@ -188,22 +228,19 @@ def _identity_problems(
 
 
 def _missing_file_problems(
-    rows: pd.DataFrame, columns: Columns, root: str, bad: set[int]
+    rows: pd.DataFrame, columns: Columns, root: str, missing: Mapping[int, list[str]]
 ) -> Iterator[Problem]:
-    places = [i for i in range(len(rows)) if i not in bad]
     paths, lines = rows["path"].tolist(), rows["row"].tolist()
-    try:
-        missing = missing_files(root, [paths[i] for i in places])
-    except (OSError, ImportError, ValueError) as error:
-        raise MetadataError(f"{root}: cannot be listed: {error}. Check dataset.root.") from error
-    for i in (places[m] for m in sorted(missing)):
+    for i, near in missing.items():
         yield Problem(
             i,
             int(lines[i]),
             columns.path,
             paths[i],
             f"no such file {join(root, paths[i])}",
-            "Check dataset.root, or remove the row",
+            f"{' and '.join(near)} differ from it by case alone: name one of them"
+            if near
+            else "Check dataset.root, or remove the row",
         )
 
 

@@ -7,6 +7,7 @@ import difflib
 import io
 import json
 import math
+import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 
 from exreid.config import MISSING_VALUES
 from exreid.data.metadata_formats import IS_PARQUET, clean_text, decoded_text, split_header
-from exreid.data.storage import exists, is_remote, join, open_file_system
+from exreid.data.storage import exists, is_remote, join, open_file_system, read_regular
 from exreid.errors import MetadataError
 
 SHOWN_COLUMNS = 40
@@ -163,6 +164,8 @@ def _find(root: str, metadata_file: str | None) -> str:
 
 def _read(source: str) -> bytes:
     def read() -> bytes:
+        if not is_remote(source):
+            return read_regular(os.path.expanduser(source))  # noqa: PTH111
         file_system, inner = open_file_system(source)
         data: bytes = file_system.cat_file(inner)
         return data

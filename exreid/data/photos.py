@@ -42,6 +42,8 @@ class FoundPhotos:
     """Relative to ``root``, with forward slashes, each once, sorted."""
     others: int
     """Files in the folders that are no photographs by their ending."""
+    unnamed: tuple[str, ...] = ()
+    """Photographs whose names are no text (UTF-8), escaped: no file could say them."""
 
 
 def find_photos(given: Sequence[Path]) -> FoundPhotos:
@@ -63,16 +65,38 @@ def find_photos(given: Sequence[Path]) -> FoundPhotos:
             files |= inside
             folders.append(whole)
             others += rest
+        elif whole.exists():
+            raise ImageError(f"{path} is no photograph but a device, a pipe or a socket.")
         else:
-            raise ImageError(f"no such photograph or folder {path}.")
+            raise ImageError(f"no such photograph or folder {_escaped(path)}.")
+    named = {file for file in files if _is_text(str(file))}
+    unnamed = sorted(_escaped(file) for file in files - named)
+    for folder in folders:
+        if not _is_text(str(folder)):
+            raise ImageError(
+                f"{_escaped(folder)}: the folder's name is no text (UTF-8). Rename it."
+            )
     if not files:
         raise ImageError(
             f"no photograph in {', '.join(map(str, given))}: no file there ends in "
             f"{', '.join(sorted(ENDINGS)[:6])}, ... Name the files themselves."
         )
     root = os.path.commonpath(folders)
-    paths = sorted(os.path.relpath(file, root).replace(os.sep, "/") for file in files)
-    return FoundPhotos(root, tuple(paths), others)
+    paths = sorted(os.path.relpath(file, root).replace(os.sep, "/") for file in named)
+    return FoundPhotos(root, tuple(paths), others, tuple(unnamed))
+
+
+def _escaped(path: Path) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name could be decoded; the system gives bytes that could not as half characters."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _photos_below(folder: Path) -> tuple[set[Path], int]:

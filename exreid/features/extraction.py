@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from exreid.data.images import Preprocessing, prepare_image, prepare_matte
+from exreid.data.metadata import left_out_text
 from exreid.data.storage import file_signature, read_bytes
 from exreid.errors import ImageError, MaskError, RunError
 from exreid.features.embedding import Embedder, content_hash, image_key
@@ -289,7 +290,7 @@ def _in_table_order(
             "rejected came out. This is a fault of exreid: please report it."
         )
     if not vectors:
-        raise RunError(f"{table.source}: no image could be read; the first: {report.rejected[:1]}")
+        raise RunError(f"{table.source}: no image could be used. {left_out_text(report.rejected)}")
     positions = np.array(sorted(vectors), dtype=np.int64)
     stacked_ND = np.stack([vectors[position] for position in positions.tolist()])
     ids = tuple(table.rows["image_id"].iloc[positions])

@@ -50,10 +50,15 @@ class LocalPreprocessing:
     crop_to_mask: bool
     crop_margin: float
     reduced_decode: bool = True
+    no_mask: Literal["raise", "whole"] = "raise"
+    """As `Preprocessing` has it."""
 
     def describe(self) -> dict[str, Any]:
         """Everything that the extractor's input depends on, for cache keys."""
-        return {"images_version": STAGE_VERSION, **asdict(self)}
+        described = {"images_version": STAGE_VERSION, **asdict(self)}
+        if self.no_mask == "raise":
+            del described["no_mask"]
+        return described
 
     def prepare(self, data: bytes, mask: str | None) -> tuple[np.ndarray, np.ndarray | None]:
         """A file's bytes to uint8 RGB (H, W, 3), and where the animal is, bool (H, W)."""
@@ -66,6 +71,7 @@ class LocalPreprocessing:
             crop_to_mask=self.crop_to_mask,
             crop_margin=self.crop_margin,
             fill_rgb=(128, 128, 128),
+            no_mask=self.no_mask,
             reduced_decode=self.reduced_decode,
         )
         if not self.square:

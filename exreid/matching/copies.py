@@ -13,6 +13,8 @@ Letters: N images, Q queries, G gallery images, P pairs, S side of a print.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 HASH_BITS = 7
@@ -58,7 +60,7 @@ def print_hashes(print_NSS: np.ndarray) -> np.ndarray:
 
 def is_blank(print_NSS: np.ndarray) -> np.ndarray:
     """bool (N,): prints without contrast, which are compared with none."""
-    flat = print_NSS.reshape(len(print_NSS), -1)
+    flat = print_NSS.reshape(len(print_NSS), math.prod(print_NSS.shape[1:]))
     mean_N = flat.mean(axis=1)
     # The sums are of whole numbers: no float copy of all prints is made.
     square_N = np.einsum("ns,ns->n", flat, flat, dtype=np.int64) / flat.shape[1]

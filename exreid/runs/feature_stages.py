@@ -10,7 +10,9 @@ import numpy as np
 
 from exreid.config import ProbeConfig
 from exreid.config_benchmark import ModelConfig
+from exreid.data.metadata import left_out_text
 from exreid.distributed.session import Placement
+from exreid.errors import RunError
 from exreid.features.extraction import ExtractionReport
 from exreid.records import Embeddings, ImageTable, Rejected
 from exreid.runs.inputs import embed_images
@@ -50,6 +52,8 @@ class FeatureStages:
             with timed(self.timings_s, "keypoints"):
                 for name in local_names:
                     table = self._find_keypoints(table, name)
+        if len(table) == 0:
+            raise RunError(f"{table.source}: no image is left. {left_out_text(self.rejected)}")
         return table
 
     def _embed(self, table: ImageTable, model: ModelConfig) -> ImageTable:

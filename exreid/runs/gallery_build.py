@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import pandas as pd
 
 from exreid.config import ProbeConfig
 from exreid.data.metadata import select_split
+from exreid.data.metadata_cells import similar_notes
 from exreid.errors import ConfigError, GalleryError
 from exreid.features.extraction import content_hashes
 from exreid.features.store import SignatureMemo
@@ -21,6 +23,8 @@ from exreid.runs.gallery_stages import BuildStages
 from exreid.runs.gallery_swap import new_folder, put_back
 from exreid.runs.inputs import cache_folder, read_images
 from exreid.runs.progress import Progress, no_progress
+
+log = logging.getLogger(__name__)
 
 ADD_KEYS = (
     *("dataset.root", "dataset.metadata_file", "dataset.path_col", "dataset.label_col"),
@@ -66,7 +70,7 @@ def build_gallery(
         raise ConfigError(f"--out: {out} is there, and is no gallery. Name another folder.")
     table, rejected = read_images(config, with_split=split is not None, only_split=split)
     if split is not None:
-        table = table.take(select_split(table, split))
+        table = table.take(select_split(table, split, rejected))
     making = _Making(config, out, None, thumbnail_px, progress, verbose)
     return making.made(table, rejected, already=0)
 
@@ -87,12 +91,14 @@ def add_to_gallery(
     """
     table, rejected = read_images(config, with_split=split is not None, only_split=split)
     if split is not None:
-        table = table.take(select_split(table, split))
+        table = table.take(select_split(table, split, rejected))
     new, already = _unknown_images(gallery, table, config)
     px = int(gallery.manifest["thumbnails_px"])
     if len(new) == 0:
         return Built(gallery, 0, already, 0, 0, rejected, {})
     joined = join_tables(gallery.table, new)
+    for note in similar_notes([("the gallery and the table", joined.rows["identity"].tolist())]):
+        log.warning("%s.", note)
     making = _Making(config, gallery.folder, gallery, px, progress, verbose)
     return making.made(joined, rejected, already=already)
 
@@ -119,6 +125,8 @@ class _Making:
             )
             with ExitStack() as stack:
                 table = stages.extract(table, stack)
+                contents = self._content(table)
+                _refuse_two_animals(table, contents, config)
                 _, side = stages.sides(table)
                 fusion, practice = stages.learn(side, table)
                 groups = practice is not None and config.benchmark.open_set.group_nearest > 0
@@ -126,7 +134,7 @@ class _Making:
                 learned = Learned.fit(config, fusion, practice, side, grouper)
             rejected = [*rejected, *stages.rejected]
             content = GalleryContent(
-                table, self._content(table), learned, rejected, self.old, self.thumbnail_px
+                table, contents, learned, rejected, self.old, self.thumbnail_px
             )
             content.write(folder, stages, self.progress)
         looks, counts = stages.looks, stages.counts
@@ -144,6 +152,32 @@ class _Making:
         memo = SignatureMemo(cache_folder(self.config) / "signatures")
         known = [] if self.old is None else self.old.content_G
         return [*known, *content_hashes(table.take(np.arange(len(known), len(table))), memo)]
+
+
+def _refuse_two_animals(table: ImageTable, contents: list[str], config: ProbeConfig) -> None:
+    """GalleryError where one photograph stands under two animals, and no mask tells them apart."""
+    masks = config.dataset.crop_to_mask or config.dataset.no_background
+    first: dict[tuple[str, str | None], int] = {}
+    clashes = []
+    for i, (content, mask) in enumerate(zip(contents, table.rows["mask"], strict=True)):
+        before = table.rows.iloc[first.setdefault((content, mask if masks else None), i)]
+        row = table.rows.iloc[i]
+        if content and before["identity"] != row["identity"]:
+            clashes.append(
+                f"line {row['row']}: {row['image_id']} shows {row['identity']}; the same "
+                f"photograph is {before['image_id']} and shows {before['identity']}"
+            )
+    if clashes:
+        raise GalleryError(
+            f"{table.source}: {len(clashes)} photographs stand under two animals:\n"
+            f"{_shown_clashes(clashes)}\nDelete the wrong rows; where both animals are in the "
+            "picture, cut them out, or give each a mask and set dataset.crop_to_mask=true."
+        )
+
+
+def _shown_clashes(clashes: list[str]) -> str:
+    more = [f"  and {len(clashes) - 5} more."] if len(clashes) > 5 else []
+    return "\n".join([*(f"  {clash}." for clash in clashes[:5]), *more])
 
 
 def join_tables(first: ImageTable, second: ImageTable) -> ImageTable:
@@ -181,10 +215,10 @@ def _unknown_images(
         else:
             new.append(i)
     if clashes:
-        shown = "\n".join(f"  {clash}." for clash in clashes[:5])
         raise GalleryError(
             f"{table.source}: {len(clashes)} of its photographs contradict {gallery.folder}:\n"
-            f"{shown}\nCorrect the table, or build the gallery again from one table."
+            f"{_shown_clashes(clashes)}\nCorrect the table, or build the gallery again from one "
+            "table."
         )
     return table.take(np.array(new, np.int64)), len(table) - len(new)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,6 +18,7 @@ from exreid.data import mirror
 from exreid.data.images import Preprocessing
 from exreid.data.metadata import Columns, load_images
 from exreid.data.splits import closed_set_split, identity_disjoint_split, time_aware_split
+from exreid.errors import MetadataError
 from exreid.features.embedding import Embedder, stage_description, stage_folder
 from exreid.features.extraction import (
     BatchSource,
@@ -31,6 +33,8 @@ from exreid.records import Embeddings, ImageTable, Rejected
 if TYPE_CHECKING:
     from exreid.models.backbones import Backbone
 
+log = logging.getLogger(__name__)
+
 AnyConfig = ProbeConfig | FinetuneConfig
 
 
@@ -44,6 +48,7 @@ def read_images(
     """The data set's table, checked, with its split read or made; with ``only_split``, checked
     where it is of that split."""
     dataset = config.dataset
+    similar: list[str] = []
     table, rejected = load_images(
         dataset.root,
         metadata_file=dataset.metadata_file,
@@ -52,11 +57,29 @@ def read_images(
         on_error=dataset.on_error,
         require_identity=require_identity,
         split=only_split if dataset.make_split is None else None,
-        strict=config.safety == "strict",
+        say_similar=similar.append,
     )
+    if similar and config.safety == "strict":
+        raise MetadataError("\n  ".join(["safety=strict stops here.", *similar]))
+    for note in similar:
+        log.warning("%s", note)
+    if dataset.no_mask == "skip" and (dataset.no_background or dataset.crop_to_mask):
+        table, without = _with_masks(table)
+        rejected = sorted([*rejected, *without], key=lambda one: one.row)
     if with_split and dataset.make_split is not None:
         table = with_made_split(table, config)
     return table, rejected
+
+
+def _with_masks(table: ImageTable) -> tuple[ImageTable, list[Rejected]]:
+    """The rows that have a mask, and the others."""
+    has_mask_N = table.rows["mask"].notna().to_numpy()
+    reason = "it has no mask (dataset.no_mask=skip)."
+    without = [
+        Rejected(row.image_id, row.path, int(row.row), "mask", reason)
+        for row in table.rows[~has_mask_N].itertuples()
+    ]
+    return table.take(has_mask_N), without
 
 
 def table_columns(
@@ -118,6 +141,7 @@ def preprocessing_for(config: AnyConfig, backbone: Backbone) -> Preprocessing:
         crop_to_mask=dataset.crop_to_mask,
         crop_margin=dataset.crop_margin,
         fill_rgb=dataset.fill_rgb or backbone.mean_colour_rgb,
+        no_mask="whole" if dataset.no_mask == "whole" else "raise",
         reduced_decode=dataset.reduced_decode,
     )
 

@@ -104,6 +104,7 @@ def preprocessing_of(config: ProbeConfig) -> LocalPreprocessing:
         crop_to_mask=dataset.crop_to_mask,
         crop_margin=dataset.crop_margin,
         reduced_decode=dataset.reduced_decode,
+        no_mask="whole" if dataset.no_mask == "whole" else "raise",
     )
 
 

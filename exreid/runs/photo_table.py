@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -11,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from exreid.config import ProbeConfig
+from exreid.data.mask_images import mask_files, read_mask_image
 from exreid.data.masks import encode_mask
 from exreid.data.metadata import load_images
 from exreid.data.photos import FoundPhotos, VisitRule, find_photos, group_visits, taken_at
 from exreid.data.storage import read_bytes
-from exreid.errors import ImageError, MaskError, MetadataError
+from exreid.errors import ImageError, MetadataError
 from exreid.features.embedding import content_hash
 from exreid.features.extraction import trusted_signature
 from exreid.features.store import SignatureMemo
@@ -28,7 +29,6 @@ from exreid.runs.inputs import table_columns
 from exreid.runs.progress import Progress, no_progress
 
 THREADS = 4
-MASK_ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".gif")
 
 
 @dataclass(frozen=True)
@@ -73,16 +73,21 @@ def read_photos(
     """The photographs of the paths given, as a table; unreadable ones by ``dataset.on_error``."""
     found = find_photos(given)
     rows, original = _described(found, config, options)
+    count = len(found.paths) + len(found.unnamed)
     seen = _looked_at(found, memo, progress("Reading photographs", len(found.paths)))
     rejected = [
         Rejected(path, path, 0, "image", str(one))
         for path, one in zip(found.paths, seen, strict=True)
         if isinstance(one, ImageError)
     ]
+    rejected += [
+        Rejected(name, name, 0, "image", "its name is no text (UTF-8). Rename it.")
+        for name in found.unnamed
+    ]
     if rejected and config.dataset.on_error == "raise":
         first = rejected[0]
         raise ImageError(
-            f"{found.root}/{first.path}: {first.reason} {len(rejected)} of {len(seen)} photographs "
+            f"{found.root}/{first.path}: {first.reason} {len(rejected)} of {count} photographs "
             "cannot be read; --on-error skip lists them and goes on."
         )
     place = {content: i for i, content in enumerate(gallery.content_G)}
@@ -101,7 +106,7 @@ def read_photos(
     time_N = np.array(times, "datetime64[s]")
     table, how = _with_visits(table, time_N, options)
     table = _with_free_ids(table, set(known["image_id"]))
-    return Photos(table, time_N, how, in_gallery, rejected, found.others, len(found.paths))
+    return Photos(table, time_N, how, in_gallery, rejected, found.others, count)
 
 
 def _time_of(taken: np.datetime64, told: pd.Timestamp) -> np.datetime64:
@@ -175,10 +180,11 @@ def _from_metadata(
         check_files=False,
         require_identity=False,
     )
-    by_path = {os.path.join(file.parent, p): i for i, p in enumerate(given.rows["path"])}  # noqa: PTH118
+    # Disks and tables may write one name in two Unicode forms.
+    by_path = {_place(file.parent, path): i for i, path in enumerate(given.rows["path"])}
     for i, path in enumerate(given.rows["path"]):
-        by_path.setdefault(os.path.join(found.root, path), i)  # noqa: PTH118
-    wanted = [by_path.get(os.path.join(found.root, path), -1) for path in found.paths]  # noqa: PTH118
+        by_path.setdefault(_place(found.root, path), i)
+    wanted = [by_path.get(_place(found.root, path), -1) for path in found.paths]
     if all(place < 0 for place in wanted):
         raise MetadataError(
             f"{file}: names none of the {len(wanted)} photographs in {found.root}. Its "
@@ -196,29 +202,19 @@ def _from_metadata(
     return rows, original
 
 
+def _place(folder: str | Path, path: str) -> str:
+    return unicodedata.normalize("NFC", os.path.join(folder, path))  # noqa: PTH118
+
+
 def _from_mask_images(
     found: FoundPhotos, masks: list[str | None], folder: Path
 ) -> list[str | None]:
-    """Masks from images: NAME.png beside the same subfolders, or all in one folder."""
-    if not folder.is_dir():
-        raise MaskError(f"--masks: {folder} is no folder of mask images.")
+    """Masks from images: NAME.png in the same subfolders, or all in one folder."""
+    files = mask_files(folder, found.paths)
     result = list(masks)
     for i, path in enumerate(found.paths):
-        stems = (Path(path).with_suffix(""), Path(Path(path).stem))
-        files = [folder / f"{stem}{end}" for stem in stems for end in MASK_ENDINGS]
-        file = next((one for one in files if one.is_file()), None)
-        if file is None:
-            continue
-        try:
-            with Image.open(file) as image:
-                result[i] = encode_mask(np.asarray(image.convert("L")) >= 128)
-        except (OSError, ValueError) as error:
-            raise MaskError(f"{file}: not a mask image: {error}.") from error
-    if result == masks:
-        raise MaskError(
-            f"--masks: {folder} has no mask for any of the {len(masks)} photographs; it should "
-            f"hold {Path(found.paths[0]).stem}.png and so on."
-        )
+        if path in files:
+            result[i] = encode_mask(read_mask_image(files[path]))
     return result
 
 

@@ -92,7 +92,7 @@ def _probe(
         if config.dataset.make_split is not None:
             frame = whole.rows[["image_id", "split"]]
             write_text(folder.path / "split.csv", frame.to_csv(index=False))
-        table = _query_and_gallery(whole, config)
+        table = _query_and_gallery(whole, config, rejected)
     with timed(timings_s, "leaks"):
         leaks = check_safety(
             leak_check(table, config),
@@ -148,11 +148,13 @@ def recompute_metrics(folder: Path, config: ProbeConfig) -> Result:
     return with_answers(measure(ranking, identity_Q, config), folder, config)
 
 
-def _query_and_gallery(table: ImageTable, config: ProbeConfig) -> ImageTable:
+def _query_and_gallery(
+    table: ImageTable, config: ProbeConfig, rejected: list[Rejected]
+) -> ImageTable:
     """The rows that are a query, or stand in the gallery, in the table's order."""
     dataset = config.dataset
-    query = select_split(table, dataset.query_split_value)
-    gallery = select_split(table, dataset.database_split_value)
+    query = select_split(table, dataset.query_split_value, rejected)
+    gallery = select_split(table, dataset.database_split_value, rejected)
     return table.take(np.union1d(query, gallery))
 
 

@@ -149,8 +149,8 @@ class Stages(FeatureStages):
     def sides(self, table: ImageTable) -> tuple[RetrievalSide, RetrievalSide]:
         """Queries and gallery, by the split."""
         dataset = self.config.dataset
-        query = select_split(table, dataset.query_split_value)
-        database = select_split(table, dataset.database_split_value)
+        query = select_split(table, dataset.query_split_value, self.rejected)
+        database = select_split(table, dataset.database_split_value, self.rejected)
         return retrieval_sides(table, query, database)
 
     def learn(

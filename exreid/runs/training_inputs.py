@@ -14,9 +14,10 @@ import torch
 
 from exreid.config_training import FinetuneConfig
 from exreid.data.holdout import Holdout, check_holdout, cut_holdout
-from exreid.data.metadata import retrieval_sides
+from exreid.data.metadata import left_out_text, retrieval_sides
 from exreid.data.storage import is_remote
 from exreid.distributed.worker import Validation, WorkerTask
+from exreid.errors import MetadataError
 from exreid.features.decoding import KeepDecoded, decode_in_process, decode_table
 from exreid.features.embedding import stage_folder
 from exreid.features.extraction import ExtractionReport, PrepareImages, input_columns
@@ -119,6 +120,11 @@ def decode_images(
         on_progress=on_progress,
     )
     kept = _placed(holdout, wanted[positions])
+    for left, what in ((kept.train_N, "train on"), (kept.query_N, "validate with")):
+        if len(left) == 0 and report.rejected:
+            raise MetadataError(
+                f"{table.source}: no image is left to {what}. {left_out_text(report.rejected)}"
+            )
     return DecodedImages(part.take(positions), kept, prepare, folder, keys, report)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from exreid.data.images import Preprocessing, prepare_image
 from exreid.data.metadata import load_images, select_split
 from exreid.data.storage import read_bytes
 from exreid.errors import ImageError, MaskError, MetadataError
-from exreid.records import ImageTable
+from exreid.records import ImageTable, Rejected
 from exreid.runs.inputs import cache_folder, table_columns, with_made_split
 from exreid.runs.progress import Progress, no_progress
 from exreid.runs.safety import inspect_split, leak_check, make_prints
@@ -21,25 +22,41 @@ THREADS = 4
 CHECK_SIZE_PX = 64
 
 
+@dataclass(frozen=True)
+class Validation:
+    """What was found, each a list of lines."""
+
+    summary: list[str]
+    """What the data set holds."""
+    warnings: list[str]
+    """What a run would say as well, and go on."""
+    problems: list[str]
+    """What stops a run, or leaves images out."""
+
+
 def run_validate(
     config: ProbeConfig, *, progress: Progress = no_progress, decode: bool = True
-) -> tuple[list[str], list[str]]:
-    """(what the data set holds, what is wrong with it), each a list of lines.
+) -> Validation:
+    """What the data set holds, and what is wrong with it.
 
     With ``decode`` every image and every mask is decoded, whatever the config uses of them.
     """
     dataset = config.dataset
+    warnings: list[str] = []
+    stops_strict: list[str] = []
     table, rejected = load_images(
         dataset.root,
         metadata_file=dataset.metadata_file,
         columns=table_columns(dataset),
         unknown_identities=dataset.unknown_identities,
         on_error="skip",
+        say=warnings.append,
+        say_similar=stops_strict.append,
     )
     # Each entry holds every reason of its row, each with its remedy.
     problems = [f"line {item.row}, {item.path}: {item.reason}" for item in rejected]
     if dataset.make_split is None:
-        split_problems = _split_problems(table, config)
+        split_problems = _split_problems(table, config, rejected)
     else:
         try:
             table, split_problems = with_made_split(table, config), []
@@ -48,19 +65,23 @@ def run_validate(
     problems += split_problems
     if decode:
         count = progress("Decoding images", len(table))
+        found = []
         for problem in _image_problems(table, config):
             count(1)
-            problems += [problem] if problem else []
+            found.append(problem)
+        problems += [problem for problem in found if problem]
+        problems += _unusable_splits(table, found)
     summary = _summary(table, len(rejected))
     if config.safety != "off" and not split_problems:
         leaks = _leaks(table, config, progress, decode=decode)
         where = "" if decode else " in the table; photographs were not compared"
         summary.append(f"Leaks{where}: {len(leaks) or 'none found'}")
-        if config.safety == "strict":
-            problems += leaks
-        else:
-            summary += [f"  {line}." for line in leaks]
-    return summary, problems
+        stops_strict += leaks
+    if config.safety == "strict":
+        problems += stops_strict
+    else:
+        warnings += stops_strict
+    return Validation(summary, warnings, problems)
 
 
 def _leaks(
@@ -80,12 +101,24 @@ def _leaks(
     return [*found.warnings.values(), *found.notes]
 
 
-def _split_problems(table: ImageTable, config: ProbeConfig) -> list[str]:
+def _unusable_splits(table: ImageTable, problem_N: list[str]) -> list[str]:
+    """Splits of which no image can be used; the first reason stands for all."""
+    splits = table.rows["split"].to_numpy(dtype=object)
+    bad_N = np.array([bool(problem) for problem in problem_N], dtype=bool)
+    lines = []
+    for name in dict.fromkeys(splits.tolist()):
+        mine = splits == name
+        if bad_N[mine].all():
+            lines.append(f"none of the {int(mine.sum())} images of the split {name!r} can be used")
+    return lines
+
+
+def _split_problems(table: ImageTable, config: ProbeConfig, rejected: list[Rejected]) -> list[str]:
     problems = []
     dataset = config.dataset
     for value in dict.fromkeys((dataset.query_split_value, dataset.database_split_value)):
         try:
-            select_split(table, value)
+            select_split(table, value, rejected)
         except MetadataError as error:
             problems.append(str(error))
     return problems
@@ -94,7 +127,9 @@ def _split_problems(table: ImageTable, config: ProbeConfig) -> list[str]:
 def _image_problems(table: ImageTable, config: ProbeConfig) -> Iterator[str]:
     """One line per image: its problem, or "" where there is none."""
     has_masks = any(isinstance(mask, str) for mask in table.rows["mask"])
-    needs_mask = config.dataset.no_background or config.dataset.crop_to_mask
+    needs_mask = (
+        config.dataset.no_background or config.dataset.crop_to_mask
+    ) and config.dataset.no_mask == "raise"
     checks = Preprocessing(
         image_wh_px=(CHECK_SIZE_PX, CHECK_SIZE_PX),
         resize="stretch",

@@ -1,7 +1,9 @@
 """Images: timm's pixels, every mode and orientation, reduced decoding, and broken files named."""
 
+import base64
 import io
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -132,7 +134,7 @@ def test_a_mask_shrinks_with_a_reduced_jpeg_and_never_to_nothing():
     assert (result[:, 34:] == MAGENTA).all()
     assert (result[:, :30] != MAGENTA).any(axis=2).all()
     mask_HW[:] = False
-    mask_HW[600, 800] = True
+    mask_HW[600:604, 800:804] = True
     speck = prepare_image(data, encode_mask(mask_HW), WITHOUT_BACKGROUND)
     assert (speck != MAGENTA).any()
 
@@ -298,5 +300,70 @@ def test_cropping_to_the_mask_keeps_its_box_and_the_margin():
 def test_the_description_is_json_and_tells_every_setting():
     described = json.loads(json.dumps(PLAIN.describe()))
     assert described.pop("stage_version") == images.STAGE_VERSION
-    assert set(described) == set(vars(PLAIN))
+    assert set(described) == set(vars(PLAIN)) - {"no_mask"}
+    assert replace(PLAIN, no_mask="whole").describe()["no_mask"] == "whole"
     assert replace(PLAIN, crop_margin=0.1).describe() != PLAIN.describe()
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_grey_of_fewer_bits_in_a_16_bit_file_is_as_bright_as_it_was(bits, form):
+    grey = np.linspace(0, 255, 96, dtype=np.uint8)[None].repeat(80, axis=0)
+    deep = (grey.astype(np.uint32) * (2**bits - 1) // 255).astype(np.uint16)
+    assert np.abs(_pixels(_bytes(Image.fromarray(deep), form)) - grey[..., None]).max() <= 1
+
+
+def test_a_speck_is_no_animal():
+    mask_HW = np.zeros((80, 96), bool)
+    mask_HW[40, 40] = True
+    with pytest.raises(MaskError, match="1 of 7680 pixels: that is no animal"):
+        prepare_image(_bytes(_picture()), encode_mask(mask_HW), WITHOUT_BACKGROUND)
+
+
+def test_a_photograph_without_a_mask_may_be_taken_whole():
+    data = _bytes(_picture())
+    whole = prepare_image(data, None, PLAIN)
+    for wish in ("crop_to_mask", "no_background"):
+        pre = replace(PLAIN, **{wish: True}, no_mask="whole")
+        np.testing.assert_array_equal(prepare_image(data, None, pre), whole)
+        assert images.used_wh_px(data, None, pre) == (96, 80)
+        with pytest.raises(MaskError, match="mask is empty"):
+            prepare_image(data, encode_mask(np.zeros((80, 96), bool)), pre)
+
+
+def test_a_picture_that_asks_for_all_memory_is_a_bad_picture(monkeypatch):
+    def load(self):
+        raise MemoryError
+
+    data = _bytes(_picture(), "BMP")
+    monkeypatch.setattr("PIL.BmpImagePlugin.BmpImageFile.load", load)
+    for read in (load_image, lambda data: prepare_image(data, None, PLAIN)):
+        with pytest.raises(ImageError, match="more memory than there is"):
+            read(data)
+
+
+HEIC = (
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAX1tZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAA"
+    "AAAAAAAAACJpbG9jAAAAAERAAAEAAQAAAAABoQABAAAAAAAAAIYAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABo"
+    "dmMxAAAAAA5waXRtAAAAAAABAAAA/WlwcnAAAADdaXBjbwAAAHZodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEA"
+    "GEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQAqQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbq5Ka5uAhoMCAAAAMDIAAA"
+    "AwAhYgABAAZEAcFzwIkAAAATY29scm5jbHgAAQANAAaAAAAAFGlzcGUAAAAAAAAAQAAAAEAAAAAoY2xhcAAAAEAAAAAB"
+    "AAAAMAAAAAEAAAAAAAAAAv////AAAAACAAAAEHBpeGkAAAAAAwgICAAAABhpcG1hAAAAAAAAAAEAAQWBAgMFhAAAAI5t"
+    "ZGF0AAAAgigBrwY4iS58L/fgT///j1f2X90Q2ppl/ZcTyP9kZj//11EJv/ATs0QDoheXabxaYnR/UGKpeLFSIzP7+8hW"
+    "Q/Wf12zf3NwAH81Nr1u8khknR4owE2FzqL9i2pJS3K5mRC7d2vYQZVnaDfw8Zh2gJWYoJ7yrS4X8lXS1IKIi/v5xEcA="
+)
+"""64 x 48 pixels, left half (200, 10, 10), right half (10, 10, 200), by libheif's encoder."""
+
+
+def test_a_phones_photograph_is_read_where_the_extra_is_installed():
+    pytest.importorskip("pi_heif")
+    pixels = _pixels(base64.b64decode(HEIC))
+    assert pixels.shape == (48, 64, 3)
+    assert np.abs(pixels[24, 10] - (200, 10, 10)).max() < 12
+    assert np.abs(pixels[24, 54] - (10, 10, 200)).max() < 12
+
+
+def test_a_phones_photograph_is_named_where_the_extra_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    with pytest.raises(ImageError, match=r"HEIC photograph.*exreid\[heif\].*JPEG"):
+        load_image(base64.b64decode(HEIC))

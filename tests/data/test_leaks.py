@@ -83,6 +83,15 @@ def test_copies():
     ]
 
 
+def test_copies_on_one_side_under_two_animals_are_counted():
+    names = (["q"] * len(QUERIES), [f"g{i // 2}" for i in range(len(GALLERY))])
+    leaks = copy_leaks(QUERIES, GALLERY, *names, np.zeros((0, 2), int), same_encounter=True)
+    pairs = zip(GALLERY.identity_N[::2], GALLERY.identity_N[1::2], strict=False)
+    queries = QUERIES.identity_N[1:] != QUERIES.identity_N[0]
+    expected = sum(a != b for a, b in pairs) + queries.sum()
+    assert leaks.counts["copies_under_two_animals"] == expected > 0
+
+
 def test_leave_one_out_copies_are_of_other_rows():
     side = _side(5, 6, 7)
     leaks = copy_leaks(side, side, *[["x", "x", "y"]] * 2, np.zeros((0, 2), int), same_encounter=1)

@@ -123,6 +123,8 @@ def test_any_value_decodes_or_is_refused(value):
         ({"size": [2, 2], "counts": ""}, "cut off"),
         ({"size": [2, 2], "counts": "o"}, "cut off"),
         ({"size": [2, 2], "counts": "0é"}, "byte 195 at 1"),
+        ({"size": [2, 2], "counts": "\ud800"}, "byte 237 at 0"),
+        ('{"size": [2, 2], "counts": "\\ud800"}', "byte 237 at 0"),
         ({"size": [2, 2], "counts": "oooooooo0"}, "longer than any image"),
         ({"size": [2, 2], "counts": "O"}, "negative"),
         ({"size": [3, 2], "counts": "13"}, "cover 4 pixels, its size 2 x 3 .* has 6"),
@@ -175,3 +177,73 @@ def test_a_mask_of_the_stored_image_is_turned_as_pillow_turns_the_image(orientat
 def test_a_mask_of_another_size_names_both_sizes():
     with pytest.raises(MaskError, match=r"mask is 8 x 5 pixels, the image 5 x 8 \(width x height"):
         fit_mask_to_image(np.ones((5, 8), bool), (5, 8), 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ([40, 60, 240, 140], "looks like a box"),
+        ({"bbox": [0.1, 0.2, 0.5, 0.5]}, "looks like a box"),
+        ({"rle": [0, 1], "original_width": 3}, "Label Studio"),
+        ({"category": "lynx"}, r"the keys \['category'\]"),
+        ([{"segmentation": []}, {"segmentation": []}], "holds 2 masks"),
+        ("masks/a0_0.png", "name of a file"),
+        ("9641 140 9881 140", "start and length"),
+        ("array([1., 2.])", "numpy's own print"),
+        ('{"size": [240, 320], "counts": "l]9', "cut off"),
+    ],
+)
+def test_a_mask_of_another_format_is_named_for_what_it_looks_like(value, says):
+    with pytest.raises(MaskError, match=says):
+        decode_mask(value, (320, 240))
+
+
+def test_spellings_that_mean_one_thing_only_are_read():
+    square = [10, 5, 30, 5, 30, 25, 10, 25]
+    mask_HW = decode_mask([square], (40, 30))
+    points = [[10, 5], [30, 5], [30, 25], [10, 25]]
+    rle = json.loads(encode_mask(mask_HW))
+    printed = {**rle, "counts": str(rle["counts"].encode())}
+    for value in (points, {"points": points, "label": "lynx"}, [{"segmentation": rle}], printed):
+        np.testing.assert_array_equal(decode_mask(json.dumps(value), (40, 30)), mask_HW)
+
+
+@pytest.mark.parametrize(
+    ("polygon", "wh", "says"),
+    [
+        ([0.1, 0.2, 0.9, 0.2, 0.9, 0.8], (320, 240), "looks like fractions.*320 x 240"),
+        ([0, 0, 1, 0, 1, 1, 0, 1], (4000, 3000), "looks like fractions"),
+        ([12.5, 25.0, 87.5, 25.0, 87.5, 83.3, 12.5, 83.3], (320, 240), "looks like per cent"),
+        ([10, 10, 90, 10, 90, 90], (640, 480), "looks like per cent"),
+        ([40, 40, 60, 40, 60, 60], (4000, 3000), "looks like per cent"),
+        ([100, 2500, 2900, 2500, 2900, 2900], (3000, 2000), "photograph of another size"),
+        ([500, 100, 2900, 100, 2900, 1900], (2000, 3000), "orientation tag"),
+        ([400, 60, 600, 60, 600, 200], (320, 240), "outside the image of 320 x 240"),
+        ([-200, 60, 100, 60, 100, 200], (320, 240), "outside the image"),
+    ],
+)
+def test_a_polygon_that_cannot_lie_on_the_image_is_named_for_what_it_looks_like(polygon, wh, says):
+    with pytest.raises(MaskError, match=says):
+        decode_mask([polygon], wh)
+
+
+@pytest.mark.parametrize(
+    ("polygon", "wh"),
+    [
+        ([10, 10, 90, 10, 90, 90], (100, 100)),
+        ([10.5, 10.5, 90, 10, 90, 90], (128, 128)),
+        ([20, 20, 60, 20, 60, 60], (320, 240)),
+        ([40.5, 60.5, 120.2, 60.5, 120.2, 200.1], (320, 240)),
+        ([-3, 10, 322, 10, 322, 242], (320, 240)),
+        ([0, 0, 1, 0, 1, 1, 0, 1], (2, 2)),
+    ],
+)
+def test_a_polygon_that_may_lie_on_the_image_is_taken(polygon, wh):
+    assert decode_mask([polygon], wh).any()
+
+
+def test_a_mask_of_another_size_is_named_for_what_it_looks_like():
+    with pytest.raises(MaskError, match=r"\[width, height\]; COCO's is \[height, width\]"):
+        fit_mask_to_image(np.ones((320, 240), bool), (320, 240), 1)
+    with pytest.raises(MaskError, match="at 0.5 of its size"):
+        fit_mask_to_image(np.ones((120, 160), bool), (320, 240), 1)

@@ -22,7 +22,12 @@ def _read(folder, rows, columns=COLUMNS, **options):
     (folder / "metadata.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     said = []
     table, _ = load_images(
-        str(folder), columns=columns, require_identity=False, say=said.append, **options
+        str(folder),
+        columns=columns,
+        require_identity=False,
+        say=said.append,
+        say_similar=said.append,
+        **options,
     )
     return table.rows, "\n".join(said)
 
@@ -98,15 +103,13 @@ def test_names_that_differ_by_case_or_number_format(names, groups):
     assert [sorted(group) for group in similar_names([*names, None])] == groups
 
 
-def test_similar_names_are_a_warning_and_strict_stops(tmp_path):
+def test_similar_names_are_a_warning(tmp_path):
     rows = [_row("Kira"), _row("kira"), _row("Kira", split="Train"), _row(visit="01")]
     _, said = _read(tmp_path, rows)
     assert "unique_name: names that differ only by case" in said
     assert "'Kira' (2) and 'kira' (1)" in said
     assert "'Train' (1) and 'train' (3)" in said
     assert "'01' (1) and '1' (3)" in said
-    with pytest.raises(MetadataError, match="safety=strict stops here.*\n.*'Kira'"):
-        _read(tmp_path, rows, strict=True)
 
 
 def test_a_clean_table_says_nothing(tmp_path):
@@ -138,3 +141,43 @@ def test_only_what_is_wrong_with_the_split_that_is_read_counts(tmp_path):
     table, rejected = load_images(str(tmp_path), columns=COLUMNS, split="train")
     assert table.rows["identity"].tolist()[0] == "a"
     assert rejected == []
+
+
+def _one_row(folder, path):
+    (folder / "metadata.csv").write_text(f"path,unique_name\n{path},a\n", encoding="utf-8")
+    said = []
+    table, _ = load_images(str(folder), columns=Columns(), say=said.append)
+    return table.rows.iloc[0], "".join(said)
+
+
+@pytest.mark.parametrize(
+    ("disk", "told"),
+    [
+        ("img/A1.JPG", "img/A1.jpg"),
+        ("Img/a1.jpg", "img/A1.JPG"),
+        (unicodedata.normalize("NFD", "Zoë/1.jpg"), "Zoë/1.jpg"),
+        ("Zoë/1.jpg", unicodedata.normalize("NFD", "Zoë/1.jpg")),
+    ],
+)
+def test_a_file_is_found_under_another_case_or_unicode_form(tmp_path, disk, told):
+    (tmp_path / disk).parent.mkdir()
+    (tmp_path / disk).write_bytes(b"x")
+    row, said = _one_row(tmp_path, told)
+    assert (row["path"], row["image_id"]) == (disk, told)
+    assert "1 files are there under another case" in said
+
+
+def test_a_file_that_is_there_as_told_is_taken_and_two_others_are_named(tmp_path):
+    for name in ("a.jpg", "a.JPG"):
+        (tmp_path / name).write_bytes(b"x")
+    row, said = _one_row(tmp_path, "a.jpg")
+    assert (row["path"], said) == ("a.jpg", "")
+    with pytest.raises(MetadataError, match="no such file .*differ from it by case alone"):
+        _one_row(tmp_path, "A.jpg")
+
+
+def test_two_names_of_one_file_are_one_file(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    (tmp_path / "metadata.csv").write_text("path,unique_name\na.jpg,a\nA.JPG,b\n")
+    with pytest.raises(MetadataError, match="line 3: path 'a.jpg' stands in line 2 already"):
+        load_images(str(tmp_path), columns=Columns())

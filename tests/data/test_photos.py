@@ -1,12 +1,14 @@
 """Photographs without a table: what is found, when it was taken, what is one visit."""
 
 import io
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from exreid.data.photos import find_photos, group_visits, taken_at
+from exreid.data.storage import read_bytes
 from exreid.errors import ImageError
 
 
@@ -90,3 +92,30 @@ def test_visits_of_the_users_table_stand():
     assert names[1] == "mine"
     assert names[0] == names[2] == "x 2024-05-01 22:09:00"
     assert how[1] == "table"
+
+
+def test_a_name_that_is_no_text_is_told_escaped(tmp_path):
+    (tmp_path / "good.jpg").write_bytes(_jpeg())
+    with open(os.fsencode(tmp_path) + b"/caf\xe9.jpg", "wb") as stream:  # noqa: PTH123
+        stream.write(_jpeg())
+    found = find_photos([tmp_path])
+    assert found.paths == ("good.jpg",)
+    assert [name.rpartition("/")[2] for name in found.unnamed] == ["caf\\xe9.jpg"]
+
+
+def test_a_device_and_a_pipe_are_no_photographs(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    found = find_photos([tmp_path])
+    for path in found.paths:
+        with pytest.raises(ImageError, match="no regular file"):
+            read_bytes(found.root, path)
+    with pytest.raises(ImageError, match="no photograph but a device"):
+        find_photos([tmp_path / "pipe.jpg"])
+
+
+def test_a_file_beyond_all_photographs_is_not_read(tmp_path):
+    with (tmp_path / "large.jpg").open("wb") as stream:
+        stream.truncate(2**31 + 1)
+    with pytest.raises(ImageError, match="has 2147483649 bytes"):
+        read_bytes(str(tmp_path), "large.jpg")

@@ -120,14 +120,14 @@ def test_a_clean_split_passes_strictly(dataset, tmp_path):
 
 def test_validate_says_it_too(leaky, tmp_path):
     dataset, _, _ = leaky
-    summary, problems = run_validate(_config(dataset, tmp_path, "ray.num_actors=0", ENCOUNTERS))
-    assert problems == []
-    assert sum("same file" in line for line in summary) == 1
-    _, problems = run_validate(_config(dataset, tmp_path, "safety=strict", ENCOUNTERS))
-    assert len(problems) == 5
-    summary, _ = run_validate(_config(dataset, tmp_path, ENCOUNTERS), decode=False)
-    assert not any("same file" in line for line in summary)
-    assert any("cut by the split" in line for line in summary)
+    found = run_validate(_config(dataset, tmp_path, "ray.num_actors=0", ENCOUNTERS))
+    assert found.problems == []
+    assert sum("same file" in line for line in found.warnings) == 1
+    found = run_validate(_config(dataset, tmp_path, "safety=strict", ENCOUNTERS))
+    assert (len(found.problems), found.warnings) == (5, [])
+    found = run_validate(_config(dataset, tmp_path, ENCOUNTERS), decode=False)
+    assert not any("same file" in line for line in found.warnings)
+    assert any("cut by the split" in line for line in found.warnings)
 
 
 def test_a_training_on_copies_of_held_out_images_is_stopped(leaky, tmp_path):
