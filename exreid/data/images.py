@@ -63,13 +63,13 @@ class Preprocessing:
     crop_margin: float
     """Margin around the mask's box, as a fraction of the box's longer side."""
     fill_rgb: tuple[int, int, int]
-    no_mask: Literal["raise", "whole"] = "raise"
-    """A photograph without a mask where one is wanted: MaskError, or taken whole."""
     reduced_decode: bool = True
     """Decode a large JPEG at 1/2, 1/4 or 1/8, never below `REDUCED_DECODE_GAP` times the size it
     is resized to. On 50 photographs of animals the resized pixels then differ from those of the
     whole decode by 0.6 of 255 on average at 1/2 (PSNR 49 dB, at worst 46) and by 0.9 at 1/4
     (46 dB, at worst 43); see benchmarks/decode.py for the time that it saves."""
+    no_mask: Literal["raise", "whole"] = "raise"
+    """A photograph without a mask where one is wanted: MaskError, or taken whole."""
 
     def describe(self) -> dict[str, Any]:
         """Everything that the pixels depend on, for cache keys."""

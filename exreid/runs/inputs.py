@@ -75,9 +75,10 @@ def _with_masks(table: ImageTable) -> tuple[ImageTable, list[Rejected]]:
     """The rows that have a mask, and the others."""
     has_mask_N = table.rows["mask"].notna().to_numpy()
     reason = "it has no mask (dataset.no_mask=skip)."
+    ids, paths, lines = (table.rows[name].tolist() for name in ("image_id", "path", "row"))
     without = [
-        Rejected(row.image_id, row.path, int(row.row), "mask", reason)
-        for row in table.rows[~has_mask_N].itertuples()
+        Rejected(ids[i], paths[i], int(lines[i]), "mask", reason)
+        for i in np.flatnonzero(~has_mask_N)
     ]
     return table.take(has_mask_N), without
 
