@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from exreid.config import ProbeConfig
 from exreid.config_io import load_config
 from exreid.config_training import FinetuneConfig
 from exreid.config_tune import load_sweep
+from exreid.runs.fusion import OF_LOCAL
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -20,6 +22,16 @@ def test_it_loads(file):
     model = FinetuneConfig if "finetune" in file.name else ProbeConfig
     config = load_config(model, file, [])
     assert config != model(), "it says something"
+
+
+def test_the_published_preset_names_all_that_moves_its_numbers():
+    file = CONFIGS / "examples" / "reference_protocol.yaml"
+    written = yaml.safe_load(file.read_text())
+    assert {"no_background", "crop_to_mask", "reduced_decode"} <= set(written["dataset"])
+    assert {*OF_LOCAL, "candidate_k", "local_features", "exclude"} <= set(written["benchmark"])
+    config = load_config(ProbeConfig, file, [])
+    assert not config.dataset.reduced_decode
+    assert config.benchmark.precision == "exact"
 
 
 def test_there_are_some():

@@ -232,7 +232,7 @@ def _open_set_metrics(folder: Path, config: ProbeConfig) -> tuple[dict[str, Any]
         metrics[f"tpr_at_fpr_{name}"], metrics[f"dir_at_fpr_{name}"] = rates_at(answers, rate)
     statistics = {
         "new_auroc": lambda weight_Q: detection_auroc(answers, weight_Q),
-        "open_set_score": lambda weight_Q: _geometric(table, identity_Q, weight_Q),
+        "open_set_score": _geometric(table, identity_Q),
     }
     metrics |= {name: statistic(np.ones(len(rows))) for name, statistic in statistics.items()}
     return metrics, intervals | _statistic_intervals(statistics, identity_Q, config)
@@ -282,17 +282,26 @@ def _statistic_intervals(
 
 
 def _geometric(
-    table: dict[str, QueryValues], identity_Q: np.ndarray, weight_Q: np.ndarray
-) -> float:
-    """The geometric mean of BAKS and BAUS, each identity counting as often as it was drawn."""
+    table: dict[str, QueryValues], identity_Q: np.ndarray
+) -> Callable[[np.ndarray], float]:
+    """The geometric mean of BAKS and BAUS, of weighted queries: each identity counts as often as
+    it was drawn."""
+    _, first_I, place_Q = np.unique(identity_Q, return_index=True, return_inverse=True)
     parts = []
     for name in ("BAKS", "BAUS"):
-        identity_I, sum_I, count_I = identity_sums(table[name], identity_Q)
-        drawn_I = np.array([weight_Q[np.argmax(identity_Q == code)] for code in identity_I])
-        if drawn_I.sum() == 0:
-            return float("nan")
-        parts.append(float(drawn_I @ (sum_I / count_I) / drawn_I.sum()))
-    return float(np.sqrt(parts[0] * parts[1]))
+        identity_I, sum_I, count_I = identity_sums(table[name], place_Q)
+        parts.append((first_I[identity_I], sum_I / count_I))
+
+    def statistic(weight_Q: np.ndarray) -> float:
+        means = []
+        for query_I, value_I in parts:
+            drawn_I = weight_Q[query_I]
+            if drawn_I.sum() == 0:
+                return float("nan")
+            means.append(float(drawn_I @ value_I / drawn_I.sum()))
+        return float(np.sqrt(means[0] * means[1]))
+
+    return statistic
 
 
 def _measured(

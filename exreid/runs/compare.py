@@ -18,8 +18,8 @@ from exreid.config_io import load_config
 from exreid.data.metadata import select_split
 from exreid.errors import RunError
 from exreid.metrics.comparison import Difference, group_averages, holm, paired_differences
+from exreid.metrics.ranking import Exclude
 from exreid.metrics.retrieval import QueryValues, first_rank, hit, query_values
-from exreid.records import ImageTable
 from exreid.runs.artifacts import read_ranking, write_text
 from exreid.runs.compare_plots import draw_budget, draw_cmc, draw_groups
 from exreid.runs.inputs import read_images
@@ -249,19 +249,37 @@ def _groups(run: FinishedRun, columns: Sequence[str]) -> dict[str, list[str]]:
     if viewpoints.notna().any():
         found["viewpoint"] = [value or "(empty)" for value in viewpoints]
     if table.rows["date"].notna().any():
-        found["days to the nearest gallery image"] = _date_gaps(table, positions, run.config)
+        database = select_split(table, dataset.database_split_value)
+        found["days to the nearest gallery image"] = date_gaps(
+            table.rows.iloc[positions], table.rows.iloc[database], run.config.benchmark.exclude
+        )
     return found
 
 
-def _date_gaps(table: ImageTable, positions: Sequence[int], config: ProbeConfig) -> list[str]:
-    database = select_split(table, config.dataset.database_split_value)
-    identity, date = table.rows["identity"].to_numpy(), table.rows["date"].to_numpy()
+def date_gaps(queries: pd.DataFrame, gallery: pd.DataFrame, exclude: Exclude) -> list[str]:
+    """Days from each query to the nearest gallery image of its animal that may answer it, in bins;
+    ``unknown`` where a date is, or where there is no such image.
+
+    Both tables have ``image_id``, ``identity``, ``encounter`` and ``date``, whose day counts.
+    """
+    day_G = pd.to_datetime(gallery["date"], errors="coerce").to_numpy("datetime64[D]")
+    columns = gallery["identity"], gallery["image_id"], gallery["encounter"], day_G
+    of_animal: dict[str, list[tuple[str, str | None, np.datetime64]]] = {}
+    for identity, image_id, encounter, day in zip(*columns, strict=True):
+        if isinstance(identity, str) and not np.isnat(day):
+            of_animal.setdefault(identity, []).append((image_id, encounter, day))
+    day_Q = pd.to_datetime(queries["date"], errors="coerce").to_numpy("datetime64[D]")
     names = []
-    for place in positions:
-        same = database[(identity[database] == identity[place]) & (database != place)]
-        gaps = np.abs((date[same] - date[place]) / np.timedelta64(1, "D"))
-        gaps = gaps[~np.isnan(gaps)]
-        names.append(binned(gaps.min(), GAPS_DAYS, " days") if len(gaps) else "unknown")
+    columns = queries["identity"], queries["image_id"], queries["encounter"], day_Q
+    for identity, image_id, encounter, day in zip(*columns, strict=True):
+        own_visit = encounter if exclude == "encounter" and isinstance(encounter, str) else None
+        gaps = [
+            abs((other - day) / np.timedelta64(1, "D"))
+            for name, visit, other in of_animal.get(identity, ())
+            if name != image_id and (own_visit is None or visit != own_visit)
+        ]
+        known = gaps and not np.isnat(day)
+        names.append(binned(float(min(gaps)), GAPS_DAYS, " days") if known else "unknown")
     return names
 
 

@@ -31,7 +31,10 @@ from exreid.runs.methods import Method
 log = logging.getLogger(__name__)
 
 FUSION_FILE = "fusion.json"
-OF_IMAGES = ("image_size", "resize", "no_background", "crop_to_mask", "crop_margin", "fill_rgb")
+OF_IMAGES = (
+    *("image_size", "resize", "no_background", "crop_to_mask", "crop_margin", "fill_rgb"),
+    "reduced_decode",
+)
 OF_LOCAL = (
     *("local_top_k", "local_size", "local_square", "local_masks", "match_threshold"),
     *("local_score", "geometry", "precision"),

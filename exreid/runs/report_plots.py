@@ -18,7 +18,7 @@ from exreid.metrics.openset import Answers, open_set_curve
 from exreid.metrics.reliability import reliability
 from exreid.metrics.retrieval import QueryValues, average_values, hit
 from exreid.metrics.uncertainty import bootstrap_intervals
-from exreid.runs.compare import COUNTS, GAPS_DAYS, Comparison, binned, in_order
+from exreid.runs.compare import COUNTS, Comparison, binned, date_gaps, in_order
 from exreid.runs.report_data import RunData
 
 DEPTH = 20
@@ -201,28 +201,9 @@ def _group_names(data: RunData, index: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def _days(data: RunData, index: pd.DataFrame) -> list[str]:
-    gallery = data.photos.gallery
-    dates = pd.to_datetime(gallery["date"], errors="coerce", format="%Y-%m-%d")
-    queries = set(data.queries["query_id"])
-    # Where queries are the gallery too, the nearest would be the photograph itself.
-    apart = ~gallery["image_id"].isin(queries)
-    known = dates.notna() & gallery["identity"].notna() & apart
-    of_animal = {
-        str(name): part.to_numpy("datetime64[D]")
-        for name, part in dates[known].groupby(gallery["identity"][known].astype(str))
-    }
-    own = pd.to_datetime(
-        data.photos.rows["date"].iloc[index["photo"]], errors="coerce", format="%Y-%m-%d"
-    ).to_numpy("datetime64[D]")
-    names = []
-    for truth, day in zip(index["truth"], own, strict=True):
-        days = of_animal.get(truth)
-        if days is None or np.isnat(day):
-            names.append("unknown")
-            continue
-        gap = np.abs((days - day) / np.timedelta64(1, "D")).min()
-        names.append(binned(float(gap), GAPS_DAYS, " days"))
-    return names if set(names) != {"unknown"} else ["unknown"] * len(names)
+    exclude = data.config.benchmark.exclude if data.config else "image"
+    queries = data.photos.rows.iloc[index["photo"]].assign(identity=index["truth"].to_numpy())
+    return date_gaps(queries, data.photos.gallery, exclude)
 
 
 def _known_and_new(data: RunData) -> Plot | None:

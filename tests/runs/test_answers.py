@@ -11,6 +11,8 @@ from exreid.config import ProbeConfig
 from exreid.config_io import load_config
 from exreid.data.synthetic import write_dataset
 from exreid.errors import CalibrationError
+from exreid.metrics.openset import Answers, balanced_accuracies
+from exreid.runs.answers import _geometric
 from exreid.runs.probe import recompute_metrics, run_probe
 
 OPTIONS = [
@@ -118,6 +120,27 @@ def test_a_stricter_rate_calls_fewer_animals_known(decided, many):
     assert content["bar"] == 0.5
     decision = pd.read_parquet(folder / "open_set.parquet")["decision"]
     assert set(decision) == {"known", "new"}, "so few animals are not all called new"
+
+
+def test_the_open_set_score_of_resamples_equals_its_definition():
+    rng = np.random.default_rng(0)
+    identity_Q = rng.integers(0, 12, 90) * 7
+    known_Q = identity_Q < 50
+    answers = Answers(rng.random(90), known_Q, known_Q & (rng.random(90) < 0.6), identity_Q)
+    statistic = _geometric(balanced_accuracies(answers, 0.5), identity_Q)
+    accepted_Q = answers.score_Q > 0.5
+    for _ in range(20):
+        drawn = dict(zip(np.unique(identity_Q), rng.integers(0, 3, 12), strict=True))
+        means = []
+        for value_Q, part_Q in (
+            (accepted_Q & answers.right_Q, known_Q),
+            (~accepted_Q, ~known_Q),
+        ):
+            animals = [a for a in np.unique(identity_Q[part_Q]) for _ in range(drawn[a])]
+            means.append(np.mean([value_Q[identity_Q == a].mean() for a in animals]))
+        weight_Q = np.array([drawn[a] for a in identity_Q], float)
+        assert statistic(weight_Q) == pytest.approx(np.sqrt(means[0] * means[1]))
+    assert np.isnan(statistic(known_Q.astype(float)))
 
 
 def test_answers_by_animal_and_by_visit(decided, many):

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from exreid.cli import main
+from exreid.runs.compare import date_gaps
 
 OPTIONS = [
     *("dataset.image_size=64", "ray.num_actors=0", "benchmark.bootstrap_resamples=50"),
@@ -96,3 +97,29 @@ def test_a_failed_run_and_a_missing_column_are_named(runs, tmp_path, capsys):
     both = [str(runs / "cosine"), str(runs / "stretched")]
     assert main(["compare", *both, "--out", str(tmp_path), "--group", "colour"]) == 1
     assert "colour" in capsys.readouterr().err
+
+
+def test_days_to_the_nearest_gallery_image_that_may_answer():
+    def table(*rows):
+        frame = pd.DataFrame(rows, columns=["image_id", "identity", "encounter", "date"])
+        return frame.astype(object)
+
+    gallery = table(
+        ("a", "Bela", "v1", pd.Timestamp("2024-03-01 23:50")),
+        ("b", "Bela", "v2", pd.Timestamp("2024-03-20")),
+        ("c", "Kira", None, None),
+        ("d", "Zita", None, "2023-01-01"),
+    )
+    queries = table(
+        ("a", "Bela", "v1", pd.Timestamp("2024-03-01 23:50")),  # the gallery's own image
+        ("q", "Bela", "v1", pd.Timestamp("2024-03-02 00:10")),  # ten minutes, but another day
+        ("r", "Kira", None, "2024-03-01"),
+        ("s", "Bela", "v9", None),
+        ("t", "Zita", None, "2024-03-01"),
+        ("u", "new", None, "2024-03-01"),
+    )
+    unknown = ["unknown"] * 2
+    image = ["7 to 30 days", "0 to 1 days", *unknown, "over 365 days", "unknown"]
+    visit = ["7 to 30 days", "7 to 30 days", *unknown, "over 365 days", "unknown"]
+    assert date_gaps(queries, gallery, "image") == image
+    assert date_gaps(queries, gallery, "encounter") == visit
