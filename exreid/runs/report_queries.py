@@ -17,6 +17,7 @@ from exreid.explain.decision import Contribution, DecisionCard, Reach, card_sent
 from exreid.explain.report.words import method_words
 from exreid.explain.strip import Neighbour, neighbours_by_identity
 from exreid.runs.report_data import RunData
+from exreid.runs.run_answers import outcomes, verdicts
 
 ANIMALS, IMAGES_OF_EACH = 6, 3
 """Shown of each query: so many animals, and so many photographs of each."""
@@ -80,7 +81,8 @@ class QueryPages:
 
     @cached_property
     def index(self) -> pd.DataFrame:
-        """A row per query: photo, truth, leader, outcome, decision, probability, first_rank."""
+        """A row per query: photo, truth, leader, outcome, decision, verdict, probability,
+        first_rank."""
         data, ranks = self.data, self.data.ranks
         count = len(data.queries)
         leader, first = np.full(count, None, object), np.zeros(count, np.int64)
@@ -93,10 +95,8 @@ class QueryPages:
             first[q] = ranks.rank_R[part][hits[0]] if len(hits) else 0
         truth = data.queries["identity"].to_numpy(dtype=object)
         known = data.queries["positives"].to_numpy() > 0
-        outcome = [
-            "open" if t is None else "new" if not k else "right" if lead == t else "wrong"
-            for t, k, lead in zip(truth, known, leader, strict=True)
-        ]
+        told = np.array([one is not None for one in truth], bool)
+        outcome = outcomes(told, known, np.array(leader == truth, bool))
         table = pd.DataFrame(
             {
                 "photo": [self.place[name] for name in data.queries["query_id"]],
@@ -114,7 +114,8 @@ class QueryPages:
         elif self.fusion is not None:
             best = self.fusion[self.fusion["rank"] == 1].set_index("query_id")["probability"]
             table["probability"] = best.reindex(data.queries["query_id"]).to_numpy()
-        return table
+        decision = table["decision"].to_numpy(dtype=object)
+        return table.assign(verdict=verdicts(outcome, decision))
 
     def photo_of(self, query: int) -> int:
         """The query's photograph, as a row of `Photos`."""

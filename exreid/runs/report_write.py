@@ -308,7 +308,7 @@ def _tile(data: RunData, row: Any, pictures: dict[int, Picture]) -> Tile:
         str(data.photos.rows["image_id"].iat[row.photo]),
         title,
         note,
-        row.outcome,
+        row.verdict,
         picture_file(picture.key, "t") if picture.key else "",
         width,
         height,

@@ -28,6 +28,23 @@ ANSWER_COLUMNS = (
 )
 
 
+def outcomes(told_Q: np.ndarray, in_gallery_Q: np.ndarray, right_Q: np.ndarray) -> np.ndarray:
+    """What each query's first animal is: ``right``, ``wrong``, ``new`` where the gallery does not
+    have the query's, ``open`` where that is not told (bool arrays)."""
+    found_Q = np.where(right_Q, "right", "wrong")
+    return np.where(told_Q, np.where(in_gallery_Q, found_Q, "new"), "open").astype(object)
+
+
+def verdicts(outcome_Q: np.ndarray, decision_Q: np.ndarray) -> np.ndarray:
+    """Whether each answer is right: its outcome, but that a new animal which was called known is
+    ``wrong``. A decision is ``known``, ``new`` or None.
+
+    >>> verdicts(np.array(["new", "new", "right"]), np.array(["known", None, "new"])).tolist()
+    ['wrong', 'new', 'right']
+    """
+    return np.where((outcome_Q == "new") & (decision_Q == "known"), "wrong", outcome_Q)
+
+
 def read_answers(
     run_folder: Path, identity_of: Mapping[str, str | None], *, score_name: str = "score"
 ) -> pd.DataFrame:
@@ -53,10 +70,9 @@ def read_answers(
     table["confidence_name"], table["confidence"] = score_name, table["score"]
     table["decision"] = None
     _add_probabilities(table, run_folder)
-    known = (queries["positives"] > 0).to_numpy()
-    passed = (table["decision"] == "known").to_numpy()
-    verdict = np.where(ids.isin(first.index[first["is_match"]]), "right", "wrong")
-    verdict = np.where(~known & ~passed, "new", verdict)
+    known, told = (queries["positives"] > 0).to_numpy(bool), np.ones(len(queries), bool)
+    is_right = ids.isin(first.index[first["is_match"]]).to_numpy(bool)
+    verdict = verdicts(outcomes(told, known, is_right), table["decision"].to_numpy(dtype=object))
     table["verdict"] = np.where(ids.isin(first.index), verdict, "no candidate")
     return table
 

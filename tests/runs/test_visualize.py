@@ -11,6 +11,7 @@ from exreid.config import ProbeConfig
 from exreid.config_io import load_config
 from exreid.runs import visualize
 from exreid.runs.probe import run_probe
+from exreid.runs.run_answers import outcomes, verdicts
 
 SMALL = [
     *("dataset.image_size=64", "ray.num_actors=0", "benchmark.bootstrap_resamples=0"),
@@ -144,3 +145,14 @@ def test_a_new_animal_is_no_failure_unless_it_was_called_known(tmp_path):
     assert table["confidence"].tolist() == [0.4, 0.9]
     assert table["first_right_rank"].tolist()[0] == 2
     assert table["best_identity"].tolist() == ["Otto", "Otto"]
+
+
+def test_pictures_and_reports_give_one_verdict():
+    told, in_gallery, right = np.array(
+        [[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 0, 0]], bool
+    ).T
+    outcome = outcomes(told, in_gallery, right)
+    assert outcome.tolist() == ["right", "wrong", "new", "new", "new", "open"]
+    decision = np.array([None, None, "known", "new", None, "known"], object)
+    verdict = verdicts(outcome, decision)
+    assert verdict.tolist() == ["right", "wrong", "wrong", "new", "new", "open"]
