@@ -26,6 +26,7 @@ from exreid.errors import ConfigError, RunError, StorageError
 from exreid.matching.lightglue import PairMatches
 from exreid.records import Embeddings, LocalFeatures, Ranking, Rejected, Result, RetrievalSide
 from exreid.runs.results_table import add_row, row_of
+from exreid.runs.spreadsheets import csv_text
 
 VERSIONS_OF = ("exreid", "torch", "timm", "ray", "numpy", "pillow")
 RESULTS_TABLE = "benchmark_results.csv"
@@ -175,7 +176,7 @@ def write_rejected(file: Path, rejected: Sequence[Rejected]) -> None:
     """``rejected.csv``: always there, with a header alone where nothing was left out."""
     columns = ["image_id", "path", "row", "stage", "reason"]
     frame = pd.DataFrame([asdict(item) for item in rejected], columns=columns)
-    write_text(file, frame.to_csv(index=False))
+    write_text(file, csv_text(frame))
 
 
 def write_embeddings(file: Path, embeddings: Embeddings) -> None:

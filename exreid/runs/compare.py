@@ -23,6 +23,7 @@ from exreid.metrics.retrieval import QueryValues, first_rank, hit, query_values
 from exreid.runs.artifacts import read_ranking, write_text
 from exreid.runs.compare_plots import draw_budget, draw_cmc, draw_groups
 from exreid.runs.inputs import read_images
+from exreid.runs.spreadsheets import safe_cell
 
 GAPS_DAYS = (1, 7, 30, 90, 365)
 COUNTS = (1, 2, 5, 10, 20)
@@ -322,7 +323,7 @@ def _budget(run: FinishedRun) -> dict[str, Any]:
 def _write_csv(file: Path, rows: Sequence[dict[str, Any]]) -> None:
     text = io.StringIO()
     if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(text, lineterminator="\n")
+        for cells in (rows[0], *(row.values() for row in rows)):
+            writer.writerow([safe_cell(cell) for cell in cells])
     write_text(file, text.getvalue())

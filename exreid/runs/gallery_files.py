@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from safetensors.torch import save_file
 
 from exreid import __version__
@@ -52,6 +51,7 @@ from exreid.runs.gallery_stages import BuildStages
 from exreid.runs.new_animals import Grouper, Grouping
 from exreid.runs.openset import Decider, Practice, fit_decider
 from exreid.runs.progress import Progress
+from exreid.runs.spreadsheets import read_cells
 
 PART_IMAGES = 256
 THREADS = 4
@@ -251,10 +251,9 @@ def _rejected_before(old: Gallery | None) -> list[Rejected]:
     if old is None or not (old.folder / "rejected.csv").exists():
         return []
     file = old.file("rejected.csv")
-    frame = pd.read_csv(file)
     return [
-        Rejected(str(image_id), str(path), int(row), str(stage), str(reason))
-        for image_id, path, row, stage, reason in frame.itertuples(index=False)
+        Rejected(image_id, path, int(row), stage, reason)
+        for image_id, path, row, stage, reason in read_cells(file).itertuples(index=False)
     ]
 
 

@@ -47,6 +47,7 @@ from exreid.runs.photo_answers import (
 )
 from exreid.runs.photo_table import PhotoOptions, Photos, read_photos
 from exreid.runs.progress import Progress, no_progress, timed
+from exreid.runs.spreadsheets import csv_text
 from exreid.runs.stages import Ranked
 
 IDENTIFY_KEYS = ("output.", "ray.", "benchmark.cache", "benchmark.keep_matches")
@@ -121,7 +122,7 @@ class _Answers:
         found = identification(self.folder, gallery, photos, rejected, ranked)
         found.counts.update(counts)
         frame = pd.DataFrame([photo.row() for photo in found.photos])
-        write_text(self.folder / "identifications.csv", frame.to_csv(index=False))
+        write_text(self.folder / "identifications.csv", csv_text(frame))
         return found
 
     def _write_answers(self, ranked: Ranked) -> None:

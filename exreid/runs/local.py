@@ -49,6 +49,7 @@ from exreid.runs.artifacts import matches_table, write_text
 from exreid.runs.inputs import cache_folder
 from exreid.runs.looks import LAST_LOOK, Look, MakeMatcher, go_through, looks_of
 from exreid.runs.progress import Progress
+from exreid.runs.spreadsheets import safe_cell
 
 PAIRS_PER_TILE = {"cpu": 64, "cuda": 4096}
 """A few seconds of work, or one of a data-centre GPU: what a lost actor costs. First looks are
@@ -330,7 +331,8 @@ class PairMatching:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["query_id", "gallery_id"])
         for query, gallery in zip(query_P.tolist(), gallery_P.tolist(), strict=True):
-            writer.writerow([self.query_ids[query], self.gallery_ids[gallery]])
+            ids = (self.query_ids[query], self.gallery_ids[gallery])
+            writer.writerow([safe_cell(name) for name in ids])
         write_text(self.folder / FAILED_FILE, text.getvalue())
         raise MatchingError(
             f"{len(query_P)} pairs could not be matched, in {len(failed)} tiles "

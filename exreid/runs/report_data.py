@@ -22,6 +22,7 @@ from exreid.config_text import tree_of_yaml
 from exreid.errors import ConfigError, RunError
 from exreid.explain.report.content import Missing
 from exreid.runs.report_photos import Photos, read_photos
+from exreid.runs.spreadsheets import read_cells
 
 TABLES = ("answers", "fusion", "open_set", "encounters", "calibration_pairs", "new_animals")
 """Parquet files that a report shows, besides the rankings, the queries and the matches."""
@@ -271,5 +272,5 @@ def _parquet(file: Path) -> pd.DataFrame | None:
 def _csv(file: Path) -> list[dict[str, str]] | None:
     if not file.exists() or not file.stat().st_size:
         return None
-    frame = pd.read_csv(file, dtype=str, keep_default_na=False)
+    frame = read_cells(file)
     return [{str(name): cell for name, cell in row.items()} for row in frame.to_dict("records")]

@@ -35,6 +35,7 @@ from exreid.metrics.ranking import Exclude
 from exreid.records import ImageTable, RetrievalSide
 from exreid.runs.artifacts import write_text
 from exreid.runs.progress import Progress
+from exreid.runs.spreadsheets import csv_text
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +198,7 @@ def check_safety(
     )
     inspected = inspect_split(check, prints)
     frame = pd.DataFrame([asdict(leak) for leak in inspected.leaks.found], columns=COLUMNS)
-    write_text(folder / LEAKS_FILE, frame.to_csv(index=False))
+    write_text(folder / LEAKS_FILE, csv_text(frame))
     if level == "strict" and inspected.warnings:
         raise LeakError(strict_message(inspected, folder / LEAKS_FILE))
     for text in (*inspected.warnings.values(), *inspected.notes):

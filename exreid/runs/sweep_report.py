@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import uuid
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ import pandas as pd
 from exreid.config_space import Distribution
 from exreid.config_text import to_yaml_text
 from exreid.runs.artifacts import write_text
+from exreid.runs.spreadsheets import csv_text
 from exreid.runs.sweep_study import SweepStudy, Trial
 
 TABLE_FILE, BEST_FILE, PICTURE_FILE = "trials.csv", "best.yaml", "parallel_coordinates.png"
@@ -50,9 +50,7 @@ def trials_table(trials: Sequence[Trial], metric: str, base_values: Mapping[str,
         }
         for trial in ranked(trials)
     ]
-    stream = io.StringIO()
-    pd.DataFrame(rows).astype({"epochs": "Int64"}).to_csv(stream, index=False)
-    return stream.getvalue()
+    return csv_text(pd.DataFrame(rows).astype({"epochs": "Int64"}))
 
 
 def ranked(trials: Sequence[Trial]) -> list[Trial]:

@@ -36,6 +36,7 @@ from exreid.runs.local import preprocessing_of
 from exreid.runs.methods import methods_of
 from exreid.runs.progress import Progress, no_progress
 from exreid.runs.run_answers import ANSWER_COLUMNS, read_answers, read_candidates
+from exreid.runs.spreadsheets import csv_text
 from exreid.runs.visualize_similarity import SimilarityPictures
 
 log = logging.getLogger(__name__)
@@ -129,10 +130,10 @@ class _Gallery:
         folder = self.drawn.folder
         columns = ["picture", *ANSWER_COLUMNS, *FURTHER_PICTURES]
         index = pd.DataFrame(self.drawn.index, columns=columns)
-        write_text(folder / "index.csv", index.to_csv(index=False))
+        write_text(folder / "index.csv", csv_text(index))
         if self.drawn.problems:
             problems = pd.DataFrame(self.drawn.problems)
-            write_text(folder / "problems.csv", problems.to_csv(index=False))
+            write_text(folder / "problems.csv", csv_text(problems))
 
     def _draw_query(self, number: int, answer: dict[Any, Any]) -> None:
         name = f"predictions_{number:04d}.png"
