@@ -1,5 +1,11 @@
 """The errors that a user can cause and mend; each message names the place and the remedy."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class ExreidError(Exception):
     """Base of all errors that exreid raises on purpose."""
@@ -94,3 +100,18 @@ class RunInterrupted(KeyboardInterrupt):
     def __init__(self, run_id: str) -> None:
         super().__init__(f"run {run_id} was interrupted")
         self.run_id: str = run_id
+
+
+@contextmanager
+def reading(file: Path, kind: type[ExreidError], remedy: str) -> Iterator[None]:
+    """The guard around whatever reads bytes that others wrote: what libraries raise on damaged or
+    hostile ones has no end, and means the same. ``remedy`` is the rest of the message.
+    """
+    try:
+        yield
+    except ExreidError:
+        raise
+    except Exception as error:
+        first = str(error).strip().splitlines()
+        reason = f"{type(error).__name__}: {first[0][:300]}" if first else type(error).__name__
+        raise kind(f"{file}: {reason} {remedy}") from error

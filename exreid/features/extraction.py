@@ -14,7 +14,7 @@ import numpy as np
 from exreid.data.images import Preprocessing, prepare_image, prepare_matte
 from exreid.data.metadata import left_out_text
 from exreid.data.storage import file_signature, read_bytes
-from exreid.errors import ImageError, MaskError, RunError
+from exreid.errors import CheckpointError, ImageError, MaskError, RunError
 from exreid.features.embedding import Embedder, content_hash, image_key
 from exreid.features.store import FeatureStore, SignatureMemo, is_racy
 from exreid.records import Embeddings, ImageTable, Rejected
@@ -22,6 +22,7 @@ from exreid.records import Embeddings, ImageTable, Rejected
 READER_THREADS = 4
 KEEP_EVERY_IMAGES = 1024
 KEEP_EVERY_S = 30.0
+NOT_FINITE = "not finite"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Extracted:
     """Empty where the file changed too recently to be trusted."""
     error_N: list[str]
     stage_N: list[str]
-    """``image`` or ``mask``: what the error is about."""
+    """``image`` or ``mask``: what the error is about; `NOT_FINITE`: the network."""
     vectors_ND: np.ndarray
 
 
@@ -90,7 +91,21 @@ class EmbedImages:
         """``image`` (N, H, W, 3) in, ``vector`` (N, D) out; the other columns pass."""
         vectors_ND = self.embedder(batch.pop("image"))
         vectors_ND[batch["error"] != ""] = 0.0
+        bad_N = ~np.isfinite(vectors_ND).all(axis=1)
+        if bad_N.any():
+            error, stage = batch["error"].copy(), batch["stage"].copy()
+            error[bad_N], stage[bad_N] = not_finite("vector"), NOT_FINITE
+            batch = {**batch, "error": error, "stage": stage}
         return {**batch, "vector": vectors_ND}
+
+
+def not_finite(what: str) -> str:
+    """Why such features are not kept. It is no fault of the image's: the run stops."""
+    return (
+        f"the network gives a {what} with values that are infinite or no numbers. Its weights have "
+        "diverged or are damaged, or its arithmetic is too coarse: set another model.checkpoint, or "
+        "model.dtype=fp32."
+    )
 
 
 BatchSource = Callable[[ImageTable, np.ndarray], Iterable[Extracted]]
@@ -267,6 +282,8 @@ def sort_out_errors(
     for i, message in enumerate(batch.error_N):
         if not message:
             continue
+        if batch.stage_N[i] == NOT_FINITE:
+            raise CheckpointError(f"{table.rows['path'].iloc[int(batch.position_N[i])]}: {message}")
         row = table.rows.iloc[int(batch.position_N[i])]
         if on_error == "raise":
             kind = MaskError if batch.stage_N[i] == "mask" else ImageError

