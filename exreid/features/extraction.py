@@ -93,7 +93,7 @@ class EmbedImages:
         vectors_ND[batch["error"] != ""] = 0.0
         bad_N = ~np.isfinite(vectors_ND).all(axis=1)
         if bad_N.any():
-            error, stage = batch["error"].copy(), batch["stage"].copy()
+            error, stage = (np.array(batch[name], dtype=object) for name in ("error", "stage"))
             error[bad_N], stage[bad_N] = not_finite("vector"), NOT_FINITE
             batch = {**batch, "error": error, "stage": stage}
         return {**batch, "vector": vectors_ND}
@@ -102,9 +102,9 @@ class EmbedImages:
 def not_finite(what: str) -> str:
     """Why such features are not kept. It is no fault of the image's: the run stops."""
     return (
-        f"the network gives a {what} with values that are infinite or no numbers. Its weights have "
-        "diverged or are damaged, or its arithmetic is too coarse: set another model.checkpoint, or "
-        "model.dtype=fp32."
+        f"the network gives a {what} with values that are infinite or no numbers. Its weights "
+        "diverged or are damaged, or its arithmetic is too coarse: set another model.checkpoint, "
+        "or model.dtype=fp32."
     )
 
 

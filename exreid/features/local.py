@@ -22,8 +22,8 @@ from exreid.features.detected import Detected, stacked
 from exreid.features.superpoint import SuperPointDetector, load_superpoint
 from exreid.models import aliked
 from exreid.models.checkpoints import check_weights_finite, weights_fingerprint
-from exreid.models.lightglue import packaged_weights
 from exreid.models.device import whole_fp32
+from exreid.models.lightglue import packaged_weights
 from exreid.records import LocalFeatures
 
 STAGE_VERSION = 1

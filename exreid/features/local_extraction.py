@@ -24,7 +24,7 @@ from exreid.data.images import (
 from exreid.data.storage import read_bytes
 from exreid.errors import ImageError, MaskError
 from exreid.features.embedding import content_hash, image_key
-from exreid.features.extraction import trusted_signature
+from exreid.features.extraction import NOT_FINITE, not_finite, trusted_signature
 from exreid.features.local import EXTRACTORS, LocalExtractor
 from exreid.models.device import in_parts
 from exreid.records import LocalFeatures
@@ -150,6 +150,11 @@ class ExtractLocal:
         if "image" not in batch:
             batch = self.prepare(batch)
         features = self._features(batch)
+        bad = [i for i, one in features.items() if not _is_finite(one)]
+        error, stage = (np.array(batch[name], dtype=object) for name in ("error", "stage"))
+        error[bad], stage[bad] = not_finite("descriptor"), NOT_FINITE
+        features = {i: one for i, one in features.items() if i not in bad}
+        batch = {**batch, "error": error, "stage": stage}
         keys = [image_key(batch["content"][i], batch["mask"][i] or None) for i in features]
         records = [as_record(one) for one in features.values()]
         write_part(self.folder, keys, np.concatenate(records) if records else np.zeros(0))
@@ -182,6 +187,11 @@ class ExtractLocal:
             return self.extract(images_BHWC[rows], None if mask_BHW is None else mask_BHW[rows])
 
         return in_parts(part, len(images_BHWC))
+
+
+def _is_finite(features: LocalFeatures) -> bool:
+    arrays = (features.keypoints_NK2, features.descriptors_NKL, features.frame_NKF)
+    return all(bool(np.isfinite(array).all()) for array in arrays)
 
 
 def local_description(

@@ -205,7 +205,7 @@ def _create(name: str, architecture: str, size: int | None, *, pretrained: bool)
 
 def _load_timm(name: str, entry: BackboneEntry, trunk: nn.Module, size: int | None) -> nn.Module:
     module = _create(name, entry.architecture, size, pretrained=True)
-    repository = (getattr(module, "pretrained_cfg", None) or {}).get("hf_hub_id")
+    repository = str((getattr(module, "pretrained_cfg", None) or {}).get("hf_hub_id") or "")
     for kept in ("model.safetensors", "pytorch_model.bin") if repository else ():
         file = try_to_load_from_cache(repository, kept)
         if isinstance(file, str):

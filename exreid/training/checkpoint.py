@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +10,34 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from exreid.errors import CheckpointError
+from exreid.data.whole_files import temporary_beside
+from exreid.errors import CheckpointError, reading
 from exreid.models.checkpoints import fit_state_dict, read_checkpoint
 
 LATEST_FULL = "checkpoint-latest-full.pth"
 BEST, BEST_FULL = "checkpoint-best.pth", "checkpoint-best-full.pth"
 FINAL, FINAL_FULL = "checkpoint-final.pth", "checkpoint-final-full.pth"
 FINAL_SAFETENSORS = "checkpoint-final.safetensors"
-FULL_KEYS = {"model", "head", "optimizer", "scheduler", "scaler", "ema", "epoch", "rng", "labels"}
+FULL_KEYS = {
+    *("model", "head", "optimizer", "scheduler", "scaler", "ema", "epoch", "rng", "labels"),
+    *("raw_model", "backbone", "history", "best_from"),
+}
+RESUMABLE = (
+    "It is no whole checkpoint-*-full.pth, or of another version: a training cannot go on from it. "
+    "Take another one, or start from its weights by model.checkpoint."
+)
 
 
 def save_atomic(file: Path, content: Any) -> None:
     """torch.save under a temporary name, then renamed."""
-    temporary = _temporary(file)
+    temporary = temporary_beside(file)
     torch.save(content, temporary)
     temporary.replace(file)
 
 
 def save_safetensors(file: Path, module: nn.Module) -> None:
     """The module's weights as .safetensors, under a temporary name, then renamed."""
-    temporary = _temporary(file)
+    temporary = temporary_beside(file)
     tensors = {name: value.detach().cpu().contiguous() for name, value in plain(module).items()}
     temporary.write_bytes(save(tensors))
     temporary.replace(file)
@@ -38,7 +45,7 @@ def save_safetensors(file: Path, module: nn.Module) -> None:
 
 def copy_atomic(source: Path, file: Path) -> None:
     """A copy under a temporary name, then renamed."""
-    temporary = _temporary(file)
+    temporary = temporary_beside(file)
     shutil.copyfile(source, temporary)
     temporary.replace(file)
 
@@ -73,6 +80,8 @@ def read_full(file: Path, *, labels: tuple[str, ...], backbone: str) -> dict[str
             f"{file}: a training goes on from a checkpoint-*-full.pth; this one lacks "
             f"{', '.join(sorted(missing))}. To start from its weights, set model.checkpoint."
         )
+    with reading(file, CheckpointError, RESUMABLE):
+        _check_full(content)
     if content["backbone"] != backbone:
         raise CheckpointError(
             f"{file}: holds a training of {content['backbone']}, not of {backbone}. Set model.type."
@@ -88,10 +97,21 @@ def read_full(file: Path, *, labels: tuple[str, ...], backbone: str) -> dict[str
     return result
 
 
+def _check_full(content: dict[str, Any]) -> None:
+    """TypeError or ValueError for what no training can have written."""
+    steps = (content["epoch"], content["best_from"], content["scheduler"]["step"])
+    names = [content["backbone"], *content["labels"]]
+    rows = [*content["history"]]
+    if not all(type(step) is int and step >= 0 for step in steps):
+        raise ValueError(f"epochs and steps {steps}")
+    if not all(isinstance(name, str) for name in names) or isinstance(content["labels"], str):
+        raise TypeError("names that are no text")
+    if not all(isinstance(row, dict) and "epoch" in row for row in rows):
+        raise TypeError("a history that is none")
+    if not all(isinstance(content[name], dict) for name in ("model", "head", "optimizer", "rng")):
+        raise TypeError("states that are none")
+
+
 def load_weights(module: nn.Module, tensors: dict[str, torch.Tensor], *, source: str) -> None:
     """The saved weights into the module; CheckpointError where they do not fit."""
     fit_state_dict(module, tensors, source=source)
-
-
-def _temporary(file: Path) -> Path:
-    return file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.tmp")

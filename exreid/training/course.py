@@ -16,7 +16,9 @@ from torch import nn
 
 from exreid.config_training import FinetuneConfig
 from exreid.data import mirror
+from exreid.errors import CheckpointError, TrainingError, reading
 from exreid.models.backbones import Backbone, embedding_length
+from exreid.models.checkpoints import is_finite
 from exreid.training import checkpoint as ckpt
 from exreid.training.feed import ImageSource, read_ahead
 from exreid.training.history import VALIDATION_PREFIX, best_row, write_history
@@ -163,8 +165,20 @@ class _Course:
         except NonFiniteLossError as error:
             self._write_batch(epoch, order, error)
             raise
+        self._check_weights(epoch)
         row = asdict(stats)
         return {**row, "images_per_s": stats.images / stats.seconds}
+
+    def _check_weights(self, epoch: int) -> None:
+        """Weights that the last step made infinite, or no numbers, are never saved or validated."""
+        state = self.trainer.published.state_dict()
+        bad = [name for name, tensor in state.items() if not is_finite(tensor)]
+        if bad:
+            raise TrainingError(
+                f"epoch {epoch + 1} left {len(bad)} of {len(state)} tensors of the weights "
+                f"infinite or no numbers (the first: {bad[0]}). Checkpoints of the epochs before are "
+                "kept. Lower optimizer.lr or loss.scale, or set optimizer.clip_norm."
+            )
 
     def _validated(self) -> Row:
         start = time.perf_counter()
@@ -239,7 +253,8 @@ class _Course:
             return 0
         file = own if own.exists() else mirror.local_copy(str(asked), key="train.resume_checkpoint")
         content = ckpt.read_full(file, labels=self.job.labels, backbone=self.job.backbone.name)
-        self._load(content, str(file))
+        with reading(file, CheckpointError, ckpt.RESUMABLE):
+            self._load(content, str(file))
         if file != own:
             self._bring_best(file, content)
         epoch: int = content["epoch"]

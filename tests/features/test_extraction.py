@@ -1,18 +1,22 @@
 """Extraction and its cache: nothing twice, nothing stale, nothing lost; one process or actors."""
 
+import copy
 import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from exreid.config import RayConfig
 from exreid.data.images import Preprocessing
 from exreid.data.metadata import Columns, load_images
-from exreid.errors import ImageError
+from exreid.errors import CheckpointError, ImageError
+from exreid.features.decoding import decode_in_process, decode_table
 from exreid.features.embedding import Embedder
 from exreid.features.extraction import PrepareImages, embed_table, extract_in_process
+from exreid.features.local_extraction import ExtractLocal, LocalPreprocessing
 from exreid.features.store import FeatureStore, SignatureMemo
 from exreid.models.backbones import build_backbone
 
@@ -150,3 +154,37 @@ def test_actors_give_the_bits_of_one_process(table, backbone, local_ray, actors)
     np.testing.assert_array_equal(ours.vectors_ND, plain.vectors_ND)
     assert positions.tolist() == [0, 1, 2, 3, 4, 5, 6, 8, 9]
     assert [item.row for item in report.rejected] == [9]
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_vectors_that_are_no_numbers_are_never_kept(table, backbone, tmp_path, on_error):
+    """It is no fault of an image's: skipping the unreadable does not skip it."""
+    broken = copy.deepcopy(backbone)
+    with torch.no_grad():
+        broken.module.bn1.weight[0] = float("nan")
+    with pytest.raises(CheckpointError, match=r"\.jpg: the network gives a vector"):
+        _extract(table, broken, tmp_path, on_error=on_error)
+    assert not [*tmp_path.glob("cache-*/part-*")]
+
+
+def test_descriptors_that_are_no_numbers_are_never_kept(table, tmp_path, monkeypatch):
+    preprocessing = LocalPreprocessing(64, False, "none", False, 0.0)
+    keep = ExtractLocal(table.root, preprocessing, tmp_path, extractor="aliked-n16", keypoints=8)
+    extract = keep.extract
+
+    def broken(images, masks):
+        found = extract(images, masks)
+        found.descriptors_NKL[0, 0, 0] = np.inf
+        return found
+
+    monkeypatch.setattr(keep, "extract", broken)
+    broken.device = extract.device
+    with pytest.raises(CheckpointError, match="the network gives a descriptor"):
+        decode_table(
+            table.take(range(2)),
+            lambda table, positions: decode_in_process(table, positions, keep=keep),
+            folder=tmp_path,
+            memo=None,
+            on_error="skip",
+        )
+    assert not [*tmp_path.glob("part-*")]

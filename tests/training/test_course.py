@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from exreid.errors import CheckpointError
+from exreid.errors import CheckpointError, TrainingError
 from exreid.models.checkpoints import read_state_dict
 from exreid.training import checkpoint as ckpt
 from exreid.training.course import NONFINITE_FILE, train
 from exreid.training.feed import read_ahead
 from exreid.training.history import read_history
-from exreid.training.loop import NonFiniteLossError
+from exreid.training.loop import NonFiniteLossError, Trainer
 from tests.training import helpers
 
 PARTS = {
@@ -185,6 +185,23 @@ def test_a_loss_that_is_no_number_stops_with_the_images_of_its_step(tmp_path, mo
     assert written["image_ids"] == [f"image-{i}" for i in order[16:24]]
 
 
+def test_weights_that_the_last_step_ruined_are_not_saved(tmp_path, monkeypatch):
+    config = helpers.config(train={"epochs": 1})
+    step = Trainer._step
+
+    def ruins(self):
+        norm = step(self)
+        if self.step == self.steps_per_epoch:
+            with torch.no_grad():
+                next(self.learner.backbone.parameters())[0] = float("inf")
+        return norm
+
+    monkeypatch.setattr(Trainer, "_step", ruins)
+    with pytest.raises(TrainingError, match="epoch 1 left 1 of"):
+        _train(tmp_path, config)
+    assert not [*tmp_path.glob("*.pth")]
+
+
 def test_a_resume_from_something_else_says_what_is_wrong(tmp_path):
     _train(tmp_path / "run", helpers.config())
     full, model = tmp_path / "run" / ckpt.LATEST_FULL, tmp_path / "run" / ckpt.FINAL
@@ -198,6 +215,32 @@ def test_a_resume_from_something_else_says_what_is_wrong(tmp_path):
     config = helpers.config(train={"epochs": 3, "resume_checkpoint": str(model)})
     with pytest.raises(CheckpointError, match=r"model\.checkpoint"):
         _train(tmp_path / "c", config)
+
+
+FULL = {
+    "labels": [3, None, {"a": 1}],
+    "history": [[1], {"epoch": 1}, None],
+    "epoch": ["two", -1, 1.5, None],
+    "rng": [{}, {"cpu": torch.zeros(3), "cuda": []}, None],
+    "optimizer": [{}, {"state": 1, "param_groups": []}, None],
+    "scheduler": [{}, {"step": "x"}, None],
+    "head": [{}, {"weight": "x"}, None],
+    "model": [None, {"a": torch.zeros(1)}],
+    "backbone": [None, 4],
+    "best_from": [None, "x"],
+}
+
+
+def test_no_damage_of_a_full_checkpoint_is_a_traceback(tmp_path):
+    _train(tmp_path / "run", helpers.config())
+    content = torch.load(tmp_path / "run" / ckpt.LATEST_FULL, weights_only=True)
+    file = tmp_path / "file.pth"
+    config = helpers.config(train={"epochs": 3, "resume_checkpoint": str(file)})
+    for key, values in FULL.items():
+        for value in values:
+            torch.save({**content, key: value}, file)
+            with pytest.raises(CheckpointError, match=r"file\.pth"):
+                _train(tmp_path / "a", config)
 
 
 def test_reading_ahead_keeps_the_order_and_passes_errors_on():
