@@ -77,7 +77,9 @@ def training_through_ray(bench: Bench) -> None:
     """The whole training by one Ray Train worker, out of the decoded cache, and the bare loop."""
     root = bench.folder / "training-data"
     identities = 6 if bench.quick else 40
-    write_dataset(root, identities=identities, images_per_identity=16, seed=1, workers=16)
+    write_dataset(
+        root, identities=identities, images_per_identity=16, seed=1, image_wh_px=(256, 192)
+    )
     for label in list(TRAINED)[: 1 if bench.quick else None]:
         config = _config(bench, label, root)
         folder, _ = run_finetune(config)
@@ -101,8 +103,8 @@ def _config(bench: Bench, label: str, root: Path) -> FinetuneConfig:
         [
             *(f"dataset.root={root}", "dataset.encounter_cols=[source,encounter]"),
             *(f"model.type={model}", "model.pretrained=false", f"dataset.image_size={size}"),
-            *(f"train.batch_size={batch}", "train.epochs=3", "validation.fraction=0.05"),
-            *("validation.mode=query_gallery", "validation.every=3", "ray.num_workers=1"),
+            *(f"train.batch_size={batch}", "train.epochs=2", "validation.fraction=0.05"),
+            *("validation.mode=query_gallery", "validation.every=2", "ray.num_workers=1"),
             *(f"ray.gpus_per_worker={gpus}", f"output.root={bench.folder / 'trainings'}"),
             *(("train.amp=bf16",) if bench.cuda else ("train.amp=off",)),
         ],

@@ -26,8 +26,9 @@ def arguments(description: str) -> argparse.Namespace:
 class Report:
     """Rows {name, value, unit, against, ratio}: a table on the screen, and JSON where asked."""
 
-    def __init__(self, title: str) -> None:
-        self.title = title
+    def __init__(self, title: str, *, as_it_goes: Path | None = None) -> None:
+        """``as_it_goes``: also written to this file after each row, for a run that may be cut."""
+        self.title, self.as_it_goes = title, as_it_goes
         self.rows: list[dict[str, object]] = []
 
     def add(
@@ -49,6 +50,8 @@ class Report:
         if meaning:
             row["meaning"] = meaning
         self.rows.append(row)
+        if self.as_it_goes is not None:
+            self.write(self.as_it_goes)
 
     def show(self, file: Path | None) -> None:
         """Print the table; write the JSON file where one is named."""

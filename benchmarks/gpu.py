@@ -68,8 +68,10 @@ def main() -> None:
     options = arguments()
     device = torch.device(options.device)
     cuda = device.type == "cuda"
+    if cuda and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
     name = torch.cuda.get_device_name(device) if cuda else f"{torch.get_num_threads()} CPU threads"
-    report = Report(f"exreid on {name}, torch {torch.__version__}")
+    report = Report(f"exreid on {name}, torch {torch.__version__}", as_it_goes=options.json)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         bench = Bench(report, device, Path(folder), quick=options.quick or not cuda)
         for section in options.only:
@@ -82,8 +84,6 @@ def main() -> None:
             print(f"-- {section}: {time.perf_counter() - start:.1f} s", flush=True)
             if cuda:
                 torch.cuda.empty_cache()
-            if options.json:
-                report.write(options.json)
     report.show(options.json)
     failed = [row["name"] for row in report.rows if "FAILED" in str(row["name"])]
     raise SystemExit(1 if failed else 0)

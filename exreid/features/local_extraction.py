@@ -29,7 +29,7 @@ from exreid.features.local import EXTRACTORS, LocalExtractor
 from exreid.models.device import in_parts
 from exreid.records import LocalFeatures
 
-BATCH = {"cpu": 1, "cuda": 8}
+BATCH = {"cpu": 1, "cuda": 16}
 """On a CPU one image is as fast as several, and its features then depend on nothing else."""
 PART_IMAGES = 32
 """Images of one part of the cache, and of one task."""
