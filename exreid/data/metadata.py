@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from exreid.data.dates import read_dates
-from exreid.data.metadata_cells import clean_cells, similar_notes
+from exreid.data.metadata_cells import clean_cells, relative_paths, similar_notes
 from exreid.data.metadata_checks import (
     Problem,
     contract_rows,
@@ -215,6 +215,8 @@ def _checked(
     file = read_metadata(root, metadata_file)
     check_columns(file, columns, require_identity=require_identity)
     file, notes = clean_cells(file, columns)
+    file, relative = relative_paths(file, columns, root)
+    notes += relative
     dates = read_dates(file.column(columns.date))
     notes += [f"{columns.date}: {note}" for note in dates.notes]
     if dates.unread and not columns.dates_count:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -12,6 +13,7 @@ import pandas as pd
 
 from exreid.data.metadata_formats import clean_text
 from exreid.data.metadata_table import Columns, MetadataFile
+from exreid.data.storage import is_remote
 
 SHOWN = 3
 _NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d*)?(?:[eE][+-]?\d+)?")
@@ -53,6 +55,29 @@ def clean_cells(file: MetadataFile, columns: Columns) -> tuple[MetadataFile, lis
             "mean that"
         )
     return replace(file, cells=cells, as_given=file.cells), notes
+
+
+def relative_paths(
+    file: MetadataFile, columns: Columns, root: str
+) -> tuple[MetadataFile, list[str]]:
+    """The file with absolute paths inside the data set's folder made relative to it, and a note.
+
+    All other absolute paths stay as they are: they are refused where paths are checked.
+    """
+    cells = file.cells.copy(deep=False)
+    whole = root if is_remote(root) else os.path.abspath(os.path.expanduser(root))  # noqa: PTH100, PTH111
+    start = whole.rstrip("/") + "/"
+    given = list(cells[columns.path])
+    inside = [cell is not None and cell.startswith(start) for cell in given]
+    if not any(inside):
+        return file, []
+    paths = [
+        cell[len(start) :].lstrip("/") if found else cell
+        for cell, found in zip(given, inside, strict=True)
+    ]
+    cells[columns.path] = pd.Series(paths, index=cells.index, dtype=object)
+    note = f"{columns.path}: {sum(inside)} absolute paths inside {start} are read relative to it"
+    return replace(file, cells=cells), [note]
 
 
 def similar_names(names: Iterable[str | None]) -> list[Counter[str]]:

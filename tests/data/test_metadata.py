@@ -324,3 +324,21 @@ def test_a_file_that_changes_changes_its_signature(tmp_path):
             read(root, "none.png")
     with pytest.raises(ImageError, match="cannot be read"):
         read_bytes(root, "img")
+
+
+def test_absolute_paths_inside_the_data_sets_folder_are_relative_to_it(tmp_path, caplog):
+    root = _write(tmp_path)
+    relative, _ = load_images(root, columns=COLUMNS)
+    text = CSV.replace("\nimg/", f"\n{tmp_path}/img/")
+    assert text.count(f"{tmp_path}/") == 4
+    _write(tmp_path, text, "absolute.csv")
+    table, rejected = load_images(root, metadata_file="absolute.csv", columns=COLUMNS)
+    assert table.rows["path"].tolist() == relative.rows["path"].tolist()
+    assert table.rows["image_id"].tolist() == relative.rows["image_id"].tolist()
+    assert rejected == []
+    assert f"4 absolute paths inside {tmp_path}/ are read relative to it" in caplog.text
+    # Beside it, and out of it again, they are what they were.
+    for place in (f"{tmp_path}2/img", f"{tmp_path}/../img"):
+        _write(tmp_path, CSV.replace("\nimg/0", f"\n{place}/0"), "outside.csv")
+        with pytest.raises(MetadataError, match=r"is absolute|leaves the data set's folder"):
+            load_images(root, metadata_file="outside.csv", columns=COLUMNS)

@@ -99,20 +99,21 @@ def overrides(world, rng, folder):
 
 
 def _plain(value):
-    """Text that may be nothing but itself (no quotes, no empty value, no null)."""
+    """Text that may be nothing but itself (no quotes, no empty value, no null, no home)."""
     return (
         value.isprintable()
         and value == value.strip()
-        and value not in ("", "null", "~")
+        and value not in ("", "null")
+        and not value.startswith("~")
         and (not set("\"'$\\") & set(value))
     )
 
 
 def _is_text(model, key):
     for part in key.split(".")[:-1]:
-        field = model.model_fields.get(part)
+        field = getattr(model, "model_fields", {}).get(part)
         if field is None:
             return False
         model = field.annotation
-    field = model.model_fields.get(key.rsplit(".", 1)[-1])
+    field = getattr(model, "model_fields", {}).get(key.rsplit(".", 1)[-1])
     return field is not None and field.annotation in (str, str | None)
