@@ -236,14 +236,19 @@ class _Opened:
     exif_orientation: int
 
 
-def _open(data: bytes) -> _Opened:
+def open_image(data: bytes) -> Image.Image:
+    """PIL's image of a file's bytes, its header read; within `foreign_bytes`."""
     if not data:
         raise ImageError("file is empty (0 bytes).")
     if data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS:
         _read_heif_too()
     if data.startswith(b"version https://git-lfs"):
         raise ImageError("a Git LFS pointer, not the photograph itself. Run git lfs pull.")
-    image = Image.open(io.BytesIO(data))
+    return Image.open(io.BytesIO(data))
+
+
+def _open(data: bytes) -> _Opened:
+    image = open_image(data)
     width, height = image.size
     if width * height > MAX_IMAGE_PIXELS:
         raise ImageError(

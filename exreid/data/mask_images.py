@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import unicodedata
 from collections import defaultdict
@@ -10,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
 
-from exreid.data.images import foreign_bytes
+from exreid.data.images import foreign_bytes, open_image
 from exreid.data.storage import read_bytes
 from exreid.errors import ImageError, MaskError
 
@@ -73,7 +71,7 @@ def read_mask_image(file: Path) -> np.ndarray:
 
 
 def _animal(data: bytes, file: Path) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as image:
+    with open_image(data) as image:
         if image.mode in ("LA", "La", "RGBA", "RGBa", "PA"):
             alpha_HW = np.asarray(image.convert("RGBA"))[..., 3]
             if alpha_HW.min() != alpha_HW.max():

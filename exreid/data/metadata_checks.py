@@ -263,5 +263,5 @@ def _repeats(
             column,
             value,
             f"{column} {value!r} stands in line {line} {place}",
-            "Each must be unique: remove one of the rows",
+            "Each must be unique: remove one of the rows, or cut out a file for each animal",
         )

@@ -207,7 +207,13 @@ def _parse_csv(data: bytes, source: str) -> tuple[pd.DataFrame, np.ndarray, froz
                 skip_blank_lines=False,
             )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning) as error:
-        raise MetadataError(f"{source}: not a CSV table: {str(error).strip()}") from error
+        told = str(error).strip()
+        if isinstance(error, pd.errors.ParserWarning):
+            told = (
+                "its rows have more cells than the header has names. Name all columns, or delete "
+            )
+            told += "those without a name (a loss of data otherwise)"
+        raise MetadataError(f"{source}: not a CSV table: {told}") from error
     frame.columns = frame.columns.astype(str)
     line_N = np.arange(len(frame)) + 2 + skipped
     if text.rstrip("\r\n").count("\n") >= len(frame) + 1:  # a cell, or the header, has line breaks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from collections.abc import Sequence
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
+from exreid.data.images import foreign_bytes, open_image
 from exreid.errors import ImageError
 
 ENDINGS = frozenset(
@@ -118,13 +117,8 @@ def taken_at(data: bytes) -> np.datetime64:
     The camera's own clock, without a time zone. ImageError where the file is no image at all; its
     pixels are not decoded.
     """
-    if not data:
-        raise ImageError("file is empty (0 bytes).")
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            exif = image.getexif().get_ifd(EXIF_FOLDER)
-    except Exception as error:  # PIL's readers raise whatever a damaged header leads them to
-        raise ImageError(f"not an image, or damaged: {type(error).__name__}.") from error
+    with foreign_bytes(), open_image(data) as image:
+        exif = image.getexif().get_ifd(EXIF_FOLDER)
     for tag in (TAKEN, DIGITISED):
         try:
             moment = datetime.strptime(str(exif.get(tag, "")).strip("\0 "), "%Y:%m:%d %H:%M:%S")

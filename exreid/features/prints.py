@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from exreid.data.array_store import ArrayStore, write_part
-from exreid.data.images import STAGE_VERSION, load_image
+from exreid.data.images import STAGE_VERSION, foreign_bytes, load_image
 from exreid.data.storage import read_bytes
 from exreid.errors import ImageError
 from exreid.features.decoding import DecodeSource, decode_table
@@ -83,10 +83,11 @@ class MakePrints:
 def make_print(data: bytes) -> np.ndarray:
     """A file's bytes to uint8 grey (S, S): its inner part, stretched, each pixel a mean."""
     inner = 1 - 2 * MARGIN
-    image = load_image(data, min_side_px=int(np.ceil(PRINT_PX / inner))).image.convert("L")
-    width, height = image.size
-    box = (width * MARGIN, height * MARGIN, width * (1 - MARGIN), height * (1 - MARGIN))
-    return np.asarray(image.resize((PRINT_PX, PRINT_PX), Image.Resampling.BOX, box=box))
+    with foreign_bytes():
+        image = load_image(data, min_side_px=int(np.ceil(PRINT_PX / inner))).image.convert("L")
+        width, height = image.size
+        box = (width * MARGIN, height * MARGIN, width * (1 - MARGIN), height * (1 - MARGIN))
+        return np.asarray(image.resize((PRINT_PX, PRINT_PX), Image.Resampling.BOX, box=box))
 
 
 def print_table(

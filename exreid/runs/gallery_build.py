@@ -98,6 +98,8 @@ def add_to_gallery(
         return Built(gallery, 0, already, 0, 0, rejected, {})
     joined = join_tables(gallery.table, new)
     for note in similar_notes([("the gallery and the table", joined.rows["identity"].tolist())]):
+        if config.safety == "strict":
+            raise GalleryError(f"safety=strict stops here: {note}.")
         log.warning("%s.", note)
     making = _Making(config, gallery.folder, gallery, px, progress, verbose)
     return making.made(joined, rejected, already=already)

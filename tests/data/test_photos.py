@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -117,5 +118,11 @@ def test_a_device_and_a_pipe_are_no_photographs(tmp_path):
 def test_a_file_beyond_all_photographs_is_not_read(tmp_path):
     with (tmp_path / "large.jpg").open("wb") as stream:
         stream.truncate(2**31 + 1)
-    with pytest.raises(ImageError, match="has 2147483649 bytes"):
+    with pytest.raises(ImageError, match="it has 2147483649 bytes"):
         read_bytes(str(tmp_path), "large.jpg")
+
+
+def test_a_phones_photograph_is_named_where_it_cannot_be_read(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    with pytest.raises(ImageError, match="HEIC photograph"):
+        taken_at(b"\0\0\0\x18ftypheic\0\0\0\0heicmif1" + bytes(200))
