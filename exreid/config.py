@@ -151,8 +151,8 @@ class RayConfig(StrictModel):
     """Where the work runs, and how much of the machine each worker takes."""
 
     address: str | None = None
-    """Ray cluster: auto, or an address. None: the cluster that submitted this job (RAY_ADDRESS),
-    otherwise a Ray of its own on this machine."""
+    """Ray cluster: HOST:PORT of its head, or auto; local: a Ray of its own on this machine. None:
+    the cluster that submitted this job (RAY_ADDRESS), otherwise local."""
     num_workers: PositiveInt | None = None
     """Training workers. None: one per GPU, otherwise one."""
     num_actors: NonNegativeInt | None = None

@@ -1,21 +1,22 @@
 """A cluster whose head dies takes its drivers with it: Ray waits for a minute and then ends the
-process from C++, without a word. This notices before, and raises an error in the main thread."""
+process from C++, without a word. Where the raylet of this machine dies, some calls wait for ever.
+This notices, and raises an error in the main thread."""
 
 from __future__ import annotations
 
 import atexit
 import os
 import signal
-import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 
+from exreid.distributed.sentry import answers
 from exreid.errors import ClusterLostError
 
 EVERY_S = 2.0
@@ -38,8 +39,11 @@ def kill_actor(actor: Any) -> None:
 
 
 @contextmanager
-def head_watched() -> Iterator[None]:
-    """Raise ClusterLostError in the block once the head of the cluster no longer answers.
+def head_watched(
+    raylet: str | None = None, *, on_lost: Callable[[], Any] = lambda: None
+) -> Iterator[None]:
+    """Raise ClusterLostError in the block once the head of the cluster, or the raylet of this
+    machine (by its HOST:PORT), no longer answers; ``on_lost`` is called before.
 
     Outside the main thread, where no signal can be caught, the block is run as it is.
     """
@@ -47,7 +51,7 @@ def head_watched() -> Iterator[None]:
         yield
         return
     _lost.clear()
-    watch = HeadWatch(ray.get_runtime_context().gcs_address)
+    watch = HeadWatch(ray.get_runtime_context().gcs_address, raylet, on_lost)
     before = signal.signal(signal.SIGUSR2, watch.raise_lost)
     watch.start()
     try:
@@ -55,7 +59,8 @@ def head_watched() -> Iterator[None]:
     except Exception as error:
         if _lost.is_set() or not watch.answers():
             # Nor say goodbye when this process ends: Ray would wait for an answer.
-            atexit.register(_exit_failed)
+            atexit.register(exit_failed)
+            on_lost()
             raise watch.error() from error
         raise
     finally:
@@ -64,21 +69,23 @@ def head_watched() -> Iterator[None]:
 
 
 class HeadWatch(threading.Thread):
-    """Knocks at the head's door."""
+    """Knocks at the doors of the head and of this machine's raylet."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, head: str, raylet: str | None, on_lost: Callable[[], Any]) -> None:
         super().__init__(daemon=True, name="watch-head")
-        self.address = address
+        self.head, self.raylet, self.on_lost = head, raylet, on_lost
+        self.raylet_lost = False
         self.ended = threading.Event()
 
     def run(self) -> None:
-        """Until the head is lost, or nobody needs it any more."""
+        """Until one of them is lost, or nobody needs them any more."""
         last_s = time.monotonic()
         while not self.ended.wait(EVERY_S):
             if self.answers():
                 last_s = time.monotonic()
             elif time.monotonic() - last_s > LOST_AFTER_S:
                 _lost.set()
+                self.on_lost()
                 # Ray's waits look for signals; nothing else would wake them.
                 signal.pthread_kill(_main_id(), signal.SIGUSR2)
                 if not self.ended.wait(CLEAN_UP_S):
@@ -87,13 +94,9 @@ class HeadWatch(threading.Thread):
                 return
 
     def answers(self) -> bool:
-        """Whether the head takes a connection: a busy one does so too."""
-        host, _, port = self.address.rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=EVERY_S).close()
-        except OSError:
-            return False
-        return True
+        """Whether both take a connection."""
+        self.raylet_lost = self.raylet is not None and not answers(self.raylet)
+        return not self.raylet_lost and answers(self.head)
 
     def raise_lost(self, *unused: Any) -> None:
         """What the signal does, in the main thread."""
@@ -102,14 +105,20 @@ class HeadWatch(threading.Thread):
 
     def error(self) -> ClusterLostError:
         """What happened, and what to do."""
+        if self.raylet_lost and answers(self.head):
+            return ClusterLostError(
+                "Ray's own process on this machine, the raylet, has died: often memory was full. "
+                "What was finished is kept. Run the same command again with the same output.run_id."
+            )
         return ClusterLostError(
-            f"the Ray cluster at {self.address} answers no more: its head is dead, or cannot be "
+            f"the Ray cluster at {self.head} answers no more: its head is dead, or cannot be "
             "reached. What was finished is kept. Start the cluster again, then the same command "
             "with the same output.run_id."
         )
 
 
-def _exit_failed() -> None:
+def exit_failed() -> None:
+    """Leave the process at once, with exit code 1."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(1)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from exreid.config import RayConfig
-from exreid.errors import ClusterLostError, RunError
+from exreid.errors import ClusterLostError
 
 NO_PROGRESS_S = 600
 OBJECT_STORE_SHARE = 0.2
@@ -50,42 +48,27 @@ def ray_session(config: RayConfig, *, verbose: bool = False) -> Iterator[None]:
     _quiet_environment(verbose)
     import ray
 
-    mine = not ray.is_initialized()
-    if mine:
-        level = logging.INFO if verbose else logging.ERROR
-        address = config.address or os.environ.get("RAY_ADDRESS") or "local"
-        options = {"include_dashboard": False} if address == "local" else {}
-        try:
-            with _native_stderr(verbose), _sigterm_kept():
-                ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)
-        except ConnectionError as error:
-            raise RunError(
-                f"no Ray cluster at {address!r}: {error} Start one with 'ray start --head', or "
-                "leave ray.address unset to run on this machine."
-            ) from error
-        except Exception as error:
-            # Ray raises a bare Exception where its processes do not come up in time.
-            if type(error) is not Exception:
-                raise
-            raise RunError(
-                f"Ray did not start ({address}): {error} Is this machine very busy, or out of "
-                "memory? Without Ray: ray.num_actors=0 and ray.num_workers=0."
-            ) from error
-    _configure_data(verbose)
-    if not mine:
+    if ray.is_initialized():
+        _configure_data(verbose)
         yield
         return
+    from exreid.distributed.connect import connect
     from exreid.distributed.head_watch import head_watched
 
+    sentry = connect(config.address, verbose=verbose)
     try:
-        with head_watched():
+        _configure_data(verbose)
+        with head_watched(sentry.raylet, on_lost=sentry.silence):
             yield
     except ClusterLostError:
         raise
     except BaseException:
+        sentry.silence()
         ray.shutdown()
+        sentry.dismiss()
         raise
     ray.shutdown()
+    sentry.dismiss()
 
 
 def place_actors(config: RayConfig) -> Placement:
@@ -104,45 +87,10 @@ def _quiet_environment(verbose: bool) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    # Of a Ray that is started here: at its own 15, any other process would go first.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     if not verbose:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-
-
-@contextmanager
-def _sigterm_kept() -> Iterator[None]:
-    """Ray puts a handler of its own in the place of whoever starts it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    except SystemExit as error:
-        raise KeyboardInterrupt from error  # its handler leaves the process while Ray starts
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _native_stderr(shown: bool) -> Iterator[None]:
-    """Without ``shown``, drop what is written to file descriptor 2 meanwhile.
-
-    Ray's C++ side announces its own log level there, whatever that level is. Errors come as
-    exceptions.
-    """
-    if shown:
-        yield
-        return
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _configure_data(verbose: bool) -> None:

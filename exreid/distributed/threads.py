@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-def beside_main(work: Callable[[], T]) -> T:
+def beside_main(
+    work: Callable[[], T],
+    *,
+    limit_s: float | None = None,
+    every_s: float = 20.0,
+    on_wait: Callable[[float], Any] = lambda waited_s: None,
+) -> T:
     """What ``work`` returns or raises, run in a thread of its own while the main thread waits.
 
     Signals are caught in the main thread, and not while it is within one of Ray's own calls, some
     of which never return once the cluster is dead. A thread that is left behind ends with the
-    process. Outside the main thread the work is done there and then.
+    process. Outside the main thread the work is done there and then. With ``limit_s``, TimeoutError
+    after so many seconds; ``on_wait`` is told every ``every_s`` how long it has been.
     """
     if threading.current_thread() is not threading.main_thread():
         return work()
-    box: queue.Queue[tuple[T, None] | tuple[None, BaseException]] = queue.Queue()
+    box: queue.Queue[Any] = queue.Queue()
 
     def run() -> None:
         try:
@@ -28,7 +36,24 @@ def beside_main(work: Callable[[], T]) -> T:
             box.put((None, error))
 
     threading.Thread(target=run, daemon=True, name="beside-main").start()
-    result, error = box.get()
+    result, error = _waited_for(box, limit_s, every_s, on_wait)
     if error is not None:
         raise error
-    return result  # type: ignore[return-value]
+    value: T = result
+    return value
+
+
+def _waited_for(
+    box: queue.Queue[Any], limit_s: float | None, every_s: float, on_wait: Callable[[float], Any]
+) -> Any:
+    start_s = time.monotonic()
+    if limit_s is None:
+        return box.get()
+    while True:
+        waited_s = time.monotonic() - start_s
+        if waited_s >= limit_s:
+            raise TimeoutError(f"no answer in {limit_s:g} s")
+        try:
+            return box.get(timeout=max(0.01, min(every_s, limit_s - waited_s)))
+        except queue.Empty:
+            on_wait(time.monotonic() - start_s)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from exreid.data.disk import places_of, storage_error
+from exreid.distributed.sentry import noting_death
 from exreid.errors import ExreidError, RunInterrupted
 from exreid.runs.artifacts import RunFolder
 from exreid.runs.tracking import Tracker
@@ -16,7 +17,8 @@ def noted_in(folder: RunFolder, tracker: Tracker | None = None) -> Iterator[None
     """Whatever ends the block stands in the run's ``result.json``, and is raised as an error that
     a user can act on, with the run's id."""
     try:
-        yield
+        with noting_death(folder.path / "result.json"):
+            yield
     except BaseException as error:
         told = explained(error, folder)
         folder.fail(told)

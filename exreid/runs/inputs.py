@@ -192,7 +192,11 @@ def embed_images(
 
 def _runs_on_this_cpu(config: ProbeConfig) -> bool:
     cluster = config.ray.address or os.environ.get("RAY_ADDRESS")
-    return not cluster and not config.ray.gpus_per_worker and not torch.cuda.is_available()
+    return (
+        cluster in (None, "", "local")
+        and not config.ray.gpus_per_worker
+        and not torch.cuda.is_available()
+    )
 
 
 def _batch_source(

@@ -79,6 +79,8 @@ class ProcessGroup:
                 buffer.div_(self.size)
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """DDP; buffers are left to `average_buffers`."""
+        """DDP; buffers are left to `average_buffers`. One process has nobody to share with."""
+        if self.size == 1:
+            return module
         devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)

@@ -1,24 +1,225 @@
-"""What Ray's native side writes stays away, and comes back with --verbose."""
+"""How Ray is started: failures are explained, waits have an end, nothing stays behind."""
 
+import json
 import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 
 import pytest
+import ray
 
-from exreid.distributed.session import _native_stderr
-
-
-@pytest.mark.parametrize("shown", [False, True])
-def test_native_messages_are_dropped_while_ray_starts_and_only_then(capfd, shown):
-    with _native_stderr(shown):
-        os.write(2, b"I 1234 logging.cc: chatter\n")
-    os.write(2, b"an error of ours\n")
-    seen = capfd.readouterr().err
-    assert ("chatter" in seen) is shown
-    assert "an error of ours" in seen
+from exreid.config import RayConfig
+from exreid.distributed import connect as connecting
+from exreid.distributed import sentry
+from exreid.distributed.session import ray_session
+from exreid.distributed.threads import beside_main
+from exreid.errors import ConfigError, RunError
 
 
-def test_an_error_meanwhile_leaves_stderr_as_it_was(capfd):
-    with pytest.raises(ConnectionError), _native_stderr(False):
-        raise ConnectionError
-    os.write(2, b"back\n")
-    assert capfd.readouterr().err == "back\n"
+@pytest.fixture
+def no_ray(monkeypatch):
+    """As if no Ray ran here yet, and none must be started."""
+
+    def started(**unused):
+        raise AssertionError("Ray was started")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", started)
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("http://127.0.0.1:8265", "dashboard.*ray job submit --address http://127.0.0.1:8265"),
+        ("https://head.example", "dashboard"),
+        ("ray://127.0.0.1:10001", "Ray Client"),
+        ("127.0.0.1", "HOST:PORT"),
+        ("head:port", "HOST:PORT"),
+        ("head:70000", "HOST:PORT"),
+        (":6379", "HOST:PORT"),
+    ],
+)
+def test_what_is_no_address_of_a_head_is_refused(no_ray, monkeypatch, address, words):
+    with pytest.raises(ConfigError, match=rf"ray\.address={address}.*{words}.*ray\.address=local"):
+        ray_session(RayConfig(address=address)).__enter__()
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConfigError, match=f"RAY_ADDRESS={address}"):
+        ray_session(RayConfig()).__enter__()
+
+
+def test_where_no_head_answers_is_said_soon(no_ray, monkeypatch):
+    monkeypatch.setattr(connecting, "ANSWER_S", 0.5)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(RunError, match=f"RAY_ADDRESS={address}: no Ray cluster answers"):
+            ray_session(RayConfig()).__enter__()
+    server = HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with pytest.raises(RunError, match="no head of a Ray cluster"):
+            ray_session(RayConfig(address=f"127.0.0.1:{server.server_port}")).__enter__()
+    finally:
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("one bad value\nand more"), r"ValueError: one bad value\."),
+        (RuntimeError("Version mismatch: 2.1 and 2.2\nmore"), "Version mismatch: 2.1 and 2.2"),
+        (ConnectionError("nobody there"), "nobody there.*ray start --head"),
+        (FileNotFoundError(2, "No such file", "/nonexistent/ray"), "/nonexistent/ray.*TMPDIR"),
+        (OSError("AF_UNIX path length cannot exceed 107 bytes"), "RAY_TMPDIR"),
+        (Exception("processes did not come up"), "processes did not come up.*very busy"),
+    ],
+)
+def test_whatever_ray_raises_is_explained(no_ray, monkeypatch, error, words):
+    def fail(**unused):
+        raise error
+
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(RunError, match=words) as told:
+        ray_session(RayConfig(address="local")).__enter__()
+    assert "\n" not in str(told.value)
+
+
+def test_a_ray_that_does_not_come_up_is_waited_for_aloud_and_not_for_ever(
+    no_ray, monkeypatch, caplog
+):
+    monkeypatch.setattr(ray, "init", lambda **unused: time.sleep(60))
+    monkeypatch.setattr(connecting, "START_S", 0.5)
+    monkeypatch.setattr(connecting, "SHOWN_EVERY_S", 0.2)
+    monkeypatch.setattr(connecting.atexit, "register", lambda work: None)
+    with pytest.raises(RunError, match=r"did not start on this machine within 0\.5 s"):
+        ray_session(RayConfig()).__enter__()
+    assert "Waiting for Ray to start on this machine" in caplog.text
+
+
+def test_other_threads_keep_their_stderr_while_ray_starts(no_ray, monkeypatch, capfd):
+    def start(**unused):
+        os.write(2, b"a line of another thread\n")
+        raise ConnectionError("x")
+
+    monkeypatch.setattr(ray, "init", start)
+    with pytest.raises(RunError):
+        ray_session(RayConfig()).__enter__()
+    assert "a line of another thread" in capfd.readouterr().err
+
+
+def test_work_beside_the_main_thread_gives_its_value_and_its_error():
+    assert beside_main(lambda: 3) == 3
+    assert beside_main(lambda: 4, limit_s=5) == 4
+    with pytest.raises(KeyError):
+        beside_main(lambda: {}["x"], limit_s=5)
+    with pytest.raises(TimeoutError):
+        beside_main(lambda: time.sleep(30), limit_s=0.1)
+
+
+DRIVER = """
+import os, subprocess, sys, time
+from pathlib import Path
+from exreid.distributed import sentry
+sentry.ALONE_S = 0.5
+null = subprocess.DEVNULL
+before = subprocess.Popen(["sleep", "300"], start_new_session=True, stdout=null, stderr=null)
+with sentry.noting_death(Path(sys.argv[1])):
+    guard = sentry.Sentry()
+    child = subprocess.Popen(["sleep", "300"], start_new_session=True, stdout=null, stderr=null)
+    if sys.argv[2] != "starting":
+        guard.watch(sys.argv[3] or None)
+    print(before.pid, child.pid, flush=True)
+    if sys.argv[2] == "dismissed":
+        guard.dismiss()
+    if sys.argv[2] == "silenced":
+        guard.silence()
+    time.sleep(60)
+"""
+
+
+def _killed(tmp_path, how, *, status="running", raylet=""):
+    """A driver that is killed: what was said, its status, and its child's process."""
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps({"run_id": "r", "status": status}))
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(file), how, raylet],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    before, child = map(int, driver.stdout.readline().split())
+    time.sleep(1.0)
+    driver.send_signal(signal.SIGKILL)
+    try:
+        said = driver.communicate(timeout=30)[1]
+        assert _runs(before), "it was there before Ray"
+    finally:
+        os.kill(before, signal.SIGKILL)
+    return said, file, child
+
+
+def _runs(pid):
+    return pid in sentry._processes()
+
+
+def _until(happened):
+    end = time.monotonic() + 20
+    while not happened() and time.monotonic() < end:
+        time.sleep(0.05)
+    return happened()
+
+
+def test_who_is_killed_is_spoken_for_and_leaves_nothing_behind(tmp_path):
+    said, file, child = _killed(tmp_path, "killed")
+    assert "exreid was killed, or ran out of memory. What was finished is kept" in said
+    assert _until(lambda: json.loads(file.read_text())["status"] == "failed")
+    written = json.loads(file.read_text())
+    assert written["run_id"] == "r"
+    assert "was killed" in written["error"]
+    assert _until(lambda: not _runs(child))
+
+
+def test_a_death_while_ray_starts_is_told_too(tmp_path):
+    said, file, child = _killed(tmp_path, "starting")
+    assert "exreid was ended while Ray started" in said
+    assert _until(lambda: json.loads(file.read_text())["status"] == "failed")
+    assert _until(lambda: not _runs(child))
+
+
+def test_a_raylet_that_died_before_is_named(tmp_path):
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        said, file, child = _killed(tmp_path, "silenced", raylet=address)
+    assert said == ""
+    assert _until(lambda: "the raylet, died" in json.loads(file.read_text()).get("error", ""))
+    assert _until(lambda: not _runs(child))
+
+
+def test_a_finished_run_and_one_that_another_process_took_up_stay_as_they_are(tmp_path):
+    from filelock import FileLock
+
+    _, file, child = _killed(tmp_path, "killed", status="completed")
+    assert _until(lambda: not _runs(child))
+    assert json.loads(file.read_text())["status"] == "completed"
+    with FileLock(tmp_path / ".lock"):
+        _, file, child = _killed(tmp_path, "killed")
+        assert _until(lambda: not _runs(child))
+    assert json.loads(file.read_text())["status"] == "running"
+
+
+def test_who_is_sent_away_does_nothing(tmp_path):
+    said, file, child = _killed(tmp_path, "dismissed")
+    try:
+        assert said == ""
+        assert json.loads(file.read_text())["status"] == "running"
+        assert _runs(child)
+    finally:
+        os.kill(child, signal.SIGKILL)

@@ -1,0 +1,161 @@
+"""Starting Ray or attaching to a cluster: each failure explained, no wait without an end."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import time
+
+from exreid.distributed.head_watch import exit_failed
+from exreid.distributed.sentry import Sentry, answers
+from exreid.distributed.threads import beside_main
+from exreid.errors import ConfigError, RunError
+
+log = logging.getLogger(__name__)
+
+LOCAL = "local"
+ANSWER_S = 10.0
+"""Seconds within which a head has to answer."""
+START_S, ATTACH_S = 300.0, 90.0
+"""Seconds that Ray may take to start here, and to attach to a head that answers."""
+SHOWN_EVERY_S = 20.0
+WITHOUT = "Without Ray: ray.num_actors=0 (probes), ray.num_workers=0 (training)."
+
+
+def connect(address: str | None, *, verbose: bool) -> Sentry:
+    """Attach to the cluster that is named, by ``ray.address`` or else RAY_ADDRESS, or start Ray on
+    this machine; what watches over it.
+
+    ConfigError for what is no address, RunError where Ray does not come up.
+    """
+    key = "ray.address" if address else "RAY_ADDRESS"
+    address = address or os.environ.get("RAY_ADDRESS") or LOCAL
+    if address not in (LOCAL, "auto"):
+        _check_address(address, key)
+        _check_head(address, key)
+    sentry = Sentry()
+    try:
+        _init(address, verbose=verbose)
+    except BaseException:
+        sentry.silence()
+        raise
+    sentry.watch(_raylet_address())
+    return sentry
+
+
+def _raylet_address() -> str | None:
+    """Where the raylet of this machine listens."""
+    import ray
+
+    own = ray.get_runtime_context().get_node_id()
+    for node in ray.nodes():
+        if node["NodeID"] == own:
+            return f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
+    return None
+
+
+def _check_address(address: str, key: str) -> None:
+    host, _, port = address.rpartition(":")
+    here = "To run on this machine, set ray.address=local."
+    if address.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"{key}={address}: that is Ray's dashboard, which takes jobs and not programs: "
+            f"ray job submit --address {address} --working-dir . -- python jobs/probe.py ... {here}"
+        )
+    if "://" in address:
+        raise ConfigError(
+            f"{key}={address}: Ray Client can neither train nor stream data. On a machine of the "
+            "cluster, set it to HOST:PORT of the head (its port is 6379, unless it was chosen); "
+            f"from elsewhere, use ray job submit. {here}"
+        )
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ConfigError(
+            f"{key}={address}: an address is HOST:PORT of the head (its port is 6379, unless it "
+            f"was chosen), auto, or local. {here}"
+        )
+
+
+def _check_head(address: str, key: str) -> None:
+    """RunError where nobody answers, or nobody who speaks as a head does: Ray would try for a
+    quarter of an hour, without a word."""
+    start_s = time.monotonic()
+    while not answers(address):
+        if time.monotonic() - start_s > ANSWER_S:
+            raise RunError(
+                f"{key}={address}: no Ray cluster answers there. Start one with 'ray start --head' "
+                "and take the address that it prints, or set ray.address=local to run on this "
+                "machine."
+            )
+        time.sleep(0.5)
+    if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+        return
+    import grpc
+
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=ANSWER_S)
+        except grpc.FutureTimeoutError as error:
+            raise RunError(
+                f"{key}={address}: something answers there, but it is no head of a Ray cluster. "
+                "Take the address that 'ray start --head' prints; its port is 6379, unless it was "
+                "chosen."
+            ) from error
+
+
+def _init(address: str, *, verbose: bool) -> None:
+    import ray
+
+    # Ray's own loggers print tracebacks of what is raised as well.
+    level = logging.INFO if verbose else logging.CRITICAL
+    options = {"include_dashboard": False} if address == LOCAL else {}
+    if address == LOCAL:
+        # After its own 60 s without an answer from what it starts, Ray would end this process.
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", f"{START_S:.0f}")
+    limit_s = START_S if address == LOCAL else ATTACH_S
+    what = "start on this machine" if address == LOCAL else f"attach to {address}"
+
+    def shown(waited_s: float) -> None:
+        log.warning("Waiting for Ray to %s: %.0f of at most %g s.", what, waited_s, limit_s)
+
+    try:
+        beside_main(
+            lambda: ray.init(
+                address=address, log_to_driver=verbose, logging_level=level, **options
+            ),
+            limit_s=limit_s,
+            every_s=SHOWN_EVERY_S,
+            on_wait=shown,
+        )
+    except TimeoutError as error:
+        # What is left behind may never return, and Ray would wait for it when this process ends.
+        atexit.register(exit_failed)
+        raise RunError(
+            f"Ray did not {what} within {limit_s:g} s. Is this machine very busy, or out of "
+            f"memory? {WITHOUT}"
+        ) from error
+    except ConnectionError as error:
+        raise RunError(
+            f"Ray cannot {what}: {_first_line(error)} Start a cluster with 'ray start --head', or "
+            "leave ray.address unset to run on this machine."
+        ) from error
+    except Exception as error:  # Ray raises whatever its parts raise
+        raise RunError(f"Ray cannot {what}: {_first_line(error)} {_advice(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    text = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+    # Of these two and of a bare Exception, the text says it all.
+    plain = text and (
+        isinstance(error, (RuntimeError, ConnectionError)) or type(error) is Exception
+    )
+    return f"{text}." if plain else f"{type(error).__name__}: {text}."
+
+
+def _advice(error: BaseException) -> str:
+    text = str(error)
+    if "AF_UNIX" in text or "socket path" in text.lower() or "unix domain" in text.lower():
+        return "Set RAY_TMPDIR to a folder with a short path, such as /tmp."
+    if isinstance(error, OSError):
+        return f"Ray keeps its files below TMPDIR (or RAY_TMPDIR) and HOME. {WITHOUT}"
+    return f"Is this machine very busy, or out of memory? {WITHOUT}"
