@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from exreid.distributed.head_watch import exit_failed
 from exreid.distributed.sentry import Sentry, answers
@@ -15,6 +19,7 @@ from exreid.errors import ConfigError, RunError
 log = logging.getLogger(__name__)
 
 LOCAL = "local"
+CHATTER = b"Set ray log level from environment variable"
 ANSWER_S = 10.0
 """Seconds within which a head has to answer."""
 START_S, ATTACH_S = 300.0, 90.0
@@ -40,12 +45,12 @@ def connect(address: str | None, *, verbose: bool) -> Sentry:
     except BaseException:
         sentry.silence()
         raise
-    sentry.watch(_raylet_address())
+    sentry.watch()
     return sentry
 
 
-def _raylet_address() -> str | None:
-    """Where the raylet of this machine listens."""
+def raylet_address() -> str | None:
+    """HOST:PORT of the raylet of this machine."""
     import ray
 
     own = ray.get_runtime_context().get_node_id()
@@ -118,15 +123,12 @@ def _init(address: str, *, verbose: bool) -> None:
     def shown(waited_s: float) -> None:
         log.warning("Waiting for Ray to %s: %.0f of at most %g s.", what, waited_s, limit_s)
 
+    def start() -> None:
+        with contextlib.nullcontext() if verbose else without_chatter():
+            ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)
+
     try:
-        beside_main(
-            lambda: ray.init(
-                address=address, log_to_driver=verbose, logging_level=level, **options
-            ),
-            limit_s=limit_s,
-            every_s=SHOWN_EVERY_S,
-            on_wait=shown,
-        )
+        beside_main(start, limit_s=limit_s, every_s=SHOWN_EVERY_S, on_wait=shown, stay=True)
     except TimeoutError as error:
         # What is left behind may never return, and Ray would wait for it when this process ends.
         atexit.register(exit_failed)
@@ -141,6 +143,32 @@ def _init(address: str, *, verbose: bool) -> None:
         ) from error
     except Exception as error:  # Ray raises whatever its parts raise
         raise RunError(f"Ray cannot {what}: {_first_line(error)} {_advice(error)}") from error
+
+
+@contextmanager
+def without_chatter() -> Iterator[None]:
+    """Of what is written to file descriptor 2 meanwhile, drop `CHATTER` alone.
+
+    Ray's C++ side announces there which log level it was given, whatever that level is.
+    """
+    kept = os.dup(2)
+    out, into = os.pipe()
+    os.dup2(into, 2)
+    os.close(into)
+
+    def pass_on() -> None:
+        with os.fdopen(out, "rb") as lines, os.fdopen(kept, "wb", buffering=0) as stderr:
+            for line in lines:
+                if CHATTER not in line:
+                    stderr.write(line)
+
+    reader = threading.Thread(target=pass_on, daemon=True, name="pass-on-stderr")
+    reader.start()
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)  # which closes the pipe's end; a child that holds it too is read on
+        reader.join(timeout=1.0)
 
 
 def _first_line(error: BaseException) -> str:

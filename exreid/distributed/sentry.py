@@ -51,7 +51,6 @@ class Sentry:
 
     def __init__(self) -> None:
         """Before Ray is started, which may end the process at once."""
-        self.raylet: str | None = None
         self.before = children(os.getpid())
         orders = {
             "driver": os.getpid(),
@@ -69,14 +68,12 @@ class Sentry:
                 start_new_session=True,
             )
 
-    def watch(self, raylet: str | None) -> None:
-        """Ray is up: this machine's raylet listens at ``raylet``, and what this process has started
-        since, it has started for Ray."""
-        self.raylet = raylet
+    def watch(self) -> None:
+        """Ray is up: what this process has started since then, it has started for Ray."""
         own = {} if self.process is None else {self.process.pid}
         new = children(os.getpid()).items()
         started = {pid: start for pid, start in new if pid not in {*self.before, *own}}
-        self._send(json.dumps({"raylet": raylet, "started": started}) + "\n")
+        self._send(json.dumps(started) + "\n")
 
     def silence(self) -> None:
         """Whatever ends this process now has been told; the rest is still to be done."""
@@ -149,7 +146,6 @@ class _Watch:
     """The driver's children from before Ray."""
     started: Started = field(default_factory=dict)
     """Processes of Ray's."""
-    raylet: str | None = None
     starting: bool = True
     silent: bool = False
 
@@ -163,15 +159,12 @@ class _Watch:
                 if line == SILENT:
                     self.silent = True
                 else:
-                    self._ray_is_up(json.loads(line))
+                    self.started = {int(pid): start for pid, start in json.loads(line).items()}
+                    self.starting = False
             if self.starting or time.monotonic() - tracked_s > TRACK_EVERY_S:
                 self.track()
                 tracked_s = time.monotonic()
         return True
-
-    def _ray_is_up(self, told: dict[str, Any]) -> None:
-        self.raylet, self.starting = told["raylet"], False
-        self.started = {int(pid): start for pid, start in told["started"].items()}
 
     def track(self) -> None:
         """Forget the processes that have ended, and add what the others have started."""
@@ -228,13 +221,11 @@ def main() -> None:
     watch = _Watch(orders["driver"], {int(p): s for p, s in orders["before"].items()})
     if not watch.stand(Lines(0)):
         return
-    text = "exreid was killed, or ran out of memory."
-    if watch.raylet and not answers(watch.raylet):
-        text = (
-            "Ray's own process on this machine, the raylet, died and took exreid with it: often "
-            "memory was full."
-        )
-    elif watch.starting:
+    text = (
+        "exreid was ended from outside: killed, or memory was full, or Ray's own process on this "
+        "machine, the raylet, died."
+    )
+    if watch.starting:
         text = "exreid was ended while Ray started: the machine is very busy, or memory is full."
     text += " What was finished is kept: run the same command again."
     if not watch.silent:

@@ -52,13 +52,13 @@ def ray_session(config: RayConfig, *, verbose: bool = False) -> Iterator[None]:
         _configure_data(verbose)
         yield
         return
-    from exreid.distributed.connect import connect
+    from exreid.distributed.connect import connect, raylet_address
     from exreid.distributed.head_watch import head_watched
 
     sentry = connect(config.address, verbose=verbose)
     try:
         _configure_data(verbose)
-        with head_watched(sentry.raylet, on_lost=sentry.silence):
+        with head_watched(raylet_address(), on_lost=sentry.silence):
             yield
     except ClusterLostError:
         raise
@@ -90,6 +90,7 @@ def _quiet_environment(verbose: bool) -> None:
     # Of a Ray that is started here: at its own 15, any other process would go first.
     os.environ.setdefault("RAY_worker_niceness", "0")
     if not verbose:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 
 
@@ -100,5 +101,6 @@ def _configure_data(verbose: bool) -> None:
     context.enable_progress_bars = verbose
     context.execution_no_progress_timeout_s = NO_PROGRESS_S
     if not verbose:
+        # What fails comes as an exception; these would print its traceback as well.
         for name in ("ray.data", "ray.data._internal", "ray.train", "ray"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+            logging.getLogger(name).setLevel(logging.CRITICAL)

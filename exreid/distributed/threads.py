@@ -17,6 +17,7 @@ def beside_main(
     limit_s: float | None = None,
     every_s: float = 20.0,
     on_wait: Callable[[float], Any] = lambda waited_s: None,
+    stay: bool = False,
 ) -> T:
     """What ``work`` returns or raises, run in a thread of its own while the main thread waits.
 
@@ -24,6 +25,8 @@ def beside_main(
     of which never return once the cluster is dead. A thread that is left behind ends with the
     process. Outside the main thread the work is done there and then. With ``limit_s``, TimeoutError
     after so many seconds; ``on_wait`` is told every ``every_s`` how long it has been.
+    With ``stay`` the thread lives as long as the process: Linux ends processes that are to die with
+    their parent once the thread that started them ends.
     """
     if threading.current_thread() is not threading.main_thread():
         return work()
@@ -34,6 +37,8 @@ def beside_main(
             box.put((work(), None))
         except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
             box.put((None, error))
+        if stay:
+            threading.Event().wait()
 
     threading.Thread(target=run, daemon=True, name="beside-main").start()
     result, error = _waited_for(box, limit_s, every_s, on_wait)
