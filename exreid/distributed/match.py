@@ -10,6 +10,7 @@ Letters: P pairs.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -27,12 +28,15 @@ from exreid.distributed.session import Placement
 from exreid.errors import ExreidError, MatchingError
 from exreid.matching.tiles import FeaturesOf, PairMatcher, Tile
 
+log = logging.getLogger(__name__)
+
 IN_FLIGHT = 2
 """Tiles with an actor at a time: the one that it works on, and the next."""
 ATTEMPTS = 3
 """Times that a tile is tried before it is given up."""
 NO_ACTOR_S = 300.0
 """Seconds without a single actor that is up before the matching is given up."""
+TOLD_EVERY_S = 30.0
 MOST_ACTORS = 1024
 GROW_EVERY_S = 5.0
 """Seconds between two looks for free places in the cluster."""
@@ -148,12 +152,19 @@ class ActorPool:
             yield from self._take(self._next_result())
 
     def _next_result(self) -> Any:
-        deadline_s = time.monotonic() + NO_ACTOR_S
+        start_s = told_s = time.monotonic()
+        deadline_s = start_s + NO_ACTOR_S
         while True:
             done, _ = ray.wait(list(self.workers), num_returns=1, timeout=5.0)
             if done:
                 return done[0]
             self._grow()
+            if not self._up() and time.monotonic() - told_s > TOLD_EVERY_S:
+                told_s = time.monotonic()
+                log.warning(
+                    "Waiting for a matching actor to come up: %.0f of at most %g s.",
+                    *(told_s - start_s, NO_ACTOR_S),
+                )
             if not self._up() and time.monotonic() > deadline_s:
                 raise MatchingError(
                     f"no matching actor came up in {NO_ACTOR_S:g} s: each wants "

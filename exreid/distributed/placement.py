@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ import ray
 
 from exreid.config import RayConfig
 from exreid.errors import RunError
+
+log = logging.getLogger(__name__)
 
 POLL_S = 1.0
 SETTLED_S = 30.0
@@ -71,7 +74,11 @@ def room_for(
     wanted and what is there where fewer than ``least`` fit.
     """
     deadline_s = time.monotonic() + config.wait_s
-    if config.wait_s and _holds(cpus, gpus) < wanted:
+    if config.wait_s and (there := _holds(cpus, gpus)) < wanted:
+        log.warning(
+            "Waiting up to %g s for machines: %d %s are wanted, the cluster holds %d.",
+            *(config.wait_s, wanted, what, there),
+        )
         from ray.autoscaler.sdk import request_resources
 
         bundle = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})

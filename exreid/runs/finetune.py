@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter
@@ -38,6 +39,8 @@ from exreid.runs.training_inputs import (
 )
 from exreid.training.history import HISTORY_FILE, best_row, read_history, validation_of
 from exreid.training.world import OneProcess
+
+log = logging.getLogger(__name__)
 
 RESULTS_TABLE = "train_metrics.csv"
 WATCH_EVERY_S = 0.5
@@ -181,9 +184,22 @@ def _watched(task: WorkerTask, tracker: Tracker, progress: Progress) -> Iterator
         advance(done - shown)
         shown = done
 
-    def watch() -> None:
-        while not ended.wait(WATCH_EVERY_S):
+    def looked() -> bool:
+        try:
             look()
+        except Exception as error:  # noqa: BLE001 - the training goes on whatever this one reads
+            log.warning(
+                "The progress is no longer shown or logged (%s: %s); the training itself "
+                "is not touched by that.",
+                type(error).__name__,
+                error,
+            )
+            return False
+        return True
+
+    def watch() -> None:
+        while not ended.wait(WATCH_EVERY_S) and looked():
+            pass
 
     watcher = threading.Thread(target=watch, daemon=True, name="watch-training")
     watcher.start()
@@ -192,7 +208,7 @@ def _watched(task: WorkerTask, tracker: Tracker, progress: Progress) -> Iterator
     finally:
         ended.set()
         watcher.join()
-        look()
+        looked()
         (folder / ProgressFile.NAME).unlink(missing_ok=True)
 
 

@@ -289,3 +289,18 @@ def test_wandb_offline_logs_each_epoch_and_its_failure_costs_nothing(
     folder, _ = _run(*arguments)
     assert logged == [0], "after its first failure it is left alone"
     assert json.loads((folder / "result.json").read_text())["status"] == "completed"
+
+
+def test_progress_that_cannot_be_shown_is_said_and_costs_nothing(
+    dataset, tmp_path, monkeypatch, caplog
+):
+    from exreid.runs import finetune
+
+    def broken(folder):
+        raise ValueError("half a line")
+
+    monkeypatch.setattr(finetune.ProgressFile, "read", broken)
+    monkeypatch.setattr(finetune, "WATCH_EVERY_S", 0.05)
+    _, result = _run(*_arguments(dataset, tmp_path, "train.epochs=1"))
+    assert result.counts["epochs"] == 1
+    assert "no longer shown or logged (ValueError: half a line)" in caplog.text
