@@ -156,8 +156,8 @@ class RayConfig(StrictModel):
     num_workers: PositiveInt | None = None
     """Training workers. None: one per GPU, otherwise one."""
     num_actors: NonNegativeInt | None = None
-    """Actors that extract features. None: as many as the GPUs, otherwise the CPUs, hold.
-    0: in this process, without Ray."""
+    """Actors that extract features and match. None: as many as the GPUs, otherwise the CPUs, hold,
+    and none for few images on CPUs. 0: in this process, without Ray."""
     cpus_per_worker: PositiveFloat = 1.0
     """CPUs of each worker or actor, and its threads."""
     gpus_per_worker: NonNegativeFloat | None = None

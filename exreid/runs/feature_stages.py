@@ -48,7 +48,9 @@ class FeatureStages:
         for model in models:
             table = self._embed(table, model)
         if local_names:
-            self.placement = placement_for(self.config, stack, verbose=self.verbose)
+            self.placement = placement_for(
+                self.config, stack, images=len(table), verbose=self.verbose
+            )
             with timed(self.timings_s, "keypoints"):
                 for name in local_names:
                     table = self._find_keypoints(table, name)

@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 
 AnyConfig = ProbeConfig | FinetuneConfig
 
+FEW_IMAGES = 256
+"""To embed; one process uses all CPUs too, and Ray takes some seconds to start."""
+
 
 def read_images(
     config: AnyConfig,
@@ -231,7 +234,18 @@ def _batch_source(
                 flip=model.flip_augmentation,
             )
 
-    return in_process if config.ray.num_actors == 0 else over_actors
+    def either(table: ImageTable, positions: np.ndarray) -> Any:
+        alone = works_alone(config, len(positions), FEW_IMAGES)
+        return (in_process if alone else over_actors)(table, positions)
+
+    return either
+
+
+def works_alone(config: ProbeConfig, images: int, few: int) -> bool:
+    """Whether the work is done in this process: as asked for, or, where nothing is asked for and
+    no GPU or cluster is there, because so few images are done before Ray has started."""
+    actors = config.ray.num_actors
+    return actors == 0 or (actors is None and images <= few and _runs_on_this_cpu(config))
 
 
 def embedding_description(config: ProbeConfig, backbone: Backbone, device: str) -> dict[str, Any]:

@@ -46,7 +46,7 @@ from exreid.metrics.ranking import (
 from exreid.models.lightglue import lightglue_fingerprint, lightglue_weights
 from exreid.records import ImageTable, Ranking, RetrievalSide
 from exreid.runs.artifacts import matches_table, write_text
-from exreid.runs.inputs import cache_folder
+from exreid.runs.inputs import cache_folder, works_alone
 from exreid.runs.looks import LAST_LOOK, Look, MakeMatcher, go_through, looks_of
 from exreid.runs.progress import Progress
 from exreid.runs.spreadsheets import safe_cell
@@ -58,6 +58,8 @@ large part of theirs."""
 QUERY_BLOCK = 256
 FAILED_FILE = "failed_pairs.csv"
 STAGE_VERSION = 1
+FEW_IMAGES = 16
+"""To match among each other; see `works_alone`."""
 """Raise it when the code of the matching changes its evidence."""
 
 
@@ -341,10 +343,12 @@ class PairMatching:
         )
 
 
-def placement_for(config: ProbeConfig, stack: ExitStack, *, verbose: bool) -> Placement | None:
-    """The actors of the local stages, Ray started for as long as ``stack`` is open; None for the
-    work in this process."""
-    if config.ray.num_actors == 0:
+def placement_for(
+    config: ProbeConfig, stack: ExitStack, *, images: int, verbose: bool
+) -> Placement | None:
+    """The actors of the local stages of so many images, Ray started for as long as ``stack`` is
+    open; None for the work in this process."""
+    if works_alone(config, images, FEW_IMAGES):
         return None
     from exreid.distributed.session import place_actors, ray_session
 

@@ -10,6 +10,7 @@ import pytest
 from exreid.cli import job, main
 from exreid.config import ProbeConfig
 from exreid.config_io import load_config
+from exreid.errors import RunError
 from exreid.runs.probe import recompute_metrics, run_probe
 
 LOCAL = ["ray.num_actors=0", "dataset.image_size=96", "benchmark.bootstrap_resamples=50"]
@@ -172,8 +173,41 @@ def test_where_everything_is_cached_no_ray_is_started(dataset, tmp_path, monkeyp
     over_actors = [*overrides, "ray.num_actors=2"]
     _, again = run_probe(load_config(ProbeConfig, None, over_actors))
     assert (again.counts["images_cached"], again.metrics) == (36, first.metrics)
-    with pytest.raises(AssertionError, match="Ray was started"):
+    with pytest.raises(RunError, match="Ray was started"):
         run_probe(load_config(ProbeConfig, None, [*over_actors, "benchmark.cache=off"]))
+
+
+def test_few_images_start_no_ray_and_give_the_same_numbers(dataset, tmp_path, monkeypatch):
+    import ray
+
+    from exreid.runs import inputs, local
+
+    def started(**unused):
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(ray, "init", started)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def probe(name, *more):
+        words = _arguments(dataset, tmp_path / name, "benchmark.method=local_lightglue", *more)
+        words += ["benchmark.candidate_k=2", "benchmark.local_top_k=32", "benchmark.local_size=96"]
+        asked = [word for word in words if name == "asked" or word != "ray.num_actors=0"]
+        return run_probe(load_config(ProbeConfig, None, asked))[1]
+
+    monkeypatch.setattr(local, "FEW_IMAGES", 36)
+    assert probe("unasked").metrics == probe("asked").metrics
+    for name, few, more in (
+        ("embedded", inputs, []),
+        ("matched", local, []),
+        ("one", None, ["ray.num_actors=1"]),
+    ):
+        with monkeypatch.context() as fewer:
+            if few is not None:
+                fewer.setattr(few, "FEW_IMAGES", 35)
+            with pytest.raises(RunError, match="Ray was started"):
+                probe(name, *more)
 
 
 def test_wandb_offline_works_without_a_key_and_its_failure_costs_nothing(
