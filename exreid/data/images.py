@@ -242,6 +242,10 @@ def open_image(data: bytes) -> Image.Image:
         raise ImageError("file is empty (0 bytes).")
     if data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS:
         _read_heif_too()
+        try:
+            return Image.open(io.BytesIO(data))
+        except UnidentifiedImageError as error:
+            raise ImageError("a damaged HEIC photograph.") from error
     if data.startswith(b"version https://git-lfs"):
         raise ImageError("a Git LFS pointer, not the photograph itself. Run git lfs pull.")
     return Image.open(io.BytesIO(data))

@@ -129,7 +129,8 @@ def left_out_text(rejected: Sequence[Rejected]) -> str:
         return ""
     reasons: dict[str, list[Rejected]] = {}
     for one in rejected:
-        reasons.setdefault(one.reason.replace(one.path, "its path"), []).append(one)
+        same = one.reason.replace(repr(one.path), "").replace(one.path, "")
+        reasons.setdefault(same, []).append(one)
     most = sorted(reasons.values(), key=len, reverse=True)
     parts = [
         f"{len(same)} such as line {same[0].row}, {same[0].path}: {same[0].reason.rstrip('.')}"
