@@ -68,7 +68,7 @@ def main() -> None:
     options = arguments()
     device = torch.device(options.device)
     cuda = device.type == "cuda"
-    if cuda and device.index is None:
+    if options.device == "cuda":
         device = torch.device("cuda", torch.cuda.current_device())
     name = torch.cuda.get_device_name(device) if cuda else f"{torch.get_num_threads()} CPU threads"
     report = Report(f"exreid on {name}, torch {torch.__version__}", as_it_goes=options.json)

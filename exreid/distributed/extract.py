@@ -87,7 +87,8 @@ def extract_over_actors(
         dataset = dataset.map_batches(
             EmbedActor,
             fn_constructor_args=(ray.put(backbone), options, prepare_in_actor),
-            batch_size=None,
+            # Whole blocks; with GPUs Ray wants their size by number.
+            batch_size=blocks[0].num_rows if placement.gpus else None,
             batch_format="numpy",
             num_cpus=placement.cpus,
             num_gpus=placement.gpus or None,

@@ -43,7 +43,8 @@ def extract_local_over_actors(
                 "device": placement.device,
                 "threads": placement.threads,
             },
-            batch_size=None,
+            # Whole blocks; with GPUs Ray wants their size by number.
+            batch_size=blocks[0].num_rows if placement.gpus else None,
             batch_format="numpy",
             num_cpus=placement.cpus,
             num_gpus=placement.gpus or None,

@@ -1,22 +1,36 @@
 """Run as a process of its own: two machines that are said to have GPUs, and who gets them."""
 
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import ray
 import ray.cloudpickle
+import torch
 from ray.cluster_utils import Cluster
 
 from exreid.config import RayConfig
 from exreid.config_training import FinetuneRayConfig
+from exreid.data.images import Preprocessing
+from exreid.data.metadata import Columns, load_images
+from exreid.data.synthetic import write_dataset
+from exreid.distributed.extract import extract_over_actors
+from exreid.distributed.extract_local import extract_local_over_actors
 from exreid.distributed.match import MatchReport, match_over_actors
 from exreid.distributed.placement import place_trials
-from exreid.distributed.session import place_actors
+from exreid.distributed.session import Placement, place_actors
 from exreid.distributed.sweep import TrialPool
 from exreid.distributed.train import place_workers
 from exreid.errors import RunError
+from exreid.features.decoding import decode_in_process
+from exreid.features.embedding import Embedder
+from exreid.features.extraction import PrepareImages, extract_in_process
+from exreid.features.local_extraction import ExtractLocal, LocalFeatureStore, LocalPreprocessing
 from exreid.matching.tiles import plan_tiles
+from exreid.models.backbones import build_backbone
+from exreid.records import LocalFeatures
 from tests.matching import fakes
 
 QUERY_P, GALLERY_P = (a.ravel() for a in np.mgrid[:8, :8])
@@ -73,6 +87,77 @@ def shares():
     assert all(resources["GPU"] == 0.5 for _, resources in done.values())
 
 
+SAID_TO_HAVE_GPUS = Placement(actors=2, cpus=1.0, gpus=1.0)
+
+
+def features_decoded_beside(folder):
+    """Actors with a GPU are handed pixels by CPU tasks: the features are those of one process."""
+    root = folder / "data"
+    write_dataset(root, identities=2, images_per_identity=2, seed=3, image_wh_px=(96, 72))
+    table, _ = load_images(str(root), columns=Columns())
+    # The GPUs are only said to be there.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Placement, "device", "cpu")
+        _keypoints(table, folder)
+        _vectors(table)
+
+
+def _keypoints(table, folder):
+    def arguments(name):
+        return {
+            "root": str(table.root),
+            "preprocessing": LocalPreprocessing(96, False, "filter", False, 0.0),
+            "folder": folder / name,
+            "extractor": "aliked-n16",
+            "keypoints": 16,
+        }
+
+    positions = np.arange(len(table))
+    here = decode_in_process(table, positions, keep=ExtractLocal(**arguments("here")))
+    actors = extract_local_over_actors(
+        table, positions, arguments=arguments("actors"), placement=SAID_TO_HAVE_GPUS
+    )
+    assert not any(error for batch in [*here, *actors] for error in batch["error"])
+    stores = [LocalFeatureStore(folder / name, "aliked-n16", 16) for name in ("here", "actors")]
+    keys = [line for file in (folder / "here").glob("*.keys") for line in file.read_text().split()]
+    keys = [key for key in keys if key in stores[0].store]
+    assert len(keys) == len(table)
+    one, other = (store.gather(keys) for store in stores)
+    for field in LocalFeatures.__dataclass_fields__:
+        assert np.array_equal(getattr(one, field), getattr(other, field)), field
+
+
+def _vectors(table):
+    torch.manual_seed(0)
+    backbone = build_backbone("timm:test_vit", pretrained=False)
+    prepare = PrepareImages(str(table.root), preprocessing_of(backbone))
+    positions = np.arange(len(table))
+    options = {"backbone": backbone, "batch_size": 3, "dtype": "fp32", "deterministic": False}
+    found = {}
+    for batch in extract_over_actors(
+        table, positions, prepare=prepare, placement=SAID_TO_HAVE_GPUS, **options
+    ):
+        found.update(zip(batch.position_N.tolist(), batch.vectors_ND, strict=True))
+    embedder = Embedder(backbone, batch_size=3)
+    for batch in extract_in_process(table, positions, prepare=prepare, embedder=embedder):
+        for position, vector in zip(batch.position_N.tolist(), batch.vectors_ND, strict=True):
+            np.testing.assert_allclose(found.pop(position), vector, rtol=1e-5, atol=1e-6)
+    assert not found
+
+
+def preprocessing_of(backbone):
+    return Preprocessing(
+        image_wh_px=(backbone.image_size, backbone.image_size),
+        resize="stretch",
+        crop_pct=1.0,
+        interpolation="bicubic",
+        no_background=False,
+        crop_to_mask=False,
+        crop_margin=0.0,
+        fill_rgb=(0, 0, 0),
+    )
+
+
 def refused():
     there = r"Its machines: 1 x 2 CPUs and 2 GPUs; 1 x 2 CPUs and 1 GPUs"
     with pytest.raises(RunError, match=there):
@@ -96,6 +181,8 @@ def main():
         defaults()
         shares()
         refused()
+        with tempfile.TemporaryDirectory() as folder:
+            features_decoded_beside(Path(folder))
         sys.stdout.write("all placed\n")
     finally:
         ray.shutdown()
