@@ -118,7 +118,9 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as stream:
             data = stream.read(MOST_BYTES + 1)
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such config file. Check --config.") from error
+        of_run = path.name == "config.snapshot.yaml"
+        remedy = "Give a run's folder" if of_run else "Check --config"
+        raise ConfigError(f"{path}: no such config file. {remedy}.") from error
     except IsADirectoryError as error:
         raise ConfigError(f"{path}: is a folder; --config takes a YAML file.") from error
     except (OSError, ValueError) as error:

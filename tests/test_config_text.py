@@ -147,6 +147,14 @@ def test_a_file_of_aliases_of_aliases_is_refused_at_once(tmp_path):
     assert time.process_time() - begun < 10  # a bound against hanging, not a measurement
 
 
+def test_a_file_that_is_not_there_says_what_should_be(tmp_path):
+    for name, says in (("c.yaml", "Check --config"), ("config.snapshot.yaml", "a run's folder")):
+        with pytest.raises(ConfigError, match=says):
+            load_config(ProbeConfig, tmp_path / name)
+    with pytest.raises(ConfigError, match="is a folder"):
+        load_config(ProbeConfig, tmp_path)
+
+
 def test_anchors_and_merged_blocks_are_read(tmp_path):
     file = _file(
         tmp_path,

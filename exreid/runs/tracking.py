@@ -70,8 +70,9 @@ class Tracker:
         except Exception as error:  # noqa: BLE001 - whatever W&B raises, the results are on disk
             self.on = False
             log.warning(
-                "Weights & Biases failed (%s); the results in %s are complete without it.",
-                error,
+                "Weights & Biases failed (%s); the results in %s are complete without it. "
+                "wandb.mode=offline needs no key and no network.",
+                (str(error) or type(error).__name__).splitlines()[0],
                 self.folder,
             )
 

@@ -49,3 +49,15 @@ def test_the_configs_words_win(asked, monkeypatch, tmp_path):
 def test_without_either_a_run_is_called_by_its_id(asked, tmp_path):
     _start(tmp_path)
     assert (asked["project"], asked["name"], asked["dir"]) == ("exreid", "r", str(tmp_path))
+
+
+def test_a_failure_is_one_line_with_a_remedy(asked, monkeypatch, tmp_path, caplog):
+    def unreachable(**unused):
+        raise TimeoutError("no such host\nConsider increasing the timeout:\n  wandb.init(...)")
+
+    monkeypatch.setattr(wandb, "init", unreachable)
+    assert not Tracker(WandbConfig(enabled=True), run_id="r", folder=tmp_path, tree={}).on
+    (record,) = caplog.records
+    assert "(no such host)" in record.message
+    assert "wandb.mode=offline" in record.message
+    assert "\n" not in record.message
