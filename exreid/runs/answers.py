@@ -30,6 +30,15 @@ from exreid.runs.artifacts import write_table, write_text
 from exreid.runs.curves import draw_open_set
 from exreid.runs.new_animals import Grouping, new_animals_table
 from exreid.runs.openset import Decider
+from exreid.runs.run_files import (
+    NEW_ANIMALS,
+    NUMBER,
+    OPEN_SET,
+    TEXT,
+    TRUTH,
+    WHOLE,
+    read_run_table,
+)
 from exreid.runs.stages import Ranked
 
 KEPT_ANIMALS = 10
@@ -135,7 +144,7 @@ def _encounter_metrics(folder: Path, config: ProbeConfig) -> tuple[dict[str, Any
     file = folder / ENCOUNTER_FILE
     if not file.exists():
         return {}, {}
-    rows = pd.read_parquet(file)
+    rows = read_run_table(file, {"identity_rank": WHOLE}, empty={"identity": TEXT}).to_pandas()
     rank = rows["identity_rank"].to_numpy()
     every = np.ones(len(rows), bool)
     table = {f"encounter_top_{k}": QueryValues(hit(rank, k), every) for k in config.benchmark.top_k}
@@ -208,7 +217,9 @@ def _open_set_metrics(folder: Path, config: ProbeConfig) -> tuple[dict[str, Any]
     file = folder / OPEN_SET_FILE
     if not file.exists():
         return {}, {}
-    rows = pd.read_parquet(file)
+    truth = {"known_probability": NUMBER, "is_known": TRUTH, "is_right": TRUTH}
+    rows = read_run_table(file, OPEN_SET | truth, empty={"identity": TEXT}, key="query_id")
+    rows = rows.to_pandas()
     identity_Q = pd.factorize(rows["identity"], sort=True)[0]
     answers = Answers(
         rows["known_probability"].to_numpy(),
@@ -252,7 +263,10 @@ def grouping_figures(grouping: Grouping) -> dict[str, Any]:
 
 def _new_animal_metrics(folder: Path, config: ProbeConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     file = folder / NEW_ANIMALS_FILE
-    rows = pd.read_parquet(file) if file.exists() else pd.DataFrame()
+    if not file.exists():
+        return {}, {}
+    empty = {"identity": TEXT, "encounter": TEXT}
+    rows = read_run_table(file, NEW_ANIMALS, empty=empty, key="query_id").to_pandas()
     if len(rows) < 2:
         return {}, {}
     identity_N = pd.factorize(rows["identity"], sort=True)[0]

@@ -26,6 +26,15 @@ from exreid.errors import ConfigError, RunError, StorageError
 from exreid.matching.lightglue import PairMatches
 from exreid.records import Embeddings, LocalFeatures, Ranking, Rejected, Result, RetrievalSide
 from exreid.runs.results_table import add_row, row_of
+from exreid.runs.run_files import (
+    NUMBER,
+    QUERIES,
+    RANKINGS,
+    TEXT,
+    TRUTH,
+    damage_named,
+    read_run_table,
+)
 from exreid.runs.spreadsheets import csv_text
 
 VERSIONS_OF = ("exreid", "torch", "timm", "ray", "numpy", "pillow")
@@ -271,15 +280,33 @@ def read_ranking(folder: Path) -> tuple[Ranking, np.ndarray]:
 
     The candidates themselves are not read: K is 0.
     """
-    try:
-        rows = pq.read_table(folder / "rankings.parquet").to_pandas()
-        queries = pq.read_table(folder / "queries.parquet").to_pandas()
-    except (FileNotFoundError, pa.ArrowInvalid) as error:
+    files = folder / "rankings.parquet", folder / "queries.parquet"
+    for file in files:
+        if not file.is_file():
+            raise RunError(
+                f"{folder}: has no {file.name}. Give the folder of a completed probe, such as "
+                "benchmark_runs/RUN_ID."
+            )
+    more = {"is_match": TRUTH, "score": NUMBER}
+    rows = read_run_table(files[0], RANKINGS, empty=more).to_pandas()
+    queries = read_run_table(files[1], QUERIES, empty={"identity": TEXT}, key="query_id")
+    queries = queries.to_pandas()
+    if len(rows) and rows["is_match"].isna().all():
         raise RunError(
-            f"{folder}: {error} Give the folder of a completed probe, such as "
-            "benchmark_runs/RUN_ID."
-        ) from error
+            f"{folder}: this run knows no truth (exreid identify), so there is nothing to measure. "
+            "exreid report shows its answers."
+        )
+    with damage_named(folder):
+        return _ranking_of(folder, rows, queries)
+
+
+def _ranking_of(
+    folder: Path, rows: pd.DataFrame, queries: pd.DataFrame
+) -> tuple[Ranking, np.ndarray]:
     place = pd.Index(queries["query_id"]).get_indexer(rows["query_id"])
+    if (place < 0).any() or rows["is_match"].isna().any():
+        raise RunError(f"{folder}: rankings.parquet and queries.parquet do not fit together.")
+    rows["is_match"] = rows["is_match"].astype(bool)
     positives = rows.assign(query=place)[rows["is_match"]].sort_values(["query", "rank"])
     counts_Q = np.bincount(positives["query"], minlength=len(queries))
     if not np.array_equal(counts_Q, queries["positives"]):

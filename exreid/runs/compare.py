@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from exreid.config import ProbeConfig
 from exreid.config_io import load_config
@@ -20,9 +21,11 @@ from exreid.errors import RunError
 from exreid.metrics.comparison import Difference, group_averages, holm, paired_differences
 from exreid.metrics.ranking import Exclude
 from exreid.metrics.retrieval import QueryValues, first_rank, hit, query_values
+from exreid.records import Ranking
 from exreid.runs.artifacts import read_ranking, write_text
 from exreid.runs.compare_plots import draw_budget, draw_cmc, draw_groups
 from exreid.runs.inputs import read_images
+from exreid.runs.run_files import TEXT, damage_named, read_run_json, read_run_table
 from exreid.runs.spreadsheets import safe_cell
 
 GAPS_DAYS = (1, 7, 30, 90, 365)
@@ -59,17 +62,27 @@ class Comparison:
 
 def read_run(folder: Path) -> FinishedRun:
     """Read a run; RunError where it is no completed probe."""
-    try:
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{folder}: no result.json to read ({error}). Give a probe's folder."
-        ) from error
+    file = folder / "result.json"
+    if not file.is_file():
+        raise RunError(f"{folder}: has no result.json. Give a probe's folder.")
+    result = read_run_json(file)
     if result.get("status") != "completed":
         raise RunError(f"{folder}: this run's status is {result.get('status')!r}, not completed.")
     config = load_config(ProbeConfig, folder / "config.snapshot.yaml")
     ranking, identity_Q = read_ranking(folder)
-    queries = pd.read_parquet(folder / "queries.parquet")
+    queries = read_run_table(folder / "queries.parquet", {"query_id": TEXT, "identity": TEXT})
+    with damage_named(folder):
+        return _finished_run(folder, config, result, (ranking, identity_Q), queries)
+
+
+def _finished_run(
+    folder: Path,
+    config: ProbeConfig,
+    result: dict[str, Any],
+    ranked: tuple[Ranking, np.ndarray],
+    queries: pa.Table,
+) -> FinishedRun:
+    ranking, identity_Q = ranked
     benchmark = config.benchmark
     shortlist = benchmark.candidate_k if benchmark.method != "cosine" else None
     values = query_values(
@@ -82,11 +95,11 @@ def read_run(folder: Path) -> FinishedRun:
     return FinishedRun(
         folder.resolve().name,
         config,
-        result["metrics"],
-        {name: (low, high) for name, (low, high) in result["intervals"].items()},
-        result["counts"]["gallery_images"],
-        tuple(queries["query_id"]),
-        tuple(queries["identity"]),
+        {name: float(value) for name, value in result["metrics"].items()},
+        {name: (float(low), float(high)) for name, (low, high) in result["intervals"].items()},
+        int(result["counts"]["gallery_images"]),
+        tuple(queries["query_id"].to_pylist()),
+        tuple(queries["identity"].to_pylist()),
         identity_Q,
         first_rank(ranking.positive_offset_Q1, ranking.positive_rank_P),
         np.diff(ranking.positive_offset_Q1),

@@ -28,6 +28,7 @@ from exreid.runs.artifacts import (
 from exreid.runs.ending import noted_in
 from exreid.runs.inputs import cache_folder, output_root, read_images
 from exreid.runs.progress import Progress, no_progress, timed
+from exreid.runs.run_files import damage_named
 from exreid.runs.safety import check_safety, leak_check
 from exreid.runs.stages import Stages
 from exreid.runs.tracking import log_result
@@ -145,7 +146,8 @@ def measure(ranking: Ranking, identity_Q: np.ndarray, config: ProbeConfig) -> Re
 def recompute_metrics(folder: Path, config: ProbeConfig) -> Result:
     """The numbers of a finished run, from its rankings alone."""
     ranking, identity_Q = read_ranking(folder)
-    return with_answers(measure(ranking, identity_Q, config), folder, config)
+    with damage_named(folder):
+        return with_answers(measure(ranking, identity_Q, config), folder, config)
 
 
 def _query_and_gallery(

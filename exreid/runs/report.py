@@ -42,6 +42,7 @@ from exreid.runs.report_write import (
     write_index,
     write_parts,
 )
+from exreid.runs.run_files import damage_named
 
 MOST_WORKERS = 8
 IN_PROCESS = 64
@@ -79,6 +80,20 @@ def write_report(
     _check_out(out)
     workers = min(MOST_WORKERS, os.cpu_count() or 1) if workers is None else workers
     data = read_run_data(run_dir, root=root, site_column=site_column)
+    with damage_named(run_dir):
+        return _write(data, compare, out, mark, workers=workers, progress=progress)
+
+
+def _write(
+    data: RunData,
+    compare: Sequence[Path],
+    out: Path,
+    mark: str,
+    *,
+    workers: int,
+    progress: Progress,
+) -> Path:
+    run_dir, first = data.folder, out / "index.html"
     comparison = _comparison(data, [run_dir, *compare]) if compare else None
     pages = QueryPages(data)
     advance = progress("Reading answers", len(data.queries))

@@ -5,7 +5,6 @@ Letters: Q queries, R rows of a ranking, P pairs.
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from exreid.config import ProbeConfig
 from exreid.config_io import from_values
@@ -22,6 +20,15 @@ from exreid.config_text import tree_of_yaml
 from exreid.errors import ConfigError, RunError
 from exreid.explain.report.content import Missing
 from exreid.runs.report_photos import Photos, read_photos
+from exreid.runs.run_files import (
+    NUMBER,
+    RANKINGS,
+    TEXT,
+    TRUTH,
+    damage_named,
+    read_run_json,
+    read_run_table,
+)
 from exreid.runs.spreadsheets import read_cells
 
 TABLES = ("answers", "fusion", "open_set", "encounters", "calibration_pairs", "new_animals")
@@ -71,10 +78,15 @@ class RunData:
 def read_run_data(folder: Path, *, root: str | None, site_column: str | None) -> RunData:
     """Everything that a report shows of a run. RunError where the folder is no finished run, or
     its photographs are not where the run found them."""
+    with damage_named(folder):
+        return _read_run_data(folder, root=root, site_column=site_column)
+
+
+def _read_run_data(folder: Path, *, root: str | None, site_column: str | None) -> RunData:
     result = _result(folder)
     snapshot = _text(folder / "config.snapshot.yaml") or ""
     config = _config(folder, snapshot)
-    queries = _parquet(folder / "queries.parquet")
+    queries = _parquet(folder / "queries.parquet", {"query_id": TEXT}, key="query_id")
     if queries is None or not (folder / "rankings.parquet").exists():
         raise RunError(
             f"{folder}: no queries.parquet and rankings.parquet, so there is nothing to report. "
@@ -84,17 +96,21 @@ def read_run_data(folder: Path, *, root: str | None, site_column: str | None) ->
         queries["identity"] = None
     names = [name if isinstance(name, str) and name else None for name in queries["identity"]]
     queries["identity"] = pd.Series(names, dtype=object)
-    rows = pq.read_table(folder / "rankings.parquet", read_dictionary=["query_id", "gallery_id"])
+    truth = {"is_match": TRUTH, "score": NUMBER}
+    rows = read_run_table(folder / "rankings.parquet", RANKINGS, empty=truth)
+    for name in ("query_id", "gallery_id"):
+        coded = rows[name].dictionary_encode()
+        rows = rows.set_column(rows.column_names.index(name), name, coded)
     photos = read_photos(
         folder, config, queries["query_id"].tolist(), _names(rows), root=root, site=site_column
     )
     tables = {
         name: table
         for name in TABLES
-        if (table := _parquet(folder / f"{name}.parquet")) is not None
+        if (table := _parquet(folder / f"{name}.parquet", {})) is not None
     }
     documents = {name: _json(folder / f"{name}.json") for name in ("fusion", "open_set")}
-    documents["faithfulness"] = _json(folder / "faithfulness.json")
+    documents["faithfulness"] = _json(folder / "faithfulness.json", object)
     documents |= {name: _csv(folder / f"{name}.csv") for name in ("rejected", "leaks")}
     matches_file = folder / "matches.parquet"
     data = RunData(
@@ -106,7 +122,7 @@ def read_run_data(folder: Path, *, root: str | None, site_column: str | None) ->
         queries,
         _ranks(rows, queries["query_id"].tolist(), photos),
         tables,
-        pq.read_table(matches_file) if matches_file.exists() else None,
+        read_run_table(matches_file, {"query_id": TEXT}) if matches_file.exists() else None,
         {name: found for name, found in documents.items() if found is not None},
     )
     data.missing.extend(_missing(data))
@@ -252,21 +268,14 @@ def _text(file: Path) -> str | None:
         return None
 
 
-def _json(file: Path) -> Any:
-    text = _text(file)
-    try:
-        return None if text is None else json.loads(text)
-    except ValueError as error:
-        raise RunError(f"{file}: not JSON ({error}). Remove it, or run again.") from error
+def _json(file: Path, kind: type = dict) -> Any:
+    return read_run_json(file, kind) if file.exists() else None
 
 
-def _parquet(file: Path) -> pd.DataFrame | None:
-    try:
-        return pq.read_table(file).to_pandas() if file.exists() else None
-    except pa.ArrowInvalid as error:
-        raise RunError(
-            f"{file}: not a Parquet table ({error}). Remove it, or run again."
-        ) from error
+def _parquet(
+    file: Path, columns: dict[str, pa.DataType], *, key: str | None = None
+) -> pd.DataFrame | None:
+    return read_run_table(file, columns, key=key).to_pandas() if file.exists() else None
 
 
 def _csv(file: Path) -> list[dict[str, str]] | None:

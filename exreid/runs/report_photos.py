@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.parquet as pq
 
 from exreid.config import ProbeConfig
 from exreid.data.metadata import load_images
 from exreid.errors import MetadataError, RunError
 from exreid.runs.inputs import table_columns
+from exreid.runs.run_files import PHOTOS, read_run_table
 
 SITE_COLUMNS = ("site", "trap_id", "station", "camera", "location", "cell_code", "place")
 """What a column with the place is called, the likeliest first."""
@@ -85,7 +85,7 @@ def read_photos(
     wanted = list(dict.fromkeys([*query_ids, *gallery_ids]))
     file = folder / "photos.parquet"
     if file.exists():
-        whole = pq.read_table(file).to_pandas().astype(object)
+        whole = read_run_table(file, PHOTOS).to_pandas().astype(object)
         whole = whole.where(whole.notna(), None)
         if root is not None:
             whole["root"] = root

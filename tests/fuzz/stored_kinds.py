@@ -129,8 +129,8 @@ def runs(world, rng, folder):
     run = folder / "benchmark_runs" / name
     shutil.copytree(world.run(name), run)
     files = [file for file in sorted(run.iterdir()) if file.is_file() and file.name != ".lock"]
-    for _ in range(rng.choice((1, 1, 2))):
-        _mutate(rng.choice(files), rng)
+    for file in rng.sample(files, rng.choice((1, 1, 2))):
+        _mutate(file, rng)
     other = world.run(rng.choice(("cosine", "local")))
     way = rng.randrange(10)
     if way < 7:
