@@ -21,7 +21,7 @@ QUERIES = {"query_id": TEXT, "candidates": WHOLE, "positives": WHOLE, "identity_
 RANKINGS = {"query_id": TEXT, "rank": WHOLE, "gallery_id": TEXT}
 OPEN_SET = {"query_id": TEXT, "decision": TEXT}
 NEW_ANIMALS = {"query_id": TEXT, "group": WHOLE}
-PHOTOS = {"image_id": TEXT, "side": TEXT}
+PHOTOS = {"image_id": TEXT}
 """Columns without which a table is of no use, none of them with an empty cell."""
 
 

@@ -176,8 +176,8 @@ class _Course:
         if bad:
             raise TrainingError(
                 f"epoch {epoch + 1} left {len(bad)} of {len(state)} tensors of the weights "
-                f"infinite or no numbers (the first: {bad[0]}). Checkpoints of the epochs before are "
-                "kept. Lower optimizer.lr or loss.scale, or set optimizer.clip_norm."
+                f"infinite or no numbers (the first: {bad[0]}). Checkpoints of the epochs before "
+                "are kept. Lower optimizer.lr or loss.scale, or set optimizer.clip_norm."
             )
 
     def _validated(self) -> Row:

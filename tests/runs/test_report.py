@@ -26,7 +26,7 @@ HOSTILE = (
     "$x^2$ {{7*7}} ${1+1}",
     "# ? % & = + ;",
     "line\nbreak",
-    "\u202ertl\u2028",
+    "\u202ertl",
 )
 MADE = MadeRun(40, 80, 14, names=HOSTILE, photo_wh_px=(160, 120), kept_matches=2, shortlist=6)
 
