@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -45,8 +46,17 @@ def connect(address: str | None, *, verbose: bool) -> Sentry:
     except BaseException:
         sentry.silence()
         raise
+    _take_sigterm_back()
     sentry.watch()
     return sentry
+
+
+def _take_sigterm_back() -> None:
+    """Ray's C++ side puts a handler of its own in the place of whoever has one."""
+    if threading.current_thread() is threading.main_thread():
+        handler = signal.getsignal(signal.SIGTERM)
+        if handler is not None:
+            signal.signal(signal.SIGTERM, handler)
 
 
 def raylet_address() -> str | None:

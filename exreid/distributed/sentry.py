@@ -222,11 +222,11 @@ def main() -> None:
     if not watch.stand(Lines(0)):
         return
     text = (
-        "exreid was ended from outside: killed, or memory was full, or Ray's own process on this "
-        "machine, the raylet, died."
+        "this process was ended from outside: killed, or memory was full, or Ray's own process on "
+        "this machine, the raylet, died."
     )
     if watch.starting:
-        text = "exreid was ended while Ray started: the machine is very busy, or memory is full."
+        text = "this process was ended while Ray started: the machine is busy, or its memory full."
     text += " What was finished is kept: run the same command again."
     if not watch.silent:
         with suppress(OSError):

@@ -116,6 +116,17 @@ def test_other_threads_keep_their_stderr_while_ray_starts(no_ray, monkeypatch, c
     assert capfd.readouterr().err == "a line of another thread\nand half of another\n"
 
 
+def test_a_handler_that_ray_has_put_in_the_place_of_ours_goes_again(monkeypatch):
+    ours = signal.signal(signal.SIGTERM, lambda *unused: heard.append("ours"))
+    heard = []
+    try:
+        connecting._take_sigterm_back()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert heard == ["ours"]
+    finally:
+        signal.signal(signal.SIGTERM, ours)
+
+
 def test_work_beside_the_main_thread_gives_its_value_and_its_error():
     assert beside_main(lambda: 3) == 3
     assert beside_main(lambda: 4, limit_s=5) == 4
@@ -180,7 +191,7 @@ def _until(happened):
 
 def test_who_is_killed_is_spoken_for_and_leaves_nothing_behind(tmp_path):
     said, file, child = _killed(tmp_path, "killed")
-    assert "exreid was ended from outside: killed, or memory was full" in said
+    assert "exreid: this process was ended from outside: killed, or memory was full" in said
     assert _until(lambda: json.loads(file.read_text())["status"] == "failed")
     written = json.loads(file.read_text())
     assert written["run_id"] == "r"
@@ -190,7 +201,7 @@ def test_who_is_killed_is_spoken_for_and_leaves_nothing_behind(tmp_path):
 
 def test_a_death_while_ray_starts_is_told_too(tmp_path):
     said, file, child = _killed(tmp_path, "starting")
-    assert "exreid was ended while Ray started" in said
+    assert "exreid: this process was ended while Ray started" in said
     assert _until(lambda: json.loads(file.read_text())["status"] == "failed")
     assert _until(lambda: not _runs(child))
 
