@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from exreid.commands.common import OUT, Command, bars, path, plain_arguments, progress
+from exreid.commands.common import ERR, OUT, Command, bars, path, plain_arguments, progress
 from exreid.config_io import with_overrides
-from exreid.errors import ConfigError
+from exreid.errors import ConfigError, ExreidError
 
 if TYPE_CHECKING:
+    from exreid.runs.gallery import Gallery
     from exreid.runs.photo_answers import Identification, PhotoAnswer, VisitAnswer
 
 OVERRIDE = re.compile(r"[a-z_]+(\.[A-Za-z_]+)+=")
@@ -52,11 +53,28 @@ def _identify(options: argparse.Namespace) -> int:
     if options.encounter_minutes < 0:
         raise ConfigError("--encounter-minutes: 0 or more.")
     given, overrides = _sorted_out(options.words)
-    from exreid.runs.gallery import open_gallery
+    from exreid.runs.gallery import SWAPS, open_gallery
+
+    for left in reversed(range(SWAPS)):
+        gallery = open_gallery(options.gallery)
+        try:
+            folder, found = _answered(gallery, given, overrides, options)
+            break
+        except ExreidError:
+            if left == 0 or not gallery.is_replaced():
+                raise
+            line = f"{gallery.folder}: was replaced while it was read. The new one is asked."
+            ERR.print(line, markup=False, soft_wrap=True)
+    _say(options, gallery, folder, found)
+    return 0 if found.counts["answered"] + found.counts["in_gallery"] else 1
+
+
+def _answered(
+    gallery: Gallery, given: list[Path], overrides: list[str], options: argparse.Namespace
+) -> tuple[Path, Identification]:
     from exreid.runs.identify import IDENTIFY_KEYS, run_identify
     from exreid.runs.photo_table import PhotoOptions
 
-    gallery = open_gallery(options.gallery)
     matches = (
         REPORT_MATCHES if options.report and gallery.config.benchmark.method != "cosine" else 0
     )
@@ -64,7 +82,7 @@ def _identify(options: argparse.Namespace) -> int:
     config = with_overrides(gallery.config, [*defaults, *overrides], IDENTIFY_KEYS)
     dataset = config.dataset.model_copy(update={"on_error": options.on_error})
     with bars() as shown:
-        folder, found = run_identify(
+        return run_identify(
             given,
             gallery,
             config.model_copy(update={"dataset": dataset}),
@@ -75,6 +93,11 @@ def _identify(options: argparse.Namespace) -> int:
             progress=progress(shown),
             verbose=options.verbose,
         )
+
+
+def _say(
+    options: argparse.Namespace, gallery: Gallery, folder: Path, found: Identification
+) -> None:
     if options.csv is not None:
         text = (folder / "identifications.csv").read_text(encoding="utf-8")
         options.csv.write_text(text, encoding="utf-8")
@@ -91,7 +114,6 @@ def _identify(options: argparse.Namespace) -> int:
             OUT.print(f"Report: {page}", markup=False, soft_wrap=True)
     if not options.json:
         OUT.print(f"Written to {folder}", markup=False, soft_wrap=True)
-    return 0 if found.counts["answered"] + found.counts["in_gallery"] else 1
 
 
 def _sorted_out(words: list[str]) -> tuple[list[Path], list[str]]:

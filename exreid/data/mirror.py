@@ -29,6 +29,7 @@ from urllib.parse import quote, unquote
 import fsspec
 
 from exreid.data.storage import is_remote
+from exreid.data.whole_files import temporary_beside
 from exreid.errors import ConfigError, RunError, StorageError
 
 Value = TypeVar("Value")
@@ -178,7 +179,7 @@ def bring(source: Path, file: Path) -> bool:
     """As `fetch`, to another place than the one that ``source`` is a copy at."""
     if url_of(source) is None:
         return False
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = temporary_beside(file)
 
     def get(system: Any, inner: str) -> bool:
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ import numpy as np
 
 from exreid.data.masks import encode_mask
 from exreid.data.synthetic_coat import background, coat, render_image
+from exreid.data.whole_files import temporary_beside
 from exreid.errors import ConfigError
 
 VERSION = 1
@@ -78,7 +78,7 @@ def write_dataset(
     if _is_there(out, arguments):
         return metadata
     out.mkdir(parents=True, exist_ok=True)
-    partial = out / f".{METADATA_FILE}.{uuid.uuid4().hex[:8]}.tmp"
+    partial = temporary_beside(out / METADATA_FILE)
     shots = (shot for i in range(identities) for shot in plan(i, images_per_identity, seed))
     with ThreadPoolExecutor(workers) as pool, partial.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, COLUMNS)

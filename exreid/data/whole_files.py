@@ -141,7 +141,8 @@ def mapped_array(file: Path) -> np.ndarray:
 def temporary_beside(file: Path, *, ending: str = "") -> Path:
     """A hidden name in the file's folder for it while it is written; ``ending`` for writers that
     go by it. `clear_leftovers` knows by the name whether the writer is still there."""
-    return file.with_name(f".{file.name}.{HERE}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp{ending}")
+    writer = f"{HERE}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    return file.with_name(f".{file.name[:150]}.{writer}.tmp{ending}")
 
 
 def clear_leftovers(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from exreid.data.whole_files import temporary_beside
 
 INK, QUIET, PAPER = (28, 30, 34), (105, 110, 118), (255, 255, 255)
 CONFIDENCE_MAP = "plasma"
@@ -201,6 +202,6 @@ def outlined(image: np.ndarray, mask_HW: np.ndarray, colour: Colour = PAPER) -> 
 
 def save_png(file: Path, image: np.ndarray) -> None:
     """Write the picture under a temporary name, then rename."""
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = temporary_beside(file)
     Image.fromarray(image).save(temporary, format="PNG", compress_level=4)
     temporary.replace(file)

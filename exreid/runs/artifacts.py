@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from exreid.config_base import StrictModel
 from exreid.config_io import fingerprint, to_yaml
 from exreid.data import mirror
+from exreid.data.whole_files import clear_leftovers, temporary_beside
 from exreid.errors import ConfigError, RunError, StorageError
 from exreid.matching.lightglue import PairMatches
 from exreid.records import Embeddings, LocalFeatures, Ranking, Rejected, Result, RetrievalSide
@@ -70,6 +71,8 @@ class RunFolder:
         if self.resumed:
             mirror.fetch_folder(self.path)
             self._check_resumable()
+            self._clear_halves()
+        clear_leftovers(parent)
         write_text(self.path / "config.snapshot.yaml", to_yaml(config))
         self._write_status("running", {})
         mirror.publish_folder(self.path)
@@ -120,14 +123,18 @@ class RunFolder:
         message = str(error) or type(error).__name__
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         with contextlib.suppress(OSError, StorageError):
-            for half in self.path.glob(".*.tmp*"):
-                half.unlink(missing_ok=True)
+            self._clear_halves()
             fields = {"error": message, "error_type": type(error).__name__}
             self._write_status(status, fields)
             # Whatever the storage says now, the error that ended the run is the one to be seen.
             mirror.publish_folder(self.path)
         with contextlib.suppress(OSError):
             self._lock.release()
+
+    def _clear_halves(self) -> None:
+        """Whoever holds the run's lock is its only writer: what is half written has none."""
+        for half in self.path.glob(".*.tmp*"):
+            half.unlink(missing_ok=True)
 
     def _write_status(self, status: str, fields: dict[str, Any]) -> None:
         content = self._status(status, fields)
@@ -169,15 +176,15 @@ def versions() -> dict[str, str]:
 
 def write_text(file: Path, text: str) -> None:
     """Write under a temporary name, then rename."""
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = temporary_beside(file)
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(file)
 
 
 def write_table(file: Path, table: pa.Table) -> None:
     """Parquet, under a temporary name, then renamed."""
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.tmp")
-    pq.write_table(table, temporary)
+    temporary = temporary_beside(file)
+    pq.write_table(table, temporary, write_page_checksum=True)
     temporary.replace(file)
 
 

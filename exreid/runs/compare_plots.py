@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from exreid.data.whole_files import temporary_beside
 from exreid.metrics.retrieval import QueryValues, average_values, hit
 from exreid.metrics.uncertainty import bootstrap_intervals
 
@@ -110,6 +110,6 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 
 
 def _save(figure: Any, file: Path) -> None:
-    temporary = file.with_name(f".{uuid.uuid4().hex[:8]}.tmp.png")
+    temporary = temporary_beside(file, ending=".png")
     figure.savefig(temporary, dpi=140)
     temporary.replace(file)

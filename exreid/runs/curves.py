@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from exreid.data.whole_files import temporary_beside
 from exreid.metrics.reliability import Reliability
 from exreid.training.history import HIGH, LOW
 
@@ -35,7 +35,7 @@ def draw_learning_curve(
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-    temporary = file.with_name(f".{uuid.uuid4().hex[:8]}.tmp.png")
+    temporary = temporary_beside(file, ending=".png")
     figure.savefig(temporary, dpi=120)
     temporary.replace(file)
 
@@ -103,7 +103,7 @@ def draw_reliability(file: Path, diagrams: Mapping[str, Reliability]) -> None:
     axes.set_aspect("equal")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="upper left")
-    temporary = file.with_name(f".{uuid.uuid4().hex[:8]}.tmp.png")
+    temporary = temporary_beside(file, ending=".png")
     figure.savefig(temporary, dpi=150)
     temporary.replace(file)
 
@@ -125,6 +125,6 @@ def draw_open_set(file: Path, false_match: np.ndarray, identified: np.ndarray) -
         title="Open set: every bar for the stated probability",
     )
     axes.grid(alpha=0.3)
-    temporary = file.with_name(f".{uuid.uuid4().hex[:8]}.tmp.png")
+    temporary = temporary_beside(file, ending=".png")
     figure.savefig(temporary, dpi=150)
     temporary.replace(file)

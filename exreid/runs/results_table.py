@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 from filelock import FileLock
 
 from exreid.data import mirror
+from exreid.data.whole_files import temporary_beside
 from exreid.errors import StorageError
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def _read(file: Path) -> list[Row]:
 
 def _write(file: Path, rows: list[Row]) -> None:
     columns = list(dict.fromkeys(name for line in rows for name in line))
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = temporary_beside(file)
     with temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, columns, restval="")
         writer.writeheader()

@@ -57,7 +57,7 @@ def read_run_table(
     ``columns`` have no empty cells, those of ``empty`` may have. No value of ``key`` comes twice.
     """
     with damage_named(file):
-        table = pq.read_table(file)
+        table = pq.read_table(file, page_checksum_verification=True)
         table.validate(full=True)
     for name, wanted in {**columns, **(empty or {})}.items():
         if name not in table.column_names:

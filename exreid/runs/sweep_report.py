@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pandas as pd
 
 from exreid.config_space import Distribution
 from exreid.config_text import to_yaml_text
+from exreid.data.whole_files import temporary_beside
 from exreid.runs.artifacts import write_text
 from exreid.runs.spreadsheets import csv_text
 from exreid.runs.sweep_study import SweepStudy, Trial
@@ -100,7 +100,7 @@ def draw_trials(file: Path, study: SweepStudy, metric: str, best: Trial) -> None
         axes.plot(range(len(heights)), heights, marker="o", markersize=4, clip_on=False, **style)
     _draw_axes(axes, axes_of, ends, metric)
     _draw_legend(axes, shown)
-    temporary = file.with_name(f".{uuid.uuid4().hex[:8]}.tmp.png")
+    temporary = temporary_beside(file, ending=".png")
     figure.savefig(temporary, dpi=130)
     temporary.replace(file)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from exreid.data.whole_files import temporary_beside
 
 HISTORY_FILE = "history.csv"
 COLUMNS = (
@@ -27,7 +28,7 @@ def write_history(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     file = folder / HISTORY_FILE
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = temporary_beside(file)
     temporary.write_text(text.getvalue(), encoding="utf-8")
     temporary.replace(file)
 

@@ -15,9 +15,10 @@ from exreid.config import ProbeConfig
 from exreid.config_io import load_config, with_overrides
 from exreid.data.synthetic import write_dataset
 from exreid.errors import ConfigError, GalleryError
-from exreid.runs.gallery import open_gallery
+from exreid.runs.gallery import Gallery, open_gallery
 from exreid.runs.gallery_build import build_gallery
 from exreid.runs.gallery_files import write_checksums
+from exreid.runs.gallery_swap import new_folder
 from exreid.runs.identify import run_identify
 from exreid.runs.photo_table import PhotoOptions
 from exreid.runs.probe import run_probe
@@ -274,6 +275,28 @@ def test_what_the_gallery_fixes_cannot_be_set(cosine, data, capsys):
     assert "model.type: cannot be set here" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="benchmark.method"):
         with_overrides(cosine.config, ["benchmark.method=cosine"], ("output.",))
+
+
+def test_a_gallery_that_is_replaced_while_photographs_are_answered_is_read_again(
+    cosine, night, tmp_path, monkeypatch, capsys
+):
+    folder = tmp_path / "gallery"
+    shutil.copytree(cosine.folder, folder)
+    vectors, swaps = Gallery.vectors, []
+
+    def swapping(self, number):
+        if not swaps:
+            swaps.append(1)
+            with new_folder(folder, lambda _: None) as temporary:
+                shutil.copytree(cosine.folder, temporary, dirs_exist_ok=True)
+                np.save(temporary / "global-0.npy", cosine.vectors(0)[:, ::-1])
+                write_checksums(temporary)
+        return vectors(self, number)
+
+    monkeypatch.setattr(Gallery, "vectors", swapping)
+    arguments = ["identify", str(night), "--gallery", str(folder), f"output.root={tmp_path}"]
+    assert main(arguments) == 0
+    assert "was replaced while it was read" in capsys.readouterr().err
 
 
 def test_another_backbone_here_is_an_error_that_says_what_differs(cosine, night, out, tmp_path):

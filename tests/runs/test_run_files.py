@@ -1,11 +1,22 @@
 """A finished run's files, read back after a disk or a hand has changed them."""
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from exreid.config import ProbeConfig
 from exreid.errors import RunError
-from exreid.runs.run_files import TEXT, TRUTH, WHOLE, damage_named, read_run_json, read_run_table
+from exreid.runs.artifacts import RunFolder, write_table
+from exreid.runs.run_files import (
+    NUMBER,
+    TEXT,
+    TRUTH,
+    WHOLE,
+    damage_named,
+    read_run_json,
+    read_run_table,
+)
 
 ROWS = {"query_id": ["a", "b"], "rank": [1, 2], "is_match": [True, None]}
 
@@ -69,3 +80,24 @@ def test_what_the_system_refuses_is_not_called_damage(tmp_path):
         raise PermissionError(13, "Permission denied", "x")
     with pytest.raises(RunError, match="does not fit together"), damage_named(tmp_path):
         raise IndexError("list index out of range")
+
+
+@pytest.mark.parametrize("place", [0.1, 0.4, 0.7])
+def test_a_flipped_bit_in_a_table_is_noticed(tmp_path, place):
+    file = tmp_path / "rows.parquet"
+    write_table(file, pa.table({"score": np.random.default_rng(0).random(10_000)}))
+    data = bytearray(file.read_bytes())
+    data[int(place * len(data))] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(RunError, match=r"rows\.parquet"):
+        read_run_table(file, {"score": NUMBER})
+
+
+def test_what_a_killed_run_left_half_written_goes_when_the_run_goes_on(tmp_path):
+    config = ProbeConfig()
+    first = RunFolder(tmp_path, "one", config, "cosine")
+    first.fail(KeyboardInterrupt())
+    (first.path / ".rankings.parquet.0123abcd.tmp").touch()
+    second = RunFolder(tmp_path, "one", config, "cosine")
+    assert not [*second.path.glob(".*.tmp*")]
+    second.fail(KeyboardInterrupt())

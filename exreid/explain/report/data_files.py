@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import math
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from exreid.data.whole_files import temporary_beside
 
 QUERIES_PER_PART = 24
 
@@ -26,7 +27,7 @@ def write_script(file: Path, name: str, value: Any) -> None:
 def write_whole(file: Path, text: str) -> None:
     """Write under a temporary name, then rename."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{uuid.uuid4().hex[:8]}.tmp")
+    temporary = temporary_beside(file)
     temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     temporary.replace(file)
 

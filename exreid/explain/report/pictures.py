@@ -24,6 +24,7 @@ from PIL import Image
 from exreid.data.images import load_image, used_box_px
 from exreid.data.masks import decode_mask, fit_mask_to_image
 from exreid.data.storage import file_signature, read_bytes
+from exreid.data.whole_files import temporary_beside
 from exreid.errors import ImageError, MaskError
 
 STAGE_VERSION = 1
@@ -183,7 +184,7 @@ def _save(image: Image.Image, longer_px: int, file: Path, quality: int) -> None:
     stream = io.BytesIO()
     small.save(stream, "JPEG", quality=quality, progressive=True)
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{uuid.uuid4().hex[:8]}.tmp")
+    temporary = temporary_beside(file)
     temporary.write_bytes(stream.getvalue())
     temporary.replace(file)
 
@@ -225,6 +226,6 @@ def _read_manifest(file: Path) -> dict[str, Picture]:
 def _write_manifest(file: Path, pictures: dict[str, Picture]) -> None:
     rows = [{"mark": mark, **asdict(picture)} for mark, picture in pictures.items()]
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{uuid.uuid4().hex[:8]}.tmp")
+    temporary = temporary_beside(file)
     pq.write_table(pa.Table.from_pylist(rows), temporary)
     temporary.replace(file)
