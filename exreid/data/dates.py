@@ -63,6 +63,10 @@ def read_dates(values: Sequence[str | None]) -> Dates:
             known[value] = parse_date(value, month_first=month_first)
         except (ValueError, OverflowError):
             known[value] = np.datetime64("NaT") if _ZEROS.fullmatch(value) else None
+    zeros = [value for value in counts if _ZEROS.fullmatch(value)]
+    if zeros:
+        count = sum(counts[value] for value in zeros)
+        notes.append(f"{count} cells such as {zeros[0]!r} say no date")
     unread = [i for i, value in enumerate(values) if known[value] is None]
     moments = [
         known[value] if known[value] is not None else np.datetime64("NaT") for value in values

@@ -82,6 +82,7 @@ def test_a_column_that_could_be_either_is_said():
 
 
 def test_zeros_are_no_date_and_what_cannot_be_read_is_counted():
-    days, unread, _ = _days(["0000:00:00 00:00:00", "00/00/0000", "never", "2016-03-14"])
+    days, unread, notes = _days(["0000:00:00 00:00:00", "00/00/0000", "never", "2016-03-14"])
     assert days == ["NaT", "NaT", "NaT", "2016-03-14"]
     assert unread == [2]
+    assert notes == "2 cells such as '0000:00:00 00:00:00' say no date"
