@@ -99,8 +99,14 @@ def run(tasks, *, seed=0, workers=2, world=None, deadline_s=None, keep=False):
     threads = [threading.Thread(target=work, args=(number,)) for number in range(workers)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.join()
+    except KeyboardInterrupt:  # what was tried is told
+        while not waiting.empty():
+            waiting.get_nowait()
+        for thread in threads:
+            thread.join()
     if not keep:
         shutil.rmtree(folder, ignore_errors=True)
     return report
