@@ -164,6 +164,8 @@ def fit_decider(
     if not np.isposinf(bar):
         return replace(decider, bar=bar), answers
     reason = _unpromised(exchangeable_count(answers, options.promise), options)
+    if len(np.unique(gallery.identity_N)) > len(np.unique(practice.queries.identity_N)):
+        reason += " Raise benchmark.open_set.queries: not all animals took part."
     log.warning("open set: %s", reason)
     return replace(decider, bar=UNPROMISED_BAR, reason=reason), answers
 

@@ -81,6 +81,10 @@ def test_too_few_animals_promise_nothing_and_say_so(caplog):
     assert "No false-match rate is promised: 5% needs 19 animals" in decider.reason
     assert "12 are there (for 7.7% at best)" in decider.reason
     assert decider.reason in caplog.text
+    assert "Raise" not in decider.reason
+    larger = _side(np.append(gallery.identity_N, 12), "g")
+    decider, _ = fit_decider(practice, larger, OpenSetConfig())
+    assert "Raise benchmark.open_set.queries" in decider.reason
     probability_Q = decider.probability(leaders(practice.ranking, gallery.identity_N))
     assert 0 < np.mean(probability_Q > decider.bar) < 1, "some of the known ones are known"
     for enough in (
