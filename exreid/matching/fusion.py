@@ -145,6 +145,7 @@ def fit_fusion(
     *,
     kind: CalibrationKind = "isotonic",
     weights: FusionWeights = "equal",
+    listed_P: np.ndarray | None = None,
 ) -> tuple[Fusion, HeldOut]:
     """Fit each method's calibration, the weights, and the calibration of the fused score.
 
@@ -152,8 +153,9 @@ def fit_fusion(
     scores (the weights, the answer's probability, the held-out figures) sees only scores whose
     curve was fitted on the other folds' animals: cross-fitting (Wolpert 1992, "Stacked
     generalization"). Where there are too few animals for that, equal weights fall back to scores
-    of the curves themselves, and nothing is held out. CalibrationError names the method that
-    cannot be calibrated.
+    of the curves themselves, and nothing is held out. The answer's probability is that of pairs
+    that are ``listed_P`` (bool), where only such pairs become answers; the ranking does not
+    depend on it. CalibrationError names the method that cannot be calibrated.
     """
     curves = []
     for m, method in enumerate(methods):
@@ -174,11 +176,11 @@ def fit_fusion(
         known_P = np.ones(len(held_PM), bool)
     weight_M = _weights(held_PM, pairs, known_P, weights)
     fused_P = sum_in_order(held_PM * np.array(weight_M))
-    answer = _calibrated(fused_P, pairs, known_P, kind)
+    answer = _calibrated(fused_P, pairs, _enough(fused_P, pairs, known_P, listed_P), kind)
     fusion = Fusion(methods, tuple(curves), weight_M, answer)
     if not enough:
         return fusion, HeldOut(np.full_like(held_PM, np.nan), np.full(len(held_PM), np.nan))
-    return fusion, HeldOut(held_PM, _held_out_fused(held_PM, pairs, kind, weights))
+    return fusion, HeldOut(held_PM, _held_out_fused(held_PM, pairs, kind, weights, listed_P))
 
 
 def sum_in_order(value_PM: np.ndarray) -> np.ndarray:
@@ -235,8 +237,23 @@ def _weights(
     return tuple(float(weight) / total for weight in weight_M)
 
 
+def _enough(
+    score_P: np.ndarray, pairs: CalibrationPairs, rows_P: np.ndarray, listed_P: np.ndarray | None
+) -> np.ndarray:
+    """Those of the rows that are listed, where a curve can be fitted on them; else all."""
+    if listed_P is None:
+        return rows_P
+    some_P = rows_P & listed_P
+    both = len(np.unique(pairs.same_P[some_P])) == 2
+    return some_P if both and len(np.unique(score_P[some_P])) > 1 else rows_P
+
+
 def _held_out_fused(
-    held_PM: np.ndarray, pairs: CalibrationPairs, kind: CalibrationKind, weights: FusionWeights
+    held_PM: np.ndarray,
+    pairs: CalibrationPairs,
+    kind: CalibrationKind,
+    weights: FusionWeights,
+    listed_P: np.ndarray | None,
 ) -> np.ndarray:
     known_P = ~np.isnan(held_PM).any(axis=1)
     result_P = np.full(len(held_PM), np.nan)
@@ -248,7 +265,7 @@ def _held_out_fused(
         weight_M = np.array(_weights(held_PM, pairs, rest_P, weights))
         fused_P = sum_in_order(held_PM * weight_M)
         try:
-            curve = _calibrated(fused_P, pairs, rest_P, kind)
+            curve = _calibrated(fused_P, pairs, _enough(fused_P, pairs, rest_P, listed_P), kind)
         except CalibrationError:
             continue
         asked_P = inside_P & known_P

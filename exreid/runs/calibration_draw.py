@@ -19,8 +19,8 @@ from exreid.records import RetrievalSide
 from exreid.runs.looks import FULL_LOOK, LAST_LOOK, Look, looks_of
 
 NEAR_DEPTH = 10
-"""Pairs of two animals count as near up to so many best candidates by the global score. A person
-is shown such candidates, and hardly any others."""
+"""Pairs of two animals count as near up to so many best candidates by the global score, or to the
+end of the shortlist. A person is shown such candidates, and hardly any others."""
 Scores = Callable[..., np.ndarray]
 """float64 (P, M) of pairs of table positions; see `exreid.runs.methods.ScorePairs`."""
 
@@ -35,6 +35,8 @@ class DrawnPairs:
     score_PM: np.ndarray
     shown_P: np.ndarray
     """bool: the second is among the first's best candidates, as a person is shown them."""
+    listed_P: np.ndarray
+    """bool: it is on the first's shortlist, where there is one: other pairs are never answers."""
 
 
 def choosing_looks(config: ProbeConfig) -> list[Look]:
@@ -59,9 +61,18 @@ def draw_pairs(
     gallery, pairs, score_PM = draw(config, gallery, vectors_ND, scores, left_out)
     exclude = config.benchmark.calibration.exclude
     first_A, row_P = np.unique(pairs.first_P, return_inverse=True)
-    near_AK = _nearest(gallery, vectors_ND, first_A, keep=NEAR_DEPTH, exclude=exclude)
-    shown_P = (near_AK[row_P] == pairs.second_P[:, None]).any(axis=1)
-    return DrawnPairs(gallery, pairs, score_PM, shown_P)
+    depth = _near_depth(config)
+    near_AK = _nearest(gallery, vectors_ND, first_A, keep=depth, exclude=exclude)
+    found_PK = near_AK[row_P] == pairs.second_P[:, None]
+    shown_P, listed_P = found_PK[:, :NEAR_DEPTH].any(axis=1), np.ones(len(pairs), bool)
+    if config.benchmark.candidate_k is not None and not looks_choose:
+        listed_P = found_PK[:, : config.benchmark.candidate_k].any(axis=1)
+    return DrawnPairs(gallery, pairs, score_PM, shown_P, listed_P)
+
+
+def _near_depth(config: ProbeConfig) -> int:
+    """Near is at least whatever is on a shortlist, so that each of its pairs may be drawn."""
+    return max(NEAR_DEPTH, config.benchmark.candidate_k or 0)
 
 
 def _drawn(
@@ -74,7 +85,8 @@ def _drawn(
     options = config.benchmark.calibration
 
     def nearest(first_A: np.ndarray, second_B: np.ndarray) -> np.ndarray:
-        return _nearest(gallery, vectors_ND, first_A, second_B, keep=NEAR_DEPTH)
+        keep = _near_depth(config)
+        return _nearest(gallery, vectors_ND, first_A, second_B, keep=keep, exclude=options.exclude)
 
     pairs = calibration_pairs(
         gallery,

@@ -91,6 +91,7 @@ class FusionStage:
             self.names,
             kind=options.kind,
             weights=self.config.benchmark.fusion.weights,
+            listed_P=drawn.listed_P,
         )
         self.rule = self._budget_rule(score_PM, pairs)
         self._write_calibration(drawn, held)
