@@ -199,13 +199,14 @@ class FusionStage:
                 figures[name] = _figures(*columns_2, pairs, known_P)
                 if (known_P & drawn.shown_P).any():
                     figures[name]["shown"] = _figures(*columns_2, pairs, known_P & drawn.shown_P)
+            drawn_P = known_P & drawn.shown_P if (known_P & drawn.shown_P).any() else known_P
             draw_reliability(
                 self.folder / "reliability.png",
                 {
                     name: reliability(
-                        prob_PM[known_P, m],
-                        pairs.same_P[known_P],
-                        weight_P=pairs.weight_P[known_P],
+                        prob_PM[drawn_P, m],
+                        pairs.same_P[drawn_P],
+                        weight_P=pairs.weight_P[drawn_P],
                         equal_count=True,
                     )
                     for m, name in enumerate((*self.names, "fused"))

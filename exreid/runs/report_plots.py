@@ -48,6 +48,8 @@ def trust_plots(data: RunData, index: pd.DataFrame) -> list[Plot]:
     found = []
     pairs = data.tables.get("calibration_pairs")
     if pairs is not None:
+        if "is_shown" in pairs and pairs["is_shown"].any():
+            pairs = pairs[pairs["is_shown"]]
         names = [name for name in pairs.columns if name.startswith("held_out:")]
         known = pairs[names].notna().all(axis=1) if names else pd.Series(dtype=bool)
         if names and known.any():
@@ -247,8 +249,9 @@ def _pair_reliability(pairs: pd.DataFrame, names: list[str]) -> Plot:
             equal_count=True,
         )
     text = (
-        f"{len(pairs):,} pairs of gallery photographs whose probabilities were fitted on other "
-        "animals. On the dashed line, pairs show one animal as often as stated."
+        f"{len(pairs):,} pairs of gallery photographs, such as are shown as candidates, whose "
+        "probabilities were fitted on other animals. On the dashed line, pairs show one animal "
+        "as often as stated."
     )
     svg = reliability_plot("pairs", diagrams, text=text)
     return Plot("pairs", "Do the probabilities of pairs hold?", text, svg)
