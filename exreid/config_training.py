@@ -27,7 +27,8 @@ class FinetuneDatasetConfig(DatasetConfig):
 
     decoded_cache: Annotated[Literal["auto", "off"], BeforeValidator(switch_as_text)] = "auto"
     """auto: decoded and resized images are kept in .exreid_cache/decoded under output.root, by
-    content, and memory-mapped: memory while they fit, disk otherwise. off: decoded every epoch."""
+    content, and memory-mapped: memory while they fit, disk otherwise. off: decoded in
+    every epoch anew, on the CPUs of the cluster that no worker holds."""
 
 
 class FinetuneModelConfig(ModelConfig):

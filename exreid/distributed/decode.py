@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import ray
+import torch.distributed as dist
+from ray.data import TaskPoolStrategy
 from ray.data.read_api import from_blocks
 
 from exreid.distributed.blocks import table_block, table_blocks
@@ -13,6 +15,9 @@ from exreid.errors import ImageError
 from exreid.features.decoding import PART_IMAGES, KeepImages
 from exreid.features.extraction import PrepareImages
 from exreid.records import ImageTable
+
+STORE_SHARE = 0.3
+"""Of the cluster's object store, for what all workers together have decoded and not used yet."""
 
 
 def decode_over_tasks(
@@ -30,12 +35,23 @@ def decode_over_tasks(
     yield from dataset.iter_batches(batch_size=None, batch_format="numpy")
 
 
+def decoders_each(all_cpus: float, free_cpus: float, workers: int, held_cpus: float) -> int:
+    """How many images each training worker's stream decodes at a time on CPUs that no worker holds,
+    of which ``free_cpus`` are free now.
+
+    >>> decoders_each(16, 14, 2, 1), decoders_each(16, 3, 2, 1), decoders_each(4, 0, 2, 2)
+    (7, 3, 0)
+    """
+    return int(min((all_cpus - workers * held_cpus) // workers, free_cpus))
+
+
 class StreamedImages:
     """Images decoded as they are wanted, by a Ray Data pipeline of each worker's own.
 
     A split of one stream over the workers would give each whatever block comes first. Here each
     worker asks for its own shares in its own order, so that the batches are the same in every run
-    and for any number of workers; no image is decoded by two of them.
+    and for any number of workers; no image is decoded by two of them. The workers share the CPUs
+    that none of them holds, on whatever machine, and the object store.
     """
 
     def __init__(self, table: ImageTable, prepare: PrepareImages) -> None:
@@ -43,9 +59,6 @@ class StreamedImages:
 
     def batches(self, places: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         """See `exreid.training.feed.ImageSource`."""
-        context = ray.data.DataContext.get_current()
-        context.execution_options.preserve_order = True
-        context.enable_progress_bars = False
         filled = [place_b for place_b in places if len(place_b)]
         stream = self._stream(filled) if filled else iter(())
         for place_b in places:
@@ -59,11 +72,25 @@ class StreamedImages:
             yield batch["image"]
 
     def _stream(self, places: Sequence[np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-        # The training workers hold the CPUs: tasks that asked for one would wait for ever, and
-        # so does ray.data.from_arrow, which starts such tasks itself.
+        workers, held_cpus = _workers()
+        there = ray.cluster_resources()
+        free_cpus = ray.available_resources().get("CPU", 0.0)
+        decoders = decoders_each(there.get("CPU", 0.0), free_cpus, workers, held_cpus)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = True
+        context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
+            object_store_memory=STORE_SHARE * there["object_store_memory"] / workers
+        )
+        # ray.data.from_arrow starts tasks that ask for a CPU, and would wait for ever for one.
         dataset = from_blocks([table_block(self.table, place_b) for place_b in places])
         dataset = dataset.map_batches(
-            self.prepare, batch_size=None, batch_format="numpy", num_cpus=0
+            self.prepare,
+            batch_size=None,
+            batch_format="numpy",
+            # Where the workers hold all CPUs, decoding takes place on theirs.
+            num_cpus=1 if decoders else 0,
+            compute=TaskPoolStrategy(size=decoders or max(1, int(held_cpus))),
         )
         return iter(dataset.iter_batches(batch_size=None, batch_format="numpy"))
 
@@ -72,3 +99,9 @@ class StreamedImages:
             if error:
                 path = self.table.rows["path"].iloc[int(position)]
                 raise ImageError(f"{path}: {error} It could be read before the training began.")
+
+
+def _workers() -> tuple[int, float]:
+    """How many workers train together, and how many CPUs each one holds, seen from one of them."""
+    own = ray.get_runtime_context().get_assigned_resources().get("CPU", 0.0)
+    return dist.get_world_size() if dist.is_initialized() else 1, own

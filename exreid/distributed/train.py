@@ -12,10 +12,11 @@ import shutil
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import ray
 import torch
+import torch.distributed as dist
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
@@ -65,6 +66,12 @@ def place_workers(config: FinetuneRayConfig, *, share: bool = False) -> WorkerPl
     return WorkerPlacement(workers, least, cpus, gpus)
 
 
+def backend_for(gpus: float) -> Literal["nccl", "gloo"]:
+    """What workers talk over that hold so many GPUs each: NCCL refuses two on one GPU, and is not
+    in every build of PyTorch."""
+    return "nccl" if gpus >= 1 and dist.is_nccl_available() else "gloo"
+
+
 def train_over_workers(
     task: WorkerTask,
     placement: WorkerPlacement,
@@ -83,7 +90,7 @@ def train_over_workers(
     trainer = TorchTrainer(
         worker or train_worker,
         train_loop_config={"task": ray.put(task), "threads": max(1, int(placement.cpus))},
-        torch_config=TorchConfig(backend="nccl" if placement.gpus else "gloo"),
+        torch_config=TorchConfig(backend=backend_for(placement.gpus)),
         scaling_config=ScalingConfig(
             num_workers=most if least == most else (least, most),
             use_gpu=bool(placement.gpus),

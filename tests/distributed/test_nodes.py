@@ -76,3 +76,9 @@ def test_three_nodes_and_a_bucket_give_the_numbers_of_one(animals, tmp_path, pip
 def test_a_node_that_is_lost_costs_its_work_only(animals, tmp_path, pipeline):
     printed = _run("three_nodes.py", pipeline, animals, tmp_path / "out", "lose", folder=tmp_path)
     assert f"{pipeline}: the numbers of one node" in printed
+
+
+def test_images_are_decoded_on_the_cpus_of_other_nodes_in_their_order(animals, tmp_path):
+    assert "on two others in" in _run(
+        "stream_over_nodes.py", animals, tmp_path, "0.05", folder=tmp_path
+    )

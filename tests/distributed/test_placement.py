@@ -92,3 +92,20 @@ def test_a_cluster_that_does_not_grow_is_not_waited_for(local_ray, monkeypatch):
 def _growing(counts):
     left = list(counts)
     return lambda cpus, gpus: left.pop(0) if len(left) > 1 else left[0]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "built_in", "backend"),
+    [
+        (0, True, "gloo"),
+        (0.5, True, "gloo"),
+        (1, True, "nccl"),
+        (2, True, "nccl"),
+        (1, False, "gloo"),
+    ],
+)
+def test_workers_that_share_a_gpu_do_not_talk_over_nccl(monkeypatch, gpus, built_in, backend):
+    from exreid.distributed import train
+
+    monkeypatch.setattr(train.dist, "is_nccl_available", lambda: built_in)
+    assert train.backend_for(gpus) == backend
