@@ -127,6 +127,20 @@ def test_a_handler_that_ray_has_put_in_the_place_of_ours_goes_again(monkeypatch)
         signal.signal(signal.SIGTERM, ours)
 
 
+def test_workers_of_a_ray_of_our_own_do_not_stand_back(no_ray, monkeypatch):
+    seen = []
+
+    def start(**unused):
+        seen.append(dict(os.environ).get("RAY_worker_niceness"))
+        raise ConnectionError("x")
+
+    monkeypatch.delenv("RAY_worker_niceness", raising=False)
+    monkeypatch.setattr(ray, "init", start)
+    with pytest.raises(RunError):
+        ray_session(RayConfig()).__enter__()
+    assert seen == ["0"]
+
+
 def test_work_beside_the_main_thread_gives_its_value_and_its_error():
     assert beside_main(lambda: 3) == 3
     assert beside_main(lambda: 4, limit_s=5) == 4
