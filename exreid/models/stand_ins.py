@@ -111,9 +111,11 @@ STAND_INS: list[Any] = [
 
 
 def as_tensor(value: Any) -> torch.Tensor | None:
-    """A tensor, or the stand-in of an array, as a tensor; None for anything else."""
+    """A plain tensor, or the stand-in of an array, as a tensor; None for anything else, such as a
+    sparse or a quantised tensor, which no network takes."""
     if isinstance(value, torch.Tensor):
-        return value
+        plain = value.layout == torch.strided and not value.is_quantized
+        return value if plain and value.device.type == "cpu" else None
     if isinstance(value, Array):
         native = value.value.astype(value.value.dtype.newbyteorder("="))
         return torch.from_numpy(native) if native.dtype.kind in "biuf" else None

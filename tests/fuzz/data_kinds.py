@@ -89,8 +89,10 @@ def _parquet(rows, rng):
         try:
             arrays[head] = pa.array(cells)
         except (pa.ArrowException, OverflowError, UnicodeError, ValueError, TypeError):
-            arrays[head] = pa.array([str(cell) for cell in cells])
-    pq.write_table(pa.table(arrays), sink)
+            texts = [str(cell).encode("utf-8", "replace").decode() for cell in cells]
+            arrays[head] = pa.array(texts)
+    named = {head.encode("utf-8", "replace").decode(): cells for head, cells in arrays.items()}
+    pq.write_table(pa.table(named), sink)
     data = sink.getvalue()
     return mutation.mutated_bytes(data, rng) if rng.random() < 0.4 else data
 

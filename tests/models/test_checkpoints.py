@@ -151,6 +151,13 @@ def test_weights_that_are_no_numbers_are_refused(weights, value):
         fit_state_dict(_network(2), bad, source="file")
 
 
+@pytest.mark.parametrize("strange", [torch.Tensor.to_sparse, lambda t: t.to("meta")])
+def test_a_tensor_that_no_network_takes_counts_as_missing(weights, strange):
+    name = next(iter(weights))
+    with pytest.raises(CheckpointError, match=f"1 missing: {name}"):
+        fit_state_dict(_network(2), {**weights, name: strange(weights[name])}, source="w.pth")
+
+
 def test_a_flipped_bit_in_a_checkpoint_is_noticed(tmp_path, weights):
     file = tmp_path / "file.pth"
     torch.save(weights, file)
