@@ -1,6 +1,7 @@
 """``python -m tests.chaos``: as many kills as asked, and what came of them."""
 
 import argparse
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -20,6 +21,7 @@ def main():
     parser.add_argument("--world", type=Path, help="a folder made before, to spare making it")
     parser.add_argument("--keep", action="store_true", help="keep each run's folder")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # no disk stays mounted
     folder = Path(tempfile.mkdtemp(prefix="exreid-chaos-"))
     world = World(options.world) if options.world else make_world(folder / "world")
     tasks = plan(options.kills, options.scene)
