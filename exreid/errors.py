@@ -58,6 +58,12 @@ class RunError(ExreidError):
     """A run, or a finished run's folder, that cannot go on."""
 
 
+class NoClusterError(RunError):
+    """A Ray that does not start, or a cluster that cannot be attached to."""
+
+    by_user = True
+
+
 class TrainingError(ExreidError):
     """A training that cannot go on: a loss that is no number, or lost workers."""
 

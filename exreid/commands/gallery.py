@@ -134,7 +134,12 @@ def _show(gallery: Gallery) -> None:
             "independent, and probabilities come out too high"
         )
     found = about["open_set"]
-    if found is None:
+    if gallery.is_earlier:
+        lines.append(
+            "  probabilities and decisions are an earlier version's: exreid gallery add fits "
+            "them anew"
+        )
+    elif found is None:
         lines.append("  does not decide known/new (benchmark.open_set.enabled=false)")
     else:
         content, rate = found["content"], found["content"]["stated_false_match_rate"]

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from exreid.distributed.head_watch import exit_failed
 from exreid.distributed.sentry import Sentry, answers
 from exreid.distributed.threads import beside_main
-from exreid.errors import ConfigError, RunError
+from exreid.errors import ConfigError, NoClusterError
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def connect(address: str | None, *, verbose: bool) -> Sentry:
     """Attach to the cluster that is named, by ``ray.address`` or else RAY_ADDRESS, or start Ray on
     this machine; what watches over it.
 
-    ConfigError for what is no address, RunError where Ray does not come up.
+    ConfigError for what is no address, NoClusterError where Ray does not come up.
     """
     key = "ray.address" if address else "RAY_ADDRESS"
     address = address or os.environ.get("RAY_ADDRESS") or LOCAL
@@ -92,12 +92,12 @@ def _check_address(address: str, key: str) -> None:
 
 
 def _check_head(address: str, key: str) -> None:
-    """RunError where nobody answers, or nobody who speaks as a head does: Ray would try for a
+    """NoClusterError where nobody answers, or nobody who speaks as a head does: Ray would try for a
     quarter of an hour, without a word."""
     start_s = time.monotonic()
     while not answers(address):
         if time.monotonic() - start_s > ANSWER_S:
-            raise RunError(
+            raise NoClusterError(
                 f"{key}={address}: no Ray cluster answers there. Start one with 'ray start --head' "
                 "and take the address that it prints, or set ray.address=local to run on this "
                 "machine."
@@ -111,7 +111,7 @@ def _check_head(address: str, key: str) -> None:
         try:
             grpc.channel_ready_future(channel).result(timeout=ANSWER_S)
         except grpc.FutureTimeoutError as error:
-            raise RunError(
+            raise NoClusterError(
                 f"{key}={address}: something answers there, but it is no head of a Ray cluster. "
                 "Take the address that 'ray start --head' prints; its port is 6379, unless it was "
                 "chosen."
@@ -142,17 +142,17 @@ def _init(address: str, *, verbose: bool) -> None:
     except TimeoutError as error:
         # What is left behind may never return, and Ray would wait for it when this process ends.
         atexit.register(exit_failed)
-        raise RunError(
+        raise NoClusterError(
             f"Ray did not {what} within {limit_s:g} s. Is this machine very busy, or out of "
             f"memory? {WITHOUT}"
         ) from error
     except ConnectionError as error:
-        raise RunError(
+        raise NoClusterError(
             f"Ray cannot {what}: {_first_line(error)} Start a cluster with 'ray start --head', or "
             "leave ray.address unset to run on this machine."
         ) from error
     except Exception as error:  # Ray raises whatever its parts raise
-        raise RunError(f"Ray cannot {what}: {_first_line(error)} {_advice(error)}") from error
+        raise NoClusterError(f"Ray cannot {what}: {_first_line(error)} {_advice(error)}") from error
 
 
 @contextmanager

@@ -51,6 +51,8 @@ from exreid.runs.openset import Decider
 log = logging.getLogger(__name__)
 
 FORMAT = 2
+EARLIER_FORMATS = (1,)
+"""Their features are read as they are; what was fitted on them is fitted anew by `gallery add`."""
 MANIFEST, IMAGES, THUMBNAILS, PAIRS = "gallery.json", "images.parquet", "thumbnails", "pairs"
 CHECKSUMS = "checksums.json"
 ORIGINAL = "original:"
@@ -113,6 +115,25 @@ class Gallery:
             for content, mask in zip(self.content_G, masks, strict=True)
         ]
 
+    @property
+    def is_earlier(self) -> bool:
+        """Whether what was fitted on its features is of an earlier format."""
+        return self.manifest["format"] in EARLIER_FORMATS
+
+    def _fitted(self) -> Any:
+        if self.is_earlier:
+            anew = (
+                "Build it again, with a calibration of this version."
+                if self.manifest["calibration"] == "loaded"
+                else f"Fit them anew: exreid gallery add {self.folder} dataset.root=FOLDER, with "
+                "the photographs that it holds or new ones. No features are computed again."
+            )
+            raise GalleryError(
+                f"{self.folder}: an earlier version of exreid fitted its probabilities and "
+                f"decisions, in another way. {anew}"
+            )
+        return self.manifest["open_set"]
+
     def vectors(self, number: int) -> np.ndarray:
         """float32 (G, D) of one backbone, memory-mapped."""
         file = self.file(f"global-{number}.npy")
@@ -147,6 +168,7 @@ class Gallery:
 
     def fusion(self) -> Fusion:
         """How raw scores become one."""
+        self._fitted()
         file = self.file("fusion.json")
         try:
             return Fusion.from_json(json.dumps(_read_json(file)["fusion"]))
@@ -155,6 +177,7 @@ class Gallery:
 
     def budget_rule(self) -> BudgetRule | None:
         """When the local matching of a query may stop; None where that was not fitted."""
+        self._fitted()
         file = self.file("fusion.json")
         rule = _read_json(file).get("budget")
         try:
@@ -164,17 +187,17 @@ class Gallery:
 
     def decider(self) -> Decider | None:
         """The decision between known and new; None where none was fitted."""
-        found = self.manifest["open_set"]
+        found = self._fitted()
         return None if found is None else decider_from_json(found["decider"])
 
     def grouping(self) -> Grouping | None:
         """How photographs of new animals are grouped; None where that was not fitted."""
-        found = (self.manifest["open_set"] or {}).get("grouping")
+        found = (self._fitted() or {}).get("grouping")
         return None if found is None else grouping_from_json(found)
 
     def answer_curve(self) -> Calibration | None:
         """From an animal's score to the probability that it is the one; None where not fitted."""
-        found = self.manifest["open_set"]
+        found = self._fitted()
         return None if found is None else Calibration.from_json(json.dumps(found["answer"]))
 
     def thumbnail(self, content: str) -> Path | None:
@@ -210,7 +233,7 @@ def _opened(folder: Path, state: State) -> Gallery:
     checksums = _checksums(folder)
     manifest = _read_json(checked(folder, MANIFEST, checksums))
     version = manifest.get("format")
-    if version != FORMAT:
+    if version not in (*EARLIER_FORMATS, FORMAT):
         raise GalleryError(
             f"{folder}: a gallery of format {version}, and this version of exreid reads {FORMAT}. "
             "Install the version that wrote it, or build it again."

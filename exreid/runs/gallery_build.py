@@ -94,7 +94,7 @@ def add_to_gallery(
         table = table.take(select_split(table, split, rejected))
     new, already = _unknown_images(gallery, table, config)
     px = int(gallery.manifest["thumbnails_px"])
-    if len(new) == 0:
+    if len(new) == 0 and not gallery.is_earlier:
         return Built(gallery, 0, already, 0, 0, rejected, {})
     joined = join_tables(gallery.table, new)
     for note in similar_notes([("the gallery and the table", joined.rows["identity"].tolist())]):

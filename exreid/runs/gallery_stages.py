@@ -72,6 +72,10 @@ class GalleryStages(Stages):
         if self.gallery is None:
             return super()._embeddings(table, config, backbone)
         check_features(self.gallery, name, self.features[name])
+        if len(table) == self.known:
+            ids = tuple(table.rows["image_id"])
+            kept = Embeddings(ids, np.asarray(self.gallery.vectors(number)))
+            return kept, np.arange(self.known), ExtractionReport()
         new, positions, report = super()._embeddings(self._new(table), config, backbone)
         ids = tuple(table.rows["image_id"].iloc[: self.known]) + new.image_ids
         vectors_ND = np.concatenate([self.gallery.vectors(number), new.vectors_ND])

@@ -39,6 +39,9 @@ def new_folder(out: Path, check: Callable[[Path], Any]) -> Iterator[Path]:
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.tmp")
     lock = _lock(out, 0)
     try:
+        # The lock takes a folder that cannot be written for one that is locked.
+        temporary.mkdir()
+        temporary.rmdir()
         lock.acquire()
     except Timeout as error:
         raise GalleryError(f"{out}: another process is writing it. Wait for it.") from error

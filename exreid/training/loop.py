@@ -33,6 +33,8 @@ from exreid.training.world import World
 class NonFiniteLossError(TrainingError):
     """The loss became infinite or no number; ``step`` counts from 0 in its epoch."""
 
+    by_user = True
+
     def __init__(self, message: str, *, step: int) -> None:
         super().__init__(message)
         self.step = step

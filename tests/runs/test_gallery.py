@@ -444,6 +444,27 @@ def test_every_key_of_the_data_set_and_the_model_is_known_to_change_features_or_
             assert changes != (section == "dataset" and key in NO_FEATURE_KEYS), key
 
 
+def test_what_an_earlier_version_fitted_is_fitted_anew_by_add(
+    data, halves, fused, photos, tmp_path
+):
+    copy = tmp_path / "old"
+    shutil.copytree(fused.folder, copy)
+    manifest = json.loads((copy / "gallery.json").read_text())
+    del manifest["checksums"]
+    (copy / "checksums.json").unlink()
+    manifest |= {"format": 1, "open_set": {"of": "another form"}}
+    (copy / "gallery.json").write_text(json.dumps(manifest))
+    (copy / "fusion.json").write_text('{"of": "another form"}')
+    with pytest.raises(GalleryError, match="exreid gallery add"):
+        _ask(open_gallery(copy), photos, tmp_path / "ask")
+    built = _add(open_gallery(copy), data, tmp_path / "out", halves[0]["first"])
+    assert (built.added, built.extracted) == (0, 0)
+    assert built.gallery.fingerprint == fused.fingerprint
+    expected, found = (_ask(one, photos, tmp_path / "ask") for one in (fused, built.gallery))
+    for name in ("rankings", "answers"):
+        pd.testing.assert_frame_equal(found[name], expected[name])
+
+
 @pytest.fixture(scope="module")
 def other_weights(tmp_path_factory):
     folder, state = tmp_path_factory.mktemp("weights"), {}
