@@ -15,10 +15,12 @@ import numpy as np
 
 from exreid.data.masks import encode_mask
 from exreid.data.synthetic_coat import background, coat, render_image
-from exreid.data.whole_files import temporary_beside
+from exreid.data.whole_files import clear_leftovers, temporary_beside
 from exreid.errors import ConfigError
 
 VERSION = 1
+MARKER_FILE = "synthetic.json"
+"""What is drawn into the folder; written first."""
 METADATA_FILE = "CzechLynxDataset-Metadata-Real.csv"
 COLUMNS = (
     *("source", "path", "unique_name", "date", "relative_age", "encounter", "coat_pattern"),
@@ -64,7 +66,8 @@ def write_dataset(
 
     The same arguments give the same bytes, whatever ``workers`` (threads) is, and animal i looks
     the same however many there are. The metadata file is written last. A folder that holds this
-    very data set is left as it is; any other folder that is not empty is a ConfigError.
+    very data set is left as it is, or finished where its writing was cut; any other folder that is
+    not empty is a ConfigError.
     """
     _check(identities, images_per_identity, seed, image_wh_px)
     arguments = {
@@ -78,18 +81,24 @@ def write_dataset(
     if _is_there(out, arguments):
         return metadata
     out.mkdir(parents=True, exist_ok=True)
-    partial = temporary_beside(out / METADATA_FILE)
+    clear_leftovers(out)
+    marker = temporary_beside(out / MARKER_FILE)
+    marker.write_text(json.dumps(arguments, indent=1))
+    marker.replace(out / MARKER_FILE)
+    partial = temporary_beside(metadata)
     shots = (shot for i in range(identities) for shot in plan(i, images_per_identity, seed))
-    with ThreadPoolExecutor(workers) as pool, partial.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, COLUMNS)
-        writer.writeheader()
-        for some in _chunks(shots, 64 * workers):
-            rows = list(pool.map(lambda shot: _take(shot, out, seed, image_wh_px), some))
-            writer.writerows(rows)
-            if on_progress is not None:
-                on_progress(len(rows))
-    partial.replace(metadata)
-    (out / "synthetic.json").write_text(json.dumps(arguments, indent=1))
+    try:
+        with ThreadPoolExecutor(workers) as pool, partial.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, COLUMNS)
+            writer.writeheader()
+            for some in _chunks(shots, 64 * workers):
+                rows = list(pool.map(lambda shot: _take(shot, out, seed, image_wh_px), some))
+                writer.writerows(rows)
+                if on_progress is not None:
+                    on_progress(len(rows))
+        partial.replace(metadata)
+    finally:
+        partial.unlink(missing_ok=True)
     return metadata
 
 
@@ -208,10 +217,11 @@ def _check(
 
 
 def _is_there(out: Path, arguments: dict[str, object]) -> bool:
-    marker = out / "synthetic.json"
+    marker = out / MARKER_FILE
+    left = [file for file in out.iterdir() if file.suffix != ".tmp"] if out.exists() else []
     if marker.exists() and json.loads(marker.read_text()) == arguments:
-        return True
-    if out.exists() and any(out.iterdir()):
+        return (out / METADATA_FILE).exists()
+    if left:
         raise ConfigError(
             f"{out} is not empty and holds another data set. Choose another --out, or remove it."
         )

@@ -1,7 +1,9 @@
 """Synthetic data: CzechLynx's layout, the same bytes each time, coats that tell apart."""
 
 import csv
+import errno
 import hashlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -87,6 +89,26 @@ def test_a_finished_data_set_is_left_alone_and_another_is_refused(tmp_path):
     assert file.stat().st_mtime_ns == before
     with pytest.raises(ConfigError, match="not empty"):
         write_dataset(tmp_path / "d", identities=2, images_per_identity=2)
+
+
+def test_a_data_set_whose_writing_was_cut_is_finished(tmp_path, dataset, monkeypatch):
+    write_bytes, written = Path.write_bytes, []
+
+    def full_disk(file, data):
+        written.append(file)
+        if len(written) > 8:
+            raise OSError(errno.ENOSPC, "No space left on device", str(file))
+        return write_bytes(file, data[:99])
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    arguments = {"identities": 6, "images_per_identity": 6, "seed": 1}
+    with pytest.raises(OSError, match="No space"):
+        write_dataset(tmp_path / "d", **arguments)
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="not empty"):
+        write_dataset(tmp_path / "d", **{**arguments, "seed": 2})
+    write_dataset(tmp_path / "d", **arguments)
+    assert _bytes_of(tmp_path / "d") == _bytes_of(dataset)
 
 
 @pytest.mark.parametrize("wrong", [{"identities": 0}, {"images_per_identity": 0}, {"seed": -1}])
