@@ -227,7 +227,7 @@ def test_sizes_and_angles_reach_the_network_as_the_published_one_takes_them(monk
     @torch.inference_mode()
     def states():
         points, _ = matcher._embed(features)
-        first, second = (points.take(torch.tensor([i]), 60) for i in range(2))
+        first, second = (points.take(torch.tensor([i]), 60, padded=True) for i in range(2))
         for number in range(9):
             first, second = matcher.network.layer(number, first, second)
         return first.state_BKC, second.state_BKC
