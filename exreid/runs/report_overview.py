@@ -52,7 +52,8 @@ def overview(
         {str(name): int(count) for name, count in index[column].value_counts().items()}
         for column in ("outcome", "decision")
     )
-    bar = (data.documents.get("open_set") or {}).get("bar")
+    decided = data.documents.get("open_set") or {}
+    bar, reason = decided.get("bar"), str(decided.get("reason") or "")
     counts = [
         Figure(label, f"{value:,}" if isinstance(value, int) else f"{value:.4g}", meaning)
         for name, value in result.get("counts", {}).items()
@@ -64,7 +65,7 @@ def overview(
         kind=str(result.get("kind", "probe")),
         method=str(result.get("method", "")),
         written=str(result.get("written", ""))[:16].replace("T", " "),
-        lead=_lead(data, outcomes, decisions),
+        lead=[*_lead(data, outcomes, decisions), *([reason] if reason else [])],
         outcomes=outcomes,
         decisions=decisions,
         metrics=_metrics(data, comparison),
@@ -83,6 +84,7 @@ def overview(
         notes=notes,
         probability_of=PROBABILITY[probability_of],
         bar=bar if bar is not None and 0 <= bar <= 1 else None,
+        no_rate=reason,
     )
 
 

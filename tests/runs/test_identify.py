@@ -222,7 +222,9 @@ def test_a_gallery_that_can_promise_nothing_says_so_wherever_it_answers(night, d
     assert all(told in row["note"] for row in rows if row["status"] == "answered")
     assert all(row["new_animal"] == "" for row in rows), "they were not to be grouped"
     run = shown.rpartition("Written to ")[2].strip()
-    assert any(told in file.read_text() for file in Path(run, "report").rglob("*.html"))
+    pages = {name: Path(run, "report", f"{name}.html").read_text() for name in ("index", "trust")}
+    assert all(told in page for page in pages.values())
+    assert "stated share of new animals" not in pages["trust"]
     assert main([*arguments, "--json"]) == 0
     assert told in json.loads(capsys.readouterr().out)["reason"]
     assert main(["gallery", "info", str(gallery.folder)]) == 0

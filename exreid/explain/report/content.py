@@ -117,6 +117,8 @@ class Overview:
     """What the probability of an answer means; empty without one."""
     bar: float | None
     """Probability over which an animal is called known."""
+    no_rate: str
+    """Why no false-match rate is promised; empty where one is, or nothing is decided."""
 
 
 @dataclass(frozen=True)
