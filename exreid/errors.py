@@ -108,6 +108,17 @@ class RunInterrupted(KeyboardInterrupt):
         self.run_id: str = run_id
 
 
+SPEECHLESS = (
+    LookupError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+    ArithmeticError,
+    RecursionError,
+)
+"""What a reader raises that did not expect its bytes: its words say nothing to a user."""
+
+
 @contextmanager
 def reading(file: Path, kind: type[ExreidError], remedy: str) -> Iterator[None]:
     """The guard around whatever reads bytes that others wrote: what libraries raise on damaged or
@@ -118,6 +129,6 @@ def reading(file: Path, kind: type[ExreidError], remedy: str) -> Iterator[None]:
     except ExreidError:
         raise
     except Exception as error:
-        first = str(error).strip().splitlines()
-        reason = f"{type(error).__name__}: {first[0][:300]}" if first else type(error).__name__
-        raise kind(f"{file}: {reason} {remedy}") from error
+        first = [] if isinstance(error, SPEECHLESS) else str(error).strip().splitlines()
+        reason = first[0][:300] if first else "it is damaged, or of another kind."
+        raise kind(f"{file}: {reason.rstrip('.')}. {remedy}") from error

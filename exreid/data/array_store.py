@@ -128,12 +128,21 @@ class ArrayStore:
             array: np.ndarray = self._open[number][row]
         except (KeyError, OSError, ValueError, IndexError) as error:
             reason = str(error) if isinstance(error, ValueError) else type(error).__name__
-            raise CacheError(
-                f"{self.folder}: entry {key} of this cache cannot be read ({reason}). On a cluster "
-                "every machine must see output.root; otherwise run the same command again: what is "
-                "damaged is set aside and computed again."
-            ) from error
+            raise self._unreadable(key, reason) from error
         return array
+
+    def _unreadable(self, key: str, reason: str) -> CacheError:
+        part = self.parts[self._place[key][0]] if key in self._place else self.folder
+        if key in self._place and part.parent != self.folder:
+            return CacheError(
+                f"{part.parent}: {part.stem} cannot be read ({reason}). Get this folder again, or "
+                "make it again."
+            )
+        return CacheError(
+            f"{self.folder}: entry {key} of this cache cannot be read ({reason}). On a cluster "
+            "every machine must see output.root; otherwise run the same command again: what is "
+            "damaged is set aside and computed again."
+        )
 
     def _mapped(self, part: Path) -> np.ndarray:
         array = mirror.local_copy(_array_of(part))

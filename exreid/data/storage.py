@@ -63,6 +63,10 @@ def read_bytes(root: str, path: str) -> bytes:
     return _guarded(full, read)
 
 
+LEAST_READ_BYTES = 2**16
+"""Some files state no size."""
+
+
 def read_regular(file: str) -> bytes:
     """A local file's bytes; ValueError where it is none (a device has no end, a pipe no beginning),
     or larger than `MAX_FILE_BYTES`."""
@@ -74,7 +78,8 @@ def read_regular(file: str) -> bytes:
     if status.st_size > MAX_FILE_BYTES:
         raise ValueError(f"it has {status.st_size} bytes, over {MAX_FILE_BYTES}")
     with open(file, "rb") as stream:  # noqa: PTH123
-        return stream.read(MAX_FILE_BYTES)
+        # Python takes as much memory as it is told to read at most, before it reads.
+        return stream.read(max(status.st_size, LEAST_READ_BYTES))
 
 
 def file_signature(root: str, path: str) -> str:

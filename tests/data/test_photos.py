@@ -3,13 +3,14 @@
 import io
 import os
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from exreid.data.photos import find_photos, group_visits, taken_at
-from exreid.data.storage import read_bytes
+from exreid.data.storage import read_bytes, read_regular
 from exreid.errors import ImageError
 
 
@@ -126,3 +127,13 @@ def test_a_phones_photograph_is_named_where_it_cannot_be_read(monkeypatch):
     monkeypatch.setitem(sys.modules, "pi_heif", None)
     with pytest.raises(ImageError, match="HEIC photograph"):
         taken_at(b"\0\0\0\x18ftypheic\0\0\0\0heicmif1" + bytes(200))
+
+
+def test_a_small_file_takes_little_memory_to_read(tmp_path):
+    file = tmp_path / "small.jpg"
+    file.write_bytes(b"x" * 1000)
+    tracemalloc.start()
+    assert len(read_regular(str(file))) == 1000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
