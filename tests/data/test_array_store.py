@@ -1,5 +1,6 @@
 """Arrays by key: what is damaged is noticed, and no file stays open."""
 
+import pickle
 import resource
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from exreid.data import mirror
 from exreid.data.array_store import ArrayStore, write_part
 from exreid.errors import CacheError
 
@@ -101,3 +103,12 @@ def test_open_files_do_not_grow_with_the_parts(tmp_path):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert np.array_equal(found, np.concatenate([_arrays(1, i) for i in range(count)]))
     assert len([*Path("/proc/self/fd").iterdir()]) <= before + 2
+
+
+def test_a_machine_that_has_read_nothing_yet_reads_a_part_from_the_url(tmp_path, monkeypatch):
+    monkeypatch.setenv(mirror.FOLDER_VARIABLE, str(tmp_path / "one"))
+    folder = mirror.local_root(f"memory://{tmp_path.name}/cache")
+    write_part(folder, ["a" * 32], np.arange(4).reshape(1, 4))
+    sent = pickle.dumps(ArrayStore(folder))
+    monkeypatch.setenv(mirror.FOLDER_VARIABLE, str(tmp_path / "two"))
+    assert pickle.loads(sent).gather(["a" * 32]).tolist() == [[0, 1, 2, 3]]
