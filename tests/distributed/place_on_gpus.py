@@ -113,7 +113,8 @@ def _keypoints(table, folder):
         }
 
     positions = np.arange(len(table))
-    here = decode_in_process(table, positions, keep=ExtractLocal(**arguments("here")))
+    # As many threads as an actor has: last digits depend on them.
+    here = decode_in_process(table, positions, keep=ExtractLocal(**arguments("here"), threads=1))
     actors = extract_local_over_actors(
         table, positions, arguments=arguments("actors"), placement=SAID_TO_HAVE_GPUS
     )
