@@ -33,11 +33,9 @@ LARGEST = 2**53
 
 
 def _number_as_text(value: Any) -> Any:
-    # Trees that are no YAML may hold numbers; the cells of a table are text. Truth values are
-    # written as `exreid.data.metadata_checks.split_value` has them.
-    text = str(value).lower()
-    if text in ("true", "false"):
-        return text
+    # Trees that are no YAML may hold numbers and truth values; the cells of a table are text.
+    if isinstance(value, bool):
+        return str(value).lower()
     return str(value) if isinstance(value, int) else value
 
 

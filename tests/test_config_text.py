@@ -264,3 +264,8 @@ def test_no_damage_to_a_file_is_a_traceback(tmp_path_factory, data):
     file.write_bytes(text)
     with suppress(ConfigError):
         load_config(ProbeConfig, file)
+
+
+def test_a_truth_value_as_text_stays_as_it_is_typed():
+    config = load_config(ProbeConfig, None, ["dataset.query_split_value=TRUE"])
+    assert config.dataset.query_split_value == "TRUE"

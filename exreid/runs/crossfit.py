@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from exreid.config import ProbeConfig
+from exreid.data.metadata_checks import split_value
 from exreid.errors import CalibrationError
 from exreid.matching.identities import Leaders
 from exreid.metrics.openset import Answers
@@ -52,7 +53,7 @@ def fits_on_queries(config: ProbeConfig) -> bool:
     """Whether what is fitted on the database would be fitted on the queries."""
     dataset, benchmark = config.dataset, config.benchmark
     fits = benchmark.method == "wildfusion" and benchmark.calibration.load is None
-    same = dataset.query_split_value == dataset.database_split_value
+    same = split_value(dataset.query_split_value) == split_value(dataset.database_split_value)
     return same and (fits or benchmark.open_set.enabled)
 
 
