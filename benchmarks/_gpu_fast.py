@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _features import best
 from _gpu_world import EXTRACTOR, Bench, flops_of, random_features
 
 from exreid.config import ProbeConfig
@@ -111,7 +112,7 @@ def _best_rate(
 ) -> tuple[float, int, float]:
     """Pairs per second, pairs of a batch, and GiB: batches double until they gain nothing."""
     width = 2 * features.keypoints_NK2.shape[1]
-    best, batch_of_best, memory = 0.0, 0, 0.0
+    most, batch_of_most, memory = 0.0, 0, 0.0
     sizes = [2**power for power in range(15, 20)] if bench.cuda else [width * 4]
     for keypoints in sizes:
         matcher.gpu_batch_keypoints = keypoints
@@ -121,14 +122,14 @@ def _best_rate(
         pair_P2 = np.stack([rows % images, (7 * rows + 1) % images], axis=1).astype(np.int32)
         score = partial(matcher.score, features, features, pair_P2)
         rate = len(rows) / bench.seconds(score, 3 if bench.cuda else 1)
-        gain = rate / best if best else np.inf
+        gain = rate / most if most else np.inf
         if width == 2 * ALL_BATCHES_OF:
             bench.report.add(f"    batches of {batch}", rate, "pairs/s")
-        if rate > best:
-            best, batch_of_best, memory = rate, batch, bench.memory_gib(score)
+        if rate > most:
+            most, batch_of_most, memory = rate, batch, bench.memory_gib(score)
         if gain < SATURATED:
             break
-    return best, batch_of_best, memory
+    return most, batch_of_most, memory
 
 
 def published(bench: Bench) -> None:
@@ -176,17 +177,7 @@ def published(bench: Bench) -> None:
 def fast_cascade(bench: Bench) -> None:
     """All of benchmark.precision=fast over 100 candidates of each query, and each look alone."""
     for keypoints in (64,) if bench.quick else (256, 512):
-        _cascade(bench, _best_of(bench.features, keypoints))
-
-
-def _best_of(features: LocalFeatures, keypoints: int) -> LocalFeatures:
-    """Each image's best keypoints, which stand first."""
-    return LocalFeatures(
-        np.ascontiguousarray(features.keypoints_NK2[:, :keypoints]),
-        np.ascontiguousarray(features.descriptors_NKL[:, :keypoints]),
-        np.minimum(features.count_N, keypoints),
-        features.image_wh_px_N2,
-    )
+        _cascade(bench, best(bench.features, keypoints))
 
 
 def _cascade(bench: Bench, features: LocalFeatures) -> None:

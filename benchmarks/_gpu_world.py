@@ -12,6 +12,7 @@ from statistics import median
 
 import numpy as np
 import torch
+from _features import joined
 from _report import Report
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -94,10 +95,7 @@ class Bench:
             extractor(image[None], mask[None] if masks and mask is not None else None)
             for image, mask in self.prepared
         ]
-        names = LocalFeatures.__dataclass_fields__
-        return LocalFeatures(
-            *(np.concatenate([getattr(part, name) for part in parts]) for name in names)
-        )
+        return joined(parts)
 
     @cached_property
     def features(self) -> LocalFeatures:

@@ -21,8 +21,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import pandas as pd
 import torch
+from _features import joined
 from _report import Report, interleaved_s
-from pairs import joined, matcher_of, photographs, published
+from pairs import matcher_of, photographs, published
 
 from exreid.config import ProbeConfig
 from exreid.config_io import load_config

@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
+from _features import best, joined
 from _report import Report, interleaved_s
 
 from exreid.config import ProbeConfig
@@ -90,24 +91,6 @@ def photographs(folder: Path | None, count: int) -> list[np.ndarray]:
     files = sorted(folder.rglob("*.jpg"))[:count]
     preprocessing = LocalPreprocessing(512, False, "none", False, 0.0)
     return [preprocessing.prepare(file.read_bytes(), None)[0] for file in files]
-
-
-def joined(parts: list[LocalFeatures]) -> LocalFeatures:
-    """Images one after the other."""
-    names = LocalFeatures.__dataclass_fields__
-    return LocalFeatures(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in names)
-    )
-
-
-def best(features: LocalFeatures, keypoints: int) -> LocalFeatures:
-    """Each image's best keypoints, which stand first."""
-    return LocalFeatures(
-        np.ascontiguousarray(features.keypoints_NK2[:, :keypoints]),
-        np.ascontiguousarray(features.descriptors_NKL[:, :keypoints]),
-        np.minimum(features.count_N, keypoints),
-        features.image_wh_px_N2,
-    )
 
 
 def published(features: LocalFeatures, pair_P2: np.ndarray) -> Callable[[], np.ndarray]:

@@ -27,9 +27,10 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import numpy as np
 import torch
+from _features import joined
 from _report import Report, arguments
 from _virtual_ray import Costs, VirtualRay
-from pairs import joined, photographs
+from pairs import photographs
 
 from exreid.config import ProbeConfig, RayConfig
 from exreid.config_io import load_config

@@ -29,23 +29,8 @@ from exreid.config_base import (
 from exreid.config_benchmark import BenchmarkConfig, ModelConfig
 
 MISSING_VALUES = (
-    *(
-        "NA",
-        "N/A",
-        "#N/A",
-        "<NA>",
-        "n.a.",
-        "NaN",
-        "NaT",
-        "None",
-        "null",
-        "nil",
-        "-",
-        "--",
-        "?",
-        "??",
-        ".",
-    ),
+    *("NA", "N/A", "#N/A", "<NA>", "n.a.", "NaN", "NaT", "None", "null", "nil"),
+    *("-", "--", "?", "??", "."),
     *("unknown", "unk", "unidentified", "not identified", "undetermined", "not available"),
     *("missing", "no id", "not known", "unassigned"),
 )

@@ -12,7 +12,6 @@ from exreid.config import RayConfig
 from exreid.errors import ClusterLostError
 
 NO_PROGRESS_S = 600
-OBJECT_STORE_SHARE = 0.2
 
 
 @dataclass(frozen=True)

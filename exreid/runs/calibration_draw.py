@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -83,14 +84,9 @@ def _drawn(
     left_out: np.ndarray | None,
 ) -> tuple[RetrievalSide, CalibrationPairs, np.ndarray]:
     options = config.benchmark.calibration
-
-    def nearest(first_A: np.ndarray, second_B: np.ndarray) -> np.ndarray:
-        keep = _near_depth(config)
-        return _nearest(gallery, vectors_ND, first_A, second_B, keep=keep, exclude=options.exclude)
-
     pairs = calibration_pairs(
         gallery,
-        nearest,
+        partial(_nearest, gallery, vectors_ND, keep=_near_depth(config), exclude=options.exclude),
         pairs=options.pairs,
         mode=options.mode,
         exclude=options.exclude,
@@ -117,13 +113,9 @@ def _chosen(
         gallery = gallery.take(np.flatnonzero(~np.isin(gallery.identity_N, left_out)))
     full = next(look for look in looks_of(config) if look.stage == FULL_LOOK)
     depth = config.benchmark.candidate_k or len(gallery)
-
-    def nearest(first_A: np.ndarray, second_B: np.ndarray) -> np.ndarray:
-        return _nearest(gallery, vectors_ND, first_A, second_B, keep=depth, exclude=options.exclude)
-
     pairs = candidate_pairs(
         gallery,
-        nearest,
+        partial(_nearest, gallery, vectors_ND, keep=depth, exclude=options.exclude),
         queries=-(-options.pairs // max(full.least, int(full.share * depth))),
         seed=config.seed,
     )

@@ -120,7 +120,7 @@ class Gallery:
         """Whether what was fitted on its features is of an earlier format."""
         return self.manifest["format"] in EARLIER_FORMATS
 
-    def _fitted(self) -> Any:
+    def _refuse_earlier(self) -> None:
         if self.is_earlier:
             anew = (
                 "Build it again, with a calibration of this version."
@@ -132,7 +132,6 @@ class Gallery:
                 f"{self.folder}: an earlier version of exreid fitted its probabilities and "
                 f"decisions, in another way. {anew}"
             )
-        return self.manifest["open_set"]
 
     def vectors(self, number: int) -> np.ndarray:
         """float32 (G, D) of one backbone, memory-mapped."""
@@ -168,7 +167,7 @@ class Gallery:
 
     def fusion(self) -> Fusion:
         """How raw scores become one."""
-        self._fitted()
+        self._refuse_earlier()
         file = self.file("fusion.json")
         try:
             return Fusion.from_json(json.dumps(_read_json(file)["fusion"]))
@@ -177,7 +176,7 @@ class Gallery:
 
     def budget_rule(self) -> BudgetRule | None:
         """When the local matching of a query may stop; None where that was not fitted."""
-        self._fitted()
+        self._refuse_earlier()
         file = self.file("fusion.json")
         rule = _read_json(file).get("budget")
         try:
@@ -187,17 +186,20 @@ class Gallery:
 
     def decider(self) -> Decider | None:
         """The decision between known and new; None where none was fitted."""
-        found = self._fitted()
+        self._refuse_earlier()
+        found = self.manifest["open_set"]
         return None if found is None else decider_from_json(found["decider"])
 
     def grouping(self) -> Grouping | None:
         """How photographs of new animals are grouped; None where that was not fitted."""
-        found = (self._fitted() or {}).get("grouping")
+        self._refuse_earlier()
+        found = (self.manifest["open_set"] or {}).get("grouping")
         return None if found is None else grouping_from_json(found)
 
     def answer_curve(self) -> Calibration | None:
         """From an animal's score to the probability that it is the one; None where not fitted."""
-        found = self._fitted()
+        self._refuse_earlier()
+        found = self.manifest["open_set"]
         return None if found is None else Calibration.from_json(json.dumps(found["answer"]))
 
     def thumbnail(self, content: str) -> Path | None:
@@ -482,7 +484,7 @@ def _is_link(path: Path, folder: Path) -> bool:
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise GalleryError(f"{file}: cannot be read: {error}. {_AGAIN}") from error
     if not isinstance(content, dict):
         raise GalleryError(f"{file}: is no JSON object. {_AGAIN}")

@@ -240,6 +240,7 @@ def _pickled(folder):
         (_linked("global-0.npy"), "is a link"),
         (_pickled, "not an array"),
         (lambda folder: (folder / "gallery.json").write_text("{"), "cannot be read"),
+        (lambda folder: (folder / "gallery.json").write_text("[" * 10**6), "cannot be read"),
         (lambda folder: (folder / "gallery.json").unlink(), "no gallery"),
     ],
 )
