@@ -12,20 +12,20 @@ import torch
 from _features import best
 from _gpu_world import EXTRACTOR, Bench, flops_of, random_features
 
-from exreid.config import ProbeConfig
-from exreid.config_io import load_config
-from exreid.config_training import FinetuneConfig
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig
+from exreid.config.training import FinetuneConfig
 from exreid.errors import CheckpointError
 from exreid.features.embedding import Embedder
 from exreid.features.local import LocalExtractor
+from exreid.matching.cascade import Look, MakeMatcher, go_through, looks_of
 from exreid.matching.lightglue import LightGlueMatcher, MatchSettings
 from exreid.matching.pairs import score_pairs
-from exreid.matching.tiles import PairEvidence, match_in_process
+from exreid.matching.tiles import match_in_process
 from exreid.models.backbones import build_backbone
 from exreid.models.lightglue import LightGlue, load_lightglue
-from exreid.records import LocalFeatures
-from exreid.runs.local import PAIRS_PER_TILE
-from exreid.runs.looks import Look, MakeMatcher, go_through, looks_of
+from exreid.pipeline.match import PAIRS_PER_TILE
+from exreid.records import LocalFeatures, PairEvidence
 from exreid.training.learner import build_learner
 from exreid.training.optim import build_optimizer
 

@@ -11,19 +11,19 @@ import numpy as np
 from _gpu_fast import BACKBONES, TRAINED, bare_loop
 from _gpu_world import Bench, random_features
 
-from exreid.config import RayConfig
-from exreid.config_io import load_config
-from exreid.config_training import FinetuneConfig
-from exreid.data.array_store import write_part
+from exreid.config.io import load_config
+from exreid.config.probe import RayConfig
+from exreid.config.training import FinetuneConfig
 from exreid.data.synthetic import write_dataset
 from exreid.distributed.match import ActorPool, MatchReport, match_over_actors
 from exreid.distributed.session import place_actors, ray_session
 from exreid.features.local_extraction import LocalFeatureStore, as_record
+from exreid.matching.cascade import MakeMatcher
 from exreid.matching.lightglue import MatchSettings
 from exreid.matching.tiles import plan_tiles
+from exreid.pipeline.match import PAIRS_PER_TILE
 from exreid.runs.finetune import run_finetune
-from exreid.runs.local import PAIRS_PER_TILE
-from exreid.runs.looks import MakeMatcher
+from exreid.storage.array_store import write_part
 from exreid.training.history import read_history
 
 

@@ -17,15 +17,15 @@ import pandas as pd
 import pyarrow as pa
 from PIL import Image
 
-from exreid.config import ProbeConfig
-from exreid.config_io import from_values, to_yaml
+from exreid.config.io import from_values, to_yaml
+from exreid.config.probe import ProbeConfig
 from exreid.data.masks import encode_mask
-from exreid.matching.identities import identity_answers, leaders
+from exreid.metrics.identities import identity_answers, leaders
 from exreid.metrics.ranking import concatenate_rankings, index_gallery, rank_block, side_slice
 from exreid.metrics.retrieval import query_values, retrieval_counts, retrieval_metrics
 from exreid.metrics.uncertainty import bootstrap_intervals
 from exreid.records import Ranking, RetrievalSide
-from exreid.runs.artifacts import query_table, ranking_table, versions, write_table, write_text
+from exreid.storage.run_folder import query_table, ranking_table, versions, write_table, write_text
 
 METHODS = ("cosine:efficientnet-lite0", "aliked-n16")
 BLOCK = 256

@@ -25,12 +25,12 @@ from _features import joined
 from _report import Report, interleaved_s
 from pairs import matcher_of, photographs, published
 
-from exreid.config import ProbeConfig
-from exreid.config_io import load_config
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig
 from exreid.data.synthetic import write_dataset
 from exreid.features.local import LocalExtractor
+from exreid.matching.cascade import LOOK_COUNTS, looks_of
 from exreid.matching.nearest import NearestSettings
-from exreid.runs.looks import LOOK_COUNTS, looks_of
 from exreid.runs.probe import run_probe
 
 ALONE = [

@@ -24,16 +24,16 @@ import numpy as np
 import pandas as pd
 from _report import Report
 
-from exreid.config import ProbeConfig
-from exreid.config_io import load_config
+from exreid.calibration.budget import BudgetRule, Candidates, fit_budget_rule, spend
+from exreid.calibration.fusion import Fusion, sum_in_order
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import retrieval_sides
 from exreid.data.synthetic import write_dataset
-from exreid.matching.budget import BudgetRule, Candidates, fit_budget_rule, spend
-from exreid.matching.fusion import Fusion, sum_in_order
 from exreid.metrics.comparison import paired_differences
 from exreid.metrics.retrieval import QueryValues
 from exreid.metrics.uncertainty import bootstrap_intervals
-from exreid.runs.inputs import read_images
+from exreid.pipeline.inputs import read_images
 from exreid.runs.probe import run_probe
 
 RISKS = (0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.12, 0.1, 0.08, 0.06, 0.05, 0.04, 0.03, 0.02, 0.01, 0.005)

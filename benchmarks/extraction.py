@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from _report import Report, arguments
 
-from exreid.config import RayConfig
+from exreid.config.probe import RayConfig
 from exreid.data.images import Preprocessing
 from exreid.data.metadata import Columns, load_images
 from exreid.data.synthetic import write_dataset

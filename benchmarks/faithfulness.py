@@ -27,7 +27,6 @@ from _report import Report
 
 from exreid.data.images import Preprocessing, prepare_image, prepare_matte
 from exreid.data.metadata import Columns, load_images, retrieval_sides
-from exreid.data.storage import read_bytes
 from exreid.data.synthetic import write_dataset
 from exreid.explain.embedding import explain_similarity
 from exreid.explain.hiding import densest_region, hidden, random_points, region_of_points
@@ -36,13 +35,14 @@ from exreid.features.embedding import Embedder
 from exreid.features.local import LocalExtractor
 from exreid.features.local_extraction import LocalPreprocessing
 from exreid.matching.cosine import cosine_of_pairs, rank_by_cosine
-from exreid.matching.lightglue import LightGlueMatcher, MatchSettings, PairMatches
+from exreid.matching.lightglue import LightGlueMatcher, MatchSettings
 from exreid.metrics.ranking import Exclude
 from exreid.metrics.retrieval import QueryValues, average_values, first_rank, hit
 from exreid.metrics.uncertainty import bootstrap_intervals
 from exreid.models.backbones import build_backbone
 from exreid.models.lightglue import load_lightglue
-from exreid.records import ImageTable, LocalFeatures
+from exreid.records import ImageTable, LocalFeatures, PairMatches
+from exreid.storage.urls import read_bytes
 
 HIDDEN_SHARE = 0.15
 """Of the animal's area; a part small enough that the animal is still one."""

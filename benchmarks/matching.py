@@ -18,17 +18,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 from _report import Report, arguments, peak_mib
 
-from exreid.config import RayConfig
-from exreid.data.array_store import write_part
+from exreid.config.probe import RayConfig
 from exreid.distributed.match import MatchReport, match_over_actors
 from exreid.distributed.session import Placement, ray_session
 from exreid.features.local_extraction import LocalFeatureStore, as_record
 from exreid.matching.lightglue import LightGlueMatcher, MatchSettings
-from exreid.matching.pair_store import PairStore
 from exreid.matching.pairs import score_pairs
-from exreid.matching.tiles import PairEvidence, match_in_process
+from exreid.matching.tiles import match_in_process
 from exreid.models.lightglue import load_lightglue
-from exreid.records import LocalFeatures
+from exreid.records import LocalFeatures, PairEvidence
+from exreid.storage.array_store import write_part
+from exreid.storage.pair_store import PairStore
 
 KEYPOINTS, SHORTLIST = 256, 100
 

@@ -24,18 +24,18 @@ import torch
 from _features import best, joined
 from _report import Report, interleaved_s
 
-from exreid.config import ProbeConfig
-from exreid.config_io import load_config
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import Columns, load_images
 from exreid.data.synthetic import write_dataset
 from exreid.features.local import LocalExtractor
 from exreid.features.local_extraction import LocalPreprocessing
+from exreid.matching.cascade import Look, MakeMatcher, go_through, looks_of
 from exreid.matching.lightglue import MatchSettings
 from exreid.matching.nearest import NearestSettings
 from exreid.matching.pairs import best_of_each_query, score_pairs
-from exreid.matching.tiles import PairEvidence, match_in_process
-from exreid.records import LocalFeatures
-from exreid.runs.looks import Look, MakeMatcher, go_through, looks_of
+from exreid.matching.tiles import match_in_process
+from exreid.records import LocalFeatures, PairEvidence
 
 PAIRS_PER_TILE = 64
 WAYS: dict[str, MatchSettings | NearestSettings] = {

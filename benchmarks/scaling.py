@@ -32,9 +32,8 @@ from _report import Report, arguments
 from _virtual_ray import Costs, VirtualRay
 from pairs import photographs
 
-from exreid.config import ProbeConfig, RayConfig
-from exreid.config_io import load_config
-from exreid.data.array_store import write_part
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig, RayConfig
 from exreid.data.images import Preprocessing, prepare_image
 from exreid.data.synthetic import write_dataset
 from exreid.distributed.match import MatchReport, match_over_actors
@@ -42,13 +41,14 @@ from exreid.distributed.session import Placement, ray_session
 from exreid.features.embedding import Embedder
 from exreid.features.local import LocalExtractor
 from exreid.features.local_extraction import LocalFeatureStore, record_dtype
+from exreid.matching.cascade import Look, MakeMatcher, looks_of
 from exreid.matching.lightglue import MatchSettings
-from exreid.matching.pair_store import PairStore
 from exreid.matching.pairs import score_pairs
-from exreid.matching.tiles import PairEvidence, plan_tiles
+from exreid.matching.tiles import plan_tiles
 from exreid.models.backbones import build_backbone
-from exreid.records import LocalFeatures
-from exreid.runs.looks import Look, MakeMatcher, looks_of
+from exreid.records import LocalFeatures, PairEvidence
+from exreid.storage.array_store import write_part
+from exreid.storage.pair_store import PairStore
 
 KEYPOINTS, DESCRIPTOR = 512, 128
 CANDIDATES = 100

@@ -41,7 +41,7 @@ def commands_text() -> str:
 def keys_text() -> str:
     """Each config that a command takes: its keys, types, defaults and meanings."""
     from exreid.cli import COMMANDS
-    from exreid.config_io import describe_keys
+    from exreid.config.io import describe_keys
 
     models: dict[Any, list[str]] = {}
     for name in COMMANDS:

@@ -16,23 +16,14 @@ from functools import partial
 from pathlib import Path
 
 from exreid import __version__
-from exreid.commands import (
-    compare,
-    finetune,
-    gallery,
-    identify,
-    probe,
-    report,
-    synthetic,
-    tune,
-)
+from exreid.commands import compare, finetune, gallery, identify, probe, report, synthetic, tune
 from exreid.commands.common import ERR, OUT
 from exreid.commands.interrupts import signals_end_the_run
-from exreid.config import ProbeConfig
-from exreid.config_io import load_config, to_yaml
-from exreid.data.disk import places_of, storage_error
-from exreid.data.storage import is_remote
+from exreid.config.io import load_config, to_yaml
+from exreid.config.probe import ProbeConfig
 from exreid.errors import ConfigError, ExreidError
+from exreid.storage.disk import places_of, storage_error
+from exreid.storage.urls import is_remote
 
 POSITIONAL = ("run_dir", "runs")
 PATHS = ("out", "root", "compare", *POSITIONAL)

@@ -241,3 +241,37 @@ class Result:
     timings_s: dict[str, float] = field(default_factory=dict)
     leaks: dict[str, Any] = field(default_factory=dict)
     """What the leak checks counted before."""
+
+
+@dataclass(frozen=True)
+class PairEvidence:
+    """What the matcher found for each of P pairs, in their order."""
+
+    match_count_P: np.ndarray
+    """int32: matches with a confidence over the threshold."""
+    confidence_sum_P: np.ndarray
+    """float64: the sum of all matches' confidences."""
+    inlier_count_P: np.ndarray
+    """int32: matches that agree on one geometry; -1 where that was not asked for."""
+
+    def __post_init__(self) -> None:
+        lengths = {len(getattr(self, name)) for name in self.__dataclass_fields__}
+        if len(lengths) != 1:
+            raise ValueError(f"evidence of pairs needs equally long columns, not {lengths}.")
+
+    def __len__(self) -> int:
+        return len(self.match_count_P)
+
+
+@dataclass(frozen=True)
+class PairMatches:
+    """The matches of one pair, by falling confidence."""
+
+    query_X: np.ndarray
+    """int32: keypoints of the query."""
+    gallery_X: np.ndarray
+    """int32: the gallery image's keypoint for each."""
+    confidence_X: np.ndarray
+    """float32."""
+    inlier_X: np.ndarray
+    """bool: whether it agrees with the others on one geometry; all False where none was asked."""

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from exreid.config import ProbeConfig
-from exreid.config_base import StrictModel
-from exreid.config_io import describe_keys, load_config
+from exreid.config.base import StrictModel
+from exreid.config.io import describe_keys, load_config
+from exreid.config.probe import ProbeConfig
 from exreid.records import Result
 
 OUT = Console(highlight=False)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from exreid.commands.common import OUT, Command, plain_arguments
-from exreid.data import mirror
 from exreid.errors import ConfigError
+from exreid.storage import mirror
 
 if TYPE_CHECKING:
-    from exreid.runs.compare import Comparison
+    from exreid.report.compare import Comparison
 
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +57,7 @@ def _show_comparison(found: Comparison) -> None:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from exreid.runs.compare import compare, write_comparison
+    from exreid.report.compare import compare, write_comparison
 
     if len(options.runs) < 2:
         raise ConfigError("a comparison needs two runs at least: exreid compare RUN RUN ...")

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from exreid.commands.common import OUT, Command, bars, config_arguments, progress, show_result
-from exreid.config_io import load_config
-from exreid.config_training import FinetuneConfig
-from exreid.data import mirror
+from exreid.config.io import load_config
+from exreid.config.training import FinetuneConfig
+from exreid.storage import mirror
 
 
 def _finetune_arguments(parser: argparse.ArgumentParser) -> None:

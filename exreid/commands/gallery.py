@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exreid.commands.common import OUT, Command, bars, config_arguments, path, progress
-from exreid.config import ProbeConfig
-from exreid.config_io import load_config, with_overrides
+from exreid.config.io import load_config, with_overrides
+from exreid.config.probe import ProbeConfig
 from exreid.errors import ConfigError
 
 if TYPE_CHECKING:
-    from exreid.runs.gallery import Gallery
+    from exreid.gallery.folder import Gallery
     from exreid.runs.gallery_build import Built
 
 USAGE = """
@@ -46,7 +46,7 @@ def _gallery(options: argparse.Namespace) -> int:
         return _build(options)
     if not options.overrides or "=" in options.overrides[0]:
         raise ConfigError(f"exreid gallery {options.action} DIR: name the gallery's folder.")
-    from exreid.runs.gallery import open_gallery
+    from exreid.gallery.folder import open_gallery
 
     gallery = open_gallery(Path(options.overrides[0]))
     if options.action == "add":

@@ -13,12 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from exreid.commands.common import ERR, OUT, Command, bars, path, plain_arguments, progress
-from exreid.config_io import with_overrides
+from exreid.config.io import with_overrides
 from exreid.errors import ConfigError, ExreidError
 
 if TYPE_CHECKING:
-    from exreid.runs.gallery import Gallery
-    from exreid.runs.photo_answers import Identification, PhotoAnswer, VisitAnswer
+    from exreid.gallery.folder import Gallery
+    from exreid.gallery.photo_answers import Identification, PhotoAnswer, VisitAnswer
 
 OVERRIDE = re.compile(r"[a-z_]+(\.[A-Za-z_]+)+=")
 REPORT_MATCHES = 3
@@ -53,7 +53,7 @@ def _identify(options: argparse.Namespace) -> int:
     if options.encounter_minutes < 0:
         raise ConfigError("--encounter-minutes: 0 or more.")
     given, overrides = _sorted_out(options.words)
-    from exreid.runs.gallery import SWAPS, open_gallery
+    from exreid.gallery.folder import SWAPS, open_gallery
 
     for left in reversed(range(SWAPS)):
         gallery = open_gallery(options.gallery)
@@ -72,8 +72,8 @@ def _identify(options: argparse.Namespace) -> int:
 def _answered(
     gallery: Gallery, given: list[Path], overrides: list[str], options: argparse.Namespace
 ) -> tuple[Path, Identification]:
+    from exreid.gallery.photo_table import PhotoOptions
     from exreid.runs.identify import IDENTIFY_KEYS, run_identify
-    from exreid.runs.photo_table import PhotoOptions
 
     matches = (
         REPORT_MATCHES if options.report and gallery.config.benchmark.method != "cosine" else 0

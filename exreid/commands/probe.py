@@ -15,9 +15,9 @@ from exreid.commands.common import (
     progress,
     show_result,
 )
-from exreid.config import ProbeConfig
-from exreid.config_io import load_config
-from exreid.data import mirror
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig
+from exreid.storage import mirror
 
 
 def _config(options: argparse.Namespace) -> ProbeConfig:

@@ -6,7 +6,7 @@ import argparse
 import os
 
 from exreid.commands.common import OUT, Command, bars, plain_arguments, progress
-from exreid.data import mirror
+from exreid.storage import mirror
 
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from exreid.commands.common import OUT, Command, bars, path, plain_arguments, progress
 from exreid.commands.finetune import train_and_show
 from exreid.commands.probe import run_and_show
-from exreid.config import ProbeConfig
-from exreid.config_io import load_config
-from exreid.config_training import FinetuneConfig
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig
+from exreid.config.training import FinetuneConfig
 
 DEMO_IDENTITIES = 20
 DEMO_IMAGES_PER_IDENTITY = 10

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from exreid.commands.common import OUT, Command, bars, config_arguments, progress, show_result
-from exreid.config_tune import SweepConfig, load_sweep
+from exreid.config.sweep import SweepConfig, load_sweep
 
 if TYPE_CHECKING:
     from exreid.runs.tune import Sweep
@@ -33,7 +33,7 @@ def _tune(options: argparse.Namespace) -> int:
 
 
 def _show_trials(sweep: Sweep) -> None:
-    from exreid.runs.sweep_report import ranked
+    from exreid.report.sweep import ranked
 
     keys = list(dict.fromkeys(key for trial in sweep.trials for key in trial.values))
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)

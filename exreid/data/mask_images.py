@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from exreid.data.images import foreign_bytes, open_image
-from exreid.data.storage import read_bytes
 from exreid.errors import ImageError, MaskError
+from exreid.storage.urls import read_bytes
 
 ENDINGS = frozenset((".png", ".tif", ".tiff", ".bmp", ".gif"))
 SHARE_OF_ENDS = 0.9

@@ -13,7 +13,7 @@ import pandas as pd
 
 from exreid.data.metadata_formats import clean_text
 from exreid.data.metadata_table import Columns, MetadataFile
-from exreid.data.storage import is_remote
+from exreid.storage.urls import is_remote
 
 SHOWN = 3
 _NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d*)?(?:[eE][+-]?\d+)?")

@@ -12,8 +12,8 @@ import pandas as pd
 from exreid.data.dates import FORMS, Dates
 from exreid.data.metadata_formats import clean_text
 from exreid.data.metadata_table import Columns, MetadataFile
-from exreid.data.storage import join, missing_files, names_on_disk
 from exreid.errors import MetadataError
+from exreid.storage.urls import join, missing_files, names_on_disk
 
 
 @dataclass(frozen=True)

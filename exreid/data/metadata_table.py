@@ -20,10 +20,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exreid.config import MISSING_VALUES
+from exreid.config.dataset import MISSING_VALUES
 from exreid.data.metadata_formats import IS_PARQUET, clean_text, decoded_text, split_header
-from exreid.data.storage import exists, is_remote, join, open_file_system, read_regular
 from exreid.errors import MetadataError
+from exreid.storage.urls import exists, is_remote, join, open_file_system, read_regular
 
 SHOWN_COLUMNS = 40
 DEFAULT_FILES = ("CzechLynxDataset-Metadata-Real.csv", "metadata.csv", "metadata.parquet")

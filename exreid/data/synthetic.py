@@ -15,8 +15,8 @@ import numpy as np
 
 from exreid.data.masks import encode_mask
 from exreid.data.synthetic_coat import background, coat, render_image
-from exreid.data.whole_files import clear_leftovers, temporary_beside
 from exreid.errors import ConfigError
+from exreid.storage.files import clear_leftovers, temporary_beside
 
 VERSION = 1
 MARKER_FILE = "synthetic.json"

@@ -15,12 +15,7 @@ from ray.data import ActorPoolStrategy
 from exreid.distributed.blocks import table_blocks
 from exreid.distributed.session import Placement
 from exreid.features.embedding import Embedder
-from exreid.features.extraction import (
-    EmbedImages,
-    Extracted,
-    PrepareImages,
-    as_extracted,
-)
+from exreid.features.extraction import EmbedImages, Extracted, PrepareImages, as_extracted
 from exreid.models.backbones import Backbone
 from exreid.records import ImageTable
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import ray
 
-from exreid.config import RayConfig
+from exreid.config.probe import RayConfig
 from exreid.errors import RunError
 
 log = logging.getLogger(__name__)

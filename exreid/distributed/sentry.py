@@ -210,7 +210,7 @@ def _note(file: Path, text: str) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         temporary.replace(file)
     sys.path.insert(0, str(Path(__file__).parents[2]))
-    from exreid.data import mirror
+    from exreid.storage import mirror
 
     mirror.publish(file)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from exreid.config import RayConfig
+from exreid.config.probe import RayConfig
 from exreid.errors import ClusterLostError
 
 NO_PROGRESS_S = 600

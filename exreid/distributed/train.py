@@ -2,7 +2,7 @@
 
 Checkpoints are the run's own files (see `exreid.training.checkpoint`), so that a restart by Ray, a
 restart by hand and a resume elsewhere all read the same ones. On a cluster every machine must
-therefore see the run's folder, or ``output.root`` be a URL (see `exreid.data.mirror`).
+therefore see the run's folder, or ``output.root`` be a URL (see `exreid.storage.mirror`).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import torch.distributed as dist
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from exreid.config_training import FinetuneRayConfig
-from exreid.data import mirror
-from exreid.data.disk import places_of, storage_error
+from exreid.config.training import FinetuneRayConfig
 from exreid.distributed.placement import gpus_each, machines, room_for
 from exreid.distributed.threads import beside_main
-from exreid.distributed.worker import WorkerTask, run_task
 from exreid.errors import CheckpointError, ConfigError, ExreidError, TrainingError
+from exreid.storage import mirror
+from exreid.storage.disk import places_of, storage_error
 from exreid.training.loop import NonFiniteLossError
+from exreid.training.worker import WorkerTask, run_task
 from exreid.training.world import ProcessGroup
 
 CONTROLLER_FAILURES = 3

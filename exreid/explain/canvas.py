@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from exreid.data.whole_files import temporary_beside
+from exreid.storage.files import temporary_beside
 
 INK, QUIET, PAPER = (28, 30, 34), (105, 110, 118), (255, 255, 255)
 CONFIDENCE_MAP = "plasma"

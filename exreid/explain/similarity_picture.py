@@ -7,13 +7,7 @@ import math
 import cv2
 import numpy as np
 
-from exreid.explain.canvas import (
-    INK,
-    PAPER,
-    Overlay,
-    as_rgb,
-    write,
-)
+from exreid.explain.canvas import INK, PAPER, Overlay, as_rgb, write
 from exreid.explain.embedding import SimilarityMap, share_on_animal
 from exreid.explain.heatmap import blend
 from exreid.explain.pair_layout import PairLayout, draw_dot

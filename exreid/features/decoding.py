@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from exreid.data.array_store import ArrayStore, write_part
 from exreid.features.embedding import image_key
 from exreid.features.extraction import (
     Extracted,
@@ -19,8 +18,9 @@ from exreid.features.extraction import (
     known_keys,
     sort_out_errors,
 )
-from exreid.features.store import SignatureMemo
 from exreid.records import ImageTable
+from exreid.storage.array_store import ArrayStore, write_part
+from exreid.storage.feature_store import SignatureMemo
 
 PART_IMAGES = 64
 """Images of one part of the cache, and of one task: about 10 MB at 224 x 224 pixels."""

@@ -13,11 +13,11 @@ import numpy as np
 
 from exreid.data.images import Preprocessing, prepare_image, prepare_matte
 from exreid.data.metadata import left_out_text
-from exreid.data.storage import file_signature, read_bytes
 from exreid.errors import CheckpointError, ImageError, MaskError, RunError
 from exreid.features.embedding import Embedder, content_hash, image_key
-from exreid.features.store import FeatureStore, SignatureMemo, is_racy
 from exreid.records import Embeddings, ImageTable, Rejected
+from exreid.storage.feature_store import FeatureStore, SignatureMemo, is_racy
+from exreid.storage.urls import file_signature, read_bytes
 
 READER_THREADS = 4
 KEEP_EVERY_IMAGES = 1024

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from exreid.data.array_store import ArrayStore, write_part
 from exreid.data.images import (
     STAGE_VERSION,
     Preprocessing,
@@ -21,13 +20,14 @@ from exreid.data.images import (
     prepare_matte,
     used_wh_px,
 )
-from exreid.data.storage import read_bytes
 from exreid.errors import ImageError, MaskError
 from exreid.features.embedding import content_hash, image_key
 from exreid.features.extraction import NOT_FINITE, not_finite, trusted_signature
 from exreid.features.local import EXTRACTORS, LocalExtractor
 from exreid.models.device import in_parts
 from exreid.records import LocalFeatures
+from exreid.storage.array_store import ArrayStore, write_part
+from exreid.storage.urls import read_bytes
 
 BATCH = {"cpu": 1, "cuda": 16}
 """On a CPU one image is as fast as several, and its features then depend on nothing else."""

@@ -14,15 +14,15 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from exreid.data.array_store import ArrayStore, write_part
 from exreid.data.images import STAGE_VERSION, foreign_bytes, load_image
-from exreid.data.storage import read_bytes
 from exreid.errors import ImageError
 from exreid.features.decoding import DecodeSource, decode_table
 from exreid.features.embedding import content_hash, image_key, stage_folder
 from exreid.features.extraction import READER_THREADS, ExtractionReport, trusted_signature
-from exreid.features.store import SignatureMemo
 from exreid.records import ImageTable
+from exreid.storage.array_store import ArrayStore, write_part
+from exreid.storage.feature_store import SignatureMemo
+from exreid.storage.urls import read_bytes
 
 PRINT_PX = 32
 MARGIN = 0.1

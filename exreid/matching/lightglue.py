@@ -20,11 +20,10 @@ import torch
 
 from exreid.errors import MatchingError
 from exreid.matching.geometry import Geometry, geometric_inliers
-from exreid.matching.tiles import PairEvidence
 from exreid.models.device import on_device
 from exreid.models.lightglue import LightGlue, Points
 from exreid.models.lightglue_weights import LAYERS
-from exreid.records import LocalFeatures
+from exreid.records import LocalFeatures, PairEvidence, PairMatches
 
 BF16_VERSION = 3
 """Raise it when the code changes what bf16 gives; fp32 is the published network."""
@@ -83,20 +82,6 @@ class MatchSettings:
             name: getattr(self, name) for name in self.__dataclass_fields__ if name not in left_out
         }
         return depends | ({"bf16_version": BF16_VERSION} if self.dtype == "bf16" else {})
-
-
-@dataclass(frozen=True)
-class PairMatches:
-    """The matches of one pair, by falling confidence."""
-
-    query_X: np.ndarray
-    """int32: keypoints of the query."""
-    gallery_X: np.ndarray
-    """int32: the gallery image's keypoint for each."""
-    confidence_X: np.ndarray
-    """float32."""
-    inlier_X: np.ndarray
-    """bool: whether it agrees with the others on one geometry; all False where none was asked."""
 
 
 class _Batch(NamedTuple):

@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from exreid.matching.tiles import PairEvidence
 from exreid.models.device import on_device
-from exreid.records import LocalFeatures
+from exreid.records import LocalFeatures, PairEvidence
 
 BATCH_PAIRS = {"cpu": 16, "cuda": 256}
 """Pairs of one batch."""

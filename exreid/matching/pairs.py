@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from exreid.matching.pair_store import PairStore, image_words, pair_words
-from exreid.matching.tiles import PairEvidence, Tile, plan_tiles
+from exreid.matching.tiles import Tile, plan_tiles
+from exreid.records import PairEvidence
+from exreid.storage.pair_store import PairStore, image_words, pair_words
 
 RunTiles = Callable[[Iterator[Tile]], Iterable[tuple[Tile, PairEvidence]]]
 """Matches tiles, here or elsewhere, and gives them back as they finish, in any order."""
@@ -44,7 +45,7 @@ def score_pairs(
     """The evidence of each pair (query index, gallery index), matched at most once.
 
     ``query_keys`` and ``gallery_keys`` say what the images' features are (see
-    `exreid.matching.pair_store`). Each finished tile is in the store before the next is looked at:
+    `exreid.storage.pair_store`). Each finished tile is in the store before the next is looked at:
     after a kill, the same call goes on with the unfinished ones.
     """
     words_P2 = pair_words(image_words(query_keys)[query_P], image_words(gallery_keys)[gallery_P])

@@ -12,27 +12,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from exreid.records import LocalFeatures
-
-
-@dataclass(frozen=True)
-class PairEvidence:
-    """What the matcher found for each of P pairs, in their order."""
-
-    match_count_P: np.ndarray
-    """int32: matches with a confidence over the threshold."""
-    confidence_sum_P: np.ndarray
-    """float64: the sum of all matches' confidences."""
-    inlier_count_P: np.ndarray
-    """int32: matches that agree on one geometry; -1 where that was not asked for."""
-
-    def __post_init__(self) -> None:
-        lengths = {len(getattr(self, name)) for name in self.__dataclass_fields__}
-        if len(lengths) != 1:
-            raise ValueError(f"evidence of pairs needs equally long columns, not {lengths}.")
-
-    def __len__(self) -> int:
-        return len(self.match_count_P)
+from exreid.records import LocalFeatures, PairEvidence
 
 
 class PairMatcher(Protocol):

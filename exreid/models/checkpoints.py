@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from exreid.data import mirror
 from exreid.errors import CheckpointError, reading
 from exreid.models.stand_ins import STAND_INS, as_tensor
+from exreid.storage import mirror
 
 log = logging.getLogger(__name__)
 
@@ -208,7 +208,7 @@ def _filtered(module: nn.Module, given: Tensors) -> Tensors | None:
 
 
 def _refusal(source: str, content: Any, wrong: list[str], given: Tensors) -> str:
-    from exreid.models.nearest import nearest_architecture
+    from exreid.models.architectures import nearest_architecture
 
     told = content.get("arch") if isinstance(content, Mapping) else None
     nearest = f"timm:{told}" if isinstance(told, str) else nearest_architecture(given)

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-from exreid.data.whole_files import temporary_beside
 from exreid.errors import CheckpointError
+from exreid.storage.files import temporary_beside
 
 TIMEOUT_S = 30.0
 """Silence after which a download is given up."""

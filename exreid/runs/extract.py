@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exreid.config import ProbeConfig
+from exreid.config.probe import ProbeConfig
 from exreid.errors import ConfigError
 from exreid.features.extraction import ExtractionReport
 from exreid.models.backbones import build_backbone
-from exreid.runs.artifacts import write_embeddings, write_rejected
-from exreid.runs.inputs import embed_images, read_images
-from exreid.runs.progress import Progress, no_progress
+from exreid.pipeline.inputs import embed_images, read_images
+from exreid.progress import Progress, no_progress
+from exreid.storage.run_folder import write_embeddings, write_rejected
 
 
 def run_extract(

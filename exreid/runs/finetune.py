@@ -16,20 +16,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from exreid.config_training import FinetuneConfig
-from exreid.data import mirror
+from exreid.config.training import FinetuneConfig
 from exreid.data.holdout import Holdout
-from exreid.distributed.worker import ProgressFile, WorkerTask, run_task
 from exreid.errors import ConfigError, StorageError
-from exreid.records import ImageTable, Rejected, Result
-from exreid.runs.artifacts import RunFolder, new_run_id, write_rejected, write_text
-from exreid.runs.curves import CURVE_FILE, draw_learning_curve
-from exreid.runs.ending import noted_in
-from exreid.runs.inputs import output_root, read_images
-from exreid.runs.progress import Progress, no_progress, timed
-from exreid.runs.safety import LeakCheck, check_safety
-from exreid.runs.tracking import Tracker
-from exreid.runs.training_inputs import (
+from exreid.explain.curves import CURVE_FILE, draw_learning_curve
+from exreid.pipeline.check_leaks import LeakCheck, check_safety
+from exreid.pipeline.ending import noted_in
+from exreid.pipeline.inputs import output_root, read_images
+from exreid.pipeline.tracking import Tracker
+from exreid.pipeline.training_inputs import (
     DecodedImages,
     build_task,
     decode_images,
@@ -37,7 +32,12 @@ from exreid.runs.training_inputs import (
     hold_out,
     validation_mode,
 )
+from exreid.progress import Progress, no_progress, timed
+from exreid.records import ImageTable, Rejected, Result
+from exreid.storage import mirror
+from exreid.storage.run_folder import RunFolder, new_run_id, write_rejected, write_text
 from exreid.training.history import HISTORY_FILE, best_row, read_history, validation_of
+from exreid.training.worker import ProgressFile, WorkerTask, run_task
 from exreid.training.world import OneProcess
 
 log = logging.getLogger(__name__)

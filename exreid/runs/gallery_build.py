@@ -10,19 +10,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from exreid.config import ProbeConfig
+from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import select_split
 from exreid.data.metadata_cells import similar_notes
 from exreid.errors import ConfigError, GalleryError
 from exreid.features.extraction import content_hashes
-from exreid.features.store import SignatureMemo
+from exreid.gallery.folder import MANIFEST, Gallery, open_gallery
+from exreid.gallery.stages import BuildStages
+from exreid.gallery.swap import new_folder, put_back
+from exreid.gallery.write import GalleryContent, Learned
+from exreid.pipeline.inputs import cache_folder, read_images
+from exreid.progress import Progress, no_progress
 from exreid.records import ImageTable, Rejected
-from exreid.runs.gallery import MANIFEST, Gallery, open_gallery
-from exreid.runs.gallery_files import GalleryContent, Learned
-from exreid.runs.gallery_stages import BuildStages
-from exreid.runs.gallery_swap import new_folder, put_back
-from exreid.runs.inputs import cache_folder, read_images
-from exreid.runs.progress import Progress, no_progress
+from exreid.storage.feature_store import SignatureMemo
 
 log = logging.getLogger(__name__)
 

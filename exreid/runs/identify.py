@@ -13,18 +13,28 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from exreid.config import ProbeConfig
-from exreid.features.store import SignatureMemo
-from exreid.matching.animal_curve import shared_out
-from exreid.records import Rejected, Result
-from exreid.runs.answers import (
+from exreid.calibration.identity_curve import shared_out
+from exreid.config.probe import ProbeConfig
+from exreid.gallery.folder import Gallery
+from exreid.gallery.photo_answers import Identification, identification, visit_name, visit_table
+from exreid.gallery.photo_table import PhotoOptions, Photos, read_photos
+from exreid.gallery.stages import IdentifyStages
+from exreid.openset.group import new_animals_table
+from exreid.pipeline.answers import (
     ENCOUNTER_FILE,
     NEW_ANIMALS_FILE,
     OPEN_SET_FILE,
     answer_table,
     names_of,
 )
-from exreid.runs.artifacts import (
+from exreid.pipeline.ending import noted_in
+from exreid.pipeline.inputs import cache_folder, output_root
+from exreid.pipeline.stages import Ranked
+from exreid.progress import Progress, no_progress, timed
+from exreid.records import Rejected, Result
+from exreid.runs.gallery_build import join_tables
+from exreid.storage.feature_store import SignatureMemo
+from exreid.storage.run_folder import (
     RunFolder,
     new_run_id,
     query_table,
@@ -33,22 +43,7 @@ from exreid.runs.artifacts import (
     write_table,
     write_text,
 )
-from exreid.runs.ending import noted_in
-from exreid.runs.gallery import Gallery
-from exreid.runs.gallery_build import join_tables
-from exreid.runs.gallery_stages import IdentifyStages
-from exreid.runs.inputs import cache_folder, output_root
-from exreid.runs.new_animals import new_animals_table
-from exreid.runs.photo_answers import (
-    Identification,
-    identification,
-    visit_name,
-    visit_table,
-)
-from exreid.runs.photo_table import PhotoOptions, Photos, read_photos
-from exreid.runs.progress import Progress, no_progress, timed
-from exreid.runs.spreadsheets import csv_text
-from exreid.runs.stages import Ranked
+from exreid.storage.spreadsheets import csv_text
 
 IDENTIFY_KEYS = ("output.", "ray.", "benchmark.cache", "benchmark.keep_matches")
 """What may be said anew; all else is the gallery's, or its answers would not be comparable."""

@@ -9,13 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from exreid.config import ProbeConfig
+from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import select_split
 from exreid.metrics.retrieval import query_values, retrieval_counts, retrieval_metrics
 from exreid.metrics.uncertainty import bootstrap_intervals
+from exreid.pipeline.answers import with_answers, write_answers
+from exreid.pipeline.check_leaks import check_safety, leak_check
+from exreid.pipeline.ending import noted_in
+from exreid.pipeline.inputs import cache_folder, output_root, read_images
+from exreid.pipeline.stages import Stages
+from exreid.pipeline.tracking import log_result
+from exreid.progress import Progress, no_progress, timed
 from exreid.records import ImageTable, Ranking, Rejected, Result
-from exreid.runs.answers import with_answers, write_answers
-from exreid.runs.artifacts import (
+from exreid.report.visualize import draw_run
+from exreid.storage.run_files import damage_named
+from exreid.storage.run_folder import (
     RunFolder,
     new_run_id,
     query_table,
@@ -25,14 +33,6 @@ from exreid.runs.artifacts import (
     write_table,
     write_text,
 )
-from exreid.runs.ending import noted_in
-from exreid.runs.inputs import cache_folder, output_root, read_images
-from exreid.runs.progress import Progress, no_progress, timed
-from exreid.runs.run_files import damage_named
-from exreid.runs.safety import check_safety, leak_check
-from exreid.runs.stages import Stages
-from exreid.runs.tracking import log_result
-from exreid.runs.visualize import draw_run
 
 
 @dataclass(frozen=True)

@@ -23,26 +23,20 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from exreid.data import mirror
 from exreid.errors import RunError
-from exreid.explain.report.content import HEADLINES, MetricRow, Overview
-from exreid.explain.report.data_files import write_whole
-from exreid.explain.report.pages import pages_version, write_pages
-from exreid.explain.report.pictures import Picture, make_pictures
-from exreid.runs.compare import Comparison
-from exreid.runs.compare import compare as compare_runs
-from exreid.runs.progress import Progress, no_progress
-from exreid.runs.report_data import RunData, read_run_data
-from exreid.runs.report_overview import overview
-from exreid.runs.report_queries import QueryPages, Shown
-from exreid.runs.report_write import (
-    PairRows,
-    example_rows,
-    wanted_pictures,
-    write_index,
-    write_parts,
-)
-from exreid.runs.run_files import damage_named
+from exreid.progress import Progress, no_progress
+from exreid.report.compare import Comparison
+from exreid.report.compare import compare as compare_runs
+from exreid.report.content import HEADLINES, MetricRow, Overview
+from exreid.report.data import RunData, read_run_data
+from exreid.report.data_files import write_whole
+from exreid.report.overview import overview
+from exreid.report.pages import pages_version, write_pages
+from exreid.report.pictures import Picture, make_pictures
+from exreid.report.queries import QueryPages, Shown
+from exreid.report.write import PairRows, example_rows, wanted_pictures, write_index, write_parts
+from exreid.storage import mirror
+from exreid.storage.run_files import damage_named
 
 MOST_WORKERS = 8
 IN_PROCESS = 64

@@ -9,17 +9,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from exreid.config import ProbeConfig
-from exreid.config_io import from_values
-from exreid.config_training import FinetuneConfig
-from exreid.config_tune import ProbeValidationConfig
-from exreid.data import mirror
+from exreid.config.io import from_values
+from exreid.config.probe import ProbeConfig
+from exreid.config.sweep import ProbeValidationConfig
+from exreid.config.training import FinetuneConfig
 from exreid.data.holdout import cut_holdout
 from exreid.errors import ConfigError
 from exreid.records import ImageTable
-from exreid.runs.artifacts import read_status
 from exreid.runs.finetune import AsTrial, run_finetune
 from exreid.runs.probe import InSweep, run_probe
+from exreid.storage import mirror
+from exreid.storage.run_folder import read_status
 from exreid.training.history import VALIDATION_PREFIX, best_row, read_history
 
 Ask = Callable[[int, float, bool], bool]

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exreid.config import ProbeConfig
-from exreid.config_io import from_values
-from exreid.config_space import value_of, with_values
-from exreid.config_training import FinetuneConfig
-from exreid.config_tune import (
+from exreid.config.io import from_values
+from exreid.config.probe import ProbeConfig
+from exreid.config.space import value_of, with_values
+from exreid.config.sweep import (
     AnySweepConfig,
     ProbeSweepConfig,
     SweepConfig,
@@ -24,20 +23,21 @@ from exreid.config_tune import (
     samples_of,
     space_of,
 )
-from exreid.data import mirror
-from exreid.data.disk import places_of, storage_error
-from exreid.data.storage import is_remote
+from exreid.config.training import FinetuneConfig
 from exreid.errors import ExreidError, RunError, StorageError
+from exreid.pipeline.ending import noted_in
+from exreid.pipeline.inputs import output_root, read_images
+from exreid.pipeline.sweep_study import SWEEP_FILE, SweepStudy, Trial
+from exreid.pipeline.training_inputs import decode_images, first_backbone, hold_out
+from exreid.progress import Progress, no_progress, timed
 from exreid.records import Result
-from exreid.runs.artifacts import RunFolder, new_run_id, read_status, write_text
-from exreid.runs.ending import noted_in
-from exreid.runs.inputs import output_root, read_images
+from exreid.report.sweep import write_report
 from exreid.runs.probe import InSweep, run_probe
-from exreid.runs.progress import Progress, no_progress, timed
-from exreid.runs.sweep_report import write_report
-from exreid.runs.sweep_study import SWEEP_FILE, SweepStudy, Trial
-from exreid.runs.training_inputs import decode_images, first_backbone, hold_out
 from exreid.runs.trial import Ask, Outcome, ProbeTrial, TrainingTrial
+from exreid.storage import mirror
+from exreid.storage.disk import places_of, storage_error
+from exreid.storage.run_folder import RunFolder, new_run_id, read_status, write_text
+from exreid.storage.urls import is_remote
 from exreid.training.checkpoint import BEST
 
 log = logging.getLogger(__name__)

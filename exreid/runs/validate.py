@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from exreid.config import ProbeConfig
+from exreid.config.probe import ProbeConfig
 from exreid.data.images import Preprocessing, prepare_image
 from exreid.data.metadata import load_images, select_split
-from exreid.data.storage import read_bytes
 from exreid.errors import ImageError, MaskError, MetadataError
+from exreid.pipeline.check_leaks import inspect_split, leak_check, make_prints
+from exreid.pipeline.inputs import cache_folder, table_columns, with_made_split
+from exreid.progress import Progress, no_progress
 from exreid.records import ImageTable, Rejected
-from exreid.runs.inputs import cache_folder, table_columns, with_made_split
-from exreid.runs.progress import Progress, no_progress
-from exreid.runs.safety import inspect_split, leak_check, make_prints
+from exreid.storage.urls import read_bytes
 
 THREADS = 4
 CHECK_SIZE_PX = 64

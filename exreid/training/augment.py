@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from exreid.config_training import AugmentConfig
+from exreid.config.training import AugmentConfig
 
 NOISE_CELLS = 6
 """The random background is noise of so many cells across and down, blown up smoothly."""

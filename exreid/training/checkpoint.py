@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from exreid.data.whole_files import temporary_beside
 from exreid.errors import CheckpointError, reading
 from exreid.models.checkpoints import fit_state_dict, read_checkpoint
+from exreid.storage.files import temporary_beside
 
 LATEST_FULL = "checkpoint-latest-full.pth"
 BEST, BEST_FULL = "checkpoint-best.pth", "checkpoint-best-full.pth"

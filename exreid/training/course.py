@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from exreid.config_training import FinetuneConfig
-from exreid.data import mirror
+from exreid.config.training import FinetuneConfig
 from exreid.errors import CheckpointError, TrainingError, reading
 from exreid.models.backbones import Backbone, embedding_length
 from exreid.models.checkpoints import is_finite
+from exreid.storage import mirror
 from exreid.training import checkpoint as ckpt
 from exreid.training.feed import ImageSource, read_ahead
 from exreid.training.history import VALIDATION_PREFIX, best_row, write_history

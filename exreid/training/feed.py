@@ -9,8 +9,8 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from exreid.data.array_store import ArrayStore
 from exreid.errors import ImageError
+from exreid.storage.array_store import ArrayStore
 
 Item = TypeVar("Item")
 

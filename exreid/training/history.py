@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from exreid.data.whole_files import temporary_beside
+from exreid.storage.files import temporary_beside
 
 HISTORY_FILE = "history.csv"
 COLUMNS = (

@@ -8,7 +8,7 @@ import torch
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 
-from exreid.config_training import FinetuneConfig, LossConfig, TrainConfig
+from exreid.config.training import FinetuneConfig, LossConfig, TrainConfig
 from exreid.errors import ConfigError
 from exreid.models.arcface import ArcFace, Softmax
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from exreid.config_training import FinetuneConfig
+from exreid.config.training import FinetuneConfig
 from exreid.errors import TrainingError
 from exreid.models.backbones import Backbone
 from exreid.models.device import on_device

@@ -9,7 +9,7 @@ import torch
 from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
-from exreid.config_training import OptimizerConfig
+from exreid.config.training import OptimizerConfig
 from exreid.errors import ConfigError
 
 

@@ -9,8 +9,8 @@ import fsspec
 import pytest
 import yaml
 
-from exreid.data import mirror
 from exreid.data.synthetic import write_dataset
+from exreid.storage import mirror
 from tests.ray_head import ray_head
 from tests.s3 import s3_server
 

@@ -10,9 +10,9 @@ import ray
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from exreid.config import ProbeConfig
-from exreid.config_io import load_config
-from exreid.config_training import FinetuneConfig
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig
+from exreid.config.training import FinetuneConfig
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"

@@ -21,8 +21,8 @@ from exreid.data.metadata import (
     select_split,
 )
 from exreid.data.metadata_checks import joined_text
-from exreid.data.storage import file_signature, read_bytes
 from exreid.errors import ImageError, MetadataError
+from exreid.storage.urls import file_signature, read_bytes
 
 COLUMNS = Columns(split="split", encounter=("visit",))
 CSV = """path,unique_name,split,visit,date

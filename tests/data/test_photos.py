@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from exreid.data.photos import find_photos, group_visits, taken_at
-from exreid.data.storage import read_bytes, read_regular
 from exreid.errors import ImageError
+from exreid.storage.urls import read_bytes, read_regular
 
 
 def _jpeg(tag=None, value=""):

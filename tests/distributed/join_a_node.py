@@ -16,7 +16,8 @@ from ray.cluster_utils import Cluster
 from exreid.distributed import match
 from exreid.distributed.match import MatchReport, match_over_actors
 from exreid.distributed.session import Placement
-from exreid.matching.tiles import PairEvidence, match_in_process, plan_tiles
+from exreid.matching.tiles import match_in_process, plan_tiles
+from exreid.records import PairEvidence
 from tests.matching import fakes
 
 QUERY_P, GALLERY_P = (a.ravel() for a in np.mgrid[:20, :30])

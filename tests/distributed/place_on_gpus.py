@@ -11,8 +11,8 @@ import ray.cloudpickle
 import torch
 from ray.cluster_utils import Cluster
 
-from exreid.config import RayConfig
-from exreid.config_training import FinetuneRayConfig
+from exreid.config.probe import RayConfig
+from exreid.config.training import FinetuneRayConfig
 from exreid.data.images import Preprocessing
 from exreid.data.metadata import Columns, load_images
 from exreid.data.synthetic import write_dataset

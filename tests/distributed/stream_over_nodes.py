@@ -12,12 +12,12 @@ import numpy as np
 import ray
 from ray.cluster_utils import Cluster
 
-from exreid.config import ProbeConfig
-from exreid.config_io import load_config
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig
 from exreid.data.images import Preprocessing
 from exreid.distributed.decode import StreamedImages
 from exreid.features.extraction import PrepareImages, input_columns
-from exreid.runs.inputs import read_images
+from exreid.pipeline.inputs import read_images
 from exreid.training.feed import DecodingImages
 
 PREPROCESSING = Preprocessing(

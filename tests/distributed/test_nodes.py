@@ -8,8 +8,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from exreid.data import mirror
 from exreid.data.synthetic import write_dataset
+from exreid.storage import mirror
 from tests.s3 import s3_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from exreid.config import RayConfig
-from exreid.config_io import load_config
-from exreid.config_training import FinetuneConfig
+from exreid.config.io import load_config
+from exreid.config.probe import RayConfig
+from exreid.config.training import FinetuneConfig
 from exreid.distributed.placement import Machine
 from exreid.errors import ConfigError, RunError
 

@@ -13,7 +13,7 @@ from http.server import HTTPServer, SimpleHTTPRequestHandler
 import pytest
 import ray
 
-from exreid.config import RayConfig
+from exreid.config.probe import RayConfig
 from exreid.distributed import connect as connecting
 from exreid.distributed import sentry
 from exreid.distributed.session import ray_session

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from exreid.config import RayConfig
-from exreid.config_training import FinetuneRayConfig
+from exreid.config.probe import RayConfig
+from exreid.config.training import FinetuneRayConfig
 from exreid.errors import TrainingError
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from exreid.config_io import load_config
-from exreid.config_training import FinetuneConfig
+from exreid.config.io import load_config
+from exreid.config.training import FinetuneConfig
 from exreid.errors import RunError, TrainingError
+from exreid.pipeline.training_inputs import build_task, decode_images, first_backbone, hold_out
 from exreid.runs.finetune import run_finetune
-from exreid.runs.training_inputs import build_task, decode_images, first_backbone, hold_out
 from exreid.training.feed import CachedImages
 from exreid.training.history import read_history
 
@@ -30,7 +30,7 @@ def _config(dataset, out, *more):
 
 
 def _task(config, folder):
-    from exreid.runs.inputs import read_images
+    from exreid.pipeline.inputs import read_images
 
     table, _ = read_images(config)
     backbone = first_backbone(config)
@@ -123,7 +123,7 @@ def test_workers_that_always_fail_end_the_run_with_their_reason(dataset, local_r
 
 
 def test_workers_that_never_fit_are_refused(local_ray):
-    from exreid.config_training import FinetuneRayConfig
+    from exreid.config.training import FinetuneRayConfig
     from exreid.distributed.train import place_workers
 
     with pytest.raises(RunError, match=r"9 training workers.*ray\.num_workers"):

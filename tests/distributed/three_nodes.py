@@ -13,14 +13,14 @@ import ray
 import torch
 from ray.cluster_utils import Cluster
 
-from exreid.config import ProbeConfig
-from exreid.config_io import load_config
-from exreid.config_training import FinetuneConfig
-from exreid.config_tune import load_sweep
-from exreid.data import mirror
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig
+from exreid.config.sweep import load_sweep
+from exreid.config.training import FinetuneConfig
 from exreid.runs.finetune import run_finetune
 from exreid.runs.probe import run_probe
 from exreid.runs.tune import run_tune
+from exreid.storage import mirror
 
 PROBE = [
     *("dataset.image_size=64", "dataset.encounter_cols=[source,encounter]"),

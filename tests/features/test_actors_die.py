@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exreid.config import RayConfig
+from exreid.config.probe import RayConfig
 from exreid.data.images import Preprocessing
 from exreid.data.metadata import Columns, load_images
 from exreid.features.embedding import Embedder

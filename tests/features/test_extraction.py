@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from exreid.config import RayConfig
+from exreid.config.probe import RayConfig
 from exreid.data.images import Preprocessing
 from exreid.data.metadata import Columns, load_images
 from exreid.errors import CheckpointError, ImageError
@@ -17,8 +17,8 @@ from exreid.features.decoding import decode_in_process, decode_table
 from exreid.features.embedding import Embedder
 from exreid.features.extraction import PrepareImages, embed_table, extract_in_process
 from exreid.features.local_extraction import ExtractLocal, LocalPreprocessing
-from exreid.features.store import FeatureStore, SignatureMemo
 from exreid.models.backbones import build_backbone
+from exreid.storage.feature_store import FeatureStore, SignatureMemo
 
 BATCH = 4
 OLD = 1_500_000_000

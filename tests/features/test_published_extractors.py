@@ -7,10 +7,9 @@ import pytest
 import torch
 from skimage import data as photographs
 
-from exreid.config import ProbeConfig
-from exreid.config_benchmark import UNMATCHED
-from exreid.config_io import load_config
-from exreid.data.array_store import write_part
+from exreid.config.benchmark import UNMATCHED
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig
 from exreid.errors import CheckpointError, ConfigError
 from exreid.features import sift as sift_module
 from exreid.features.local import EXTRACTORS, LocalExtractor
@@ -21,6 +20,7 @@ from exreid.models.lightglue import load_lightglue
 from exreid.models.lightglue_weights import HEAD
 from exreid.models.published import Published, published_weights
 from exreid.models.superpoint import SuperPoint, sampled
+from exreid.storage.array_store import write_part
 
 CAT = photographs.chelsea()
 

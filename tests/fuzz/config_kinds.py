@@ -57,10 +57,10 @@ def overrides(world, rng, folder):
     """Overrides: right keys with any words, and mutated ones. Text is what it says."""
     import yaml
 
-    from exreid.config import ProbeConfig
-    from exreid.config_io import leaf_keys
-    from exreid.config_training import FinetuneConfig
-    from exreid.config_tune import TuneConfig
+    from exreid.config.io import leaf_keys
+    from exreid.config.probe import ProbeConfig
+    from exreid.config.sweep import TuneConfig
+    from exreid.config.training import FinetuneConfig
 
     command, model = rng.choice(
         (("probe", ProbeConfig), ("finetune", FinetuneConfig), ("tune", TuneConfig))

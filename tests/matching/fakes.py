@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from exreid.matching.tiles import PairEvidence
-from exreid.records import LocalFeatures
+from exreid.records import LocalFeatures, PairEvidence
 
 
 def random_features(count, *, seed, keypoints=6):

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from exreid.config import ProbeConfig
-from exreid.config_io import load_config
+from exreid.calibration.budget import BudgetRule, Candidates, spend
+from exreid.calibration.fusion import Fusion
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig
 from exreid.errors import CalibrationError, ConfigError
-from exreid.matching.budget import BudgetRule, Candidates, spend
-from exreid.matching.fusion import Fusion
 from exreid.runs.probe import run_probe
 
 LOCAL = "raw:aliked-n16"

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from exreid.cli import job, main
-from exreid.config import ProbeConfig
-from exreid.config_io import load_config
-from exreid.config_training import FinetuneConfig
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig
+from exreid.config.training import FinetuneConfig
 from exreid.runs.finetune import run_finetune
 from exreid.runs.probe import run_probe
 from exreid.training.history import read_history

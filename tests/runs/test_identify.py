@@ -11,16 +11,16 @@ import pytest
 from PIL import Image
 
 from exreid.cli import main
-from exreid.config import ProbeConfig
-from exreid.config_io import load_config, with_overrides
+from exreid.config.io import load_config, with_overrides
+from exreid.config.probe import ProbeConfig
 from exreid.data.synthetic import write_dataset
 from exreid.errors import ConfigError, GalleryError
-from exreid.runs.gallery import Gallery, open_gallery
+from exreid.gallery.folder import Gallery, open_gallery
+from exreid.gallery.photo_table import PhotoOptions
+from exreid.gallery.swap import new_folder
+from exreid.gallery.write import write_checksums
 from exreid.runs.gallery_build import build_gallery
-from exreid.runs.gallery_files import write_checksums
-from exreid.runs.gallery_swap import new_folder
 from exreid.runs.identify import run_identify
-from exreid.runs.photo_table import PhotoOptions
 from exreid.runs.probe import run_probe
 
 SMALL = [

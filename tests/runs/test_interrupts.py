@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from exreid.cli import main
-from exreid.config import ProbeConfig
-from exreid.config_io import load_config
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig
 from exreid.errors import StorageError
 from exreid.runs import probe as probe_module
 from exreid.runs.probe import run_probe

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 
 from exreid.cli import main
-from exreid.config import ProbeConfig
-from exreid.config_io import load_config
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import Columns, load_images
 from exreid.features.local_extraction import LocalPreprocessing
-from exreid.runs import local
+from exreid.pipeline import match as local
 from exreid.runs.probe import recompute_metrics, run_probe
 
 LOCAL = [

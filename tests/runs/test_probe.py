@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from exreid.cli import job, main
-from exreid.config import ProbeConfig
-from exreid.config_io import load_config
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig
 from exreid.errors import RunError
 from exreid.runs.probe import recompute_metrics, run_probe
 
@@ -180,7 +180,8 @@ def test_where_everything_is_cached_no_ray_is_started(dataset, tmp_path, monkeyp
 def test_few_images_start_no_ray_and_give_the_same_numbers(dataset, tmp_path, monkeypatch):
     import ray
 
-    from exreid.runs import inputs, local
+    from exreid.pipeline import inputs
+    from exreid.pipeline import match as local
 
     def started(**unused):
         raise AssertionError("Ray was started")

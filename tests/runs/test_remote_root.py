@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from exreid.cli import main
-from exreid.config import ProbeConfig
-from exreid.config_io import load_config
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig
 from exreid.runs.probe import run_probe
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from exreid.config import ProbeConfig
-from exreid.config_io import load_config
-from exreid.config_training import FinetuneConfig
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig
+from exreid.config.training import FinetuneConfig
 from exreid.errors import ConfigError
 from exreid.features.embedding import Embedder
 from exreid.models.backbones import build_backbone

@@ -6,18 +6,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exreid.config import ProbeConfig
-from exreid.config_io import load_config
+from exreid.calibration import pairs as module
+from exreid.calibration.pairs import calibration_pairs
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import Columns, load_images, retrieval_sides, select_split
 from exreid.data.synthetic import write_dataset
-from exreid.matching import calibration_pairs as module
-from exreid.matching.calibration_pairs import calibration_pairs
 from exreid.metrics.ranking import rank_scores
 from exreid.metrics.retrieval import QueryValues, average_values
 from exreid.metrics.uncertainty import bootstrap_intervals
+from exreid.openset.decide import practice_queries
+from exreid.openset.group import practice_animals
 from exreid.records import RetrievalSide
-from exreid.runs.new_animals import practice_animals
-from exreid.runs.openset import practice_queries
 from exreid.runs.probe import measure, run_probe
 
 SMALL = [

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from exreid.cli import main
-from exreid.config_tune import load_sweep
+from exreid.config.sweep import load_sweep
 from exreid.errors import StorageError
 from exreid.runs import trial as trial_module
 from exreid.runs.tune import run_tune

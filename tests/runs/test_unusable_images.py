@@ -4,15 +4,15 @@ import pandas as pd
 import pytest
 
 from exreid.cli import main
-from exreid.config import ProbeConfig
-from exreid.config_io import load_config
-from exreid.config_training import FinetuneConfig
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig
+from exreid.config.training import FinetuneConfig
 from exreid.data.synthetic import write_dataset
 from exreid.errors import ExreidError, GalleryError, MetadataError
+from exreid.pipeline.inputs import read_images
 from exreid.runs.extract import run_extract
 from exreid.runs.finetune import run_finetune
 from exreid.runs.gallery_build import build_gallery
-from exreid.runs.inputs import read_images
 from exreid.runs.probe import run_probe
 from exreid.runs.validate import run_validate
 

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 
 from exreid.cli import main
-from exreid.config import ProbeConfig
-from exreid.config_io import load_config
-from exreid.config_training import FinetuneConfig
-from exreid.data import mirror
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig
+from exreid.config.training import FinetuneConfig
 from exreid.errors import StorageError
 from exreid.runs.finetune import run_finetune
 from exreid.runs.probe import run_probe
+from exreid.storage import mirror
 from tests.s3 import s3_server
 
 ROOT = "s3://my-bucket/some/runs"
@@ -218,8 +218,8 @@ def test_a_sweep_goes_on_on_another_machine_without_its_finished_trials(
     dataset, bucket, machine, tmp_path, monkeypatch
 ):
     """The driver is killed: nothing that it would write at its end is there."""
-    from exreid.config_tune import load_sweep
-    from exreid.runs import sweep_study
+    from exreid.config.sweep import load_sweep
+    from exreid.pipeline import sweep_study
     from exreid.runs.tune import run_tune
 
     def config(root):
@@ -239,7 +239,7 @@ def test_a_sweep_goes_on_on_another_machine_without_its_finished_trials(
         tell(self, trial, *arguments, **options)
 
     monkeypatch.setattr(sweep_study.SweepStudy, "tell", die_with_the_second)
-    monkeypatch.setattr("exreid.runs.artifacts.RunFolder.fail", lambda self, error: None)
+    monkeypatch.setattr("exreid.storage.run_folder.RunFolder.fail", lambda self, error: None)
     with pytest.raises(KilledError):
         run_tune(config(ROOT))
     monkeypatch.undo()

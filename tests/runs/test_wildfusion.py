@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from exreid.config import ProbeConfig
-from exreid.config_io import load_config
+from exreid.calibration.fusion import Fusion
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig
 from exreid.errors import CalibrationError
-from exreid.matching.fusion import Fusion
 from exreid.metrics.reliability import brier_score, expected_calibration_error
 from exreid.runs.probe import recompute_metrics, run_probe
 

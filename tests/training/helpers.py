@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from exreid.config_training import FinetuneConfig
+from exreid.config.training import FinetuneConfig
 from exreid.models.backbones import Backbone
 from exreid.training.course import Surroundings, TrainingJob
 from exreid.training.learner import build_learner

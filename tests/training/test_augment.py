@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.transforms import functional as tv
 
-from exreid.config_training import AugmentConfig
+from exreid.config.training import AugmentConfig
 from exreid.training import augment as module
 from exreid.training.augment import UNIFORMS, augment, normalise
 from exreid.training.sampling import uniforms

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from exreid.config_training import OptimizerConfig
+from exreid.config.training import OptimizerConfig
 from exreid.errors import ConfigError
 from exreid.models.arcface import ArcFace
 from exreid.models.backbones import GemPooled, build_backbone

@@ -1,0 +1,227 @@
+r"""A budget for local matching: which pairs of a shortlist to match next, and when to stop.
+
+What stopping may cost is a right answer: the query's animal is another one than the leader's, and
+an image of it that was not matched would have overtaken the leader. With the animals a of the
+shortlist, their unmatched images j, and the leader's score s,
+
+.. math:: risk = \sum_{a \ne leader} P(a) \min(1, \sum_{j \in a} P(score_j \ge s | same\ animal))
+
+A query stops when this is small enough; until then the images with the largest part in it are
+matched. An unmatched image of the leading animal has none: it decides nothing.
+
+P(a) comes from each pair's own probability of "same animal": by its global scores while it is not
+matched, by the fused score afterwards (a curve that is never surer than one more pair of the other
+kind would leave it: of a hundred candidates the best is an extreme one). An animal has the odds of
+its likeliest image, divided by the sum over animals where that is above 1: one animal alone can be
+right, and none need be. The score that an unmatched pair of the same animal would get is its known
+global part and a local part drawn from the database's pairs of one animal that have about the same
+global scores.
+
+All of it is fitted on pairs of database images (`fit_budget_rule`), never on a query; that a pair
+resembles those is what the stated risk rests on.
+
+Letters: P pairs, B candidates of one query, A animals among them, S database pairs of one animal,
+M global methods.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from exreid.calibration.curves import Calibration, fit_calibration
+from exreid.calibration.logistic import fit_logistic, sigmoid
+from exreid.errors import CalibrationError
+
+WINDOW = 100
+"""Database pairs of one animal, nearest by global score, that stand for an unmatched pair."""
+ARRAYS = ("centre_M", "slope_M", "same_logit_S", "same_local_S")
+RIDGE = 1e-3
+"""For each pair; keeps the coefficients finite where the global scores separate the animals."""
+
+
+@dataclass(frozen=True)
+class BudgetRule:
+    """Fitted: what an unmatched pair may turn out to be."""
+
+    centre_M: np.ndarray
+    """float64: what raw global scores are measured from."""
+    slope_M: np.ndarray
+    """float64, 0 or more: logits per unit of each global method's raw score."""
+    intercept: float
+    same_logit_S: np.ndarray
+    """float64, rising: the logits of the database's pairs of one animal."""
+    same_local_S: np.ndarray
+    """float64: what local methods add to the fused score of those pairs."""
+    answer: Calibration
+    """From the fused score to the probability that a matched pair shows one animal."""
+
+    def logits(self, global_PM: np.ndarray) -> np.ndarray:
+        """The log odds that a pair shows one animal, by its raw global scores alone."""
+        return np.asarray((global_PM - self.centre_M) @ self.slope_M + self.intercept)
+
+    def overtaking(self, logit_B: np.ndarray, need_B: np.ndarray) -> np.ndarray:
+        """The chance that a pair of one animal, with these log odds by global scores, gets a local
+        part of ``need_B`` or more."""
+        size = min(WINDOW, len(self.same_local_S))
+        middle_B = np.searchsorted(self.same_logit_S, logit_B)
+        start_B = np.clip(middle_B - size // 2, 0, len(self.same_local_S) - size)
+        local_BS = self.same_local_S[start_B[:, None] + np.arange(size)]
+        return np.asarray((local_BS >= need_B[:, None]).mean(axis=1))
+
+    def to_json(self) -> str:
+        """JSON text that holds each float64 exactly."""
+        fields = {name: getattr(self, name).tolist() for name in ARRAYS}
+        fields |= {"intercept": self.intercept, "answer": json.loads(self.answer.to_json())}
+        return json.dumps(fields, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> BudgetRule:
+        """Read what `to_json` wrote; CalibrationError for anything else."""
+        try:
+            fields = json.loads(text)
+            centre_M, slope_M, logit_S, local_S = (np.array(fields[n], np.float64) for n in ARRAYS)
+            if len(centre_M) != len(slope_M) or len(logit_S) != len(local_S) or not len(logit_S):
+                raise ValueError("its parts are not of one length")
+            answer = Calibration.from_json(json.dumps(fields["answer"]))
+            return cls(centre_M, slope_M, float(fields["intercept"]), logit_S, local_S, answer)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CalibrationError(f"not a saved budget rule: {error!r}. Fit it again.") from error
+
+
+def fit_budget_rule(
+    global_PM: np.ndarray,
+    local_P: np.ndarray,
+    fused_P: np.ndarray,
+    same_P: np.ndarray,
+    weight_P: np.ndarray,
+) -> BudgetRule:
+    """Fit the rule to database pairs: raw global scores, what local methods add to the fused
+    score, that score, the answer, and how many pairs each one stands for.
+
+    The log odds are linear in the global scores, none counting against an animal (a logistic
+    regression). The curve of matched pairs is isotonic.
+    """
+    centre_M, spread_M = global_PM.mean(axis=0), global_PM.std(axis=0)
+    spread_M = np.where(spread_M > 0, spread_M, 1.0)
+    unit_PM = (global_PM - centre_M) / spread_M
+    slope_M, intercept = fit_logistic(
+        unit_PM,
+        same_P.astype(np.float64),
+        weight_P / weight_P.mean(),
+        ridge=RIDGE * len(same_P),
+        non_negative=True,
+    )
+    answer = fit_calibration(fused_P, same_P, weight_P=weight_P)
+    rule = BudgetRule(centre_M, slope_M / spread_M, intercept, np.zeros(0), np.zeros(0), answer)
+    logit_S = rule.logits(global_PM[same_P])
+    order = np.lexsort((local_P[same_P], logit_S))
+    return replace(rule, same_logit_S=logit_S[order], same_local_S=local_P[same_P][order])
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The shortlist of one query, in its order."""
+
+    index_B: np.ndarray
+    """int: gallery index; of equal scores the smaller one leads."""
+    identity_B: np.ndarray
+    """int codes."""
+    logit_B: np.ndarray
+    """float64: `BudgetRule.logits`."""
+    part_B: np.ndarray
+    """float64: what global methods add to the fused score."""
+
+
+@dataclass(frozen=True)
+class Appraisal:
+    """How a query stands."""
+
+    risk: float
+    """See the module's docstring; 1 before anything is matched."""
+    worth_B: np.ndarray
+    """float64: each candidate's part in it; 0 for those that decide nothing."""
+    leader: int
+    """Place of the leading candidate; -1 before anything is matched."""
+
+
+def appraise(rule: BudgetRule, candidates: Candidates, score_B: np.ndarray) -> Appraisal:
+    """How a query stands, by the fused score of each candidate that was matched; NaN for the
+    others."""
+    open_B = np.isnan(score_B)
+    chance_B = np.where(open_B, sigmoid(candidates.logit_B), rule.answer.apply(score_B))
+    if open_B.all():
+        return Appraisal(1.0, chance_B, -1)
+    leader = int(np.lexsort((candidates.index_B, np.where(open_B, np.inf, -score_B)))[0])
+    _, animal_B = np.unique(candidates.identity_B, return_inverse=True)
+    odds_A = np.zeros(animal_B.max() + 1)
+    np.maximum.at(odds_A, animal_B, chance_B / (1 - chance_B))
+    chance_A = odds_A / max(1.0, float(odds_A.sum()))
+    passes_B = np.zeros(len(score_B))
+    asked = np.flatnonzero(open_B & (animal_B != animal_B[leader]))
+    passes_B[asked] = rule.overtaking(
+        candidates.logit_B[asked], score_B[leader] - candidates.part_B[asked]
+    )
+    passes_A = np.minimum(np.bincount(animal_B, passes_B), 1.0)
+    return Appraisal(float(chance_A @ passes_A), chance_A[animal_B] * passes_B, leader)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What became of the queries."""
+
+    matched_P: np.ndarray
+    """bool: pairs that were matched."""
+    risk_Q: np.ndarray
+    """float64: the risk at which each query stopped."""
+    rounds_Q: np.ndarray
+    """int64."""
+
+
+ScoreRound = Callable[[np.ndarray], np.ndarray]
+"""Matches the pairs at these places of the list, and gives their fused scores."""
+
+
+def spend(
+    rule: BudgetRule,
+    shortlists: list[Candidates],
+    score: ScoreRound,
+    *,
+    risk: float,
+    batch: int,
+    least: int,
+    most: int | None = None,
+) -> Spent:
+    """Match the pairs of all shortlists (one after the other in the list), round by round, until
+    each query's risk is at most ``risk``, or ``most`` of its pairs are matched.
+
+    The first round takes the ``least`` likeliest pairs of each query by global scores; each later
+    one the ``batch`` pairs of each open query that are worth most, of equal ones those that
+    stand first on the shortlist. What happens to a query depends on no other query.
+    """
+    start_Q1 = np.cumsum([0, *(len(one.index_B) for one in shortlists)])
+    score_P = np.full(start_Q1[-1], np.nan)
+    risk_Q, rounds_Q = np.zeros(len(shortlists)), np.zeros(len(shortlists), np.int64)
+    open_queries = [q for q, one in enumerate(shortlists) if len(one.index_B)]
+    while open_queries:
+        chosen, still = [], []
+        for q in open_queries:
+            rows = slice(start_Q1[q], start_Q1[q + 1])
+            found = appraise(rule, shortlists[q], score_P[rows])
+            risk_Q[q] = found.risk
+            done = int(np.count_nonzero(~np.isnan(score_P[rows])))
+            left = (len(found.worth_B) if most is None else most) - done
+            if done and (found.risk <= risk or left <= 0):
+                continue
+            best = np.argsort(-found.worth_B, kind="stable")[: min(batch if done else least, left)]
+            chosen.append(start_Q1[q] + best[found.worth_B[best] > 0])
+            still.append(q)
+        if still:
+            place = np.concatenate(chosen)
+            score_P[place] = score(place)
+        rounds_Q[still] += 1
+        open_queries = still
+    return Spent(~np.isnan(score_P), risk_Q, rounds_Q)

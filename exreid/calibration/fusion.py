@@ -1,0 +1,273 @@
+"""One score from several methods: each is calibrated, and the calibrated scores are added up.
+
+With equal weights it is WildFusion's mean of calibrated scores (Cermak et al. 2024, "WildFusion:
+individual animal identification with calibrated similarity fusion"); with learned ones a logistic
+regression over them. Either way an answer's score is the sum of what each method contributes,
+exactly: the float64 sum, in the order of the methods.
+
+With isotonic calibration and equal weights, what a method adds goes by the order of its raw scores,
+not by their scale. Passing them through an increasing map before anything is fitted changes
+
+- no bit of the score of a pair whose raw scores occur among the fitted ones, where those are at
+  most 25 distinct numbers; where they are more, less than 8e-6 (see `exreid.calibration.tilt`), so
+  that only pairs that nearly tie may change places;
+- of a raw score between two fitted ones, or beyond them, where it stands between the same two: the
+  curve is linear there, and a map need not be. A method's own order never changes.
+
+The logistic and the beta curve go by the scale, and learned weights by held-out scores, which fall
+between fitted ones.
+
+Letters: P pairs, M methods.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from exreid.calibration.curves import Calibration, CalibrationKind, fit_calibration
+from exreid.calibration.logistic import fit_logistic
+from exreid.calibration.pairs import CalibrationPairs
+from exreid.errors import CalibrationError
+
+FusionWeights = Literal["equal", "learned"]
+RIDGE = 1e-3
+"""Keeps learned weights finite where the methods separate the animals perfectly."""
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class FusedScores:
+    """What became of P pairs."""
+
+    probability_PM: np.ndarray
+    """float64: each method's calibrated score; NaN where it has none."""
+    contribution_PM: np.ndarray
+    """float64: what each method adds to the score; NaN where it has none."""
+    score_P: np.ndarray
+    """float64: the sum of the contributions, from the first method to the last."""
+    probability_P: np.ndarray
+    """float64: the score, calibrated; NaN for a pair that lacks a method."""
+    methods_P: np.ndarray
+    """int64: how many methods scored the pair. A pair that lacks one stands below all that do
+    not, whatever its score: scores of different sums are not compared."""
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Fitted: how raw scores become one. Kept as JSON, with every bit."""
+
+    methods: tuple[str, ...]
+    calibrations: tuple[Calibration, ...]
+    weights: tuple[float, ...]
+    answer: Calibration
+    """From the fused score to the probability of "same animal"."""
+
+    def __post_init__(self) -> None:
+        if not len(self.methods) == len(self.calibrations) == len(self.weights) > 0:
+            raise ValueError("a fusion needs a calibration and a weight for each of its methods.")
+        if not all(0 <= weight < np.inf for weight in self.weights) or not any(self.weights):
+            raise ValueError("the weights of a fusion are 0 or more, and not all 0.")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that was fitted, as hexadecimal text."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def apply(self, score_PM: np.ndarray) -> FusedScores:
+        """Fuse raw scores, one column per method; NaN where a method did not score the pair."""
+        if score_PM.ndim != 2 or score_PM.shape[1] != len(self.methods):
+            raise ValueError(f"scores of {self.methods} are wanted, not {score_PM.shape}.")
+        probability_PM = np.stack(
+            [curve.apply(score_PM[:, m]) for m, curve in enumerate(self.calibrations)], axis=1
+        )
+        contribution_PM = probability_PM * np.array(self.weights)
+        score_P = sum_in_order(contribution_PM)
+        methods_P = np.count_nonzero(~np.isnan(probability_PM), axis=1)
+        whole_P = np.where(methods_P == len(self.methods), score_P, np.nan)
+        return FusedScores(
+            probability_PM, contribution_PM, score_P, self.answer.apply(whole_P), methods_P
+        )
+
+    def to_json(self) -> str:
+        """JSON text; `from_json` reads it."""
+        return json.dumps(
+            {
+                "format": FORMAT,
+                "methods": list(self.methods),
+                "weights": list(self.weights),
+                "calibrations": [json.loads(curve.to_json()) for curve in self.calibrations],
+                "answer": json.loads(self.answer.to_json()),
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Fusion:
+        """Read what `to_json` wrote; CalibrationError for anything else."""
+        try:
+            fields = json.loads(text)
+            if fields["format"] != FORMAT:
+                raise CalibrationError(
+                    f"a fusion of format {fields['format']}, and this version reads {FORMAT}: fit "
+                    "it again."
+                )
+            curves = [Calibration.from_json(json.dumps(curve)) for curve in fields["calibrations"]]
+            return cls(
+                tuple(fields["methods"]),
+                tuple(curves),
+                tuple(float(weight) for weight in fields["weights"]),
+                Calibration.from_json(json.dumps(fields["answer"])),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CalibrationError(f"not a saved fusion: {error!r}. Fit it again.") from error
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Probabilities of the calibration pairs from curves that were fitted without the animals of
+    their fold; NaN where the other folds do not suffice for a fit."""
+
+    probability_PM: np.ndarray
+    """float64, of each method."""
+    probability_P: np.ndarray
+    """float64, of the fused score."""
+
+
+def fit_fusion(
+    score_PM: np.ndarray,
+    pairs: CalibrationPairs,
+    methods: tuple[str, ...],
+    *,
+    kind: CalibrationKind = "isotonic",
+    weights: FusionWeights = "equal",
+    listed_P: np.ndarray | None = None,
+) -> tuple[Fusion, HeldOut]:
+    """Fit each method's calibration, the weights, and the calibration of the fused score.
+
+    ``score_PM`` holds the raw scores of the pairs, all there. What is fitted on top of calibrated
+    scores (the weights, the answer's probability, the held-out figures) sees only scores whose
+    curve was fitted on the other folds' animals: cross-fitting (Wolpert 1992, "Stacked
+    generalization"). Where there are too few animals for that, equal weights fall back to scores
+    of the curves themselves, and nothing is held out. The answer's probability is that of pairs
+    that are ``listed_P`` (bool), where only such pairs become answers; the ranking does not
+    depend on it. CalibrationError names the method that cannot be calibrated.
+    """
+    curves = []
+    for m, method in enumerate(methods):
+        try:
+            curves.append(_calibrated(score_PM[:, m], pairs, slice(None), kind))
+        except CalibrationError as error:
+            raise CalibrationError(f"{method}: {error}") from error
+    held_PM = np.stack([_held_out(score_PM[:, m], pairs, kind) for m in range(len(methods))], 1)
+    known_P = ~np.isnan(held_PM).any(axis=1)
+    enough = known_P.any() and len(np.unique(pairs.same_P[known_P])) == 2
+    if not enough:
+        if weights == "learned":
+            raise CalibrationError(
+                "too few animals to learn the weights of the methods on. Set "
+                "benchmark.fusion.weights=equal."
+            )
+        held_PM = np.stack([c.apply(score_PM[:, m]) for m, c in enumerate(curves)], axis=1)
+        known_P = np.ones(len(held_PM), bool)
+    weight_M = _weights(held_PM, pairs, known_P, weights)
+    fused_P = sum_in_order(held_PM * np.array(weight_M))
+    answer = _calibrated(fused_P, pairs, _enough(fused_P, pairs, known_P, listed_P), kind)
+    fusion = Fusion(methods, tuple(curves), weight_M, answer)
+    if not enough:
+        return fusion, HeldOut(np.full_like(held_PM, np.nan), np.full(len(held_PM), np.nan))
+    return fusion, HeldOut(held_PM, _held_out_fused(held_PM, pairs, kind, weights, listed_P))
+
+
+def sum_in_order(value_PM: np.ndarray) -> np.ndarray:
+    """The float64 sum over the methods, from the first to the last; NaN counts as nothing.
+
+    >>> sum_in_order(np.array([[0.25, 0.5], [np.nan, 0.5]])).tolist()
+    [0.75, 0.5]
+    """
+    total_P = np.zeros(len(value_PM))
+    for m in range(value_PM.shape[1]):
+        total_P = total_P + np.nan_to_num(value_PM[:, m], nan=0.0)
+    return total_P
+
+
+def _calibrated(
+    score_P: np.ndarray, pairs: CalibrationPairs, rows: np.ndarray | slice, kind: CalibrationKind
+) -> Calibration:
+    return fit_calibration(
+        score_P[rows], pairs.same_P[rows], kind=kind, weight_P=pairs.weight_P[rows]
+    )
+
+
+def _held_out(score_P: np.ndarray, pairs: CalibrationPairs, kind: CalibrationKind) -> np.ndarray:
+    held_P = np.full(len(score_P), np.nan)
+    known_P = ~np.isnan(score_P)
+    for fold in np.unique(pairs.fold_P):
+        inside_P = pairs.fold_P == fold
+        try:
+            curve = _calibrated(score_P, pairs, known_P & ~inside_P, kind)
+        except CalibrationError:
+            continue
+        held_P[inside_P] = curve.apply(score_P[inside_P])
+    return held_P
+
+
+def _weights(
+    held_PM: np.ndarray, pairs: CalibrationPairs, rows: np.ndarray, kind: FusionWeights
+) -> tuple[float, ...]:
+    count = held_PM.shape[1]
+    if kind == "equal":
+        return (1 / count,) * count
+    weight_P = pairs.weight_P[rows] / pairs.weight_P[rows].mean()
+    weight_M, _ = fit_logistic(
+        held_PM[rows],
+        pairs.same_P[rows].astype(np.float64),
+        weight_P,
+        ridge=RIDGE,
+        non_negative=True,
+    )
+    # Scaled to sum to 1, which changes no ranking, so that scores of runs can be laid side by side.
+    total = float(weight_M.sum())
+    if total <= 0:
+        return (1 / count,) * count
+    return tuple(float(weight) / total for weight in weight_M)
+
+
+def _enough(
+    score_P: np.ndarray, pairs: CalibrationPairs, rows_P: np.ndarray, listed_P: np.ndarray | None
+) -> np.ndarray:
+    """Those of the rows that are listed, where a curve can be fitted on them; else all."""
+    if listed_P is None:
+        return rows_P
+    some_P = rows_P & listed_P
+    both = len(np.unique(pairs.same_P[some_P])) == 2
+    return some_P if both and len(np.unique(score_P[some_P])) > 1 else rows_P
+
+
+def _held_out_fused(
+    held_PM: np.ndarray,
+    pairs: CalibrationPairs,
+    kind: CalibrationKind,
+    weights: FusionWeights,
+    listed_P: np.ndarray | None,
+) -> np.ndarray:
+    known_P = ~np.isnan(held_PM).any(axis=1)
+    result_P = np.full(len(held_PM), np.nan)
+    for fold in np.unique(pairs.fold_P):
+        inside_P = pairs.fold_P == fold
+        rest_P = known_P & ~inside_P
+        if len(np.unique(pairs.same_P[rest_P])) < 2:
+            continue
+        weight_M = np.array(_weights(held_PM, pairs, rest_P, weights))
+        fused_P = sum_in_order(held_PM * weight_M)
+        try:
+            curve = _calibrated(fused_P, pairs, _enough(fused_P, pairs, rest_P, listed_P), kind)
+        except CalibrationError:
+            continue
+        asked_P = inside_P & known_P
+        result_P[asked_P] = curve.apply(fused_P[asked_P])
+    return result_P

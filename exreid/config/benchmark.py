@@ -1,0 +1,277 @@
+"""The config of a benchmark: the method, its matching, its statistics, and what is measured."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from exreid.config.base import PathText, StrictModel, UnitInterval, switch_as_text, switch_as_word
+
+
+class ModelConfig(StrictModel):
+    """The backbone that turns an image into a vector."""
+
+    type: str = "efficientnet-lite0"
+    """A name of the table (exreid probe --help lists it), timm:NAME, or hf-hub:OWNER/NAME."""
+    checkpoint: PathText | None = None
+    """Local .pth or .safetensors whose weights replace the published ones."""
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the backbone. bf16 is faster and moves the numbers a little: publish fp32."""
+    batch_size: PositiveInt = 16
+    """Images in one forward pass."""
+    flip_augmentation: bool = False
+    """Embed the mirror image too, and take the mean of both vectors, each of length 1. An animal's
+    flanks differ, and a mirrored left flank is no right flank: measure before you use it."""
+
+
+class FastConfig(StrictModel):
+    """What benchmark.precision=fast leaves out; each saving is an option of its own."""
+
+    dtype: Literal["fp32", "bf16"] = "bf16"
+    """Arithmetic of the matcher's layers."""
+    prune_after: Annotated[int, Field(ge=1, le=8)] | None = None
+    """Layer after which only the most matchable keypoints of each image go on; null: all do."""
+    prune_to: PositiveInt = 128
+    """With prune_after: how many keypoints go on."""
+    nearest_share: Annotated[float, Field(gt=0, le=1)] | None = 0.4
+    """Share of each query's candidates that go on to the first look (the full one where there is no
+    first), by the nearest neighbours of their raw descriptors; null: all do."""
+    look_layers: Annotated[int, Field(ge=1, le=9)] | None = 3
+    """The first look goes through so many layers; null: no first look."""
+    look_keypoints: PositiveInt = 128
+    """Keypoints of each image in the first look."""
+    look_share: Annotated[float, Field(gt=0, le=1)] = 0.08
+    """Share of each query's candidates that go through all layers after the first look; the others
+    stay below them, in the order of the first look."""
+    look_least: PositiveInt = 8
+    """Candidates of each query that go on at least from look to look."""
+    look_decided_sd: PositiveFloat | None = 3.0
+    """After the first look: candidates that lie further below their query's best, of score s, than
+    so many times sqrt(s) go no further, however few there are; null: places alone decide."""
+    exact_best: NonNegativeInt = 3
+    """The best so many candidates of each query are matched exactly at last; 0: none."""
+    full_decided_sd: PositiveFloat | None = 1.5
+    """The same as look_decided_sd, before the exact matching."""
+    compile: bool = False
+    """Compile the layers with torch.compile: worth its start on a GPU."""
+
+
+LocalName = Literal[
+    "aliked-n16", "aliked-n16rot", "aliked-n32", "aliked-t16", "disk", "superpoint", "sift"
+]
+UNMATCHED: frozenset[str] = frozenset({"aliked-t16"})
+"""Features that no LightGlue is trained for."""
+
+
+class CalibrationConfig(StrictModel):
+    """How method=wildfusion turns raw scores into probabilities."""
+
+    kind: Literal["isotonic", "logistic", "beta"] = "isotonic"
+    """The curve; each is strictly increasing."""
+    pairs: Annotated[int, Field(ge=20)] = 2000
+    """Pairs of database images that it is fitted on; up to half of them show one animal."""
+    mode: Literal["disjoint_sets", "same_set"] = "disjoint_sets"
+    """disjoint_sets: the animals' encounters are dealt to two sets, and pairs stand between them.
+    same_set: all images against all, as the field's reference does it."""
+    exclude: Literal["image", "encounter"] = "encounter"
+    """Pairs that are left out: an image with itself, or also two of one encounter."""
+    load: PathText | None = None
+    """fusion.json of another run, instead of fitting; it must be of the same methods."""
+
+
+class FusionConfig(StrictModel):
+    """What method=wildfusion adds up."""
+
+    weights: Literal["equal", "learned"] = "equal"
+    """equal: the mean of calibrated scores. learned: by logistic regression on the database."""
+    local_features: tuple[LocalName, ...] | None = None
+    """Local methods; null: benchmark.local_features. []: global ones alone."""
+    models: tuple[ModelConfig, ...] = ()
+    """Further backbones besides model, which makes the shortlist."""
+
+
+class OpenSetConfig(StrictModel):
+    """Known or new: decisions, and how good they are."""
+
+    enabled: bool = False
+    """Decide for each query whether the gallery knows its animal, and measure the decisions."""
+    queries: Annotated[int, Field(ge=10)] = 200
+    """Database images that are answered as queries (never from their own encounter), once as they
+    are and once as if the gallery lacked their animal: the decision is fitted on them."""
+    rule: Literal["false_match_rate", "balanced"] = "false_match_rate"
+    """false_match_rate: new animals pass for known ones at a stated rate. balanced: the best
+    balanced accuracy on known and new animals."""
+    false_match_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """With rule=false_match_rate: the stated rate."""
+    promise: Literal["animals", "photos"] = "animals"
+    """What the rate is promised for. animals: a photograph of a new animal, the mean over new
+    animals, which needs 1 / rate - 1 database animals. photos: as if each showed another animal."""
+    new_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of new animals that the stated probability assumes; no ranking depends on it."""
+    group_nearest: NonNegativeInt = 20
+    """Queries called new are grouped into animals by each one's scores with its so many nearest.
+    0: they are not grouped, which saves up to half of a run."""
+    link_visits: Annotated[Literal["auto", "on", "off"], BeforeValidator(switch_as_word)] = "auto"
+    """Whether photographs of one encounter count as one animal's when new animals are grouped.
+    auto: unless more than 1% of the database's encounters show two animals."""
+
+
+class RerankConfig(StrictModel):
+    """A second ranking by global features, before anything is matched locally. It uses the gallery
+    images that may answer a query, and no other query."""
+
+    method: Literal["none", "k_reciprocal", "query_expansion"] = "none"
+    """k_reciprocal: images are alike that have the same neighbours (Zhong et al. 2017).
+    query_expansion: the query asks again as the mean of itself and its best candidates."""
+    depth: PositiveInt = 100
+    """k_reciprocal: so many best candidates of each query are re-ranked, and never fewer than
+    benchmark.keep_candidates and the shortlist; the others stay below in their order."""
+    k1: PositiveInt = 20
+    """k_reciprocal: neighbours among which two images must name each other."""
+    k2: PositiveInt = 6
+    """k_reciprocal: images, the image itself included, whose encodings are averaged."""
+    cosine_share: UnitInterval = 0.3
+    """k_reciprocal: the cosine's share in the new score."""
+    best: PositiveInt = 3
+    """query_expansion: candidates that are added to the query."""
+    power: NonNegativeFloat = 0.0
+    """query_expansion: each counts with its cosine to this power. 0: all alike (average); 3 is the
+    usual alpha query expansion."""
+
+
+class AdaptiveConfig(StrictModel):
+    """method=wildfusion with candidate_k: local matching, best first, that stops for each query
+    once its leading animal is decided."""
+
+    enabled: bool = False
+    """Stop early. Off: all pairs of the shortlist are matched."""
+    risk: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    """A query is decided once the chance that a candidate not yet matched shows its animal, would
+    overtake the leader, and the leader is another animal, is at most this: the top-1 that may be
+    lost against matching the whole shortlist."""
+    batch: PositiveInt = 5
+    """Pairs of each open query that are matched before the next look at what they say."""
+    least: PositiveInt = 5
+    """Pairs of each query that are matched at least."""
+    most: PositiveInt | None = None
+    """Pairs of each query that are matched at most, decided or not; null: its shortlist."""
+
+    @model_validator(mode="after")
+    def _least_is_below_most(self) -> Self:
+        if self.most is not None and self.most < self.least:
+            raise ValueError(f"benchmark.adaptive.least={self.least} is more than most={self.most}")
+        return self
+
+
+class BenchmarkConfig(StrictModel):
+    """How queries are matched with the gallery, and what is measured."""
+
+    method: Literal["cosine", "local_lightglue", "wildfusion"] = "cosine"
+    """cosine: global features. local_lightglue: keypoints matched by LightGlue. wildfusion: both,
+    calibrated and added up."""
+    candidate_k: PositiveInt | None = None
+    """Local methods: match only the best so many candidates of each query by the global score.
+    null: all pairs, without global features."""
+    local_features: LocalName = "aliked-n16"
+    """Keypoints and descriptors that are matched."""
+    local_top_k: PositiveInt = 512
+    """Keypoints of each image; the field's reference takes 256."""
+    local_size: Annotated[int, Field(ge=64)] = 512
+    """Longer side in pixels of the image that keypoints are looked for in."""
+    local_square: bool = False
+    """Stretch that image to a square, as the field's reference does; false keeps its aspect."""
+    local_masks: Literal["filter", "blank", "none"] = "filter"
+    """filter: keypoints on the animal alone, where there is a mask. blank: fill the background
+    before, which makes the silhouette a feature. none: keypoints anywhere."""
+    match_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Confidence from which a match counts."""
+    local_score: Literal["matches", "confidence", "inliers"] = "matches"
+    """What ranks candidates: the number of matches, the sum of their confidences, or the number
+    that agrees on one geometry."""
+    geometry: Literal["none", "fundamental", "homography"] = "none"
+    """Also count the matches that agree on one geometry (MAGSAC)."""
+    precision: Literal["exact", "fast"] = "exact"
+    """exact: the published network in fp32, all layers. fast: benchmark.fast."""
+    fast: FastConfig = FastConfig()
+    """What precision=fast leaves out."""
+    rerank: RerankConfig = RerankConfig()
+    """A second ranking by global features."""
+    adaptive: AdaptiveConfig = AdaptiveConfig()
+    """Local matching that stops when a query is decided."""
+    calibration: CalibrationConfig = CalibrationConfig()
+    """How raw scores become probabilities."""
+    fusion: FusionConfig = FusionConfig()
+    """What wildfusion adds up."""
+    open_set: OpenSetConfig = OpenSetConfig()
+    """Known or new."""
+    identity_score: Literal["max", "mean_top"] = "max"
+    """How an animal scores in answers.parquet: by its best image, or by the mean of the best."""
+    identity_top_n: PositiveInt = 3
+    """With identity_score=mean_top: of how many images."""
+    top_k: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 5, 10)
+    """The k of each top-k metric."""
+    mAP: bool = True
+    """Also report mean average precision and mINP."""
+    exclude: Literal["image", "encounter"] = "image"
+    """What a query may not be answered with: itself, or any image of its own encounter."""
+    keep_candidates: PositiveInt = 100
+    """Best candidates of each query that rankings.parquet keeps; positives are always kept."""
+    keep_matches: NonNegativeInt = 0
+    """Local methods: so many of each query's best candidates have their matched keypoints written
+    to matches.parquet, for figures."""
+    bootstrap_resamples: NonNegativeInt = 2000
+    """Resamples of the identities behind each 95% interval; 0: no intervals."""
+    cache: Annotated[PathText, BeforeValidator(switch_as_text)] = "auto"
+    """Where features are kept between runs: auto (.exreid_cache under output.root), off, or a
+    folder."""
+
+    @model_validator(mode="after")
+    def _features_need_a_matcher(self) -> Self:
+        fused = self.fusion.local_features if self.method == "wildfusion" else None
+        names = {self.local_features} if fused is None else set(fused)
+        if self.method != "cosine" and names & UNMATCHED:
+            raise ValueError(
+                f"no LightGlue is trained for {', '.join(sorted(names & UNMATCHED))}, whose "
+                "keypoints can be extracted but not matched: set "
+                "benchmark.local_features=aliked-n16 (or aliked-n32, disk)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _inliers_need_a_geometry(self) -> Self:
+        if self.local_score == "inliers" and self.geometry == "none":
+            raise ValueError(
+                "benchmark.local_score=inliers needs benchmark.geometry=fundamental or homography"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _options_fit_the_method(self) -> Self:
+        only_local = self.method == "local_lightglue" and self.candidate_k is None
+        if self.rerank.method != "none" and only_local:
+            raise ValueError(
+                "benchmark.rerank re-ranks by global features, and method=local_lightglue without "
+                "candidate_k has none: set benchmark.candidate_k"
+            )
+        if not self.adaptive.enabled:
+            return self
+        if self.method != "wildfusion" or self.fusion.local_features == ():
+            raise ValueError(
+                "benchmark.adaptive stops by calibrated local scores, which "
+                "benchmark.method=wildfusion alone has, with a local method"
+            )
+        if self.candidate_k is None:
+            raise ValueError(
+                "benchmark.adaptive decides over the pairs of a shortlist: set "
+                "benchmark.candidate_k"
+            )
+        return self

@@ -1,0 +1,87 @@
+"""The config of a data set: which images, whose they are, and how they are read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+
+from exreid.config.base import CellText, ColourByte, PathText, StrictModel
+
+MISSING_VALUES = (
+    *("NA", "N/A", "#N/A", "<NA>", "n.a.", "NaN", "NaT", "None", "null", "nil"),
+    *("-", "--", "?", "??", "."),
+    *("unknown", "unk", "unidentified", "not identified", "undetermined", "not available"),
+    *("missing", "no id", "not known", "unassigned"),
+)
+
+
+class DatasetConfig(StrictModel):
+    """Which images, whose they are, and how they are read."""
+
+    root: PathText = "."
+    """Folder of the data set; a path in the metadata is relative to it. Local, or an fsspec URL."""
+    metadata_file: PathText | None = None
+    """CSV (comma, semicolon or tab; UTF-8 or UTF-16) or Parquet table with one row per image,
+    relative to root. None: CzechLynx's own file name, then metadata.csv, then metadata.parquet."""
+    path_col: str = "path"
+    """Column with the image's path, relative to root."""
+    label_col: str = "unique_name"
+    """Column with the identity of the animal."""
+    split_col: str = "split-time_closed"
+    """Column that says which split a row belongs to."""
+    make_split: Literal["closed_set", "identity_disjoint", "time_aware"] | None = None
+    """For tables without a split: make one (train/test) instead of reading split_col. It never
+    cuts through an encounter; the seed decides. The run keeps it as split.csv."""
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """With make_split: the share of images that go to test."""
+    train_split_value: CellText = "train"
+    """Value of split_col for training images."""
+    val_split_value: CellText = "test"
+    """Value of split_col for validation images."""
+    query_split_value: CellText = "test"
+    """Value of split_col for queries. The same as database_split_value: leave-one-out."""
+    database_split_value: CellText = "train"
+    """Value of split_col for the database, the gallery of known animals."""
+    mask_col: str | None = "mask"
+    """Column with the animal's mask: COCO RLE or polygons. May be absent while no mask is used."""
+    encounter_cols: tuple[str, ...] = ()
+    """Columns that together name an encounter (one visit, one burst), e.g. [source, encounter]."""
+    viewpoint_col: str | None = None
+    """Column with the side or pose of the animal."""
+    date_col: str | None = "date"
+    """Column with the date, with or without a time: 14.03.2016, 14/03/2016 (day first),
+    2016-03-14, 2016:03:14 22:00:00, 14-Mar-2016, ... May be absent. A date that cannot be read is
+    an error where dates are used (make_split=time_aware), and no date elsewhere."""
+    missing_values: tuple[CellText, ...] = MISSING_VALUES
+    """What a cell of these columns says, in any case, that means the same as an empty one. Name
+    your own list where an animal is called so; [] takes every word as it stands."""
+    unknown_identities: tuple[CellText, ...] = ()
+    """More words, of label_col alone, that mean "not known"."""
+    image_size: PositiveInt | None = None
+    """Side in pixels of the square image that the backbone sees. None: the backbone's own."""
+    resize: Literal["auto", "crop", "stretch", "pad"] = "auto"
+    """How a photograph becomes square: centre crop, stretched, or padded. auto: as the backbone
+    was published."""
+    no_background: bool = False
+    """Fill everything outside the mask."""
+    crop_to_mask: bool = False
+    """Crop to the mask's box before resizing."""
+    no_mask: Literal["raise", "skip", "whole"] = "raise"
+    """With crop_to_mask or no_background, a row without a mask: as a bad mask (see on_error), left
+    out and listed in rejected.csv, or the whole photograph."""
+    crop_margin: NonNegativeFloat = 0.1
+    """With crop_to_mask: margin on each side, as a fraction of the box's longer side."""
+    fill_rgb: tuple[ColourByte, ColourByte, ColourByte] | None = None
+    """Colour of what is filled or padded. None: the mean colour of the backbone's training."""
+    reduced_decode: bool = True
+    """Decode large JPEGs at 1/2, 1/4 or 1/8 where the target size allows it. Faster, and moves an
+    answer in fifty: publish false."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """A bad row, image or mask: stop with an error, or leave it out and list it in rejected.csv."""
+
+    @model_validator(mode="after")
+    def _masks_need_a_column(self) -> Self:
+        if self.mask_col is None and (self.no_background or self.crop_to_mask):
+            raise ValueError("no_background and crop_to_mask need dataset.mask_col")
+        return self

@@ -1,0 +1,172 @@
+"""The config of `exreid tune`: that of a training or a probe, and what is searched in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PositiveInt
+
+from exreid.config.base import StrictModel
+from exreid.config.io import from_values, read_tree
+from exreid.config.probe import ProbeConfig
+from exreid.config.space import Distribution, check_space, flatten_space, parse_space
+from exreid.config.training import FinetuneConfig, OpenUnitInterval
+from exreid.errors import ConfigError
+
+SAMPLES = 10
+"""Trials of a search that does not say how many."""
+
+
+def _none_as_text(value: Any) -> Any:
+    words = ("null", "false", "off", "no")
+    return "none" if value in (None, False) or str(value).lower() in words else value
+
+
+class TuneConfig(StrictModel):
+    """What is searched, how, and by which number."""
+
+    run: Literal["finetune", "probe"] = "finetune"
+    """What a trial is; the other keys of the config are those of exreid finetune, or of exreid
+    probe."""
+    space: dict[str, Any] = Field(default_factory=dict)
+    """A distribution for each dotted key that is searched, e.g. optimizer.lr: {loguniform: [1e-5,
+    1e-2]}. uniform, loguniform, randint, lograndint: [low, high], both included. quniform,
+    qrandint: [low, high, step]. choice and grid: a list of values."""
+    num_samples: PositiveInt | None = None
+    """Trials in all. null: 10, and with search=grid every combination once."""
+    max_concurrent: PositiveInt | None = None
+    """Trials at a time. null: as many as the CPUs or GPUs hold, each with ray.cpus_per_worker and
+    ray.gpus_per_worker for each of its ray.num_workers."""
+    search: Literal["optuna", "random", "grid"] = "optuna"
+    """optuna: each trial learns from those before it (TPE). random: drawn from the distributions.
+    grid: every combination of grid lists."""
+    scheduler: Annotated[Literal["asha", "none"], BeforeValidator(_none_as_text)] = "asha"
+    """asha: a training that is not among the best of those that came as far is stopped early.
+    Probes have no epochs: none of them is."""
+    grace_epochs: PositiveInt = 1
+    """asha: epochs that every training may do; the next looks are at this times reduction_factor,
+    and so on."""
+    reduction_factor: Annotated[int, Field(ge=2)] = 3
+    """asha: at each look the best one in so many goes on."""
+    metric: str | None = None
+    """What is maximised, on held-out images of the training split. null: output.best_metric for
+    trainings, whose best epoch counts; top_1 for probes."""
+    baseline: bool = True
+    """The first trial is the config as it stands, never stopped early, so that the sweep says what
+    it gained. Not with search=grid, nor where the config's own values lie outside the space."""
+    test: bool = True
+    """Once, after the sweep, measure the best trial on the query split, which no trial has seen."""
+
+
+class SweepConfig(FinetuneConfig):
+    """A sweep of trainings: the config of each, and what is searched."""
+
+    tune: TuneConfig = TuneConfig()
+
+
+class ProbeValidationConfig(StrictModel):
+    """What the probes of a sweep are judged by: part of the database, so that the queries stay
+    unseen."""
+
+    source: Literal["encounters", "split"] = "encounters"
+    """encounters: whole encounters of the database's animals are held out and play the queries.
+    split: dataset.val_split_value does."""
+    fraction: OpenUnitInterval = 0.3
+    """Share of the database's images that is held out."""
+
+
+class ProbeSweepConfig(ProbeConfig):
+    """A sweep of probes: the config of each, and what is searched."""
+
+    validation: ProbeValidationConfig = ProbeValidationConfig()
+    tune: TuneConfig = TuneConfig(run="probe")
+
+
+AnySweepConfig = SweepConfig | ProbeSweepConfig
+SWEEPS: dict[str, type[SweepConfig] | type[ProbeSweepConfig]] = {
+    "finetune": SweepConfig,
+    "probe": ProbeSweepConfig,
+}
+BASES: dict[str, type[FinetuneConfig] | type[ProbeConfig]] = {
+    "finetune": FinetuneConfig,
+    "probe": ProbeConfig,
+}
+
+
+def load_sweep(file: str | Path | None, overrides: Sequence[str] = ()) -> AnySweepConfig:
+    """The config of a sweep, its space checked; see `exreid.config.io.load_config`."""
+    tune = read_tree(SweepConfig, file, overrides).get("tune")
+    run = tune.get("run", "finetune") if isinstance(tune, dict) else "finetune"
+    model = SWEEPS.get(run, SweepConfig) if isinstance(run, str) else SweepConfig
+    tree = read_tree(model, file, overrides)
+    if isinstance(tune, dict) and isinstance(tune.get("space"), dict):
+        own = flatten_space(_space_of(read_tree(model, None, overrides)))
+        # An override takes another distribution's place, instead of standing beside it.
+        tree["tune"]["space"] = {**flatten_space(_space_of(read_tree(model, file))), **own}
+    config = from_values(model, tree, source=str(file) if file else "the overrides")
+    _check(config)
+    return config
+
+
+def _space_of(tree: dict[str, Any]) -> dict[str, Any]:
+    tune = tree.get("tune")
+    space = tune.get("space") if isinstance(tune, dict) else None
+    return space if isinstance(space, dict) else {}
+
+
+def base_tree(config: AnySweepConfig) -> dict[str, Any]:
+    """The config of each trial as a tree, before anything is searched in it."""
+    left_out = {"tune", "validation"} if config.tune.run == "probe" else {"tune"}
+    return config.model_dump(mode="json", exclude=left_out)
+
+
+def space_of(config: AnySweepConfig) -> dict[str, Distribution]:
+    """The distribution of each key that is searched."""
+    return parse_space(config.tune.space)
+
+
+def samples_of(config: AnySweepConfig) -> int:
+    """Trials in all."""
+    if config.tune.search == "grid":
+        return math.prod(len(one.choices) for one in space_of(config).values())
+    return config.tune.num_samples or SAMPLES
+
+
+def metric_of(config: AnySweepConfig) -> str:
+    """The metric that is maximised."""
+    if isinstance(config, SweepConfig):
+        return config.tune.metric or config.output.best_metric
+    return config.tune.metric or "top_1"
+
+
+def _check(config: AnySweepConfig) -> None:
+    """What the sweep asks of its parts together."""
+    tune, space = config.tune, space_of(config)
+    check_space(BASES[tune.run], base_tree(config), space)
+    for key, distribution in space.items():
+        if (tune.search == "grid") != (distribution.kind == "grid"):
+            raise ConfigError(
+                f"tune.space.{key}: {distribution.kind} and tune.search={tune.search} do not go "
+                "together: a grid search takes grid lists alone, the others take anything else "
+                "(choice for a list)."
+            )
+    if tune.search == "grid" and tune.num_samples not in (None, samples_of(config)):
+        raise ConfigError(
+            f"tune.num_samples={tune.num_samples}: the grid has {samples_of(config)} combinations. "
+            "Leave it unset, or set tune.search=random."
+        )
+    if isinstance(config, SweepConfig):
+        from_values(  # the metric is one that a training can choose its best epoch by
+            FinetuneConfig, {"output": {"best_metric": metric_of(config)}}, source="tune.metric"
+        )
+    same = config.dataset.val_split_value == config.dataset.query_split_value
+    if config.validation.source == "split" and same and tune.test:
+        raise ConfigError(
+            f"validation.source=split judges trials on the split "
+            f"{config.dataset.query_split_value!r}, so that it is no test of the best one any "
+            "more. Judge on a part held out of the training split (validation.source=encounters), "
+            "on another dataset.val_split_value, or set tune.test=false."
+        )

@@ -1,0 +1,1 @@
+"""The folder of known animals: made, added to, opened and asked."""

@@ -1,0 +1,491 @@
+"""A gallery: known animals in one folder that can be moved, sent and asked.
+
+    gallery.json        format, config, counts, what the features depend on, the fitted decision
+    images.parquet      a row per photograph, in the gallery's order
+    global-0.npy        float32 (G, D) of the first backbone; global-1.npy of the next
+    local-NAME/         local features, as the cache keeps them
+    fusion.json         how raw scores become one (method=wildfusion)
+    pairs/              evidence of gallery pairs that were matched for fitting
+    thumbnails/         small pictures of the photographs, by content
+    backbone-0.safetensors   weights, where they came from a checkpoint
+    checksums.json      of the files beside it: damage is an error that names the file
+
+A gallery may come from somebody else. So it holds JSON, Parquet, plain arrays, JPEG and
+safetensors, nothing that runs; nothing in it is a link; and no path in it leaves its folder.
+
+Letters: G gallery images.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from exreid.calibration.budget import BudgetRule
+from exreid.calibration.curves import Calibration
+from exreid.calibration.fusion import Fusion
+from exreid.config.io import from_values
+from exreid.config.probe import ProbeConfig
+from exreid.data.metadata import normalised_path
+from exreid.errors import CalibrationError, ConfigError, GalleryError
+from exreid.features.embedding import image_key
+from exreid.features.local_extraction import LocalFeatureStore
+from exreid.gallery.swap import State, put_back, state_of
+from exreid.openset.decide import Decider
+from exreid.openset.group import Grouping
+from exreid.records import TABLE_COLUMNS, ImageTable
+from exreid.storage.files import checksum_of, is_whole, mapped_array
+
+log = logging.getLogger(__name__)
+
+FORMAT = 2
+EARLIER_FORMATS = (1,)
+"""Their features are read as they are; what was fitted on them is fitted anew by `gallery add`."""
+MANIFEST, IMAGES, THUMBNAILS, PAIRS = "gallery.json", "images.parquet", "thumbnails", "pairs"
+CHECKSUMS = "checksums.json"
+ORIGINAL = "original:"
+"""Before the names of the metadata's own columns in images.parquet."""
+CONTENT = re.compile(r"[0-9a-f]{32}")
+DESCRIBES = ("dataset", "model", "benchmark", "seed", "deterministic")
+"""Of a gallery's config, what is taken from it ..."""
+THIS_MACHINES = (
+    *(("dataset", "root"), ("dataset", "metadata_file"), ("dataset", "on_error")),
+    *(("dataset", "make_split"), ("model", "checkpoint"), ("benchmark", "cache")),
+    ("benchmark", "calibration", "load"),
+)
+"""... without these."""
+LOOSE = ("device", "torch", "timm")
+"""Of what features depend on: what moves their last digits alone."""
+SWAPS = 5
+"""How often a gallery that is replaced while it is opened is opened again."""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A gallery that was opened; arrays stay on disk until they are needed."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    config: ProbeConfig
+    table: ImageTable
+    """Its root is empty: the photographs are elsewhere."""
+    content_G: list[str]
+    """Hashes of the photographs' files."""
+    small_masks: list[str | None]
+    """The masks at the size of the thumbnails."""
+    checksums: dict[str, str] | None
+    """Of the files right in the folder; None where an earlier version wrote none."""
+    state: State
+    """Of the folder when it was opened."""
+
+    def is_replaced(self) -> bool:
+        """Whether another gallery has taken the folder's place since it was opened."""
+        return state_of(self.folder, MANIFEST) != self.state
+
+    def file(self, name: str) -> Path:
+        """A file of the gallery, with the bytes that were written; GalleryError otherwise."""
+        return checked(self.folder, name, self.checksums)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits: the same for the same animals, features, and fitted decisions."""
+        return str(self.manifest["fingerprint"])
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Each photograph's key, as caches have it."""
+        masks = self.table.rows["mask"].tolist()
+        return [
+            image_key(content, mask or None)
+            for content, mask in zip(self.content_G, masks, strict=True)
+        ]
+
+    @property
+    def is_earlier(self) -> bool:
+        """Whether what was fitted on its features is of an earlier format."""
+        return self.manifest["format"] in EARLIER_FORMATS
+
+    def _refuse_earlier(self) -> None:
+        if self.is_earlier:
+            anew = (
+                "Build it again, with a calibration of this version."
+                if self.manifest["calibration"] == "loaded"
+                else f"Fit them anew: exreid gallery add {self.folder} dataset.root=FOLDER, with "
+                "the photographs that it holds or new ones. No features are computed again."
+            )
+            raise GalleryError(
+                f"{self.folder}: an earlier version of exreid fitted its probabilities and "
+                f"decisions, in another way. {anew}"
+            )
+
+    def vectors(self, number: int) -> np.ndarray:
+        """float32 (G, D) of one backbone, memory-mapped."""
+        file = self.file(f"global-{number}.npy")
+        try:
+            vectors_GD = mapped_array(file)
+        except (OSError, ValueError) as error:
+            raise GalleryError(f"{file}: not an array: {error}. {_AGAIN}") from error
+        if vectors_GD.dtype != np.float32 or vectors_GD.ndim != 2 or len(vectors_GD) != len(self):
+            raise GalleryError(
+                f"{file}: {vectors_GD.dtype} of shape {vectors_GD.shape}, not a float32 row for "
+                f"each of the {len(self)} photographs. {_AGAIN}"
+            )
+        return vectors_GD
+
+    def local_store(self, name: str) -> LocalFeatureStore:
+        """The local features of one extractor, by the photographs' `keys`."""
+        folder = inside(self.folder, f"local-{name}")
+        refuse_links(folder)
+        keypoints = self.config.benchmark.local_top_k
+        found = LocalFeatureStore(folder, name, keypoints)
+        for part in folder.glob("part-*.npy"):
+            try:
+                records = mapped_array(part)
+            except (OSError, ValueError) as error:
+                raise GalleryError(f"{part}: is damaged: {error}. {_AGAIN}") from error
+            if records.dtype != found.empty.dtype or records.ndim != 1:
+                raise GalleryError(f"{part}: {records.dtype} is no local feature. {_AGAIN}")
+        if any(key not in found.store for key in self.keys):
+            named = next((part for part in found.store.parts if not _there_whole(part)), folder)
+            raise GalleryError(f"{named}: lacks photographs of {IMAGES}. {_AGAIN}")
+        return found
+
+    def fusion(self) -> Fusion:
+        """How raw scores become one."""
+        self._refuse_earlier()
+        file = self.file("fusion.json")
+        try:
+            return Fusion.from_json(json.dumps(_read_json(file)["fusion"]))
+        except (KeyError, TypeError, CalibrationError) as error:
+            raise GalleryError(f"{file}: {error} {_AGAIN}") from error
+
+    def budget_rule(self) -> BudgetRule | None:
+        """When the local matching of a query may stop; None where that was not fitted."""
+        self._refuse_earlier()
+        file = self.file("fusion.json")
+        rule = _read_json(file).get("budget")
+        try:
+            return None if rule is None else BudgetRule.from_json(json.dumps(rule))
+        except (KeyError, TypeError, ValueError, CalibrationError) as error:
+            raise GalleryError(f"{file}: {error} {_AGAIN}") from error
+
+    def decider(self) -> Decider | None:
+        """The decision between known and new; None where none was fitted."""
+        self._refuse_earlier()
+        found = self.manifest["open_set"]
+        return None if found is None else decider_from_json(found["decider"])
+
+    def grouping(self) -> Grouping | None:
+        """How photographs of new animals are grouped; None where that was not fitted."""
+        self._refuse_earlier()
+        found = (self.manifest["open_set"] or {}).get("grouping")
+        return None if found is None else grouping_from_json(found)
+
+    def answer_curve(self) -> Calibration | None:
+        """From an animal's score to the probability that it is the one; None where not fitted."""
+        self._refuse_earlier()
+        found = self.manifest["open_set"]
+        return None if found is None else Calibration.from_json(json.dumps(found["answer"]))
+
+    def thumbnail(self, content: str) -> Path | None:
+        """The small picture of a photograph, where the gallery has one."""
+        file = self.folder / thumbnail_name(content)
+        return file if file.is_file() and not _is_link(file, self.folder) else None
+
+
+_AGAIN = "The gallery is damaged: get it again, or build it again."
+
+
+def open_gallery(folder: Path) -> Gallery:
+    """Read a gallery, and check what others rely on; GalleryError for what is none."""
+    folder = Path(os.path.abspath(folder.expanduser()))  # noqa: PTH100 - keeps symbolic links
+    for _ in range(SWAPS):
+        put_back(folder)
+        state = state_of(folder, MANIFEST)
+        try:
+            gallery = _opened(folder, state)
+            if not gallery.is_replaced():
+                return gallery
+        except (GalleryError, ConfigError):
+            if state_of(folder, MANIFEST) == state:
+                raise
+    raise GalleryError(f"{folder}: is replaced again and again while it is read. Wait for that.")
+
+
+def _opened(folder: Path, state: State) -> Gallery:
+    if not (folder / MANIFEST).is_file():
+        raise GalleryError(
+            f"{folder}: no gallery (no {MANIFEST} in it). Make one: exreid gallery build --out DIR."
+        )
+    checksums = _checksums(folder)
+    manifest = _read_json(checked(folder, MANIFEST, checksums))
+    version = manifest.get("format")
+    if version not in (*EARLIER_FORMATS, FORMAT):
+        raise GalleryError(
+            f"{folder}: a gallery of format {version}, and this version of exreid reads {FORMAT}. "
+            "Install the version that wrote it, or build it again."
+        )
+    missing = {"config", "features", "open_set", "fingerprint", "checkpoints"} - set(manifest)
+    if missing:
+        raise GalleryError(f"{folder / MANIFEST}: lacks {', '.join(sorted(missing))}. {_AGAIN}")
+    described = _described(manifest["config"])
+    config = from_values(ProbeConfig, described, source=str(folder / MANIFEST))
+    if checksums is None and "checksums" in manifest:
+        raise GalleryError(f"{folder / CHECKSUMS}: is missing. {_AGAIN}")
+    if checksums is None:
+        log.warning(
+            "%s: this gallery has no checksums (an earlier version of exreid wrote it): damage to "
+            "its files goes unnoticed. Build it again, or add photographs to it, to have them.",
+            folder,
+        )
+    _complete(manifest, config)
+    config = _with_checkpoints(config, folder, manifest, checksums)
+    images = _read_images(checked(folder, IMAGES, checksums))
+    return Gallery(folder, manifest, config, *images, checksums, state)
+
+
+def _there_whole(part: Path) -> bool:
+    try:
+        return is_whole(part.with_suffix(".npy"), part)
+    except OSError:
+        return False
+
+
+def _checksums(folder: Path) -> dict[str, str] | None:
+    if not (folder / CHECKSUMS).exists():
+        return None
+    return {name: str(value) for name, value in _read_json(inside(folder, CHECKSUMS)).items()}
+
+
+def _complete(manifest: dict[str, Any], config: ProbeConfig) -> None:
+    """Earlier versions mirrored photographs as they were told, and did not note it."""
+    for number, model in enumerate([config.model, *config.benchmark.fusion.models]):
+        described = manifest["features"].get(f"global-{number}")
+        if isinstance(described, dict) and model.flip_augmentation:
+            described.setdefault("flip", True)
+
+
+def checked(folder: Path, name: str, checksums: dict[str, str] | None) -> Path:
+    """A file right in the gallery; GalleryError where it is missing, a link, or damaged."""
+    file = inside(folder, name)
+    try:
+        whole = checksums is None or checksum_of(file) == checksums.get(name)
+    except OSError as error:
+        raise GalleryError(f"{file}: cannot be read: {error}. {_AGAIN}") from error
+    if not whole:
+        raise GalleryError(f"{file}: is damaged: not the bytes that were written. {_AGAIN}")
+    return file
+
+
+def _described(tree: Any) -> Any:
+    """Of a gallery's config what says how its features and decisions are made: where this machine
+    reads and writes, and whom it talks to, are its user's to say."""
+    if not isinstance(tree, dict):
+        return tree
+    kept = {name: value for name, value in tree.items() if name in DESCRIBES}
+    for names in THIS_MACHINES:
+        kept = _without(kept, names)
+    return kept
+
+
+def _without(tree: Any, names: Sequence[str]) -> Any:
+    """A tree without one of its keys, where it has it."""
+    first, *more = names
+    if not isinstance(tree, dict) or first not in tree:
+        return tree
+    if more:
+        return {**tree, first: _without(tree[first], more)}
+    return {name: value for name, value in tree.items() if name != first}
+
+
+def inside(folder: Path, name: str) -> Path:
+    """A file or folder of the gallery; GalleryError where it is missing, or a link."""
+    path = folder / name
+    if _is_link(path, folder):
+        raise GalleryError(f"{path}: is a link; a gallery holds its files itself. {_AGAIN}")
+    if not path.exists():
+        raise GalleryError(f"{path}: is missing. {_AGAIN}")
+    return path
+
+
+def refuse_links(folder: Path) -> None:
+    """GalleryError where anything in the folder is a symbolic link."""
+    for path in folder.iterdir():
+        if path.is_symlink():
+            raise GalleryError(f"{path}: is a link; a gallery holds its files itself. {_AGAIN}")
+
+
+def thumbnail_name(content: str) -> str:
+    """Where the small picture of a photograph lies in its gallery."""
+    return f"{THUMBNAILS}/{content[:2]}/{content}.jpg"
+
+
+def backbone_name(number: int) -> str:
+    """The file of a backbone's weights in a gallery."""
+    return f"backbone-{number}.safetensors"
+
+
+def check_features(gallery: Gallery, name: str, here: dict[str, Any]) -> None:
+    """GalleryError where features made here would differ from the gallery's.
+
+    What only moves the last digits (device, versions of torch and timm) may differ.
+    """
+    there = gallery.manifest["features"].get(name)
+    if there is None:
+        raise GalleryError(f"{gallery.folder}: holds no features of {name}. {_AGAIN}")
+    changed = _differences(there, json.loads(json.dumps(here)))
+    if not changed:
+        return
+    lines = [f"  {key}: {old!r} in the gallery, {new!r} here" for key, old, new in changed]
+    head = (
+        f"{gallery.folder}: features of {name} made here cannot be compared with the gallery's, "
+        "since they depend on"
+    )
+    remedy = (
+        "Use the weights and the version of exreid that the gallery was built with, or build the "
+        "gallery again."
+    )
+    raise GalleryError("\n".join([head, *lines, remedy]))
+
+
+def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = [name for name in {**old, **new} if name not in LOOSE]
+        parts = [_differences(old.get(n), new.get(n), f"{key}.{n}".strip(".")) for n in names]
+        return [found for part in parts for found in part]
+    return [] if old == new else [(key, old, new)]
+
+
+def decider_to_json(decider: Decider) -> dict[str, Any]:
+    """All that `decider_from_json` needs; JSON keeps every bit of a float."""
+    return {field.name: _plain(getattr(decider, field.name)) for field in fields(decider)}
+
+
+def decider_from_json(values: dict[str, Any]) -> Decider:
+    """What `decider_to_json` wrote; GalleryError for anything else."""
+    try:
+        return Decider(**{name: _tupled(value) for name, value in values.items()})
+    except TypeError as error:
+        raise GalleryError(f"{MANIFEST}: not a decision known/new: {error}. {_AGAIN}") from error
+
+
+def grouping_to_json(grouping: Grouping) -> dict[str, Any]:
+    """All that `grouping_from_json` needs."""
+    curve = None if grouping.curve is None else json.loads(grouping.curve.to_json())
+    return {field.name: getattr(grouping, field.name) for field in fields(grouping)} | {
+        "curve": curve
+    }
+
+
+def grouping_from_json(values: dict[str, Any]) -> Grouping:
+    """What `grouping_to_json` wrote; GalleryError for anything else."""
+    try:
+        curve = values["curve"]
+        curve = None if curve is None else Calibration.from_json(json.dumps(curve))
+        return Grouping(**(values | {"curve": curve}))
+    except (KeyError, TypeError, CalibrationError) as error:
+        raise GalleryError(f"{MANIFEST}: not a grouping: {error}. {_AGAIN}") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list | np.ndarray):
+        return [_plain(one) for one in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return "inf" if value > 0 else "-inf"
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _tupled(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_tupled(one) for one in value)
+    return float(value) if value in ("inf", "-inf") else value
+
+
+def images_table(
+    table: ImageTable,
+    content_G: list[str],
+    small_masks: list[str | None],
+    mask_col: str | None,
+) -> pa.Table:
+    """``images.parquet``; the metadata's own columns with `ORIGINAL` before their names."""
+    rows = table.rows.assign(content=content_G, small_mask=pd.Series(small_masks, dtype=object))
+    original = table.original.drop(columns=[mask_col] if mask_col in table.original else [])
+    named = original.astype(object).add_prefix(ORIGINAL)
+    frame = pd.concat([rows, named.where(named.notna(), None)], axis=1)
+    return pa.Table.from_pandas(frame, preserve_index=False)
+
+
+def _read_images(file: Path) -> tuple[ImageTable, list[str], list[str | None]]:
+    try:
+        frame = pq.read_table(file).to_pandas()
+        frame = frame.astype({name: object for name in frame if frame[name].dtype != "M8[s]"})
+        frame = frame.where(frame.notna(), None)
+        rows = frame[[*TABLE_COLUMNS]].copy()
+        rows["date"] = pd.to_datetime(rows["date"]).astype("datetime64[s]")
+        rows["row"] = rows["row"].astype(np.int64)
+        content_G = [str(value) for value in frame["content"]]
+        small_masks = frame["small_mask"].tolist()
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+        raise GalleryError(f"{file}: not a gallery's table: {error}. {_AGAIN}") from error
+    _check_rows(file, rows, content_G)
+    names = [name for name in frame if name.startswith(ORIGINAL)]
+    original = frame[names].rename(columns=lambda name: name.removeprefix(ORIGINAL))
+    return ImageTable(rows, original, "", str(file)), content_G, small_masks
+
+
+def _check_rows(file: Path, rows: pd.DataFrame, content_G: list[str]) -> None:
+    if rows["image_id"].duplicated().any() or rows["identity"].isna().any() or len(rows) == 0:
+        raise GalleryError(f"{file}: ids repeat, or a photograph has no animal. {_AGAIN}")
+    for path, content in zip(rows["path"], content_G, strict=True):
+        try:
+            safe = normalised_path(path) == path
+        except ValueError:
+            safe = False
+        if not safe or not CONTENT.fullmatch(content):
+            raise GalleryError(f"{file}: {path!r} is no path inside a data set. {_AGAIN}")
+
+
+def _with_checkpoints(
+    config: ProbeConfig, folder: Path, manifest: dict[str, Any], checksums: dict[str, str] | None
+) -> ProbeConfig:
+    """The config with the weights that the gallery brings."""
+    brought = set(manifest["checkpoints"])
+    models = [config.model, *config.benchmark.fusion.models]
+    for number, model in enumerate(models):
+        name = backbone_name(number)
+        file = str(checked(folder, name, checksums)) if number in brought else None
+        models[number] = model.model_copy(update={"checkpoint": file})
+    fusion = config.benchmark.fusion.model_copy(update={"models": tuple(models[1:])})
+    benchmark = config.benchmark.model_copy(update={"fusion": fusion})
+    return config.model_copy(update={"model": models[0], "benchmark": benchmark})
+
+
+def _is_link(path: Path, folder: Path) -> bool:
+    """Whether the path, or a folder between it and the gallery, is a symbolic link."""
+    parts = path.relative_to(folder).parts
+    return any((folder / Path(*parts[: i + 1])).is_symlink() for i in range(len(parts)))
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise GalleryError(f"{file}: cannot be read: {error}. {_AGAIN}") from error
+    if not isinstance(content, dict):
+        raise GalleryError(f"{file}: is no JSON object. {_AGAIN}")
+    return content

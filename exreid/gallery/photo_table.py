@@ -1,0 +1,240 @@
+"""New photographs as a table: found, hashed, timed, and laid beside what the user knows of them."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from exreid.config.probe import ProbeConfig
+from exreid.data.mask_images import mask_files, read_mask_image
+from exreid.data.masks import encode_mask
+from exreid.data.metadata import load_images
+from exreid.data.photos import FoundPhotos, VisitRule, find_photos, group_visits, taken_at
+from exreid.errors import ImageError, MetadataError
+from exreid.features.embedding import content_hash
+from exreid.features.extraction import trusted_signature
+from exreid.gallery.folder import Gallery
+from exreid.pipeline.inputs import table_columns
+from exreid.progress import Progress, no_progress
+from exreid.records import ImageTable, Rejected
+from exreid.storage.feature_store import SignatureMemo
+from exreid.storage.urls import read_bytes
+
+THREADS = 4
+
+
+@dataclass(frozen=True)
+class PhotoOptions:
+    """What is known of the photographs besides their pixels, and how they are grouped."""
+
+    metadata: Path | None = None
+    """A table like the gallery's own: paths, and masks, encounters, dates, viewpoints."""
+    masks: Path | None = None
+    """A folder of mask images called like the photographs; white is the animal."""
+    encounter_minutes: float = 10.0
+    visits: VisitRule = "auto"
+
+
+@dataclass(frozen=True)
+class Photos:
+    """The photographs that are to be answered, and what became of the others."""
+
+    table: ImageTable
+    time_N: np.ndarray
+    """datetime64[s], by the camera's clock; NaT where unknown."""
+    how_N: list[str]
+    """How each one's visit was found; see `exreid.data.photos.Visits`."""
+    in_gallery: list[tuple[str, str, str]]
+    """Of each photograph that the gallery holds: path, the gallery's id of it, and its animal."""
+    rejected: list[Rejected]
+    others: int
+    """Files in the folders that are no photographs."""
+    found: int
+    """Photographs that were given."""
+
+
+def read_photos(
+    given: Sequence[Path],
+    gallery: Gallery,
+    config: ProbeConfig,
+    options: PhotoOptions,
+    *,
+    memo: SignatureMemo,
+    progress: Progress = no_progress,
+) -> Photos:
+    """The photographs of the paths given, as a table; unreadable ones by ``dataset.on_error``."""
+    found = find_photos(given)
+    rows, original = _described(found, config, options)
+    count = len(found.paths) + len(found.unnamed)
+    seen = _looked_at(found, memo, progress("Reading photographs", len(found.paths)))
+    rejected = [
+        Rejected(path, path, 0, "image", str(one))
+        for path, one in zip(found.paths, seen, strict=True)
+        if isinstance(one, ImageError)
+    ]
+    rejected += [
+        Rejected(name, name, 0, "image", "its name is no text (UTF-8). Rename it.")
+        for name in found.unnamed
+    ]
+    if rejected and config.dataset.on_error == "raise":
+        first = rejected[0]
+        raise ImageError(
+            f"{found.root}/{first.path}: {first.reason} {len(rejected)} of {count} photographs "
+            "cannot be read; --on-error skip lists them and goes on."
+        )
+    place = {content: i for i, content in enumerate(gallery.content_G)}
+    known = gallery.table.rows
+    in_gallery, index, times = [], [], []
+    for i, one in enumerate(seen):
+        if isinstance(one, ImageError):
+            continue
+        if one.content in place:
+            row = known.iloc[place[one.content]]
+            in_gallery.append((found.paths[i], row["image_id"], row["identity"]))
+            continue
+        index.append(i)
+        times.append(_time_of(one.taken, rows["date"].iloc[i]))
+    table = ImageTable(rows, original, found.root, found.root).take(np.array(index, np.int64))
+    time_N = np.array(times, "datetime64[s]")
+    table, how = _with_visits(table, time_N, options)
+    table = _with_free_ids(table, set(known["image_id"]))
+    return Photos(table, time_N, how, in_gallery, rejected, found.others, count)
+
+
+def _time_of(taken: np.datetime64, told: pd.Timestamp) -> np.datetime64:
+    """The camera's time, else the table's where it is more than a day."""
+    if np.isnat(taken) and told is not pd.NaT and told != told.normalize():
+        return np.datetime64(told, "s")
+    return taken
+
+
+@dataclass(frozen=True)
+class _Seen:
+    content: str
+    taken: np.datetime64
+
+
+def _looked_at(
+    found: FoundPhotos, memo: SignatureMemo, on_progress: Callable[[int], Any]
+) -> list[_Seen | ImageError]:
+    """Of each photograph its content and time, or why it cannot be read."""
+    new: list[tuple[str, str]] = []
+
+    def look(path: str) -> _Seen | ImageError:
+        try:
+            signature = trusted_signature(found.root, path)
+            data = read_bytes(found.root, path)
+            seen = _Seen(content_hash(data), taken_at(data))
+        except ImageError as error:
+            return error
+        finally:
+            on_progress(1)
+        if signature and memo.get(signature) is None:
+            new.append((signature, seen.content))
+        return seen
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        result = list(pool.map(look, found.paths))
+    memo.remember([signature for signature, _ in new], [content for _, content in new])
+    return result
+
+
+def _described(
+    found: FoundPhotos, config: ProbeConfig, options: PhotoOptions
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of an image table, filled with what the user's table and masks say."""
+    count = len(found.paths)
+    columns = ("identity", "split", "mask", "encounter", "viewpoint")
+    rows = pd.DataFrame({name: pd.Series([None] * count, dtype=object) for name in columns})
+    rows["image_id"] = rows["path"] = pd.Series(found.paths, dtype=object)
+    rows["date"] = np.full(count, "NaT", "datetime64[s]")
+    rows["row"] = np.arange(1, count + 1)
+    original = pd.DataFrame(index=range(count))
+    if options.metadata is not None:
+        rows, original = _from_metadata(found, rows, config, options.metadata)
+    if options.masks is not None:
+        rows["mask"] = _from_mask_images(found, rows["mask"].tolist(), options.masks)
+    return rows, original
+
+
+def _from_metadata(
+    found: FoundPhotos, rows: pd.DataFrame, config: ProbeConfig, file: Path
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Paths in the table are relative to its folder, or to the folder of the photographs."""
+    file = Path(os.path.abspath(file.expanduser()))  # noqa: PTH100
+    columns = replace(table_columns(config.dataset, with_split=False, require_identity=False))
+    columns = replace(columns, required=frozenset({columns.path}))
+    given, _ = load_images(
+        str(file.parent),
+        metadata_file=str(file),
+        columns=columns,
+        unknown_identities=config.dataset.unknown_identities,
+        check_files=False,
+        require_identity=False,
+    )
+    # Disks and tables may write one name in two Unicode forms.
+    by_path = {_place(file.parent, path): i for i, path in enumerate(given.rows["path"])}
+    for i, path in enumerate(given.rows["path"]):
+        by_path.setdefault(_place(found.root, path), i)
+    wanted = [by_path.get(_place(found.root, path), -1) for path in found.paths]
+    if all(place < 0 for place in wanted):
+        raise MetadataError(
+            f"{file}: names none of the {len(wanted)} photographs in {found.root}. Its "
+            f"{columns.path} column should be relative to its own folder, or to that one."
+        )
+    for i, place in enumerate(wanted):
+        if place < 0:
+            continue
+        for name in ("mask", "encounter", "viewpoint", "date"):
+            rows.loc[i, name] = given.rows[name].iloc[place]
+    index = np.array(wanted)
+    original = given.original.iloc[np.maximum(index, 0)].reset_index(drop=True)
+    original = original.drop(columns=[config.dataset.label_col], errors="ignore").astype(object)
+    original.loc[index < 0, :] = None
+    return rows, original
+
+
+def _place(folder: str | Path, path: str) -> str:
+    return unicodedata.normalize("NFC", os.path.join(folder, path))  # noqa: PTH118
+
+
+def _from_mask_images(
+    found: FoundPhotos, masks: list[str | None], folder: Path
+) -> list[str | None]:
+    """Masks from images: NAME.png in the same subfolders, or all in one folder."""
+    files = mask_files(folder, found.paths)
+    result = list(masks)
+    for i, path in enumerate(found.paths):
+        if path in files:
+            result[i] = encode_mask(read_mask_image(files[path]))
+    return result
+
+
+def _with_visits(
+    table: ImageTable, time_N: np.ndarray, options: PhotoOptions
+) -> tuple[ImageTable, list[str]]:
+    visits = group_visits(
+        table.rows["path"].tolist(),
+        time_N,
+        known=table.rows["encounter"].tolist(),
+        minutes=options.encounter_minutes,
+        rule=options.visits,
+    )
+    names = pd.Series(visits.name_N, dtype=object)
+    told = table.rows["date"]
+    rows = table.rows.assign(encounter=names, date=told.where(told.notna(), time_N))
+    return replace(table, rows=rows), visits.how_N
+
+
+def _with_free_ids(table: ImageTable, taken: set[str]) -> ImageTable:
+    """Ids that no gallery photograph has."""
+    ids = [name if name not in taken else f"new:{name}" for name in table.rows["image_id"]]
+    return replace(table, rows=table.rows.assign(image_id=pd.Series(ids, dtype=object)))

@@ -1,0 +1,298 @@
+"""Writing a gallery: each of its files; see `exreid.gallery.folder` for what they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import save_file
+
+from exreid import __version__
+from exreid.calibration.curves import Calibration
+from exreid.calibration.fusion import Fusion
+from exreid.calibration.identity_curve import fit_animal_curve
+from exreid.config.benchmark import ModelConfig
+from exreid.config.probe import OutputConfig, ProbeConfig, RayConfig, WandbConfig
+from exreid.data.thumbnails import Thumbnail, make_thumbnail
+from exreid.errors import CalibrationError, MaskError
+from exreid.features.embedding import image_key
+from exreid.gallery.folder import (
+    CHECKSUMS,
+    FORMAT,
+    IMAGES,
+    LOOSE,
+    MANIFEST,
+    PAIRS,
+    Gallery,
+    backbone_name,
+    decider_to_json,
+    grouping_to_json,
+    images_table,
+    thumbnail_name,
+)
+from exreid.gallery.stages import BuildStages
+from exreid.openset.decide import Decider, Practice, fit_decider
+from exreid.openset.group import Grouper, Grouping
+from exreid.pipeline.answers import grouping_figures, open_set_content
+from exreid.pipeline.fuse import FusionStage
+from exreid.progress import Progress
+from exreid.records import ImageTable, Rejected, RetrievalSide
+from exreid.storage.array_store import ArrayStore, write_part
+from exreid.storage.files import SEALED, checksum_of
+from exreid.storage.pair_store import RECORD, PairStore
+from exreid.storage.run_folder import write_rejected, write_table, write_text
+from exreid.storage.spreadsheets import read_cells
+from exreid.storage.urls import read_bytes
+
+PART_IMAGES = 256
+THREADS = 4
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What was fitted on the gallery's own images."""
+
+    fusion: Fusion | None
+    decider: Decider | None = None
+    content: dict[str, Any] | None = None
+    """Of ``open_set.json``."""
+    answer: Calibration | None = None
+    """From an animal's score to the probability that it is the one."""
+    grouping: Grouping | None = None
+    """How photographs of new animals are grouped."""
+
+    @classmethod
+    def fit(
+        cls,
+        config: ProbeConfig,
+        fusion: FusionStage | None,
+        practice: Practice | None,
+        side: RetrievalSide,
+        grouper: Grouper | None,
+    ) -> Learned:
+        """Fit the decision known/new, the animals' probabilities, and the groups of new ones."""
+        fitted = None if fusion is None else fusion.fusion
+        if practice is None:
+            return cls(fitted)
+        benchmark = config.benchmark
+        try:
+            decider, answers = fit_decider(practice, side, benchmark.open_set, config.seed)
+            curve = fit_animal_curve(
+                practice.ranking,
+                practice.queries,
+                side,
+                new_share=benchmark.open_set.new_share,
+                how=benchmark.identity_score,
+                top=benchmark.identity_top_n,
+                kind=benchmark.calibration.kind,
+            )
+        except CalibrationError as error:
+            raise CalibrationError(
+                f"{error} A gallery without decisions: benchmark.open_set.enabled=false."
+            ) from error
+        content = open_set_content([decider], answers, benchmark.open_set)
+        grouping = None if grouper is None else grouper.learn(side, config.seed)
+        if grouping is not None:
+            content["new_animals"] = grouping_figures(grouping)
+        return cls(fitted, decider, content, curve, grouping)
+
+    def as_json(self) -> dict[str, Any] | None:
+        """The ``open_set`` of ``gallery.json``."""
+        if self.decider is None or self.answer is None:
+            return None
+        return {
+            "decider": decider_to_json(self.decider),
+            "content": self.content,
+            "answer": json.loads(self.answer.to_json()),
+            "grouping": None if self.grouping is None else grouping_to_json(self.grouping),
+        }
+
+
+@dataclass(frozen=True)
+class GalleryContent:
+    """All that a gallery's files are made of, besides the features."""
+
+    table: ImageTable
+    content_G: list[str]
+    """Hashes of the photographs' files."""
+    learned: Learned
+    rejected: Sequence[Rejected]
+    old: Gallery | None
+    """The gallery whose photographs are the table's first."""
+    thumbnail_px: int
+
+    def write(self, folder: Path, stages: BuildStages, progress: Progress) -> None:
+        """All files of the gallery into a folder that only it is in."""
+        for number, embeddings in enumerate(stages.embeddings):
+            np.save(folder / f"global-{number}.npy", embeddings.vectors_ND, allow_pickle=False)
+        masks = self.table.rows["mask"].tolist()
+        keys = [image_key(c, mask or None) for c, mask in zip(self.content_G, masks, strict=True)]
+        names = [name for name in stages.features if name.startswith("local-")]
+        for name, images in zip(names, stages.images, strict=True):
+            _write_local(folder / name, images.store.store, keys, self.old)
+        _write_pairs(folder / PAIRS, stages)
+        for number, state in stages.weights.items():
+            save_file(state, folder / backbone_name(number))
+        small_masks = self._write_thumbnails(folder, progress)
+        mask_col = stages.config.dataset.mask_col
+        images_file = images_table(self.table, self.content_G, small_masks, mask_col)
+        write_table(folder / IMAGES, images_file)
+        write_rejected(folder / "rejected.csv", [*_rejected_before(self.old), *self.rejected])
+        write_text(folder / MANIFEST, json.dumps(self._manifest(stages, keys), indent=1) + "\n")
+        write_checksums(folder)
+
+    def _write_thumbnails(self, folder: Path, progress: Progress) -> list[str | None]:
+        """The small pictures, those of an old gallery as they are; each photograph's small mask."""
+        old, rows = self.old, self.table.rows
+        known = [] if old is None else old.small_masks
+        small: list[str | None] = [*known, *[None] * (len(rows) - len(known))]
+        if self.thumbnail_px == 0:
+            return small
+        for content in dict.fromkeys([] if old is None else old.content_G):
+            source = None if old is None else old.thumbnail(content)
+            if source is not None:
+                _link_or_copy(source, folder / thumbnail_name(content))
+        advance = progress("Thumbnails", len(rows) - len(known))
+
+        def make(i: int) -> str | None:
+            data = read_bytes(self.table.root, rows["path"].iloc[i])
+            made = _thumbnail(data, rows["mask"].iloc[i] or None, self.thumbnail_px)
+            file = folder / thumbnail_name(self.content_G[i])
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(made.jpeg)
+            advance(1)
+            return made.mask
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            small[len(known) :] = pool.map(make, range(len(known), len(rows)))
+        return small
+
+    def _manifest(self, stages: BuildStages, keys: list[str]) -> dict[str, Any]:
+        old, learned, rows = self.old, self.learned, self.table.rows
+        written = datetime.now(UTC).isoformat(timespec="seconds")
+        now = {"written": written, "photographs": len(rows), "exreid": __version__}
+        config, open_set = _portable(stages.config), learned.as_json()
+        known = [keys, rows["identity"].tolist(), config, _strict(stages.features), open_set]
+        known.append(None if learned.fusion is None else learned.fusion.fingerprint)
+        text = json.dumps(known, sort_keys=True)
+        return {
+            "format": FORMAT,
+            "fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16],
+            "method": config["benchmark"]["method"],
+            "photographs": len(rows),
+            "animals": int(rows["identity"].nunique()),
+            "encounters": int(rows["encounter"].nunique()),
+            "thumbnails_px": self.thumbnail_px,
+            "history": [*([] if old is None else old.manifest["history"]), now],
+            "config": config,
+            "features": stages.features,
+            "checkpoints": sorted(stages.weights),
+            "calibration": self._calibration(stages.config),
+            "open_set": open_set,
+            "checksums": CHECKSUMS,
+        }
+
+    def _calibration(self, config: ProbeConfig) -> str | None:
+        """Whether the fusion was fitted on this gallery, or came from elsewhere."""
+        if self.learned.fusion is None:
+            return None
+        before = self.old is not None and self.old.manifest["calibration"] == "loaded"
+        return "loaded" if before or config.benchmark.calibration.load is not None else "fitted"
+
+
+def write_checksums(folder: Path) -> None:
+    """The list of a gallery's files with their checksums. Parts of local features have theirs in
+    their names, matched pairs theirs in their frames; thumbnails decide nothing."""
+    sums = {file.name: checksum_of(file) for file in sorted(folder.iterdir()) if file.is_file()}
+    sums.pop(CHECKSUMS, None)
+    write_text(folder / CHECKSUMS, json.dumps(sums, indent=1) + "\n")
+
+
+def _write_local(folder: Path, store: ArrayStore, keys: list[str], old: Gallery | None) -> None:
+    folder.mkdir()
+    if old is not None:
+        for file in (old.folder / folder.name).iterdir():
+            if SEALED.search(file.stem):  # others are of an earlier version, and written anew
+                _link_or_copy(file, folder / file.name)
+    there = ArrayStore(folder)
+    missing = [key for key in dict.fromkeys(keys) if key not in there]
+    for start in range(0, len(missing), PART_IMAGES):
+        part = missing[start : start + PART_IMAGES]
+        write_part(folder, part, store.gather(part))
+
+
+def _write_pairs(folder: Path, stages: BuildStages) -> None:
+    for name, notes in stages.kept_pairs.items():
+        records = np.concatenate([np.zeros(0, RECORD), *notes])
+        both = np.stack([records["key_a"], records["key_b"]], axis=1)
+        _, first = np.unique(both, axis=0, return_index=True)
+        if len(first):
+            PairStore(folder / name).append_records(records[np.sort(first)])
+
+
+def _thumbnail(data: bytes, mask: str | None, longer_side_px: int) -> Thumbnail:
+    try:
+        return make_thumbnail(data, mask, longer_side_px)
+    except MaskError:
+        # The features did not need the mask, or this would have come up before.
+        return make_thumbnail(data, None, longer_side_px)
+
+
+def _rejected_before(old: Gallery | None) -> list[Rejected]:
+    if old is None or not (old.folder / "rejected.csv").exists():
+        return []
+    file = old.file("rejected.csv")
+    return [
+        Rejected(image_id, path, int(row), stage, reason)
+        for image_id, path, row, stage, reason in read_cells(file).itertuples(index=False)
+    ]
+
+
+def _portable(config: ProbeConfig) -> dict[str, Any]:
+    """The config without what holds on this machine alone."""
+
+    def bare(model: ModelConfig) -> ModelConfig:
+        return model.model_copy(update={"checkpoint": None})
+
+    benchmark = config.benchmark
+    dataset = {"root": ".", "metadata_file": None, "make_split": None}
+    fusion = {"models": tuple(map(bare, benchmark.fusion.models))}
+    matching = {
+        "cache": "auto",
+        "fusion": benchmark.fusion.model_copy(update=fusion),
+        "calibration": benchmark.calibration.model_copy(update={"load": None}),
+    }
+    plain = {
+        "dataset": config.dataset.model_copy(update=dataset),
+        "model": bare(config.model),
+        "benchmark": benchmark.model_copy(update=matching),
+        "output": OutputConfig(),
+        "wandb": WandbConfig(),
+        "ray": RayConfig(),
+    }
+    tree: dict[str, Any] = config.model_copy(update=plain).model_dump(mode="json")
+    return tree
+
+
+def _strict(features: Any) -> Any:
+    """Without what moves the last digits alone."""
+    if isinstance(features, dict):
+        return {key: _strict(value) for key, value in features.items() if key not in LOOSE}
+    return features
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

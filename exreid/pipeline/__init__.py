@@ -1,0 +1,1 @@
+"""The steps that runs are made of."""

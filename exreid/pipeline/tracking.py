@@ -1,0 +1,85 @@
+"""Weights & Biases: one run per probe or training, and never the reason that it fails."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from exreid.config.probe import WandbConfig
+from exreid.records import Result
+
+log = logging.getLogger(__name__)
+
+
+class Tracker:
+    """A run of Weights & Biases, or nothing: where it is not wanted, and once it has failed."""
+
+    def __init__(
+        self, config: WandbConfig, *, run_id: str, folder: Path, tree: dict[str, Any]
+    ) -> None:
+        self.folder = folder
+        self.run: Any = None
+        self.rows = 0
+        self.on = config.enabled
+        self._guarded(lambda: self._start(config, run_id, tree))
+
+    def log_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Log the rows that are new since the last call, each at its ``epoch``."""
+        for row in rows[self.rows :]:
+            self._guarded(partial(self._log_row, row))
+        self.rows = max(self.rows, len(rows))
+
+    def finish(self, summary: Mapping[str, Any]) -> bool:
+        """Write the summary; True when everything was logged."""
+        self._guarded(lambda: self.run.summary.update(dict(summary)))
+        self._guarded(self._finish)
+        return self.on
+
+    def _finish(self) -> None:
+        self.run.finish()
+
+    def _log_row(self, row: Mapping[str, Any]) -> None:
+        self.run.log(dict(row), step=int(row["epoch"]))
+
+    def _start(self, config: WandbConfig, run_id: str, tree: dict[str, Any]) -> None:
+        import wandb
+
+        # What is None here is left to W&B, which asks its own WANDB_... variables.
+        said = os.environ.get
+        self.run = wandb.init(
+            project=config.project or said("WANDB_PROJECT") or "exreid",
+            entity=config.entity,
+            group=config.group,
+            tags=list(config.tags) or None,
+            name=config.name or said("WANDB_NAME") or run_id,
+            mode=config.mode,
+            dir=said("WANDB_DIR") or str(self.folder),
+            config=tree,
+            settings=wandb.Settings(silent=True),
+        )
+
+    def _guarded(self, call: Callable[[], Any]) -> None:
+        if not self.on:
+            return
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001 - whatever W&B raises, the results are on disk
+            self.on = False
+            log.warning(
+                "Weights & Biases failed (%s); the results in %s are complete without it. "
+                "wandb.mode=offline needs no key and no network.",
+                (str(error) or type(error).__name__).splitlines()[0],
+                self.folder,
+            )
+
+
+def log_result(
+    config: WandbConfig, *, run_id: str, folder: Path, tree: dict[str, Any], result: Result
+) -> bool:
+    """A probe's config and metrics; True when logged, False (with a warning) when W&B failed."""
+    tracker = Tracker(config, run_id=run_id, folder=folder, tree=tree)
+    return tracker.finish({**result.metrics, **result.timings_s})

@@ -1,0 +1,186 @@
+"""What a training starts from: its images decoded, its classes, its validation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from exreid.config.training import FinetuneConfig
+from exreid.data.holdout import Holdout, check_holdout, cut_holdout
+from exreid.data.metadata import left_out_text, retrieval_sides
+from exreid.errors import MetadataError
+from exreid.features.decoding import KeepDecoded, decode_in_process, decode_table
+from exreid.features.embedding import stage_folder
+from exreid.features.extraction import ExtractionReport, PrepareImages, input_columns
+from exreid.models.backbones import Backbone, build_backbone
+from exreid.pipeline.inputs import output_root, preprocessing_for
+from exreid.records import ImageTable
+from exreid.storage.feature_store import SignatureMemo
+from exreid.storage.urls import is_remote
+from exreid.training.course import TrainingJob
+from exreid.training.feed import CachedImages, DecodingImages, ImageSource
+from exreid.training.worker import Validation, WorkerTask
+
+
+def first_backbone(config: FinetuneConfig) -> Backbone:
+    """The backbone before training; random weights come from the seed."""
+    torch.manual_seed(config.seed)
+    return build_backbone(
+        config.model.type,
+        checkpoint=config.model.checkpoint,
+        image_size=config.dataset.image_size,
+        pretrained=config.model.pretrained,
+    )
+
+
+def validation_mode(config: FinetuneConfig) -> Literal["query_gallery", "leave_one_out"]:
+    """``validation.mode``, with auto resolved."""
+    if config.validation.mode != "auto":
+        return config.validation.mode
+    return "leave_one_out" if config.validation.source == "identities" else "query_gallery"
+
+
+def hold_out(table: ImageTable, config: FinetuneConfig) -> Holdout:
+    """The table's training images, and the queries and gallery of the validation."""
+    dataset, validation = config.dataset, config.validation
+    return cut_holdout(
+        table,
+        source=validation.source,
+        mode=validation_mode(config),
+        fraction=validation.fraction,
+        seed=config.seed,
+        train_value=dataset.train_split_value,
+        val_value=dataset.val_split_value,
+        database_value=dataset.database_split_value,
+    )
+
+
+@dataclass(frozen=True)
+class DecodedImages:
+    """The images that a training needs, each known to be readable."""
+
+    table: ImageTable
+    holdout: Holdout
+    """Positions in ``table``."""
+    prepare: PrepareImages
+    folder: Path | None
+    """Of the decoded cache."""
+    keys: list[str]
+    """Of the cache, one per row of ``table``."""
+    report: ExtractionReport
+
+    def source(self, positions: np.ndarray, *, in_process: bool) -> Callable[[], ImageSource]:
+        """Makes the source whose places are these positions."""
+        if self.folder is not None:
+            return partial(CachedImages, self.folder, [self.keys[i] for i in positions])
+        part = self.table.take(positions)
+        if in_process:
+            columns = input_columns(part, np.arange(len(part)))
+            return partial(DecodingImages, self.prepare, columns)
+        from exreid.distributed.decode import StreamedImages
+
+        return partial(StreamedImages, part, self.prepare)
+
+
+def decode_images(
+    table: ImageTable,
+    holdout: Holdout,
+    config: FinetuneConfig,
+    backbone: Backbone,
+    *,
+    verbose: bool,
+    on_progress: Callable[[int], Any],
+) -> DecodedImages:
+    """Decode what is trained and validated on, or find it in the cache; drop what is unreadable."""
+    wanted = np.union1d(holdout.train_N, np.union1d(holdout.query_N, holdout.gallery_N))
+    part = table.take(wanted)
+    root = part.root if is_remote(part.root) else os.path.abspath(part.root)  # noqa: PTH100
+    part = ImageTable(part.rows, part.original, root, part.source)
+    preprocessing = preprocessing_for(config, backbone)
+    prepare = PrepareImages(root, preprocessing, with_matte=config.augment.background > 0)
+    folder = memo = None
+    if config.dataset.decoded_cache == "auto":
+        cache = output_root(config) / ".exreid_cache"
+        description = {"stage": "decoded", "matte": prepare.with_matte, **preprocessing.describe()}
+        folder = stage_folder(cache, "decoded", description)
+        memo = SignatureMemo(cache / "signatures")
+    positions, keys, report = decode_table(
+        part,
+        _decode_source(config, KeepDecoded(prepare, folder), verbose=verbose),
+        folder=folder,
+        memo=memo,
+        on_error=config.dataset.on_error,
+        on_progress=on_progress,
+    )
+    kept = _placed(holdout, wanted[positions])
+    for left, what in ((kept.train_N, "train on"), (kept.query_N, "validate with")):
+        if len(left) == 0 and report.rejected:
+            raise MetadataError(
+                f"{table.source}: no image is left to {what}. {left_out_text(report.rejected)}"
+            )
+    return DecodedImages(part.take(positions), kept, prepare, folder, keys, report)
+
+
+def _decode_source(config: FinetuneConfig, keep: KeepDecoded, *, verbose: bool) -> Any:
+    def over_tasks(table: ImageTable, positions: np.ndarray) -> Any:
+        from exreid.distributed.decode import decode_over_tasks
+        from exreid.distributed.session import ray_session
+
+        with ray_session(config.ray, verbose=verbose):
+            yield from decode_over_tasks(table, positions, keep=keep, cpus=1.0)
+
+    if config.ray.num_workers == 0:
+        return partial(decode_in_process, keep=keep)
+    return over_tasks
+
+
+def _placed(holdout: Holdout, kept_N: np.ndarray) -> Holdout:
+    """The positions as places among ``kept_N`` (rising), without those that are not there."""
+    return Holdout(
+        *(
+            np.flatnonzero(np.isin(kept_N, part))
+            for part in (holdout.train_N, holdout.query_N, holdout.gallery_N)
+        )
+    )
+
+
+def build_task(
+    images: DecodedImages, config: FinetuneConfig, backbone: Backbone, folder: Path
+) -> WorkerTask:
+    """Classes and validation of the images that are left, for the workers."""
+    table, holdout = images.table, images.holdout
+    check_holdout(table, holdout, exclude=config.validation.exclude)
+    names = table.rows["identity"].to_numpy(object)[holdout.train_N]
+    labels = tuple(sorted(set(names)))
+    label_of = {name: label for label, name in enumerate(labels)}
+    queries, gallery = retrieval_sides(table, holdout.query_N, holdout.gallery_N)
+    validation = Validation(
+        backbone,
+        queries,
+        gallery,
+        config.validation.exclude,
+        config.model.batch_size,
+        config.seed,
+    )
+    job = TrainingJob(
+        config=config,
+        backbone=backbone,
+        labels=labels,
+        label_N=np.array([label_of[name] for name in names], np.int64),
+        image_ids=tuple(table.rows["image_id"].to_numpy(object)[holdout.train_N]),
+        folder=folder,
+    )
+    in_process = config.ray.num_workers == 0
+    return WorkerTask(
+        job,
+        images.source(holdout.train_N, in_process=in_process),
+        validation,
+        images.source(validation.embedded_positions, in_process=in_process),
+    )

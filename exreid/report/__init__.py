@@ -1,0 +1,1 @@
+"""Pages, comparisons and contact sheets, made of what runs have written."""

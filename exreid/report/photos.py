@@ -1,0 +1,196 @@
+"""The photographs of a run, and what the metadata says about each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from exreid.config.probe import ProbeConfig
+from exreid.data.metadata import load_images
+from exreid.errors import MetadataError, RunError
+from exreid.pipeline.inputs import table_columns
+from exreid.storage.run_files import PHOTOS, read_run_table
+
+SITE_COLUMNS = ("site", "trap_id", "station", "camera", "location", "cell_code", "place")
+"""What a column with the place is called, the likeliest first."""
+SHOWN_ROWS = (
+    *("image_id", "root", "path", "mask", "identity", "date", "encounter", "visit", "viewpoint"),
+)
+
+
+@dataclass(frozen=True)
+class Photos:
+    """One entry per photograph; queries first, then those of the gallery that are not queries."""
+
+    rows: pd.DataFrame
+    """Columns of `SHOWN_ROWS` and ``site``: text, or None where unknown."""
+    details: pd.DataFrame
+    """Every other column of the metadata, as it stands there."""
+    site_column: str | None
+    gallery: pd.DataFrame
+    """``image_id``, ``identity``, ``encounter``, ``date`` of every gallery photograph, shown or
+    not."""
+
+    @cached_property
+    def gallery_images(self) -> dict[str, int]:
+        """How many photographs the gallery has of each animal, where that is known."""
+        if "gallery_images" in self.gallery:
+            known = self.gallery.dropna(subset=["identity", "gallery_images"])
+            columns = known["identity"], known["gallery_images"]
+            return {str(name): int(count) for name, count in zip(*columns, strict=True)}
+        return {str(k): int(n) for k, n in self.gallery["identity"].value_counts().items()}
+
+    def excluded(self, identity: str, image_id: str, encounter: str | None) -> int:
+        """How many photographs of an animal may not answer this query: its own, and with
+        ``encounter`` those of that visit."""
+        rows = self._of_animal.get(identity, ())
+        return sum(
+            name == image_id or (encounter is not None and visit == encounter)
+            for name, visit in rows
+        )
+
+    @cached_property
+    def _of_animal(self) -> dict[str, list[tuple[str, str | None]]]:
+        found: dict[str, list[tuple[str, str | None]]] = {}
+        columns = (self.gallery[name] for name in ("identity", "image_id", "encounter"))
+        for identity, name, encounter in zip(*columns, strict=True):
+            if identity is not None:
+                found.setdefault(str(identity), []).append((name, encounter))
+        return found
+
+    @property
+    def image_ids(self) -> list[str]:
+        """In order."""
+        return list(self.rows["image_id"])
+
+
+def read_photos(
+    folder: Path,
+    config: ProbeConfig | None,
+    query_ids: Sequence[str],
+    gallery_ids: Sequence[str],
+    *,
+    root: str | None,
+    site: str | None,
+) -> Photos:
+    """The photographs from ``photos.parquet``, or from the data set that the config names.
+
+    RunError where neither is there, with the path and the remedy.
+    """
+    wanted = list(dict.fromkeys([*query_ids, *gallery_ids]))
+    file = folder / "photos.parquet"
+    if file.exists():
+        whole = read_run_table(file, PHOTOS).to_pandas().astype(object)
+        whole = whole.where(whole.notna(), None)
+        if root is not None:
+            whole["root"] = root
+        used = {"side", "gallery_images"}
+    elif config is not None:
+        whole, used = _from_dataset(folder, config, root)
+    else:
+        raise RunError(f"{folder}: neither photos.parquet nor a probe's config.snapshot.yaml.")
+    for name in SHOWN_ROWS:
+        if name not in whole:
+            whole[name] = whole["encounter"] if name == "visit" else None
+    place = pd.Index(whole["image_id"]).get_indexer(wanted)
+    if (place < 0).any():
+        lost = [name for name, i in zip(wanted, place, strict=True) if i < 0]
+        raise RunError(
+            f"{folder}: {len(lost)} photographs of this run, such as {lost[0]!r}, are not in "
+            f"{_where(whole)}. Give the data set that the run was made on with --root FOLDER."
+        )
+    gallery = _gallery(whole, folder, config)
+    whole = whole.iloc[place].reset_index(drop=True)
+    column = _site_column(whole, site)
+    rows = whole[list(SHOWN_ROWS)].copy()
+    rows["site"] = whole[column] if column else None
+    for name in rows.columns:
+        cells = [None if _empty(cell) else str(cell) for cell in rows[name]]
+        rows[name] = pd.Series(cells, dtype=object)
+    hidden = {*SHOWN_ROWS, "split", *used, *([column] if column else [])}
+    details = whole[[name for name in whole.columns if name not in hidden]]
+    return Photos(rows, details, column, gallery)
+
+
+def _gallery(whole: pd.DataFrame, folder: Path, config: ProbeConfig | None) -> pd.DataFrame:
+    """The rows of the gallery: by the split, as the run made it where it did."""
+    columns = ["image_id", "identity", "encounter", "date"]
+    if "split" not in whole or config is None:
+        if "gallery_images" not in whole:
+            whole = whole.assign(gallery_images=None)
+        return whole[whole["identity"].notna()][[*columns, "gallery_images"]].reset_index(drop=True)
+    split = whole["split"]
+    made = folder / "split.csv"
+    if config.dataset.make_split is not None and made.exists():
+        table = pd.read_csv(made, dtype=str, keep_default_na=False)
+        split = whole["image_id"].map(dict(zip(table["image_id"], table["split"], strict=True)))
+    chosen = whole[split == config.dataset.database_split_value]
+    return chosen[columns].reset_index(drop=True)
+
+
+def _from_dataset(
+    folder: Path, config: ProbeConfig, root: str | None
+) -> tuple[pd.DataFrame, set[str]]:
+    """The data set's rows with the original columns beside them, and those shown by role."""
+    dataset = config.dataset if root is None else config.dataset.model_copy(update={"root": root})
+    columns = table_columns(dataset)
+    try:
+        table, _ = load_images(
+            dataset.root,
+            metadata_file=dataset.metadata_file,
+            columns=columns,
+            unknown_identities=dataset.unknown_identities,
+            on_error="skip",
+            check_files=False,
+        )
+    except MetadataError as error:
+        raise RunError(
+            f"{folder}: its data set was {config.dataset.root}, which cannot be read"
+            f"{' from ' + dataset.root if root else ''} ({error}) "
+            "If the data set has moved, give its folder with --root FOLDER."
+        ) from error
+    roles = {
+        *(columns.path, columns.identity, columns.mask, columns.viewpoint, columns.date),
+        *columns.encounter,
+    }
+    used = {name for name in roles if name}
+    rows = table.rows
+    dates = rows["date"].dt.strftime("%Y-%m-%d").astype(object)
+    whole = table.original.copy()
+    renamed = {name: f"{name} (metadata)" for name in (*SHOWN_ROWS, "split") if name in whole}
+    whole = whole.rename(columns=renamed)
+    used = {renamed.get(name, name) for name in used} | {renamed.get("image_id", "")}
+    for name in ("image_id", "path", "identity", "mask", "encounter", "viewpoint"):
+        whole[name] = rows[name]
+    whole["split"] = rows["split"]
+    cells = [table.original[name].fillna("?") for name in columns.encounter]
+    visits = [" / ".join(parts) for parts in zip(*cells, strict=True)] if cells else None
+    whole["visit"] = visits
+    whole["date"] = dates.where(rows["date"].notna(), None)
+    whole["root"] = table.root
+    return whole, used
+
+
+def _site_column(whole: pd.DataFrame, site: str | None) -> str | None:
+    if site is not None:
+        if site not in whole:
+            raise RunError(
+                f"no column {site!r} to take the site from; there are "
+                f"{', '.join(map(str, whole.columns))}."
+            )
+        return site
+    lowered = {str(name).lower(): str(name) for name in reversed(list(whole.columns))}
+    return next((lowered[name] for name in SITE_COLUMNS if name in lowered), None)
+
+
+def _where(whole: pd.DataFrame) -> str:
+    return str(whole["root"].iloc[0]) if len(whole) else "an empty table"
+
+
+def _empty(cell: Any) -> bool:
+    return cell is None or cell == "" or cell != cell  # noqa: PLR0124 - NaN

@@ -1,0 +1,231 @@
+"""The photographs of a report: two sizes of each, named by what they show, made once.
+
+Each process holds one photograph in memory at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from exreid.data.images import load_image, used_box_px
+from exreid.data.masks import decode_mask, fit_mask_to_image
+from exreid.errors import ImageError, MaskError
+from exreid.storage.files import temporary_beside
+from exreid.storage.urls import file_signature, read_bytes
+
+STAGE_VERSION = 1
+"""Raise it when the code of this file changes its pictures."""
+THUMB_PX, LARGE_PX, MASK_PX = 320, 1000, 128
+"""Longer side of each; nothing is enlarged."""
+QUALITY = {"t": 78, "p": 84}
+MANIFEST = "pictures.parquet"
+BATCH = 16
+Task = TypeVar("Task")
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A photograph that the report shows."""
+
+    root: str | None
+    path: str | None
+    """None: there is no picture of it."""
+    mask: str | None
+    large: bool
+    """Whether it is shown large, too."""
+    crop_margin: float | None = None
+    """Margin of the crop around the mask that keypoints were looked for in; None: no crop."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What became of it."""
+
+    key: str
+    """Its files are ``t/KE/KEY.jpg`` and ``p/KE/KEY.jpg``; empty where it cannot be shown."""
+    wh_px: tuple[int, int]
+    """Of the photograph as displayed, at full scale."""
+    box: tuple[float, float, float, float]
+    """Left, top, right, bottom of what keypoints were looked for in, as shares of the whole."""
+    mask_wh_px: tuple[int, int]
+    mask: bytes
+    """The mask at a small size, packed bits by row; empty without one."""
+    error: str = ""
+    large: bool = False
+    """Whether it is there large, too."""
+
+    def unpacked_mask(self) -> np.ndarray | None:
+        """Where the animal is, bool; None without a mask."""
+        if not self.mask:
+            return None
+        width, height = self.mask_wh_px
+        bits = np.unpackbits(np.frombuffer(self.mask, np.uint8), count=width * height)
+        return bits.reshape(height, width).astype(bool)
+
+
+NOTHING = Picture("", (0, 0), (0.0, 0.0, 1.0, 1.0), (0, 0), b"")
+
+
+def make_pictures(
+    wanted: Sequence[Wanted],
+    folder: Path,
+    *,
+    workers: int,
+    on_progress: Callable[[int], Any] = lambda count: None,
+) -> list[Picture]:
+    """Both sizes of each photograph under ``folder``, only those that are not there yet.
+
+    A photograph that cannot be read has an ``error`` and no key.
+    """
+    known = _read_manifest(folder / MANIFEST)
+    marks = [_mark(one) for one in wanted]
+    made = {mark: known[mark] for mark in marks if mark in known and _there(known[mark], folder)}
+    todo = {mark: one for mark, one in zip(marks, wanted, strict=True) if mark not in made}
+    on_progress(len(wanted) - len(todo))
+    items = list(todo.items())
+    batches = [items[i : i + BATCH] for i in range(0, len(items), BATCH)]
+    tasks = ((str(folder), [one for _, one in batch]) for batch in batches)
+    for batch, pictures in zip(batches, in_order(_make_batch, tasks, workers), strict=True):
+        made.update((mark, picture) for (mark, _), picture in zip(batch, pictures, strict=True))
+        on_progress(len(batch))
+    if todo:
+        _write_manifest(folder / MANIFEST, known | {m: p for m, p in made.items() if p.key})
+    return [made[mark] for mark in marks]
+
+
+def in_order(make: Callable[[Task], Made], tasks: Iterable[Task], workers: int) -> Iterator[Made]:
+    """``make`` of each task, in order, in other processes where ``workers`` is over 1; no more
+    than twice as many tasks as workers are under way."""
+    if workers <= 1:
+        yield from map(make, tasks)
+        return
+    waiting: list[Future[Made]] = []
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for task in tasks:
+            waiting.append(pool.submit(make, task))
+            while len(waiting) >= 2 * workers:
+                yield waiting.pop(0).result()
+        for future in waiting:
+            yield future.result()
+
+
+def picture_file(key: str, size: str) -> str:
+    """Its path in the report; ``size`` is ``t`` or ``p``.
+
+    >>> picture_file("abcd", "t")
+    't/ab/abcd.jpg'
+    """
+    return f"{size}/{key[:2]}/{key}.jpg"
+
+
+def _make_batch(task: tuple[str, list[Wanted]]) -> list[Picture]:
+    folder, wanted = task
+    return [_make(one, Path(folder)) for one in wanted]
+
+
+def _make(wanted: Wanted, folder: Path) -> Picture:
+    if wanted.root is None or wanted.path is None:
+        return NOTHING
+    try:
+        data = read_bytes(wanted.root, wanted.path)
+        decoded = load_image(data, min_side_px=LARGE_PX // 2)
+    except ImageError as error:
+        return replace(NOTHING, error=str(error))
+    digest = hashlib.sha256(f"{STAGE_VERSION}-{THUMB_PX}-{LARGE_PX}-".encode() + data)
+    key = digest.hexdigest()[:20]
+    for size, longer_px in (("t", THUMB_PX), ("p", LARGE_PX)):
+        file = folder / picture_file(key, size)
+        if (size == "t" or wanted.large) and not file.exists():
+            _save(decoded.image, longer_px, file, QUALITY[size])
+    picture = Picture(key, decoded.full_wh_px, NOTHING.box, (0, 0), b"", large=wanted.large)
+    if not wanted.mask:
+        return picture
+    try:
+        return _with_mask(picture, data, wanted, decoded.exif_orientation)
+    except MaskError as error:
+        return replace(picture, error=str(error))
+
+
+def _with_mask(picture: Picture, data: bytes, wanted: Wanted, orientation: int) -> Picture:
+    width, height = picture.wh_px
+    mask_HW = fit_mask_to_image(
+        decode_mask(wanted.mask or "", picture.wh_px), picture.wh_px, orientation
+    )
+    scale = min(1.0, MASK_PX / max(width, height))
+    small = (max(1, round(width * scale)), max(1, round(height * scale)))
+    grey = Image.fromarray(np.ascontiguousarray(mask_HW).view(np.uint8) * np.uint8(255))
+    bits = np.asarray(grey.resize(small, Image.Resampling.BOX)) >= 128
+    box = picture.box
+    if wanted.crop_margin is not None:
+        left, top, right, bottom = used_box_px(data, wanted.mask, wanted.crop_margin)
+        box = (left / width, top / height, right / width, bottom / height)
+    return replace(picture, mask_wh_px=small, mask=np.packbits(bits).tobytes(), box=box)
+
+
+def _save(image: Image.Image, longer_px: int, file: Path, quality: int) -> None:
+    scale = min(1.0, longer_px / max(image.size))
+    wh = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    small = image.resize(wh, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    stream = io.BytesIO()
+    small.save(stream, "JPEG", quality=quality, progressive=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(file)
+    temporary.write_bytes(stream.getvalue())
+    temporary.replace(file)
+
+
+def _mark(wanted: Wanted) -> str:
+    """What changes when the picture would; a file that cannot be reached never stays the same."""
+    try:
+        signature = file_signature(wanted.root or "", wanted.path or "")
+    except ImageError:
+        signature = uuid.uuid4().hex
+    text = "\0".join(map(str, (STAGE_VERSION, signature, *asdict(wanted).values())))
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _there(picture: Picture, folder: Path) -> bool:
+    sizes = ("t", "p") if picture.large else ("t",)
+    return all(os.path.isfile(folder / picture_file(picture.key, size)) for size in sizes)  # noqa: PTH113
+
+
+def _read_manifest(file: Path) -> dict[str, Picture]:
+    try:
+        rows = pq.read_table(file).to_pylist()
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return {}
+    return {
+        row["mark"]: Picture(
+            row["key"],
+            tuple(row["wh_px"]),
+            tuple(row["box"]),
+            tuple(row["mask_wh_px"]),
+            row["mask"],
+            row["error"],
+            row["large"],
+        )
+        for row in rows
+    }
+
+
+def _write_manifest(file: Path, pictures: dict[str, Picture]) -> None:
+    rows = [{"mark": mark, **asdict(picture)} for mark, picture in pictures.items()]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(file)
+    pq.write_table(pa.Table.from_pylist(rows), temporary)
+    temporary.replace(file)

@@ -1,0 +1,173 @@
+"""Arrays of one shape and type by key, memory-mapped when read: decoded images, local features.
+
+A store is a folder for one stage with one setting. Its parts are ``part-*.npy``, (n, ...), each
+with its keys in ``part-*.keys``, one a line; a checksum of both stands in their common name. Both
+are written under temporary names, then renamed, the keys last: a killed run leaves only whole
+parts, and several processes can write at once. What was read lately stays in memory as far as it
+fits, by the operating system's page cache, which all processes of a machine share; no file stays
+open. Where the folder is the copy of one behind a URL (see `exreid.storage.mirror`), parts go there
+as they are written, and come from there when they are read.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exreid.errors import CacheError
+from exreid.storage import mirror
+from exreid.storage.files import (
+    clear_leftovers,
+    is_whole,
+    mapped_array,
+    sealed_stem,
+    set_aside,
+    temporary_beside,
+)
+
+MOST_MAPPED = 4096
+"""Parts that are mapped at a time; a process may have 65,530 maps by Linux's default."""
+
+
+class ArrayStore:
+    """Arrays by key; see the module's docstring for the files."""
+
+    def __init__(self, folder: Path, *also: Path) -> None:
+        """What ``folder`` holds, and what the folders of ``also`` hold besides."""
+        self.folder, self.also = folder, also
+        self.parts: list[Path] = []
+        """By the files of their keys."""
+        self._open: dict[int, np.ndarray] = {}
+        self._place: dict[str, tuple[int, int]] = {}
+        self._torn: list[int] = []
+        """Parts whose keys are no whole lines: whatever is asked for, they are checked."""
+        clear_leftovers(folder)
+        mirror.synchronise(folder, "part-*.keys", beside=".npy")
+        self._index(frozenset())
+
+    def _index(self, without: frozenset[Path]) -> None:
+        self.parts, self._open, self._place, self._torn = [], {}, {}, []
+        folders = (self.folder, *self.also)
+        for file in [file for one in folders for file in sorted(one.glob("part-*.keys"))]:
+            if file in without:
+                continue
+            try:
+                # A damaged byte is a key that nobody asks for, until the part is checked.
+                text = file.read_text(encoding="ascii", errors="replace")
+            except FileNotFoundError:
+                continue  # Another process has just set it aside.
+            self.parts.append(file)
+            if not text.endswith("\n") or "\0" in text:
+                self._torn.append(len(self.parts) - 1)
+            for row, key in enumerate(text.split("\n")[:-1]):
+                self._place.setdefault(key, (len(self.parts) - 1, row))
+
+    def check(self, keys: Sequence[str]) -> list[Path]:
+        """Read what holds these keys, and forget the parts that are not whole: those, by the file
+        of their keys. What still lies at a URL alone is checked when it comes from there."""
+        damaged: list[Path] = []
+        while True:
+            numbers = {self._place[key][0] for key in keys if key in self._place} | {*self._torn}
+            bad = [self.parts[n] for n in sorted(numbers) if not self._part_is_whole(n)]
+            if not bad:
+                return damaged
+            damaged += bad
+            self._index(frozenset(damaged))
+
+    def set_damaged_aside(self, keys: Sequence[str]) -> None:
+        """As `check`; what is damaged is renamed and said, and may come from the URL again."""
+        damaged = [part for part in self.check(keys) if part.parent == self.folder]
+        set_aside(damaged, ".npy")
+        again = [part for part in damaged if mirror.fetch(part) and mirror.fetch(_array_of(part))]
+        if again:
+            self._index(frozenset(part for part in damaged if part not in again))
+            set_aside(self.check(keys), ".npy")
+
+    def _part_is_whole(self, number: int) -> bool:
+        if number in self._open:
+            return True
+        part = self.parts[number]
+        try:
+            if not _array_of(part).is_file() and mirror.url_of(part) is not None:
+                return True
+            return is_whole(_array_of(part), part)
+        except OSError:
+            return False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is open: another process maps the files itself."""
+        return {**self.__dict__, "_open": {}}
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._place
+
+    def gather(self, keys: Sequence[str]) -> np.ndarray:
+        """A copy of the arrays of these keys, in that order; no keys: an array of length 0."""
+        if len(keys) == 0:
+            return np.zeros((0, 0, 0, 0), np.uint8)
+        first = self._array(keys[0])
+        out = np.empty((len(keys), *first.shape), first.dtype)
+        for i, key in enumerate(keys):
+            out[i] = self._array(key)
+        return out
+
+    def _array(self, key: str) -> np.ndarray:
+        try:
+            number, row = self._place[key]
+            if number not in self._open:
+                self._open[number] = self._mapped(self.parts[number])
+                if len(self._open) > MOST_MAPPED:
+                    del self._open[next(iter(self._open))]
+            array: np.ndarray = self._open[number][row]
+        except (KeyError, OSError, ValueError, IndexError) as error:
+            reason = str(error) if isinstance(error, ValueError) else type(error).__name__
+            raise self._unreadable(key, reason) from error
+        return array
+
+    def _unreadable(self, key: str, reason: str) -> CacheError:
+        part = self.parts[self._place[key][0]] if key in self._place else self.folder
+        if key in self._place and part.parent != self.folder:
+            return CacheError(
+                f"{part.parent}: {part.stem} cannot be read ({reason}). Get this folder again, or "
+                "make it again."
+            )
+        return CacheError(
+            f"{self.folder}: entry {key} of this cache cannot be read ({reason}). On a cluster "
+            "every machine must see output.root; otherwise run the same command again: what is "
+            "damaged is set aside and computed again."
+        )
+
+    def _mapped(self, part: Path) -> np.ndarray:
+        # On a machine that has not read this part yet both come from the URL.
+        array, keys = mirror.local_copy(_array_of(part)), mirror.local_copy(part)
+        if not is_whole(array, keys):
+            raise ValueError(f"{array.name} is damaged: not the bytes that were written")
+        return mapped_array(array)
+
+
+def _array_of(part: Path) -> Path:
+    return part.with_suffix(".npy")
+
+
+def write_part(folder: Path, keys: Sequence[str], arrays_N: np.ndarray) -> None:
+    """Add a part, an array for each key; nothing where there are none."""
+    if len(keys) == 0:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    array = io.BytesIO()
+    np.save(array, np.ascontiguousarray(arrays_N), allow_pickle=False)
+    names = "".join(f"{key}\n" for key in keys).encode("ascii")
+    part = folder / f"{sealed_stem('part', array.getbuffer(), names)}.keys"
+    for file, content in ((_array_of(part), array.getbuffer()), (part, names)):
+        temporary = temporary_beside(file)
+        temporary.write_bytes(content)
+        temporary.replace(file)
+    mirror.publish(_array_of(part))
+    mirror.publish(part)

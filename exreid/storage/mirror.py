@@ -1,0 +1,322 @@
+"""Folders behind a URL: a local copy that a run works in, kept level with the URL.
+
+A run whose ``output.root`` is ``s3://bucket/runs`` works in a local folder whose name holds that
+URL, so that any machine that is handed a path knows what it is a copy of, and works in its own:
+
+    ~/.cache/exreid/mirrors/url=s3%3A%2F%2Fbucket%2Fruns/benchmark_runs/RUN_ID
+
+What a machine finishes it publishes at once, and what it needs it fetches first: machines share no
+disk. For a path that is no copy of anything, every function here does nothing, or says so.
+
+The files of caches never change, or only grow, under names that nobody else uses: of two that
+differ the longer one is right. The files of a run change: there the URL is right.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from fnmatch import fnmatch
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote, unquote
+
+import fsspec
+
+from exreid.errors import ConfigError, RunError, StorageError
+from exreid.storage.files import temporary_beside
+from exreid.storage.urls import is_remote
+
+Value = TypeVar("Value")
+
+FOLDER_VARIABLE = "EXREID_MIRRORS"
+MARK = "url="
+WAITS_S = (0.5, 2.0, 8.0)
+"""Before each further try of what failed."""
+WHOLE_PUTS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"})
+"""Protocols whose objects appear whole: no other name is needed while they are written."""
+LAST = ("checkpoint-latest-full.pth", "history.csv", "result.json")
+"""Of a run's files these are published last, in this order: they say that the others are there."""
+
+
+class CopyPath(type(Path())):  # type: ignore[misc]
+    """A path in a copy: sent to another machine, it is the one in that machine's own copy."""
+
+    def __reduce__(self) -> Any:
+        for place, part in enumerate(self.parts):
+            if part.startswith(MARK):
+                return _own_copy, self.parts[place:]
+        return super().__reduce__()
+
+
+def copies_folder() -> Path:
+    """Where this machine's copies are."""
+    default = Path.home() / ".cache" / "exreid" / "mirrors"
+    return Path(os.environ.get(FOLDER_VARIABLE) or default).expanduser().absolute()
+
+
+def _own_copy(*parts: str) -> Path:
+    return CopyPath(copies_folder(), *parts)
+
+
+_published: dict[Path, tuple[int, int]] = {}
+"""Size and time of the files that this process has published."""
+_lock = threading.Lock()
+
+
+def local_root(root: str, *, key: str = "output.root") -> Path:
+    """The local folder of a path or URL: itself, or for a URL its local copy.
+
+    ConfigError where no installed package can open such a URL; ``key`` is what names it.
+    """
+    if not is_remote(root):
+        return Path(root).expanduser().absolute()
+    protocol, rest = root.split("://", 1)
+    if protocol in ("file", "local"):
+        return Path("/", rest)
+    try:
+        fsspec.get_filesystem_class(protocol)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"{key}: {root!r} cannot be opened: {error}. For s3:// and gs:// install "
+            '"exreid[cloud]"; other kinds of URL need their own fsspec package.'
+        ) from error
+    name = MARK + quote(root.rstrip("/"), safe="")
+    if len(name) > 255:
+        raise ConfigError(f"{key}: {root!r} is too long a URL.")
+    return _own_copy(name)
+
+
+def url_of(path: Path) -> str | None:
+    """The URL that this local path is a copy of; None where it is no copy."""
+    for place, part in enumerate(path.parts):
+        if part.startswith(MARK):
+            return posixpath.join(unquote(part[len(MARK) :]), *path.parts[place + 1 :])
+    return None
+
+
+def shown(path: Path) -> str:
+    """The path as the user knows it: the URL where it is a copy."""
+    return url_of(path) or str(path)
+
+
+def local_copy(file: str | Path, *, key: str = "output.root") -> Path:
+    """A file by its path or URL, on this machine; it may still be missing."""
+    path = Path(file).expanduser()
+    if isinstance(file, str) and is_remote(file):
+        folder, name = file.rsplit("/", 1)
+        path = local_root(folder, key=key) / name
+    if url_of(path) is not None and not path.is_file():
+        fetch(path)
+    return path
+
+
+def local_folder(folder: str) -> Path:
+    """A run's folder by its path or URL, on this machine with its files (not those of its folders).
+
+    RunError where the URL holds no file.
+    """
+    if not is_remote(folder):
+        return Path(os.path.expanduser(folder))  # noqa: PTH111 - gives no error without a home
+    path = local_root(folder, key="the run's folder")
+    if url_of(path) is not None and not fetch_folder(path):
+        raise RunError(f"{folder}: there is no such folder, or no file in it.")
+    return path
+
+
+def exists(path: Path) -> bool:
+    """Whether the URL that this path is a copy of has such a file or folder."""
+    return bool(_with(path, lambda system, inner: system.exists(inner)))
+
+
+def publish(file: Path) -> None:
+    """Write a local file to its URL, whole or not at all."""
+    url = url_of(file)
+    if url is None:
+        return
+    status = file.stat()
+
+    def put(system: Any, inner: str) -> None:
+        whole = bool(WHOLE_PUTS & set(_protocols(system)))
+        target = inner if whole else f"{inner}.{uuid.uuid4().hex[:8]}.tmp"
+        if not whole:
+            system.makedirs(posixpath.dirname(inner), exist_ok=True)
+        system.put_file(str(file), target)
+        if not whole:
+            system.mv(target, inner)
+
+    _with(file, put)
+    with _lock:
+        _published[file] = (status.st_size, status.st_mtime_ns)
+
+
+def publish_folder(folder: Path) -> None:
+    """Write what has changed in a run's folder to its URL; hidden files stay here."""
+    if url_of(folder) is None:
+        return
+    files = [
+        file
+        for file in folder.rglob("*")
+        if file.is_file() and not any(p.startswith(".") for p in file.relative_to(folder).parts)
+    ]
+    for file in sorted(files, key=lambda f: (LAST.index(f.name) if f.name in LAST else -1, f)):
+        status = file.stat()
+        if _published.get(file) != (status.st_size, status.st_mtime_ns):
+            publish(file)
+
+
+def fetch(file: Path) -> bool:
+    """Bring a file from its URL, over what is here; False where there is none, or no URL."""
+    return bring(file, file)
+
+
+def bring(source: Path, file: Path) -> bool:
+    """As `fetch`, to another place than the one that ``source`` is a copy at."""
+    if url_of(source) is None:
+        return False
+    temporary = temporary_beside(file)
+
+    def get(system: Any, inner: str) -> bool:
+        try:
+            system.get_file(inner, str(temporary))
+        except FileNotFoundError:
+            temporary.unlink(missing_ok=True)
+            return False
+        temporary.replace(file)
+        return True
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    found = bool(_with(source, get))
+    if found and source == file:
+        status = file.stat()
+        with _lock:
+            _published[file] = (status.st_size, status.st_mtime_ns)
+    return found
+
+
+def fetch_folder(folder: Path) -> int:
+    """Bring all files of a run's folder from its URL, over what is here; how many there are."""
+    return sum(fetch(folder / name) for name in _listed(folder))
+
+
+def folder_names(folder: Path) -> list[str]:
+    """Names of the folders right in the folder's URL; none where it has no URL."""
+    return [name for name, size in _entries(folder).items() if size is None]
+
+
+def read(file: Path) -> bytes | None:
+    """What stands in a file at its URL, without a copy here; None where there is none."""
+
+    def cat(system: Any, inner: str) -> bytes | None:
+        try:
+            return bytes(system.cat_file(inner))
+        except FileNotFoundError:
+            return None
+
+    return _with(file, cat)
+
+
+def synchronise(folder: Path, pattern: str, *, beside: str = "") -> None:
+    """Bring a cache's files of this pattern level with the URL, both ways; the longer one wins.
+
+    ``beside``: the ending of the file that goes up before each of them, under the same name.
+    """
+    if url_of(folder) is None:
+        return
+    there = {name: size for name, size in _listed(folder).items() if fnmatch(name, pattern)}
+    here = {file.name: file.stat().st_size for file in folder.glob(pattern)}
+    for name, size in there.items():
+        if here.get(name, -1) < size:
+            fetch(folder / name)
+    for name, size in here.items():
+        if there.get(name, -1) < size:
+            if beside:
+                publish((folder / name).with_suffix(beside))
+            publish(folder / name)
+
+
+def train_storage(folder: Path) -> tuple[str, Any]:
+    """Where Ray Train keeps its own state for a run: a path, and a file system for it or None."""
+    url = url_of(folder)
+    if url is None:
+        return str(folder), None
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    system, inner = _open(url)
+    return inner, PyFileSystem(FSSpecHandler(system))
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder at the URL, where it has one and such a folder."""
+
+    def remove(system: Any, inner: str) -> None:
+        if system.exists(inner):
+            system.rm(inner, recursive=True)
+
+    if url_of(folder) is not None:
+        _with(folder, remove)
+
+
+def _listed(folder: Path) -> dict[str, int]:
+    """Names and sizes of the files right in the folder's URL."""
+    return {name: size for name, size in _entries(folder).items() if size is not None}
+
+
+def _entries(folder: Path) -> dict[str, int | None]:
+    """Names of what is right in the folder's URL, with the sizes of files; None of folders."""
+
+    def list_all(system: Any, inner: str) -> dict[str, int | None]:
+        try:
+            entries = system.ls(inner, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        return {
+            posixpath.basename(entry["name"].rstrip("/")): None
+            if entry.get("type") == "directory"
+            else int(entry["size"] or 0)
+            for entry in entries
+        }
+
+    return _with(folder, list_all) or {}
+
+
+def _with(path: Path, act: Callable[[Any, str], Value]) -> Value | None:
+    """What ``act`` gives on the file system and path of the URL, tried a few times."""
+    url = url_of(path)
+    if url is None:
+        return None
+    for wait_s in (*WAITS_S, None):
+        try:
+            system, inner = _open(url)
+            system.invalidate_cache()
+            return act(system, inner)
+        except (OSError, ValueError, ImportError) as error:
+            if wait_s is None or isinstance(error, (PermissionError, ImportError)):
+                raise StorageError(
+                    f"{url}: cannot be reached or written ({str(error) or type(error).__name__}). "
+                    f"What was finished stands in {path.parent} and goes there when the same "
+                    "command is run again. Check the URL, its credentials and the network."
+                ) from error
+            time.sleep(wait_s)
+    return None
+
+
+def _open(url: str) -> tuple[Any, str]:
+    protocol, inner = url.split("://", 1)
+    system = _system(protocol)
+    return system, system._strip_protocol(f"{protocol}://{inner}")
+
+
+@lru_cache
+def _system(protocol: str) -> Any:
+    return fsspec.filesystem(protocol, use_listings_cache=False)
+
+
+def _protocols(system: Any) -> tuple[str, ...]:
+    names = system.protocol
+    return (names,) if isinstance(names, str) else tuple(names)

@@ -1,0 +1,109 @@
+"""The table of all runs beside their folders: a line for each that came to its end.
+
+Behind a URL no lock keeps two machines from writing at once. There the folders of the runs are the
+truth: who writes the table joins in what a folder says and the table lacks, and looks again once it
+is written, so that the last one to write has them all.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from exreid.errors import StorageError
+from exreid.storage import mirror
+from exreid.storage.files import temporary_beside
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+ENDED = ("completed", "stopped")
+"""States of a run that has a line."""
+MOST_LOOKS = 20
+"""Times that the table is written anew because another machine's run was not in it."""
+
+
+def row_of(result: dict[str, Any]) -> Row:
+    """A run's line, of what its ``result.json`` says."""
+    row = {"run_id": result["run_id"], "method": result["method"], **result["metrics"]}
+    row |= {name: value for name, value in result["counts"].items() if np.isscalar(value)}
+    return row | {"config_fingerprint": result["config_fingerprint"]}
+
+
+def add_row(file: Path, row: Row) -> None:
+    """Write a run's line; a line that the run has already is replaced, new columns are joined in.
+
+    Other runs may do so at the same time. Behind a URL the run's folder must be there before, and
+    a failure is a warning: the next run to end writes the line.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):
+        if mirror.url_of(file) is None:
+            _write(file, _joined(_read(file), [row]))
+            return
+        try:
+            _publish(file, row)
+        except StorageError as error:
+            log.warning(
+                "%s lacks the line of run %s, which is whole; the next run to end adds it. %s",
+                mirror.shown(file),
+                row["run_id"],
+                error,
+            )
+
+
+def _publish(file: Path, row: Row) -> None:
+    new = [row]
+    for _ in range(MOST_LOOKS):
+        known = _read(file) if mirror.fetch(file) else []
+        rows = _joined(known, new)
+        rows = _joined(rows, _of_others(file.parent, rows))
+        _write(file, rows)
+        mirror.publish(file)
+        new = _of_others(file.parent, rows)
+        if not new:
+            return
+
+
+def _of_others(folder: Path, known: list[Row]) -> list[Row]:
+    """The lines of the runs that have ended and are not among the known ones."""
+    rows, names = [], {line.get("run_id") for line in known}
+    for name in sorted(set(mirror.folder_names(folder)) - names):
+        try:
+            result = json.loads(mirror.read(folder / name / "result.json") or "{}")
+            if result.get("status") in ENDED:
+                rows.append(row_of(result))
+        except (ValueError, KeyError, AttributeError):
+            continue  # no folder of a run, or one that is being written
+    return rows
+
+
+def _joined(rows: list[Row], more: list[Row]) -> list[Row]:
+    """All lines in their order; of two with one ``run_id`` the later, at the first one's place."""
+    lines: dict[Any, Row] = {}
+    for line in (*rows, *more):
+        lines[line.get("run_id") or object()] = line
+    return list(lines.values())
+
+
+def _read(file: Path) -> list[Row]:
+    if not file.exists():
+        return []
+    with file.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _write(file: Path, rows: list[Row]) -> None:
+    columns = list(dict.fromkeys(name for line in rows for name in line))
+    temporary = temporary_beside(file)
+    with temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    temporary.replace(file)

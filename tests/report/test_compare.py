@@ -1,0 +1,125 @@
+"""exreid compare on real runs: its files, its numbers, its refusals."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from exreid.cli import main
+from exreid.report.compare import date_gaps
+
+OPTIONS = [
+    *("dataset.image_size=64", "ray.num_actors=0", "benchmark.bootstrap_resamples=50"),
+    "dataset.encounter_cols=[source,encounter]",
+]
+
+
+@pytest.fixture(scope="module")
+def runs(dataset, tmp_path_factory):
+    out = tmp_path_factory.mktemp("compared")
+    local = ["benchmark.method=local_lightglue", "benchmark.local_top_k=48"]
+    local += ["benchmark.local_size=128"]
+    kinds = {
+        "cosine": [],
+        "stretched": ["dataset.resize=stretch"],
+        "local3": [*local, "benchmark.candidate_k=3"],
+        "local6": [*local, "benchmark.candidate_k=6"],
+        "visits": ["benchmark.exclude=encounter"],
+        "other": ["dataset.split_col=split-time_open"],
+    }
+    for name, more in kinds.items():
+        options = [f"dataset.root={dataset}", f"output.root={out}", f"output.run_id={name}"]
+        assert main(["probe", *options, *OPTIONS, *more]) == 0
+    return out / "benchmark_runs"
+
+
+def test_the_files_say_what_the_runs_say(runs, tmp_path, capsys):
+    names = ["cosine", "stretched", "local3", "local6"]
+    arguments = [str(runs / name) for name in names]
+    assert main(["compare", *arguments, "--out", str(tmp_path), "--group", "source"]) == 0
+    shown = capsys.readouterr().out
+    assert "A  cosine\n" in shown
+    assert "…" not in shown
+    assert max(len(line) for line in shown.split("In percent")[0].splitlines()) <= 80
+    rows = pd.DataFrame(json.loads((tmp_path / "comparison.json").read_text()))
+    results = {name: json.loads((runs / name / "result.json").read_text()) for name in names}
+    table = rows.set_index(["run", "metric"])
+    for name in names:
+        for metric, value in results[name]["metrics"].items():
+            assert table.loc[(name, metric), "value"] == value
+    change = table.loc[("local6", "top_1"), "difference"]
+    top_1 = [results[name]["metrics"]["top_1"] for name in ("cosine", "local6")]
+    assert change == pytest.approx(top_1[1] - top_1[0])
+    assert pd.isna(table.loc[("local6", "mAP_at_k"), "difference"]), "not a number of both"
+    assert (table["p_holm"].dropna() >= table["p"].dropna()).all()
+    flips = pd.read_csv(tmp_path / "flips.csv")
+    for name in names[1:]:
+        part = flips[flips["run"] == name]["became"].value_counts()
+        gained = part.get("right", 0) - part.get("wrong", 0)
+        queries = results[name]["counts"]["queries"]
+        difference = results[name]["metrics"]["top_1"] - results["cosine"]["metrics"]["top_1"]
+        assert gained == pytest.approx(difference * queries)
+    identities = pd.read_csv(tmp_path / "identities.csv")
+    mean = (identities["cosine"] * identities["queries"]).sum() / identities["queries"].sum()
+    assert mean == pytest.approx(results["cosine"]["metrics"]["top_1"])
+    groups = pd.read_csv(tmp_path / "groups.csv")
+    assert {"source", "gallery images of the animal"} <= set(groups["group"])
+    for _, part in groups.groupby(["group", "run"]):
+        assert part["queries"].sum() == results["cosine"]["counts"]["queries"]
+    for name in ("cmc.png", "budget.png", "groups_source.png"):
+        assert (tmp_path / name).stat().st_size > 5000
+    assert main(["compare", *arguments, "--out", str(tmp_path), "--json"]) == 0
+    assert pd.DataFrame(json.loads(capsys.readouterr().out)).equals(rows)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["cosine"], "two runs"),
+        (["cosine", "cosine"], "once"),
+        (["cosine", "other"], "same queries"),
+        (["cosine", "visits"], "benchmark.exclude"),
+        (["cosine", "nowhere"], "result.json"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(runs, tmp_path, capsys, names, message):
+    arguments = [str(runs / name) for name in names]
+    assert main(["compare", *arguments, "--out", str(tmp_path)]) in (1, 2)
+    assert message in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_failed_run_and_a_missing_column_are_named(runs, tmp_path, capsys):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "result.json").write_text('{"status": "failed"}')
+    assert main(["compare", str(runs / "cosine"), str(broken), "--out", str(tmp_path)]) == 1
+    assert "failed" in capsys.readouterr().err
+    both = [str(runs / "cosine"), str(runs / "stretched")]
+    assert main(["compare", *both, "--out", str(tmp_path), "--group", "colour"]) == 1
+    assert "colour" in capsys.readouterr().err
+
+
+def test_days_to_the_nearest_gallery_image_that_may_answer():
+    def table(*rows):
+        frame = pd.DataFrame(rows, columns=["image_id", "identity", "encounter", "date"])
+        return frame.astype(object)
+
+    gallery = table(
+        ("a", "Bela", "v1", pd.Timestamp("2024-03-01 23:50")),
+        ("b", "Bela", "v2", pd.Timestamp("2024-03-20")),
+        ("c", "Kira", None, None),
+        ("d", "Zita", None, "2023-01-01"),
+    )
+    queries = table(
+        ("a", "Bela", "v1", pd.Timestamp("2024-03-01 23:50")),  # the gallery's own image
+        ("q", "Bela", "v1", pd.Timestamp("2024-03-02 00:10")),  # ten minutes, but another day
+        ("r", "Kira", None, "2024-03-01"),
+        ("s", "Bela", "v9", None),
+        ("t", "Zita", None, "2024-03-01"),
+        ("u", "new", None, "2024-03-01"),
+    )
+    unknown = ["unknown"] * 2
+    image = ["7 to 30 days", "0 to 1 days", *unknown, "over 365 days", "unknown"]
+    visit = ["7 to 30 days", "7 to 30 days", *unknown, "over 365 days", "unknown"]
+    assert date_gaps(queries, gallery, "image") == image
+    assert date_gaps(queries, gallery, "encounter") == visit
