@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow fuzz chaos lint format docs bench clean
+.PHONY: demo test test-slow fuzz chaos lint format docs package bench clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -47,8 +47,12 @@ docs: $(INSTALLED)  ## Build the documentation into site/; a broken link is an e
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[docs]"
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
+package: $(INSTALLED)  ## Build wheel and sdist into dist/, check them, run the wheel outside the checkout.
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[release]"
+	@.ci/package
+
 bench: $(INSTALLED)  ## Run each benchmark's quick version.
 	@set -e; for f in benchmarks/[a-z]*.py; do echo "== $$f"; $(BIN)/python $$f --quick; done
 
 clean:  ## Remove the environment and tool caches.
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
