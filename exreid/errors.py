@@ -103,9 +103,12 @@ class ClusterLostError(ExreidError):
 class RunInterrupted(KeyboardInterrupt):
     """SIGINT or SIGTERM ended a run, whose state is saved."""
 
+    by_user = False
+
     def __init__(self, run_id: str) -> None:
         super().__init__(f"run {run_id} was interrupted")
-        self.run_id: str = run_id
+        self.run_id: str | None = run_id
+        """As an error's: None where there is nothing to go on with."""
 
 
 SPEECHLESS = (

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import cast
 
 from exreid.distributed.sentry import noting_death
 from exreid.errors import ExreidError, RunInterrupted
+from exreid.pipeline.inputs import AnyConfig, cache_folder
 from exreid.pipeline.tracking import Tracker
 from exreid.storage.disk import places_of, storage_error
-from exreid.storage.run_folder import RunFolder
+from exreid.storage.run_folder import SWEEP_FILE, RunFolder
+from exreid.training.checkpoint import LATEST_FULL
 
 
 @contextmanager
@@ -32,15 +36,28 @@ def noted_in(folder: RunFolder, tracker: Tracker | None = None) -> Iterator[None
 def explained(error: BaseException, folder: RunFolder) -> BaseException:
     """The error that says what happened to the run and what to do; often the same one."""
     if isinstance(error, KeyboardInterrupt):
-        return RunInterrupted(folder.run_id)
-    told = error
-    if not isinstance(error, ExreidError):
+        told: BaseException = RunInterrupted(folder.run_id)
+    elif isinstance(error, ExreidError):
+        told = error
+    else:
         told = storage_error(error, places_of(folder.config)) or error
-    if isinstance(told, ExreidError) and (not told.by_user or _has_finished(folder)):
-        told.run_id = folder.run_id
+    if isinstance(told, (ExreidError, RunInterrupted)):
+        finished = _has_checkpoint(folder) or (not told.by_user and _has_finished(folder))
+        told.run_id = folder.run_id if finished else None
     return told
 
 
+def _has_checkpoint(folder: RunFolder) -> bool:
+    return next(folder.path.rglob(LATEST_FULL), None) is not None
+
+
 def _has_finished(folder: RunFolder) -> bool:
-    """Whether there is something that a command run again does not do again."""
-    return (folder.path / "checkpoint-latest-full.pth").exists()
+    """Whether this start has finished something that a command run again does not do again."""
+    with suppress(OSError, ValueError, ExreidError):
+        sweep = folder.path / SWEEP_FILE
+        trials = json.loads(sweep.read_text())["trials"] if sweep.exists() else []
+        if any(trial["state"] != "running" for trial in trials):
+            return True
+        parts = cache_folder(cast(AnyConfig, folder.config)).rglob("part-*")
+        return any(file.stat().st_mtime >= folder.started_s for file in parts)
+    return False

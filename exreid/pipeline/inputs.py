@@ -156,9 +156,9 @@ def output_root(config: AnyConfig) -> Path:
     return mirror.local_root(config.output.root)
 
 
-def cache_folder(config: ProbeConfig) -> Path:
+def cache_folder(config: AnyConfig) -> Path:
     """Where what is computed is kept between runs."""
-    cache = config.benchmark.cache
+    cache = config.benchmark.cache if isinstance(config, ProbeConfig) else "auto"
     return (
         output_root(config) / ".exreid_cache"
         if cache == "auto"

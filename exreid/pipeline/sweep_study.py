@@ -31,7 +31,6 @@ from exreid.errors import RunError
 from exreid.storage import mirror
 from exreid.storage.run_folder import write_text
 
-SWEEP_FILE = "sweep.json"
 STARTUP_SHARE, LEAST_STARTUP, MOST_STARTUP = 4, 4, 10
 """The optuna search draws a fourth of its trials at random before it learns, within these."""
 

@@ -20,7 +20,7 @@ from exreid.features.decoding import KeepDecoded, decode_in_process, decode_tabl
 from exreid.features.embedding import stage_folder
 from exreid.features.extraction import ExtractionReport, PrepareImages, input_columns
 from exreid.models.backbones import Backbone, build_backbone
-from exreid.pipeline.inputs import output_root, preprocessing_for
+from exreid.pipeline.inputs import cache_folder, preprocessing_for
 from exreid.records import ImageTable
 from exreid.storage.feature_store import SignatureMemo
 from exreid.storage.urls import is_remote
@@ -107,7 +107,7 @@ def decode_images(
     prepare = PrepareImages(root, preprocessing, with_matte=config.augment.background > 0)
     folder = memo = None
     if config.dataset.decoded_cache == "auto":
-        cache = output_root(config) / ".exreid_cache"
+        cache = cache_folder(config)
         description = {"stage": "decoded", "matte": prepare.with_matte, **preprocessing.describe()}
         folder = stage_folder(cache, "decoded", description)
         memo = SignatureMemo(cache / "signatures")

@@ -22,7 +22,7 @@ from exreid.errors import ConfigError, StorageError
 from exreid.explain.curves import CURVE_FILE, draw_learning_curve
 from exreid.pipeline.check_leaks import LeakCheck, check_safety
 from exreid.pipeline.ending import noted_in
-from exreid.pipeline.inputs import output_root, read_images
+from exreid.pipeline.inputs import cache_folder, output_root, read_images
 from exreid.pipeline.tracking import Tracker
 from exreid.pipeline.training_inputs import (
     DecodedImages,
@@ -110,9 +110,7 @@ def _finetune(
             _leak_check(table, holdout),
             config.safety,
             folder=folder,
-            cache=output_root(config) / ".exreid_cache"
-            if config.dataset.decoded_cache == "auto"
-            else None,
+            cache=cache_folder(config) if config.dataset.decoded_cache == "auto" else None,
             ray=config.ray,
             on_error=config.dataset.on_error,
             progress=progress,
@@ -231,7 +229,7 @@ def _result(
     timings_s: dict[str, float],
 ) -> Result:
     config, folder = task.job.config, task.job.folder
-    mirror.fetch(folder / HISTORY_FILE)
+    mirror.fetch_folder(folder, HISTORY_FILE)
     history = read_history(folder)
     best = best_row(history, config.output.best_metric)
     assert best is not None, "the last epoch is always validated"

@@ -27,7 +27,7 @@ from exreid.config.training import FinetuneConfig
 from exreid.errors import ExreidError, RunError, StorageError
 from exreid.pipeline.ending import noted_in
 from exreid.pipeline.inputs import output_root, read_images
-from exreid.pipeline.sweep_study import SWEEP_FILE, SweepStudy, Trial
+from exreid.pipeline.sweep_study import SweepStudy, Trial
 from exreid.pipeline.training_inputs import decode_images, first_backbone, hold_out
 from exreid.progress import Progress, no_progress, timed
 from exreid.records import Result
@@ -36,7 +36,7 @@ from exreid.runs.probe import InSweep, run_probe
 from exreid.runs.trial import Ask, Outcome, ProbeTrial, TrainingTrial
 from exreid.storage import mirror
 from exreid.storage.disk import places_of, storage_error
-from exreid.storage.run_folder import RunFolder, new_run_id, read_status, write_text
+from exreid.storage.run_folder import SWEEP_FILE, RunFolder, new_run_id, read_status, write_text
 from exreid.storage.urls import is_remote
 from exreid.training.checkpoint import BEST
 
@@ -243,7 +243,7 @@ class _Sweep:
                 continue
             file = self.folder / TRIALS / trial.name / "result.json"
             with suppress(OSError, StorageError):
-                mirror.fetch(file)
+                mirror.fetch_folder(file.parent, file.name)
                 written = read_status(file.parent)
                 if written.get("status") == "running":
                     text = json.dumps({**written, "status": "interrupted"}, indent=2) + "\n"

@@ -169,5 +169,5 @@ def write_part(folder: Path, keys: Sequence[str], arrays_N: np.ndarray) -> None:
         temporary = temporary_beside(file)
         temporary.write_bytes(content)
         temporary.replace(file)
-    mirror.publish(_array_of(part))
-    mirror.publish(part)
+    mirror.put(_array_of(part))
+    mirror.put(part)

@@ -165,4 +165,4 @@ def _write_renamed(file: Path, content: Any) -> None:
     temporary = temporary_beside(file)
     temporary.write_bytes(content)
     temporary.replace(file)
-    mirror.publish(file)
+    mirror.put(file)

@@ -9,7 +9,9 @@ What a machine finishes it publishes at once, and what it needs it fetches first
 disk. For a path that is no copy of anything, every function here does nothing, or says so.
 
 The files of caches never change, or only grow, under names that nobody else uses: of two that
-differ the longer one is right. The files of a run change: there the URL is right.
+differ the longer one is right. The files of a run change. There the URL is right, except where this
+machine could not publish what it wrote, and nobody has written there since: beside each file stands
+in `SENT` which checksums the URL may hold of it as far as this machine knows.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from urllib.parse import quote, unquote
 import fsspec
 
 from exreid.errors import ConfigError, RunError, StorageError
-from exreid.storage.files import temporary_beside
+from exreid.storage.files import checksum_of, temporary_beside
 from exreid.storage.urls import is_remote
 
 Value = TypeVar("Value")
@@ -42,6 +44,8 @@ WHOLE_PUTS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory
 """Protocols whose objects appear whole: no other name is needed while they are written."""
 LAST = ("checkpoint-latest-full.pth", "history.csv", "result.json")
 """Of a run's files these are published last, in this order: they say that the others are there."""
+SENT = ".sent"
+"""The folder beside a run's files with a small file for each: see the module's docstring."""
 
 
 class CopyPath(type(Path())):  # type: ignore[misc]
@@ -135,13 +139,22 @@ def exists(path: Path) -> bool:
 
 
 def publish(file: Path) -> None:
-    """Write a local file to its URL, whole or not at all."""
-    url = url_of(file)
-    if url is None:
+    """Write a file of a run to its URL, whole or not at all."""
+    if url_of(file) is None:
+        return
+    new = checksum_of(file)
+    _note_sent(file, *_sent(file), new)  # while it goes there, the URL holds either
+    put(file)
+    _note_sent(file, new)
+
+
+def put(file: Path) -> None:
+    """As `publish`, for files that are no run's own."""
+    if url_of(file) is None:
         return
     status = file.stat()
 
-    def put(system: Any, inner: str) -> None:
+    def write(system: Any, inner: str) -> None:
         whole = bool(WHOLE_PUTS & set(_protocols(system)))
         target = inner if whole else f"{inner}.{uuid.uuid4().hex[:8]}.tmp"
         if not whole:
@@ -150,7 +163,7 @@ def publish(file: Path) -> None:
         if not whole:
             system.mv(target, inner)
 
-    _with(file, put)
+    _with(file, write)
     with _lock:
         _published[file] = (status.st_size, status.st_mtime_ns)
 
@@ -193,15 +206,52 @@ def bring(source: Path, file: Path) -> bool:
     file.parent.mkdir(parents=True, exist_ok=True)
     found = bool(_with(source, get))
     if found and source == file:
-        status = file.stat()
-        with _lock:
-            _published[file] = (status.st_size, status.st_mtime_ns)
+        _note_published(file)
     return found
 
 
-def fetch_folder(folder: Path) -> int:
-    """Bring all files of a run's folder from its URL, over what is here; how many there are."""
-    return sum(fetch(folder / name) for name in _listed(folder))
+def fetch_folder(folder: Path, *names: str) -> int:
+    """Bring the files of a run's folder from its URL; how many there are.
+
+    They come over what is here, unless the URL holds nothing but what this machine knows: then
+    files that differ here are newer, and wait for `publish_folder`. ``names``: of these files only.
+    """
+    there = [folder / name for name in _listed(folder) if not names or name in names]
+    beside = {file: temporary_beside(file) for file in there}
+    brought = {file: temporary for file, temporary in beside.items() if bring(file, temporary)}
+    theirs = {file: checksum_of(temporary) for file, temporary in brought.items()}
+    ours = {file: checksum_of(file) for file in brought if file.is_file()}
+    ours_is_newer = all(theirs[file] in (*_sent(file), ours.get(file)) for file in brought)
+    for file, temporary in brought.items():
+        if ours_is_newer and file in ours and ours[file] != theirs[file]:
+            temporary.unlink()
+            continue
+        temporary.replace(file)
+        _note_sent(file, theirs[file])
+        _note_published(file)
+    return len(brought)
+
+
+def _sent(file: Path) -> list[str]:
+    """The checksums of what the URL may hold of this file, as far as this machine knows."""
+    try:
+        return (file.parent / SENT / file.name).read_text(encoding="utf-8").split()
+    except (FileNotFoundError, ValueError):
+        return []
+
+
+def _note_sent(file: Path, *checksums: str) -> None:
+    note = file.parent / SENT / file.name
+    note.parent.mkdir(exist_ok=True)
+    temporary = temporary_beside(note)
+    temporary.write_text(" ".join(checksums), encoding="utf-8")
+    temporary.replace(note)
+
+
+def _note_published(file: Path) -> None:
+    status = file.stat()
+    with _lock:
+        _published[file] = (status.st_size, status.st_mtime_ns)
 
 
 def folder_names(folder: Path) -> list[str]:
@@ -236,8 +286,8 @@ def synchronise(folder: Path, pattern: str, *, beside: str = "") -> None:
     for name, size in here.items():
         if there.get(name, -1) < size:
             if beside:
-                publish((folder / name).with_suffix(beside))
-            publish(folder / name)
+                put((folder / name).with_suffix(beside))
+            put(folder / name)
 
 
 def train_storage(folder: Path) -> tuple[str, Any]:

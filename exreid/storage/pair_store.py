@@ -130,7 +130,7 @@ class PairStore:
     def publish(self) -> None:
         """Bring the log to the folder's URL, where it has one."""
         if self._log is not None and mirror.url_of(self._log) is not None:
-            mirror.publish(self._log)
+            mirror.put(self._log)
             self._published_s = time.monotonic()
             if self._log.stat().st_size > FULL_BYTES:
                 self._log = None

@@ -65,7 +65,7 @@ def _publish(file: Path, row: Row) -> None:
         rows = _joined(known, new)
         rows = _joined(rows, _of_others(file.parent, rows))
         _write(file, rows)
-        mirror.publish(file)
+        mirror.put(file)
         new = _of_others(file.parent, rows)
         if not new:
             return

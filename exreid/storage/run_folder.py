@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -47,14 +48,17 @@ from exreid.storage.spreadsheets import csv_text
 
 VERSIONS_OF = ("exreid", "torch", "timm", "ray", "numpy", "pillow")
 RESULTS_TABLE = "benchmark_results.csv"
+SWEEP_FILE = "sweep.json"
+OPENING = {"config.snapshot.yaml", "result.json", "rejected.csv", "leaks.csv", "split.csv", "wandb"}
+"""What a run's folder may hold before anything is computed."""
 
 
 class RunFolder:
     """One run's folder; ``result.json`` always tells how far it came.
 
     A folder that is there already is taken up again where it holds an interrupted or failed run of
-    the same config; `resumed` then says so. While this object is in use, no other process can take
-    the same folder.
+    the same config, and emptied where one of another config had computed nothing yet. While this
+    object is in use, no other process can take the same folder.
     """
 
     def __init__(
@@ -71,11 +75,12 @@ class RunFolder:
         self.shown = mirror.shown(self.path)
         self.run_id, self.config, self.method = run_id, config, method
         self.results_table = results_table
-        self.resumed = self.path.is_dir() or mirror.exists(self.path)
+        self.started_s = time.time()
+        there = self.path.is_dir() or mirror.exists(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.path / ".lock", timeout=0)
         self._take_lock()
-        if self.resumed:
+        if there:
             mirror.fetch_folder(self.path)
             self._check_resumable()
             self._clear_halves()
@@ -109,18 +114,25 @@ class RunFolder:
     def _check_resumable(self) -> None:
         written = read_status(self.path)
         if written.get("status") == "completed":
+            mirror.publish_folder(self.path)  # what an earlier start could not
             self._lock.release()
             raise ConfigError(
                 f"{self.shown} holds a completed run: it is there already. Set another "
                 "output.run_id, or leave it unset; a training goes on from it with "
                 "train.resume_checkpoint=.../checkpoint-final-full.pth."
             )
-        if written.get("config_fingerprint", fingerprint(self.config)) != fingerprint(self.config):
+        if written.get("config_fingerprint", fingerprint(self.config)) == fingerprint(self.config):
+            return
+        names = {file.name for file in self.path.iterdir() if not file.name.startswith(".")}
+        if names - OPENING:
             self._lock.release()
             raise ConfigError(
                 f"{self.shown} holds an interrupted run of another config; see its "
                 "config.snapshot.yaml. Set another output.run_id."
             )
+        for name in names - {"wandb"}:
+            (self.path / name).unlink()
+        mirror.remove_folder(self.path)
 
     def fail(self, error: BaseException) -> None:
         """Keep the folder, with what went wrong; half-written files go.

@@ -116,7 +116,7 @@ def run_task(
     keep_memory()
     folder = task.job.folder
     folder.mkdir(parents=True, exist_ok=True)
-    mirror.fetch(folder / LATEST_FULL)
+    mirror.fetch_folder(folder, LATEST_FULL)
 
     def epoch_done(history: list[Row]) -> None:
         if world.rank == 0:

@@ -14,7 +14,7 @@ import torch
 from exreid.cli import main
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
-from exreid.errors import StorageError
+from exreid.errors import ClusterLostError, StorageError
 from exreid.runs import probe as probe_module
 from exreid.runs.probe import run_probe
 from exreid.training import checkpoint
@@ -215,3 +215,56 @@ def test_an_output_root_that_cannot_be_made_is_named(dataset, tmp_path, capsys):
     arguments = [f"dataset.root={dataset}", f"output.root={tmp_path / 'file'}", *PROBE]
     assert main(["probe", *arguments]) == 1
     assert "Check output.root" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_what_had_computed_nothing_gives_its_run_id_to_the_corrected_command(
+    dataset, tmp_path, capsys
+):
+    wrong = [f"dataset.root={dataset}", f"output.root={tmp_path}", *PROBE, "output.run_id=r"]
+    wrong += ["dataset.make_split=closed_set", "dataset.query_split_value=nobody"]
+    assert main(["probe", *wrong]) == 1
+    run = tmp_path / "benchmark_runs" / "r"
+    assert (_status(run), (run / "split.csv").exists()) == ("failed", True)
+    assert "To go on" not in capsys.readouterr().err
+    right = wrong[:-2]
+    assert main(["probe", *right]) == 0
+    assert _status(run) == "completed"
+    assert not (run / "split.csv").exists(), "it was the other command's"
+    before = {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
+    assert main(["probe", *wrong]) == 2, "it is there already"
+    assert main(["probe", *right, "seed=5"]) == 2
+    assert before == {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
+
+
+def test_what_another_config_has_finished_is_not_written_over(dataset, tmp_path, monkeypatch):
+    arguments = [f"dataset.root={dataset}", f"output.root={tmp_path}", *PROBE, "output.run_id=r"]
+    monkeypatch.setattr(probe_module, "measure", _interrupt)
+    assert main(["probe", *arguments]) == 1
+    monkeypatch.undo()
+    written = (tmp_path / "benchmark_runs" / "r" / "answers.parquet").read_bytes()
+    assert main(["probe", *arguments, "seed=5"]) == 2
+    assert (tmp_path / "benchmark_runs" / "r" / "answers.parquet").read_bytes() == written
+
+
+def _interrupt(*unused, **also_unused):
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("stage", "goes_on"), [("read_images", False), ("check_safety", False), ("write_answers", True)]
+)
+@pytest.mark.parametrize("ends", [_interrupt, "dies"])
+def test_to_go_on_is_proposed_where_something_was_finished(
+    dataset, tmp_path, monkeypatch, capsys, stage, goes_on, ends
+):
+    def dies(*unused, **also_unused):
+        raise ClusterLostError("the Ray cluster went away")
+
+    monkeypatch.setattr(probe_module, stage, dies if ends == "dies" else ends)
+    arguments = [f"dataset.root={dataset}", f"output.root={tmp_path}", *PROBE, "output.run_id=r"]
+    assert main(["probe", *arguments]) == 1
+    said = capsys.readouterr().err
+    assert ("To go on from there" in said) == goes_on, said
+    if goes_on:
+        assert main(["probe", *arguments, "benchmark.cache=off", "output.run_id=s"]) == 1
+        assert "To go on" not in capsys.readouterr().err, "nothing is kept without a cache"

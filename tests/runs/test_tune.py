@@ -148,13 +148,18 @@ def test_a_failing_trial_is_reported_and_costs_itself_alone(dataset, tmp_path, m
     assert not any(name.startswith("test_") for name in result["metrics"])
 
     def full(config, **options):
+        if config.output.run_id == "000":
+            return plain(config, **options)
         raise StorageError("the disk is full")
 
     monkeypatch.setattr(trial_module, "run_finetune", full)
     arguments = _arguments(dataset, tmp_path, *more[1:], "output.run_id=full")
     assert main(["tune", *arguments]) == 1
     assert "output.run_id=full" in capsys.readouterr().err
-    assert [trial["state"] for trial in _trials(tmp_path / "sweeps" / "full")] == ["running"]
+    assert [trial["state"] for trial in _trials(tmp_path / "sweeps" / "full")] == [
+        "completed",
+        "running",
+    ]
     monkeypatch.setattr(trial_module, "run_finetune", plain)
     assert main(["tune", *arguments]) == 0, "once there is room again"
 

@@ -180,6 +180,47 @@ def test_an_unreachable_storage_is_named_before_anything_is_computed(
         _probe(dataset, "memory://nowhere")
 
 
+def test_a_training_that_could_not_publish_goes_on_from_what_stands_here(
+    dataset, machine, tmp_path, monkeypatch
+):
+    from exreid.training import course
+
+    monkeypatch.setattr(mirror, "WAITS_S", ())
+    memory = fsspec.filesystem("memory")
+    tell, train_epoch, trained = course._Course._tell, course._Course._train_epoch, []
+
+    def config(root):
+        overrides = [f"dataset.root={dataset}", f"output.root={root}", *TRAIN, "train.epochs=3"]
+        return load_config(FinetuneConfig, None, [*overrides, "train.deterministic=true"])
+
+    def gone_after_two(self):
+        if self.history[-1]["epoch"] == 2:
+            monkeypatch.setattr(type(memory), "put_file", _gone)
+        tell(self)
+
+    def counted(self, epoch):
+        trained.append(epoch)
+        return train_epoch(self, epoch)
+
+    expected = run_finetune(config(tmp_path))[1].metrics
+    monkeypatch.setattr(course._Course, "_tell", gone_after_two)
+    with pytest.raises(StorageError):
+        run_finetune(config("memory://cut"))
+    monkeypatch.undo()
+    monkeypatch.setenv(mirror.FOLDER_VARIABLE, str(tmp_path / "machine-0"))
+    mirror._published.clear()
+    assert len(memory.cat("/cut/results/url/history.csv").splitlines()) == 3, "header, 0 and 1"
+    monkeypatch.setattr(course._Course, "_train_epoch", counted)
+    assert run_finetune(config("memory://cut"))[1].metrics == expected
+    assert trained == [2], "the third epoch alone"
+    assert json.loads(memory.cat("/cut/results/url/result.json"))["status"] == "completed"
+    memory.rm("/cut", recursive=True)
+
+
+def _gone(*arguments, **options):
+    raise ConnectionResetError("gone")
+
+
 def test_memory_and_file_urls(dataset, machine, tmp_path):
     """``memory://`` holds a run of one process; ``file://`` is the folder itself."""
     expected = _probe(dataset, tmp_path / "plain")[1].metrics

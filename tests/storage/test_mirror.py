@@ -169,3 +169,62 @@ def test_a_path_that_is_sent_to_another_machine_is_the_one_of_its_own_copy(tmp_p
     assert root.is_relative_to(tmp_path / "worker")
     assert here == {"folder": root / "runs", "file": root / "runs" / "a.csv", "plain": tmp_path}
     assert mirror.url_of(here["file"]) == "memory://bucket7/deep/runs/a.csv"
+
+
+@pytest.fixture
+def cut_off(memory, monkeypatch):
+    """A run's folder on a machine that could not publish what it wrote last, in a new process."""
+    root = mirror.local_root("memory://bucket8")
+    _write(root / "history.csv", "1 epoch")
+    _write(root / "result.json", "running")
+    mirror.publish_folder(root)
+    _write(root / "history.csv", "2 epochs")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(memory), "put_file", _refuse)
+        with pytest.raises(StorageError):
+            mirror.publish_folder(root)
+    _write(root / "result.json", "failed, and killed before that was published")
+    mirror._published.clear()
+    return root
+
+
+def _refuse(*arguments, **options):
+    raise ConnectionResetError("gone")
+
+
+def test_what_could_not_be_published_is_newer_and_goes_there_next_time(memory, cut_off):
+    assert mirror.fetch_folder(cut_off) == 2
+    assert (cut_off / "history.csv").read_text() == "2 epochs"
+    mirror.publish_folder(cut_off)
+    assert memory.cat("/bucket8/history.csv") == b"2 epochs"
+    assert memory.cat("/bucket8/result.json").startswith(b"failed")
+
+
+def test_what_another_machine_wrote_since_is_newer_still(memory, cut_off):
+    memory.pipe("/bucket8/result.json", b"running elsewhere")
+    mirror.fetch_folder(cut_off)
+    assert (cut_off / "history.csv").read_text() == "1 epoch", "a run's files belong together"
+    assert (cut_off / "result.json").read_text() == "running elsewhere"
+    memory.pipe("/bucket8/history.csv", b"3 epochs")
+    mirror.fetch_folder(cut_off, "history.csv")
+    assert (cut_off / "history.csv").read_text() == "3 epochs"
+
+
+def test_a_kill_while_a_file_goes_there_leaves_it_this_machines(memory, cut_off, monkeypatch):
+    class Killed(BaseException):
+        """Nothing handles it."""
+
+    put_file = type(memory).put_file
+
+    def killed(self, *arguments, **options):
+        put_file(self, *arguments, **options)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(memory), "put_file", killed)
+        with pytest.raises(Killed):
+            mirror.publish(cut_off / "history.csv")
+    _write(cut_off / "history.csv", "3 epochs")
+    mirror._published.clear()
+    mirror.fetch_folder(cut_off)
+    assert (cut_off / "history.csv").read_text() == "3 epochs"

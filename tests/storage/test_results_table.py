@@ -73,7 +73,7 @@ def test_runs_of_one_machine_may_end_at_once_and_a_run_has_one_line(tmp_path):
 
 def test_two_machines_that_end_in_one_moment_lose_no_line(memory, tmp_path, monkeypatch):
     """The second one writes the table between the first one's reading and its writing."""
-    put, done = mirror.publish, []
+    put, done = mirror.put, []
 
     def put_late(file):
         if not done:
@@ -84,7 +84,7 @@ def test_two_machines_that_end_in_one_moment_lose_no_line(memory, tmp_path, monk
             _machine(monkeypatch, tmp_path / "first")
         put(file)
 
-    monkeypatch.setattr(mirror, "publish", put_late)
+    monkeypatch.setattr(mirror, "put", put_late)
     ours = _machine(monkeypatch, tmp_path / "first")
     _folder(memory, "first")
     add_row(ours, results_table.row_of(_result("first")))
@@ -100,7 +100,7 @@ def test_a_failure_is_a_warning_and_the_next_run_writes_the_line(
     file = _machine(monkeypatch, tmp_path)
     _folder(memory, "a")
     with monkeypatch.context() as broken:
-        broken.setattr(mirror, "publish", refuse)
+        broken.setattr(mirror, "put", refuse)
         add_row(file, results_table.row_of(_result("a")))
     assert "memory://table/all.csv lacks the line of run a" in caplog.text
     for name, status in (("b", "completed"), ("c", "stopped"), ("d", "failed"), ("e", "running")):
