@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,30 +52,25 @@ CHOSEN_ON = {
 }
 
 
-@dataclass(frozen=True)
-class AsTrial:
-    """What a training as a trial of a sweep has of its own."""
-
-    folder: Path
-    """That the run's folder stands in."""
-    judge: Callable[[list[dict[str, Any]]], bool]
-    """Asked after each epoch, with the history, whether to stop there."""
-
-
 def run_finetune(
     config: FinetuneConfig,
     *,
     progress: Progress = no_progress,
     verbose: bool = False,
-    trial: AsTrial | None = None,
+    parent: Path | None = None,
+    stop_early: Callable[[list[dict[str, Any]]], bool] | None = None,
 ) -> tuple[Path, Result]:
-    """Train, and write the run's folder; a failed run keeps it, and goes on when run again."""
+    """Train, and write the run's folder; a failed run keeps it, and goes on when run again.
+
+    A trial of a sweep stands in a folder of its own, ``parent``, and after each epoch
+    ``stop_early`` is asked, with the history, whether to stop there.
+    """
     resume = config.train.resume_checkpoint
     if resume and not mirror.local_copy(resume, key="train.resume_checkpoint").is_file():
         raise ConfigError(f"train.resume_checkpoint: no file {resume}.")
     run_id = config.output.run_id or new_run_id(config.loss.type, config.model.type)
     folder = RunFolder(
-        trial.folder if trial else output_root(config) / "results",
+        parent or output_root(config) / "results",
         run_id,
         config,
         config.loss.type,
@@ -85,7 +80,9 @@ def run_finetune(
         config.wandb, run_id=run_id, folder=folder.path, tree=config.model_dump(mode="json")
     )
     with noted_in(folder, tracker):
-        result = _finetune(config, folder.path, tracker, progress, verbose=verbose, trial=trial)
+        result = _finetune(
+            config, folder.path, tracker, progress, verbose=verbose, stop_early=stop_early
+        )
         stopped = result.counts["epochs"] < config.train.epochs
         folder.finish(result, status="stopped" if stopped else "completed")
     tracker.finish({**result.metrics, **result.timings_s})
@@ -99,7 +96,7 @@ def _finetune(
     progress: Progress,
     *,
     verbose: bool,
-    trial: AsTrial | None,
+    stop_early: Callable[[list[dict[str, Any]]], bool] | None,
 ) -> Result:
     timings_s: dict[str, float] = {}
     with timed(timings_s, "metadata"):
@@ -130,11 +127,9 @@ def _finetune(
     rejected = [*rejected, *images.report.rejected]
     write_rejected(folder / "rejected.csv", rejected)
     write_text(folder / "split.csv", _split_frame(images).to_csv(index=False))
-    task = build_task(images, config, backbone, folder)
-    if trial is not None:
-        task = replace(task, judge=trial.judge)
+    task = replace(build_task(images, config, backbone, folder), stop_early=stop_early)
     with timed(timings_s, "training"), _watched(task, tracker, progress):
-        _train(task, config, verbose, share=trial is not None)
+        _train(task, config, verbose, share=stop_early is not None)
     return replace(_result(task, images, rejected, timings_s), leaks=leaks)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,36 +35,30 @@ from exreid.storage.run_folder import (
 )
 
 
-@dataclass(frozen=True)
-class InSweep:
-    """What a probe that belongs to a sweep has of its own."""
-
-    folder: Path
-    """That the run's folder stands in."""
-    select: Callable[[ImageTable], ImageTable] = lambda table: table
-    """Makes the table whose splits the probe goes by of the data set's."""
-
-
 def run_probe(
     config: ProbeConfig,
     *,
     progress: Progress = no_progress,
     verbose: bool = False,
-    sweep: InSweep | None = None,
+    parent: Path | None = None,
+    select: Callable[[ImageTable], ImageTable] = lambda table: table,
 ) -> tuple[Path, Result]:
     """Run the probe and write its folder; a failed run keeps its folder, with the error.
 
     Run again with the same ``output.run_id``, an interrupted one goes through its stages once
     more: what the caches hold by then is not computed again.
+
+    A trial of a sweep stands in a folder of its own, ``parent``, and goes by the splits of the
+    table that ``select`` makes of the data set's.
     """
     benchmark = config.benchmark
     only_local = benchmark.method == "local_lightglue" and benchmark.candidate_k is None
     features = benchmark.local_features if only_local else config.model.type
     run_id = config.output.run_id or new_run_id(benchmark.method, features)
-    parent = sweep.folder if sweep else output_root(config) / "benchmark_runs"
+    parent = parent or output_root(config) / "benchmark_runs"
     folder = RunFolder(parent, run_id, config, benchmark.method)
     with noted_in(folder):
-        result, table = _probe(config, folder, progress, verbose=verbose, sweep=sweep)
+        result, table = _probe(config, folder, progress, verbose=verbose, select=select)
         folder.finish(result)
     if config.visualization.enabled:
         draw_run(folder.path, table, config, progress=progress)
@@ -84,12 +78,12 @@ def _probe(
     progress: Progress,
     *,
     verbose: bool,
-    sweep: InSweep | None,
+    select: Callable[[ImageTable], ImageTable],
 ) -> tuple[Result, ImageTable]:
     timings_s: dict[str, float] = {}
     with timed(timings_s, "metadata"):
         whole, rejected = read_images(config)
-        whole = sweep.select(whole) if sweep else whole
+        whole = select(whole)
         if config.dataset.make_split is not None:
             frame = whole.rows[["image_id", "split"]]
             write_text(folder.path / "split.csv", frame.to_csv(index=False))

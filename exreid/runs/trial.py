@@ -16,8 +16,8 @@ from exreid.config.training import FinetuneConfig
 from exreid.data.holdout import cut_holdout
 from exreid.errors import ConfigError
 from exreid.records import ImageTable
-from exreid.runs.finetune import AsTrial, run_finetune
-from exreid.runs.probe import InSweep, run_probe
+from exreid.runs.finetune import run_finetune
+from exreid.runs.probe import run_probe
 from exreid.storage import mirror
 from exreid.storage.run_folder import read_status
 from exreid.training.history import VALIDATION_PREFIX, best_row, read_history
@@ -37,7 +37,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class JudgeByMetric:
+class StopByMetric:
     """Asks after each validated epoch; can be sent to whoever trains."""
 
     metric: str
@@ -70,8 +70,8 @@ class TrainingTrial:
         metric = config.output.best_metric
         mirror.fetch_folder(run)
         if read_status(run).get("status") not in ("completed", "stopped"):
-            judge = JudgeByMetric(metric, config.train.epochs, ask)
-            run_finetune(config, verbose=self.verbose, trial=AsTrial(self.folder, judge))
+            stop_early = StopByMetric(metric, config.train.epochs, ask)
+            run_finetune(config, verbose=self.verbose, parent=self.folder, stop_early=stop_early)
         history = read_history(run)
         scores = {}
         for count, row in enumerate(history):
@@ -102,7 +102,7 @@ class ProbeTrial:
             metrics = written["metrics"]
         else:
             select = SelectHeldOut(config, self.validation)
-            _, result = run_probe(config, verbose=self.verbose, sweep=InSweep(self.folder, select))
+            _, result = run_probe(config, verbose=self.verbose, parent=self.folder, select=select)
             metrics = result.metrics
         if self.metric not in metrics:
             raise ConfigError(

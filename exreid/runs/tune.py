@@ -32,7 +32,7 @@ from exreid.pipeline.training_inputs import decode_images, first_backbone, hold_
 from exreid.progress import Progress, no_progress, timed
 from exreid.records import Result
 from exreid.report.sweep import write_report
-from exreid.runs.probe import InSweep, run_probe
+from exreid.runs.probe import run_probe
 from exreid.runs.trial import Ask, Outcome, ProbeTrial, TrainingTrial
 from exreid.storage import mirror
 from exreid.storage.disk import places_of, storage_error
@@ -256,9 +256,7 @@ class _Sweep:
         written = read_status(self.folder / TEST)
         if written.get("status") != "completed":
             config = test_config(best_tree, self.config, self.folder, best)
-            run_probe(
-                config, progress=self.progress, verbose=self.verbose, sweep=InSweep(self.folder)
-            )
+            run_probe(config, progress=self.progress, verbose=self.verbose, parent=self.folder)
             written = read_status(self.folder / TEST)
         return written
 

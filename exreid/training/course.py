@@ -65,7 +65,7 @@ class Surroundings:
     on_images: Callable[[int], Any] = lambda done: None
     """Told how many images were trained on since the first epoch."""
     on_epoch: Callable[[list[Row]], Any] = lambda history: None
-    judge: Callable[[list[Row]], bool] = lambda history: False
+    stop_early: Callable[[list[Row]], bool] = lambda history: False
     """Asked on the first worker, after each epoch but the last, whether to stop there."""
 
 
@@ -139,7 +139,7 @@ class _Course:
 
     def _stopped(self) -> bool:
         """Whether all workers stop here, as the first one was told."""
-        stop = self.writes and self.around.judge(self.history)
+        stop = self.writes and self.around.stop_early(self.history)
         return self.around.world.sum([float(stop)])[0] > 0
 
     def _train_epoch(self, epoch: int) -> Row:

@@ -101,7 +101,7 @@ class WorkerTask:
     validation: Validation
     validation_images: Callable[[], ImageSource]
     """Makes the source of ``validation.embedded_positions``."""
-    judge: Callable[[list[Row]], bool] | None = None
+    stop_early: Callable[[list[Row]], bool] | None = None
     """Asked by the first worker after each epoch, with the history, whether to stop there."""
 
 
@@ -127,8 +127,8 @@ def run_task(
     validate = partial(
         task.validation.measure, world=world, device=device, source=task.validation_images()
     )
-    judge = task.judge or (lambda history: False)
-    around = Surroundings(world, device, task.images(), validate, on_images, epoch_done, judge)
+    stop_early = task.stop_early or (lambda history: False)
+    around = Surroundings(world, device, task.images(), validate, on_images, epoch_done, stop_early)
     history = train(task.job, around)
     if world.rank == 0:
         mirror.publish_folder(folder)
