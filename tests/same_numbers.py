@@ -12,7 +12,8 @@ installed libraries: another CPU or PyTorch has other last digits.
 
 Not compared, because two runs of the same code differ in it: dates, times and what is computed
 from them (`VOLATILE_KEY`, `VOLATILE_TEXT`), and pictures of plots, where a learning curve shows
-seconds. Nor versions, lock files, and the cache, whose files are named by the code's own versions.
+seconds. Nor versions, lock files, names of modules in messages, and the cache, whose files are
+named by the code's own versions.
 """
 
 import argparse
@@ -40,6 +41,7 @@ VOLATILE_KEY = re.compile(r"(_s|seconds|data_wait_share|versions|written|exreid)
 VOLATILE_TEXT = (
     (re.compile(r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?(\.\d+)?([+-]\d\d:\d\d|Z)?"), "<time>"),
     (re.compile(r"\b\d+(\.\d+)? ?(ms|s|min|seconds?|minutes?)\b"), "<seconds>"),
+    (re.compile(r"\bexreid(\.\w+)+:"), "exreid:"),
 )
 
 DATA = "dataset.root=data 'dataset.encounter_cols=[source,encounter]' output.root={here} "
