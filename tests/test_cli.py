@@ -1,9 +1,11 @@
 """How a command ends: in one line, with the code and the advice that fit what happened."""
 
+import contextlib
 import errno
 import json
 import os
 
+import fsspec
 import pytest
 
 from exreid.cli import main
@@ -78,3 +80,46 @@ def test_a_mistake_of_the_user_is_not_gone_on_from(data, tmp_path, capsys):
         assert "go on from there" not in said, wrong
     written = json.loads((tmp_path / "benchmark_runs" / "r0" / "result.json").read_text())
     assert written["status"] == "failed"
+
+
+SYNTH = ["--identities", "2", "--images-per-identity", "2"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["synth", "--out", "s3://bucket/data", *SYNTH],
+        ["demo", "--out", "gs://bucket/demo"],
+        ["gallery", "build", "--out", "s3://bucket/lynx.gallery"],
+        ["gallery", "add", "s3://bucket/lynx.gallery", "dataset.root=data"],
+        ["gallery", "info", "memory://lynx.gallery"],
+        ["identify", "photos", "--gallery", "s3://bucket/lynx.gallery"],
+        ["identify", "photos", "--gallery", "here", "--csv", "s3://bucket/answers.csv"],
+        ["identify", "s3://bucket/photos", "--gallery", "here"],
+        ["probe", "--config", "https://example.org/probe.yaml"],
+        ["extract", "--out", "s3://embeddings.parquet"],
+        ["extract", "--out", "s3://bucket/"],
+    ],
+)
+def test_a_url_is_refused_where_only_this_disk_is_used(
+    words, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    with contextlib.suppress(SystemExit):
+        assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "is a URL, and this takes a path on this machine" in said or "names no file" in said
+    assert list(tmp_path.iterdir()) == [], "no folder called s3:"
+
+
+def test_embeddings_go_to_a_url(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("EXREID_MIRRORS", str(tmp_path / "mirrors"))
+    words = ["extract", f"dataset.root={data}", f"output.root={tmp_path}", "ray.num_actors=0"]
+    words += ["dataset.image_size=64", "--out"]
+    assert main([*words, str(tmp_path / "here.parquet")]) == 0
+    assert main([*words, "memory://bucket/deep/there.parquet"]) == 0
+    assert "memory://bucket/deep/there.parquet: " in capsys.readouterr().out
+    memory = fsspec.filesystem("memory")
+    assert memory.cat("/bucket/deep/there.parquet") == (tmp_path / "here.parquet").read_bytes()
+    assert memory.cat("/bucket/deep/there.rejected.csv").startswith(b"image_id,")
+    memory.rm("/bucket", recursive=True)

@@ -18,7 +18,9 @@ from rich.table import Table
 from exreid.config.base import StrictModel
 from exreid.config.io import describe_keys, load_config
 from exreid.config.probe import ProbeConfig
+from exreid.errors import ConfigError
 from exreid.records import Result
+from exreid.storage.urls import is_remote
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
@@ -38,8 +40,23 @@ BEFORE = "_before"
 
 
 def path(text: str) -> Path:
-    """The type of arguments that are paths: ``--out=~/x`` reaches no shell that knows ``~``."""
+    """The type of arguments that are paths: ``--out=~/x`` reaches no shell that knows ``~``, and a
+    URL would become a folder called ``s3:``. ArgumentTypeError for one."""
+    if is_remote(text) and not text.startswith("file://"):
+        raise argparse.ArgumentTypeError(
+            f"{text} is a URL, and this takes a path on this machine. Copy what is there with the "
+            "storage's own tool, such as `aws s3 cp` or `gcloud storage cp`."
+        )
+    text = text.removeprefix("file://")
     return Path(os.path.expanduser(text))  # noqa: PTH111 - gives no error without a home
+
+
+def named_path(text: str) -> Path:
+    """As `path`, for one among other words; ConfigError for a URL."""
+    try:
+        return path(text)
+    except argparse.ArgumentTypeError as error:
+        raise ConfigError(str(error)) from error
 
 
 def plain_arguments(parser: argparse.ArgumentParser) -> None:

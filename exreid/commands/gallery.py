@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exreid.commands.common import OUT, Command, bars, config_arguments, path, progress
+from exreid.commands.common import OUT, Command, bars, config_arguments, named_path, path, progress
 from exreid.config.io import load_config, with_overrides
 from exreid.config.probe import ProbeConfig
 from exreid.errors import ConfigError
@@ -48,7 +47,7 @@ def _gallery(options: argparse.Namespace) -> int:
         raise ConfigError(f"exreid gallery {options.action} DIR: name the gallery's folder.")
     from exreid.gallery.folder import open_gallery
 
-    gallery = open_gallery(Path(options.overrides[0]))
+    gallery = open_gallery(named_path(options.overrides[0]))
     if options.action == "add":
         return _add(gallery, options)
     if options.json:

@@ -12,9 +12,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from exreid.commands.common import ERR, OUT, Command, bars, path, plain_arguments, progress
+from exreid.commands.common import (
+    ERR,
+    OUT,
+    Command,
+    bars,
+    named_path,
+    path,
+    plain_arguments,
+    progress,
+)
 from exreid.config.io import with_overrides
 from exreid.errors import ConfigError, ExreidError
+from exreid.storage import mirror
 
 if TYPE_CHECKING:
     from exreid.gallery.folder import Gallery
@@ -102,7 +112,7 @@ def _say(
         text = (folder / "identifications.csv").read_text(encoding="utf-8")
         options.csv.write_text(text, encoding="utf-8")
     if options.json:
-        content = {"run": str(folder), "gallery": str(gallery.folder), **found.as_json()}
+        content = {"run": mirror.shown(folder), "gallery": str(gallery.folder), **found.as_json()}
         OUT.print(json.dumps(content, indent=1), markup=False, soft_wrap=True)
     else:
         _show(found)
@@ -113,13 +123,13 @@ def _say(
         if not options.json:
             OUT.print(f"Report: {page}", markup=False, soft_wrap=True)
     if not options.json:
-        OUT.print(f"Written to {folder}", markup=False, soft_wrap=True)
+        OUT.print(f"Written to {mirror.shown(folder)}", markup=False, soft_wrap=True)
 
 
 def _sorted_out(words: list[str]) -> tuple[list[Path], list[str]]:
     """Paths and overrides; what is there as a file is a path."""
     overrides = [w for w in words if OVERRIDE.match(w) and not Path(w).exists()]
-    given = [Path(word) for word in words if word not in overrides]
+    given = [named_path(word) for word in words if word not in overrides]
     if not given:
         raise ConfigError("exreid identify: name photographs, or a folder of them.")
     return given, overrides

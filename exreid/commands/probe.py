@@ -10,7 +10,6 @@ from exreid.commands.common import (
     Command,
     bars,
     config_arguments,
-    path,
     plain_arguments,
     progress,
     show_result,
@@ -42,7 +41,7 @@ def _validate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _extract_arguments(parser: argparse.ArgumentParser) -> None:
     config_arguments(parser)
-    parser.add_argument("--out", type=path, required=True, help="a .parquet: image_id, vector")
+    parser.add_argument("--out", required=True, help="a .parquet or its URL: image_id, vector")
 
 
 def _probe(options: argparse.Namespace) -> int:
@@ -82,8 +81,9 @@ def _extract(options: argparse.Namespace) -> int:
     config = _config(options)
     from exreid.runs.extract import run_extract
 
+    out = mirror.local_file(options.out, key="--out")
     with bars() as shown:
-        report = run_extract(config, options.out, progress=progress(shown), verbose=options.verbose)
+        report = run_extract(config, out, progress=progress(shown), verbose=options.verbose)
     OUT.print(
         f"{options.out}: {report.cached + report.extracted} vectors, {report.extracted} extracted "
         f"now, {report.cached} from the cache, {len(report.rejected)} images left out.",

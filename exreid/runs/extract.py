@@ -10,6 +10,7 @@ from exreid.features.extraction import ExtractionReport
 from exreid.models.backbones import build_backbone
 from exreid.pipeline.inputs import embed_images, read_images
 from exreid.progress import Progress, no_progress
+from exreid.storage import mirror
 from exreid.storage.run_folder import write_embeddings, write_rejected
 
 
@@ -20,12 +21,13 @@ def run_extract(
     progress: Progress = no_progress,
     verbose: bool = False,
 ) -> ExtractionReport:
-    """Write ``out`` (image_id, vector), whatever the split and even where the identity is unknown.
+    """Write ``out`` (image_id, vector), whatever the split and even where the identity is unknown;
+    to its URL too, where it has one.
 
     Images left out are listed beside it, in ``<out>.rejected.csv``.
     """
     if out.suffix != ".parquet":
-        raise ConfigError(f"--out: {out} should end in .parquet.")
+        raise ConfigError(f"--out: {mirror.shown(out)} should end in .parquet.")
     table, rejected = read_images(config, with_split=False, require_identity=False)
     backbone = build_backbone(
         config.model.type,
@@ -43,4 +45,6 @@ def run_extract(
     out.parent.mkdir(parents=True, exist_ok=True)
     write_embeddings(out, embeddings)
     write_rejected(out.with_suffix(".rejected.csv"), report.rejected)
+    for file in (out.with_suffix(".rejected.csv"), out):
+        mirror.put(file)
     return report

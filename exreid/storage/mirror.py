@@ -109,12 +109,19 @@ def shown(path: Path) -> str:
     return url_of(path) or str(path)
 
 
-def local_copy(file: str | Path, *, key: str = "output.root") -> Path:
-    """A file by its path or URL, on this machine; it may still be missing."""
-    path = Path(file).expanduser()
+def local_file(file: str | Path, *, key: str) -> Path:
+    """Where a file, by its path or URL, is on this machine, or will be."""
     if isinstance(file, str) and is_remote(file):
         folder, name = file.rsplit("/", 1)
-        path = local_root(folder, key=key) / name
+        if not name or not is_remote(folder):
+            raise ConfigError(f"{key}: {file!r} names no file.")
+        return local_root(folder, key=key) / name
+    return Path(os.path.expanduser(file))  # noqa: PTH111 - gives no error without a home
+
+
+def local_copy(file: str | Path, *, key: str = "output.root") -> Path:
+    """A file by its path or URL, on this machine; it may still be missing."""
+    path = local_file(file, key=key)
     if url_of(path) is not None and not path.is_file():
         fetch(path)
     return path
