@@ -101,9 +101,7 @@ SYNTH = ["--identities", "2", "--images-per-identity", "2"]
         ["extract", "--out", "s3://bucket/"],
     ],
 )
-def test_a_url_is_refused_where_only_this_disk_is_used(
-    words, tmp_path, monkeypatch, capsys
-):
+def test_a_url_is_refused_where_only_this_disk_is_used(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with contextlib.suppress(SystemExit):
         assert main(words) == 2

@@ -40,6 +40,7 @@ __all__ = [
     "normalised_path",
     "read_table",
     "retrieval_sides",
+    "row_text",
     "select_split",
 ]
 
@@ -133,12 +134,22 @@ def left_out_text(rejected: Sequence[Rejected]) -> str:
         reasons.setdefault(same, []).append(one)
     most = sorted(reasons.values(), key=len, reverse=True)
     parts = [
-        f"{len(same)} such as line {same[0].row}, {same[0].path}: {same[0].reason.rstrip('.')}"
+        f"{len(same)} such as {row_text(same[0].row, same[0].path, same[0].reason).rstrip('.')}"
         for same in most[:SHOWN_REASONS]
     ]
     rest = sum(map(len, most[SHOWN_REASONS:]))
     more = [f"and {rest} for other reasons"] if rest else []
     return f"{len(rejected)} images were left out: {'; '.join([*parts, *more])}."
+
+
+def row_text(row: int, path: str, reason: str) -> str:
+    """What is wrong with a row, with its line and, once, its path.
+
+    >>> row_text(2, "a.jpg", "no such file data/a.jpg."), row_text(3, "b.jpg", "it is empty.")
+    ('line 2: no such file data/a.jpg.', 'line 3, b.jpg: it is empty.')
+    """
+    named = path in reason or repr(path) in reason
+    return f"line {row}: {reason}" if named else f"line {row}, {path}: {reason}"
 
 
 def select_split(table: ImageTable, value: str, rejected: Sequence[Rejected] = ()) -> np.ndarray:

@@ -13,7 +13,7 @@ from exreid.data.dates import FORMS, Dates
 from exreid.data.metadata_formats import clean_text
 from exreid.data.metadata_table import Columns, MetadataFile
 from exreid.errors import MetadataError
-from exreid.storage.urls import join, missing_files, names_on_disk
+from exreid.storage.urls import exists, is_remote, join, missing_files, names_on_disk
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,14 @@ def row_problems(
     require_identity: bool,
 ) -> list[Problem]:
     """Everything wrong with the rows, by line; ``missing`` is of `find_files`."""
-    problems = [*_path_problems(file, columns)]
+    problems = [*_path_problems(file, columns, root)]
     if columns.dates_count:
         problems += _date_problems(file, columns, dates)
     if require_identity:
         problems += _identity_problems(file, rows, columns)
     bad = {problem.index for problem in problems}
     still = {i: near for i, near in missing.items() if i not in bad}
-    problems += _missing_file_problems(rows, columns, root, still)
+    problems += _missing_file_problems(file, rows, columns, root, still)
     bad = {problem.index for problem in problems}
     given = file.column(columns.path)
     paths = [path if given[i] is not None else None for i, path in enumerate(rows["path"])]
@@ -183,7 +183,7 @@ def _path_or_text(value: str | None) -> str:
         return value or ""
 
 
-def _path_problems(file: MetadataFile, columns: Columns) -> Iterator[Problem]:
+def _path_problems(file: MetadataFile, columns: Columns, root: str) -> Iterator[Problem]:
     for i, value in enumerate(file.column(columns.path)):
         try:
             normalised_path(value or "")
@@ -194,8 +194,28 @@ def _path_problems(file: MetadataFile, columns: Columns) -> Iterator[Problem]:
                 columns.path,
                 value,
                 f"{columns.path} {'' if value is None else f'{value!r} '}{error}",
-                "Paths are relative to dataset.root",
+                _path_remedy(value or "", columns.path, root),
             )
+
+
+def _path_remedy(value: str, column: str, root: str) -> str:
+    """What makes a path of another place one below the root."""
+    text = value.replace("\\", "/")
+    if "://" in text:
+        return (
+            "Paths are relative to dataset.root: download the photographs, or set dataset.root to "
+            "the URL that all of them begin with, and cut it off here"
+        )
+    for place in [i + 1 for i, letter in enumerate(text) if letter == "/"]:
+        if not is_remote(root) and _is_inside(text[place:]) and exists(root, text[place:]):
+            return (
+                f"Paths are relative to dataset.root, which has such files: cut {value[:place]!r} "
+                f"off the cells of {column}"
+            )
+    return (
+        "Paths are relative to dataset.root: cut off what comes before that, or set dataset.root "
+        "to the folder that all of them are in"
+    )
 
 
 def _date_problems(file: MetadataFile, columns: Columns, dates: Dates) -> Iterator[Problem]:
@@ -228,9 +248,21 @@ def _identity_problems(
 
 
 def _missing_file_problems(
-    rows: pd.DataFrame, columns: Columns, root: str, missing: Mapping[int, list[str]]
+    file: MetadataFile,
+    rows: pd.DataFrame,
+    columns: Columns,
+    root: str,
+    missing: Mapping[int, list[str]],
 ) -> Iterator[Problem]:
     paths, lines = rows["path"].tolist(), rows["row"].tolist()
+    first = next(iter(missing), None)
+    remedy = "Check dataset.root, or remove the row"
+    if first is not None and (found := _folder_column(file, first, paths[first], root)):
+        column, path = found
+        remedy = (
+            f"The column {column!r} names the folders of such files: make one column of both "
+            f"({path!r}), and set dataset.path_col to it"
+        )
     for i, near in missing.items():
         yield Problem(
             i,
@@ -240,8 +272,17 @@ def _missing_file_problems(
             f"no such file {join(root, paths[i])}",
             f"{' and '.join(near)} differ from it by case alone: name one of them"
             if near
-            else "Check dataset.root, or remove the row",
+            else remedy,
         )
+
+
+def _folder_column(file: MetadataFile, i: int, path: str, root: str) -> tuple[str, str] | None:
+    """The column with the folder of the row's file, as Timelapse keeps it, and the whole path."""
+    for name in [] if is_remote(root) else file.cells.columns:
+        whole = f"{file.cells[name].iloc[i]}/{path}".replace("\\", "/")
+        if _is_inside(whole) and exists(root, whole):
+            return str(name), whole
+    return None
 
 
 def _repeats(

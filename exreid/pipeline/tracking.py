@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,13 @@ from exreid.config.probe import WandbConfig
 from exreid.records import Result
 
 log = logging.getLogger(__name__)
+
+WAIT_S, SAY_AFTER_S = 90.0, 3.0
+"""Seconds that a start waits for the server at most, and without a word."""
+WAITING = (
+    "Weights & Biases: waiting for %s to answer, %.0f s at most; the run goes on without it. "
+    "wandb.mode=offline waits for nothing."
+)
 
 
 class Tracker:
@@ -50,17 +58,26 @@ class Tracker:
 
         # What is None here is left to W&B, which asks its own WANDB_... variables.
         said = os.environ.get
-        self.run = wandb.init(
-            project=config.project or said("WANDB_PROJECT") or "exreid",
-            entity=config.entity,
-            group=config.group,
-            tags=list(config.tags) or None,
-            name=config.name or said("WANDB_NAME") or run_id,
-            mode=config.mode,
-            dir=said("WANDB_DIR") or str(self.folder),
-            config=tree,
-            settings=wandb.Settings(silent=True),
-        )
+        wait_s = float(said("WANDB_INIT_TIMEOUT") or WAIT_S)
+        server = said("WANDB_BASE_URL") or wandb.Settings().base_url
+        slow = threading.Timer(SAY_AFTER_S, log.warning, [WAITING, server, wait_s])
+        slow.daemon = True
+        if (config.mode or said("WANDB_MODE")) not in ("offline", "disabled"):
+            slow.start()
+        try:
+            self.run = wandb.init(
+                project=config.project or said("WANDB_PROJECT") or "exreid",
+                entity=config.entity,
+                group=config.group,
+                tags=list(config.tags) or None,
+                name=config.name or said("WANDB_NAME") or run_id,
+                mode=config.mode,
+                dir=said("WANDB_DIR") or str(self.folder),
+                config=tree,
+                settings=wandb.Settings(silent=True, init_timeout=wait_s),
+            )
+        finally:
+            slow.cancel()
 
     def _guarded(self, call: Callable[[], Any]) -> None:
         if not self.on:

@@ -10,7 +10,7 @@ import numpy as np
 
 from exreid.config.probe import ProbeConfig
 from exreid.data.images import Preprocessing, prepare_image
-from exreid.data.metadata import load_images, select_split
+from exreid.data.metadata import load_images, row_text, select_split
 from exreid.errors import ImageError, MaskError, MetadataError
 from exreid.pipeline.check_leaks import inspect_split, leak_check, make_prints
 from exreid.pipeline.inputs import cache_folder, table_columns, with_made_split
@@ -54,7 +54,7 @@ def run_validate(
         say_similar=stops_strict.append,
     )
     # Each entry holds every reason of its row, each with its remedy.
-    problems = [f"line {item.row}, {item.path}: {item.reason}" for item in rejected]
+    problems = [row_text(item.row, item.path, item.reason) for item in rejected]
     if dataset.make_split is None:
         split_problems = _split_problems(table, config, rejected)
     else:
@@ -149,7 +149,7 @@ def _image_problems(table: ImageTable, config: ProbeConfig) -> Iterator[str]:
         try:
             prepare_image(read_bytes(table.root, path), mask, wanted)
         except (ImageError, MaskError) as error:
-            return f"line {line}, {path}: {error}"
+            return row_text(line, path, str(error))
         return ""
 
     rows = table.rows[["path", "row", "mask"]].itertuples(index=False, name=None)

@@ -342,3 +342,47 @@ def test_absolute_paths_inside_the_data_sets_folder_are_relative_to_it(tmp_path,
         _write(tmp_path, CSV.replace("\nimg/0", f"\n{place}/0"), "outside.csv")
         with pytest.raises(MetadataError, match=r"is absolute|leaves the data set's folder"):
             load_images(root, metadata_file="outside.csv", columns=COLUMNS)
+
+
+WINDOWS, SHARE = "C:\\survey\\2024\\", "\\\\server\\share\\"
+
+
+@pytest.mark.parametrize(
+    ("path", "remedy"),
+    [
+        (f"{WINDOWS}img\\a1.jpg", f"cut {WINDOWS!r} off the cells of path"),
+        (f"{WINDOWS}gone\\a1.jpg", "cut off what comes before"),
+        (f"{SHARE}img\\a1.jpg", f"cut {SHARE!r} off the cells of path"),
+        ("/mnt/old/img/a1.jpg", "cut '/mnt/old/' off the cells of path"),
+        ("https://example.org/x/img/a1.jpg", "download the photographs, or set dataset.root"),
+    ],
+)
+def test_a_path_of_another_place_is_told_how_it_becomes_one_of_this(tmp_path, path, remedy):
+    (tmp_path / "img").mkdir()
+    (tmp_path / "img" / "a1.jpg").write_bytes(b"x")
+    pd.DataFrame({"path": [path], "unique_name": ["a"]}).to_csv(
+        tmp_path / "metadata.csv", index=False
+    )
+    (problem,) = find_problems(str(tmp_path), columns=Columns())
+    assert remedy in problem.text
+
+
+def test_back_slashes_of_relative_paths_are_read(tmp_path):
+    (tmp_path / "img").mkdir()
+    (tmp_path / "img" / "a1.jpg").write_bytes(b"x")
+    _write(tmp_path, "path,unique_name\nimg\\a1.jpg,a\n", "metadata.csv")
+    assert find_problems(str(tmp_path), columns=Columns()) == []
+
+
+def test_a_folder_in_a_column_of_its_own_is_named(tmp_path):
+    """As Timelapse writes it."""
+    (tmp_path / "cam 1" / "June").mkdir(parents=True)
+    (tmp_path / "cam 1" / "June" / "a1.jpg").write_bytes(b"x")
+    text = "RelativePath,path,unique_name\ncam 1\\June,a1.jpg,a\ncam 1\\June,a2.jpg,a\n"
+    _write(tmp_path, text, "metadata.csv")
+    problems = find_problems(str(tmp_path), columns=Columns())
+    for problem in problems:
+        assert "column 'RelativePath'" in problem.text
+        assert "'cam 1/June/a1.jpg'" in problem.text
+        assert "dataset.path_col" in problem.text
+    assert len(problems) == 2

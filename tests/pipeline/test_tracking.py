@@ -1,9 +1,12 @@
 """What Weights & Biases is told: the config's words, and its own variables where there are none."""
 
+import time
+
 import pytest
 import wandb
 
 from exreid.config.probe import WandbConfig
+from exreid.pipeline import tracking
 from exreid.pipeline.tracking import Tracker
 
 VARIABLES = {
@@ -61,3 +64,19 @@ def test_a_failure_is_one_line_with_a_remedy(asked, monkeypatch, tmp_path, caplo
     assert "(no such host)" in record.message
     assert "wandb.mode=offline" in record.message
     assert "\n" not in record.message
+
+
+def test_a_start_that_waits_says_for_what_how_long_and_how_to_switch_it_off(
+    asked, monkeypatch, tmp_path, caplog
+):
+    monkeypatch.setattr(tracking, "SAY_AFTER_S", 0.05)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://nobody.invalid")
+    _start(tmp_path)
+    time.sleep(0.2)
+    assert caplog.text == "", "it did not wait"
+    monkeypatch.setattr(wandb, "init", lambda **options: (time.sleep(0.4), asked.update(options)))
+    _start(tmp_path)
+    (record,) = caplog.records
+    for part in ("http://nobody.invalid", "90 s at most", "wandb.mode=offline"):
+        assert part in record.getMessage()
+    assert asked["settings"].init_timeout == 90
