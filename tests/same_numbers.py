@@ -37,10 +37,11 @@ ROOT = Path(__file__).parents[1]
 SHOWN = 12
 """Differences of one file that are listed; the others are counted."""
 
-VOLATILE_KEY = re.compile(r"(_s|seconds|data_wait_share|versions|written|exreid)$")
+VOLATILE_KEY = re.compile(r"(_s|seconds|wait_share|versions|written|exreid)$")
 VOLATILE_TEXT = (
     (re.compile(r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?(\.\d+)?([+-]\d\d:\d\d|Z)?"), "<time>"),
     (re.compile(r"\b\d+(\.\d+)? ?(ms|s|min|seconds?|minutes?)\b"), "<seconds>"),
+    (re.compile(r"\b(\w+_per_s|\w+_wait_share) \d+(\.\d+)?"), r"\1 <times>"),
     (re.compile(r"\bexreid(\.\w+)+:"), "exreid:"),
 )
 
@@ -127,7 +128,9 @@ SCENES = {
             visualization.enabled=true visualization.num_queries=3""",
         )
     ),
-    "all_pairs": Scene((f"{PROBE} {LOCAL} dataset.root=more benchmark.local_score=confidence",)),
+    "all_pairs": Scene(
+        (f"{PROBE} {LOCAL} {ONE_SPLIT} dataset.root=more benchmark.local_score=confidence",)
+    ),
     "fast": Scene((f"{PROBE} {LOCAL} {CASCADE} benchmark.keep_matches=2",)),
     "geometry": Scene((f"{PROBE} {LOCAL} {CASCADE} {GEOMETRY} benchmark.fast.prune_after=5",)),
     "wildfusion": Scene(
@@ -151,9 +154,7 @@ SCENES = {
         needs=("wildfusion",),
     ),
     "open": Scene((f"{PROBE} {OPEN} benchmark.open_set.rule=balanced",)),
-    "over_ray": Scene(
-        (f"{PROBE} {LOCAL} dataset.root=more benchmark.candidate_k=4 ray.num_actors=1",)
-    ),
+    "over_ray": Scene((f"{PROBE} {LOCAL} benchmark.candidate_k=2 ray.num_actors=1",)),
     "finetune": Scene(
         (
             f"{FINETUNE} train.epochs=2",
@@ -290,7 +291,7 @@ def _tree(place, value, work):
         kept = {k: v for k, v in value.items() if not VOLATILE_KEY.search(str(k))}
         parts = [_tree(f"{place}: {key}", part, work) for key, part in kept.items()]
         return {k: v for part in parts for k, v in part.items()} | {
-            f"{place} keys": ", ".join(map(str, value))
+            f"{place}: keys": ", ".join(map(str, value))
         }
     if isinstance(value, list) and any(isinstance(part, dict | list) for part in value):
         return _tree(place, dict(enumerate(value)), work)
@@ -310,7 +311,7 @@ def _yaml(place, file, work):
 def _columns(place, columns, work):
     """Each value of a table, by its column and row, without columns of times."""
     kept = {name: values for name, values in columns.items() if not VOLATILE_KEY.search(name)}
-    seen = {f"{place} columns": ", ".join(columns)}
+    seen = {f"{place}: columns": ", ".join(columns)}
     for name, values in kept.items():
         for row, value in enumerate(values):
             seen[f"{place}: {name}, row {row}"] = _cell(value, work)
@@ -402,7 +403,7 @@ def differences(before, now):
                 groups.setdefault(place.split(":")[0], []).append(place)
         for group, places in groups.items():
             lines.append(f"{scene}: {group}: {len(places)} differ")
-            for place in places[:SHOWN]:
+            for place in [group] if group in places else places[:SHOWN]:
                 was, got = (str(side.get(place, "(not there)"))[:150] for side in (old, seen))
                 lines.append(f"    {place[len(group) :].lstrip(': ') or group}: {was} -> {got}")
     return lines
