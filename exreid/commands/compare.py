@@ -23,53 +23,52 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _show_comparison(found: Comparison) -> None:
+def _show(comparison: Comparison) -> None:
     """A line per metric and run; runs are letters, so that the table fits a terminal."""
-    letters = [chr(ord("A") + i) if i < 26 else str(i) for i in range(len(found.runs))]
-    for letter, run in zip(letters, found.runs, strict=True):
+    letters = [chr(ord("A") + i) if i < 26 else str(i) for i in range(len(comparison.runs))]
+    for letter, run in zip(letters, comparison.runs, strict=True):
         OUT.print(f"{letter}  {run.name}", markup=False, soft_wrap=True)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for heading in ("metric", "", "value", "95%", "change", "95%", "p"):
         left = heading in ("metric", "")
         table.add_column(heading, justify="left" if left else "right", no_wrap=True)
-    for name in found.runs[0].values:
-        if not any(name in run.metrics for run in found.runs):
+    for name in comparison.runs[0].values:
+        if not any(name in run.metrics for run in comparison.runs):
             continue  # shortlists have no mAP over the whole gallery
-        for number, run in enumerate(found.runs):
+        for number, run in enumerate(comparison.runs):
             value = f"{100 * run.metrics[name]:.2f}" if name in run.metrics else ""
             ends = " ".join(f"{100 * end:.1f}" for end in run.intervals.get(name, ()))
-            change = found.differences[number - 1].get(name) if number else None
+            change = comparison.differences[number - 1].get(name) if number else None
             cells = ["", "", ""]
             if change is not None:
                 cells = [
                     f"{100 * change.value:+.2f}",
                     " ".join(f"{100 * end:+.1f}" for end in change.interval or ()),
-                    f"{found.adjusted[number - 1][name]:.2g}",
+                    f"{comparison.adjusted[number - 1][name]:.2g}",
                 ]
             table.add_row("" if number else name, letters[number], value, ends, *cells)
     OUT.print(table)
     OUT.print(
         "In percent, with 95% intervals; changes against A. p: sign-flip test over animals, "
-        f"adjusted (Holm) for {len(found.runs) - 1} comparisons.",
+        f"adjusted (Holm) for {len(comparison.runs) - 1} comparisons.",
         markup=False,
         soft_wrap=True,
     )
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from exreid.report.compare import compare, write_comparison
+    from exreid.runs.compare import run_compare
 
     if len(options.runs) < 2:
         raise ConfigError("a comparison needs two runs at least: exreid compare RUN RUN ...")
-    found = compare([mirror.local_folder(run) for run in options.runs])
+    folders = [mirror.local_folder(run) for run in options.runs]
     out = mirror.local_root(options.out, key="--out")
-    write_comparison(found, out, groups=options.group)
-    mirror.publish_folder(out)
+    comparison = run_compare(folders, out, groups=options.group)
     if options.json:
         text = (out / "comparison.json").read_text(encoding="utf-8")
         OUT.print(text, end="", markup=False, soft_wrap=True)
         return 0
-    _show_comparison(found)
+    _show(comparison)
     OUT.print(f"Written to {mirror.shown(out)}", markup=False, soft_wrap=True)
     return 0
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from exreid.config.benchmark import OpenSetConfig
 from exreid.config.probe import ProbeConfig
-from exreid.explain.curves import draw_open_set
+from exreid.explain.plots import draw_open_set
 from exreid.metrics.grouping import adjusted_rand_index, drawn_rand_index
 from exreid.metrics.identities import identity_answers, pool_encounters
 from exreid.metrics.openset import (

@@ -16,7 +16,7 @@ from exreid.calibration.fusion import FusedScores, Fusion, HeldOut, fit_fusion, 
 from exreid.calibration.pairs import CalibrationPairs
 from exreid.config.probe import ProbeConfig
 from exreid.errors import CalibrationError
-from exreid.explain.curves import draw_reliability
+from exreid.explain.plots import draw_reliability
 from exreid.features.embedding import describe_fingerprint
 from exreid.matching.shortlist import rerank_shortlist, shortlist_pairs
 from exreid.metrics.ranking import Exclude

@@ -5,23 +5,26 @@ Letters: Q queries.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
-from exreid.metrics.comparison import group_averages
+from exreid.explain.page_plots import curves, groups_plot, histograms, reliability_plot
+from exreid.explain.plots import Curve
 from exreid.metrics.openset import Answers, open_set_curve
 from exreid.metrics.reliability import reliability
-from exreid.metrics.retrieval import QueryValues, average_values, hit
-from exreid.metrics.uncertainty import bootstrap_intervals
-from exreid.report.compare import COUNTS, Comparison, binned, date_gaps, in_order
+from exreid.report.breakdown import (
+    COUNTS,
+    DEPTH,
+    binned,
+    cumulative_match,
+    date_gaps,
+    top_1_by_group,
+)
+from exreid.report.compare import Comparison
 from exreid.report.content import Plot
 from exreid.report.data import RunData
-from exreid.report.svg_plots import Curve, curves, groups_plot, histograms, reliability_plot
 from exreid.report.words import method_words, percent
 
-DEPTH = 20
 MOST_GROUPS = 12
 RESAMPLES = 1000
 LEAST_QUERIES = 20
@@ -87,16 +90,8 @@ def _cumulative(data: RunData, index: pd.DataFrame, comparison: Comparison | Non
             name: (run.first_rank_Q, run.identity_Q)
             for name, run in zip(names, comparison.runs, strict=True)
         }
-    lines: list[Curve] = []
-    depth = np.arange(1, DEPTH + 1)
-    for name, (rank_Q, identity_Q) in runs.items():
-        every_Q = np.ones(len(rank_Q), bool)
-        table = {str(k): QueryValues(hit(rank_Q, k), every_Q) for k in depth.tolist()}
-        value = np.array(list(average_values(table, identity_Q).values()))
-        ends = bootstrap_intervals(table, identity_Q, resamples=RESAMPLES)
-        low, high = np.array(list(ends.values())).T if ends else (None, None)
-        lines.append((name, depth, value, low, high))
-    value = lines[0][2]
+    lines = [cumulative_match(name, *ranks) for name, ranks in runs.items()]
+    value = lines[0].y
     text = (
         f"Looking at the best match alone finds the right animal in {percent(value[0])} of all "
         f"photographs; looking at the best 5, in {percent(value[4])}; at the best {DEPTH}, in "
@@ -171,15 +166,13 @@ def _groups(data: RunData, index: pd.DataFrame, comparison: Comparison | None) -
         if len(common) < 2:
             continue
         kept = set(common.index[:MOST_GROUPS])
-        rows: list[dict[str, Any]] = []
-        for run, rank_Q in runs.items():
-            top_1 = QueryValues(hit(rank_Q, 1), np.array([name in kept for name in names_Q]))
-            averages = group_averages(top_1, identity_Q, names_Q, resamples=RESAMPLES)
-            for name in in_order([one for one in names_Q if one in kept]):
-                queries, identities, value, interval = averages[name]
-                low, high = interval or (None, None)
-                row = {"name": name, "run": run, "top_1": value, "low": low, "high": high}
-                rows.append(row | {"queries": queries, "identities": identities})
+        rows = [
+            row
+            for run, rank_Q in runs.items()
+            for row in top_1_by_group(
+                group, names_Q, run, rank_Q, identity_Q, shown=kept, resamples=RESAMPLES
+            )
+        ]
         text = (
             "Share answered rightly first, with its 95% interval, of photographs whose animal is "
             "in the gallery."
@@ -228,7 +221,7 @@ def _known_and_new(data: RunData) -> Plot | None:
     )
     svg = curves(
         "known-new",
-        [(THIS, 100 * x, y, None, None)],
+        [Curve(THIS, 100 * x, y)],
         x_label="new animals taken for known ones, %",
         y_label="known animals accepted and named rightly, %",
         x_limits=(0, 100),

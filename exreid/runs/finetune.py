@@ -19,7 +19,7 @@ import torch
 from exreid.config.training import FinetuneConfig
 from exreid.data.holdout import Holdout
 from exreid.errors import ConfigError, StorageError
-from exreid.explain.curves import CURVE_FILE, draw_learning_curve
+from exreid.explain.plots import CURVE_FILE, draw_learning_curve
 from exreid.pipeline.check_leaks import LeakCheck, check_safety
 from exreid.pipeline.ending import noted_in
 from exreid.pipeline.inputs import cache_folder, output_root, read_images

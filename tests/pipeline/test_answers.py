@@ -5,13 +5,15 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
 from exreid.data.synthetic import write_dataset
 from exreid.errors import CalibrationError
-from exreid.metrics.openset import Answers, balanced_accuracies
+from exreid.explain.plots import draw_open_set
+from exreid.metrics.openset import Answers, balanced_accuracies, open_set_curve
 from exreid.pipeline.answers import _geometric
 from exreid.runs.probe import recompute_metrics, run_probe
 
@@ -41,7 +43,7 @@ def decided(many, tmp_path_factory):
     return out, folder, result
 
 
-def test_decisions_and_their_numbers(decided):
+def test_decisions_and_their_numbers(decided, tmp_path):
     _, folder, result = decided
     rows = pd.read_parquet(folder / "open_set.parquet")
     rankings = pd.read_parquet(folder / "rankings.parquet")
@@ -65,7 +67,11 @@ def test_decisions_and_their_numbers(decided):
     for name in ("new_auroc", "open_set_score", "BAUS"):
         low, high = result.intervals[name]
         assert low <= metrics[name] <= high
-    assert (folder / "open_set.png").stat().st_size > 5000
+    columns = (rows[name].to_numpy() for name in ("known_probability", "is_known", "is_right"))
+    answers = Answers(*columns, pd.factorize(rows["identity"])[0])
+    draw_open_set(tmp_path / "open_set.png", *open_set_curve(answers))
+    drawn, again = (np.asarray(Image.open(at / "open_set.png")) for at in (folder, tmp_path))
+    assert np.array_equal(drawn, again)
     assert recompute_metrics(folder, _config(".", ".")).metrics == metrics
 
 

@@ -6,7 +6,9 @@ import pandas as pd
 import pytest
 
 from exreid.cli import main
-from exreid.report.compare import date_gaps
+from exreid.explain.plots import COLOURS
+from exreid.report.breakdown import date_gaps
+from tests.explain.test_plots import pixels_of
 
 OPTIONS = [
     *("dataset.image_size=64", "ray.num_actors=0", "benchmark.bootstrap_resamples=50"),
@@ -66,8 +68,10 @@ def test_the_files_say_what_the_runs_say(runs, tmp_path, capsys):
     assert {"source", "gallery images of the animal"} <= set(groups["group"])
     for _, part in groups.groupby(["group", "run"]):
         assert part["queries"].sum() == results["cosine"]["counts"]["queries"]
-    for name in ("cmc.png", "budget.png", "groups_source.png"):
-        assert (tmp_path / name).stat().st_size > 5000
+    drawn = {"cmc.png": (4, 1.0), "groups_source.png": (4, 0.8), "budget.png": (1, 1.0)}
+    for name, (lines, alpha) in drawn.items():
+        for colour in COLOURS[:lines]:
+            assert pixels_of(tmp_path / name, colour, alpha=alpha).sum() > 100, (name, colour)
     assert main(["compare", *arguments, "--out", str(tmp_path), "--json"]) == 0
     assert pd.DataFrame(json.loads(capsys.readouterr().out)).equals(rows)
 

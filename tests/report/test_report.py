@@ -14,7 +14,8 @@ import pytest
 from benchmarks._made_run import MadeRun, make_run
 from exreid.cli import main
 from exreid.errors import RunError
-from exreid.report.svg_plots import groups_plot
+from exreid.explain.page_plots import groups_plot
+from exreid.explain.plots import GroupTop1
 from exreid.runs.report import write_report
 
 HOSTILE = (
@@ -83,8 +84,11 @@ def test_texts_of_the_metadata_are_never_markup(made):
 
 
 def test_a_plot_reads_no_label_as_mathematics_or_markup():
-    row = {"run": "_one", "top_1": 0.5, "low": 0.2, "high": 0.8, "queries": 3, "identities": 2}
-    rows = [{**row, "name": name, "run": run} for name in HOSTILE for run in ("_one", "$\\frac")]
+    rows = [
+        GroupTop1("group", name, run, 0.5, 0.2, 0.8, queries=3, identities=2)
+        for name in HOSTILE
+        for run in ("_one", "$\\frac")
+    ]
     svg = groups_plot("groups", rows, text='"quoted" <text>')
     parser = _Tags()
     parser.feed(svg)

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exreid.records import Rejected
-from exreid.report.compare import _write_csv
 from exreid.storage.run_folder import write_rejected
 from exreid.storage.spreadsheets import cell_as_it_was, csv_text, read_cells, safe_cell
 
@@ -47,8 +46,8 @@ def test_the_files_for_people(tmp_path):
     assert frame["path"].tolist() == ["-cam/007.jpg", "a,b\n.jpg"]
     assert frame["reason"].tolist() == ["+broken", "NA"]
 
-    _write_csv(tmp_path / "flips.csv", [{"query_id": "@x", "change": -0.5, "=h": 1}])
-    assert (tmp_path / "flips.csv").read_text() == "query_id,change,'=h\n'@x,-0.5,1\n"
+    table = pd.DataFrame([{"query_id": "@x", "change": -0.5, "=h": 1}])
+    assert csv_text(table) == "query_id,change,'=h\n'@x,-0.5,1\n"
 
     table = pd.DataFrame({"a": ["=1", None], "n": [-1.5, 2.0], "k": pd.array([1, None], "Int64")})
     rows = list(csv.reader(io.StringIO(csv_text(table))))

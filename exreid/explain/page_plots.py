@@ -1,4 +1,4 @@
-"""The plots of a report: SVG that takes its colours and letters from the page around it."""
+"""The plots of the report's pages: SVG that takes colours and letters from the page around it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from exreid.explain.plots import COLOURS, MARKERS, Curve, GroupTop1, colour_of
 from exreid.metrics.reliability import Reliability
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 INK, GRID = "#010203", "#040506"
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6a6a6a")
-"""Told apart by colour-blind readers too (Okabe & Ito 2008)."""
-MARKERS = "osD^vPX"
+"""Stand for the page's own colours until the picture is in it."""
 LINES = ("-", "--", "-.", ":")
 STYLE = {
     "svg.fonttype": "none",
@@ -37,12 +39,10 @@ STYLE = {
     "ytick.major.size": 0,
     "legend.frameon": False,
 }
-Curve = tuple[str, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]
-"""Name, x, y, and the ends of the band where there is one."""
 
 
 def drawn(
-    name: str, draw: Callable[[Any], None], *, width: float = 6.4, height: float = 4.0, text: str
+    name: str, draw: Callable[[Axes], None], *, width: float = 6.4, height: float = 4.0, text: str
 ) -> str:
     """The SVG of what ``draw`` puts on the axes; ``text`` says it to those who cannot see it."""
     import matplotlib
@@ -75,17 +75,18 @@ def curves(
 ) -> str:
     """Shares (0 to 1) against something, a line each, with bands."""
 
-    def draw(axes: Any) -> None:
-        for number, (label, x, y, low, high) in enumerate(lines):
-            colour, style = COLOURS[number % len(COLOURS)], LINES[number % len(LINES)]
-            if low is not None and high is not None:
-                axes.fill_between(x, 100 * low, 100 * high, color=colour, alpha=0.14, linewidth=0)
-            (line,) = axes.plot(x, 100 * y, color=colour, linestyle=style, linewidth=2)
-            line.set_label(_plain(label))
+    def draw(axes: Axes) -> None:
+        for number, curve in enumerate(lines):
+            colour, style = colour_of(number), LINES[number % len(LINES)]
+            if curve.low is not None and curve.high is not None:
+                band = 100 * curve.low, 100 * curve.high
+                axes.fill_between(curve.x, *band, color=colour, alpha=0.14, linewidth=0)
+            (line,) = axes.plot(curve.x, 100 * curve.y, color=colour, linestyle=style, linewidth=2)
+            line.set_label(_plain(curve.label))
         axes.set(ylim=(0, 102), xlabel=x_label, ylabel=y_label)
         if x_limits:
             axes.set_xlim(*x_limits)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
         if len(lines) > 1:
             axes.legend(loc="lower right")
 
@@ -95,14 +96,14 @@ def curves(
 def reliability_plot(name: str, diagrams: Mapping[str, Reliability], *, text: str) -> str:
     """What was stated against what was there, a line each; the diagonal is perfect."""
 
-    def draw(axes: Any) -> None:
+    def draw(axes: Axes) -> None:
         axes.plot([0, 100], [0, 100], color=INK, alpha=0.45, linewidth=1, linestyle=(0, (4, 4)))
         for number, (label, diagram) in enumerate(diagrams.items()):
             full_B = diagram.weight_B > 0
             axes.plot(
                 100 * diagram.stated_B[full_B],
                 100 * diagram.observed_B[full_B],
-                color=COLOURS[number % len(COLOURS)],
+                color=colour_of(number),
                 marker=MARKERS[number % len(MARKERS)],
                 markersize=6,
                 linewidth=1.6,
@@ -126,14 +127,14 @@ def histograms(
 ) -> str:
     """How often each score occurs in each group, as shares of the group."""
 
-    def draw(axes: Any) -> None:
+    def draw(axes: Axes) -> None:
         every = np.concatenate(list(groups.values()))
         low, high = float(every.min()), float(every.max())
         edges = np.linspace(low, high if high > low else low + 1.0, bins + 1)
         for number, (label, values) in enumerate(groups.items()):
             share, _ = np.histogram(values, edges)
             height = np.r_[0.0, 100 * share / max(len(values), 1), 0.0]
-            colour = COLOURS[number % len(COLOURS)]
+            colour = colour_of(number)
             place = np.r_[edges[0], edges]
             axes.fill_between(place, height, step="post", color=colour, alpha=0.18, linewidth=0)
             axes.step(
@@ -152,28 +153,28 @@ def histograms(
     return drawn(name, draw, text=text)
 
 
-def groups_plot(name: str, rows: Sequence[dict[str, Any]], *, text: str) -> str:
+def groups_plot(name: str, rows: Sequence[GroupTop1], *, text: str) -> str:
     """Top-1 of each run in each group, with intervals: a row per group, a dot per run."""
-    names = list(dict.fromkeys(row["name"] for row in rows))
-    runs = list(dict.fromkeys(row["run"] for row in rows))
+    names = list(dict.fromkeys(row.name for row in rows))
+    runs = list(dict.fromkeys(row.run for row in rows))
 
-    def draw(axes: Any) -> None:
+    def draw(axes: Axes) -> None:
         for number, run in enumerate(runs):
             shift = (number - (len(runs) - 1) / 2) * 0.22
-            part = [row for row in rows if row["run"] == run]
-            y = np.array([names.index(row["name"]) + shift for row in part])
-            x = np.array([100 * row["top_1"] for row in part])
-            colour = COLOURS[number % len(COLOURS)]
+            part = [row for row in rows if row.run == run]
+            y = np.array([names.index(row.name) + shift for row in part])
+            x = np.array([100 * row.top_1 for row in part])
+            colour = colour_of(number)
             for place, row in zip(y, part, strict=True):
-                if row["low"] is not None:
-                    ends = [100 * row["low"], 100 * row["high"]]
+                if row.low is not None and row.high is not None:
+                    ends = [100 * row.low, 100 * row.high]
                     axes.plot(ends, [place, place], color=colour, linewidth=5, alpha=0.25)
             marker = MARKERS[number % len(MARKERS)]
             axes.plot(x, y, marker, color=colour, markersize=7, label=_plain(run))
-        counts = {row["name"]: (row["queries"], row["identities"]) for row in rows}
+        counts = {row.name: (row.queries, row.identities) for row in rows}
         labels = [
-            f"{_short(one)}\n{counts[one][0]:,} photographs, {counts[one][1]:,} animals"
-            for one in names
+            f"{_short(group)}\n{counts[group][0]:,} photographs, {counts[group][1]:,} animals"
+            for group in names
         ]
         axes.set_yticks(range(len(names)), labels)
         axes.set(xlim=(0, 100), xlabel="first answer right, %", ylim=(len(names) - 0.5, -0.5))
@@ -208,8 +209,6 @@ def _for_page(svg: str, name: str, text: str) -> str:
         svg = svg.replace(colour, f"var(--c{number + 1})")
     label = text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     svg = re.sub(r"<svg ([^>]*)>", rf'<svg role="img" aria-label="{label}" \1>', svg, count=1)
-    return re.sub(r'(<svg [^>]*?) width="[^"]*"', r"\1", _without_height(svg), count=1)
-
-
-def _without_height(svg: str) -> str:
-    return re.sub(r'(<svg [^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    for size in ("height", "width"):
+        svg = re.sub(rf'(<svg [^>]*?) {size}="[^"]*"', r"\1", svg, count=1)
+    return svg

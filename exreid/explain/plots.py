@@ -1,0 +1,253 @@
+"""The plots that runs write as PNG files, and what all plots share.
+
+Their twins in the report's pages stand in `exreid.explain.page_plots`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from exreid.metrics.reliability import Reliability
+from exreid.storage.files import temporary_beside
+from exreid.training.history import HIGH, LOW
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6a6a6a")
+"""Told apart by colour-blind readers too (Okabe & Ito 2008)."""
+MARKERS = "osD^vPX"
+CURVE_FILE = "learning_curve.png"
+SHOWN_FROM = 1e-3
+SHOWN_METRICS = {"val_top_1": "top-1", "val_top_5": "top-5", "val_mAP": "mAP"}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line of a plot: shares (0 to 1) against something, with a band where it has one."""
+
+    label: str
+    x: np.ndarray
+    y: np.ndarray
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class GroupTop1:
+    """Top-1 of a run in a group of queries; the interval is None where there is one identity."""
+
+    group: str
+    """What the queries are grouped by."""
+    name: str
+    """Of the group."""
+    run: str
+    top_1: float
+    low: float | None
+    high: float | None
+    queries: int
+    identities: int
+
+
+@dataclass(frozen=True)
+class BudgetPoint:
+    """Top-1 of a run that matches ``candidate_k`` candidates of each query."""
+
+    method: str
+    candidate_k: int
+    top_1: float
+    low: float | None
+    high: float | None
+    ceiling: float | None
+    """The share of queries with a right candidate among them."""
+
+
+@contextmanager
+def png_figure(file: Path, width: float, height: float, *, dpi: int) -> Iterator[Figure]:
+    """A figure of that size in inches, written when the block ends: under a temporary name, then
+    renamed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    yield figure
+    temporary = temporary_beside(file, ending=".png")
+    figure.savefig(temporary, dpi=dpi)
+    temporary.replace(file)
+
+
+@contextmanager
+def _png_axes(file: Path, width: float, height: float, *, dpi: int) -> Iterator[Axes]:
+    with png_figure(file, width, height, dpi=dpi) as figure:
+        axes = figure.add_subplot()
+        axes.grid(alpha=0.3)
+        axes.set_axisbelow(True)
+        yield axes
+
+
+def colour_of(number: int) -> str:
+    """The colour of the plot's line of that number, from 0."""
+    return COLOURS[number % len(COLOURS)]
+
+
+def literal(text: str) -> str:
+    """A user's text as matplotlib shows it: a dollar sign begins no formula."""
+    return text.replace("$", r"\$")
+
+
+def draw_learning_curve(
+    file: Path, rows: Sequence[Mapping[str, float]], *, best_epoch: int | None, title: str
+) -> None:
+    """Loss and learning rate on the left, validation metrics with their 95% bands on the right."""
+    with png_figure(file, 10, 4, dpi=120) as figure:
+        figure.suptitle(literal(title))
+        left, right = figure.subplots(1, 2)
+        _draw_loss(left, [row for row in rows if "loss" in row])
+        _draw_validation(right, [row for row in rows if "val_mAP" in row], best_epoch)
+        for axes in (left, right):
+            axes.set_xlabel("epoch")
+            axes.locator_params(axis="x", integer=True)
+            axes.grid(alpha=0.3)
+
+
+def _draw_loss(axes: Axes, rows: Sequence[Mapping[str, float]]) -> None:
+    epochs, rates = [row["epoch"] for row in rows], [row["learning_rate"] for row in rows]
+    (loss,) = axes.plot(epochs, [row["loss"] for row in rows], "o-", ms=3, label="loss")
+    axes.set_ylabel("training loss")
+    axes.set_ylim(bottom=0)
+    rate_axes = axes.twinx()
+    (rate,) = rate_axes.plot(epochs, rates, ":", color="tab:gray", label="learning rate")
+    rate_axes.set_ylabel("learning rate")
+    rate_axes.set_ylim(bottom=0)
+    axes.legend(handles=[loss, rate], loc="upper right")
+
+
+def _draw_validation(
+    axes: Axes, rows: Sequence[Mapping[str, float]], best_epoch: int | None
+) -> None:
+    epochs = [row["epoch"] for row in rows]
+    for name, label in SHOWN_METRICS.items():
+        (line,) = axes.plot(epochs, [100 * row[name] for row in rows], "o-", ms=3, label=label)
+        if all(name + LOW in row for row in rows):
+            low, high = ([100 * row[name + end] for row in rows] for end in (LOW, HIGH))
+            axes.fill_between(epochs, low, high, color=line.get_color(), alpha=0.12, lw=0)
+    if best_epoch is not None:
+        axes.axvline(best_epoch, color="tab:gray", ls="--", lw=1, label="best epoch")
+    axes.set_ylabel("held-out images, %")
+    axes.set_ylim(0, 100)
+    axes.legend(loc="best")
+
+
+def draw_reliability(file: Path, diagrams: Mapping[str, Reliability]) -> None:
+    """``reliability.png``: what was stated against what was there, a line per method,
+    a dot for a tenth of the pairs. What is below a thousandth stands at the edge."""
+    with _png_axes(file, 5.5, 5.5, dpi=150) as axes:
+        axes.plot([SHOWN_FROM, 1], [SHOWN_FROM, 1], color="0.6", linewidth=1, linestyle="--")
+        for (name, diagram), marker in zip(diagrams.items(), cycle(MARKERS[:5]), strict=False):
+            full_B = diagram.weight_B > 0
+            points = [
+                np.maximum(value_B[full_B], SHOWN_FROM)
+                for value_B in (diagram.stated_B, diagram.observed_B)
+            ]
+            axes.plot(
+                *points, marker=marker, markersize=6, linewidth=1.5, label=name, clip_on=False
+            )
+        axes.set(
+            xscale="log",
+            yscale="log",
+            xlim=(SHOWN_FROM, 1),
+            ylim=(SHOWN_FROM, 1),
+            xlabel="stated probability of the same animal",
+            ylabel="share that shows the same animal",
+            title="Reliability on held-out database pairs",
+        )
+        axes.set_aspect("equal")
+        axes.legend(frameon=False, loc="upper left")
+
+
+def draw_open_set(file: Path, false_match: np.ndarray, identified: np.ndarray) -> None:
+    """``open_set.png``: known animals found and named against new ones that pass for known."""
+    with _png_axes(file, 5.5, 4.5, dpi=150) as axes:
+        axes.step(false_match, identified, where="post", linewidth=1.8, color=COLOURS[0])
+        axes.set(
+            xlim=(-0.02, 1.02),
+            ylim=(0, 1.02),
+            xlabel="new animals that pass for known (false-match rate)",
+            ylabel="known animals accepted and named rightly",
+            title="Open set: every bar for the stated probability",
+        )
+
+
+def draw_cumulative(file: Path, curves: Sequence[Curve]) -> None:
+    """``cmc.png``: top-k against k, with 95% bands."""
+    with _png_axes(file, 6.5, 4.5, dpi=140) as axes:
+        for number, curve in enumerate(curves):
+            colour, label = colour_of(number), literal(curve.label)
+            axes.plot(curve.x, curve.y, color=colour, linewidth=1.8, label=label)
+            if curve.low is not None and curve.high is not None:
+                axes.fill_between(
+                    curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0
+                )
+        depth = int(curves[0].x[-1])
+        axes.set(xlabel="k", ylabel="top-k", title="Cumulative match")
+        axes.set(ylim=(0, 1.02), xlim=(1, depth))
+        axes.set_xticks([1, *range(5, depth + 1, 5)])
+        axes.legend(frameon=False, fontsize=8, loc="lower right")
+
+
+def draw_groups(file: Path, rows: Sequence[GroupTop1]) -> None:
+    """``groups_*.png``: top-1 of each run in each group, with 95% intervals."""
+    names = list(dict.fromkeys(row.name for row in rows))
+    runs = list(dict.fromkeys(row.run for row in rows))
+    height = 1.4 + 0.28 * len(names) * len(runs) + 0.15 * len(names)
+    step = len(runs) + 0.8
+    with _png_axes(file, 7.5, height, dpi=140) as axes:
+        for row in sorted(rows, key=lambda row: runs.index(row.run)):
+            number = runs.index(row.run)
+            y = names.index(row.name) * step + number
+            label = literal(row.run) if row.name == names[0] else None
+            axes.barh(y, row.top_1, 0.85, color=colour_of(number), alpha=0.8, label=label)
+            if row.low is not None and row.high is not None:
+                axes.plot([row.low, row.high], [y, y], color="0.2", linewidth=1.2)
+        counts = {row.name: f"{row.queries} queries, {row.identities} animals" for row in rows}
+        axes.set_yticks(
+            [i * step + (len(runs) - 1) / 2 for i in range(len(names))],
+            [f"{literal(name)}\n{counts[name]}" for name in names],
+            fontsize=8,
+        )
+        axes.invert_yaxis()
+        axes.set(xlim=(0, 1), xlabel="top-1", title=f"By {literal(rows[0].group)}")
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def draw_budget(file: Path, points: Sequence[BudgetPoint]) -> None:
+    """``budget.png``: top-1 against the candidates that are matched for each query."""
+    with _png_axes(file, 6, 4.5, dpi=140) as axes:
+        for number, method in enumerate(dict.fromkeys(point.method for point in points)):
+            part = sorted((p for p in points if p.method == method), key=lambda p: p.candidate_k)
+            colour = colour_of(number)
+            x, y = [point.candidate_k for point in part], [point.top_1 for point in part]
+            axes.plot(x, y, color=colour, marker="o", linewidth=1.8, label=method)
+            for point in part:
+                if point.low is not None and point.high is not None:
+                    ends = [point.low, point.high]
+                    axes.plot([point.candidate_k] * 2, ends, color=colour, alpha=0.5)
+        ceiling = sorted({(p.candidate_k, p.ceiling) for p in points if p.ceiling is not None})
+        if ceiling:
+            places = list(zip(*ceiling, strict=True))
+            axes.plot(*places, color="0.5", linestyle="--", label="on the shortlist")
+        axes.set(xscale="log", ylim=(0, 1.02), title="Top-1 against the candidate budget")
+        axes.set(xlabel="candidates matched for each query", ylabel="top-1")
+        ticks = sorted({point.candidate_k for point in points})
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.minorticks_off()
+        axes.legend(frameon=False, fontsize=8)

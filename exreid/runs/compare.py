@@ -1,0 +1,58 @@
+"""Finished probes side by side, as tables and plots."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+
+from exreid.explain.plots import draw_budget, draw_cumulative, draw_groups
+from exreid.report.breakdown import cumulative_match
+from exreid.report.compare import (
+    Comparison,
+    budget_points,
+    compare,
+    flips,
+    metric_changes,
+    top_1_by_groups,
+    top_1_by_identity,
+)
+from exreid.storage import mirror
+from exreid.storage.run_folder import write_text
+from exreid.storage.spreadsheets import csv_text
+
+
+def run_compare(folders: Sequence[Path], out: Path, *, groups: Sequence[str] = ()) -> Comparison:
+    """Compare runs with the first of them, and write what came out.
+
+    ``out`` gets comparison.json, comparison.csv, identities.csv, groups.csv, flips.csv and the
+    plots. ``groups``: columns of the metadata to group queries by. RunError where a folder is no
+    completed probe, or the runs are not on one split.
+    """
+    comparison = compare(folders)
+    runs = comparison.runs
+    out.mkdir(parents=True, exist_ok=True)
+    rows = [asdict(row) for row in metric_changes(comparison)]
+    write_text(out / "comparison.json", json.dumps(rows, indent=1) + "\n")
+    _write_csv(out / "comparison.csv", pd.DataFrame(rows))
+    _write_csv(out / "identities.csv", top_1_by_identity(runs))
+    _write_csv(out / "flips.csv", pd.DataFrame(flips(runs)))
+    grouped = top_1_by_groups(runs, groups)
+    _write_csv(out / "groups.csv", pd.DataFrame(grouped))
+    curves = [cumulative_match(run.name, run.first_rank_Q, runs[0].identity_Q) for run in runs]
+    draw_cumulative(out / "cmc.png", curves)
+    for group in dict.fromkeys(row.group for row in grouped):
+        name = "".join(c if c.isalnum() else "_" for c in group)
+        draw_groups(out / f"groups_{name}.png", [row for row in grouped if row.group == group])
+    points = budget_points(runs)
+    if len({point.candidate_k for point in points}) > 1:
+        draw_budget(out / "budget.png", points)
+    mirror.publish_folder(out)
+    return comparison
+
+
+def _write_csv(file: Path, frame: pd.DataFrame) -> None:
+    write_text(file, csv_text(frame) if len(frame) else "")
