@@ -10,8 +10,8 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -75,7 +75,8 @@ def _guarded(run: Callable[[argparse.Namespace], int], options: argparse.Namespa
     level = logging.INFO if options.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
     try:
-        code = _print_config(options) if options.print_config else run(options)
+        with _each_warning_once():
+            code = _print_config(options) if options.print_config else run(options)
         sys.stdout.flush()
         return code
     except ConfigError as error:
@@ -94,6 +95,34 @@ def _guarded(run: Callable[[argparse.Namespace], int], options: argparse.Namespa
         ERR.print("exreid: interrupted.")
         _say_how_to_go_on(options, getattr(error, "run_id", None))
         return 1
+
+
+class _Once(logging.Filter):
+    """Lets each of our own messages pass once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is new, or not ours."""
+        text = record.getMessage()
+        known = text in self.said
+        self.said.add(text)
+        return not (known and record.name.startswith("exreid."))
+
+
+@contextmanager
+def _each_warning_once() -> Iterator[None]:
+    """A command may read one table for each of several runs or trials: its warnings come once."""
+    filters = [(handler, _Once()) for handler in logging.getLogger().handlers]
+    for handler, once in filters:
+        handler.addFilter(once)
+    try:
+        yield
+    finally:
+        for handler, once in filters:
+            handler.removeFilter(once)
 
 
 def _places(options: argparse.Namespace) -> dict[str, str | Path]:

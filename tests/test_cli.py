@@ -121,3 +121,13 @@ def test_embeddings_go_to_a_url(data, tmp_path, monkeypatch, capsys):
     assert memory.cat("/bucket/deep/there.parquet") == (tmp_path / "here.parquet").read_bytes()
     assert memory.cat("/bucket/deep/there.rejected.csv").startswith(b"image_id,")
     memory.rm("/bucket", recursive=True)
+
+
+def test_what_several_runs_read_of_one_table_is_said_once(data, tmp_path, caplog):
+    table = (data / "CzechLynxDataset-Metadata-Real.csv").read_text()
+    (data / "spaced.csv").write_text(table.replace(",lynx_0000,", ",lynx_0000 ,"))
+    words = [f"dataset.root={data}", "dataset.metadata_file=spaced.csv", *SMALL[1:]]
+    words += ["tune.run=probe", "tune.space={dataset.image_size: {choice: [32, 48]}}"]
+    words += ["tune.test=false", "validation.fraction=0.5", f"output.root={tmp_path}"]
+    assert main(["tune", *words, "tune.num_samples=2"]) == 0
+    assert caplog.text.count("cells read without the white space around them") == 1

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from exreid.config.dataset import MISSING_VALUES
 from exreid.data.metadata_formats import IS_PARQUET, clean_text, decoded_text, split_header
 from exreid.errors import MetadataError
-from exreid.storage.urls import exists, is_remote, join, open_file_system, read_regular
+from exreid.storage.urls import exists, is_remote, join, open_file_system, read_regular, read_remote
 
 SHOWN_COLUMNS = 40
 DEFAULT_FILES = ("CzechLynxDataset-Metadata-Real.csv", "metadata.csv", "metadata.parquet")
@@ -167,8 +167,7 @@ def _read(source: str) -> bytes:
         if not is_remote(source):
             return read_regular(os.path.expanduser(source))  # noqa: PTH111
         file_system, inner = open_file_system(source)
-        data: bytes = file_system.cat_file(inner)
-        return data
+        return read_remote(file_system, inner)
 
     data: bytes = _guarded(source, read)
     return data

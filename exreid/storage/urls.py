@@ -57,13 +57,12 @@ def read_bytes(root: str, path: str) -> bytes:
         if not is_remote(root):
             return read_regular(full)
         file_system, inner = open_file_system(root)
-        data: bytes = file_system.cat_file(posixpath.join(inner, path))
-        return data
+        return read_remote(file_system, posixpath.join(inner, path))
 
     return _guarded(full, read)
 
 
-LEAST_READ_BYTES = 2**16
+LEAST_READ_BYTES, PIECE_BYTES = 2**16, 2**23
 """Some files state no size."""
 
 
@@ -80,6 +79,19 @@ def read_regular(file: str) -> bytes:
     with open(file, "rb") as stream:  # noqa: PTH123
         # Python takes as much memory as it is told to read at most, before it reads.
         return stream.read(max(status.st_size, LEAST_READ_BYTES))
+
+
+def read_remote(file_system: Any, inner: str) -> bytes:
+    """As `read_regular`, of a URL's file; one of unknown size is read in pieces."""
+    size = file_system.info(inner).get("size")
+    data = bytearray()
+    if size is None:
+        with file_system.open(inner, "rb") as stream:
+            while len(data) <= MAX_FILE_BYTES and (piece := stream.read(PIECE_BYTES)):
+                data += piece
+    if (size or len(data)) > MAX_FILE_BYTES:
+        raise ValueError(f"it has more than {MAX_FILE_BYTES} bytes")
+    return bytes(data) if size is None else bytes(file_system.cat_file(inner))
 
 
 def file_signature(root: str, path: str) -> str:
