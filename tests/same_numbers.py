@@ -12,8 +12,8 @@ installed libraries: another CPU or PyTorch has other last digits.
 
 Not compared, because two runs of the same code differ in it: dates, times and what is computed
 from them (`VOLATILE_KEY`, `VOLATILE_TEXT`), and pictures of plots, where a learning curve shows
-seconds. Nor versions, lock files, names of modules in messages, and the cache, whose files are
-named by the code's own versions.
+seconds; and a config's fingerprint, which in a sweep holds the folder. Nor versions, lock files,
+names of modules in messages, and the cache, whose files are named by the code's own versions.
 """
 
 import argparse
@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[1]
 SHOWN = 12
 """Differences of one file that are listed; the others are counted."""
 
-VOLATILE_KEY = re.compile(r"(_s|seconds|wait_share|versions|written|exreid)$")
+VOLATILE_KEY = re.compile(r"(_s|seconds|wait_share|versions|written|exreid|config_fingerprint)$")
 VOLATILE_TEXT = (
     (re.compile(r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?(\.\d+)?([+-]\d\d:\d\d|Z)?"), "<time>"),
     (re.compile(r"\b\d+(\.\d+)? ?(ms|s|min|seconds?|minutes?)\b"), "<seconds>"),
