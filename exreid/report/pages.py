@@ -1,4 +1,4 @@
-"""The pages themselves: templates filled with a report's content, and the files beside them."""
+"""The pages: what they show, as plain values, and the templates that are filled with it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from exreid.report.content import Overview
-from exreid.report.data_files import write_whole
+from exreid.explain.words import DECISIONS, MARKS, OUTCOMES
+from exreid.storage.files import temporary_beside
 
 HERE = Path(__file__).parent
 STATIC = ("report.css", "theme.js", "queries.js", "detail.js")
@@ -22,13 +22,79 @@ PAGES = (
     ("trust.html", "Trust"),
     ("run.html", "How it was made"),
 )
-TITLES = dict(PAGES)
-MARKS = {"right": "✓", "wrong": "✕", "new": "✦", "open": "?", "known": "="}
+SHOWN_ROWS = 200
+"""Of a table."""
+HEADLINES = ("top_1", "top_5", "BAKS", "BAUS", "encounter_top_1")
 
 
 @dataclass(frozen=True)
-class Tile:
-    """A photograph on the first page, which leads to its own page."""
+class MissingPart:
+    """Something that the run did not write."""
+
+    what: str
+    why: str
+    command: str
+    """Makes it; empty where no command does."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A run's metric beside the first run's."""
+
+    value: float | None
+    interval: tuple[float, float] | None
+    change: float | None
+    change_interval: tuple[float, float] | None
+    p: float | None
+    """Of a sign-flip test over identities, adjusted for all runs that are compared."""
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """A line of the summary table."""
+
+    name: str
+    label: str
+    meaning: str
+    value: float
+    interval: tuple[float, float] | None
+    others: tuple[Compared, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture of numbers, as inline SVG, and what it says."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class NumberWithMeaning:
+    """One number in words."""
+
+    label: str
+    value: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class PageTable:
+    """A plain table with a heading."""
+
+    title: str
+    caption: str
+    columns: tuple[str, ...]
+    rows: Sequence[Sequence[str]]
+    left_out: int = 0
+    """Rows that are not shown."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A query on the first page, which leads to its own page."""
 
     id: str
     title: str
@@ -42,18 +108,18 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Examples:
-    """A row of them."""
+class ExampleRow:
+    """Some queries of a kind."""
 
     title: str
     note: str
-    tiles: Sequence[Tile]
+    examples: Sequence[Example]
     link: str
-    """The filter that shows all of them."""
+    """The filter that shows all of the kind."""
 
 
 @dataclass(frozen=True)
-class Part:
+class OutcomeShare:
     """A part of the bar of outcomes."""
 
     kind: str
@@ -62,15 +128,60 @@ class Part:
     link: str
 
 
-def write_pages(
-    out: Path,
-    run: Overview,
-    *,
-    examples: Sequence[Examples],
-    headline: Sequence[Any],
-    again: str,
-) -> None:
-    """The four pages, the styles and the scripts; data and photographs come from elsewhere."""
+@dataclass(frozen=True)
+class Overview:
+    """Everything on the pages but the queries themselves."""
+
+    run_id: str
+    kind: str
+    """``probe`` or ``identify``."""
+    written: str
+    lead: Sequence[str]
+    """What came out, in sentences."""
+    outcomes: dict[str, int]
+    decisions: dict[str, int]
+    metrics: Sequence[MetricRow]
+    compared_with: Sequence[str]
+    plots: Sequence[Plot]
+    trust_plots: Sequence[Plot]
+    trust: Sequence[NumberWithMeaning]
+    counts: Sequence[NumberWithMeaning]
+    tables: Sequence[PageTable]
+    """Of the summary page."""
+    trust_tables: Sequence[PageTable]
+    examples: Sequence[ExampleRow]
+    settings: Sequence[tuple[str, str, str, str]]
+    """Config keys: dotted name, value, default, meaning."""
+    again: str
+    """The command that runs it again."""
+    versions: Sequence[tuple[str, str]]
+    timings_s: Sequence[tuple[str, float]]
+    missing: Sequence[MissingPart]
+    notes: Sequence[str]
+    """What could not be shown, such as images that cannot be read."""
+    probability_of: str
+    """What the probability of an answer means; empty without one."""
+    threshold: float | None
+    """Probability over which an animal is called known."""
+    no_rate: str
+    """Why no false-match rate is promised; empty where one is, or nothing is decided."""
+
+
+def page_table(title: str, caption: str, frame: pd.DataFrame) -> PageTable:
+    """The first `SHOWN_ROWS` rows of a frame, as texts."""
+    rows = [[_cell(cell) for cell in row] for row in frame.head(SHOWN_ROWS).to_numpy(dtype=object)]
+    columns = tuple(str(name).replace("_", " ") for name in frame.columns)
+    return PageTable(title, caption, columns, rows, max(0, len(frame) - SHOWN_ROWS))
+
+
+def _cell(cell: object) -> str:
+    if cell is None or cell != cell:  # noqa: PLR0124 - NaN
+        return "-"
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+
+
+def write_pages(out: Path, run: Overview) -> None:
+    """The four pages, the styles and the scripts; data and pictures come from elsewhere."""
     environment = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
@@ -78,7 +189,7 @@ def write_pages(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    rows = [(one.title, one.note, one.tiles, one.link) for one in examples]
+    rows = {row.name: row for row in run.metrics}
     for file, title in PAGES:
         text = environment.get_template(file).render(
             run=run,
@@ -86,10 +197,8 @@ def write_pages(
             pages=PAGES,
             title=title,
             marks=MARKS,
-            parts=_parts(run),
-            examples=rows,
-            headline=headline,
-            again=again,
+            parts=_outcome_shares(run),
+            headline=[rows[name] for name in HEADLINES if name in rows],
         )
         write_whole(out / file, text)
     (out / "static").mkdir(exist_ok=True)
@@ -97,33 +206,34 @@ def write_pages(
         shutil.copyfile(HERE / "static" / name, out / "static" / name)
 
 
+def write_whole(file: Path, text: str) -> None:
+    """Write under a temporary name, then rename; what UTF-8 cannot hold stands escaped."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(file)
+    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+    temporary.replace(file)
+
+
 def pages_version() -> str:
     """Changes with any template, style or script."""
     digest = hashlib.sha256()
     for file in sorted([*(HERE / "templates").iterdir(), *(HERE / "static").iterdir()]):
         digest.update(file.read_bytes())
-    for file in sorted(HERE.glob("*.py")):
+    for file in sorted([*HERE.glob("*.py"), *(HERE.parent / "explain").glob("*.py")]):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
-def _parts(run: Overview) -> list[Part]:
-    labels = {
-        "right": "right animal first",
-        "wrong": "another animal first",
-        "new": "animal not in the gallery",
-        "open": "animal not known",
-    }
-    found = [
-        Part(kind, label, run.outcomes[kind], f"outcome={kind}")
-        for kind, label in labels.items()
+def _outcome_shares(run: Overview) -> list[OutcomeShare]:
+    shares = [
+        OutcomeShare(kind, label, run.outcomes[kind], f"outcome={kind}")
+        for kind, label in OUTCOMES.items()
         if run.outcomes.get(kind)
     ]
-    if len(found) == 1 and found[0].kind == "open" and run.decisions:
-        names = {"known": "called known", "new": "probably new"}
+    if len(shares) == 1 and shares[0].kind == "open" and run.decisions:
         return [
-            Part(kind, label, run.decisions[kind], f"decision={kind}")
-            for kind, label in names.items()
+            OutcomeShare(kind, label, run.decisions[kind], f"decision={kind}")
+            for kind, label in DECISIONS.items()
             if run.decisions.get(kind)
         ]
-    return found
+    return shares

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,9 +20,10 @@ from exreid.explain.overlay import (
 )
 from exreid.explain.pair_layout import WH
 from exreid.report.pictures import MASK_PX, Picture
+from exreid.report.read import MatchedRows, RunData
 
 GRID = 2000
-"""Points are whole numbers of this share of a photograph's width and height."""
+"""Points are whole numbers of this share of an image's width and height."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,70 @@ class PairTask:
     """Confidence over which a match counts."""
 
 
-def encode_pairs(tasks: list[PairTask]) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class PairEntry:
+    """A pair as the pages draw it."""
+
+    words: str
+    """The counts."""
+    count: int
+    """Matches that count; ``shown`` of them are drawn, ``weaker`` ones do not count."""
+    shown: int
+    weaker: int
+    verified: bool
+    points: list[int]
+    """Of each match drawn, one after the other: query x, y, gallery x, y in `GRID`, confidence in
+    percent, 1 for an inlier or where none were asked for, 1 for an end off the animal."""
+    heat: tuple[str, str] | None
+    """A layer for each image, as a data address; None without a match."""
+
+
+def matched_rows(data: RunData) -> list[MatchedRows]:
+    """Of each query."""
+    rows: list[MatchedRows] = [[] for _ in range(len(data.queries))]
+    if data.matches is None:
+        return rows
+    query_of = {name: q for q, name in enumerate(data.queries["query_id"])}
+    place_of = data.images.place_of
+    names = (data.matches.column(name).to_pylist() for name in ("query_id", "gallery_id"))
+    for row, (query, gallery) in enumerate(zip(*names, strict=True)):
+        if query in query_of and gallery in place_of:
+            rows[query_of[query]].append((row, place_of[gallery]))
+    return rows
+
+
+def matched_keypoints(data: RunData, row: int) -> MatchedKeypoints:
+    """The matches of a row of ``matches.parquet``."""
+    query_xy, gallery_xy, confidence, inlier = (
+        _values(data, name, row) for name in ("query_xy", "gallery_xy", "confidence", "inlier")
+    )
+    verified = data.config is not None and data.config.benchmark.geometry != "none"
+    asked = inlier if verified or inlier.any() else None
+    return MatchedKeypoints.from_lists(query_xy, gallery_xy, confidence, asked)
+
+
+def pair_task(data: RunData, row: int, query: Picture, gallery: Picture) -> PairTask:
+    """What is needed to draw a row of ``matches.parquet``."""
+    threshold = data.config.benchmark.match_threshold if data.config else 0.0
+    query_wh, gallery_wh = (
+        tuple(_values(data, name, row).tolist()) for name in ("query_wh_px", "gallery_wh_px")
+    )
+    found = matched_keypoints(data, row)
+    return PairTask(found, (query_wh, gallery_wh), query, gallery, threshold)
+
+
+def _values(data: RunData, name: str, row: int) -> np.ndarray:
+    assert data.matches is not None
+    return np.asarray(data.matches.column(name)[row].values.to_numpy(False))
+
+
+def encode_pairs(tasks: list[PairTask]) -> list[PairEntry]:
     """What the pages draw of each pair."""
     return [encode_pair(task) for task in tasks]
 
 
-def encode_pair(task: PairTask) -> dict[str, Any]:
-    """``words``: the counts; ``points``: query x, y, gallery x, y in `GRID`, confidence in percent,
-    1 for an inlier or where none were asked for, 1 for an end off the animal; ``heat``: a layer
-    for each photograph."""
+def encode_pair(task: PairTask) -> PairEntry:
+    """What the pages draw of a pair."""
     sizes = _small_wh(task.query), _small_wh(task.gallery)
     boxes = _box(task.query, sizes[0]), _box(task.gallery, sizes[1])
     whole = scale_matches(task.found, task.looked_wh_px, sizes, boxes_px=boxes)
@@ -54,7 +109,6 @@ def encode_pair(task: PairTask) -> dict[str, Any]:
     masks = task.query.unpacked_mask(), task.gallery.unpacked_mask()
     off_X = outside_masks(counted, *masks)
     masked = masks[0] is not None or masks[1] is not None
-    words = match_counts_in_words(counted, off_X if masked else None)
     shown = thin_evenly(counted, MOST_LINES)
     columns = [
         *_shares(shown.query_xy_X2, sizes[0]),
@@ -63,21 +117,22 @@ def encode_pair(task: PairTask) -> dict[str, Any]:
         np.ones(len(shown)) if shown.inlier_X is None else shown.inlier_X,
         outside_masks(shown, *masks),
     ]
-    entry: dict[str, Any] = {
-        "words": words,
-        "count": len(counted),
-        "shown": len(shown),
-        "weaker": len(whole) - len(counted),
-        "verified": whole.inlier_X is not None,
-        "points": np.stack(columns, axis=1).astype(int).ravel().tolist() if len(shown) else [],
-    }
+    heat = None
     if len(counted):
-        ends = counted.query_xy_X2, counted.gallery_xy_X2
-        entry["heat"] = [
-            _layer(xy_X2, counted.confidence_X, size, mask_HW)
-            for xy_X2, size, mask_HW in zip(ends, sizes, masks, strict=True)
-        ]
-    return entry
+        weight_X = counted.confidence_X
+        heat = (
+            _layer(counted.query_xy_X2, weight_X, sizes[0], masks[0]),
+            _layer(counted.gallery_xy_X2, weight_X, sizes[1], masks[1]),
+        )
+    return PairEntry(
+        words=match_counts_in_words(counted, off_X if masked else None),
+        count=len(counted),
+        shown=len(shown),
+        weaker=len(whole) - len(counted),
+        verified=whole.inlier_X is not None,
+        points=np.stack(columns, axis=1).astype(int).ravel().tolist() if len(shown) else [],
+        heat=heat,
+    )
 
 
 def _small_wh(picture: Picture) -> WH:

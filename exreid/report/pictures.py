@@ -1,6 +1,6 @@
-"""The photographs of a report: two sizes of each, named by what they show, made once.
+"""The pictures of a report: two sizes of each image, named by what they show, made once.
 
-Each process holds one photograph in memory at a time.
+Each process holds one image in memory at a time.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import hashlib
 import io
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,8 @@ from PIL import Image
 from exreid.data.images import load_image, used_box_px
 from exreid.data.masks import decode_mask, fit_mask_to_image
 from exreid.errors import ImageError, MaskError
+from exreid.report.queries import QueryPage
+from exreid.report.read import MatchedRows, RunData
 from exreid.storage.files import temporary_beside
 from exreid.storage.urls import file_signature, read_bytes
 
@@ -34,13 +36,15 @@ THUMB_PX, LARGE_PX, MASK_PX = 320, 1000, 128
 QUALITY = {"t": 78, "p": 84}
 MANIFEST = "pictures.parquet"
 BATCH = 16
+LARGE_IDENTITIES = 3
+"""Of so many identities of each query the best image is shown large."""
 Task = TypeVar("Task")
 Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A photograph that the report shows."""
+    """An image that the report shows."""
 
     root: str | None
     path: str | None
@@ -59,7 +63,7 @@ class Picture:
     key: str
     """Its files are ``t/KE/KEY.jpg`` and ``p/KE/KEY.jpg``; empty where it cannot be shown."""
     wh_px: tuple[int, int]
-    """Of the photograph as displayed, at full scale."""
+    """Of the image as displayed, at full scale."""
     box: tuple[float, float, float, float]
     """Left, top, right, bottom of what keypoints were looked for in, as shares of the whole."""
     mask_wh_px: tuple[int, int]
@@ -81,31 +85,56 @@ class Picture:
 NOTHING = Picture("", (0, 0), (0.0, 0.0, 1.0, 1.0), (0, 0), b"")
 
 
+def wanted_pictures(
+    data: RunData, pages: Sequence[QueryPage], matched: Sequence[MatchedRows]
+) -> dict[int, Wanted]:
+    """Which images the report shows, by their row of `RunImages`, and which of them large."""
+    queries = set(range(len(data.queries)))
+    large, small = set(queries), set(queries)
+    for page in pages:
+        for number, neighbour in enumerate(page.neighbours):
+            small.update(neighbour.images)
+            if number < LARGE_IDENTITIES:
+                large.update(neighbour.images[:1])
+    large.update(image for rows in matched for _, image in rows)
+    dataset = data.config.dataset if data.config else None
+    crop = dataset.crop_margin if dataset and dataset.crop_to_mask else None
+    columns = (data.images.rows[name].to_numpy(dtype=object) for name in ("root", "path", "mask"))
+    root_N, path_N, mask_N = columns
+    return {
+        i: Wanted(root_N[i], path_N[i], mask_N[i], i in large, crop) for i in sorted(large | small)
+    }
+
+
 def make_pictures(
-    wanted: Sequence[Wanted],
+    wanted: Mapping[int, Wanted],
     folder: Path,
     *,
     workers: int,
-    on_progress: Callable[[int], Any] = lambda count: None,
-) -> list[Picture]:
-    """Both sizes of each photograph under ``folder``, only those that are not there yet.
+    on_progress: Callable[[int], object] = lambda count: None,
+) -> dict[int, Picture]:
+    """Both sizes of each image under ``folder``, only those that are not there yet.
 
-    A photograph that cannot be read has an ``error`` and no key.
+    An image that cannot be read has an ``error`` and no key.
     """
     known = _read_manifest(folder / MANIFEST)
-    marks = [_mark(one) for one in wanted]
-    made = {mark: known[mark] for mark in marks if mark in known and _there(known[mark], folder)}
-    todo = {mark: one for mark, one in zip(marks, wanted, strict=True) if mark not in made}
+    marks = {i: _mark(image) for i, image in wanted.items()}
+    made = {
+        mark: known[mark]
+        for mark in marks.values()
+        if mark in known and _there(known[mark], folder)
+    }
+    todo = {marks[i]: image for i, image in wanted.items() if marks[i] not in made}
     on_progress(len(wanted) - len(todo))
     items = list(todo.items())
     batches = [items[i : i + BATCH] for i in range(0, len(items), BATCH)]
-    tasks = ((str(folder), [one for _, one in batch]) for batch in batches)
+    tasks = ((str(folder), [image for _, image in batch]) for batch in batches)
     for batch, pictures in zip(batches, in_order(_make_batch, tasks, workers), strict=True):
         made.update((mark, picture) for (mark, _), picture in zip(batch, pictures, strict=True))
         on_progress(len(batch))
     if todo:
         _write_manifest(folder / MANIFEST, known | {m: p for m, p in made.items() if p.key})
-    return [made[mark] for mark in marks]
+    return {i: made[mark] for i, mark in marks.items()}
 
 
 def in_order(make: Callable[[Task], Made], tasks: Iterable[Task], workers: int) -> Iterator[Made]:
@@ -135,7 +164,7 @@ def picture_file(key: str, size: str) -> str:
 
 def _make_batch(task: tuple[str, list[Wanted]]) -> list[Picture]:
     folder, wanted = task
-    return [_make(one, Path(folder)) for one in wanted]
+    return [_make(image, Path(folder)) for image in wanted]
 
 
 def _make(wanted: Wanted, folder: Path) -> Picture:

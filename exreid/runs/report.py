@@ -19,28 +19,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from exreid.errors import RunError
 from exreid.progress import Progress, no_progress
 from exreid.report.compare import Comparison
 from exreid.report.compare import compare as compare_runs
-from exreid.report.content import HEADLINES, MetricRow, Overview
-from exreid.report.data import RunData, read_run_data
-from exreid.report.data_files import write_whole
+from exreid.report.outcomes import query_outcomes
 from exreid.report.overview import overview
-from exreid.report.pages import pages_version, write_pages
-from exreid.report.pictures import Picture, make_pictures
-from exreid.report.queries import QueryPages, Shown
-from exreid.report.write import PairRows, example_rows, wanted_pictures, write_index, write_parts
+from exreid.report.pages import pages_version, write_pages, write_whole
+from exreid.report.pairs import matched_rows
+from exreid.report.pictures import Picture, make_pictures, wanted_pictures
+from exreid.report.queries import query_pages
+from exreid.report.read import RunData, read_run_data
+from exreid.report.write import write_index, write_parts
 from exreid.storage import mirror
 from exreid.storage.run_files import damage_named
 
 MOST_WORKERS = 8
 IN_PROCESS = 64
-"""Fewer photographs are not worth other processes."""
+"""Fewer images are not worth other processes."""
 MARKER = "report.json"
 SHOWN_FAULTS = 20
 
@@ -58,12 +57,12 @@ def write_report(
     """Write the report of a run; returns its first page.
 
     ``out`` is ``RUN_DIR/report`` by default; where that is a copy of a URL, it goes there too.
-    Where it holds the report of this very run already, nothing is done; photographs that are there
+    Where it holds the report of this very run already, nothing is done; pictures that are there
     are never made again. ``compare``: further runs on the same split. ``root`` replaces the data
     set's folder where it has moved. ``site_column``: the column with the place; by default the
     likeliest. ``workers``: processes (None: as the CPUs allow).
 
-    RunError where a folder is no finished run, its photographs cannot be found, or runs are not on
+    RunError where a folder is no finished run, its images cannot be found, or runs are not on
     one split.
     """
     out = (run_dir / "report" if out is None else out).absolute()
@@ -75,98 +74,71 @@ def write_report(
     workers = min(MOST_WORKERS, os.cpu_count() or 1) if workers is None else workers
     data = read_run_data(run_dir, root=root, site_column=site_column)
     with damage_named(run_dir):
-        return _write(data, compare, out, mark, workers=workers, progress=progress)
-
-
-def _write(
-    data: RunData,
-    compare: Sequence[Path],
-    out: Path,
-    mark: str,
-    *,
-    workers: int,
-    progress: Progress,
-) -> Path:
-    run_dir, first = data.folder, out / "index.html"
-    comparison = _comparison(data, [run_dir, *compare]) if compare else None
-    pages = QueryPages(data)
-    advance = progress("Reading answers", len(data.queries))
-    shown = []
-    for one in pages.shown():
-        shown.append(one)
-        advance(1)
-    pairs = PairRows(data, pages)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MARKER).unlink(missing_ok=True)
-    pictures, notes = _pictures(data, shown, pairs, out, workers=workers, progress=progress)
-    write_index(out / "data" / "index.js", data, pages, pictures)
-    write_parts(
-        out / "data",
-        data,
-        shown,
-        pairs,
-        pictures,
-        workers=workers if len(shown) > IN_PROCESS else 1,
-        on_progress=progress("Writing answers", len(shown)),
-    )
-    run = overview(data, pages.index, comparison, probability_of=pages.probability_of, notes=notes)
-    write_pages(
-        out,
-        run,
-        examples=example_rows(data, pages.index, pictures),
-        headline=_headline(run),
-        again=f"exreid probe --config {shlex.quote(str(run_dir / 'config.snapshot.yaml'))} "
-        "output.run_id=NEW_NAME",
-    )
+        _write(data, out, _comparison(data, compare), workers=workers, progress=progress)
     mirror.publish_folder(out)
-    write_whole(out / MARKER, json.dumps({"mark": mark, "run_id": run.run_id}) + "\n")
+    write_whole(out / MARKER, json.dumps({"mark": mark, "run_id": data.result.run_id}) + "\n")
     mirror.publish_folder(out)
     return first
 
 
-def _pictures(
-    data: RunData,
-    shown: Sequence[Shown],
-    pairs: PairRows,
-    out: Path,
-    *,
-    workers: int,
-    progress: Progress,
-) -> tuple[dict[int, Picture], list[str]]:
-    """The photographs by place, and what is wrong with some of them."""
-    wanted = wanted_pictures(data, shown, pairs)
-    made = make_pictures(
-        list(wanted.values()),
+def _write(
+    data: RunData, out: Path, comparison: Comparison | None, *, workers: int, progress: Progress
+) -> None:
+    outcomes = query_outcomes(data)
+    advance, pages = progress("Reading answers", len(data.queries)), []
+    for page in query_pages(data, outcomes):
+        pages.append(page)
+        advance(1)
+    matched = matched_rows(data)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARKER).unlink(missing_ok=True)
+    wanted = wanted_pictures(data, pages, matched)
+    pictures = make_pictures(
+        wanted,
         out,
         workers=workers if len(wanted) > IN_PROCESS else 1,
         on_progress=progress("Making pictures", len(wanted)),
     )
-    if made and not any(one.key for one in made):
-        lost = next(one.error for one in made)
+    notes = _faults(data, pictures)
+    write_index(out / "data" / "index.js", data, outcomes, pictures)
+    write_parts(
+        out / "data",
+        data,
+        pages,
+        matched,
+        pictures,
+        workers=workers if len(pages) > IN_PROCESS else 1,
+        on_progress=progress("Writing answers", len(pages)),
+    )
+    write_pages(out, overview(data, outcomes, comparison, pictures, notes=notes))
+
+
+def _comparison(data: RunData, folders: Sequence[Path]) -> Comparison | None:
+    if not folders:
+        return None
+    if not data.truth_known or data.config is None:
+        raise RunError(f"{data.folder}: a run without known animals cannot be compared.")
+    return compare_runs([data.folder, *folders])
+
+
+def _faults(data: RunData, pictures: Mapping[int, Picture]) -> list[str]:
+    """What is wrong with some pictures; RunError where there is none at all."""
+    if pictures and not any(picture.key for picture in pictures.values()):
+        lost = next(picture.error for picture in pictures.values())
         raise RunError(
-            f"{data.folder}: none of its {len(made)} photographs can be read ({lost}) If the data "
-            "set has moved, give its folder with --root FOLDER."
+            f"{data.folder}: none of its {len(pictures)} photographs can be read ({lost}) If the "
+            "data set has moved, give its folder with --root FOLDER."
         )
+    image_ids = data.images.rows["image_id"]
     faults = [
-        f"{data.photos.rows['image_id'].iat[i]}: {one.error}"
-        for i, one in zip(wanted, made, strict=True)
-        if one.error
+        f"{image_ids.iat[image]}: {picture.error}"
+        for image, picture in pictures.items()
+        if picture.error
     ]
     notes = faults[:SHOWN_FAULTS]
     if len(faults) > SHOWN_FAULTS:
         notes.append(f"and {len(faults) - SHOWN_FAULTS} more photographs that are not shown whole.")
-    return dict(zip(wanted, made, strict=True)), notes
-
-
-def _comparison(data: RunData, folders: Sequence[Path]) -> Comparison:
-    if not data.truth_known or data.config is None:
-        raise RunError(f"{data.folder}: a run without known animals cannot be compared.")
-    return compare_runs(folders)
-
-
-def _headline(run: Overview) -> list[MetricRow]:
-    rows = {row.name: row for row in run.metrics}
-    return [rows[name] for name in HEADLINES if name in rows]
+    return notes
 
 
 def _mark(run_dir: Path, compare: Sequence[Path], root: str | None, site_column: str | None) -> str:
@@ -189,7 +161,7 @@ def _marked(out: Path) -> str | None:
 
 
 def _check_out(out: Path) -> None:
-    """A folder that holds something else is left alone."""
+    """RunError for a folder that holds something else."""
     if not out.exists():
         return
     if not out.is_dir():

@@ -1,4 +1,4 @@
-"""The photographs of a run, and what the metadata says about each."""
+"""The images of a run, and what the metadata says about each."""
 
 from __future__ import annotations
 
@@ -18,27 +18,31 @@ from exreid.storage.run_files import PHOTOS, read_run_table
 
 SITE_COLUMNS = ("site", "trap_id", "station", "camera", "location", "cell_code", "place")
 """What a column with the place is called, the likeliest first."""
-SHOWN_ROWS = (
+SHOWN_COLUMNS = (
     *("image_id", "root", "path", "mask", "identity", "date", "encounter", "visit", "viewpoint"),
 )
 
 
 @dataclass(frozen=True)
-class Photos:
-    """One entry per photograph; queries first, then those of the gallery that are not queries."""
+class RunImages:
+    """One entry per image; queries first, then those of the gallery that are not queries."""
 
     rows: pd.DataFrame
-    """Columns of `SHOWN_ROWS` and ``site``: text, or None where unknown."""
+    """Columns of `SHOWN_COLUMNS` and ``site``: text, or None where unknown."""
     details: pd.DataFrame
     """Every other column of the metadata, as it stands there."""
     site_column: str | None
     gallery: pd.DataFrame
-    """``image_id``, ``identity``, ``encounter``, ``date`` of every gallery photograph, shown or
-    not."""
+    """``image_id``, ``identity``, ``encounter``, ``date`` of every gallery image, shown or not."""
+
+    @cached_property
+    def place_of(self) -> dict[str, int]:
+        """The row of each image, by its id."""
+        return {image_id: i for i, image_id in enumerate(self.rows["image_id"])}
 
     @cached_property
     def gallery_images(self) -> dict[str, int]:
-        """How many photographs the gallery has of each animal, where that is known."""
+        """How many images the gallery has of each identity, where that is known."""
         if "gallery_images" in self.gallery:
             known = self.gallery.dropna(subset=["identity", "gallery_images"])
             columns = known["identity"], known["gallery_images"]
@@ -46,30 +50,25 @@ class Photos:
         return {str(k): int(n) for k, n in self.gallery["identity"].value_counts().items()}
 
     def excluded(self, identity: str, image_id: str, encounter: str | None) -> int:
-        """How many photographs of an animal may not answer this query: its own, and with
-        ``encounter`` those of that visit."""
-        rows = self._of_animal.get(identity, ())
+        """How many gallery images of an identity may not answer this query: its own, and with
+        ``encounter`` those of that encounter."""
+        rows = self._gallery_of.get(identity, ())
         return sum(
-            name == image_id or (encounter is not None and visit == encounter)
-            for name, visit in rows
+            other_id == image_id or (encounter is not None and other == encounter)
+            for other_id, other in rows
         )
 
     @cached_property
-    def _of_animal(self) -> dict[str, list[tuple[str, str | None]]]:
-        found: dict[str, list[tuple[str, str | None]]] = {}
+    def _gallery_of(self) -> dict[str, list[tuple[str, str | None]]]:
+        images: dict[str, list[tuple[str, str | None]]] = {}
         columns = (self.gallery[name] for name in ("identity", "image_id", "encounter"))
-        for identity, name, encounter in zip(*columns, strict=True):
+        for identity, image_id, encounter in zip(*columns, strict=True):
             if identity is not None:
-                found.setdefault(str(identity), []).append((name, encounter))
-        return found
-
-    @property
-    def image_ids(self) -> list[str]:
-        """In order."""
-        return list(self.rows["image_id"])
+                images.setdefault(str(identity), []).append((image_id, encounter))
+        return images
 
 
-def read_photos(
+def read_run_images(
     folder: Path,
     config: ProbeConfig | None,
     query_ids: Sequence[str],
@@ -77,8 +76,8 @@ def read_photos(
     *,
     root: str | None,
     site: str | None,
-) -> Photos:
-    """The photographs from ``photos.parquet``, or from the data set that the config names.
+) -> RunImages:
+    """The images from ``photos.parquet``, or from the data set that the config names.
 
     RunError where neither is there, with the path and the remedy.
     """
@@ -94,7 +93,7 @@ def read_photos(
         whole, used = _from_dataset(folder, config, root)
     else:
         raise RunError(f"{folder}: neither photos.parquet nor a probe's config.snapshot.yaml.")
-    for name in SHOWN_ROWS:
+    for name in SHOWN_COLUMNS:
         if name not in whole:
             whole[name] = whole["encounter"] if name == "visit" else None
     place = pd.Index(whole["image_id"]).get_indexer(wanted)
@@ -107,18 +106,18 @@ def read_photos(
     gallery = _gallery(whole, folder, config)
     whole = whole.iloc[place].reset_index(drop=True)
     column = _site_column(whole, site)
-    rows = whole[list(SHOWN_ROWS)].copy()
+    rows = whole[list(SHOWN_COLUMNS)].copy()
     rows["site"] = whole[column] if column else None
     for name in rows.columns:
         cells = [None if _empty(cell) else str(cell) for cell in rows[name]]
         rows[name] = pd.Series(cells, dtype=object)
-    hidden = {*SHOWN_ROWS, "split", *used, *([column] if column else [])}
+    hidden = {*SHOWN_COLUMNS, "split", *used, *([column] if column else [])}
     details = whole[[name for name in whole.columns if name not in hidden]]
-    return Photos(rows, details, column, gallery)
+    return RunImages(rows, details, column, gallery)
 
 
 def _gallery(whole: pd.DataFrame, folder: Path, config: ProbeConfig | None) -> pd.DataFrame:
-    """The rows of the gallery: by the split, as the run made it where it did."""
+    """The rows of the gallery: by the split, or by that which the run made."""
     columns = ["image_id", "identity", "encounter", "date"]
     if "split" not in whole or config is None:
         if "gallery_images" not in whole:
@@ -162,7 +161,7 @@ def _from_dataset(
     rows = table.rows
     dates = rows["date"].dt.strftime("%Y-%m-%d").astype(object)
     whole = table.original.copy()
-    renamed = {name: f"{name} (metadata)" for name in (*SHOWN_ROWS, "split") if name in whole}
+    renamed = {name: f"{name} (metadata)" for name in (*SHOWN_COLUMNS, "split") if name in whole}
     whole = whole.rename(columns=renamed)
     used = {renamed.get(name, name) for name in used} | {renamed.get("image_id", "")}
     for name in ("image_id", "path", "identity", "mask", "encounter", "viewpoint"):

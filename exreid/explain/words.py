@@ -1,4 +1,4 @@
-"""Plain words for the names in a run's files."""
+"""Plain words for what stands in a run's files, in pages and in pictures."""
 
 from __future__ import annotations
 
@@ -139,6 +139,17 @@ COUNTS = {
     "calibration_pairs": ("Pairs behind the probabilities", "All from the gallery."),
     "calibration_positives": ("of these, of one animal", ""),
 }
+OUTCOMES = {
+    "right": "right animal first",
+    "wrong": "another animal first",
+    "new": "animal not in the gallery",
+    "open": "animal not known",
+}
+"""What the top identity of a query is: ``right``, the query's own; ``wrong``, another one; ``new``
+where the gallery does not have the query's; ``open`` where the query's is not known."""
+DECISIONS = {"known": "called known", "new": "probably new"}
+MARKS = {"right": "✓", "wrong": "✕", "new": "✦", "open": "?", "known": "="}
+"""Of outcomes and decisions."""
 METHODS = {
     "cosine": "overall likeness",
     "local_lightglue": "matched spots",
@@ -184,10 +195,40 @@ def method_words(method: str) -> str:
     return "matched spots" if kind.startswith(("aliked", "disk")) else method
 
 
+def verdict_sentence(verdict: str, first_rank: int) -> str:
+    """What a picture says of a query's answer; ``first_rank``: of the query's identity, 0 where the
+    gallery lacks it. Verdicts are outcomes, and ``no candidate``."""
+    if verdict == "wrong":
+        if first_rank == 0:
+            return "Wrong: a new animal was taken for a known one."
+        return (
+            "Wrong: the first candidate is another animal; the right one comes at rank "
+            f"{first_rank}."
+        )
+    return {
+        "right": "Right: the first candidate is the same animal.",
+        "new": "A new animal: the gallery has no photograph of it.",
+        "no candidate": "No candidate.",
+    }[verdict]
+
+
 def percent(fraction: float) -> str:
-    """One decimal, as a share.
+    """A measured share, with one decimal.
 
     >>> percent(0.1234)
     '12.3%'
     """
     return f"{100 * fraction:.1f}%"
+
+
+def stated_percent(probability: float) -> str:
+    """A probability as people read it: never a certainty that rounding made.
+
+    >>> stated_percent(0.934), stated_percent(0.9999), stated_percent(1e-5), stated_percent(0.0)
+    ('93%', 'over 99%', 'under 1%', 'under 1%')
+    """
+    if probability > 0.99:
+        return "over 99%"
+    if probability < 0.01:
+        return "under 1%"
+    return f"{100 * probability:.0f}%"

@@ -1,0 +1,84 @@
+"""How each query of a run was answered: the top identity, and whether it is right.
+
+Letters: Q queries.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from exreid.explain.decision import ProbabilityOf
+from exreid.report.read import RunData
+
+
+def outcomes(told_Q: np.ndarray, in_gallery_Q: np.ndarray, right_Q: np.ndarray) -> np.ndarray:
+    """What each query's top identity is, of `exreid.explain.words.OUTCOMES` (bool arrays)."""
+    found_Q = np.where(right_Q, "right", "wrong")
+    return np.where(told_Q, np.where(in_gallery_Q, found_Q, "new"), "open").astype(object)
+
+
+def verdicts(outcome_Q: np.ndarray, decision_Q: np.ndarray) -> np.ndarray:
+    """Whether each answer is right: its outcome, but that a new animal which was called known is
+    ``wrong``. A decision is ``known``, ``new`` or None.
+
+    >>> verdicts(np.array(["new", "new", "right"]), np.array(["known", None, "new"])).tolist()
+    ['wrong', 'new', 'right']
+    """
+    return np.where((outcome_Q == "new") & (decision_Q == "known"), "wrong", outcome_Q)
+
+
+def query_outcomes(data: RunData) -> pd.DataFrame:
+    """A row per query, in order: ``image`` (a row of `RunImages`), ``truth``, ``top`` (the top
+    identity), ``outcome``, ``first_rank`` (of the query's own identity; 0 where the gallery lacks
+    it), ``decision``, ``probability`` (NaN without one) and ``verdict``."""
+    ranks, queries = data.ranks, data.queries
+    identity = data.images.rows["identity"].to_numpy(dtype=object)
+    count = len(queries)
+    top_Q, first_rank_Q = np.full(count, None, object), np.zeros(count, np.int64)
+    for q in range(count):
+        rows = ranks.of(q)
+        if rows.start < rows.stop:
+            top_Q[q] = identity[ranks.image_R[rows.start]]
+        hits = np.flatnonzero(ranks.match_R[rows] == 1)
+        first_rank_Q[q] = ranks.rank_R[rows][hits[0]] if len(hits) else 0
+    truth_Q = queries["identity"].to_numpy(dtype=object)
+    told_Q = np.array([identity is not None for identity in truth_Q], bool)
+    in_gallery_Q = queries["positives"].to_numpy() > 0
+    outcome_Q = outcomes(told_Q, in_gallery_Q, np.array(top_Q == truth_Q, bool))
+    decision_Q, probability_Q = np.full(count, None, object), np.full(count, np.nan)
+    open_set = decisions_by_query(data)
+    if open_set is not None:
+        decision_Q = np.array(list(open_set["decision"]), object)
+        probability_Q = open_set["known_probability"].to_numpy()
+    elif data.fusion is not None:
+        best = data.fusion[data.fusion["rank"] == 1].set_index("query_id")["probability"]
+        probability_Q = best.reindex(queries["query_id"]).to_numpy()
+    return pd.DataFrame(
+        {
+            "image": [data.images.place_of[name] for name in queries["query_id"]],
+            "truth": pd.Series(truth_Q, dtype=object),
+            "top": pd.Series(top_Q, dtype=object),
+            "outcome": outcome_Q,
+            "first_rank": first_rank_Q,
+            "decision": pd.Series(decision_Q, dtype=object),
+            "probability": probability_Q,
+            "verdict": verdicts(outcome_Q, decision_Q),
+        }
+    )
+
+
+def probability_of(data: RunData) -> ProbabilityOf | None:
+    """What the probability of `query_outcomes` is of; None without one."""
+    if decisions_by_query(data) is not None:
+        return "identity"
+    return None if data.fusion is None else "pair"
+
+
+def decisions_by_query(data: RunData) -> pd.DataFrame | None:
+    """``open_set.parquet`` in the queries' order; None where there is none, or a query lacks its
+    row."""
+    if data.open_set is None:
+        return None
+    place = pd.Index(data.open_set["query_id"]).get_indexer(data.queries["query_id"])
+    return None if (place < 0).any() else data.open_set.iloc[place].reset_index(drop=True)

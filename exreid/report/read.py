@@ -1,0 +1,295 @@
+"""Reading a finished run's folder for its pages and pictures, once; what is missing is None.
+
+Letters: Q queries, R rows of a ranking, X matches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from exreid.config.io import from_values
+from exreid.config.probe import ProbeConfig
+from exreid.config.text import tree_of_yaml
+from exreid.errors import ConfigError, RunError
+from exreid.report.images import RunImages, read_run_images
+from exreid.storage.run_files import (
+    NUMBER,
+    RANKINGS,
+    TEXT,
+    TRUTH,
+    damage_named,
+    read_run_json,
+    read_run_table,
+)
+from exreid.storage.spreadsheets import read_cells
+
+Content = TypeVar("Content")
+SNAPSHOT = "config.snapshot.yaml"
+MatchedRows = list[tuple[int, int]]
+"""Of a query: rows of ``matches.parquet``, and the gallery images that they are with."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """``result.json``, as far as pages show it."""
+
+    run_id: str
+    kind: str
+    """``probe`` or ``identify``."""
+    method: str
+    written: str
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    counts: dict[str, int | float]
+    timings_s: dict[str, float]
+    versions: dict[str, str]
+    config_fingerprint: str
+
+
+@dataclass(frozen=True)
+class RankRows:
+    """``rankings.parquet`` as arrays, sorted by query and rank."""
+
+    start_Q1: np.ndarray
+    """int64 (Q + 1): where each query's rows begin."""
+    image_R: np.ndarray
+    """int32: the gallery image, a row of `RunImages`."""
+    rank_R: np.ndarray
+    score_R: np.ndarray
+    """float32; NaN for a candidate below the shortlist."""
+    match_R: np.ndarray
+    """int8: 1 the query's identity, 0 another one, -1 not known."""
+
+    def of(self, query: int) -> slice:
+        """The rows of a query."""
+        return slice(int(self.start_Q1[query]), int(self.start_Q1[query + 1]))
+
+
+@dataclass(frozen=True)
+class HeldOutFigures:
+    """Of ``fusion.json``: how far probabilities were off on pairs that they were not fitted on."""
+
+    ece: float
+    ece_before: float
+    brier: float
+    brier_base_rate: float
+
+
+@dataclass(frozen=True)
+class OpenSetRule:
+    """Of ``open_set.json``: how known was told from new."""
+
+    threshold: float | None
+    """Probability over which an animal is called known; None where every fold has its own."""
+    false_match_rate: float | None
+    """As promised for new animals; None where none is."""
+    no_rate: str
+    """Why none is promised; empty where one is."""
+
+    @property
+    def shown_threshold(self) -> float | None:
+        """The threshold, where it is a probability that can be reached."""
+        known = self.threshold is not None and 0 <= self.threshold <= 1
+        return self.threshold if known else None
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A run's folder, read. Tables are as the run wrote them."""
+
+    folder: Path
+    result: RunResult
+    snapshot: str
+    """The config as YAML text."""
+    config: ProbeConfig | None
+    """None where the snapshot is no probe's."""
+    images: RunImages
+    queries: pd.DataFrame
+    ranks: RankRows
+    answers: pd.DataFrame | None
+    fusion: pd.DataFrame | None
+    open_set: pd.DataFrame | None
+    encounters: pd.DataFrame | None
+    calibration_pairs: pd.DataFrame | None
+    new_animals: pd.DataFrame | None
+    matches: pa.Table | None
+    held_out: HeldOutFigures | None
+    rule: OpenSetRule | None
+    faithfulness: pd.DataFrame | None
+    rejected: pd.DataFrame | None
+    leaks: pd.DataFrame | None
+
+    @cached_property
+    def query_ids(self) -> list[str]:
+        """In order."""
+        return [str(query_id) for query_id in self.queries["query_id"]]
+
+    @property
+    def truth_known(self) -> bool:
+        """Whether any query's identity is known."""
+        return bool(self.queries["identity"].notna().any())
+
+
+def read_run_data(folder: Path, *, root: str | None, site_column: str | None) -> RunData:
+    """Everything that is shown of a run.
+
+    ``root`` replaces the data set's folder, ``site_column`` is the column with the place (None:
+    the likeliest). RunError where the folder is no finished run, or its images are not where the
+    run found them.
+    """
+    with damage_named(folder):
+        result = _read_result(folder)
+        snapshot = _if_there(folder / SNAPSHOT, lambda file: file.read_text(encoding="utf-8")) or ""
+        config = _config(folder, snapshot)
+        queries = _queries(folder)
+        rows = read_run_table(
+            folder / "rankings.parquet", RANKINGS, empty={"is_match": TRUTH, "score": NUMBER}
+        )
+        query_ids = queries["query_id"].tolist()
+        gallery_ids = rows["gallery_id"].unique().to_pylist()
+        images = read_run_images(
+            folder, config, query_ids, gallery_ids, root=root, site=site_column
+        )
+        return RunData(
+            folder,
+            result,
+            snapshot,
+            config,
+            images,
+            queries,
+            _rank_rows(rows, query_ids, images.rows["image_id"].tolist()),
+            answers=_if_there(folder / "answers.parquet", _table),
+            fusion=_if_there(folder / "fusion.parquet", _table),
+            open_set=_if_there(folder / "open_set.parquet", _table),
+            encounters=_if_there(folder / "encounters.parquet", _table),
+            calibration_pairs=_if_there(folder / "calibration_pairs.parquet", _table),
+            new_animals=_if_there(folder / "new_animals.parquet", _table),
+            matches=_if_there(
+                folder / "matches.parquet", lambda file: read_run_table(file, {"query_id": TEXT})
+            ),
+            held_out=_if_there(folder / "fusion.json", _held_out),
+            rule=_if_there(folder / "open_set.json", _rule),
+            faithfulness=_if_there(folder / "faithfulness.json", _faithfulness),
+            rejected=_if_there(folder / "rejected.csv", _cells),
+            leaks=_if_there(folder / "leaks.csv", _cells),
+        )
+
+
+def _read_result(folder: Path) -> RunResult:
+    content = _if_there(folder / "result.json", read_run_json)
+    if content is None:
+        raise RunError(
+            f"{folder}: no result.json to read. Give the folder of a completed run, such as "
+            "benchmark_runs/RUN_ID."
+        )
+    if content.get("status") != "completed":
+        raise RunError(
+            f"{folder}: this run's status is {content.get('status')!r}, not completed. "
+            "Only completed runs have a report."
+        )
+    counts, intervals = content.get("counts", {}), content.get("intervals", {})
+    return RunResult(
+        run_id=str(content.get("run_id", folder.name)),
+        kind=str(content.get("kind", "probe")),
+        method=str(content.get("method", "")),
+        written=str(content.get("written", "")),
+        metrics={name: float(value) for name, value in content.get("metrics", {}).items()},
+        intervals={name: (float(ends[0]), float(ends[1])) for name, ends in intervals.items()},
+        counts={name: n for name, n in counts.items() if isinstance(n, int | float)},
+        timings_s=content.get("timings_s", {}),
+        versions={name: str(value) for name, value in content.get("versions", {}).items()},
+        config_fingerprint=str(content.get("config_fingerprint", "")),
+    )
+
+
+def _config(folder: Path, snapshot: str) -> ProbeConfig | None:
+    source = str(folder / SNAPSHOT)
+    try:
+        tree = tree_of_yaml(snapshot, ProbeConfig, source=source)
+        return from_values(ProbeConfig, tree, source=source)
+    except ConfigError:
+        if (folder / "photos.parquet").exists():
+            return None
+        raise
+
+
+def _queries(folder: Path) -> pd.DataFrame:
+    file = folder / "queries.parquet"
+    if not file.exists() or not (folder / "rankings.parquet").exists():
+        raise RunError(
+            f"{folder}: no queries.parquet and rankings.parquet, so there is nothing to report. "
+            "Give the folder of a completed probe, such as benchmark_runs/RUN_ID."
+        )
+    queries = read_run_table(file, {"query_id": TEXT}, key="query_id").to_pandas()
+    identities = queries.get("identity", [None] * len(queries))
+    names = [name if isinstance(name, str) and name else None for name in identities]
+    queries["identity"] = pd.Series(names, dtype=object)
+    return queries
+
+
+def _rank_rows(rows: pa.Table, query_ids: Sequence[str], image_ids: Sequence[str]) -> RankRows:
+    query_R, image_R = (
+        _places(rows[name].dictionary_encode().combine_chunks(), ids)
+        for name, ids in (("query_id", query_ids), ("gallery_id", image_ids))
+    )
+    rank_R = rows["rank"].to_numpy()
+    order_R = np.lexsort((rank_R, query_R))
+    start_Q1 = np.searchsorted(query_R[order_R], np.arange(len(query_ids) + 1))
+    match_R = np.array(rows["is_match"].cast(pa.int8()).fill_null(-1))
+    return RankRows(
+        start_Q1.astype(np.int64),
+        image_R[order_R].astype(np.int32),
+        rank_R[order_R],
+        rows["score"].to_numpy()[order_R].astype(np.float32),
+        match_R[order_R].astype(np.int8),
+    )
+
+
+def _places(coded: pa.DictionaryArray, ids: Sequence[str]) -> np.ndarray:
+    """Each value's place among the ids, -1 where it is not there."""
+    place = pd.Index(ids).get_indexer(coded.dictionary.to_pylist())
+    return np.asarray(place[coded.indices.to_numpy(zero_copy_only=False)])
+
+
+def _held_out(file: Path) -> HeldOutFigures | None:
+    """Of candidates such as are shown, where the run has figures of those."""
+    figures = read_run_json(file).get("held_out", {}).get("fused")
+    if not figures:
+        return None
+    figures = figures.get("shown", figures)
+    names = ("ece", "ece_before", "brier", "brier_base_rate")
+    return HeldOutFigures(*(float(figures[name]) for name in names))
+
+
+def _rule(file: Path) -> OpenSetRule:
+    content = read_run_json(file)
+    rate = content.get("stated_false_match_rate")
+    return OpenSetRule(content.get("bar"), rate, str(content.get("reason") or ""))
+
+
+def _faithfulness(file: Path) -> pd.DataFrame:
+    content = read_run_json(file, object)
+    rows = content.get("rows", content) if isinstance(content, dict) else content
+    if isinstance(rows, dict):
+        rows = [{"name": name, "value": value} for name, value in rows.items()]
+    return pd.DataFrame([row for row in rows if isinstance(row, dict)])
+
+
+def _table(file: Path) -> pd.DataFrame:
+    return read_run_table(file, {}).to_pandas()
+
+
+def _cells(file: Path) -> pd.DataFrame | None:
+    return read_cells(file) if file.stat().st_size else None
+
+
+def _if_there(file: Path, read: Callable[[Path], Content]) -> Content | None:
+    return read(file) if file.exists() else None
