@@ -26,7 +26,7 @@ from exreid.models.backbones import build_backbone
 from exreid.models.lightglue import LightGlue, load_lightglue
 from exreid.pipeline.match import PAIRS_PER_TILE
 from exreid.records import LocalFeatures, PairEvidence
-from exreid.training.learner import build_learner
+from exreid.training.model import build_model
 from exreid.training.optim import build_optimizer
 
 IMAGES = 64
@@ -312,19 +312,15 @@ def bare_loop(bench: Bench, label: str) -> float:
     amp = ["train.amp=bf16"] if bench.cuda else ["train.amp=off"]
     config = training_config(model, size, batch, *amp)
     backbone = build_backbone(model, pretrained=False, image_size=size)
-    with torch.inference_mode():
-        length = backbone.module(torch.zeros(1, 3, size, size)).shape[1]
-    learner = build_learner(
-        backbone.module, config, embedding_length=length, classes=100, device=bench.device
-    )
-    optimizer = build_optimizer(learner.backbone, learner.head, config.optimizer)
+    network = build_model(backbone, config, classes=100, device=bench.device)
+    optimizer = build_optimizer(network.backbone, network.head, config.optimizer)
     images = torch.rand(batch, 3, size, size, device=bench.device)
     images = images.to(memory_format=torch.channels_last)
     labels = torch.arange(batch, device=bench.device) % 100
-    learner.train()
+    network.train()
 
     def step() -> None:
-        learner(images, labels, 1.0).mean().backward()
+        network(images, labels, 1.0).mean().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

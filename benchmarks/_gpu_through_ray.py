@@ -83,13 +83,13 @@ def training_through_ray(bench: Bench) -> None:
     for label in list(TRAINED)[: 1 if bench.quick else None]:
         config = _config(bench, label, root)
         folder, _ = run_finetune(config)
-        rows = [row for row in read_history(folder) if "images_per_s" in row]
-        later = median(row["images_per_s"] for row in rows[1:])
+        epochs = [row.training for row in read_history(folder) if row.training]
+        later = median(epoch.images_per_s for epoch in epochs[1:])
         bare = bare_loop(bench, label)
         bench.report.add(
             f"training {label}, through Ray", later, "images/s", "bare loop", later / bare
         )
-        waited = 100 * median(row["data_wait_share"] for row in rows[1:])
+        waited = 100 * median(epoch.data_wait_share for epoch in epochs[1:])
         bench.report.add("  waiting for images", waited, "%")
 
 

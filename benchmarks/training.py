@@ -2,7 +2,7 @@
 
 The bare loop trains the same model with the same loss, batch and threads on tensors that lie ready
 in memory, with nothing else around it; like every training it keeps its memory between steps
-(`exreid.training.worker.keep_memory`), without which it takes a quarter more CPU time. The whole
+(`exreid.training.loop.keep_memory`), without which it takes a quarter more CPU time. The whole
 job reads the decoded cache and augments; one that augments nothing shows what the engine itself
 costs. The first epoch stands apart: it includes nothing but what later epochs include as well,
 while the decoding before it is timed alone.
@@ -24,9 +24,9 @@ from exreid.data.synthetic import write_dataset
 from exreid.models.backbones import build_backbone
 from exreid.runs.finetune import run_finetune
 from exreid.training.history import read_history
-from exreid.training.learner import build_learner
+from exreid.training.loop import keep_memory
+from exreid.training.model import build_model
 from exreid.training.optim import build_optimizer
-from exreid.training.worker import keep_memory
 
 BATCH = 32
 PLAIN = [
@@ -50,16 +50,14 @@ def bare_loop(config: FinetuneConfig, steps: int) -> float:
     torch.set_num_threads(2)
     keep_memory()
     backbone = build_backbone(config.model.type)
-    learner = build_learner(
-        backbone.module, config, embedding_length=1280, classes=30, device=torch.device("cpu")
-    )
-    optimizer = build_optimizer(learner.backbone, learner.head, config.optimizer)
+    model = build_model(backbone, config, classes=30, device=torch.device("cpu"))
+    optimizer = build_optimizer(model.backbone, model.head, config.optimizer)
     images = torch.rand(BATCH, 3, 224, 224).to(memory_format=torch.channels_last)
     labels = torch.arange(BATCH) % 30
-    learner.train()
+    model.train()
 
     def step() -> None:
-        learner(images, labels, 1.0).mean().backward()
+        model(images, labels, 1.0).mean().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -74,9 +72,9 @@ def whole_job(config: FinetuneConfig) -> tuple[list[float], float, float]:
     """Images per second of each epoch, the share of it spent waiting for images, and the
     seconds of decoding before it."""
     folder, result = run_finetune(config)
-    rows = [row for row in read_history(folder) if "images_per_s" in row]
-    waited = median(row["data_wait_share"] for row in rows)
-    return [row["images_per_s"] for row in rows], waited, result.timings_s["decoding"]
+    stats = [row.training for row in read_history(folder) if row.training]
+    waited = median(epoch.data_wait_share for epoch in stats)
+    return [epoch.images_per_s for epoch in stats], waited, result.timings_s["decoding"]
 
 
 def main() -> None:

@@ -68,6 +68,12 @@ class TrainingError(ExreidError):
     """A training that cannot go on: a loss that is no number, or lost workers."""
 
 
+class NonFiniteLossError(TrainingError):
+    """A loss or a gradient that became infinite or no number."""
+
+    by_user = True
+
+
 class MatchingError(ExreidError):
     """Pairs of images that could not be matched."""
 

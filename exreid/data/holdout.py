@@ -1,4 +1,4 @@
-"""The images that a training is judged by: cut out of its own, or a split of the table."""
+"""The images that a training is validated on: cut out of its own, or a split of the table."""
 
 from __future__ import annotations
 
@@ -20,6 +20,16 @@ class Holdout:
     train_N: np.ndarray
     query_N: np.ndarray
     gallery_N: np.ndarray
+
+    @property
+    def validation_positions(self) -> np.ndarray:
+        """What a validation embeds, each once."""
+        return np.union1d(self.query_N, self.gallery_N)
+
+    @property
+    def all_positions(self) -> np.ndarray:
+        """All of them, each once."""
+        return np.union1d(self.train_N, self.validation_positions)
 
 
 def cut_holdout(

@@ -1,4 +1,4 @@
-"""Training over workers: Ray Train starts and restarts them; the work itself is `worker.run_task`.
+"""Training over workers: Ray Train starts and restarts them; the work itself is `loop.train`.
 
 Checkpoints are the run's own files (see `exreid.training.checkpoint`), so that a restart by Ray, a
 restart by hand and a resume elsewhere all read the same ones. On a cluster every machine must
@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import shutil
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,12 +22,18 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from exreid.config.training import FinetuneRayConfig
 from exreid.distributed.placement import gpus_each, machines, room_for
 from exreid.distributed.threads import beside_main
-from exreid.errors import CheckpointError, ConfigError, ExreidError, TrainingError
+from exreid.errors import (
+    CheckpointError,
+    ConfigError,
+    ExreidError,
+    NonFiniteLossError,
+    TrainingError,
+)
 from exreid.storage import mirror
 from exreid.storage.disk import places_of, storage_error
-from exreid.training.loop import NonFiniteLossError
-from exreid.training.worker import WorkerTask, run_task
-from exreid.training.world import ProcessGroup
+from exreid.training.loop import train
+from exreid.training.state import Training
+from exreid.training.world import World
 
 CONTROLLER_FAILURES = 3
 
@@ -73,23 +78,19 @@ def backend_for(gpus: float) -> Literal["nccl", "gloo"]:
 
 
 def train_over_workers(
-    task: WorkerTask,
-    placement: WorkerPlacement,
-    *,
-    max_failures: int,
-    worker: Callable[[dict[str, Any]], Any] | None = None,
+    training: Training, placement: WorkerPlacement, *, max_failures: int
 ) -> None:
     """Train to the end; what came of it stands in the run's folder.
 
     Lost workers are replaced up to ``max_failures`` times, each time from the last finished epoch.
     """
-    storage = task.job.folder / ".ray_train"
+    storage = training.folder / ".ray_train"
     storage_path, file_system = mirror.train_storage(storage)
     least, most = placement.least_workers, placement.workers
     resources = {"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})
     trainer = TorchTrainer(
-        worker or train_worker,
-        train_loop_config={"task": ray.put(task), "threads": max(1, int(placement.cpus))},
+        train_worker,
+        train_loop_config={"training": ray.put(training), "threads": max(1, int(placement.cpus))},
         torch_config=TorchConfig(backend=backend_for(placement.gpus)),
         scaling_config=ScalingConfig(
             num_workers=most if least == most else (least, most),
@@ -121,21 +122,15 @@ def train_over_workers(
 
 def train_worker(arguments: dict[str, Any]) -> ExreidError | None:
     """What Ray Train runs in each worker."""
-    task: WorkerTask = ray.get(arguments["task"])
+    training: Training = ray.get(arguments["training"])
     torch.set_num_threads(arguments["threads"])
-    device = get_device()
-    world = ProcessGroup(device)
+    world = World.of_process_group(get_device())
     try:
-        run_task(
-            task,
-            world,
-            device,
-            on_epoch=lambda history: ray.train.report({"epoch": history[-1]["epoch"]}),
-        )
+        train(training, world, on_epoch=lambda epoch: ray.train.report({"epoch": epoch}))
     except SAME_EVERYWHERE as error:
         return error
     except (OSError, RuntimeError) as error:
-        full = storage_error(error, places_of(task.job.config))
+        full = storage_error(error, places_of(training.config))
         if full is None:
             raise
         raise full from error

@@ -24,9 +24,9 @@ from exreid.pipeline.inputs import cache_folder, preprocessing_for
 from exreid.records import ImageTable
 from exreid.storage.feature_store import SignatureMemo
 from exreid.storage.urls import is_remote
-from exreid.training.course import TrainingJob
 from exreid.training.feed import CachedImages, DecodingImages, ImageSource
-from exreid.training.worker import Validation, WorkerTask
+from exreid.training.history import HistoryRow
+from exreid.training.state import Training
 
 
 def first_backbone(config: FinetuneConfig) -> Backbone:
@@ -99,7 +99,7 @@ def decode_images(
     on_progress: Callable[[int], Any],
 ) -> DecodedImages:
     """Decode what is trained and validated on, or find it in the cache; drop what is unreadable."""
-    wanted = np.union1d(holdout.train_N, np.union1d(holdout.query_N, holdout.gallery_N))
+    wanted = holdout.all_positions
     part = table.take(wanted)
     root = part.root if is_remote(part.root) else os.path.abspath(part.root)  # noqa: PTH100
     part = ImageTable(part.rows, part.original, root, part.source)
@@ -151,9 +151,14 @@ def _placed(holdout: Holdout, kept_N: np.ndarray) -> Holdout:
     )
 
 
-def build_task(
-    images: DecodedImages, config: FinetuneConfig, backbone: Backbone, folder: Path
-) -> WorkerTask:
+def plan_training(
+    images: DecodedImages,
+    config: FinetuneConfig,
+    backbone: Backbone,
+    folder: Path,
+    *,
+    stop_early: Callable[[list[HistoryRow]], bool] | None = None,
+) -> Training:
     """Classes and validation of the images that are left, for the workers."""
     table, holdout = images.table, images.holdout
     check_holdout(table, holdout, exclude=config.validation.exclude)
@@ -161,26 +166,17 @@ def build_task(
     labels = tuple(sorted(set(names)))
     label_of = {name: label for label, name in enumerate(labels)}
     queries, gallery = retrieval_sides(table, holdout.query_N, holdout.gallery_N)
-    validation = Validation(
-        backbone,
-        queries,
-        gallery,
-        config.validation.exclude,
-        config.model.batch_size,
-        config.seed,
-    )
-    job = TrainingJob(
+    in_process = config.ray.num_workers == 0
+    return Training(
         config=config,
         backbone=backbone,
         labels=labels,
         label_N=np.array([label_of[name] for name in names], np.int64),
         image_ids=tuple(table.rows["image_id"].to_numpy(object)[holdout.train_N]),
+        images=images.source(holdout.train_N, in_process=in_process),
+        queries=queries,
+        gallery=gallery,
+        validation_images=images.source(holdout.validation_positions, in_process=in_process),
         folder=folder,
-    )
-    in_process = config.ray.num_workers == 0
-    return WorkerTask(
-        job,
-        images.source(holdout.train_N, in_process=in_process),
-        validation,
-        images.source(validation.embedded_positions, in_process=in_process),
+        stop_early=stop_early,
     )

@@ -6,9 +6,8 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import pandas as pd
 import torch
 
 from exreid.config.training import FinetuneConfig
-from exreid.data.holdout import Holdout
 from exreid.errors import ConfigError, StorageError
 from exreid.explain.plots import CURVE_FILE, draw_learning_curve
 from exreid.pipeline.check_leaks import LeakCheck, check_safety
@@ -26,19 +24,26 @@ from exreid.pipeline.inputs import cache_folder, output_root, read_images
 from exreid.pipeline.tracking import Tracker
 from exreid.pipeline.training_inputs import (
     DecodedImages,
-    build_task,
     decode_images,
     first_backbone,
     hold_out,
+    plan_training,
     validation_mode,
 )
 from exreid.progress import Progress, no_progress, timed
-from exreid.records import ImageTable, Rejected, Result
+from exreid.records import Rejected, Result
 from exreid.storage import mirror
 from exreid.storage.run_folder import RunFolder, new_run_id, write_rejected, write_text
-from exreid.training.history import HISTORY_FILE, best_row, read_history, validation_of
-from exreid.training.worker import ProgressFile, WorkerTask, run_task
-from exreid.training.world import OneProcess
+from exreid.training.history import (
+    HISTORY_FILE,
+    HistoryRow,
+    ProgressFile,
+    best_row,
+    read_history,
+)
+from exreid.training.loop import train
+from exreid.training.state import Training
+from exreid.training.world import World
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +63,7 @@ def run_finetune(
     progress: Progress = no_progress,
     verbose: bool = False,
     parent: Path | None = None,
-    stop_early: Callable[[list[dict[str, Any]]], bool] | None = None,
+    stop_early: Callable[[list[HistoryRow]], bool] | None = None,
 ) -> tuple[Path, Result]:
     """Train, and write the run's folder; a failed run keeps it, and goes on when run again.
 
@@ -96,7 +101,7 @@ def _finetune(
     progress: Progress,
     *,
     verbose: bool,
-    stop_early: Callable[[list[dict[str, Any]]], bool] | None,
+    stop_early: Callable[[list[HistoryRow]], bool] | None,
 ) -> Result:
     timings_s: dict[str, float] = {}
     with timed(timings_s, "metadata"):
@@ -104,7 +109,16 @@ def _finetune(
         holdout = hold_out(table, config)
     with timed(timings_s, "leaks"):
         leaks = check_safety(
-            _leak_check(table, holdout),
+            # Whatever a query may be answered with, what was trained on is known by heart.
+            LeakCheck(
+                table,
+                np.setdiff1d(holdout.validation_positions, holdout.train_N),
+                holdout.train_N,
+                partners=False,
+                asked="held-out images",
+                answering="images trained on",
+                cut_remedy="validation.source=encounters",
+            ),
             config.safety,
             folder=folder,
             cache=cache_folder(config) if config.dataset.decoded_cache == "auto" else None,
@@ -116,64 +130,46 @@ def _finetune(
     with timed(timings_s, "model"):
         backbone = first_backbone(config)
     with timed(timings_s, "decoding"):
+        advance = progress("Decoding images", len(holdout.all_positions))
         images = decode_images(
-            table,
-            holdout,
-            config,
-            backbone,
-            verbose=verbose,
-            on_progress=progress("Decoding images", _count(holdout)),
+            table, holdout, config, backbone, verbose=verbose, on_progress=advance
         )
     rejected = [*rejected, *images.report.rejected]
     write_rejected(folder / "rejected.csv", rejected)
-    write_text(folder / "split.csv", _split_frame(images).to_csv(index=False))
-    task = replace(build_task(images, config, backbone, folder), stop_early=stop_early)
-    with timed(timings_s, "training"), _watched(task, tracker, progress):
-        _train(task, config, verbose, share=stop_early is not None)
-    return replace(_result(task, images, rejected, timings_s), leaks=leaks)
+    _write_split(folder / "split.csv", images)
+    training = plan_training(images, config, backbone, folder, stop_early=stop_early)
+    with timed(timings_s, "training"), _watched(training, tracker, progress):
+        if config.ray.num_workers == 0:
+            gpu = torch.cuda.is_available() and config.ray.gpus_per_worker != 0
+            train(training, World(torch.device("cuda" if gpu else "cpu")))
+        else:
+            _train_over_ray(training, verbose=verbose, share=stop_early is not None)
+    return _result(training, images, rejected, timings_s, leaks)
 
 
-def _leak_check(table: ImageTable, holdout: Holdout) -> LeakCheck:
-    """Held-out images against those that are trained on: whatever a query may be answered with,
-    what was trained on is known by heart."""
-    held_N = np.setdiff1d(np.union1d(holdout.query_N, holdout.gallery_N), holdout.train_N)
-    return LeakCheck(
-        table,
-        held_N,
-        holdout.train_N,
-        partners=False,
-        asked="held-out images",
-        answering="images trained on",
-        cut_remedy="validation.source=encounters",
-    )
-
-
-def _train(task: WorkerTask, config: FinetuneConfig, verbose: bool, *, share: bool) -> None:
-    if config.ray.num_workers == 0:
-        gpu = torch.cuda.is_available() and config.ray.gpus_per_worker != 0
-        run_task(task, OneProcess(), torch.device("cuda" if gpu else "cpu"))
-        return
+def _train_over_ray(training: Training, *, verbose: bool, share: bool) -> None:
     from exreid.distributed.session import ray_session
     from exreid.distributed.train import place_workers, train_over_workers
 
-    with ray_session(config.ray, verbose=verbose):
-        placement = place_workers(config.ray, share=share)
-        train_over_workers(task, placement, max_failures=config.ray.max_failures)
+    ray = training.config.ray
+    with ray_session(ray, verbose=verbose):
+        placement = place_workers(ray, share=share)
+        train_over_workers(training, placement, max_failures=ray.max_failures)
 
 
 @contextmanager
-def _watched(task: WorkerTask, tracker: Tracker, progress: Progress) -> Iterator[None]:
+def _watched(training: Training, tracker: Tracker, progress: Progress) -> Iterator[None]:
     """Show and log what the workers write while they train."""
-    config, folder = task.job.config, task.job.folder
-    advance = progress("Training", config.train.epochs * len(task.job.label_N))
+    folder, images = training.folder, len(training.label_N)
+    advance = progress("Training", training.config.train.epochs * images)
     shown, ended = 0, threading.Event()
 
     def look() -> None:
         nonlocal shown
         history = _written(folder)
-        tracker.log_rows(history)
-        epochs = int(history[-1]["epoch"]) if history else 0
-        done = max(epochs * len(task.job.label_N), ProgressFile.read(folder), shown)
+        tracker.log_rows([row.cells() for row in history])
+        epochs = history[-1].epoch if history else 0
+        done = max(epochs * images, ProgressFile.read(folder), shown)
         advance(done - shown)
         shown = done
 
@@ -205,7 +201,7 @@ def _watched(task: WorkerTask, tracker: Tracker, progress: Progress) -> Iterator
         (folder / ProgressFile.NAME).unlink(missing_ok=True)
 
 
-def _written(folder: Path) -> list[dict[str, float]]:
+def _written(folder: Path) -> list[HistoryRow]:
     """The history so far, also where a worker on another machine writes it."""
     beside = folder / ".elsewhere" / HISTORY_FILE
     if mirror.url_of(folder) is None:
@@ -218,64 +214,59 @@ def _written(folder: Path) -> list[dict[str, float]]:
 
 
 def _result(
-    task: WorkerTask,
+    training: Training,
     images: DecodedImages,
-    rejected: list[Rejected],
+    rejected: Sequence[Rejected],
     timings_s: dict[str, float],
+    leaks: dict[str, Any],
 ) -> Result:
-    config, folder = task.job.config, task.job.folder
+    """What came of it: the metrics of the best epoch, beside those from before the first."""
+    config, folder = training.config, training.folder
     mirror.fetch_folder(folder, HISTORY_FILE)
     history = read_history(folder)
     best = best_row(history, config.output.best_metric)
     assert best is not None, "the last epoch is always validated"
     draw_learning_curve(
         folder / CURVE_FILE,
-        history,
-        best_epoch=int(best["epoch"]),
-        title=f"{config.model.type}, {config.loss.type}: {len(task.job.labels)} identities, "
-        f"{len(task.job.label_N)} images",
+        [row.cells() for row in history],
+        best_epoch=best.epoch,
+        title=f"{config.model.type}, {config.loss.type}: {len(training.labels)} identities, "
+        f"{len(training.label_N)} images",
     )
-    metrics, intervals = validation_of(best)
-    before, before_intervals = validation_of(history[0])
-    metrics |= {f"{name}_before": value for name, value in before.items()}
-    intervals |= {f"{name}_before": ends for name, ends in before_intervals.items()}
-    per_identity = Counter(task.job.label_N.tolist())
+    before, last = history[0], history[-1]
+    images_of = Counter(training.label_N.tolist())
     chosen_on = CHOSEN_ON[config.validation.source].format(value=config.dataset.val_split_value)
-    counts = {
-        "epochs": int(history[-1]["epoch"]),
-        "best_epoch": int(best["epoch"]),
+    counts: dict[str, int | float | str] = {
+        "epochs": last.epoch,
+        "best_epoch": best.epoch,
         "best_epoch_chosen_on": chosen_on,
         "validation_mode": validation_mode(config),
         "effective_batch_size": config.train.batch_size * config.train.accumulation_steps,
-        "train_images": len(task.job.label_N),
-        "train_identities": len(task.job.labels),
-        "train_identities_with_one_image": sum(count == 1 for count in per_identity.values()),
-        "validation_queries": len(task.validation.queries),
-        "validation_gallery_images": len(task.validation.gallery),
+        "train_images": len(training.label_N),
+        "train_identities": len(training.labels),
+        "train_identities_with_one_image": sum(count == 1 for count in images_of.values()),
+        "validation_queries": len(training.queries),
+        "validation_gallery_images": len(training.gallery),
         "images_left_out": len(rejected),
         "images_decoded": images.report.extracted,
         "images_cached": images.report.cached,
-        "images_per_s": round(history[-1].get("images_per_s", 0.0), 2),
+        "images_per_s": round(last.training.images_per_s if last.training else 0.0, 2),
     }
-    return Result(config.loss.type, metrics, intervals, counts, timings_s)
-
-
-def _count(holdout: Any) -> int:
-    return len(set(holdout.train_N) | set(holdout.query_N) | set(holdout.gallery_N))
-
-
-def _split_frame(images: DecodedImages) -> pd.DataFrame:
-    """``split.csv``: what each image was for; one may be trained on and stand in the gallery."""
-    roles: list[Callable[[int], bool]] = []
-    for part in (images.holdout.train_N, images.holdout.query_N, images.holdout.gallery_N):
-        roles.append(set(part.tolist()).__contains__)
-    places = range(len(images.table))
-    return pd.DataFrame(
-        {
-            "image_id": images.table.rows["image_id"],
-            **{
-                name: [int(is_in(place)) for place in places]
-                for name, is_in in zip(("trained_on", "query", "gallery"), roles, strict=True)
-            },
-        }
+    return Result(
+        config.loss.type,
+        best.metrics | {f"{name}_before": value for name, value in before.metrics.items()},
+        best.intervals | {f"{name}_before": ends for name, ends in before.intervals.items()},
+        counts,
+        timings_s,
+        leaks,
     )
+
+
+def _write_split(file: Path, images: DecodedImages) -> None:
+    """What each image was for; one may be trained on and stand in the gallery."""
+    holdout, places = images.holdout, np.arange(len(images.table))
+    frame = pd.DataFrame({"image_id": images.table.rows["image_id"]})
+    parts = {"trained_on": holdout.train_N, "query": holdout.query_N, "gallery": holdout.gallery_N}
+    for name, part_N in parts.items():
+        frame[name] = np.isin(places, part_N).astype(int)
+    write_text(file, frame.to_csv(index=False))

@@ -20,7 +20,7 @@ from exreid.runs.finetune import run_finetune
 from exreid.runs.probe import run_probe
 from exreid.storage import mirror
 from exreid.storage.run_folder import read_status
-from exreid.training.history import VALIDATION_PREFIX, best_row, read_history
+from exreid.training.history import HistoryRow, best_row, read_history
 
 Ask = Callable[[int, float, bool], bool]
 """Told an epoch, the best score so far and whether it was the last, says whether to stop."""
@@ -44,13 +44,12 @@ class StopByMetric:
     epochs: int
     ask: Ask
 
-    def __call__(self, history: list[dict[str, Any]]) -> bool:
+    def __call__(self, history: list[HistoryRow]) -> bool:
         """Whether the training stops here."""
-        row, name = history[-1], f"{VALIDATION_PREFIX}{self.metric}"
-        best = best_row(history, self.metric)
-        if best is None or name not in row:
+        last, best = history[-1], best_row(history, self.metric)
+        if best is None or self.metric not in last.metrics:
             return False
-        return self.ask(int(row["epoch"]), float(best[name]), row["epoch"] >= self.epochs)
+        return self.ask(last.epoch, best.metrics[self.metric], last.epoch >= self.epochs)
 
 
 @dataclass(frozen=True)
@@ -76,8 +75,8 @@ class TrainingTrial:
         scores = {}
         for count, row in enumerate(history):
             best = best_row(history[: count + 1], metric)
-            if best is not None and f"{VALIDATION_PREFIX}{metric}" in row:
-                scores[int(row["epoch"])] = best[f"{VALIDATION_PREFIX}{metric}"]
+            if best is not None and metric in row.metrics:
+                scores[row.epoch] = best.metrics[metric]
         stopped = read_status(run).get("status") == "stopped"
         return Outcome("stopped" if stopped else "completed", max(scores.values()), scores)
 
@@ -132,7 +131,7 @@ class SelectHeldOut:
             val_value=dataset.val_split_value,
             database_value=dataset.database_split_value,
         )
-        kept = np.union1d(holdout.query_N, holdout.gallery_N)
+        kept = holdout.validation_positions
         part = table.take(kept)
         split = np.where(
             np.isin(kept, holdout.query_N),

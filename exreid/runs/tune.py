@@ -136,7 +136,7 @@ class _Sweep:
         table, _ = read_images(base)
         holdout = hold_out(table, base)
         if base.dataset.decoded_cache == "auto":
-            count = len({*holdout.train_N, *holdout.query_N, *holdout.gallery_N})
+            count = len(holdout.all_positions)
             decode_images(
                 table,
                 holdout,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from safetensors.torch import save
@@ -12,45 +14,69 @@ from torch import nn
 
 from exreid.errors import CheckpointError, reading
 from exreid.models.checkpoints import fit_state_dict, read_checkpoint
+from exreid.storage import mirror
 from exreid.storage.files import temporary_beside
+from exreid.training.history import HistoryRow, best_row
+
+if TYPE_CHECKING:
+    # They import timm, which takes longer than all else; every run reads the names of the files.
+    from exreid.training.state import Training, TrainingState
+    from exreid.training.world import World
 
 LATEST_FULL = "checkpoint-latest-full.pth"
 BEST, BEST_FULL = "checkpoint-best.pth", "checkpoint-best-full.pth"
 FINAL, FINAL_FULL = "checkpoint-final.pth", "checkpoint-final-full.pth"
 FINAL_SAFETENSORS = "checkpoint-final.safetensors"
-FULL_KEYS = {
-    *("model", "head", "optimizer", "scheduler", "scaler", "ema", "epoch", "rng", "labels"),
-    *("raw_model", "backbone", "history", "best_from"),
-}
 RESUMABLE = (
     "It is no whole checkpoint-*-full.pth, or of another version: a training cannot go on from it. "
     "Take another one, or start from its weights by model.checkpoint."
 )
+Tensors = dict[str, torch.Tensor]
+
+
+class FullCheckpoint(TypedDict):
+    """What a ``checkpoint-*-full.pth`` holds: all that a training goes on from."""
+
+    model: Tensors
+    """The weights that are published: the moving average where there is one."""
+    raw_model: Tensors | None
+    """The backbone's own weights where ``model`` is their average."""
+    head: Tensors
+    optimizer: dict[str, Any]
+    scheduler: dict[str, int]
+    """``step``: of the optimiser, taken so far."""
+    scaler: dict[str, Any]
+    ema: dict[str, int] | None
+    """``updates`` of the average."""
+    epoch: int
+    rng: dict[str, Any]
+    """The states of torch's generators, of the CPU and of each GPU."""
+    labels: list[str]
+    backbone: str
+    image_size: int
+    history: list[dict[str, float]]
+    best_from: int
+
+
+FULL_KEYS = FullCheckpoint.__required_keys__ - {"image_size"}
+"""Keys that a training needs to go on."""
+
+
+@contextmanager
+def written_whole(file: Path) -> Iterator[Path]:
+    """A temporary name to write under, which becomes the file's."""
+    temporary = temporary_beside(file)
+    yield temporary
+    temporary.replace(file)
 
 
 def save_atomic(file: Path, content: Any) -> None:
     """torch.save under a temporary name, then renamed."""
-    temporary = temporary_beside(file)
-    torch.save(content, temporary)
-    temporary.replace(file)
+    with written_whole(file) as temporary:
+        torch.save(content, temporary)
 
 
-def save_safetensors(file: Path, module: nn.Module) -> None:
-    """The module's weights as .safetensors, under a temporary name, then renamed."""
-    temporary = temporary_beside(file)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in plain(module).items()}
-    temporary.write_bytes(save(tensors))
-    temporary.replace(file)
-
-
-def copy_atomic(source: Path, file: Path) -> None:
-    """A copy under a temporary name, then renamed."""
-    temporary = temporary_beside(file)
-    shutil.copyfile(source, temporary)
-    temporary.replace(file)
-
-
-def plain(module: nn.Module) -> dict[str, torch.Tensor]:
+def plain(module: nn.Module) -> Tensors:
     """The module's state_dict as a plain dict of contiguous tensors, on the CPU."""
     return {
         name: value.detach().to("cpu", memory_format=torch.contiguous_format)
@@ -58,21 +84,107 @@ def plain(module: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-def rng_states() -> dict[str, Any]:
-    """The states of torch's generators, of the CPU and of each GPU."""
+def save_epoch(training: Training, state: TrainingState) -> None:
+    """The checkpoints after an epoch: the latest, the best where it is that, and every n-th."""
+    folder, output = training.folder, training.config.output
+    content = _content(training, state)
+    own = [row for row in state.history if row.epoch >= state.best_from]
+    best = best_row(own, output.best_metric)
+    # The best ones first: once the latest stands, this epoch is not trained again.
+    if best is not None and best.epoch == state.epochs:
+        save_atomic(folder / BEST, content["model"])
+        save_atomic(folder / BEST_FULL, content)
+    if output.save_every and state.epochs % output.save_every == 0:
+        save_atomic(folder / f"checkpoint-epoch-{state.epochs}.pth", content["model"])
+    save_atomic(folder / LATEST_FULL, content)
+
+
+def save_final(training: Training, state: TrainingState) -> None:
+    """The checkpoints at the end, of the last epoch."""
+    folder, weights = training.folder, plain(state.published)
+    save_atomic(folder / FINAL, weights)
+    with written_whole(folder / FINAL_SAFETENSORS) as temporary:
+        temporary.write_bytes(save(weights))
+    with written_whole(folder / FINAL_FULL) as temporary:
+        shutil.copyfile(folder / LATEST_FULL, temporary)
+
+
+def _content(training: Training, state: TrainingState) -> FullCheckpoint:
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+    return {
+        "model": plain(state.published),
+        "raw_model": plain(state.model.backbone) if state.average else None,
+        "head": plain(state.model.head),
+        "optimizer": state.optimizer.state_dict(),
+        "scheduler": {"step": state.step},
+        "scaler": state.scaler.state_dict(),
+        "ema": {"updates": state.average.updates} if state.average else None,
+        "epoch": state.epochs,
+        "rng": {"cpu": torch.get_rng_state(), "cuda": cuda},
+        "labels": list(training.labels),
+        "backbone": training.backbone.name,
+        "image_size": training.backbone.image_size,
+        "history": [row.cells() for row in state.history],
+        "best_from": state.best_from,
+    }
 
 
-def set_rng_states(states: dict[str, Any]) -> None:
-    """What `rng_states` gave, where there are as many GPUs as there were."""
-    torch.set_rng_state(states["cpu"])
-    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states["cuda"])
+def resume(training: Training, state: TrainingState, world: World) -> None:
+    """Take up the folder's own latest checkpoint, or the one that ``train.resume_checkpoint``
+    names; the state stays as it is where there is neither."""
+    own, asked = training.folder / LATEST_FULL, training.config.train.resume_checkpoint
+    if not own.exists() and asked is None:
+        return
+    file = own if own.exists() else mirror.local_copy(str(asked), key="train.resume_checkpoint")
+    content = read_full(file, training)
+    with reading(file, CheckpointError, RESUMABLE):
+        _load(state, content, str(file))
+    if file != own:
+        _bring_best(training, state, file, content, world)
 
 
-def read_full(file: Path, *, labels: tuple[str, ...], backbone: str) -> dict[str, Any]:
+def _load(state: TrainingState, content: FullCheckpoint, source: str) -> None:
+    fit_state_dict(state.model.backbone, content["raw_model"] or content["model"], source=source)
+    fit_state_dict(state.model.head, content["head"], source=source)
+    if state.average:
+        fit_state_dict(state.average.module, content["model"], source=source)
+        state.average.updates = (content["ema"] or {"updates": 0})["updates"]
+    state.optimizer.load_state_dict(content["optimizer"])
+    if state.scaler.is_enabled() and content["scaler"]:
+        state.scaler.load_state_dict(content["scaler"])
+    rng = content["rng"]
+    torch.set_rng_state(rng["cpu"])
+    if torch.cuda.is_available() and len(rng["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(rng["cuda"])
+    state.step, state.epochs = content["scheduler"]["step"], content["epoch"]
+    state.history = [HistoryRow.from_cells(cells) for cells in content["history"]]
+    state.best_from = content["best_from"]
+
+
+def _bring_best(
+    training: Training, state: TrainingState, file: Path, content: FullCheckpoint, world: World
+) -> None:
+    """The best epoch of the other run comes along, where its checkpoint lies beside ``file``.
+
+    Where it does not, or is a later epoch than the one resumed, the resumed one counts as
+    the best so far, and epochs before it no longer.
+    """
+    best = best_row(state.history, training.config.output.best_metric)
+    full = mirror.local_copy(file.parent / BEST_FULL)
+    kept = content
+    if best is not None and best.epoch != state.epochs and full.exists():
+        beside = read_full(full, training)
+        kept = beside if beside["epoch"] == best.epoch else content
+    if kept is content:
+        state.best_from = state.epochs
+    if world.is_first:
+        save_atomic(training.folder / BEST, kept["model"])
+        save_atomic(training.folder / BEST_FULL, kept)
+
+
+def read_full(file: Path, training: Training) -> FullCheckpoint:
     """A full checkpoint of a training of the same backbone on the same classes."""
+    labels, backbone = training.labels, training.backbone.name
     content = read_checkpoint(file, key="train.resume_checkpoint")
     missing = FULL_KEYS - set(content) if isinstance(content, dict) else FULL_KEYS
     if missing:
@@ -93,7 +205,7 @@ def read_full(file: Path, *, labels: tuple[str, ...], backbone: str) -> dict[str
             f"are not here, {len(ours - theirs)} of {len(ours)} here are new to it. Resume with "
             "the same images and held-out part, or start from its weights by model.checkpoint."
         )
-    result: dict[str, Any] = content
+    result: FullCheckpoint = content
     return result
 
 
@@ -110,8 +222,3 @@ def _check_full(content: dict[str, Any]) -> None:
         raise TypeError("a history that is none")
     if not all(isinstance(content[name], dict) for name in ("model", "head", "optimizer", "rng")):
         raise TypeError("states that are none")
-
-
-def load_weights(module: nn.Module, tensors: dict[str, torch.Tensor], *, source: str) -> None:
-    """The saved weights into the module; CheckpointError where they do not fit."""
-    fit_state_dict(module, tensors, source=source)

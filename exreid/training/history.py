@@ -1,12 +1,13 @@
-"""The history of a training: one row per epoch, from before the first."""
+"""What a training writes for those who watch it: a row per epoch, and a count of images."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from exreid.storage.files import temporary_beside
 
@@ -20,8 +21,87 @@ LOW, HIGH = "_low", "_high"
 """Endings of the columns that hold the ends of a validation metric's 95% interval."""
 
 
-def write_history(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+@dataclass(frozen=True)
+class EpochStats:
+    """What one epoch of training was like, over all workers."""
+
+    loss: float
+    """Mean over the images, each at the weights it was seen with."""
+    learning_rate: float
+    """Of the last step."""
+    gradient_norm: float
+    """Mean over the steps, before clipping."""
+    images: int
+    seconds: float
+    data_wait_share: float
+    """Share of the time that the workers, on average, waited for images."""
+
+    @property
+    def images_per_s(self) -> float:
+        """Images trained on per second."""
+        return self.images / self.seconds
+
+
+@dataclass(frozen=True)
+class HistoryRow:
+    """One epoch of a training; epoch 0 is the state before the first."""
+
+    epoch: int
+    training: EpochStats | None = None
+    """None for epoch 0."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Of the validation, fractions; empty where there was none."""
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """The [low, high] ends of the metrics' 95% intervals."""
+    validation_s: float | None = None
+
+    def cells(self) -> dict[str, float]:
+        """The columns of ``history.csv`` and of a checkpoint, by name.
+
+        >>> HistoryRow(0, metrics={"mAP": 0.3}, intervals={"mAP": (0.2, 0.5)}).cells()
+        {'epoch': 0, 'val_mAP': 0.3, 'val_mAP_low': 0.2, 'val_mAP_high': 0.5}
+        """
+        cells: dict[str, float] = {"epoch": self.epoch}
+        if self.training is not None:
+            cells |= {**asdict(self.training), "images_per_s": self.training.images_per_s}
+        cells |= {f"{VALIDATION_PREFIX}{name}": value for name, value in self.metrics.items()}
+        for name, (low, high) in self.intervals.items():
+            column = f"{VALIDATION_PREFIX}{name}"
+            cells |= {f"{column}{LOW}": low, f"{column}{HIGH}": high}
+        if self.validation_s is not None:
+            cells["validation_s"] = self.validation_s
+        return cells
+
+    @classmethod
+    def from_cells(cls, cells: Mapping[str, float]) -> HistoryRow:
+        """The row that has these `cells`; KeyError, TypeError or ValueError where none can."""
+        training = None
+        if "loss" in cells:
+            training = EpochStats(
+                loss=cells["loss"],
+                learning_rate=cells["learning_rate"],
+                gradient_norm=cells["gradient_norm"],
+                images=int(cells["images"]),
+                seconds=cells["seconds"],
+                data_wait_share=cells["data_wait_share"],
+            )
+        validated = {
+            name.removeprefix(VALIDATION_PREFIX): value
+            for name, value in cells.items()
+            if name.startswith(VALIDATION_PREFIX)
+        }
+        metrics = {n: value for n, value in validated.items() if not n.endswith((LOW, HIGH))}
+        intervals = {
+            name: (validated[f"{name}{LOW}"], validated[f"{name}{HIGH}"])
+            for name in metrics
+            if f"{name}{LOW}" in validated
+        }
+        return cls(int(cells["epoch"]), training, metrics, intervals, cells.get("validation_s"))
+
+
+def write_history(folder: Path, history: Sequence[HistoryRow]) -> None:
     """``history.csv``, whole, under a temporary name, then renamed."""
+    rows = [row.cells() for row in history]
     metrics = dict.fromkeys(name for row in rows for name in row if name not in COLUMNS)
     text = io.StringIO()
     writer = csv.DictWriter(text, [*COLUMNS, *metrics], restval="", lineterminator="\n")
@@ -33,46 +113,51 @@ def write_history(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     temporary.replace(file)
 
 
-def read_history(folder: Path) -> list[dict[str, float]]:
-    """The rows written so far, without their empty cells; none where there is no file yet."""
+def read_history(folder: Path) -> list[HistoryRow]:
+    """The rows written so far; none where there is no file yet."""
     try:
         with (folder / HISTORY_FILE).open(newline="", encoding="utf-8") as stream:
-            return [
-                {name: float(cell) for name, cell in row.items() if cell}
-                for row in csv.DictReader(stream)
-            ]
+            rows = list(csv.DictReader(stream))
     except FileNotFoundError:
         return []
+    return [
+        HistoryRow.from_cells({name: float(cell) for name, cell in row.items() if cell})
+        for row in rows
+    ]
 
 
-def validation_of(
-    row: dict[str, float],
-) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """A row's validation metrics and their 95% intervals, by the metrics' own names.
-
-    >>> validation_of({"epoch": 1, "val_mAP": 0.3, "val_mAP_low": 0.2, "val_mAP_high": 0.5})
-    ({'mAP': 0.3}, {'mAP': (0.2, 0.5)})
-    """
-    cells = {
-        name.removeprefix(VALIDATION_PREFIX): value
-        for name, value in row.items()
-        if name.startswith(VALIDATION_PREFIX)
-    }
-    metrics = {name: value for name, value in cells.items() if not name.endswith((LOW, HIGH))}
-    intervals = {
-        name: (cells[f"{name}{LOW}"], cells[f"{name}{HIGH}"])
-        for name in metrics
-        if f"{name}{LOW}" in cells
-    }
-    return metrics, intervals
-
-
-def best_row(rows: Sequence[dict[str, float]], metric: str) -> dict[str, float] | None:
+def best_row(history: Sequence[HistoryRow], metric: str) -> HistoryRow | None:
     """The trained epoch with the highest validation metric, the earliest of equals.
 
-    >>> best_row([{"epoch": 0, "val_mAP": 0.9}, {"epoch": 1, "val_mAP": 0.2}], "mAP")["epoch"]
+    >>> history = [HistoryRow(0, metrics={"mAP": 0.9}), HistoryRow(1, metrics={"mAP": 0.2})]
+    >>> best_row(history, "mAP").epoch
     1
     """
-    name = f"{VALIDATION_PREFIX}{metric}"
-    trained = [row for row in rows if row["epoch"] > 0 and name in row]
-    return max(trained, key=lambda row: row[name], default=None)
+    trained = [row for row in history if row.epoch > 0 and metric in row.metrics]
+    return max(trained, key=lambda row: row.metrics[metric], default=None)
+
+
+class ProgressFile:
+    """How many images were trained on, in a small file for whoever shows the progress."""
+
+    NAME = ".progress"
+    EVERY_S = 0.5
+
+    def __init__(self, folder: Path) -> None:
+        self.file, self.written_s = folder / self.NAME, 0.0
+
+    def write(self, count: int) -> None:
+        """Write the count, unless one was written just now."""
+        if time.monotonic() - self.written_s >= self.EVERY_S:
+            self.written_s = time.monotonic()
+            temporary = self.file.with_suffix(".tmp")
+            temporary.write_text(str(count), encoding="ascii")
+            temporary.replace(self.file)
+
+    @classmethod
+    def read(cls, folder: Path) -> int:
+        """The last count; 0 where there is none."""
+        try:
+            return int((folder / cls.NAME).read_text(encoding="ascii"))
+        except (FileNotFoundError, ValueError):
+            return 0

@@ -86,20 +86,6 @@ def epoch_shares(
     return shares
 
 
-def steps_per_epoch(images: int, *, batch_size: int, accumulation_steps: int) -> int:
-    """Optimiser steps of one epoch.
-
-    >>> steps_per_epoch(100, batch_size=16, accumulation_steps=2)
-    4
-    """
-    return -(-images // (batch_size * accumulation_steps))
-
-
-def step_images(order_E: np.ndarray, step: int, effective_batch: int) -> np.ndarray:
-    """The images of all workers in one step of the optimiser (counted from 0 in the epoch)."""
-    return order_E[step * effective_batch : (step + 1) * effective_batch]
-
-
 def uniforms(seed: int, epoch: int, draw_b: Sequence[int] | np.ndarray, count: int) -> np.ndarray:
     """``count`` numbers in [0, 1) for each draw of an epoch: (b, count), float64."""
     out_bU = np.empty((len(draw_b), count))

@@ -1,85 +1,64 @@
-"""The processes that train together, as the loop sees them."""
+"""The processes that train together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-
-class World(Protocol):
-    """One process among ``size``, the ``rank``-th from 0."""
-
-    rank: int
-    size: int
-
-    def sum(self, values: Sequence[float]) -> list[float]:
-        """Each value added up over the processes, in float64."""
-
-    def gather(self, value: Any) -> list[Any]:
-        """The value of each process, by rank, in every process."""
-
-    def average_buffers(self, module: nn.Module) -> None:
-        """Give every process the mean of the module's buffers that are fractions."""
-
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """The module with gradients averaged over the processes in each backward pass."""
+Value = TypeVar("Value")
 
 
-class OneProcess:
-    """A world of its own."""
+@dataclass(frozen=True)
+class World:
+    """One process, the ``rank``-th from 0 of the ``size`` of torch's default process group (gloo
+    or nccl), on its device. One alone needs no group and has nobody to share with."""
 
-    rank, size = 0, 1
+    device: torch.device
+    rank: int = 0
+    size: int = 1
 
-    def sum(self, values: Sequence[float]) -> list[float]:
-        """The values."""
-        return list(values)
+    @classmethod
+    def of_process_group(cls, device: torch.device) -> World:
+        """This process in torch's default group."""
+        return cls(device, dist.get_rank(), dist.get_world_size())
 
-    def gather(self, value: Any) -> list[Any]:
-        """The value."""
-        return [value]
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes files."""
+        return self.rank == 0
 
-    def average_buffers(self, module: nn.Module) -> None:
-        """Nothing to average with."""
-
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """The module itself."""
-        return module
-
-
-class ProcessGroup:
-    """The processes of torch's default process group (gloo or nccl), one device each."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self.device = device
-
-    def sum(self, values: Sequence[float]) -> list[float]:
-        """All-reduced in float64."""
-        total = torch.tensor(list(values), dtype=torch.float64, device=self.device)
+    def sum(self, value: float) -> float:
+        """Added up over the processes, in float64."""
+        if self.size == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64, device=self.device)
         dist.all_reduce(total)
-        summed: list[float] = total.tolist()
-        return summed
+        return float(total)
 
-    def gather(self, value: Any) -> list[Any]:
-        """Pickled between processes of this one training."""
-        values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+    def gather(self, value: Value) -> Sequence[Value]:
+        """The value of each process, by rank, in every process; pickled on the way."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
         return values
 
     def average_buffers(self, module: nn.Module) -> None:
-        """Means and variances of batch norms are averaged; counters are equal anyway."""
+        """Give every process the mean of the module's buffers that are fractions: means and
+        variances of batch norms. Counters are equal anyway."""
         for buffer in module.buffers():
-            if buffer.is_floating_point():
+            if self.size > 1 and buffer.is_floating_point():
                 dist.all_reduce(buffer)
                 buffer.div_(self.size)
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """DDP; buffers are left to `average_buffers`. One process has nobody to share with."""
+        """The module with gradients averaged over the processes in each backward pass (DDP);
+        buffers are left to `average_buffers`."""
         if self.size == 1:
             return module
         devices = [self.device] if self.device.type == "cuda" else None

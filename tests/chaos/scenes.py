@@ -112,7 +112,7 @@ def _trained(folder):
     assert result["status"] == "completed", result["status"]
     timed = ("_s", "seconds", "data_wait_share")
     rows = [
-        {name: value for name, value in row.items() if not name.endswith(timed)}
+        {name: value for name, value in row.cells().items() if not name.endswith(timed)}
         for row in read_history(run)
     ]
     return result["metrics"], rows

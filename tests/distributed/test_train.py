@@ -12,7 +12,7 @@ import pytest
 from exreid.config.io import load_config
 from exreid.config.training import FinetuneConfig
 from exreid.errors import RunError, TrainingError
-from exreid.pipeline.training_inputs import build_task, decode_images, first_backbone, hold_out
+from exreid.pipeline.training_inputs import decode_images, first_backbone, hold_out, plan_training
 from exreid.runs.finetune import run_finetune
 from exreid.training.feed import CachedImages
 from exreid.training.history import read_history
@@ -29,15 +29,14 @@ def _config(dataset, out, *more):
     return load_config(FinetuneConfig, None, overrides)
 
 
-def _task(config, folder):
+def _training(config, folder):
     from exreid.pipeline.inputs import read_images
 
     table, _ = read_images(config)
     backbone = first_backbone(config)
     options = {"verbose": False, "on_progress": lambda count: None}
     images = decode_images(table, hold_out(table, config), config, backbone, **options)
-    folder.mkdir()
-    return build_task(images, config, backbone, folder)
+    return plan_training(images, config, backbone, folder)
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +47,15 @@ def plain(dataset, tmp_path_factory):
 
 
 def _assert_same(history, plain):
-    assert [row["epoch"] for row in history] == [row["epoch"] for row in plain]
+    assert [row.epoch for row in history] == [row.epoch for row in plain]
     for ours, theirs in zip(history, plain, strict=True):
-        assert ours.get("images") == theirs.get("images")
-        assert ours.get("loss", 0) == pytest.approx(theirs.get("loss", 0), rel=1e-4)
-        assert ours["val_mAP"] == pytest.approx(theirs["val_mAP"], abs=0.02)
+        if theirs.training is not None:
+            assert ours.training.images == theirs.training.images
+            assert ours.training.loss == pytest.approx(theirs.training.loss, rel=1e-4)
+        assert ours.metrics["mAP"] == pytest.approx(theirs.metrics["mAP"], abs=0.02)
     # Before training nothing has been summed in another order yet.
-    before = {k: v for k, v in plain[0].items() if k.startswith("val_")}
-    assert {k: v for k, v in history[0].items() if k.startswith("val_")} == pytest.approx(before)
+    assert history[0].metrics == pytest.approx(plain[0].metrics)
+    assert history[0].intervals.keys() == plain[0].intervals.keys()
 
 
 def test_two_workers_train_as_one_process_does_decoding_as_they_go(
@@ -94,10 +94,10 @@ def test_a_worker_killed_in_the_middle_of_an_epoch_is_replaced(dataset, local_ra
     from exreid.distributed.train import place_workers, train_over_workers
 
     config = _config(dataset, tmp_path, "ray.num_workers=3", "ray.cpus_per_worker=0.5")
-    task = _task(config, tmp_path / "run")
+    training = _training(config, tmp_path / "run")
     mark = tmp_path / "killed"
-    folder, keys = task.images.args
-    killing = replace(task, images=lambda: KillOnce(folder, keys, mark))
+    folder, keys = training.images.args
+    killing = replace(training, images=lambda: KillOnce(folder, keys, mark))
     train_over_workers(killing, place_workers(config.ray), max_failures=1)
     assert mark.exists()
     _assert_same(read_history(tmp_path / "run"), plain)
@@ -115,9 +115,9 @@ def test_workers_that_always_fail_end_the_run_with_their_reason(dataset, local_r
     from exreid.distributed.train import place_workers, train_over_workers
 
     config = _config(dataset, tmp_path, "ray.num_workers=1")
-    task = _task(config, tmp_path / "run")
-    folder, keys = task.images.args
-    broken = replace(task, images=lambda: Broken(folder, keys))
+    training = _training(config, tmp_path / "run")
+    folder, keys = training.images.args
+    broken = replace(training, images=lambda: Broken(folder, keys))
     with pytest.raises(TrainingError, match=r"out of luck.*same output\.run_id"):
         train_over_workers(broken, place_workers(config.ray), max_failures=0)
 

@@ -19,6 +19,7 @@ from exreid.config.probe import ProbeConfig
 from exreid.config.training import FinetuneConfig
 from exreid.runs.finetune import run_finetune
 from exreid.runs.probe import run_probe
+from exreid.training import loop
 from exreid.training.history import read_history
 
 LOCAL = ["ray.num_workers=0", "dataset.image_size=64", "dataset.encounter_cols=[source,encounter]"]
@@ -55,11 +56,11 @@ def test_a_training_leaves_its_files_and_they_agree(trained):
     assert (written["status"], written["metrics"]) == ("completed", result.metrics)
     assert written["counts"]["best_epoch_chosen_on"].startswith("the split 'test'")
     rows = read_history(folder)
-    assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
-    best = max(rows[1:], key=lambda row: row["val_mAP"])
-    assert result.metrics["mAP"] == best["val_mAP"]
-    assert result.metrics["mAP_before"] == rows[0]["val_mAP"]
-    assert result.counts["best_epoch"] == best["epoch"]
+    assert [row.epoch for row in rows] == [0, 1, 2, 3]
+    best = max(rows[1:], key=lambda row: row.metrics["mAP"])
+    assert result.metrics["mAP"] == best.metrics["mAP"]
+    assert result.metrics["mAP_before"] == rows[0].metrics["mAP"]
+    assert result.counts["best_epoch"] == best.epoch
     with (out / "results" / "train_metrics.csv").open() as stream:
         (line,) = csv.DictReader(stream)
     assert float(line["top_1"]) == result.metrics["top_1"]
@@ -86,7 +87,7 @@ def test_a_probe_of_each_checkpoint_gives_the_numbers_of_its_epoch(
 ):
     _, folder, result = trained
     epoch = result.counts["best_epoch"] if epoch == "best" else epoch
-    row = next(row for row in read_history(folder) if row["epoch"] == epoch)
+    row = next(row for row in read_history(folder) if row.epoch == epoch)
     overrides = [
         f"dataset.root={dataset}",
         f"output.root={tmp_path}",
@@ -98,7 +99,7 @@ def test_a_probe_of_each_checkpoint_gives_the_numbers_of_its_epoch(
     ]
     _, probed = run_probe(load_config(ProbeConfig, None, overrides))
     for metric, value in probed.metrics.items():
-        assert row[f"val_{metric}"] == value, metric
+        assert row.metrics[metric] == value, metric
 
 
 @pytest.mark.parametrize(
@@ -143,16 +144,14 @@ def test_a_killed_driver_goes_on_and_a_finished_run_is_left_alone(dataset, tmp_p
         dataset, tmp_path, "train.epochs=3", "output.run_id=r", "train.deterministic=true"
     )
     whole, _ = _run(*_arguments(dataset, tmp_path / "whole", *arguments[-3:]))
-    from exreid.training import course
+    plain = loop.train_epoch
 
-    plain = course._Course._train_epoch
-
-    def killed(self, epoch):
-        if epoch == 2:
+    def killed(training, state, *rest, **options):
+        if state.epochs == 2:
             raise KeyboardInterrupt
-        return plain(self, epoch)
+        return plain(training, state, *rest, **options)
 
-    monkeypatch.setattr(course._Course, "_train_epoch", killed)
+    monkeypatch.setattr(loop, "train_epoch", killed)
     with pytest.raises(KeyboardInterrupt):
         _run(*arguments)
     monkeypatch.undo()
@@ -161,7 +160,7 @@ def test_a_killed_driver_goes_on_and_a_finished_run_is_left_alone(dataset, tmp_p
     assert main(["finetune", *arguments, "optimizer.lr=0.5"]) == 2, "another config"
     assert main(["finetune", *arguments]) == 0
     torch.use_deterministic_algorithms(False)
-    assert [row["epoch"] for row in read_history(folder)] == [0, 1, 2, 3]
+    assert [row.epoch for row in read_history(folder)] == [0, 1, 2, 3]
     for key, value in torch.load(whole / "checkpoint-final.pth", weights_only=True).items():
         again = torch.load(folder / "checkpoint-final.pth", weights_only=True)[key]
         assert torch.equal(value, again), key
@@ -187,7 +186,7 @@ def test_a_driver_that_is_killed_outright_leaves_a_run_that_goes_on(dataset, tmp
     subprocess.run([*command, *arguments], check=True)
     uncut = _arguments(dataset, tmp_path / "whole", *arguments[-3:])
     subprocess.run([*command, *uncut], check=True)
-    assert [row["epoch"] for row in read_history(folder)] == [0, 1, 2, 3, 4]
+    assert [row.epoch for row in read_history(folder)] == [0, 1, 2, 3, 4]
     runs = folder, tmp_path / "whole" / "results" / "r"
     ours, theirs = (torch.load(run / "checkpoint-final.pth", weights_only=True) for run in runs)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -72,7 +72,7 @@ def test_a_signal_ends_a_training_in_order_and_the_printed_command_goes_on(
         wait(lambda: len(read_history(run)) > kept + 1, process)
         process.send_signal(number)
         assert process.wait(100) == 1
-        assert [row["epoch"] for row in read_history(run)][: kept + 2] == list(range(kept + 2))
+        assert [row.epoch for row in read_history(run)][: kept + 2] == list(range(kept + 2))
 
 
 def test_a_signal_ends_a_sweep_and_the_same_command_goes_on(dataset, tmp_path):
@@ -166,7 +166,7 @@ def test_a_full_disk_ends_a_training_and_loses_no_finished_epoch(dataset, small_
     ballast.unlink()
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     assert main(["finetune", *arguments]) == 0
-    assert [row["epoch"] for row in read_history(run)] == [0, 1, 2, 3]
+    assert [row.epoch for row in read_history(run)] == [0, 1, 2, 3]
 
 
 def test_a_disk_that_fills_up_while_a_checkpoint_is_written_keeps_the_one_before(
@@ -191,7 +191,7 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written_keeps_the_one_before
     assert kept["epoch"] == 1
     monkeypatch.undo()
     assert main(["finetune", *arguments]) == 0
-    assert [row["epoch"] for row in read_history(run)] == [0, 1, 2, 3]
+    assert [row.epoch for row in read_history(run)] == [0, 1, 2, 3]
 
 
 def test_storage_that_goes_away_is_named(dataset, tmp_path, monkeypatch):

@@ -97,8 +97,6 @@ def test_a_run_that_stands_there_is_not_written_over(dataset, bucket, machine, c
 
 
 def test_a_training_goes_on_on_another_machine(dataset, bucket, machine, tmp_path, monkeypatch):
-    from exreid.training import course
-
     def config(root, *more):
         overrides = [f"dataset.root={dataset}", f"output.root={root}", *TRAIN, *more]
         return load_config(FinetuneConfig, None, overrides)
@@ -106,17 +104,12 @@ def test_a_training_goes_on_on_another_machine(dataset, bucket, machine, tmp_pat
     more = ("train.epochs=3", "train.deterministic=true")
     plain, expected = run_finetune(config(tmp_path, *more))
 
-    tell = course._Course._tell
-
-    def die_after_two(self):
-        tell(self)
-        if self.history[-1]["epoch"] == 2:
+    def die_after_two(history):
+        if history[-1].epoch == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(course._Course, "_tell", die_after_two)
     with pytest.raises(KeyboardInterrupt):
-        run_finetune(config(ROOT, *more))
-    monkeypatch.undo()
+        run_finetune(config(ROOT, *more), stop_early=die_after_two)
     monkeypatch.setenv(mirror.FOLDER_VARIABLE, str(tmp_path / "elsewhere"))
     url = f"{ROOT}/results/url"
     status = json.loads(bucket.cat(f"{url}/result.json"))
@@ -146,16 +139,16 @@ def test_a_worker_on_another_machine_leaves_the_whole_run(dataset, bucket, tmp_p
 
     monkeypatch.setenv(mirror.FOLDER_VARIABLE, str(tmp_path / "driver"))
     driver = mirror.local_root("s3://my-bucket/apart")
-    train = finetune._train
+    train = finetune.train
 
-    def elsewhere(task, *arguments, **options):
-        here = task.job.folder.relative_to(driver)
+    def elsewhere(training, world):
+        here = training.folder.relative_to(driver)
         monkeypatch.setenv(mirror.FOLDER_VARIABLE, str(tmp_path / "worker"))
         folder = mirror.local_root("s3://my-bucket/apart") / here
-        train(replace(task, job=replace(task.job, folder=folder)), *arguments, **options)
+        train(replace(training, folder=folder), world)
 
     _, expected = run_finetune(config(tmp_path / "plain"))
-    monkeypatch.setattr(finetune, "_train", elsewhere)
+    monkeypatch.setattr(finetune, "train", elsewhere)
     folder, result = run_finetune(config("s3://my-bucket/apart"))
     assert result.metrics == expected.metrics
     assert not (folder / "checkpoint-best.pth").exists(), "it was written on the other machine"
@@ -183,34 +176,34 @@ def test_an_unreachable_storage_is_named_before_anything_is_computed(
 def test_a_training_that_could_not_publish_goes_on_from_what_stands_here(
     dataset, machine, tmp_path, monkeypatch
 ):
-    from exreid.training import course
+    from exreid.training import loop
 
     monkeypatch.setattr(mirror, "WAITS_S", ())
     memory = fsspec.filesystem("memory")
-    tell, train_epoch, trained = course._Course._tell, course._Course._train_epoch, []
+    write_history, train_epoch, trained = loop.write_history, loop.train_epoch, []
 
     def config(root):
         overrides = [f"dataset.root={dataset}", f"output.root={root}", *TRAIN, "train.epochs=3"]
         return load_config(FinetuneConfig, None, [*overrides, "train.deterministic=true"])
 
-    def gone_after_two(self):
-        if self.history[-1]["epoch"] == 2:
+    def gone_after_two(folder, history):
+        if history[-1].epoch == 2:
             monkeypatch.setattr(type(memory), "put_file", _gone)
-        tell(self)
+        write_history(folder, history)
 
-    def counted(self, epoch):
-        trained.append(epoch)
-        return train_epoch(self, epoch)
+    def counted(training, state, *rest, **options):
+        trained.append(state.epochs)
+        return train_epoch(training, state, *rest, **options)
 
     expected = run_finetune(config(tmp_path))[1].metrics
-    monkeypatch.setattr(course._Course, "_tell", gone_after_two)
+    monkeypatch.setattr(loop, "write_history", gone_after_two)
     with pytest.raises(StorageError):
         run_finetune(config("memory://cut"))
     monkeypatch.undo()
     monkeypatch.setenv(mirror.FOLDER_VARIABLE, str(tmp_path / "machine-0"))
     mirror._published.clear()
     assert len(memory.cat("/cut/results/url/history.csv").splitlines()) == 3, "header, 0 and 1"
-    monkeypatch.setattr(course._Course, "_train_epoch", counted)
+    monkeypatch.setattr(loop, "train_epoch", counted)
     assert run_finetune(config("memory://cut"))[1].metrics == expected
     assert trained == [2], "the third epoch alone"
     assert json.loads(memory.cat("/cut/results/url/result.json"))["status"] == "completed"

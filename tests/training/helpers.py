@@ -1,6 +1,6 @@
-"""A small training without files: images in memory, a network of a few layers."""
+"""A small training without image files: images in memory, a network of a few layers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -8,14 +8,13 @@ from torch import nn
 
 from exreid.config.training import FinetuneConfig
 from exreid.models.backbones import Backbone
-from exreid.training.course import Surroundings, TrainingJob
-from exreid.training.learner import build_learner
-from exreid.training.loop import Trainer
-from exreid.training.sampling import epoch_order, epoch_shares, steps_per_epoch
-from exreid.training.world import OneProcess
+from exreid.records import RetrievalSide
+from exreid.training.state import Training, initial_state
+from exreid.training.world import World
 
 SIZE, LENGTH, IMAGES, CLASSES = 16, 12, 37, 5
 CPU = torch.device("cpu")
+ALONE = World(CPU)
 
 
 def small_network(norm: str) -> nn.Module:
@@ -47,8 +46,11 @@ def small_backbone(norm: str = "group") -> Backbone:
 @dataclass
 class ImagesInMemory:
     images: np.ndarray
+    asked: list[np.ndarray] = field(default_factory=list)
+    """The places of each epoch, in their order."""
 
     def batches(self, places):
+        self.asked.append(np.concatenate(places))
         for place_b in places:
             yield self.images[place_b]
 
@@ -73,64 +75,30 @@ def config(**parts) -> FinetuneConfig:
     return FinetuneConfig.model_validate(tree)
 
 
-def trainer_of(config, world=None, norm="group") -> Trainer:
-    _, labels = images_and_labels()
-    backbone = small_backbone(norm)
-    learner = build_learner(
-        backbone.module, config, embedding_length=LENGTH, classes=CLASSES, device=CPU
-    )
-    steps = steps_per_epoch(
-        IMAGES,
-        batch_size=config.train.batch_size,
-        accumulation_steps=config.train.accumulation_steps,
-    )
-    return Trainer(
-        learner,
-        backbone,
-        config,
-        label_N=labels,
-        steps_per_epoch=steps,
-        world=world or OneProcess(),
-        device=CPU,
-    )
-
-
-def train_epochs(trainer, config, epochs):
-    """The plain epochs of `course`, and every image that this worker was given."""
-    images, labels = images_and_labels()
-    stats, seen = [], []
-    for epoch in range(epochs):
-        order = epoch_order(labels, sampler=config.train.sampler, seed=config.seed, epoch=epoch)
-        shares = epoch_shares(
-            order,
-            batch_size=config.train.batch_size,
-            accumulation_steps=config.train.accumulation_steps,
-            rank=trainer.world.rank,
-            world_size=trainer.world.size,
-        )
-        places = [share.image_b for share in shares]
-        seen.append(np.concatenate(places))
-        batches = ImagesInMemory(images).batches(places)
-        stats.append(trainer.train_epoch(epoch, shares, batches))
-    return stats, seen
-
-
-def job_and_surroundings(config, folder, norm="group", images=None):
+def training_of(config, folder, norm="group", source=None) -> Training:
+    """Validated on the training images themselves: every third one is a query."""
     pixels, labels = images_and_labels()
-    job = TrainingJob(
+    source = source or ImagesInMemory(pixels)
+    places = np.arange(IMAGES)
+    ids = tuple(f"image-{place}" for place in places)
+
+    def side(position_N):
+        names = tuple(ids[position] for position in position_N)
+        return RetrievalSide(names, position_N, labels[position_N], position_N)
+
+    return Training(
         config=config,
         backbone=small_backbone(norm),
-        labels=tuple(f"animal {i}" for i in range(CLASSES)),
+        labels=tuple(f"identity {i}" for i in range(CLASSES)),
         label_N=labels,
-        image_ids=tuple(f"image-{i}" for i in range(IMAGES)),
+        image_ids=ids,
+        images=lambda: source,
+        queries=side(places[places % 3 == 0]),
+        gallery=side(places[places % 3 != 0]),
+        validation_images=lambda: ImagesInMemory(pixels),
         folder=folder,
     )
-    probe = torch.rand(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(9))
 
-    def validate(module):
-        # Any number that moves with the weights will do for choosing the best epoch.
-        with torch.inference_mode():
-            return {"mAP": float(torch.sigmoid(module(probe).sum()))}
 
-    source = ImagesInMemory(pixels if images is None else images)
-    return job, Surroundings(OneProcess(), CPU, source, validate)
+def first_state(config, norm="group"):
+    return initial_state(training_of(config, None, norm), CPU)

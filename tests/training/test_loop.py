@@ -1,219 +1,268 @@
-"""One process, two and three: the same samples, the same gradients, the same weights."""
+"""Resume to the last bit, checkpoints that hold what they should, and bad endings."""
 
-import copy
-import shutil
-import socket
+import json
+import platform
+import subprocess
+import sys
+from dataclasses import replace
 
-import numpy as np
 import pytest
-import timm
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
-from exreid.errors import ConfigError, TrainingError
-from exreid.training.learner import build_learner
-from exreid.training.sampling import epoch_order
-from exreid.training.world import ProcessGroup
+from exreid.errors import CheckpointError, NonFiniteLossError, TrainingError
+from exreid.models.arcface import ArcFace
+from exreid.models.checkpoints import read_state_dict
+from exreid.training import checkpoint as ckpt
+from exreid.training import epoch
+from exreid.training.feed import read_ahead
+from exreid.training.history import ProgressFile, read_history
+from exreid.training.loop import train
 from tests.training import helpers
 
-# Sums over workers are rounded in another order: fp32 rounding, no more.
-TOLERANCE = {"rtol": 2e-5, "atol": 2e-6}
-
-CASES = {
-    "plain": {},
-    "accumulated": {"train": {"batch_size": 5, "accumulation_steps": 2}},
-    # 37 images in batches of 12: the last holds one, so two of three workers have none.
-    "empty shares": {"train": {"batch_size": 12}},
-    "balanced, clipped": {
-        "train": {"sampler": "identity_balanced"},
-        "optimizer": {"clip_norm": 0.05},
+PARTS = {
+    "adamw": {"optimizer": {"type": "adamw", "lr": 0.01}},
+    "sgd, average, balanced, accumulated": {
+        "train": {
+            "ema_decay": 0.9,
+            "sampler": "identity_balanced",
+            "batch_size": 5,
+            "accumulation_steps": 2,
+        },
+        "loss": {"margin_warmup_epochs": 3.0, "sub_centers": 2},
     },
-    "frozen first": {"train": {"frozen_epochs": 1}},
-    "frozen norms": {"train": {"batch_norm": "frozen"}},
+    "frozen at first": {"train": {"frozen_epochs": 3}, "loss": {"type": "softmax"}},
 }
 
 
-def _run_case(name, world=None):
-    config = helpers.config(**CASES[name])
-    trainer = helpers.trainer_of(config, world, norm="batch" if "norms" in name else "group")
-    stats, seen = helpers.train_epochs(trainer, config, epochs=2)
-    weights = {k: v.detach().clone() for k, v in trainer.learner.state_dict().items()}
-    return weights, [s.loss for s in stats], [s.gradient_norm for s in stats], seen
+@pytest.fixture(autouse=True)
+def _restore_determinism():
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
-def _worker(rank, size, port, folder):
-    torch.set_num_threads(1)
-    address = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=size)
-    out = {name: _run_case(name, ProcessGroup(helpers.CPU)) for name in CASES}
-    torch.save(out, f"{folder}/{size}-{rank}.pt")
-    dist.destroy_process_group()
-
-
-def _free_port():
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return opened.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def by_world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ddp")
-    out = {1: [{name: _run_case(name) for name in CASES}]}
-    for size in (2, 3):
-        mp.spawn(_worker, args=(size, _free_port(), str(folder)), nprocs=size)
-        out[size] = [
-            torch.load(folder / f"{size}-{rank}.pt", weights_only=False) for rank in range(size)
-        ]
-    return out
-
-
-@pytest.mark.parametrize("size", [2, 3])
-@pytest.mark.parametrize("name", CASES)
-def test_any_number_of_workers_trains_the_same(by_world, size, name):
-    weights, losses, norms, _ = by_world[1][0][name]
-    for rank in range(size):
-        theirs, their_losses, their_norms, _ = by_world[size][rank][name]
-        assert their_losses == pytest.approx(losses, rel=1e-5)
-        assert their_norms == pytest.approx(norms, rel=1e-4)
-        for key, value in weights.items():
-            torch.testing.assert_close(theirs[key], value, **TOLERANCE, msg=f"{name} {key}")
-
-
-@pytest.mark.parametrize("size", [1, 2, 3])
-@pytest.mark.parametrize("name", CASES)
-def test_every_image_is_seen_once_over_all_workers(by_world, size, name):
-    config = helpers.config(**CASES[name])
-    _, labels = helpers.images_and_labels()
-    for epoch in range(2):
-        seen = np.concatenate([by_world[size][rank][name][3][epoch] for rank in range(size)])
-        order = epoch_order(labels, sampler=config.train.sampler, seed=0, epoch=epoch)
-        assert sorted(seen.tolist()) == sorted(order.tolist())
-
-
-def test_the_gradient_is_that_of_the_mean_loss():
-    """Against a loop without any of this: one batch, plain autograd, plain SGD."""
-    config = helpers.config(
-        train={"batch_size": 64, "epochs": 1},
-        optimizer={"momentum": 0.0, "weight_decay": 0.0, "lr": 0.1},
-        scheduler={"warmup_epochs": 0.0},
-        augment={
-            "crop_area": (1.0, 1.0),
-            "crop_aspect": (1.0, 1.0),
-            "brightness": 0.0,
-            "contrast": 0.0,
-            "saturation": 0.0,
-            "blur": 0.0,
-            "erase": 0.0,
-        },
+def _config(part, epochs, **train):
+    base = PARTS[part]
+    return helpers.config(
+        **{k: v for k, v in base.items() if k != "train"},
+        train={**base.get("train", {}), "epochs": epochs, "deterministic": True, **train},
+        scheduler={"epochs": 4},
+        output={"save_every": 1},
     )
-    trainer = helpers.trainer_of(config)
-    images, labels = helpers.images_and_labels()
-    plain = helpers.trainer_of(config).learner
-    inputs = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255.0
-    loss = plain((inputs - 0.5) / 0.25, torch.from_numpy(labels), 1.0).mean()
-    loss.backward()
-    (stats,), _ = helpers.train_epochs(trainer, config, epochs=1)
-    assert stats.loss == pytest.approx(loss.item(), rel=1e-5)
-    for ours, theirs in zip(trainer.learner.parameters(), plain.parameters(), strict=True):
-        expected = theirs.detach() - 0.1 * theirs.grad
-        torch.testing.assert_close(ours.detach(), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_accumulated_batches_make_one_step_of_the_effective_batch():
-    whole = helpers.config(train={"batch_size": 20})
-    parts = helpers.config(train={"batch_size": 5, "accumulation_steps": 4})
-    weights = []
-    for config in (whole, parts):
-        trainer = helpers.trainer_of(config)
-        helpers.train_epochs(trainer, config, epochs=2)
-        assert trainer.step == 4
-        weights.append(list(trainer.learner.parameters()))
-    for a, b in zip(*weights, strict=True):
-        torch.testing.assert_close(a, b, **TOLERANCE)
+def _train(folder, config, **options):
+    """The history."""
+    return train(helpers.training_of(config, folder, **options), helpers.ALONE).history
 
 
-def test_a_frozen_backbone_stands_still_and_then_moves():
-    config = helpers.config(train={"frozen_epochs": 1})
-    trainer = helpers.trainer_of(config, norm="batch")
-    before = {k: v.clone() for k, v in trainer.learner.backbone.state_dict().items()}
-    head = [p.detach().clone() for p in trainer.learner.head.parameters()]
-    helpers.train_epochs(trainer, config, epochs=1)
-    for key, value in trainer.learner.backbone.state_dict().items():
-        assert torch.equal(value, before[key]), key
-    assert any(
-        not torch.equal(a, b) for a, b in zip(head, trainer.learner.head.parameters(), strict=True)
-    )
-    trainer = helpers.trainer_of(config, norm="batch")
-    helpers.train_epochs(trainer, config, epochs=2)
-    assert not torch.equal(trainer.learner.backbone[0].weight, before["0.weight"])
+def _same(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
-@pytest.mark.parametrize(("mode", "moves"), [("local", True), ("frozen", False)])
-def test_the_statistics_of_batch_norms_move_only_where_they_should(mode, moves):
-    config = helpers.config(train={"batch_norm": mode})
-    trainer = helpers.trainer_of(config, norm="batch")
-    helpers.train_epochs(trainer, config, epochs=1)
-    assert bool((trainer.learner.backbone[1].running_mean != 0).any()) is moves
+def _without_times(rows):
+    timed = ("seconds", "images_per_s", "data_wait_share", "validation_s")
+    return [{k: v for k, v in row.cells().items() if k not in timed} for row in rows]
 
 
-def test_bf16_trains_about_as_fp32_does():
-    losses = {}
-    for amp in ("off", "bf16"):
-        config = helpers.config(train={"amp": amp, "epochs": 4})
-        stats, _ = helpers.train_epochs(helpers.trainer_of(config), config, epochs=4)
-        losses[amp] = [s.loss for s in stats]
-    assert losses["bf16"] == pytest.approx(losses["off"], rel=0.05)
-    assert losses["bf16"] != losses["off"]
-    assert losses["off"][-1] < losses["off"][0]
+@pytest.mark.parametrize("part", PARTS)
+def test_two_epochs_and_two_more_are_four_to_the_last_bit(tmp_path, part):
+    whole, first, second = (tmp_path / name for name in ("whole", "first", "second"))
+    rows = _train(whole, _config(part, 4), norm="batch")
+    _train(first, _config(part, 2), norm="batch")
+    torch.manual_seed(12345)  # nothing may hang on what ran before
+    resumed = _config(part, 4, resume_checkpoint=str(first / ckpt.LATEST_FULL))
+    again = _train(second, resumed, norm="batch")
+    assert _without_times(again) == _without_times(rows)
+    a, b = (torch.load(f / ckpt.FINAL_FULL, weights_only=True) for f in (whole, second))
+    for key in ("model", "raw_model", "head", "optimizer", "scheduler", "ema", "epoch", "labels"):
+        assert _same(a[key], b[key]), key
+    best, best_again = (torch.load(f / ckpt.BEST, weights_only=True) for f in (whole, second))
+    assert _same(best, best_again)
 
 
-@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
-def test_a_compiled_backbone_trains_the_same_weights():
-    losses = {}
-    for compiled in (False, True):
-        config = helpers.config(train={"compile": compiled})
-        trainer = helpers.trainer_of(config)
-        stats, _ = helpers.train_epochs(trainer, config, epochs=2)
-        losses[compiled] = [s.loss for s in stats]
-        names = set(trainer.learner.state_dict())
-        assert not any("_orig_mod" in name for name in names)
-    assert losses[True] == pytest.approx(losses[False], rel=1e-4)
+def test_an_interrupted_run_goes_on_by_itself(tmp_path):
+    config = _config("adamw", 4)
+    rows = _train(tmp_path / "whole", config)
+
+    class PowerCutError(Exception):
+        pass
+
+    def cut(epoch):
+        if epoch == 2:
+            raise PowerCutError
+
+    with pytest.raises(PowerCutError):
+        train(helpers.training_of(config, tmp_path / "killed"), helpers.ALONE, on_epoch=cut)
+    assert [row.epoch for row in read_history(tmp_path / "killed")] == [0, 1, 2]
+    again = _train(tmp_path / "killed", config)
+    assert _without_times(again) == _without_times(rows)
 
 
-def test_gradient_checkpointing_changes_memory_alone():
-    torch.manual_seed(0)
-    backbone = timm.create_model("test_vit", num_classes=0, img_size=32)
-    images, labels = torch.rand(4, 3, 32, 32), torch.arange(4)
-    gradients = []
-    for checkpointing in (False, True):
-        config = helpers.config(train={"grad_checkpointing": checkpointing})
-        learner = build_learner(
-            copy.deepcopy(backbone),
-            config,
-            embedding_length=backbone.num_features,
-            classes=4,
-            device=torch.device("cpu"),
-        )
-        assert learner.backbone.grad_checkpointing is checkpointing
-        learner(images, labels, 1.0).mean().backward()
-        gradients.append([p.grad for p in learner.parameters()])
-    for plain, again in zip(*gradients, strict=True):
-        assert torch.allclose(plain, again, atol=1e-6)
+def test_another_seed_trains_otherwise_and_the_same_seed_the_same(tmp_path):
+    config = _config("adamw", 2)
+    rows = [_train(tmp_path / f"{i}", config) for i in range(2)]
+    assert _without_times(rows[0]) == _without_times(rows[1])
+    other = _train(tmp_path / "other", config.model_copy(update={"seed": 1}))
+    assert other[-1].training.loss != rows[0][-1].training.loss
 
 
-def test_a_network_without_gradient_checkpointing_says_so():
-    config = helpers.config(train={"grad_checkpointing": True})
-    with pytest.raises(ConfigError, match="grad_checkpointing"):
-        helpers.trainer_of(config)
+def test_the_files_of_a_training_and_what_they_hold(tmp_path):
+    folder = tmp_path / "run"
+    rows = _train(folder, _config("sgd, average, balanced, accumulated", 4))
+    names = {file.name for file in folder.iterdir()} - {ProgressFile.NAME}
+    assert names == {
+        *(ckpt.BEST, ckpt.BEST_FULL, ckpt.FINAL, ckpt.FINAL_FULL, ckpt.LATEST_FULL),
+        *(ckpt.FINAL_SAFETENSORS, "history.csv"),
+        *(f"checkpoint-epoch-{n}.pth" for n in range(1, 5)),
+    }
+    full = torch.load(folder / ckpt.FINAL_FULL, weights_only=True)
+    assert set(full) >= ckpt.FULL_KEYS
+    assert full["labels"] == sorted(full["labels"])
+    assert full["epoch"] == 4
+    # What is published is the average, and every file of it says the same.
+    final = torch.load(folder / ckpt.FINAL, weights_only=True)
+    assert _same(final, full["model"])
+    assert not _same(final, full["raw_model"])
+    for name in (ckpt.FINAL_FULL, ckpt.FINAL_SAFETENSORS):
+        content = read_state_dict(folder / name)
+        read = content["model"] if name == ckpt.FINAL_FULL else content
+        assert read.keys() == final.keys()
+        assert all(torch.equal(read[key], final[key]) for key in final)
+    best = max(rows[1:], key=lambda row: row.metrics["mAP"]).epoch
+    assert torch.load(folder / ckpt.BEST_FULL, weights_only=True)["epoch"] == best
+    kept = torch.load(folder / f"checkpoint-epoch-{best}.pth", weights_only=True)
+    assert _same(kept, torch.load(folder / ckpt.BEST, weights_only=True))
 
 
-def test_a_batch_that_does_not_fit_the_memory_names_smaller_ones(monkeypatch):
-    config = helpers.config(train={"batch_size": 12, "accumulation_steps": 2})
-    trainer = helpers.trainer_of(config, None)
-    monkeypatch.setattr(
-        trainer.learner.head, "forward", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError())
-    )
-    with pytest.raises(TrainingError, match=r"batch_size=6 train\.accumulation_steps=4"):
-        helpers.train_epochs(trainer, config, epochs=1)
+def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path, monkeypatch):
+    file = tmp_path / "checkpoint.pth"
+    ckpt.save_atomic(file, {"a": torch.ones(2)})
+
+    def break_off(content, target):
+        target.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", break_off)
+    with pytest.raises(OSError, match="No space"):
+        ckpt.save_atomic(file, {"a": torch.zeros(2)})
+    assert torch.load(file, weights_only=True)["a"].tolist() == [1.0, 1.0]
+
+
+def test_a_loss_that_is_no_number_stops_with_the_images_of_its_step(tmp_path, monkeypatch):
+    config = helpers.config(train={"batch_size": 4, "accumulation_steps": 2, "epochs": 1})
+    source = helpers.ImagesInMemory(helpers.images_and_labels()[0])
+    calls, plain = [], ArcFace.forward
+
+    def sometimes(self, embeddings, labels, factor=1.0):
+        calls.append(1)
+        # The sixth batch: the second of the third step.
+        return plain(self, embeddings, labels, factor) * (float("nan") if len(calls) == 6 else 1)
+
+    monkeypatch.setattr(ArcFace, "forward", sometimes)
+    with pytest.raises(NonFiniteLossError, match="nan in step 3"):
+        _train(tmp_path, config, source=source)
+    written = json.loads((tmp_path / epoch.NONFINITE_FILE).read_text())
+    assert (written["epoch"], written["step"]) == (1, 3)
+    assert written["image_ids"] == [f"image-{i}" for i in source.asked[0][16:24]]
+
+
+def test_weights_that_the_last_step_ruined_are_not_saved(tmp_path, monkeypatch):
+    config = helpers.config(train={"epochs": 1})
+    step = epoch._optimizer_step
+
+    def ruins(training, state):
+        norm = step(training, state)
+        if state.step == training.steps_per_epoch:
+            with torch.no_grad():
+                next(state.model.backbone.parameters())[0] = float("inf")
+        return norm
+
+    monkeypatch.setattr(epoch, "_optimizer_step", ruins)
+    with pytest.raises(TrainingError, match="epoch 1 left 1 of"):
+        _train(tmp_path, config)
+    assert not [*tmp_path.glob("*.pth")]
+
+
+def test_a_resume_from_something_else_says_what_is_wrong(tmp_path):
+    _train(tmp_path / "run", helpers.config())
+    full, model = tmp_path / "run" / ckpt.LATEST_FULL, tmp_path / "run" / ckpt.FINAL
+    config = helpers.config(train={"epochs": 3, "resume_checkpoint": str(full)})
+    with pytest.raises(CheckpointError, match=r"small-group, not of small-batch"):
+        _train(tmp_path / "a", config, norm="batch")
+    training = helpers.training_of(config, tmp_path / "b")
+    other = replace(training, labels=(*training.labels[1:], "new one"))
+    with pytest.raises(CheckpointError, match=r"1 of its 5 are not here"):
+        train(other, helpers.ALONE)
+    config = helpers.config(train={"epochs": 3, "resume_checkpoint": str(model)})
+    with pytest.raises(CheckpointError, match=r"model\.checkpoint"):
+        _train(tmp_path / "c", config)
+
+
+FULL = {
+    "labels": [3, None, {"a": 1}],
+    "history": [[1], {"epoch": 1}, None, [{"epoch": "one"}], [{"epoch": 1, "loss": 1.0}]],
+    "epoch": ["two", -1, 1.5, None],
+    "rng": [{}, {"cpu": torch.zeros(3), "cuda": []}, None],
+    "optimizer": [{}, {"state": 1, "param_groups": []}, None],
+    "scheduler": [{}, {"step": "x"}, None],
+    "head": [{}, {"weight": "x"}, None],
+    "model": [None, {"a": torch.zeros(1)}],
+    "backbone": [None, 4],
+    "best_from": [None, "x"],
+}
+
+
+def test_no_damage_of_a_full_checkpoint_is_a_traceback(tmp_path):
+    _train(tmp_path / "run", helpers.config())
+    content = torch.load(tmp_path / "run" / ckpt.LATEST_FULL, weights_only=True)
+    file = tmp_path / "file.pth"
+    config = helpers.config(train={"epochs": 3, "resume_checkpoint": str(file)})
+    for key, values in FULL.items():
+        for value in values:
+            torch.save({**content, key: value}, file)
+            with pytest.raises(CheckpointError, match=r"file\.pth"):
+                _train(tmp_path / "a", config)
+
+
+def test_reading_ahead_keeps_the_order_and_passes_errors_on():
+    assert list(read_ahead(range(20))) == list(range(20))
+
+    def failing():
+        yield 1
+        raise ValueError("damaged")
+
+    items = read_ahead(failing())
+    assert next(items) == 1
+    with pytest.raises(ValueError, match="damaged"):
+        next(items)
+
+
+BLOCKS = """
+import resource
+import numpy as np
+from exreid.training.loop import keep_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        np.ones(40 * 2**20, np.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+given_back = faults()
+keep_memory()
+faults()
+print(given_back, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
+def test_memory_that_was_freed_is_used_again_and_not_asked_for_anew():
+    printed = subprocess.check_output([sys.executable, "-c", BLOCKS], text=True)
+    given_back, kept = map(int, printed.split())
+    assert given_back > 100
+    assert kept < given_back / 10

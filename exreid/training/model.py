@@ -11,13 +11,14 @@ from torch import nn
 from exreid.config.training import FinetuneConfig, LossConfig, TrainConfig
 from exreid.errors import ConfigError
 from exreid.models.arcface import ArcFace, Softmax
+from exreid.models.backbones import Backbone, embedding_length
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Learner(nn.Module):
-    """What is trained, and how its parts behave while it is."""
+class ModelWithLoss(nn.Module):
+    """Backbone and head, and how they behave while they are trained."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module, config: TrainConfig) -> None:
         super().__init__()
@@ -57,34 +58,30 @@ class Learner(nn.Module):
         self.backbone.requires_grad_(not frozen)
 
 
-def build_learner(
-    backbone: nn.Module,
-    config: FinetuneConfig,
-    *,
-    embedding_length: int,
-    classes: int,
-    device: torch.device,
-) -> Learner:
-    """The backbone with a fresh head from ``config.seed``, on its device."""
-    train = config.train
+def build_model(
+    backbone: Backbone, config: FinetuneConfig, *, classes: int, device: torch.device
+) -> ModelWithLoss:
+    """The backbone's own module with a fresh head from ``config.seed``, on the device."""
+    train, module = config.train, backbone.module
+    length = embedding_length(backbone)
     if train.batch_norm == "sync":
         if device.type != "cuda":
             raise ConfigError("train.batch_norm=sync needs GPUs. Set local or frozen.")
-        backbone = convert_sync_batchnorm(backbone)
+        module = convert_sync_batchnorm(module)
     if train.amp == "fp16" and device.type != "cuda":
         raise ConfigError("train.amp=fp16 needs a GPU. Set train.amp=bf16 or off.")
     if train.grad_checkpointing:
         try:
-            cast(Any, backbone).set_grad_checkpointing(True)
+            cast(Any, module).set_grad_checkpointing(True)
         except (AttributeError, AssertionError) as error:
             raise ConfigError(
                 f"train.grad_checkpointing: {config.model.type} does not support it. Set it false."
             ) from error
     torch.manual_seed(config.seed)
-    head = build_head(config.loss, embedding_length=embedding_length, classes=classes)
-    learner = Learner(backbone, head, train).to(device)
-    learner.requires_grad_(True)
-    return learner.to(memory_format=torch.channels_last)
+    head = build_head(config.loss, embedding_length=length, classes=classes)
+    model = ModelWithLoss(module, head, train).to(device)
+    model.requires_grad_(True)
+    return model.to(memory_format=torch.channels_last)
 
 
 def build_head(config: LossConfig, *, embedding_length: int, classes: int) -> nn.Module:

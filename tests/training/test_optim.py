@@ -12,8 +12,13 @@ from exreid.config.training import OptimizerConfig
 from exreid.errors import ConfigError
 from exreid.models.arcface import ArcFace
 from exreid.models.backbones import GemPooled, build_backbone
-from exreid.training.optim import MovingAverage, build_optimizer, set_learning_rate
-from exreid.training.schedule import learning_rate_factor, margin_factor
+from exreid.training.optim import (
+    MovingAverage,
+    build_optimizer,
+    learning_rate_factor,
+    margin_factor,
+    set_learning_rate,
+)
 
 
 def test_warm_up_then_cosine():

@@ -1,0 +1,253 @@
+"""One epoch of training: batches in, optimiser steps out.
+
+The gradient of a step is that of the mean loss over the effective batch, whatever the number of
+workers and of accumulated batches: every image's loss is weighted by 1 / images of the whole step.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from exreid.errors import NonFiniteLossError, TrainingError
+from exreid.models.device import on_device
+from exreid.training.augment import UNIFORMS, augment
+from exreid.training.feed import ImageSource, read_ahead
+from exreid.training.history import EpochStats
+from exreid.training.optim import learning_rate_factor, margin_factor, set_learning_rate
+from exreid.training.sampling import Share, epoch_order, epoch_shares, uniforms
+from exreid.training.state import Training, TrainingState
+from exreid.training.world import World
+
+NONFINITE_FILE = "nonfinite_loss.json"
+
+
+class _Step(NamedTuple):
+    """A step of the optimiser that was taken, its numbers still on the device."""
+
+    number: int
+    """From 0 in its epoch."""
+    images: int
+    """Of all workers."""
+    loss: torch.Tensor
+    """This worker's part of the mean over the step's images."""
+    gradient_norm: torch.Tensor
+    """Before clipping."""
+
+
+def train_epoch(
+    training: Training,
+    state: TrainingState,
+    model: nn.Module,
+    source: ImageSource,
+    world: World,
+    *,
+    on_images: Callable[[int], object] = lambda count: None,
+) -> EpochStats:
+    """Train the next epoch on this worker's share of each batch.
+
+    ``model`` is the state's, as `World.wrap` gives it. ``on_images`` is told how many images of
+    the epoch all workers together have trained on.
+    """
+    start_s, waited_s, done = time.perf_counter(), 0.0, 0
+    shares = _shares(training, state.epochs, world)
+    batches = _augmented_batches(training, state.epochs, shares, source, world.device)
+    loss = torch.zeros((), device=world.device)
+    pending: list[_Step] = []
+    finished: list[tuple[int, float, float]] = []
+    """Images, loss and gradient norm of each step."""
+    for share in shares:
+        asked_s = time.perf_counter()
+        images_b3HW = next(batches)
+        waited_s += time.perf_counter() - asked_s
+        loss = loss + _backward(training, state, model, share, images_b3HW, world=world)
+        if share.last_of_step:
+            number, images = len(finished) + len(pending), round(1.0 / share.weight)
+            pending.append(_Step(number, images, loss, _optimizer_step(training, state)))
+            # A step's numbers are read when the next one is under way: the device never waits.
+            finished += [_read(training, state, step, world) for step in pending[:-1]]
+            del pending[:-1]
+            done += images
+            on_images(done)
+            loss = torch.zeros((), device=world.device)
+    finished += [_read(training, state, step, world) for step in pending]
+    world.average_buffers(state.model.backbone)
+    seconds = time.perf_counter() - start_s
+    return EpochStats(
+        loss=sum(loss * images for images, loss, _ in finished) / done,
+        learning_rate=_learning_rate(training, state.step - 1),
+        gradient_norm=float(np.mean([norm for *_, norm in finished])),
+        images=done,
+        seconds=seconds,
+        data_wait_share=world.sum(waited_s / seconds) / world.size,
+    )
+
+
+def _order(training: Training, epoch: int) -> np.ndarray:
+    sampler, seed = training.config.train.sampler, training.config.seed
+    return epoch_order(training.label_N, sampler=sampler, seed=seed, epoch=epoch)
+
+
+def _shares(training: Training, epoch: int, world: World) -> list[Share]:
+    """This worker's."""
+    train = training.config.train
+    return epoch_shares(
+        _order(training, epoch),
+        batch_size=train.batch_size,
+        accumulation_steps=train.accumulation_steps,
+        rank=world.rank,
+        world_size=world.size,
+    )
+
+
+def _augmented_batches(
+    training: Training,
+    epoch: int,
+    shares: list[Share],
+    source: ImageSource,
+    device: torch.device,
+) -> Iterator[torch.Tensor]:
+    """The augmented images of each share, (b, 3, H, W) on the device.
+
+    For a GPU a thread prepares the next ones, on a stream beside that of the training.
+    """
+    decoded = read_ahead(source.batches([share.image_b for share in shares]))
+    batches = (
+        _augmented(training, epoch, share, images_bHWC, device)
+        for share, images_bHWC in zip(shares, decoded, strict=True)
+    )
+    if device.type == "cpu":
+        yield from batches
+        return
+    beside, own = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+
+    def prepared() -> Iterator[tuple[torch.Tensor, torch.cuda.Event]]:
+        with torch.cuda.stream(beside):
+            for images_b3HW in batches:
+                yield images_b3HW, beside.record_event()
+
+    for images_b3HW, ready in read_ahead(prepared()):
+        own.wait_event(ready)
+        images_b3HW.record_stream(own)
+        yield images_b3HW
+
+
+def _augmented(
+    training: Training, epoch: int, share: Share, images_bHWC: np.ndarray, device: torch.device
+) -> torch.Tensor:
+    draw_b, backbone = share.draw_b, training.backbone
+    if len(draw_b) == 0:
+        # Every worker must take part in the reduction of gradients: a blank one, weight 0.
+        images_bHWC = np.zeros((1, backbone.image_size, backbone.image_size, 3), np.uint8)
+        draw_b = np.zeros(1, np.int64)
+    return augment(
+        on_device(images_bHWC, device),
+        uniforms(training.config.seed, epoch, draw_b, UNIFORMS),
+        training.config.augment,
+        mean_rgb=backbone.mean_rgb,
+        std_rgb=backbone.std_rgb,
+    )
+
+
+def _backward(
+    training: Training,
+    state: TrainingState,
+    model: nn.Module,
+    share: Share,
+    images_b3HW: torch.Tensor,
+    *,
+    world: World,
+) -> torch.Tensor:
+    """Add the gradient of this share; returns its part of the step's mean loss."""
+    count, train = len(share.image_b), training.config.train
+    state.model.prepare(images=count)
+    label_b = training.label_N[share.image_b] if count else training.label_N[:1]
+    warmup_steps = round(training.config.loss.margin_warmup_epochs * training.steps_per_epoch)
+    factor = margin_factor(state.step, warmup_steps=warmup_steps)
+    # Gradients are averaged over the workers in the step's last backward pass alone.
+    alone = world.size == 1 or share.last_of_step
+    try:
+        with nullcontext() if alone else cast(DistributedDataParallel, model).no_sync():
+            losses_b = model(images_b3HW, on_device(label_b, world.device), factor)
+            mean = losses_b.sum() * (share.weight if count else 0.0)
+            # DDP averages over the workers where the step wants the sum.
+            state.scaler.scale(mean * world.size).backward()
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"a batch of {count} images does not fit the GPU's memory. The same training in "
+            f"smaller parts: train.batch_size={max(1, train.batch_size // 2)} "
+            f"train.accumulation_steps={2 * train.accumulation_steps}. Other ways: "
+            "train.amp=bf16, train.grad_checkpointing=true, more workers."
+        ) from error
+    return mean.detach()
+
+
+def _optimizer_step(training: Training, state: TrainingState) -> torch.Tensor:
+    """One step of the optimiser; returns the gradient's norm before clipping."""
+    set_learning_rate(state.optimizer, _learning_rate(training, state.step))
+    state.scaler.unscale_(state.optimizer)
+    norm = nn.utils.clip_grad_norm_(
+        [weight for weight in state.model.parameters() if weight.grad is not None],
+        training.config.optimizer.clip_norm or math.inf,
+    )
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    if state.average:
+        state.average.update(state.model.backbone)
+    state.step += 1
+    return norm
+
+
+def _learning_rate(training: Training, step: int) -> float:
+    config, steps_per_epoch = training.config, training.steps_per_epoch
+    return config.optimizer.lr * learning_rate_factor(
+        step,
+        total_steps=(config.scheduler.epochs or config.train.epochs) * steps_per_epoch,
+        warmup_steps=round(config.scheduler.warmup_epochs * steps_per_epoch),
+        final_factor=config.scheduler.final_lr_factor,
+    )
+
+
+def _read(
+    training: Training, state: TrainingState, step: _Step, world: World
+) -> tuple[int, float, float]:
+    """The step's images, mean loss over all workers, and gradient norm; every worker raises
+    NonFiniteLossError where one is no number, and the first writes which images these are."""
+    loss, norm = world.sum(float(step.loss)), float(step.gradient_norm)
+    if math.isfinite(loss) and (math.isfinite(norm) or state.scaler.is_enabled()):
+        return step.images, loss, norm
+    if world.is_first:
+        _write_images(training, state.epochs, step.number)
+    if math.isfinite(loss):
+        raise NonFiniteLossError(
+            f"the gradient's norm became {norm} in step {step.number + 1} of the epoch. "
+            "Lower optimizer.lr or loss.scale."
+        )
+    raise NonFiniteLossError(
+        f"the loss became {loss} in step {step.number + 1} of the epoch. Lower optimizer.lr "
+        "or loss.scale, or set optimizer.clip_norm; with train.amp=fp16, try bf16."
+    )
+
+
+def _write_images(training: Training, epoch: int, step: int) -> None:
+    """``nonfinite_loss.json``: the images of all workers in this step, both counted from 1."""
+    train = training.config.train
+    effective = train.batch_size * train.accumulation_steps
+    images = _order(training, epoch)[step * effective : (step + 1) * effective]
+    content = {
+        "epoch": epoch + 1,
+        "step": step + 1,
+        "image_ids": [training.image_ids[image] for image in images],
+    }
+    file = training.folder / NONFINITE_FILE
+    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

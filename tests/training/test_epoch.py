@@ -1,0 +1,233 @@
+"""One process, two and three: the same samples, the same gradients, the same weights."""
+
+import copy
+import shutil
+import socket
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from exreid.errors import ConfigError, TrainingError
+from exreid.models.arcface import ArcFace
+from exreid.models.backbones import build_backbone
+from exreid.training.loop import train
+from exreid.training.model import build_model
+from exreid.training.sampling import epoch_order
+from exreid.training.world import World
+from tests.training import helpers
+
+# Sums over workers are rounded in another order: fp32 rounding, no more.
+TOLERANCE = {"rtol": 2e-5, "atol": 2e-6}
+
+CASES = {
+    "plain": {},
+    "accumulated": {"train": {"batch_size": 5, "accumulation_steps": 2}},
+    # 37 images in batches of 12: the last holds one, so two of three workers have none.
+    "empty shares": {"train": {"batch_size": 12}},
+    "balanced, clipped": {
+        "train": {"sampler": "identity_balanced"},
+        "optimizer": {"clip_norm": 0.05},
+    },
+    "frozen first": {"train": {"frozen_epochs": 1}},
+    "frozen norms": {"train": {"batch_norm": "frozen"}},
+}
+
+
+def _train(config, folder, norm="group", epochs=2):
+    """The state after so many epochs of the config's."""
+    return train(
+        replace(
+            helpers.training_of(config, folder, norm),
+            stop_early=lambda history: history[-1].epoch == epochs,
+        ),
+        helpers.ALONE,
+    )
+
+
+def _stats(state):
+    return [row.training for row in state.history[1:]]
+
+
+def _run_case(name, folder, world=helpers.ALONE):
+    source = helpers.ImagesInMemory(helpers.images_and_labels()[0])
+    norm = "batch" if "norms" in name else "group"
+    config = helpers.config(**CASES[name])
+    state = train(helpers.training_of(config, folder / name, norm, source), world)
+    weights = {k: v.detach().clone() for k, v in state.model.state_dict().items()}
+    stats = _stats(state)
+    before = state.history[0].metrics
+    return weights, [s.loss for s in stats], [s.gradient_norm for s in stats], source.asked, before
+
+
+def _worker(rank, size, port, folder):
+    torch.set_num_threads(1)
+    address = f"tcp://127.0.0.1:{port}"
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=size)
+    world = World.of_process_group(helpers.CPU)
+    out = {name: _run_case(name, folder / f"{size}", world) for name in CASES}
+    torch.save(out, folder / f"{size}-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def _free_port():
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return opened.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def by_world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ddp")
+    out = {1: [{name: _run_case(name, folder / "1") for name in CASES}]}
+    for size in (2, 3):
+        mp.spawn(_worker, args=(size, _free_port(), folder), nprocs=size)
+        out[size] = [
+            torch.load(folder / f"{size}-{rank}.pt", weights_only=False) for rank in range(size)
+        ]
+    return out
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("name", CASES)
+def test_any_number_of_workers_trains_the_same(by_world, size, name):
+    weights, losses, norms, _, before = by_world[1][0][name]
+    assert by_world[size][0][name][-1] == before, "validated before training, to the last bit"
+    for rank in range(size):
+        theirs, their_losses, their_norms, *_ = by_world[size][rank][name]
+        assert their_losses == pytest.approx(losses, rel=1e-5)
+        assert their_norms == pytest.approx(norms, rel=1e-4)
+        for key, value in weights.items():
+            torch.testing.assert_close(theirs[key], value, **TOLERANCE, msg=f"{name} {key}")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("name", CASES)
+def test_every_image_is_seen_once_over_all_workers(by_world, size, name):
+    config = helpers.config(**CASES[name])
+    _, labels = helpers.images_and_labels()
+    for epoch in range(2):
+        seen = np.concatenate([by_world[size][rank][name][3][epoch] for rank in range(size)])
+        order = epoch_order(labels, sampler=config.train.sampler, seed=0, epoch=epoch)
+        assert sorted(seen.tolist()) == sorted(order.tolist())
+
+
+def test_the_gradient_is_that_of_the_mean_loss(tmp_path):
+    """Against a loop without any of this: one batch, plain autograd, plain SGD."""
+    config = helpers.config(
+        train={"batch_size": 64, "epochs": 1},
+        optimizer={"momentum": 0.0, "weight_decay": 0.0, "lr": 0.1},
+        scheduler={"warmup_epochs": 0.0},
+        augment={
+            "crop_area": (1.0, 1.0),
+            "crop_aspect": (1.0, 1.0),
+            "brightness": 0.0,
+            "contrast": 0.0,
+            "saturation": 0.0,
+            "blur": 0.0,
+            "erase": 0.0,
+        },
+    )
+    images, labels = helpers.images_and_labels()
+    plain = helpers.first_state(config).model
+    inputs = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255.0
+    loss = plain((inputs - 0.5) / 0.25, torch.from_numpy(labels), 1.0).mean()
+    loss.backward()
+    state = _train(config, tmp_path)
+    assert _stats(state)[0].loss == pytest.approx(loss.item(), rel=1e-5)
+    for ours, theirs in zip(state.model.parameters(), plain.parameters(), strict=True):
+        expected = theirs.detach() - 0.1 * theirs.grad
+        torch.testing.assert_close(ours.detach(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_accumulated_batches_make_one_step_of_the_effective_batch(tmp_path):
+    whole = helpers.config(train={"batch_size": 20})
+    parts = helpers.config(train={"batch_size": 5, "accumulation_steps": 4})
+    weights = []
+    for config in (whole, parts):
+        state = _train(config, tmp_path / f"{config.train.batch_size}")
+        assert state.step == 4
+        assert helpers.training_of(config, None).steps_per_epoch == 2
+        weights.append(list(state.model.parameters()))
+    for a, b in zip(*weights, strict=True):
+        torch.testing.assert_close(a, b, **TOLERANCE)
+
+
+def test_a_frozen_backbone_stands_still_and_then_moves(tmp_path):
+    config = helpers.config(train={"frozen_epochs": 1})
+    before = helpers.first_state(config, norm="batch").model
+    frozen = _train(config, tmp_path / "1", "batch", epochs=1).model
+    for key, value in frozen.backbone.state_dict().items():
+        assert torch.equal(value, before.backbone.state_dict()[key]), key
+    heads = zip(before.head.parameters(), frozen.head.parameters(), strict=True)
+    assert any(not torch.equal(a, b) for a, b in heads)
+    moved = _train(config, tmp_path / "2", "batch").model
+    assert not torch.equal(moved.backbone[0].weight, before.backbone[0].weight)
+
+
+@pytest.mark.parametrize(("mode", "moves"), [("local", True), ("frozen", False)])
+def test_the_statistics_of_batch_norms_move_only_where_they_should(tmp_path, mode, moves):
+    state = _train(helpers.config(train={"batch_norm": mode}), tmp_path, "batch", epochs=1)
+    assert bool((state.model.backbone[1].running_mean != 0).any()) is moves
+
+
+def test_bf16_trains_about_as_fp32_does(tmp_path):
+    losses = {}
+    for amp in ("off", "bf16"):
+        config = helpers.config(train={"amp": amp, "epochs": 4})
+        losses[amp] = [s.loss for s in _stats(_train(config, tmp_path / amp, epochs=4))]
+    assert losses["bf16"] == pytest.approx(losses["off"], rel=0.05)
+    assert losses["bf16"] != losses["off"]
+    assert losses["off"][-1] < losses["off"][0]
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_backbone_trains_the_same_weights(tmp_path):
+    losses = {}
+    for compiled in (False, True):
+        config = helpers.config(train={"compile": compiled})
+        state = _train(config, tmp_path / f"{compiled}")
+        losses[compiled] = [s.loss for s in _stats(state)]
+        names = set(state.model.state_dict())
+        assert not any("_orig_mod" in name for name in names)
+    assert losses[True] == pytest.approx(losses[False], rel=1e-4)
+
+
+def test_gradient_checkpointing_changes_memory_alone():
+    backbone = build_backbone("timm:test_vit", pretrained=False, image_size=32)
+    images, labels = torch.rand(4, 3, 32, 32), torch.arange(4)
+    gradients = []
+    for checkpointing in (False, True):
+        config = helpers.config(train={"grad_checkpointing": checkpointing})
+        model = build_model(copy.deepcopy(backbone), config, classes=4, device=helpers.CPU)
+        assert model.backbone.grad_checkpointing is checkpointing
+        model(images, labels, 1.0).mean().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for plain, again in zip(*gradients, strict=True):
+        assert torch.allclose(plain, again, atol=1e-6)
+
+
+def test_a_network_without_gradient_checkpointing_says_so():
+    config = helpers.config(train={"grad_checkpointing": True})
+    with pytest.raises(ConfigError, match="grad_checkpointing"):
+        helpers.first_state(config)
+
+
+def test_a_batch_that_does_not_fit_the_memory_names_smaller_ones(tmp_path, monkeypatch):
+    config = helpers.config(train={"batch_size": 12, "accumulation_steps": 2})
+
+    def does_not_fit(*arguments):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(ArcFace, "forward", does_not_fit)
+    with pytest.raises(TrainingError, match=r"batch_size=6 train\.accumulation_steps=4"):
+        _train(config, tmp_path)
+
+
+def test_a_process_alone_shares_its_gradients_with_nobody():
+    module = nn.Linear(2, 2)
+    assert World(helpers.CPU).wrap(module) is module
