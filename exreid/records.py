@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -229,17 +228,21 @@ class Ranking:
         return len(self.candidate_count_Q)
 
 
+Counts = dict[str, int | float | str | dict[str, int]]
+"""How many of what, by name; texts say by which rule."""
+
+
 @dataclass(frozen=True)
 class Result:
-    """What a probe found: ``result.json`` without the run's own housekeeping. Metrics are
+    """What a run found: ``result.json`` without the run's own housekeeping. Metrics are
     fractions; ``intervals`` holds the [low, high] ends of each metric's 95% interval."""
 
     method: str
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
-    counts: dict[str, Any]
+    counts: Counts
     timings_s: dict[str, float] = field(default_factory=dict)
-    leaks: dict[str, Any] = field(default_factory=dict)
+    leaks: dict[str, int | str] = field(default_factory=dict)
     """What the leak checks counted before."""
 
 

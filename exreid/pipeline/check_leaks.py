@@ -186,7 +186,7 @@ def check_safety(
     on_error: Literal["raise", "skip"],
     progress: Progress,
     verbose: bool,
-) -> dict[str, Any]:
+) -> dict[str, int | str]:
     """Run the checks, write ``leaks.csv``, warn of what was found; the counts for the result.
 
     LeakError with ``safety: strict`` where there is a leak. Nothing is done with ``off``.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -18,8 +19,9 @@ from exreid.metrics.comparison import Difference, holm, paired_differences
 from exreid.metrics.retrieval import QueryValues, first_rank, hit, query_values
 from exreid.pipeline.inputs import read_images
 from exreid.report.breakdown import COUNTS, binned, date_gaps, top_1_by_group
-from exreid.storage.run_files import TEXT, damage_named, read_run_json, read_run_table
+from exreid.storage.run_files import TEXT, damage_named, read_run_table
 from exreid.storage.run_folder import read_ranking
+from exreid.storage.run_record import read_record
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,9 @@ class Flip:
 
 def read_run(folder: Path) -> FinishedRun:
     """Read a run; RunError where it is no completed probe."""
-    file = folder / "result.json"
-    if not file.is_file():
-        raise RunError(f"{folder}: has no result.json. Give a probe's folder.")
-    result = read_run_json(file)
-    if result.get("status") != "completed":
-        raise RunError(f"{folder}: this run's status is {result.get('status')!r}, not completed.")
+    record = read_record(folder)
+    if record.status != "completed":
+        raise RunError(f"{folder}: this run's status is {record.status!r}, not completed.")
     config = load_config(ProbeConfig, folder / "config.snapshot.yaml")
     ranking, identity_Q = read_ranking(folder)
     queries = read_run_table(folder / "queries.parquet", {"query_id": TEXT, "identity": TEXT})
@@ -95,9 +94,9 @@ def read_run(folder: Path) -> FinishedRun:
         return FinishedRun(
             folder.resolve().name,
             config,
-            {name: float(value) for name, value in result["metrics"].items()},
-            {name: (float(low), float(high)) for name, (low, high) in result["intervals"].items()},
-            int(result["counts"]["gallery_images"]),
+            record.metrics,
+            record.intervals,
+            cast(int, record.counts["gallery_images"]),
             tuple(queries["query_id"].to_pylist()),
             tuple(queries["identity"].to_pylist()),
             identity_Q,

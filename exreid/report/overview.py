@@ -55,7 +55,7 @@ def overview(
     )
     return Overview(
         run_id=result.run_id,
-        kind=result.kind,
+        kind=result.kind or "probe",
         written=result.written[:16].replace("T", " "),
         lead=[*_lead(data, by_outcome, by_decision), *([no_rate] if no_rate else [])],
         outcomes=by_outcome,
@@ -68,6 +68,7 @@ def overview(
         counts=[
             NumberWithMeaning(label, f"{n:,}" if isinstance(n, int) else f"{n:.4g}", meaning)
             for name, n in result.counts.items()
+            if isinstance(n, int | float)
             for label, meaning in [count_words(name)]
         ],
         tables=_tables(data),

@@ -29,29 +29,13 @@ from exreid.storage.run_files import (
     read_run_json,
     read_run_table,
 )
+from exreid.storage.run_record import RunRecord, read_record
 from exreid.storage.spreadsheets import read_cells
 
 Content = TypeVar("Content")
 SNAPSHOT = "config.snapshot.yaml"
 MatchedRows = list[tuple[int, int]]
 """Of a query: rows of ``matches.parquet``, and the gallery images that they are with."""
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """``result.json``, as far as pages show it."""
-
-    run_id: str
-    kind: str
-    """``probe`` or ``identify``."""
-    method: str
-    written: str
-    metrics: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    counts: dict[str, int | float]
-    timings_s: dict[str, float]
-    versions: dict[str, str]
-    config_fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -106,7 +90,7 @@ class RunData:
     """A run's folder, read. Tables are as the run wrote them."""
 
     folder: Path
-    result: RunResult
+    result: RunRecord
     snapshot: str
     """The config as YAML text."""
     config: ProbeConfig | None
@@ -183,31 +167,14 @@ def read_run_data(folder: Path, *, root: str | None, site_column: str | None) ->
         )
 
 
-def _read_result(folder: Path) -> RunResult:
-    content = _if_there(folder / "result.json", read_run_json)
-    if content is None:
+def _read_result(folder: Path) -> RunRecord:
+    record = read_record(folder)
+    if record.status != "completed":
         raise RunError(
-            f"{folder}: no result.json to read. Give the folder of a completed run, such as "
-            "benchmark_runs/RUN_ID."
-        )
-    if content.get("status") != "completed":
-        raise RunError(
-            f"{folder}: this run's status is {content.get('status')!r}, not completed. "
+            f"{folder}: this run's status is {record.status!r}, not completed. "
             "Only completed runs have a report."
         )
-    counts, intervals = content.get("counts", {}), content.get("intervals", {})
-    return RunResult(
-        run_id=str(content.get("run_id", folder.name)),
-        kind=str(content.get("kind", "probe")),
-        method=str(content.get("method", "")),
-        written=str(content.get("written", "")),
-        metrics={name: float(value) for name, value in content.get("metrics", {}).items()},
-        intervals={name: (float(ends[0]), float(ends[1])) for name, ends in intervals.items()},
-        counts={name: n for name, n in counts.items() if isinstance(n, int | float)},
-        timings_s=content.get("timings_s", {}),
-        versions={name: str(value) for name, value in content.get("versions", {}).items()},
-        config_fingerprint=str(content.get("config_fingerprint", "")),
-    )
+    return record
 
 
 def _config(folder: Path, snapshot: str) -> ProbeConfig | None:

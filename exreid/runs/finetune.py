@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -31,7 +31,7 @@ from exreid.pipeline.training_inputs import (
     validation_mode,
 )
 from exreid.progress import Progress, no_progress, timed
-from exreid.records import Rejected, Result
+from exreid.records import Counts, Rejected, Result
 from exreid.storage import mirror
 from exreid.storage.run_folder import RunFolder, new_run_id, write_rejected, write_text
 from exreid.training.history import (
@@ -88,7 +88,7 @@ def run_finetune(
         result = _finetune(
             config, folder.path, tracker, progress, verbose=verbose, stop_early=stop_early
         )
-        stopped = result.counts["epochs"] < config.train.epochs
+        stopped = cast(int, result.counts["epochs"]) < config.train.epochs
         folder.finish(result, status="stopped" if stopped else "completed")
     tracker.finish({**result.metrics, **result.timings_s})
     return folder.path, result
@@ -236,7 +236,7 @@ def _result(
     before, last = history[0], history[-1]
     images_of = Counter(training.label_N.tolist())
     chosen_on = CHOSEN_ON[config.validation.source].format(value=config.dataset.val_split_value)
-    counts: dict[str, int | float | str] = {
+    counts: Counts = {
         "epochs": last.epoch,
         "best_epoch": best.epoch,
         "best_epoch_chosen_on": chosen_on,

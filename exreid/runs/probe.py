@@ -20,7 +20,7 @@ from exreid.pipeline.inputs import cache_folder, output_root, read_images
 from exreid.pipeline.stages import Stages
 from exreid.pipeline.tracking import log_result
 from exreid.progress import Progress, no_progress, timed
-from exreid.records import ImageTable, Ranking, Rejected, Result
+from exreid.records import Counts, ImageTable, Ranking, Rejected, Result
 from exreid.report.visualize import draw_run
 from exreid.storage.run_files import damage_named
 from exreid.storage.run_folder import (
@@ -163,7 +163,7 @@ def _cut(ranking: Ranking, keep: int) -> Ranking:
     )
 
 
-def _left_out(rejected: list[Rejected]) -> dict[str, Any]:
+def _left_out(rejected: list[Rejected]) -> Counts:
     stages = [item.stage for item in rejected]
     return {
         "images_left_out": len(rejected),

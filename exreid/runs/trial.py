@@ -19,7 +19,7 @@ from exreid.records import ImageTable
 from exreid.runs.finetune import run_finetune
 from exreid.runs.probe import run_probe
 from exreid.storage import mirror
-from exreid.storage.run_folder import read_status
+from exreid.storage.run_record import record_of
 from exreid.training.history import HistoryRow, best_row, read_history
 
 Ask = Callable[[int, float, bool], bool]
@@ -68,7 +68,8 @@ class TrainingTrial:
         run = self.folder / str(config.output.run_id)
         metric = config.output.best_metric
         mirror.fetch_folder(run)
-        if read_status(run).get("status") not in ("completed", "stopped"):
+        written = record_of(run)
+        if written is None or written.status not in ("completed", "stopped"):
             stop_early = StopByMetric(metric, config.train.epochs, ask)
             run_finetune(config, verbose=self.verbose, parent=self.folder, stop_early=stop_early)
         history = read_history(run)
@@ -77,7 +78,8 @@ class TrainingTrial:
             best = best_row(history[: count + 1], metric)
             if best is not None and metric in row.metrics:
                 scores[row.epoch] = best.metrics[metric]
-        stopped = read_status(run).get("status") == "stopped"
+        written = record_of(run)
+        stopped = written is not None and written.status == "stopped"
         return Outcome("stopped" if stopped else "completed", max(scores.values()), scores)
 
 
@@ -96,9 +98,9 @@ class ProbeTrial:
         config = from_values(ProbeConfig, self.tree, source="a trial of the sweep")
         run = self.folder / str(config.output.run_id)
         mirror.fetch_folder(run)
-        written = read_status(run)
-        if written.get("status") == "completed":
-            metrics = written["metrics"]
+        written = record_of(run)
+        if written is not None and written.status == "completed":
+            metrics = written.metrics
         else:
             select = SelectHeldOut(config, self.validation)
             _, result = run_probe(config, verbose=self.verbose, parent=self.folder, select=select)

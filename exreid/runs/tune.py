@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -30,13 +29,14 @@ from exreid.pipeline.inputs import output_root, read_images
 from exreid.pipeline.sweep_study import SweepStudy, Trial
 from exreid.pipeline.training_inputs import decode_images, first_backbone, hold_out
 from exreid.progress import Progress, no_progress, timed
-from exreid.records import Result
+from exreid.records import Counts, Result
 from exreid.report.sweep import write_report
 from exreid.runs.probe import run_probe
 from exreid.runs.trial import Ask, Outcome, ProbeTrial, TrainingTrial
 from exreid.storage import mirror
 from exreid.storage.disk import places_of, storage_error
-from exreid.storage.run_folder import SWEEP_FILE, RunFolder, new_run_id, read_status, write_text
+from exreid.storage.run_folder import SWEEP_FILE, RunFolder, new_run_id, write_text
+from exreid.storage.run_record import RESULT_FILE, RunRecord, read_record, record_of
 from exreid.storage.urls import is_remote
 from exreid.training.checkpoint import BEST
 
@@ -241,28 +241,26 @@ class _Sweep:
         for trial in self.study.trials:
             if trial.state != "running":
                 continue
-            file = self.folder / TRIALS / trial.name / "result.json"
+            file = self.folder / TRIALS / trial.name / RESULT_FILE
             with suppress(OSError, StorageError):
                 mirror.fetch_folder(file.parent, file.name)
-                written = read_status(file.parent)
-                if written.get("status") == "running":
-                    text = json.dumps({**written, "status": "interrupted"}, indent=2) + "\n"
-                    write_text(file, text)
+                written = record_of(file.parent)
+                if written is not None and written.status == "running":
+                    ended = written.model_copy(update={"status": "interrupted"})
+                    write_text(file, ended.to_json())
                     mirror.publish(file)
 
-    def _test(self, best: Trial, best_tree: dict[str, Any]) -> dict[str, Any]:
+    def _test(self, best: Trial, best_tree: dict[str, Any]) -> RunRecord:
         """The best trial on the query split, once: a sweep that goes on reads what was measured."""
         mirror.fetch_folder(self.folder / TEST)
-        written = read_status(self.folder / TEST)
-        if written.get("status") != "completed":
+        written = record_of(self.folder / TEST)
+        if written is None or written.status != "completed":
             config = test_config(best_tree, self.config, self.folder, best)
             run_probe(config, progress=self.progress, verbose=self.verbose, parent=self.folder)
-            written = read_status(self.folder / TEST)
+            written = read_record(self.folder / TEST)
         return written
 
-    def _result(
-        self, best: Trial, test: dict[str, Any] | None, timings_s: dict[str, float]
-    ) -> Result:
+    def _result(self, best: Trial, test: RunRecord | None, timings_s: dict[str, float]) -> Result:
         states = [trial.state for trial in self.study.trials]
         metrics = {f"validation_{self.metric}": best.score or 0.0}
         first = self.study.trials[0]
@@ -270,11 +268,9 @@ class _Sweep:
             metrics[f"validation_{self.metric}_baseline"] = first.score
         intervals: dict[str, tuple[float, float]] = {}
         if test is not None:
-            metrics |= {f"test_{name}": value for name, value in test["metrics"].items()}
-            intervals = {
-                f"test_{name}": (ends[0], ends[1]) for name, ends in test["intervals"].items()
-            }
-        counts = {
+            metrics |= {f"test_{name}": value for name, value in test.metrics.items()}
+            intervals = {f"test_{name}": ends for name, ends in test.intervals.items()}
+        counts: Counts = {
             "trials": len(states),
             **{f"trials_{state}": states.count(state) for state in ("completed", "stopped")},
             "trials_failed": states.count("failed"),

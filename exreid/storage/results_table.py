@@ -8,32 +8,31 @@ is written, so that the last one to write has them all.
 from __future__ import annotations
 
 import csv
-import json
 import logging
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from filelock import FileLock
+from pydantic import ValidationError
 
 from exreid.errors import StorageError
 from exreid.storage import mirror
 from exreid.storage.files import temporary_beside
+from exreid.storage.run_record import RESULT_FILE, RunRecord
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, Any]
+Row = dict[str, str | int | float]
 ENDED = ("completed", "stopped")
 """States of a run that has a line."""
 MOST_LOOKS = 20
 """Times that the table is written anew because another machine's run was not in it."""
 
 
-def row_of(result: dict[str, Any]) -> Row:
+def row_of(run: RunRecord) -> Row:
     """A run's line, of what its ``result.json`` says."""
-    row = {"run_id": result["run_id"], "method": result["method"], **result["metrics"]}
-    row |= {name: value for name, value in result["counts"].items() if np.isscalar(value)}
-    return row | {"config_fingerprint": result["config_fingerprint"]}
+    plain = {name: count for name, count in run.counts.items() if not isinstance(count, dict)}
+    row = {"run_id": run.run_id, "method": run.method, **run.metrics, **plain}
+    return row | {"config_fingerprint": run.config_fingerprint}
 
 
 def add_row(file: Path, row: Row) -> None:
@@ -73,20 +72,21 @@ def _publish(file: Path, row: Row) -> None:
 
 def _of_others(folder: Path, known: list[Row]) -> list[Row]:
     """The lines of the runs that have ended and are not among the known ones."""
-    rows, names = [], {line.get("run_id") for line in known}
+    rows: list[Row] = []
+    names = {line.get("run_id") for line in known}
     for name in sorted(set(mirror.folder_names(folder)) - names):
         try:
-            result = json.loads(mirror.read(folder / name / "result.json") or "{}")
-            if result.get("status") in ENDED:
-                rows.append(row_of(result))
-        except (ValueError, KeyError, AttributeError):
+            run = RunRecord.model_validate_json(mirror.read(folder / name / RESULT_FILE) or "{}")
+        except ValidationError:
             continue  # no folder of a run, or one that is being written
+        if run.status in ENDED:
+            rows.append(row_of(run))
     return rows
 
 
 def _joined(rows: list[Row], more: list[Row]) -> list[Row]:
     """All lines in their order; of two with one ``run_id`` the later, at the first one's place."""
-    lines: dict[Any, Row] = {}
+    lines: dict[object, Row] = {}
     for line in (*rows, *more):
         lines[line.get("run_id") or object()] = line
     return list(lines.values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import platform
 import time
 import uuid
@@ -44,12 +43,13 @@ from exreid.storage.run_files import (
     damage_named,
     read_run_table,
 )
+from exreid.storage.run_record import RESULT_FILE, SCHEMA_VERSION, RunRecord, Status, record_of
 from exreid.storage.spreadsheets import csv_text
 
 VERSIONS_OF = ("exreid", "torch", "timm", "ray", "numpy", "pillow")
 RESULTS_TABLE = "benchmark_results.csv"
 SWEEP_FILE = "sweep.json"
-OPENING = {"config.snapshot.yaml", "result.json", "rejected.csv", "leaks.csv", "split.csv", "wandb"}
+OPENING = {"config.snapshot.yaml", RESULT_FILE, "rejected.csv", "leaks.csv", "split.csv", "wandb"}
 """What a run's folder may hold before anything is computed."""
 
 
@@ -86,17 +86,17 @@ class RunFolder:
             self._clear_halves()
         clear_leftovers(parent)
         write_text(self.path / "config.snapshot.yaml", to_yaml(config))
-        self._write_status("running", {})
+        write_text(self.path / RESULT_FILE, self._record("running").to_json())
         mirror.publish_folder(self.path)
 
-    def finish(self, result: Result, *, status: str = "completed") -> None:
+    def finish(self, result: Result, *, status: Status = "completed") -> None:
         """Write the numbers, and one line into the table of all runs."""
-        content = self._status(status, asdict(result))
-        table, row = self.path.parent / self.results_table, row_of(content)
+        record = self._record(status, **asdict(result))
+        table, row = self.path.parent / self.results_table, row_of(record)
         remote = mirror.url_of(self.path) is not None
         if not remote:
             add_row(table, row)
-        write_text(self.path / "result.json", json.dumps(content, indent=2) + "\n")
+        write_text(self.path / RESULT_FILE, record.to_json())
         mirror.publish_folder(self.path)
         if remote:
             add_row(table, row)
@@ -112,8 +112,8 @@ class RunFolder:
             ) from error
 
     def _check_resumable(self) -> None:
-        written = read_status(self.path)
-        if written.get("status") == "completed":
+        written = record_of(self.path)
+        if written is not None and written.status == "completed":
             mirror.publish_folder(self.path)  # what an earlier start could not
             self._lock.release()
             raise ConfigError(
@@ -121,7 +121,7 @@ class RunFolder:
                 "output.run_id, or leave it unset; a training goes on from it with "
                 "train.resume_checkpoint=.../checkpoint-final-full.pth."
             )
-        if written.get("config_fingerprint", fingerprint(self.config)) == fingerprint(self.config):
+        if written is None or written.config_fingerprint == fingerprint(self.config):
             return
         names = {file.name for file in self.path.iterdir() if not file.name.startswith(".")}
         if names - OPENING:
@@ -139,12 +139,13 @@ class RunFolder:
 
         Never raises: on a full disk the error that is being handled says more.
         """
-        message = str(error) or type(error).__name__
-        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        kind = type(error).__name__
+        message = (str(error) or kind).encode(errors="backslashreplace").decode()
+        status: Status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         with contextlib.suppress(OSError, StorageError):
             self._clear_halves()
-            fields = {"error": message, "error_type": type(error).__name__}
-            self._write_status(status, fields)
+            record = self._record(status, error=message, error_type=kind)
+            write_text(self.path / RESULT_FILE, record.to_json())
             # Whatever the storage says now, the error that ended the run is the one to be seen.
             mirror.publish_folder(self.path)
         with contextlib.suppress(OSError):
@@ -155,30 +156,20 @@ class RunFolder:
         for half in self.path.glob(".*.tmp*"):
             half.unlink(missing_ok=True)
 
-    def _write_status(self, status: str, fields: dict[str, Any]) -> None:
-        content = self._status(status, fields)
-        write_text(self.path / "result.json", json.dumps(content, indent=2) + "\n")
-
-    def _status(self, status: str, fields: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "run_id": self.run_id,
-            **({} if self.kind is None else {"kind": self.kind}),
-            "status": status,
-            "method": self.method,
-            **fields,
-            "config_fingerprint": fingerprint(self.config),
-            "versions": versions(),
-            "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-
-
-def read_status(folder: Path) -> dict[str, Any]:
-    """What ``result.json`` of a run says; nothing where there is none, or it cannot be read."""
-    try:
-        content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    def _record(self, status: Status, **found: object) -> RunRecord:
+        return RunRecord.model_validate(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "run_id": self.run_id,
+                **({} if self.kind is None else {"kind": self.kind}),
+                "status": status,
+                "method": self.method,
+                **found,
+                "config_fingerprint": fingerprint(self.config),
+                "versions": versions(),
+                "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+        )
 
 
 def new_run_id(method: str, backbone: str) -> str:

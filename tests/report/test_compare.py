@@ -95,7 +95,8 @@ def test_what_cannot_be_compared_is_refused(runs, tmp_path, capsys, names, messa
 def test_a_failed_run_and_a_missing_column_are_named(runs, tmp_path, capsys):
     broken = tmp_path / "broken"
     broken.mkdir()
-    (broken / "result.json").write_text('{"status": "failed"}')
+    failed = json.loads((runs / "cosine" / "result.json").read_text()) | {"status": "failed"}
+    (broken / "result.json").write_text(json.dumps(failed))
     assert main(["compare", str(runs / "cosine"), str(broken), "--out", str(tmp_path)]) == 1
     assert "failed" in capsys.readouterr().err
     both = [str(runs / "cosine"), str(runs / "stretched")]

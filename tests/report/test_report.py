@@ -296,10 +296,11 @@ def test_folders_that_are_no_finished_run(made, tmp_path):
         write_report(tmp_path)
     stopped = tmp_path / "stopped"
     stopped.mkdir()
-    (stopped / "result.json").write_text('{"status": "failed"}')
+    record = json.loads((run / "result.json").read_text())
+    (stopped / "result.json").write_text(json.dumps(record | {"status": "failed"}))
     with pytest.raises(RunError, match="status is 'failed'"):
         write_report(stopped)
-    (stopped / "result.json").write_text('{"status": "completed"}')
+    (stopped / "result.json").write_text(json.dumps(record))
     shutil.copy(run / "config.snapshot.yaml", stopped)
     with pytest.raises(RunError, match="nothing to report"):
         write_report(stopped)

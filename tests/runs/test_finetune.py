@@ -21,6 +21,7 @@ from exreid.runs.finetune import run_finetune
 from exreid.runs.probe import run_probe
 from exreid.training import loop
 from exreid.training.history import read_history
+from tests.run_schema import published_record
 
 LOCAL = ["ray.num_workers=0", "dataset.image_size=64", "dataset.encounter_cols=[source,encounter]"]
 SMALL = ["model.type=timm:test_vit", "model.pretrained=false", "train.batch_size=8"]
@@ -52,7 +53,7 @@ def test_a_training_leaves_its_files_and_they_agree(trained):
         *("checkpoint-final.safetensors", "config.snapshot.yaml", "history.csv"),
         *("learning_curve.png", "leaks.csv", "rejected.csv", "result.json", "split.csv"),
     }
-    written = json.loads((folder / "result.json").read_text())
+    written = published_record(folder)
     assert (written["status"], written["metrics"]) == ("completed", result.metrics)
     assert written["counts"]["best_epoch_chosen_on"].startswith("the split 'test'")
     rows = read_history(folder)
@@ -156,7 +157,7 @@ def test_a_killed_driver_goes_on_and_a_finished_run_is_left_alone(dataset, tmp_p
         _run(*arguments)
     monkeypatch.undo()
     folder = tmp_path / "results" / "r"
-    assert json.loads((folder / "result.json").read_text())["status"] == "interrupted"
+    assert published_record(folder)["status"] == "interrupted"
     assert main(["finetune", *arguments, "optimizer.lr=0.5"]) == 2, "another config"
     assert main(["finetune", *arguments]) == 0
     torch.use_deterministic_algorithms(False)

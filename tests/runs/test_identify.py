@@ -22,6 +22,7 @@ from exreid.gallery.write import write_checksums
 from exreid.runs.gallery_build import build_gallery
 from exreid.runs.identify import run_identify
 from exreid.runs.probe import run_probe
+from tests.run_schema import published_record
 
 SMALL = [
     *("dataset.image_size=96", "ray.num_actors=0", "benchmark.bootstrap_resamples=0"),
@@ -179,7 +180,7 @@ def test_a_night_is_told_photograph_by_photograph(night, cosine, metadata, out, 
     ]
     rejected = pd.read_csv(out / "identifications/night/rejected.csv")
     assert sorted(rejected["path"]) == ["cam1/IMG_8.jpg", "cam1/IMG_9.jpg"]
-    result = json.loads((out / "identifications/night/result.json").read_text())
+    result = published_record(out / "identifications/night")
     assert (result["kind"], result["status"]) == ("identify", "completed")
     assert result["counts"]["in_gallery"] == 1
 

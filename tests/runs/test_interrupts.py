@@ -20,6 +20,7 @@ from exreid.runs.probe import run_probe
 from exreid.training import checkpoint
 from exreid.training.history import read_history
 from tests.processes import start, wait
+from tests.run_schema import published_record
 
 SMALL = [
     *("dataset.image_size=64", "dataset.encounter_cols=[source,encounter]"),
@@ -35,7 +36,7 @@ def _start(command, dataset, out, *arguments):
 
 
 def _status(folder):
-    return json.loads((folder / "result.json").read_text())["status"]
+    return published_record(folder)["status"]
 
 
 def _run_again(said):

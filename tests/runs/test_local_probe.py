@@ -1,7 +1,5 @@
 """local_lightglue as a user runs it: its files, its caches, its bad inputs."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +11,7 @@ from exreid.data.metadata import Columns, load_images
 from exreid.features.local_extraction import LocalPreprocessing
 from exreid.pipeline import match as local
 from exreid.runs.probe import recompute_metrics, run_probe
+from tests.run_schema import published_record
 
 LOCAL = [
     *("benchmark.method=local_lightglue", "benchmark.local_top_k=64", "benchmark.local_size=160"),
@@ -81,7 +80,7 @@ def test_a_shortlist_reads_the_same_pairs_and_keeps_the_rest_below(whole, datase
     again = recompute_metrics(folder, _config(".", out, "benchmark.candidate_k=6"))
     assert again.metrics == short.metrics
     everything, _ = run_probe(_config(dataset, out, "benchmark.candidate_k=1000"))
-    full = json.loads((everything / "result.json").read_text())["metrics"]
+    full = published_record(everything)["metrics"]
     for name in ("top_1", "top_5", "identity_top_1", "balanced_top_1"):
         assert full[name] == result.metrics[name]
 

@@ -12,6 +12,7 @@ from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
 from exreid.errors import RunError
 from exreid.runs.probe import recompute_metrics, run_probe
+from tests.run_schema import published_record
 
 LOCAL = ["ray.num_actors=0", "dataset.image_size=96", "benchmark.bootstrap_resamples=50"]
 
@@ -29,7 +30,7 @@ def probed(dataset, tmp_path_factory):
 
 def test_a_run_leaves_its_files_and_they_agree(probed):
     folder, result = probed
-    written = json.loads((folder / "result.json").read_text())
+    written = published_record(folder)
     assert (written["status"], written["run_id"]) == ("completed", "first")
     assert written["metrics"] == result.metrics
     for name, value in result.metrics.items():
@@ -103,7 +104,7 @@ def test_a_failed_run_keeps_its_folder_with_the_error(dataset, tmp_path, capsys)
     arguments = _arguments(dataset, tmp_path, "dataset.query_split_value=vall", "output.run_id=bad")
     assert main(["probe", *arguments]) == 1
     assert "the splits are" in capsys.readouterr().err.replace("\n", " ")
-    written = json.loads((tmp_path / "benchmark_runs/bad/result.json").read_text())
+    written = published_record(tmp_path / "benchmark_runs/bad")
     assert written["status"] == "failed"
     assert "'vall'" in written["error"]
 

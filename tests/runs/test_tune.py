@@ -16,6 +16,7 @@ from exreid.config.sweep import load_sweep
 from exreid.errors import StorageError
 from exreid.runs import trial as trial_module
 from exreid.runs.tune import run_tune
+from tests.run_schema import published_record
 
 SMALL = [
     *("dataset.image_size=64", "dataset.encounter_cols=[source,encounter]"),
@@ -49,7 +50,7 @@ def test_a_sweep_leaves_its_files_and_they_agree(sweep):
     assert (table.loc[0, "trial"], len(table)) == (done.best.name, 2)
     for row in table.itertuples():
         run = folder / "trials" / row.trial
-        written = json.loads((run / "result.json").read_text())
+        written = published_record(run)
         assert written["status"] == "completed"
         assert written["metrics"]["mAP"] == row.validation_mAP
         assert written["counts"]["images_decoded"] == 0, "all decoded before, and shared"
@@ -83,7 +84,7 @@ def test_the_test_is_the_best_trials_and_no_trial_saw_a_query_of_it(sweep, datas
     probe += ["model.type=timm:test_vit", f"model.checkpoint={checkpoint}", "output.run_id=again"]
     assert main(["probe", *probe]) == 0
     again = json.loads((out / "benchmark_runs" / "again" / "result.json").read_text())
-    written = json.loads((done.folder / "result.json").read_text())
+    written = published_record(done.folder)
     assert written["status"] == "completed"
     assert written["counts"]["test_measured"] == "once, after the sweep"
     for name, value in again["metrics"].items():

@@ -12,6 +12,7 @@ from exreid.config.probe import ProbeConfig
 from exreid.errors import CalibrationError
 from exreid.metrics.reliability import brier_score, expected_calibration_error
 from exreid.runs.probe import recompute_metrics, run_probe
+from tests.run_schema import published_record
 
 FUSED = [
     *("benchmark.method=wildfusion", "benchmark.local_top_k=64", "benchmark.local_size=160"),
@@ -58,6 +59,7 @@ def test_the_ranking_is_by_the_fused_score_and_each_score_is_explained(fused):
     assert recompute_metrics(folder, _config(".", ".", "benchmark.candidate_k=8")).metrics == (
         result.metrics
     )
+    assert published_record(folder)["metrics"] == result.metrics
 
 
 def test_the_calibration_saw_database_pairs_alone(fused, dataset):

@@ -1,7 +1,6 @@
 """The table beside the runs: no line is lost and none stands twice, also behind a URL."""
 
 import csv
-import json
 from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
@@ -10,6 +9,7 @@ import pytest
 from exreid.errors import StorageError
 from exreid.storage import mirror, results_table
 from exreid.storage.results_table import add_row
+from exreid.storage.run_record import RunRecord
 
 ROOT = "memory://table"
 
@@ -27,20 +27,21 @@ def _machine(monkeypatch, folder):
     return mirror.local_root(ROOT) / "all.csv"
 
 
-def _result(run_id, **counts):
-    return {
-        "run_id": run_id,
-        "status": "completed",
-        "method": "cosine",
-        "metrics": {"top_1": 0.5},
-        "counts": counts,
-        "config_fingerprint": "f",
-    }
+def _record(run_id, status="completed", **counts):
+    return RunRecord(
+        run_id=run_id,
+        status=status,
+        method="cosine",
+        metrics={"top_1": 0.5},
+        counts=counts,
+        config_fingerprint="f",
+        versions={},
+        written="now",
+    )
 
 
 def _folder(memory, run_id, status="completed"):
-    content = json.dumps({**_result(run_id), "status": status})
-    memory.pipe(f"/table/{run_id}/result.json", content.encode())
+    memory.pipe(f"/table/{run_id}/result.json", _record(run_id, status).to_json().encode())
 
 
 def _lines(memory):
@@ -48,7 +49,7 @@ def _lines(memory):
 
 
 def test_a_line_holds_metrics_and_plain_counts():
-    row = results_table.row_of(_result("a", images=3, left_out={"decode": 1}))
+    row = results_table.row_of(_record("a", images=3, left_out={"decode": 1}))
     assert row == {
         "run_id": "a",
         "method": "cosine",
@@ -80,14 +81,14 @@ def test_two_machines_that_end_in_one_moment_lose_no_line(memory, tmp_path, monk
             done.append(file)
             theirs = _machine(monkeypatch, tmp_path / "second")
             _folder(memory, "second")
-            add_row(theirs, results_table.row_of(_result("second")))
+            add_row(theirs, results_table.row_of(_record("second")))
             _machine(monkeypatch, tmp_path / "first")
         put(file)
 
     monkeypatch.setattr(mirror, "put", put_late)
     ours = _machine(monkeypatch, tmp_path / "first")
     _folder(memory, "first")
-    add_row(ours, results_table.row_of(_result("first")))
+    add_row(ours, results_table.row_of(_record("first")))
     assert sorted(line["run_id"] for line in _lines(memory)) == ["first", "second"]
 
 
@@ -101,11 +102,11 @@ def test_a_failure_is_a_warning_and_the_next_run_writes_the_line(
     _folder(memory, "a")
     with monkeypatch.context() as broken:
         broken.setattr(mirror, "put", refuse)
-        add_row(file, results_table.row_of(_result("a")))
+        add_row(file, results_table.row_of(_record("a")))
     assert "memory://table/all.csv lacks the line of run a" in caplog.text
     for name, status in (("b", "completed"), ("c", "stopped"), ("d", "failed"), ("e", "running")):
         _folder(memory, name, status)
     memory.pipe("/table/other/notes.txt", b"x")
     memory.pipe("/table/half/result.json", b"{")
-    add_row(file, results_table.row_of(_result("b")))
+    add_row(file, results_table.row_of(_record("b")))
     assert [line["run_id"] for line in _lines(memory)] == ["b", "a", "c"]
