@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[1]
 SHOWN = 12
 """Differences of one file that are listed; the others are counted."""
 
-VOLATILE_KEY = re.compile(r"(_s|seconds|wait_share|versions|written|exreid|config_fingerprint)$")
+VOLATILE_KEY = re.compile(r"(_s|seconds|wait_share|versions?|written|exreid|config_fingerprint)$")
 VOLATILE_TEXT = (
     (re.compile(r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?(\.\d+)?([+-]\d\d:\d\d|Z)?"), "<time>"),
     (re.compile(r"\b\d+(\.\d+)? ?(ms|s|min|seconds?|minutes?)\b"), "<seconds>"),
@@ -291,7 +291,7 @@ def _tree(place, value, work):
         kept = {k: v for k, v in value.items() if not VOLATILE_KEY.search(str(k))}
         parts = [_tree(f"{place}: {key}", part, work) for key, part in kept.items()]
         return {k: v for part in parts for k, v in part.items()} | {
-            f"{place}: keys": ", ".join(map(str, value))
+            f"{place}: keys": ", ".join(str(key) for key in value if key != "schema_version")
         }
     if isinstance(value, list) and any(isinstance(part, dict | list) for part in value):
         return _tree(place, dict(enumerate(value)), work)
