@@ -37,6 +37,11 @@ def _gallery_arguments(parser: argparse.ArgumentParser) -> None:
         default=512,
         help="build: longer side of the small pictures that the gallery brings; 0: none",
     )
+    parser.add_argument(
+        "--download",
+        action="store_true",
+        help="add: let models that are not on this machine be downloaded",
+    )
     parser.add_argument("--json", action="store_true", help="info: print JSON")
 
 
@@ -89,6 +94,7 @@ def _add(gallery: Gallery, options: argparse.Namespace) -> int:
             gallery,
             config,
             split=options.split,
+            download=options.download,
             progress=progress(shown),
             verbose=options.verbose,
         )

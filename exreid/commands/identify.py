@@ -54,6 +54,8 @@ def _identify_arguments(parser: argparse.ArgumentParser) -> None:
     add("--on-error", choices=("skip", "raise"), default="skip",
         help="an unreadable photograph: list it and go on (default), or stop")  # fmt: skip
     add("--pictures", type=path, help="folder of the gallery's own photographs, for the report")
+    add("--download", action="store_true",
+        help="let models that are not on this machine be downloaded")  # fmt: skip
     add("--json", action="store_true", help="print JSON instead of the table")
     add("--csv", type=path, help="also write the table to this file")
     add("--report", action="store_true", help="also draw the report's pages")
@@ -100,6 +102,7 @@ def _answered(
                 options.metadata, options.masks, options.encounter_minutes, options.visits
             ),
             pictures=options.pictures,
+            download=options.download,
             progress=progress(shown),
             verbose=options.verbose,
         )

@@ -18,7 +18,7 @@ from torch import nn
 from exreid.errors import CheckpointError, ConfigError
 from exreid.models.checkpoints import check_weights_finite, fit_state_dict, read_state_dict
 from exreid.models.lite0 import lite0_state_dict
-from exreid.models.published import check_downloaded
+from exreid.models.published import check_downloaded, why_not_downloaded
 
 MIEWID_ARCHITECTURE = "efficientnetv2_rw_m"
 MIEWID_REPOSITORY = "conservationxlabs/miewid-msv3"
@@ -195,6 +195,12 @@ def _create(name: str, architecture: str, size: int | None, *, pretrained: bool)
     except RuntimeError as error:
         raise CheckpointError(f"model.type: {name}: {error}") from error
     except Exception as error:
+        if reason := why_not_downloaded():
+            hub = architecture.removeprefix("hf-hub:")
+            fetch = f", or fetch them yourself: hf download {hub}" if hub != architecture else ""
+            raise CheckpointError(
+                f"model.type: {name}: its weights are not on this machine, and {reason}{fetch}."
+            ) from error
         # Whatever the network, the hub client or a file system raises, the remedy is the same.
         raise CheckpointError(
             f"model.type: {name}: {type(error).__name__}: {str(error).splitlines()[0]} Its weights "
@@ -204,6 +210,7 @@ def _create(name: str, architecture: str, size: int | None, *, pretrained: bool)
 
 
 def _load_timm(name: str, entry: BackboneEntry, trunk: nn.Module, size: int | None) -> nn.Module:
+    _refuse_unasked(name, entry.architecture)
     module = _create(name, entry.architecture, size, pretrained=True)
     repository = str((getattr(module, "pretrained_cfg", None) or {}).get("hf_hub_id") or "")
     for kept in ("model.safetensors", "pytorch_model.bin") if repository else ():
@@ -211,6 +218,19 @@ def _load_timm(name: str, entry: BackboneEntry, trunk: nn.Module, size: int | No
         if isinstance(file, str):
             check_downloaded(Path(file))
     return module
+
+
+def _refuse_unasked(name: str, architecture: str) -> None:
+    """timm takes some weights from a plain URL, which knows nothing of the hub's variable."""
+    reason = why_not_downloaded()
+    known = timm.get_pretrained_cfg(architecture) if timm.is_model(architecture) else None
+    if reason is None or known is None or known.hf_hub_id or not known.url:
+        return
+    file = Path(torch.hub.get_dir()) / "checkpoints" / known.url.rsplit("/", 1)[-1]
+    if not file.is_file():
+        raise CheckpointError(
+            f"model.type: {name}: its weights ({known.url}) are not on this machine, and {reason}."
+        )
 
 
 def _load_lite0(name: str, entry: BackboneEntry, trunk: nn.Module, size: int | None) -> nn.Module:
@@ -227,6 +247,11 @@ def _load_miewid(name: str, entry: BackboneEntry, trunk: nn.Module, size: int | 
     try:
         file = hf_hub_download(MIEWID_REPOSITORY, "model.safetensors")
     except Exception as error:
+        if reason := why_not_downloaded():
+            raise CheckpointError(
+                f"model.type: {name}: its weights are not on this machine, and {reason}, or fetch "
+                f"them yourself: hf download {MIEWID_REPOSITORY} model.safetensors."
+            ) from error
         raise CheckpointError(
             f"model.type: {name}: {MIEWID_REPOSITORY}/model.safetensors could not be downloaded "
             f"({type(error).__name__}). Check the network, or set model.checkpoint to a local copy."

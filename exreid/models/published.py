@@ -10,8 +10,12 @@ import base64
 import hashlib
 import http.client
 import importlib.metadata
+import os
 import re
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -58,6 +62,41 @@ PUBLISHED = {
 }
 
 
+OFFLINE = "HF_HUB_OFFLINE"
+"""The Hugging Face hub's own variable; what else is downloaded here goes by it too."""
+_unasked: ContextVar[bool] = ContextVar("unasked", default=False)
+
+
+@contextmanager
+def downloads(*, allowed: bool) -> Iterator[None]:
+    """Where they are not ``allowed``, this block, and the processes that it starts, take weights
+    from this machine's caches alone: a gallery that was sent talks to no server."""
+    if allowed:
+        yield
+        return
+    from huggingface_hub import constants
+
+    before, known = os.environ.get(OFFLINE), constants.HF_HUB_OFFLINE
+    os.environ[OFFLINE], constants.HF_HUB_OFFLINE = "1", True
+    token = _unasked.set(True)
+    try:
+        yield
+    finally:
+        _unasked.reset(token)
+        constants.HF_HUB_OFFLINE = known
+        os.environ.pop(OFFLINE)
+        if before is not None:
+            os.environ[OFFLINE] = before
+
+
+def why_not_downloaded() -> str | None:
+    """Why weights that are not on this machine are not downloaded; None where they may be."""
+    if _unasked.get():
+        return "a gallery's are not downloaded unasked. Add --download to the command"
+    on = os.environ.get(OFFLINE, "").upper() in ("1", "ON", "YES", "TRUE")
+    return f"{OFFLINE} forbids to download them. Unset it" if on else None
+
+
 def published_weights(name: str) -> Path:
     """The file of these weights, downloaded where it is not there yet.
 
@@ -66,6 +105,10 @@ def published_weights(name: str) -> Path:
     """
     entry = PUBLISHED[name]
     file = Path(torch.hub.get_dir()) / "checkpoints" / entry.cached_as
+    if not file.is_file() and (reason := why_not_downloaded()):
+        raise CheckpointError(
+            f"The weights of {entry.url} are not on this machine ({file}), and {reason}."
+        )
     if not file.is_file():
         _download(entry, file)
     elif hashlib.sha256(file.read_bytes()).hexdigest() != entry.sha256:

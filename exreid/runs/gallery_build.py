@@ -19,6 +19,7 @@ from exreid.gallery.folder import MANIFEST, Gallery, open_gallery
 from exreid.gallery.stages import BuildStages
 from exreid.gallery.swap import new_folder, put_back
 from exreid.gallery.write import GalleryContent, Learned
+from exreid.models.published import downloads
 from exreid.pipeline.inputs import cache_folder, read_images
 from exreid.progress import Progress, no_progress
 from exreid.records import ImageTable, Rejected
@@ -80,11 +81,12 @@ def add_to_gallery(
     config: ProbeConfig,
     *,
     split: str | None = None,
+    download: bool = False,
     progress: Progress = no_progress,
     verbose: bool = False,
 ) -> Built:
     """The gallery with the images of a data set that it does not hold; ``config`` is the gallery's
-    own, with the data set's place.
+    own, with the data set's place. With ``download`` its models may come from their servers.
 
     Only the new images are read. What is fitted is fitted again, on all images together; their
     pairs that were matched before are not matched again.
@@ -102,7 +104,8 @@ def add_to_gallery(
             raise GalleryError(f"safety=strict stops here: {note}.")
         log.warning("%s.", note)
     making = _Making(config, gallery.folder, gallery, px, progress, verbose)
-    return making.made(joined, rejected, already=already)
+    with downloads(allowed=download):
+        return making.made(joined, rejected, already=already)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from exreid.gallery.folder import Gallery
 from exreid.gallery.photo_answers import Identification, identification, visit_name, visit_table
 from exreid.gallery.photo_table import PhotoOptions, Photos, read_photos
 from exreid.gallery.stages import IdentifyStages
+from exreid.models.published import downloads
 from exreid.openset.group import new_animals_table
 from exreid.pipeline.answers import (
     ENCOUNTER_FILE,
@@ -56,14 +57,16 @@ def run_identify(
     options: PhotoOptions,
     *,
     pictures: Path | None = None,
+    download: bool = False,
     progress: Progress = no_progress,
     verbose: bool = False,
 ) -> tuple[Path, Identification]:
     """Answer the photographs, and write the folder of the run: as a probe's, without truth.
 
     ``config`` is the gallery's own, with the places of this machine. ``pictures`` is where the
-    gallery's own photographs are, for figures; without it they are its thumbnails. A failed run
-    keeps its folder, with the error.
+    gallery's own photographs are, for figures; without it they are its thumbnails. With
+    ``download`` its models may come from their servers. A failed run keeps its folder, with the
+    error.
     """
     method = config.benchmark.method
     run_id = config.output.run_id or new_run_id("identify", method)
@@ -75,7 +78,7 @@ def run_identify(
         results_table="identifications.csv",
         kind="identify",
     )
-    with noted_in(folder):
+    with noted_in(folder), downloads(allowed=download):
         timings_s: dict[str, float] = {}
         memo = SignatureMemo(cache_folder(config) / "signatures")
         with timed(timings_s, "photographs"):

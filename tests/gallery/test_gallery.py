@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 
 import numpy as np
 import pandas as pd
@@ -578,3 +579,42 @@ def test_a_gallery_that_was_sent_says_nothing_about_this_machine(cosine, tmp_pat
     file.write_text(json.dumps(manifest))
     with pytest.raises(ConfigError, match="dataset"):
         open_gallery(tmp_path / "sent")
+
+
+def test_a_gallery_that_was_sent_downloads_nothing_unasked(
+    data, cosine, photos, tmp_path, monkeypatch, capsys
+):
+    shutil.copytree(cosine.folder, tmp_path / "sent")
+    file = tmp_path / "sent" / "gallery.json"
+    manifest = json.loads(file.read_text())
+    manifest["config"]["model"]["type"] = "hf-hub:nobody/nothing"
+    del manifest["checksums"]
+    (tmp_path / "sent" / "checksums.json").unlink()
+    file.write_text(json.dumps(manifest))
+    asked = []
+
+    def refuse(*address, **unused):
+        asked.append(address)
+        raise OSError("no network here")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    sent, places = str(tmp_path / "sent"), [f"output.root={tmp_path}", "ray.num_actors=0"]
+    commands = [
+        ["identify", *map(str, photos), "--gallery", sent, *places],
+        ["gallery", "add", sent, f"dataset.root={data}", *places],
+    ]
+    for command in commands:
+        assert main(command) == 1
+        said = capsys.readouterr().err
+        assert "hf download nobody/nothing" in said
+        assert "Add --download" in said
+        assert "Traceback" not in said
+        assert asked == []
+        assert main([*command, "--download"]) == 1
+        assert asked != []
+        asked.clear()
+        capsys.readouterr()
+    assert main(["gallery", "info", sent]) == 0
+    assert asked == []
