@@ -134,11 +134,12 @@ def _init(address: str, *, verbose: bool) -> None:
         log.warning("Waiting for Ray to %s: %.0f of at most %g s.", what, waited_s, limit_s)
 
     def start() -> None:
-        with contextlib.nullcontext() if verbose else without_chatter():
-            ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)
+        ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)
 
     try:
-        beside_main(start, limit_s=limit_s, every_s=SHOWN_EVERY_S, on_wait=shown, stay=True)
+        # Out here: a start that is given up leaves no redirected stderr, which would swallow why.
+        with contextlib.nullcontext() if verbose else without_chatter():
+            beside_main(start, limit_s=limit_s, every_s=SHOWN_EVERY_S, on_wait=shown, stay=True)
     except TimeoutError as error:
         # What is left behind may never return, and Ray would wait for it when this process ends.
         atexit.register(exit_failed)

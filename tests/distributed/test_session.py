@@ -247,3 +247,13 @@ def test_who_is_sent_away_does_nothing(tmp_path):
         assert _runs(child)
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+def test_a_start_that_is_given_up_leaves_stderr_to_say_so(monkeypatch):
+    monkeypatch.setattr(ray, "init", lambda **options: time.sleep(3))
+    monkeypatch.setattr(connecting, "ATTACH_S", 0.3)
+    monkeypatch.setattr(connecting.atexit, "register", lambda call: None)
+    before = os.fstat(2)
+    with pytest.raises(RunError, match=r"did not attach to auto within 0\.3 s"):
+        connecting._init("auto", verbose=False)
+    assert (os.fstat(2).st_dev, os.fstat(2).st_ino) == (before.st_dev, before.st_ino)
