@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -29,54 +29,42 @@ GROUND = (236, 237, 239)
 TEXT_PX = 14
 FRAME_PX = 4
 ROW = 7
-"""Photographs beside each other: a query, five candidates, and the first right one."""
+"""Images beside each other: a query, five candidates, and the first right one."""
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One photograph of a picture, and what stands under it."""
+class CaptionedImage:
+    """One image of a picture, and what stands under it."""
 
     image_rgb: np.ndarray
     title: str
     lines: tuple[str, ...] = ()
     is_match: bool | None = None
-    """Whether it shows the query's animal; None where that is not known."""
+    """Whether it shows the query's identity; None where that is not known."""
     is_query: bool = False
     note: str | None = None
-    """A warning that stands in the photograph, such as "same visit"."""
+    """A warning that stands in the image, such as "same visit"."""
 
 
-@dataclass(frozen=True)
-class Answered:
-    """One query, its candidates, and how it was answered."""
-
-    heading: str
-    query: Shown
-    candidates: tuple[Shown, ...]
-    further: Shown | None = field(default=None)
-    """The first photograph of the right animal, where it is not among the candidates."""
-
-
-def draw_predictions(answered: Answered, *, cell_wh_px: tuple[int, int] = (232, 176)) -> np.ndarray:
-    """The query, its candidates in order and, where none of them is right, the first that is.
+def draw_predictions(
+    heading: str, images: Sequence[CaptionedImage], *, cell_wh_px: tuple[int, int] = (232, 176)
+) -> np.ndarray:
+    """A query and its candidates in order.
 
     A frame, a word and a sign in front of it tell right from wrong: a full frame and a tick in a
     disc, a broken frame and a cross in a square.
     """
-    shown = [answered.query, *answered.candidates]
-    if answered.further is not None:
-        shown.append(answered.further)
     gap = 14
-    cells = [_cell(one, cell_wh_px) for one in shown]
+    cells = [_cell(image, cell_wh_px) for image in images]
     rows = [beside(_level(cells[i : i + ROW]), gap) for i in range(0, len(cells), ROW)]
     width = max(row.shape[1] for row in rows)
-    heading = paragraph(answered.heading, width, round(1.25 * TEXT_PX))
-    return _with_margin(stacked([heading, *rows], 8), gap)
+    above = paragraph(heading, width, round(1.25 * TEXT_PX))
+    return _with_margin(stacked([above, *rows], 8), gap)
 
 
 def draw_contact_sheet(
     title: str,
-    pairs: Sequence[tuple[str, Shown, Shown]],
+    pairs: Sequence[tuple[str, CaptionedImage, CaptionedImage]],
     *,
     columns: int = 3,
     cell_wh_px: tuple[int, int] = (190, 144),
@@ -97,8 +85,8 @@ def draw_contact_sheet(
     return _with_margin(sheet, 16)
 
 
-def _cell(shown: Shown, wh_px: tuple[int, int]) -> np.ndarray:
-    """A photograph in its frame under its verdict, and its words."""
+def _cell(shown: CaptionedImage, wh_px: tuple[int, int]) -> np.ndarray:
+    """An image in its frame under its verdict, and its words."""
     width, height = wh_px
     colour, word = _verdict(shown)
     bar = blank((width, round(1.75 * TEXT_PX)), colour)
@@ -125,7 +113,7 @@ def _cell(shown: Shown, wh_px: tuple[int, int]) -> np.ndarray:
     return stacked([bar, panel, words])
 
 
-def _verdict(shown: Shown) -> tuple[Colour, str]:
+def _verdict(shown: CaptionedImage) -> tuple[Colour, str]:
     if shown.is_query:
         return INK, "query"
     if shown.is_match is None:
@@ -133,7 +121,7 @@ def _verdict(shown: Shown) -> tuple[Colour, str]:
     return (RIGHT, "same animal") if shown.is_match else (WRONG, "other animal")
 
 
-def _sign(bar: np.ndarray, shown: Shown, size: float) -> None:
+def _sign(bar: np.ndarray, shown: CaptionedImage, size: float) -> None:
     """Query: a ring. Right: a tick in a disc. Wrong: a cross in a square. Not known: a bar."""
     colour, _ = _verdict(shown)
     x, y, r = round(1.15 * TEXT_PX), bar.shape[0] // 2, round(size)

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
+from exreid.config.dataset import DatasetConfig
 from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import load_images
 from exreid.errors import MetadataError, RunError
 from exreid.pipeline.inputs import table_columns
+from exreid.records import ImageTable
 from exreid.storage.run_files import PHOTOS, read_run_table
 
 SITE_COLUMNS = ("site", "trap_id", "station", "camera", "location", "cell_code", "place")
@@ -39,6 +40,11 @@ class RunImages:
     def place_of(self) -> dict[str, int]:
         """The row of each image, by its id."""
         return {image_id: i for i, image_id in enumerate(self.rows["image_id"])}
+
+    def text(self, image: int, column: str) -> str | None:
+        """A cell of ``rows``."""
+        cell: str | None = self.rows[column].to_numpy(dtype=object)[image]
+        return cell
 
     @cached_property
     def gallery_images(self) -> dict[str, int]:
@@ -74,8 +80,9 @@ def read_run_images(
     query_ids: Sequence[str],
     gallery_ids: Sequence[str],
     *,
-    root: str | None,
-    site: str | None,
+    root: str | None = None,
+    site: str | None = None,
+    table: ImageTable | None = None,
 ) -> RunImages:
     """The images from ``photos.parquet``, or from the data set that the config names.
 
@@ -90,7 +97,9 @@ def read_run_images(
             whole["root"] = root
         used = {"side", "gallery_images"}
     elif config is not None:
-        whole, used = _from_dataset(folder, config, root)
+        if table is None:
+            table = _read_table(folder, config.dataset, root)
+        whole, used = _from_table(table, config.dataset)
     else:
         raise RunError(f"{folder}: neither photos.parquet nor a probe's config.snapshot.yaml.")
     for name in SHOWN_COLUMNS:
@@ -132,27 +141,29 @@ def _gallery(whole: pd.DataFrame, folder: Path, config: ProbeConfig | None) -> p
     return chosen[columns].reset_index(drop=True)
 
 
-def _from_dataset(
-    folder: Path, config: ProbeConfig, root: str | None
-) -> tuple[pd.DataFrame, set[str]]:
-    """The data set's rows with the original columns beside them, and those shown by role."""
-    dataset = config.dataset if root is None else config.dataset.model_copy(update={"root": root})
-    columns = table_columns(dataset)
+def _read_table(folder: Path, dataset: DatasetConfig, root: str | None) -> ImageTable:
+    place = dataset.root if root is None else root
     try:
         table, _ = load_images(
-            dataset.root,
+            place,
             metadata_file=dataset.metadata_file,
-            columns=columns,
+            columns=table_columns(dataset),
             unknown_identities=dataset.unknown_identities,
             on_error="skip",
             check_files=False,
         )
     except MetadataError as error:
         raise RunError(
-            f"{folder}: its data set was {config.dataset.root}, which cannot be read"
-            f"{' from ' + dataset.root if root else ''} ({error}) "
+            f"{folder}: its data set was {dataset.root}, which cannot be read"
+            f"{' from ' + place if root else ''} ({error}) "
             "If the data set has moved, give its folder with --root FOLDER."
         ) from error
+    return table
+
+
+def _from_table(table: ImageTable, dataset: DatasetConfig) -> tuple[pd.DataFrame, set[str]]:
+    """The table's rows with the original columns beside them, and those shown by role."""
+    columns = table_columns(dataset)
     roles = {
         *(columns.path, columns.identity, columns.mask, columns.viewpoint, columns.date),
         *columns.encounter,
@@ -191,5 +202,5 @@ def _where(whole: pd.DataFrame) -> str:
     return str(whole["root"].iloc[0]) if len(whole) else "an empty table"
 
 
-def _empty(cell: Any) -> bool:
+def _empty(cell: object) -> bool:
     return cell is None or cell == "" or cell != cell  # noqa: PLR0124 - NaN

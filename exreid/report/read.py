@@ -19,6 +19,7 @@ from exreid.config.io import from_values
 from exreid.config.probe import ProbeConfig
 from exreid.config.text import tree_of_yaml
 from exreid.errors import ConfigError, RunError
+from exreid.records import ImageTable
 from exreid.report.images import RunImages, read_run_images
 from exreid.storage.run_files import (
     NUMBER,
@@ -122,12 +123,18 @@ class RunData:
         return bool(self.queries["identity"].notna().any())
 
 
-def read_run_data(folder: Path, *, root: str | None, site_column: str | None) -> RunData:
+def read_run_data(
+    folder: Path,
+    *,
+    root: str | None = None,
+    site_column: str | None = None,
+    table: ImageTable | None = None,
+) -> RunData:
     """Everything that is shown of a run.
 
     ``root`` replaces the data set's folder, ``site_column`` is the column with the place (None:
-    the likeliest). RunError where the folder is no finished run, or its images are not where the
-    run found them.
+    the likeliest), ``table`` the run's images where they are read already. RunError where the
+    folder is no finished run, or its images are not where the run found them.
     """
     with damage_named(folder):
         result = _read_result(folder)
@@ -140,7 +147,7 @@ def read_run_data(folder: Path, *, root: str | None, site_column: str | None) ->
         query_ids = queries["query_id"].tolist()
         gallery_ids = rows["gallery_id"].unique().to_pylist()
         images = read_run_images(
-            folder, config, query_ids, gallery_ids, root=root, site=site_column
+            folder, config, query_ids, gallery_ids, root=root, site=site_column, table=table
         )
         return RunData(
             folder,

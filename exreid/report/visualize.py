@@ -9,49 +9,97 @@ could not be drawn, ``problems.csv``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import lru_cache, partial
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from exreid.config.probe import ProbeConfig
-from exreid.data.images import load_image
+from exreid.data.images import load_image, prepare_image, prepare_matte
 from exreid.errors import StorageError
 from exreid.explain.canvas import Overlay, save_png
+from exreid.explain.embedding import explain_similarity
 from exreid.explain.heatmap import draw_evidence
-from exreid.explain.overlay import MatchedKeypoints, draw_matches
-from exreid.explain.prediction import Answered, Shown, draw_contact_sheet, draw_predictions
-from exreid.explain.strip import strip_rows
-from exreid.pipeline.inputs import output_root
+from exreid.explain.overlay import draw_matches
+from exreid.explain.prediction import CaptionedImage, draw_contact_sheet, draw_predictions
+from exreid.explain.similarity_picture import draw_similarity
+from exreid.explain.words import verdict_sentence
+from exreid.models.backbones import Backbone, build_backbone
+from exreid.pipeline.inputs import output_root, preprocessing_for
 from exreid.pipeline.match import preprocessing_of
 from exreid.pipeline.methods import methods_of
 from exreid.progress import Progress, no_progress
 from exreid.records import ImageTable
-from exreid.report.run_answers import ANSWER_COLUMNS, read_answers, read_candidates
-from exreid.report.visualize_similarity import SimilarityPictures
+from exreid.report.outcomes import probability_of, query_outcomes
+from exreid.report.pairs import matched_keypoints, matched_rows
+from exreid.report.read import RunData, read_run_data
 from exreid.storage import mirror
 from exreid.storage.run_folder import write_text
 from exreid.storage.spreadsheets import csv_text
 from exreid.storage.urls import read_bytes
 
 log = logging.getLogger(__name__)
-PHOTO_SIDE_PX = 480
-PHOTOS_KEPT = 64
+IMAGE_SIDE_PX = 480
+IMAGES_KEPT = 64
+CONFIDENCE = {"identity": "probability that it is right", "pair": "probability of the pair"}
 FURTHER_PICTURES = ("match_pictures", "evidence_picture", "similarity_picture")
+Seen = tuple[np.ndarray, np.ndarray | None]
+"""An image as a network was given it, and where the animal is, where that is known."""
 
 
-@dataclass
-class Drawn:
-    """What was drawn, and what could not be."""
+@dataclass(frozen=True)
+class PicturedAnswer:
+    """A query's answer, as ``index.csv`` has it."""
 
-    folder: Path
-    index: list[dict[str, Any]] = field(default_factory=list)
-    problems: list[dict[str, str]] = field(default_factory=list)
+    query_id: str
+    identity: str
+    verdict: str
+    """``right``, ``wrong``, ``new`` (the gallery does not have the identity, and no decision called
+    it known) or ``no candidate``."""
+    confidence_name: str
+    confidence: float
+    """The best that the run has: the probability that the top identity is right, that of the best
+    pair, or its score."""
+    score: float
+    best_gallery_id: str | None
+    best_identity: str | None
+    first_right_rank: int | None
+    decision: str | None
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the pictures are drawn from; images are rows of `RunImages`."""
+
+    data: RunData
+    config: ProbeConfig
+    answers: list[PicturedAnswer]
+    score_name: str
+    image_rgb: Callable[[int], np.ndarray]
+    as_matched: Callable[[int], Seen]
+    backbone: Callable[[], Backbone]
+    """Built for the first picture."""
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """Where the pictures go, and which of them failed."""
+
+    path: Path
+    problems: dict[str, str]
+
+    def drawn(self, name: str, draw: Callable[[], np.ndarray]) -> str:
+        """The picture's name, or nothing where it could not be drawn: why is kept."""
+        try:
+            save_png(self.path / name, draw())
+        except Exception as error:  # noqa: BLE001 - whatever it raises, the numbers are on disk
+            self.problems[name] = str(error) or type(error).__name__
+            return ""
+        return name
 
 
 def draw_run(
@@ -60,228 +108,253 @@ def draw_run(
     config: ProbeConfig,
     *,
     progress: Progress = no_progress,
-) -> Drawn:
+) -> None:
     """Draw the pictures of a completed run from its files; a picture that fails is listed.
 
     ``table`` holds the run's images. Nothing is raised, so that a run never fails by a picture.
     """
-    drawn = Drawn(output_root(config) / "visualizations" / run_folder.name)
-    gallery = _Gallery(run_folder, table, config, drawn)
-    _tried(drawn, "all", partial(gallery.draw, progress))
-    if drawn.problems:
+    folder = _Folder(output_root(config) / "visualizations" / run_folder.name, {})
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        _draw_all(run_folder, table, config, folder, progress)
+    except Exception as error:  # noqa: BLE001 - as for a single picture
+        folder.problems["all"] = str(error) or type(error).__name__
+    if folder.problems:
         log.warning(
             "%d pictures could not be drawn (%s: %s); the numbers in %s are complete without them.",
-            len(drawn.problems),
-            drawn.problems[0]["picture"],
-            drawn.problems[0]["problem"],
+            len(folder.problems),
+            *next(iter(folder.problems.items())),
             run_folder,
         )
     try:
-        mirror.publish_folder(drawn.folder)
+        mirror.publish_folder(folder.path)
     except StorageError as error:
-        log.warning("The pictures stand on this machine alone, in %s: %s", drawn.folder, error)
-    return drawn
+        log.warning("The pictures stand on this machine alone, in %s: %s", folder.path, error)
 
 
-class _Gallery:
-    """The pictures of one run."""
+def _draw_all(
+    run_folder: Path, table: ImageTable, config: ProbeConfig, folder: _Folder, progress: Progress
+) -> None:
+    data = read_run_data(run_folder, table=table)
+    model, size = config.model, config.dataset.image_size
+    score_name = {"cosine": "cosine", "local_lightglue": config.benchmark.local_score}.get(
+        config.benchmark.method, "score"
+    )
+    run = _Run(
+        data,
+        config,
+        _answers(data, score_name),
+        score_name,
+        lru_cache(IMAGES_KEPT)(partial(_image_rgb, data)),
+        lru_cache(IMAGES_KEPT)(partial(_as_matched, data, config)),
+        cache(partial(build_backbone, model.type, checkpoint=model.checkpoint, image_size=size)),
+    )
+    count, most = len(run.answers), config.visualization.num_queries
+    chosen = evenly(count, most).tolist()
+    wrong = [q for q, answer in enumerate(run.answers) if answer.verdict == "wrong"]
+    wrong.sort(key=lambda q: -np.nan_to_num(run.answers[q].confidence, nan=-np.inf))
+    advance = progress("Drawing pictures", len(chosen) + 2)
+    rows = []
+    matched = matched_rows(data)
+    for number, q in enumerate(chosen, start=1):
+        row_of = {image: row for row, image in matched[q]}
+        rows += _draw_query(run, number, q, row_of, folder)
+        advance(1)
+    sheets = {
+        "contact_sheet.png": (f"The first candidate of {len(chosen)} of {count} queries", chosen),
+        "failures.png": (
+            f"{len(wrong[:most])} of {len(wrong)} wrong answers, the most confident first",
+            wrong[:most],
+        ),
+    }
+    for name, (title, queries) in sheets.items():
+        folder.drawn(name, partial(_contact_sheet, run, title, queries))
+        advance(1)
+    columns = ["picture", *(field.name for field in fields(PicturedAnswer)), *FURTHER_PICTURES]
+    index = pd.DataFrame(rows, columns=columns)
+    write_text(folder.path / "index.csv", csv_text(index))
+    if folder.problems:
+        problems = pd.DataFrame(folder.problems.items(), columns=["picture", "problem"])
+        write_text(folder.path / "problems.csv", csv_text(problems))
 
-    def __init__(
-        self, run_folder: Path, table: ImageTable, config: ProbeConfig, drawn: Drawn
-    ) -> None:
-        self.run_folder, self.table, self.config, self.drawn = run_folder, table, config, drawn
-        self.photograph = lru_cache(PHOTOS_KEPT)(self._photograph)
-        self.as_matched = lru_cache(PHOTOS_KEPT)(self._as_matched)
-        self.similarity = SimilarityPictures(table, config) if methods_of(config)[0] else None
 
-    def draw(self, progress: Progress) -> None:
-        self.drawn.folder.mkdir(parents=True, exist_ok=True)
-        self.rows: dict[Any, dict[Any, Any]] = strip_rows(self.table).to_dict("index")
-        self.place = pd.Series(np.arange(len(self.table)), index=self.table.rows["image_id"])
-        identity_of = {str(image): row["identity"] for image, row in self.rows.items()}
-        self.score_name = _score_name(self.config)
-        self.answers = read_answers(self.run_folder, identity_of, score_name=self.score_name)
-        self.records = self.answers.to_dict("records")
-        options = self.config.visualization
-        chosen = evenly(len(self.answers), options.num_queries)
-        wrong = self.answers[self.answers["verdict"] == "wrong"]
-        wrong = wrong.sort_values("confidence", ascending=False, kind="stable")
-        ids = self.answers["query_id"].iloc[chosen]
-        self.ranked = read_candidates(self.run_folder, {*ids, *wrong["query_id"]}, options.top_k)
-        self.matches = self._read_matches(ids)
-        advance = progress("Drawing pictures", len(chosen) + 2)
-        for number, place in enumerate(chosen.tolist(), start=1):
-            self._draw_query(number, self.records[place])
-            advance(1)
-        shown = wrong.head(options.num_queries)
-        sheets = {
-            "contact_sheet.png": (
-                f"The first candidate of {len(chosen)} of {len(self.answers)} queries",
-                self.answers.iloc[chosen],
-            ),
-            "failures.png": (
-                f"{len(shown)} of {len(wrong)} wrong answers, the most confident first",
-                shown,
-            ),
-        }
-        for name, (title, answers) in sheets.items():
-            _tried(self.drawn, name, partial(self._draw_sheet, name, title, answers))
-            advance(1)
-        folder = self.drawn.folder
-        columns = ["picture", *ANSWER_COLUMNS, *FURTHER_PICTURES]
-        index = pd.DataFrame(self.drawn.index, columns=columns)
-        write_text(folder / "index.csv", csv_text(index))
-        if self.drawn.problems:
-            problems = pd.DataFrame(self.drawn.problems)
-            write_text(folder / "problems.csv", csv_text(problems))
-
-    def _draw_query(self, number: int, answer: dict[Any, Any]) -> None:
-        name = f"predictions_{number:04d}.png"
-        if not _tried(self.drawn, name, partial(self._draw_prediction, name, answer)):
-            return
-        lines = partial(draw_matches, threshold=self.config.benchmark.match_threshold)
-        overlays = []
-        for rank, gallery_id in enumerate(self.ranked[answer["query_id"]].gallery_ids, start=1):
-            pair = (answer["query_id"], gallery_id)
-            found = self.matches.get(pair)
-            overlay = f"matches_{number:04d}_{rank}.png"
-            if found is not None and _tried(
-                self.drawn, overlay, partial(self._draw_pair, overlay, pair, found, lines)
-            ):
-                overlays.append(overlay)
-        values = {column: answer[column] for column in ANSWER_COLUMNS}
-        self.drawn.index.append(
-            {
-                "picture": name,
-                **values,
-                "match_pictures": " ".join(overlays),
-                "evidence_picture": self._draw_evidence(number, answer),
-                "similarity_picture": self._draw_similarity(number, answer),
-            }
-        )
-
-    def _draw_evidence(self, number: int, answer: dict[Any, Any]) -> str:
-        """Where the matches of a query and its first candidate lie; the picture's name."""
-        pair = self._with_first(answer)
-        found = None if pair is None else self.matches.get(pair)
-        if pair is None or found is None:
-            return ""
-        name = f"evidence_{number:04d}.png"
-        counted = found.take(found.confidence_X > self.config.benchmark.match_threshold)
-        draw = partial(self._draw_pair, name, pair, counted, draw_evidence)
-        return name if _tried(self.drawn, name, draw) else ""
-
-    def _draw_similarity(self, number: int, answer: dict[Any, Any]) -> str:
-        """Why the embeddings of a query and its first candidate agree; the picture's name."""
-        pair = self._with_first(answer)
-        if self.similarity is None or pair is None:
-            return ""
-        name = f"similarity_{number:04d}.png"
-        draw = partial(self.similarity.draw, self.drawn.folder / name, pair, self._titles(pair))
-        return name if _tried(self.drawn, name, draw) else ""
-
-    def _with_first(self, answer: dict[Any, Any]) -> tuple[str, str] | None:
-        """A query and its first candidate; None where it has none."""
-        candidates = self.ranked[answer["query_id"]].gallery_ids
-        return (answer["query_id"], candidates[0]) if candidates else None
-
-    def _titles(self, pair: tuple[str, str]) -> tuple[str, str]:
-        first, second = (f"{self.rows[image]['identity']} · {image}" for image in pair)
-        return first, second
-
-    def _draw_prediction(self, name: str, answer: dict[Any, Any]) -> None:
-        ranked = self.ranked[answer["query_id"]]
-        candidates = [
-            self._candidate(answer, rank, *one)
-            for rank, one in enumerate(
-                zip(ranked.gallery_ids, ranked.scores, ranked.is_match, strict=True), start=1
+def _answers(data: RunData, score_name: str) -> list[PicturedAnswer]:
+    """A row per query, in order."""
+    probability = probability_of(data)
+    confidence_name = CONFIDENCE[probability] if probability else score_name
+    answers = []
+    for q, outcome in enumerate(query_outcomes(data).to_dict("records")):
+        rows = data.ranks.of(q)
+        there = rows.start < rows.stop
+        score = float(data.ranks.score_R[rows.start]) if there else math.nan
+        answers.append(
+            PicturedAnswer(
+                query_id=data.query_ids[q],
+                identity=outcome["truth"],
+                verdict=outcome["verdict"] if there else "no candidate",
+                confidence_name=confidence_name,
+                confidence=float(outcome["probability"]) if probability else score,
+                score=score,
+                best_gallery_id=data.images.text(data.ranks.image_R[rows.start], "image_id")
+                if there
+                else None,
+                best_identity=outcome["top"],
+                first_right_rank=outcome["first_rank"] or None,
+                decision=outcome["decision"],
             )
-        ]
-        further = None
-        if ranked.first_right is not None:
-            rank, image, score = ranked.first_right
-            further = self._candidate(answer, rank, image, score, True)
-        picture = Answered(
-            _heading(answer), self._query(answer["query_id"]), tuple(candidates), further
         )
-        save_png(self.drawn.folder / name, draw_predictions(picture))
+    return answers
 
-    def _draw_sheet(self, name: str, title: str, answers: pd.DataFrame) -> None:
-        pairs = []
-        for answer in answers.to_dict("records"):
-            ranked = self.ranked[answer["query_id"]]
-            if ranked.gallery_ids:
-                one = (ranked.gallery_ids[0], ranked.scores[0], ranked.is_match[0])
-                heading = f"{answer['confidence_name']} {answer['confidence']:.3g}"
-                pairs.append(
-                    (heading, self._query(answer["query_id"]), self._candidate(answer, 1, *one))
-                )
-        save_png(self.drawn.folder / name, draw_contact_sheet(title, pairs))
 
-    def _draw_pair(
-        self,
-        name: str,
-        pair: tuple[str, str],
-        found: MatchedKeypoints,
-        draw: Callable[..., Overlay],
-    ) -> None:
-        (query_rgb, query_mask), (gallery_rgb, gallery_mask) = map(self.as_matched, pair)
-        overlay = draw(
-            query_rgb,
-            gallery_rgb,
-            found,
-            query_mask=query_mask,
-            gallery_mask=gallery_mask,
-            titles=self._titles(pair),
-            with_caption=True,
-        )
-        save_png(self.drawn.folder / name, overlay.image_rgb)
+def _draw_query(
+    run: _Run, number: int, q: int, row_of: dict[int, int], folder: _Folder
+) -> list[dict[str, object]]:
+    """Draw the pictures of a query; its row of ``index.csv``, none where the first one failed.
 
-    def _query(self, image_id: str) -> Shown:
-        row = self.rows[image_id]
-        title = row["identity"] or "animal not known"
-        return Shown(self.photograph(image_id), title, _lines(image_id, row), is_query=True)
+    ``row_of``: the row of ``matches.parquet`` of each of its gallery images that has one.
+    """
+    name = folder.drawn(f"predictions_{number:04d}.png", partial(_predictions, run, q))
+    if not name:
+        return []
+    query, candidates = run.data.images.place_of[run.data.query_ids[q]], _candidates(run, q)
+    threshold = run.config.benchmark.match_threshold
+    lines, evidence, similarity = [], "", ""
+    for rank, image in enumerate(candidates, start=1):
+        if image not in row_of:
+            continue
+        found = matched_keypoints(run.data, row_of[image])
+        pair = query, image
+        draw = partial(draw_matches, found=found, threshold=threshold)
+        picture = partial(_pair_picture, run, pair, draw)
+        lines.append(folder.drawn(f"matches_{number:04d}_{rank}.png", picture))
+        if rank == 1:
+            counted = found.take(found.confidence_X > threshold)
+            picture = partial(_pair_picture, run, pair, partial(draw_evidence, found=counted))
+            evidence = folder.drawn(f"evidence_{number:04d}.png", picture)
+    if candidates and methods_of(run.config)[0]:
+        picture = partial(_similarity_picture, run, (query, candidates[0]))
+        similarity = folder.drawn(f"similarity_{number:04d}.png", picture)
+    further = (" ".join(filter(None, lines)), evidence, similarity)
+    answer = run.answers[q]
+    return [
+        {"picture": name, **asdict(answer), **dict(zip(FURTHER_PICTURES, further, strict=True))}
+    ]
 
-    def _candidate(
-        self, answer: dict[Any, Any], rank: int, image_id: str, score: float, is_match: bool
-    ) -> Shown:
-        row, own = self.rows[image_id], self.rows[answer["query_id"]]
-        same = row["encounter"] is not None and row["encounter"] == own["encounter"]
-        scored = "not scored" if np.isnan(score) else f"{self.score_name} {score:.3g}"
-        return Shown(
-            self.photograph(image_id),
-            f"{rank}. {row['identity']}",
-            (scored, *_lines(image_id, row)),
-            is_match=is_match,
-            note="same visit" if same else None,
-        )
 
-    def _photograph(self, image_id: str) -> np.ndarray:
-        path = self.table.rows["path"].iloc[self.place[image_id]]
-        data = read_bytes(self.table.root, path)
-        return np.asarray(load_image(data, min_side_px=PHOTO_SIDE_PX // 2).image)
+def _candidates(run: _Run, q: int) -> list[int]:
+    rows = run.data.ranks.of(q)
+    return run.data.ranks.image_R[rows][: run.config.visualization.top_k].tolist()
 
-    def _as_matched(self, image_id: str) -> tuple[np.ndarray, np.ndarray | None]:
-        """The photograph and its mask as keypoints were looked for in them."""
-        row = self.table.rows.iloc[self.place[image_id]]
-        data = read_bytes(self.table.root, row["path"])
-        return preprocessing_of(self.config).prepare(data, row["mask"] or None)
 
-    def _read_matches(self, query_ids: pd.Series) -> dict[tuple[str, str], MatchedKeypoints]:
-        file = self.run_folder / "matches.parquet"
-        if not file.exists():
-            return {}
-        verified = self.config.benchmark.geometry != "none"
-        rows = pq.read_table(file, filters=[("query_id", "in", list(query_ids))]).to_pylist()
-        return {
-            (row["query_id"], row["gallery_id"]): MatchedKeypoints.from_lists(
-                row["query_xy"],
-                row["gallery_xy"],
-                row["confidence"],
-                row["inlier"] if verified else None,
-            )
-            for row in rows
-        }
+def _predictions(run: _Run, q: int) -> np.ndarray:
+    """A query with its candidates, and the first right one where none of them is."""
+    answer, ranks = run.answers[q], run.data.ranks
+    rows, shown = ranks.of(q), len(_candidates(run, q))
+    places = list(range(rows.start, rows.start + shown))
+    hits = np.flatnonzero(ranks.match_R[rows] == 1)
+    if len(hits) and hits[0] >= shown:
+        places.append(rows.start + int(hits[0]))
+    sentences = [verdict_sentence(answer.verdict, answer.first_right_rank or 0)]
+    if not math.isnan(answer.confidence):
+        sentences.append(f"{answer.confidence_name.capitalize()}: {answer.confidence:.3g}.")
+    if answer.decision is not None:
+        sentences.append(f"Decision: {answer.decision}.")
+    candidates = [_candidate(run, q, place) for place in places]
+    return draw_predictions(" ".join(sentences), [_query(run, q), *candidates])
+
+
+def _contact_sheet(run: _Run, title: str, queries: Sequence[int]) -> np.ndarray:
+    pairs = []
+    for q in queries:
+        answer, rows = run.answers[q], run.data.ranks.of(q)
+        if rows.start < rows.stop:
+            heading = f"{answer.confidence_name} {answer.confidence:.3g}"
+            pairs.append((heading, _query(run, q), _candidate(run, q, rows.start)))
+    return draw_contact_sheet(title, pairs)
+
+
+def _query(run: _Run, q: int) -> CaptionedImage:
+    image = run.data.images.place_of[run.data.query_ids[q]]
+    title = run.data.images.text(image, "identity") or "animal not known"
+    return CaptionedImage(run.image_rgb(image), title, _lines(run.data, image), is_query=True)
+
+
+def _candidate(run: _Run, q: int, place: int) -> CaptionedImage:
+    """A row of the ranking."""
+    ranks, images = run.data.ranks, run.data.images
+    image, score = int(ranks.image_R[place]), float(ranks.score_R[place])
+    encounter = images.text(image, "encounter")
+    own = images.text(images.place_of[run.data.query_ids[q]], "encounter")
+    scored = "not scored" if math.isnan(score) else f"{run.score_name} {score:.3g}"
+    return CaptionedImage(
+        run.image_rgb(image),
+        f"{ranks.rank_R[place]}. {images.text(image, 'identity')}",
+        (scored, *_lines(run.data, image)),
+        is_match=bool(ranks.match_R[place] == 1),
+        note="same visit" if encounter is not None and encounter == own else None,
+    )
+
+
+def _lines(data: RunData, image: int) -> tuple[str, ...]:
+    texts = [data.images.text(image, name) for name in ("date", "viewpoint")]
+    told = " · ".join(text for text in texts if text)
+    return tuple(line for line in (told, data.images.text(image, "image_id")) if line)
+
+
+def _pair_picture(run: _Run, pair: tuple[int, int], draw: Callable[..., Overlay]) -> np.ndarray:
+    (query_rgb, query_mask), (gallery_rgb, gallery_mask) = map(run.as_matched, pair)
+    return draw(
+        query_rgb,
+        gallery_rgb,
+        query_mask=query_mask,
+        gallery_mask=gallery_mask,
+        titles=_titles(run, pair),
+        with_caption=True,
+    ).image_rgb
+
+
+def _similarity_picture(run: _Run, pair: tuple[int, int]) -> np.ndarray:
+    """Why the embeddings of two images agree."""
+    (query, query_mask), (gallery, gallery_mask) = (_as_embedded(run, image) for image in pair)
+    return draw_similarity(
+        query,
+        gallery,
+        explain_similarity(run.backbone(), query, gallery),
+        query_mask=query_mask,
+        gallery_mask=gallery_mask,
+        titles=_titles(run, pair),
+        with_caption=True,
+    ).image_rgb
+
+
+def _titles(run: _Run, pair: tuple[int, int]) -> tuple[str, str]:
+    text = run.data.images.text
+    query, candidate = (f"{text(i, 'identity')} · {text(i, 'image_id')}" for i in pair)
+    return query, candidate
+
+
+def _image_rgb(data: RunData, image: int) -> np.ndarray:
+    content, _ = _read(data, image)
+    return np.asarray(load_image(content, min_side_px=IMAGE_SIDE_PX // 2).image)
+
+
+def _as_matched(data: RunData, config: ProbeConfig, image: int) -> Seen:
+    """As keypoints were looked for in it."""
+    return preprocessing_of(config).prepare(*_read(data, image))
+
+
+def _as_embedded(run: _Run, image: int) -> Seen:
+    """As the backbone was given it."""
+    content, mask = _read(run.data, image)
+    preprocessing = preprocessing_for(run.config, run.backbone())
+    image_rgb = prepare_image(content, mask, preprocessing)
+    matte = None if mask is None else prepare_matte(content, mask, preprocessing) >= 128
+    return image_rgb, matte
+
+
+def _read(data: RunData, image: int) -> tuple[bytes, str | None]:
+    row = data.images.rows.iloc[image]
+    return read_bytes(row["root"], row["path"]), row["mask"]
 
 
 def evenly(count: int, most: int) -> np.ndarray:
@@ -291,46 +364,3 @@ def evenly(count: int, most: int) -> np.ndarray:
     ([0, 2, 5, 7], [0, 1])
     """
     return np.arange(count) if count <= most else (np.arange(most) * count) // most
-
-
-def _score_name(config: ProbeConfig) -> str:
-    benchmark = config.benchmark
-    names = {"cosine": "cosine", "local_lightglue": benchmark.local_score}
-    return names.get(benchmark.method, "score")
-
-
-def _heading(answer: dict[Any, Any]) -> str:
-    rank = answer["first_right_rank"]
-    verdicts = {
-        "right": "Right: the first candidate is the same animal.",
-        "wrong": "Wrong: the first candidate is another animal"
-        + ("." if pd.isna(rank) else f"; the right one comes at rank {rank}."),
-        "new": "A new animal: the gallery has no photograph of it.",
-        "no candidate": "No candidate.",
-    }
-    if answer["verdict"] == "wrong" and pd.isna(rank):
-        verdicts["wrong"] = "Wrong: a new animal was taken for a known one."
-    parts = [verdicts[answer["verdict"]]]
-    if not pd.isna(answer["confidence"]):
-        parts.append(f"{answer['confidence_name'].capitalize()}: {answer['confidence']:.3g}.")
-    if answer["decision"] is not None:
-        parts.append(f"Decision: {answer['decision']}.")
-    return " ".join(parts)
-
-
-def _lines(image_id: str, row: dict[Any, Any]) -> tuple[str, ...]:
-    def joined(*names: str) -> str:
-        return " · ".join(str(row[name]) for name in names if row[name] is not None)
-
-    return tuple(line for line in (joined("date", "viewpoint"), image_id) if line)
-
-
-def _tried(drawn: Drawn, name: str, draw: Callable[[], Any]) -> bool:
-    """Whether it could be drawn; what went wrong is kept."""
-    try:
-        draw()
-    except Exception as error:  # noqa: BLE001 - whatever a picture raises, the numbers are on disk
-        reason = str(error) or type(error).__name__
-        drawn.problems.append({"picture": name, "problem": reason})
-        return False
-    return True

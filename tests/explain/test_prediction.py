@@ -6,18 +6,18 @@ from exreid.explain.canvas import shortened, text_width, wrapped
 from exreid.explain.prediction import (
     RIGHT,
     WRONG,
-    Answered,
-    Shown,
+    CaptionedImage,
     draw_contact_sheet,
     draw_predictions,
 )
 
-PHOTO = np.full((30, 40, 3), 128, np.uint8)
+IMAGE = np.full((30, 40, 3), 128, np.uint8)
+QUERY = CaptionedImage(IMAGE, "Luna", is_query=True)
 
 
 def _grey(is_match):
-    shown = Shown(PHOTO, "1. Luna", is_match=is_match)
-    picture = draw_predictions(Answered("", Shown(PHOTO, "Luna", is_query=True), (shown,)))
+    shown = CaptionedImage(IMAGE, "1. Luna", is_match=is_match)
+    picture = draw_predictions("", [QUERY, shown])
     dark = picture @ np.array([0.299, 0.587, 0.114])
     return dark[:, dark.shape[1] // 2 :]
 
@@ -42,21 +42,19 @@ def test_the_two_colours_stay_apart_for_every_kind_of_colour_blindness():
         assert np.linalg.norm(seen[0] - seen[1]) > 80
 
 
-def test_the_first_right_one_is_added_and_rows_break():
-    query = Shown(PHOTO, "Luna", is_query=True)
-    wrong = tuple(Shown(PHOTO, str(rank), is_match=False) for rank in range(1, 6))
-    right = Shown(PHOTO, "9. Luna", is_match=True)
-    five = draw_predictions(Answered("Wrong", query, wrong))
-    six = draw_predictions(Answered("Wrong", query, wrong, right))
+def test_a_query_and_six_candidates_stand_in_one_row_and_more_in_further_ones():
+    wrong = [CaptionedImage(IMAGE, str(rank), is_match=False) for rank in range(1, 6)]
+    five = draw_predictions("Wrong", [QUERY, *wrong])
+    six = draw_predictions("Wrong", [QUERY, *wrong, wrong[0]])
     assert six.shape[0] == five.shape[0]
     assert six.shape[1] > five.shape[1]
-    assert draw_predictions(Answered("Wrong", query, wrong * 2)).shape[0] > 1.6 * five.shape[0]
+    assert draw_predictions("Wrong", [QUERY, *wrong, *wrong]).shape[0] > 1.6 * five.shape[0]
 
 
 def test_an_empty_sheet_says_so_and_a_full_one_holds_every_pair():
     empty = draw_contact_sheet("Failures", [])
     assert (empty < 128).any()
-    pair = ("0.9", Shown(PHOTO, "Luna", is_query=True), Shown(PHOTO, "1. Mira", is_match=False))
+    pair = ("0.9", QUERY, CaptionedImage(IMAGE, "1. Mira", is_match=False))
     four = draw_contact_sheet("Failures", [pair] * 4, columns=3)
     photographs = np.all(four == 128, axis=2).sum()
     one = np.all(draw_contact_sheet("Failures", [pair], columns=3) == 128, axis=2).sum()

@@ -1,6 +1,7 @@
 """Seed outputs as a user gets them: what is pictured, in which order, and that numbers survive."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,10 @@ from PIL import Image
 
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
+from exreid.pipeline.inputs import read_images
 from exreid.report import visualize
-from exreid.report.run_answers import outcomes, verdicts
+from exreid.report.outcomes import outcomes, verdicts
+from exreid.report.read import read_run_data
 from exreid.runs.probe import run_probe
 
 SMALL = [
@@ -95,11 +98,11 @@ def test_a_picture_that_fails_costs_no_number_and_is_listed(drawn, dataset, monk
     out, _, result = drawn
     plain, calls = visualize.draw_predictions, []
 
-    def failing(answered):
-        calls.append(answered)
+    def failing(heading, images):
+        calls.append(heading)
         if len(calls) == 2:
             raise ValueError("no ink")
-        return plain(answered)
+        return plain(heading, images)
 
     monkeypatch.setattr(visualize, "draw_predictions", failing)
     again, same = run_probe(_config(dataset, out, "output.run_id=three"))
@@ -119,32 +122,72 @@ def test_pictures_that_cannot_be_written_at_all_cost_no_number_either(dataset, t
     assert "could not be drawn" in caplog.text
 
 
-def test_a_new_animal_is_no_failure_unless_it_was_called_known(tmp_path):
-    def written(decision):
-        folder = tmp_path / str(decision)
-        folder.mkdir()
-        queries = {"query_id": ["q", "r"], "identity": ["Luna", "Mira"], "positives": [1, 0]}
-        pd.DataFrame(queries).to_parquet(folder / "queries.parquet")
-        rows = {
-            "query_id": ["q", "q", "r"],
-            "rank": [1, 2, 1],
-            "gallery_id": ["x", "y", "x"],
-            "score": [0.9, 0.8, 0.7],
-            "is_match": [False, True, False],
-        }
-        pd.DataFrame(rows).to_parquet(folder / "rankings.parquet")
-        if decision:
-            decided = {"query_id": ["q", "r"], "known_probability": [0.4, 0.9]}
-            decided["decision"] = ["new", decision]
-            pd.DataFrame(decided).to_parquet(folder / "open_set.parquet")
-        return visualize.read_answers(folder, {"x": "Otto", "y": "Luna"})
+@pytest.mark.parametrize("kept", [1, 3])
+def test_ranks_in_pictures_are_those_of_the_files_and_the_first_right_one_is_added(
+    drawn, dataset, tmp_path, monkeypatch, kept
+):
+    _, folder, _ = drawn
+    changed = tmp_path / "run"
+    shutil.copytree(folder, changed)
+    rankings = pd.read_parquet(folder / "rankings.parquet").sort_values(["query_id", "rank"])
+    rankings = rankings[(rankings["rank"] <= kept) | rankings["is_match"]]
+    rankings.to_parquet(changed / "rankings.parquet")
+    pictured = []
+    monkeypatch.setattr(visualize, "draw_predictions", lambda *shown: pictured.append(shown))
+    config = _config(dataset, tmp_path, "visualization.num_queries=100")
+    visualize.draw_run(changed, read_images(config)[0], config)
+    added = deeper = 0
+    queries = pd.read_parquet(folder / "queries.parquet")["query_id"]
+    for query_id, (heading, images) in zip(queries, pictured, strict=True):
+        own = rankings[rankings["query_id"] == query_id]
+        expected = own.head(2)
+        deeper += (expected["rank"] > 2).sum()
+        if not expected["is_match"].any():
+            right = own[own["is_match"]].head(1)
+            assert f"at rank {right['rank'].item()}." in heading
+            expected, added = pd.concat([expected, right]), added + 1
+        assert images[0].is_query
+        ranks = [int(image.title.split(".")[0]) for image in images[1:]]
+        assert ranks == expected["rank"].tolist()
+        assert [image.is_match for image in images[1:]] == expected["is_match"].tolist()
+        assert [image.lines[-1] for image in images[1:]] == expected["gallery_id"].tolist()
+    assert added > 0 if kept == 3 else deeper > 0
 
-    assert written(None)["verdict"].tolist() == ["wrong", "new"]
-    table = written("known")
-    assert table["verdict"].tolist() == ["wrong", "wrong"]
-    assert table["confidence"].tolist() == [0.4, 0.9]
-    assert table["first_right_rank"].tolist()[0] == 2
-    assert table["best_identity"].tolist() == ["Otto", "Otto"]
+
+def test_a_new_animal_is_no_failure_unless_it_was_called_known(drawn, tmp_path):
+    _, folder, _ = drawn
+    queries = pd.read_parquet(folder / "queries.parquet")
+    ranks = pd.read_parquet(folder / "rankings.parquet")
+    new = queries["query_id"].iloc[:2].tolist()
+
+    def answers(*decisions):
+        changed = tmp_path / str(len(list(tmp_path.iterdir())))
+        shutil.copytree(folder, changed)
+        asked = queries.assign(
+            positives=queries["positives"].mask(queries["query_id"].isin(new), 0)
+        )
+        asked.to_parquet(changed / "queries.parquet")
+        hits = ranks["is_match"] & ~ranks["query_id"].isin(new)
+        ranks.assign(is_match=hits).to_parquet(changed / "rankings.parquet")
+        if decisions:
+            columns = {"query_id": queries["query_id"], "decision": "known", "margin": 0.1}
+            decided = pd.DataFrame(columns).assign(
+                known_probability=np.linspace(0, 1, len(queries))
+            )
+            decided.loc[:1, "decision"] = decisions
+            decided.to_parquet(changed / "open_set.parquet")
+        return visualize._answers(read_run_data(changed), "cosine")
+
+    plain = answers()
+    assert [answer.verdict for answer in plain[:2]] == ["new", "new"]
+    assert plain[0].first_right_rank is None
+    assert {answer.confidence_name for answer in plain} == {"cosine"}
+    assert all(answer.confidence == answer.score for answer in plain)
+    decided = answers("new", "known")
+    assert [answer.verdict for answer in decided[:2]] == ["new", "wrong"]
+    assert [answer.decision for answer in decided[:2]] == ["new", "known"]
+    assert [answer.confidence for answer in decided] == np.linspace(0, 1, len(queries)).tolist()
+    assert {answer.confidence_name for answer in decided} == {"probability that it is right"}
 
 
 def test_pictures_and_reports_give_one_verdict():
