@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -95,11 +96,6 @@ class VirtualRay:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """The driver's code with this in place of Ray and of its clock."""
-        before = match.ray, match.time, match.kill_actor
         clock = SimpleNamespace(monotonic=lambda: self.now_s, perf_counter=lambda: self.now_s)
-        match.ray, match.time = self, clock  # type: ignore[assignment]
-        match.kill_actor = lambda actor: None
-        try:
+        with patch.multiple(match, ray=self, time=clock, kill_actor=lambda actor: None):
             yield
-        finally:
-            match.ray, match.time, match.kill_actor = before

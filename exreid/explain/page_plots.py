@@ -15,11 +15,12 @@ from exreid.metrics.reliability import Reliability
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.typing import RcKeyType
 
 INK, GRID = "#010203", "#040506"
 """Stand for the page's own colours until the picture is in it."""
 LINES = ("-", "--", "-.", ":")
-STYLE = {
+STYLE: dict[RcKeyType, object] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.family": "sans-serif",

@@ -111,7 +111,7 @@ def read_photos(
 
 def _time_of(taken: np.datetime64, told: pd.Timestamp) -> np.datetime64:
     """The camera's time, else the table's where it is more than a day."""
-    if np.isnat(taken) and told is not pd.NaT and told != told.normalize():
+    if np.isnat(taken) and not pd.isna(told) and told != told.normalize():
         return np.datetime64(told, "s")
     return taken
 

