@@ -6,7 +6,7 @@ import copy
 import difflib
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ LISTS = ("choice", "grid")
 """Distributions over the values that are listed."""
 CORNERS = 4096
 """So many combinations of the ends of all distributions are checked at most."""
-JUDGES = {
+SAME_FOR_ALL = {
     "output": "where trials write",
     "wandb": "who watches them",
     "ray": "where they run",
@@ -35,6 +35,7 @@ JUDGES = {
     "validation": "what trials are judged on",
     "dataset": "which images trials are judged on",
 }
+"""Blocks that are not searched, and what they say."""
 SEARCHABLE_DATASET = (
     *("image_size", "resize", "no_background", "crop_to_mask", "crop_margin"),
     *("fill_rgb", "reduced_decode"),
@@ -67,11 +68,9 @@ class Distribution:
         """The distance between the values, where there is one."""
         return self.numbers[2] if len(self.numbers) == 3 else None
 
-    def to_check(self) -> list[Any]:
-        """Values that show whether a key can take all of them: the ends, or all of a list."""
-        if not self.numbers:
-            return list(self.choices)
-        return list(self.numbers[:2])
+    def ends(self) -> list[Any]:
+        """The lowest and the highest value, or all of a list."""
+        return list(self.choices or self.numbers[:2])
 
     def within(self) -> list[Any]:
         """A value between the ends: it shows that a key takes no fractions."""
@@ -162,9 +161,9 @@ def check_space(
     known = leaf_keys(model)
     for key, distribution in space.items():
         _check_key(model, key, known)
-        for value in [*distribution.to_check(), *distribution.within()]:
+        for value in [*distribution.ends(), *distribution.within()]:
             _check_values(model, tree, {key: value})
-    corners = itertools.product(*(distribution.to_check() for distribution in space.values()))
+    corners = itertools.product(*(distribution.ends() for distribution in space.values()))
     for values in itertools.islice(corners, CORNERS):
         _check_values(model, tree, dict(zip(space, values, strict=True)))
 
@@ -175,13 +174,13 @@ def _check_key(model: type[StrictModel], key: str, known: Sequence[str]) -> None
         inside = [name for name in known if name.startswith(f"{key}.")]
         hint = f" It is a block of {', '.join(inside)}." if inside else nearest_key(model, key)
         raise ConfigError(f"tune.space.{key}: unknown key.{hint}")
-    if block in JUDGES and not (block == "dataset" and leaf in SEARCHABLE_DATASET):
+    if block in SAME_FOR_ALL and not (block == "dataset" and leaf in SEARCHABLE_DATASET):
         allowed = ""
         if block == "dataset":
             allowed = f" Of dataset, only {', '.join(SEARCHABLE_DATASET)} can be searched."
         raise ConfigError(
-            f"tune.space.{key}: {block} says {JUDGES[block]}, which is the same for all trials."
-            + allowed
+            f"tune.space.{key}: {block} says {SAME_FOR_ALL[block]}, which is the same for all "
+            f"trials.{allowed}"
         )
 
 
@@ -220,14 +219,3 @@ def value_of(tree: Mapping[str, Any], key: str) -> Any:
     for name in key.split("."):
         part = part[name]
     return part
-
-
-def combinations(space: Mapping[str, Distribution]) -> Iterator[dict[str, Any]]:
-    """Every combination of the listed values, the last key's changing fastest.
-
-    >>> grid = {"a": Distribution("grid", choices=(1, 2)), "b": Distribution("grid", choices=(3,))}
-    >>> list(combinations(grid))
-    [{'a': 1, 'b': 3}, {'a': 2, 'b': 3}]
-    """
-    for values in itertools.product(*(distribution.choices for distribution in space.values())):
-        yield dict(zip(space, values, strict=True))

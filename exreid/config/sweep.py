@@ -60,11 +60,34 @@ class TuneConfig(StrictModel):
     test: bool = True
     """Once, after the sweep, measure the best trial on the query split, which no trial has seen."""
 
+    @property
+    def distributions(self) -> dict[str, Distribution]:
+        """Of each dotted key that is searched."""
+        return parse_space(self.space)
+
+    @property
+    def trial_count(self) -> int:
+        """Trials in all."""
+        if self.search == "grid":
+            return math.prod(len(one.choices) for one in self.distributions.values())
+        return self.num_samples or SAMPLES
+
 
 class SweepConfig(FinetuneConfig):
     """A sweep of trainings: the config of each, and what is searched."""
 
     tune: TuneConfig = TuneConfig()
+
+    @property
+    def metric(self) -> str:
+        """What is maximised, which chooses the best epoch too."""
+        return self.tune.metric or self.output.best_metric
+
+    def trial_tree(self) -> dict[str, Any]:
+        """The config of each trial as a tree, before anything is searched in it."""
+        tree = self.model_dump(mode="json", exclude={"tune"})
+        tree["output"]["best_metric"] = self.metric
+        return tree
 
 
 class ProbeValidationConfig(StrictModel):
@@ -84,68 +107,49 @@ class ProbeSweepConfig(ProbeConfig):
     validation: ProbeValidationConfig = ProbeValidationConfig()
     tune: TuneConfig = TuneConfig(run="probe")
 
+    @property
+    def metric(self) -> str:
+        """What is maximised."""
+        return self.tune.metric or "top_1"
+
+    def trial_tree(self) -> dict[str, Any]:
+        """The config of each trial as a tree, before anything is searched in it."""
+        return self.model_dump(mode="json", exclude={"tune", "validation"})
+
 
 AnySweepConfig = SweepConfig | ProbeSweepConfig
-SWEEPS: dict[str, type[SweepConfig] | type[ProbeSweepConfig]] = {
-    "finetune": SweepConfig,
-    "probe": ProbeSweepConfig,
-}
-BASES: dict[str, type[FinetuneConfig] | type[ProbeConfig]] = {
-    "finetune": FinetuneConfig,
-    "probe": ProbeConfig,
-}
 
 
 def load_sweep(file: str | Path | None, overrides: Sequence[str] = ()) -> AnySweepConfig:
     """The config of a sweep, its space checked; see `exreid.config.io.load_config`."""
-    tune = read_tree(SweepConfig, file, overrides).get("tune")
-    run = tune.get("run", "finetune") if isinstance(tune, dict) else "finetune"
-    model = SWEEPS.get(run, SweepConfig) if isinstance(run, str) else SweepConfig
+    run = _block(read_tree(SweepConfig, file, overrides), "tune").get("run")
+    model: type[SweepConfig] | type[ProbeSweepConfig]
+    model = ProbeSweepConfig if run == "probe" else SweepConfig
     tree = read_tree(model, file, overrides)
-    if isinstance(tune, dict) and isinstance(tune.get("space"), dict):
-        own = flatten_space(_space_of(read_tree(model, None, overrides)))
+    if isinstance(_block(tree, "tune").get("space"), dict):
         # An override takes another distribution's place, instead of standing beside it.
-        tree["tune"]["space"] = {**flatten_space(_space_of(read_tree(model, file))), **own}
+        parts = [read_tree(model, file), read_tree(model, None, overrides)]
+        spaces = [flatten_space(_block(_block(part, "tune"), "space")) for part in parts]
+        tree["tune"]["space"] = spaces[0] | spaces[1]
     config = from_values(model, tree, source=str(file) if file else "the overrides")
     _check(config)
     return config
 
 
-def _space_of(tree: dict[str, Any]) -> dict[str, Any]:
-    tune = tree.get("tune")
-    space = tune.get("space") if isinstance(tune, dict) else None
-    return space if isinstance(space, dict) else {}
-
-
-def base_tree(config: AnySweepConfig) -> dict[str, Any]:
-    """The config of each trial as a tree, before anything is searched in it."""
-    left_out = {"tune", "validation"} if config.tune.run == "probe" else {"tune"}
-    return config.model_dump(mode="json", exclude=left_out)
-
-
-def space_of(config: AnySweepConfig) -> dict[str, Distribution]:
-    """The distribution of each key that is searched."""
-    return parse_space(config.tune.space)
-
-
-def samples_of(config: AnySweepConfig) -> int:
-    """Trials in all."""
-    if config.tune.search == "grid":
-        return math.prod(len(one.choices) for one in space_of(config).values())
-    return config.tune.num_samples or SAMPLES
-
-
-def metric_of(config: AnySweepConfig) -> str:
-    """The metric that is maximised."""
-    if isinstance(config, SweepConfig):
-        return config.tune.metric or config.output.best_metric
-    return config.tune.metric or "top_1"
+def _block(tree: dict[str, Any], name: str) -> dict[str, Any]:
+    block = tree.get(name)
+    return block if isinstance(block, dict) else {}
 
 
 def _check(config: AnySweepConfig) -> None:
     """What the sweep asks of its parts together."""
-    tune, space = config.tune, space_of(config)
-    check_space(BASES[tune.run], base_tree(config), space)
+    tune, space = config.tune, config.tune.distributions
+    training = isinstance(config, SweepConfig)
+    if training:  # the metric is one that a training can choose its best epoch by
+        from_values(
+            FinetuneConfig, {"output": {"best_metric": config.metric}}, source="tune.metric"
+        )
+    check_space(FinetuneConfig if training else ProbeConfig, config.trial_tree(), space)
     for key, distribution in space.items():
         if (tune.search == "grid") != (distribution.kind == "grid"):
             raise ConfigError(
@@ -153,14 +157,10 @@ def _check(config: AnySweepConfig) -> None:
                 "together: a grid search takes grid lists alone, the others take anything else "
                 "(choice for a list)."
             )
-    if tune.search == "grid" and tune.num_samples not in (None, samples_of(config)):
+    if tune.search == "grid" and tune.num_samples not in (None, tune.trial_count):
         raise ConfigError(
-            f"tune.num_samples={tune.num_samples}: the grid has {samples_of(config)} combinations. "
+            f"tune.num_samples={tune.num_samples}: the grid has {tune.trial_count} combinations. "
             "Leave it unset, or set tune.search=random."
-        )
-    if isinstance(config, SweepConfig):
-        from_values(  # the metric is one that a training can choose its best epoch by
-            FinetuneConfig, {"output": {"best_metric": metric_of(config)}}, source="tune.metric"
         )
     same = config.dataset.val_split_value == config.dataset.query_split_value
     if config.validation.source == "split" and same and tune.test:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from exreid.config.space import Distribution
 from exreid.config.text import to_yaml_text
-from exreid.pipeline.sweep_study import SweepStudy, Trial
+from exreid.pipeline.sweep import SweepStudy, Trial
 from exreid.storage.files import temporary_beside
 from exreid.storage.run_folder import write_text
 from exreid.storage.spreadsheets import csv_text
@@ -26,7 +26,7 @@ def write_report(
     folder: Path, study: SweepStudy, metric: str, best: Trial, best_tree: Mapping[str, Any]
 ) -> None:
     """Write the three files."""
-    write_text(folder / TABLE_FILE, trials_table(study.trials, metric, study.base_values))
+    write_text(folder / TABLE_FILE, trials_table(study.trials, metric, study.plan.base_values))
     tree = {**best_tree, "output": {**best_tree["output"], "run_id": None}}
     text = to_yaml_text(tree)
     percent = 100 * (best.score or 0.0)
@@ -89,7 +89,7 @@ def draw_trials(file: Path, study: SweepStudy, metric: str, best: Trial) -> None
     axes = figure.add_subplot()
     colours, norm = colormaps["viridis_r"], Normalize(ends[0], ends[1])
     for trial, score in zip(shown, scores, strict=True):
-        values = values_of(trial, study.base_values)
+        values = values_of(trial, study.plan.base_values)
         heights = [axis.height(values[axis.key]) for axis in axes_of]
         heights.append((score - ends[0]) / (ends[1] - ends[0]))
         colour = "black" if trial.baseline else colours(0.1 + 0.75 * float(norm(score)))

@@ -21,7 +21,7 @@ from exreid.distributed.extract_local import extract_local_over_actors
 from exreid.distributed.match import MatchReport, match_over_actors
 from exreid.distributed.placement import place_trials
 from exreid.distributed.session import Placement, place_actors
-from exreid.distributed.sweep import TrialPool
+from exreid.distributed.sweep import run_trials
 from exreid.distributed.train import place_workers
 from exreid.errors import RunError
 from exreid.features.decoding import decode_in_process
@@ -50,8 +50,19 @@ def who_gets_which(placement):
     return [found for _, found in matched]
 
 
-def a_trial(ask):
-    del ask
+class AnyStudy:
+    def __init__(self, plan):
+        del plan
+
+    def begin(self, number):
+        return number
+
+    def end(self, number, outcome):
+        del number, outcome
+
+
+def run_trial(trial, report):
+    del trial, report
     return ray.get_gpu_ids(), ray.get_runtime_context().get_assigned_resources()
 
 
@@ -79,10 +90,9 @@ def shares():
     placement = place_trials(
         FinetuneRayConfig(gpus_per_worker=0.5), workers=1, max_concurrent=None, samples=2
     )
-    done, waiting = {}, iter([(0, a_trial), (1, a_trial)])
-    TrialPool(placement, judge=bool, done=done.__setitem__, max_failures=0).run(
-        lambda: next(waiting, None)
-    )
+    done = {}
+    options = {"lost": None, "on_end": done.__setitem__, "max_failures": 0}
+    run_trials(AnyStudy, None, [0, 1], run_trial, placement, **options)
     assert [len(gpus) for gpus, _ in done.values()] == [1, 1], done
     assert all(resources["GPU"] == 0.5 for _, resources in done.values())
 

@@ -14,7 +14,7 @@ from PIL import Image
 from exreid.cli import main
 from exreid.config.sweep import load_sweep
 from exreid.errors import StorageError
-from exreid.runs import trial as trial_module
+from exreid.runs import tune_trial
 from exreid.runs.tune import run_tune
 from tests.run_schema import published_record
 
@@ -127,14 +127,14 @@ def test_a_killed_driver_goes_on_and_gives_what_an_uncut_sweep_gives(sweep, data
 
 
 def test_a_failing_trial_is_reported_and_costs_itself_alone(dataset, tmp_path, monkeypatch, capsys):
-    plain = trial_module.run_finetune
+    plain = tune_trial.run_finetune
 
     def failing(config, **options):
         if config.output.run_id == "001":
             raise MemoryError("this trial is out of luck")
         return plain(config, **options)
 
-    monkeypatch.setattr(trial_module, "run_finetune", failing)
+    monkeypatch.setattr(tune_trial, "run_finetune", failing)
     more = ["output.run_id=s", "tune.num_samples=3", "train.epochs=1", "tune.test=false"]
     assert main(["tune", *_arguments(dataset, tmp_path, *more)]) == 0
     printed = capsys.readouterr().out
@@ -153,7 +153,7 @@ def test_a_failing_trial_is_reported_and_costs_itself_alone(dataset, tmp_path, m
             return plain(config, **options)
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(trial_module, "run_finetune", full)
+    monkeypatch.setattr(tune_trial, "run_finetune", full)
     arguments = _arguments(dataset, tmp_path, *more[1:], "output.run_id=full")
     assert main(["tune", *arguments]) == 1
     assert "output.run_id=full" in capsys.readouterr().err
@@ -161,7 +161,7 @@ def test_a_failing_trial_is_reported_and_costs_itself_alone(dataset, tmp_path, m
         "completed",
         "running",
     ]
-    monkeypatch.setattr(trial_module, "run_finetune", plain)
+    monkeypatch.setattr(tune_trial, "run_finetune", plain)
     assert main(["tune", *arguments]) == 0, "once there is room again"
 
 

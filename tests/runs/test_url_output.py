@@ -253,7 +253,7 @@ def test_a_sweep_goes_on_on_another_machine_without_its_finished_trials(
 ):
     """The driver is killed: nothing that it would write at its end is there."""
     from exreid.config.sweep import load_sweep
-    from exreid.pipeline import sweep_study
+    from exreid.pipeline.sweep import SweepStudy
     from exreid.runs.tune import run_tune
 
     def config(root):
@@ -262,17 +262,17 @@ def test_a_sweep_goes_on_on_another_machine_without_its_finished_trials(
         overrides += ["tune.space={optimizer.lr: {loguniform: [1e-4, 1e-2]}}"]
         return load_sweep(None, [*overrides, "train.epochs=1", "tune.test=true"])
 
-    tell = sweep_study.SweepStudy.tell
+    end = SweepStudy.end
 
     class KilledError(BaseException):
         """Nothing handles it."""
 
-    def die_with_the_second(self, trial, *arguments, **options):
-        if trial.number == 1:
+    def die_with_the_second(self, number, outcome):
+        if number == 1:
             raise KilledError
-        tell(self, trial, *arguments, **options)
+        end(self, number, outcome)
 
-    monkeypatch.setattr(sweep_study.SweepStudy, "tell", die_with_the_second)
+    monkeypatch.setattr(SweepStudy, "end", die_with_the_second)
     monkeypatch.setattr("exreid.storage.run_folder.RunFolder.fail", lambda self, error: None)
     with pytest.raises(KilledError):
         run_tune(config(ROOT))

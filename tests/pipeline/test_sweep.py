@@ -4,24 +4,17 @@ import json
 
 import pytest
 
-from exreid.config.space import parse_space
 from exreid.config.sweep import TuneConfig
 from exreid.errors import RunError
-from exreid.pipeline.sweep_study import SweepStudy
+from exreid.pipeline.sweep import Outcome, SweepPlan, SweepStudy
 
 SPACE = {"optimizer.lr": {"loguniform": [0.001, 0.1]}, "loss.scale": {"choice": [16, 64]}}
 BASE = {"optimizer.lr": 0.01, "loss.scale": 64.0}
 
 
-def _study(file, *, samples=12, space=SPACE, base=BASE, seed=0, **tune):
-    return SweepStudy(
-        parse_space(space),
-        TuneConfig(**tune),
-        samples=samples,
-        seed=seed,
-        base_values=base,
-        file=file / "sweep.json",
-    )
+def _study(folder, *, samples=12, space=SPACE, base=BASE, seed=0, **tune):
+    tune = {"num_samples": samples, "space": space, **tune}
+    return SweepStudy(SweepPlan(TuneConfig(**tune), seed, base, folder / "sweep.json"))
 
 
 def _score(trial):
@@ -29,15 +22,12 @@ def _score(trial):
     return 1 - abs(values["optimizer.lr"] - 0.03) + (values["loss.scale"] == 16) / 10
 
 
-def _finish(study, trial):
-    study.tell(trial, "completed", score=_score(trial), seconds=1.0, error=None)
-
-
 def _run(study, stop_after=None):
-    while (trial := study.ask()) is not None:
-        if stop_after == trial.number:
+    for number in study.unfinished:
+        trial = study.begin(number)
+        if stop_after == number:
             return
-        _finish(study, trial)
+        study.end(number, Outcome("completed", _score(trial)))
 
 
 @pytest.mark.parametrize("search", ["optuna", "random"])
@@ -97,50 +87,60 @@ def test_asha_lets_the_best_third_go_on_and_never_stops_the_baseline(tmp_path):
     """Looks after epochs 1 and 3. By hand: while fewer than three came to a look, the best of them
     goes on; then the best of three, and of six the best two."""
     study = _study(tmp_path, reduction_factor=3)
-    trials = [study.ask() for _ in range(7)]
-    assert trials[0].baseline
+    assert [study.begin(number).baseline for number in range(7)] == [True, *[False] * 6]
     first = [0.1, 0.5, 0.4, 0.6, 0.3, 0.55, 0.2]
-    stops = [study.report(t, 1, s, last=False) for t, s in zip(trials, first, strict=True)]
+    stops = [study.report(number, 1, score) for number, score in enumerate(first)]
     #        baseline; best of 2; 2nd of 3; best of 4; 4th of 5; 2nd of 6; 6th of 7
     assert stops == [False, False, True, False, True, False, True]
-    assert not study.report(trials[3], 2, 0.1, last=False), "no look after epoch 2"
-    assert not study.report(trials[0], 3, 0.1, last=False), "the baseline"
-    assert not study.report(trials[3], 3, 0.7, last=False)
-    assert study.report(trials[1], 3, 0.6, last=False)
-    assert not study.report(trials[5], 3, 0.6, last=True), "it is done anyway"
+    assert not study.report(3, 2, 0.1), "no look after epoch 2"
+    assert not study.report(0, 3, 0.1), "the baseline"
+    assert not study.report(3, 3, 0.7)
+    assert study.report(1, 3, 0.6)
 
 
 def test_an_interrupted_trial_keeps_its_looks(tmp_path):
     study = _study(tmp_path, baseline=False)
-    best, worse = study.ask(), study.ask()
-    assert not study.report(best, 1, 0.5, last=False)
+    assert study.begin(1).number == 1
+    assert [trial.number for trial in study.trials] == [0, 1], "drawn in their order"
+    assert not study.report(0, 1, 0.5)
     study = _study(tmp_path, baseline=False)
-    best, worse = study.ask(), study.ask()
-    assert (best.number, best.scores, worse.number) == (0, {1: 0.5}, 1)
-    assert study.report(worse, 1, 0.4, last=False), "it is compared with what came before"
-    study.tell(worse, "stopped", score=0.4, seconds=2.0, error=None)
+    assert study.unfinished[:3] == [0, 1, 2]
+    assert study.begin(0).scores == {1: 0.5}
+    study.begin(1)
+    assert study.report(1, 1, 0.4), "it is compared with what came before"
+    assert not study.report(1, 1, 0.4), "an epoch counts once"
+    study.end(1, Outcome("stopped", 0.4, {1: 0.4}))
     study = _study(tmp_path, baseline=False)
-    assert study.ask().number == 0
-    third = study.ask()
-    assert study.report(third, 1, 0.45, last=False)
+    assert study.unfinished[:2] == [0, 2]
+    study.begin(2)
+    assert study.report(2, 1, 0.45)
+
+
+def test_epochs_that_were_not_reported_count_once_the_trial_has_ended(tmp_path):
+    study = _study(tmp_path, baseline=False)
+    for number in (0, 1):
+        study.begin(number)
+    study.end(0, Outcome("completed", 0.5, {1: 0.3, 2: 0.5}))
+    assert study.trials[0].scores == {1: 0.3, 2: 0.5}
+    assert study.report(1, 1, 0.2), "worse than 0.3 after the same epoch"
 
 
 def test_a_grid_and_a_failed_trial(tmp_path):
     space = {"a": {"grid": [1, 2]}, "b": {"grid": ["x", "y"]}}
-    study = _study(tmp_path, samples=4, space=space, base={"a": 1, "b": "x"}, search="grid")
+    options = {"samples": None, "space": space, "base": {"a": 1, "b": "x"}, "search": "grid"}
     for number, values in enumerate([(1, "x"), (1, "y"), (2, "x"), (2, "y")]):
-        trial = study.ask()
-        assert tuple(trial.values.values()) == values
-        state = "failed" if number == 1 else "completed"
-        score = None if number == 1 else number / 10
-        study.tell(trial, state, score=score, seconds=0, error="why" if number == 1 else None)
-        study = _study(tmp_path, samples=4, space=space, base={"a": 1, "b": "x"}, search="grid")
-    assert study.ask() is None
+        study = _study(tmp_path, **options)
+        assert tuple(study.begin(number).values.values()) == values
+        failed = Outcome("failed", error="why")
+        study.end(number, failed if number == 1 else Outcome("completed", number / 10))
+    study = _study(tmp_path, **options)
+    assert study.unfinished == []
     assert study.best.number == 3
     assert study.trials[1].error == "why"
 
 
-def test_a_sweep_file_that_is_broken_is_named(tmp_path):
-    (tmp_path / "sweep.json").write_text("{")
-    with pytest.raises(RunError, match=r"sweep\.json: cannot be read.*output\.run_id"):
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"trials": [{"number": "one"}]}'])
+def test_a_sweep_file_that_is_broken_is_named(tmp_path, text):
+    (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(RunError, match=r"(?s)sweep\.json: cannot be read.*output\.run_id"):
         _study(tmp_path)
