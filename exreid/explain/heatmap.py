@@ -1,4 +1,4 @@
-"""Where on the animal the evidence lies: matched keypoints as a density over the photograph."""
+"""Where on the animal the evidence lies: matched keypoints as a density over the image."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def evidence_density(
 
 def heat_layer(density_HW: np.ndarray, *, strength: float = STRENGTH) -> np.ndarray:
     """The density as uint8 RGBA (H, W, 4), clear where there is nothing: a layer that a page lays
-    over the photograph and switches off to show the coat."""
+    over the image and switches off to show the coat."""
     density = np.clip(density_HW, 0.0, 1.0)
     alpha = np.round(255 * strength * density**0.7).astype(np.uint8)
     return np.dstack([colours_of(density, HEAT_MAP), alpha])
 
 
 def blend(rgb: np.ndarray, density_HW: np.ndarray, *, strength: float = STRENGTH) -> np.ndarray:
-    """The photograph (uint8, H, W, 3) with the density over it; a density of another size is
+    """The image (uint8, H, W, 3) with the density over it; a density of another size is
     stretched onto it."""
     rgb = as_rgb(rgb)
     wh_px = (rgb.shape[1], rgb.shape[0])
@@ -72,7 +72,7 @@ def blend(rgb: np.ndarray, density_HW: np.ndarray, *, strength: float = STRENGTH
 def draw_evidence(
     query_rgb: np.ndarray,
     gallery_rgb: np.ndarray,
-    found: MatchedKeypoints,
+    matches: MatchedKeypoints,
     *,
     query_mask: np.ndarray | None = None,
     gallery_mask: np.ndarray | None = None,
@@ -80,24 +80,24 @@ def draw_evidence(
     titles: tuple[str, str] = ("Query", "Candidate"),
     with_caption: bool = False,
 ) -> Overlay:
-    """The two photographs side by side, plain above, below with the density of their matched
+    """The two images side by side, plain above, below with the density of their matched
     keypoints, weighted by confidence and clipped to the masks.
 
     Points are in pixels of the two images as given; masks are bool (H, W) of the same sizes.
     """
     images = (as_rgb(query_rgb), as_rgb(gallery_rgb))
-    points, masks = (found.query_xy_X2, found.gallery_xy_X2), (query_mask, gallery_mask)
+    points, masks = (matches.query_xy_X2, matches.gallery_xy_X2), (query_mask, gallery_mask)
     hot = [
         blend(
             image,
-            evidence_density(xy_X2, found.confidence_X, image.shape[1::-1], mask_HW=mask),
+            evidence_density(xy_X2, matches.confidence_X, image.shape[1::-1], mask_HW=mask),
         )
         for image, xy_X2, mask in zip(images, points, masks, strict=True)
     ]
     layout = PairLayout.of(*images, width_px)
     caption = (
         "Where the matched points lie close together, weighted by their confidence; bright is most."
-        if len(found)
+        if len(matches)
         else "No point of the two was matched."
     )
     panels = [layout.heading(titles), layout.place(*images), layout.place(hot[0], hot[1])]

@@ -1,4 +1,4 @@
-"""Which points of two photographs were matched, drawn so that a person can check them.
+"""Which points of two images were matched, drawn so that a person can check them.
 
 Letters: X matches. Points are (x, y) in pixels, pixel centres at whole numbers.
 """
@@ -19,7 +19,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class MatchedKeypoints:
-    """The matches of one pair of photographs."""
+    """The matches of one pair of images."""
 
     query_xy_X2: np.ndarray
     gallery_xy_X2: np.ndarray
@@ -74,16 +74,16 @@ class MatchedKeypoints:
 
 
 def scale_matches(
-    found: MatchedKeypoints,
+    matches: MatchedKeypoints,
     from_wh_px: tuple[WH, WH],
     to_wh_px: tuple[WH, WH],
     *,
     boxes_px: tuple[Box | None, Box | None] = (None, None),
 ) -> MatchedKeypoints:
-    """The matches on photographs of another size than the extractor saw.
+    """The matches on images of another size than the extractor saw.
 
     ``from_wh_px`` and ``to_wh_px`` are (query's, gallery image's). Where the extractor saw only a
-    part of a photograph, ``boxes_px`` says which (left, top, right, bottom, in the pixels of
+    part of an image, ``boxes_px`` says which (left, top, right, bottom, in the pixels of
     ``to_wh_px``).
 
     >>> one = MatchedKeypoints.from_lists([0, 0], [3, 1], [1.0])
@@ -97,40 +97,40 @@ def scale_matches(
         return ((xy_X2 + 0.5) * size + (left, top) - 0.5).astype(np.float32)
 
     return replace(
-        found,
-        query_xy_X2=scaled(found.query_xy_X2, from_wh_px[0], to_wh_px[0], boxes_px[0]),
-        gallery_xy_X2=scaled(found.gallery_xy_X2, from_wh_px[1], to_wh_px[1], boxes_px[1]),
+        matches,
+        query_xy_X2=scaled(matches.query_xy_X2, from_wh_px[0], to_wh_px[0], boxes_px[0]),
+        gallery_xy_X2=scaled(matches.gallery_xy_X2, from_wh_px[1], to_wh_px[1], boxes_px[1]),
     )
 
 
-def thin_evenly(found: MatchedKeypoints, most: int) -> MatchedKeypoints:
+def thin_evenly(matches: MatchedKeypoints, most: int) -> MatchedKeypoints:
     """At most so many matches: every n-th along a curve through the query's points, inliers first.
 
     So what is kept lies as widely, and holds as large a share of inliers, as the whole.
     """
     if most < 1:
         raise ValueError(f"a picture needs one line at least, not {most}.")
-    if len(found) <= most:
-        return found
-    low_2, high_2 = found.query_xy_X2.min(axis=0), found.query_xy_X2.max(axis=0)
-    cell_X2 = (255 * (found.query_xy_X2 - low_2) / np.maximum(high_2 - low_2, 1e-6)).astype(int)
+    if len(matches) <= most:
+        return matches
+    low_2, high_2 = matches.query_xy_X2.min(axis=0), matches.query_xy_X2.max(axis=0)
+    cell_X2 = (255 * (matches.query_xy_X2 - low_2) / np.maximum(high_2 - low_2, 1e-6)).astype(int)
     keys = [_along_curve(cell_X2)]
-    if found.inlier_X is not None:
-        keys.append(~found.inlier_X)
+    if matches.inlier_X is not None:
+        keys.append(~matches.inlier_X)
     order_X = np.lexsort(keys)
-    kept = order_X[(np.arange(most) * len(found)) // most]
-    return found.take(np.sort(kept))
+    kept = order_X[(np.arange(most) * len(matches)) // most]
+    return matches.take(np.sort(kept))
 
 
 def outside_masks(
-    found: MatchedKeypoints, query_mask: np.ndarray | None, gallery_mask: np.ndarray | None
+    matches: MatchedKeypoints, query_mask: np.ndarray | None, gallery_mask: np.ndarray | None
 ) -> np.ndarray:
     """bool (X,): matches with an end off the animal, where a mask (bool, H, W) says what it is."""
-    return _off(found.query_xy_X2, query_mask) | _off(found.gallery_xy_X2, gallery_mask)
+    return _off(matches.query_xy_X2, query_mask) | _off(matches.gallery_xy_X2, gallery_mask)
 
 
 def match_counts_in_words(
-    found: MatchedKeypoints, outside_X: np.ndarray | None, threshold: float | None = None
+    matches: MatchedKeypoints, outside_X: np.ndarray | None, threshold: float | None = None
 ) -> str:
     """For example "47 matches, 31 inliers, 2 outside the mask"; ``outside_X`` is None without a
     mask.
@@ -140,10 +140,10 @@ def match_counts_in_words(
     '1 match with a confidence over 0.5, 1 inlier'
     """
     over = "" if threshold is None else f" with a confidence over {threshold:g}"
-    parts = [f"{_number(len(found), 'match', 'matches')}{over}"]
-    if found.inlier_X is not None:
-        parts.append(_number(int(found.inlier_X.sum()), "inlier", "inliers"))
-    if outside_X is not None and len(found):
+    parts = [f"{_number(len(matches), 'match', 'matches')}{over}"]
+    if matches.inlier_X is not None:
+        parts.append(_number(int(matches.inlier_X.sum()), "inlier", "inliers"))
+    if outside_X is not None and len(matches):
         parts.append(f"{int(outside_X.sum()) or 'none'} outside the mask")
     return ", ".join(parts)
 
@@ -151,7 +151,7 @@ def match_counts_in_words(
 def draw_matches(
     query_rgb: np.ndarray,
     gallery_rgb: np.ndarray,
-    found: MatchedKeypoints,
+    matches: MatchedKeypoints,
     *,
     query_mask: np.ndarray | None = None,
     gallery_mask: np.ndarray | None = None,
@@ -161,7 +161,7 @@ def draw_matches(
     titles: tuple[str, str] = ("Query", "Candidate"),
     with_caption: bool = False,
 ) -> Overlay:
-    """The two photographs side by side: untouched above, with their matches below.
+    """The two images side by side: untouched above, with their matches below.
 
     Points are in pixels of the two images as given; masks are bool (H, W) of the same sizes, and
     their edges are drawn. Lines are coloured by confidence; with ``threshold``, only matches over
@@ -172,24 +172,24 @@ def draw_matches(
     query_rgb, gallery_rgb = as_rgb(query_rgb), as_rgb(gallery_rgb)
     weak = 0
     if threshold is not None:
-        counted = found.take(found.confidence_X > threshold)
-        weak, found = len(found) - len(counted), counted
+        counted = matches.take(matches.confidence_X > threshold)
+        weak, matches = len(matches) - len(counted), counted
     masked = query_mask is not None or gallery_mask is not None
-    outside_X = outside_masks(found, query_mask, gallery_mask)
-    words = match_counts_in_words(found, outside_X if masked else None, threshold)
-    shown = thin_evenly(found, most_lines)
+    outside_X = outside_masks(matches, query_mask, gallery_mask)
+    words = match_counts_in_words(matches, outside_X if masked else None, threshold)
+    shown = thin_evenly(matches, most_lines)
     layout = PairLayout.of(query_rgb, gallery_rgb, width_px)
     plain = layout.place(query_rgb, gallery_rgb)
     marked = layout.place(*(quiet(image) for image in (query_rgb, gallery_rgb)))
     layout.outline(marked, query_mask, gallery_mask)
     low = threshold or 0.0
     _draw_lines(marked, layout, shown, low, (query_mask, gallery_mask))
-    caption = _caption(words, len(shown), len(found), weak, found.inlier_X is not None)
+    caption = _caption(words, len(shown), len(matches), weak, matches.inlier_X is not None)
     panels = [
         layout.heading(titles),
         plain,
         marked,
-        layout.legend(low, found.inlier_X is not None, bool(outside_X.any())),
+        layout.legend(low, matches.inlier_X is not None, bool(outside_X.any())),
     ]
     return layout.picture(panels, caption, written=with_caption)
 
@@ -197,18 +197,18 @@ def draw_matches(
 def _draw_lines(
     panel: np.ndarray,
     layout: PairLayout,
-    found: MatchedKeypoints,
+    matches: MatchedKeypoints,
     low: float,
     masks: tuple[np.ndarray | None, np.ndarray | None],
 ) -> None:
-    points = (found.query_xy_X2, found.gallery_xy_X2)
+    points = (matches.query_xy_X2, matches.gallery_xy_X2)
     off_2X = [_off(xy_X2, mask) for xy_X2, mask in zip(points, masks, strict=True)]
     start_X2, end_X2 = layout.points(points[0], 0), layout.points(points[1], 1)
-    colour_X3 = colours_of((found.confidence_X - low) / max(1.0 - low, 1e-6))
-    inlier_X = np.ones(len(found), bool) if found.inlier_X is None else found.inlier_X
+    colour_X3 = colours_of((matches.confidence_X - low) / max(1.0 - low, 1e-6))
+    inlier_X = np.ones(len(matches), bool) if matches.inlier_X is None else matches.inlier_X
     radius = layout.width_px / 400
     # The surest are drawn last, over the others; outliers first of all.
-    for x in np.lexsort((found.confidence_X, inlier_X)).tolist():
+    for x in np.lexsort((matches.confidence_X, inlier_X)).tolist():
         colour, solid = as_colour(colour_X3[x]), bool(inlier_X[x])
         width = layout.width_px / 620
         draw_line(panel, start_X2[x], end_X2[x], colour=colour, width_px=width, solid=solid)
@@ -239,13 +239,13 @@ def _along_curve(cell_X2: np.ndarray) -> np.ndarray:
     return place
 
 
-def _caption(words: str, shown: int, found: int, weak: int, verified: bool) -> str:
+def _caption(words: str, shown: int, count: int, weak: int, verified: bool) -> str:
     sentences = [f"{words[:1].upper()}{words[1:]}."]
     if weak:
         sentences.append(f"{_number(weak, 'weaker one', 'weaker ones')} not drawn.")
-    if shown < found:
-        sentences.append(f"{shown} of the {found} are drawn, thinned evenly.")
-    if verified and found:
+    if shown < count:
+        sentences.append(f"{shown} of the {count} are drawn, thinned evenly.")
+    if verified and count:
         sentences.append("Inliers agree on one geometry; outliers are faint.")
     return " ".join(sentences)
 

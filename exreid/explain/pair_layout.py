@@ -1,4 +1,4 @@
-"""Two photographs side by side, and lines between them.
+"""Two images side by side, and lines between them.
 
 Letters: X points. Points are (x, y) in pixels, pixel centres at whole numbers.
 """
@@ -37,7 +37,7 @@ WH = tuple[int, int]
 
 @dataclass(frozen=True)
 class PairLayout:
-    """Where two photographs of one height lie side by side."""
+    """Where two images of one height lie side by side."""
 
     width_px: int
     wh_px: tuple[WH, WH]
@@ -48,7 +48,7 @@ class PairLayout:
         """Room for both in ``width_px``."""
         gap = max(6, width_px // 150)
         aspects = [image.shape[1] / image.shape[0] for image in (first, second)]
-        # Two tall photographs would make a picture that no page holds: they stay smaller.
+        # Two tall images would make a picture that no page holds: they stay smaller.
         height = min((width_px - gap) / sum(aspects), 0.62 * width_px)
         sizes = [(max(1, int(height * aspect)), max(1, round(height))) for aspect in aspects]
         scales = [
@@ -69,11 +69,11 @@ class PairLayout:
 
     @property
     def second_left_px(self) -> int:
-        """Where the second photograph begins."""
+        """Where the second image begins."""
         return self.wh_px[0][0] + self.gap_px
 
     def place(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Both photographs in one panel."""
+        """Both images in one panel."""
         panel = blank((self.width_px, self.wh_px[0][1]))
         for left, image, size in zip(
             (0, self.second_left_px), (first, second), self.wh_px, strict=True
@@ -99,7 +99,7 @@ class PairLayout:
         return np.asarray((xy_X2 + 0.5) * self.scale[side] - 0.5 + (left, 0))
 
     def heading(self, titles: tuple[str, str]) -> np.ndarray:
-        """A panel with the titles over the photographs."""
+        """A panel with the titles over the images."""
         panel = blank((self.width_px, round(1.5 * self.size_px)))
         for left, title in zip((0, self.second_left_px), titles, strict=True):
             place = (left, round(1.15 * self.size_px))

@@ -235,9 +235,9 @@ def _still_norms(module: nn.Module) -> Iterator[_Norms]:
     """Layer norms as affine maps: what they divide by is taken as a constant."""
     norms = _Norms()
     handles = [
-        one.register_forward_hook(norms.still)
-        for one in module.modules()
-        if isinstance(one, nn.LayerNorm) or (_is_rms(one) and getattr(one, "eps", None))
+        part.register_forward_hook(norms.still)
+        for part in module.modules()
+        if isinstance(part, nn.LayerNorm) or (_is_rms(part) and getattr(part, "eps", None))
     ]
     try:
         yield norms

@@ -163,10 +163,10 @@ def metric_words(name: str) -> tuple[str, str]:
     if name in METRICS:
         return METRICS[name]
     for pattern, label, meaning in PATTERNS:
-        found = re.fullmatch(pattern, name)
-        if found:
-            one, two = label.format(*found.groups()), meaning.format(*found.groups())
-            return (_of_one(one), _of_one(two)) if found[1] == "1" else (one, two)
+        match = re.fullmatch(pattern, name)
+        if match:
+            words = label.format(*match.groups()), meaning.format(*match.groups())
+            return (_of_one(words[0]), _of_one(words[1])) if match[1] == "1" else words
     return name.replace("_", " "), ""
 
 

@@ -128,7 +128,7 @@ def compare(folders: Sequence[Path], *, resamples: int = 2000, seed: int = 0) ->
     )
     adjusted: tuple[dict[str, float], ...] = tuple({} for _ in differences)
     for name in runs[0].values:
-        there = [i for i, found in enumerate(differences) if name in found]
+        there = [i for i, changes in enumerate(differences) if name in changes]
         for i, p_value in zip(
             there, holm([differences[i][name].p_value for i in there]), strict=True
         ):
@@ -217,17 +217,17 @@ def top_1_by_groups(runs: Sequence[FinishedRun], columns: Sequence[str]) -> list
 
 def _groups(run: FinishedRun, columns: Sequence[str]) -> dict[str, list[str]]:
     """The name of each query's group, by what the queries are grouped by."""
-    found = {"gallery images of the animal": [binned(n, COUNTS, "") for n in run.positives_Q]}
+    groups = {"gallery images of the animal": [binned(n, COUNTS, "") for n in run.positives_Q]}
     dataset = run.config.dataset
     dated = dataset.date_col is not None
     if not (columns or dataset.viewpoint_col or dated):
-        return found
+        return groups
     try:
         table, _ = read_images(run.config)
     except Exception:
         if columns:
             raise
-        return found
+        return groups
     place = {image: i for i, image in enumerate(table.rows["image_id"])}
     positions = [place[image] for image in run.query_ids]
     for column in columns:
@@ -237,16 +237,16 @@ def _groups(run: FinishedRun, columns: Sequence[str]) -> dict[str, list[str]]:
                 f"{', '.join(table.original.columns)}."
             )
         cells = table.original[column].iloc[positions]
-        found[column] = ["(empty)" if pd.isna(cell) else str(cell) for cell in cells]
+        groups[column] = ["(empty)" if pd.isna(cell) else str(cell) for cell in cells]
     viewpoints = table.rows["viewpoint"].iloc[positions]
     if viewpoints.notna().any():
-        found["viewpoint"] = [value or "(empty)" for value in viewpoints]
+        groups["viewpoint"] = [value or "(empty)" for value in viewpoints]
     if table.rows["date"].notna().any():
         database = select_split(table, dataset.database_split_value)
-        found["days to the nearest gallery image"] = date_gaps(
+        groups["days to the nearest gallery image"] = date_gaps(
             table.rows.iloc[positions], table.rows.iloc[database], run.config.benchmark.exclude
         )
-    return found
+    return groups
 
 
 def budget_points(runs: Sequence[FinishedRun]) -> list[BudgetPoint]:

@@ -30,7 +30,7 @@ GRID = 2000
 class PairTask:
     """One pair's matches, in pixels of what keypoints were looked for in."""
 
-    found: MatchedKeypoints
+    matches: MatchedKeypoints
     looked_wh_px: tuple[WH, WH]
     query: Picture
     gallery: Picture
@@ -86,8 +86,8 @@ def pair_task(data: RunData, row: int, query: Picture, gallery: Picture) -> Pair
     query_wh, gallery_wh = (
         tuple(_values(data, name, row).tolist()) for name in ("query_wh_px", "gallery_wh_px")
     )
-    found = matched_keypoints(data, row)
-    return PairTask(found, (query_wh, gallery_wh), query, gallery, threshold)
+    matches = matched_keypoints(data, row)
+    return PairTask(matches, (query_wh, gallery_wh), query, gallery, threshold)
 
 
 def _values(data: RunData, name: str, row: int) -> np.ndarray:
@@ -104,7 +104,7 @@ def encode_pair(task: PairTask) -> PairEntry:
     """What the pages draw of a pair."""
     sizes = _small_wh(task.query), _small_wh(task.gallery)
     boxes = _box(task.query, sizes[0]), _box(task.gallery, sizes[1])
-    whole = scale_matches(task.found, task.looked_wh_px, sizes, boxes_px=boxes)
+    whole = scale_matches(task.matches, task.looked_wh_px, sizes, boxes_px=boxes)
     counted = whole.take(whole.confidence_X > task.threshold)
     masks = task.query.unpacked_mask(), task.gallery.unpacked_mask()
     off_X = outside_masks(counted, *masks)

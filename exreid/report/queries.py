@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from exreid.explain.decision import Contribution, DecisionCard, ProbabilityOf, Reach, card_warnings
-from exreid.explain.strip import Neighbour, neighbours_by_identity
 from exreid.explain.words import method_words
 from exreid.report.outcomes import decisions_by_query, probability_of
 from exreid.report.read import RunData
@@ -25,13 +24,17 @@ CANDIDATES = 100
 
 @dataclass(frozen=True)
 class QueryNeighbour:
-    """An identity near a query, as its page shows it."""
+    """An identity among a query's candidates; None is "not known"."""
 
-    neighbour: Neighbour
+    identity: str | None
     images: list[int]
-    """Those shown, the best first: rows of `RunImages`."""
+    """Its images, the best first: rows of `RunImages`."""
+    score: float
+    """Of the best image; NaN where it was not scored."""
+    is_match: bool | None
+    """Whether it is the query's identity."""
     probability: float | None
-    """That the query shows this identity, where the answers state it."""
+    """That the query shows it, where the answers state one."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,6 @@ class _Tables:
     data: RunData
     outcomes: pd.DataFrame
     """Of `query_outcomes`."""
-    strip: pd.DataFrame
-    """What the neighbour strip says of each image, by its id."""
     fusion: _FusionRows | None
     decisions: pd.DataFrame | None
     """Of `decisions_by_query`."""
@@ -87,15 +88,9 @@ class _Tables:
 
 def query_pages(data: RunData, outcomes: pd.DataFrame) -> Iterator[QueryPage]:
     """The page of each query, in order; ``outcomes`` is `query_outcomes`."""
-    rows = data.images.rows
-    columns = ["identity", "encounter", "viewpoint", "date", "site"]
-    strip = pd.DataFrame(
-        {name: rows[name].to_numpy() for name in columns}, index=rows["image_id"], dtype=object
-    )
     tables = _Tables(
         data,
         outcomes,
-        strip,
         None if data.fusion is None else _fusion_rows(data, data.fusion),
         decisions_by_query(data),
         probability_of(data) or "identity",
@@ -106,36 +101,57 @@ def query_pages(data: RunData, outcomes: pd.DataFrame) -> Iterator[QueryPage]:
         yield _query_page(tables, q)
 
 
-def _query_page(tables: _Tables, q: int) -> QueryPage:
-    data, place_of = tables.data, tables.data.images.place_of
-    ranks = data.ranks
-    rows = ranks.of(q)
-    image_R, score_R = ranks.image_R[rows], ranks.score_R[rows]
-    query_id, outcome = data.query_ids[q], tables.outcomes.iloc[q]
-    own = {str(name): value for name, value in tables.strip.iloc[outcome["image"]].items()}
-    own["identity"] = outcome["truth"]
-    best = slice(0, CANDIDATES)
-    found = _neighbours(tables, image_R[best], score_R[best], own, most=IDENTITIES)
-    if own["identity"] is not None and own["identity"] not in [near.identity for near in found]:
-        identity_R = data.images.rows["identity"].to_numpy(dtype=object)[image_R]
-        hits = np.flatnonzero(identity_R == own["identity"])[:IMAGES_OF_EACH]
-        found += _neighbours(tables, image_R[hits], score_R[hits], own, most=1)
-    fused = {} if tables.fusion is None else tables.fusion.of(q)
-    neighbours = [
+def neighbours(
+    image_R: np.ndarray, score_R: np.ndarray, identity_N: np.ndarray, *, own: str | None, most: int
+) -> list[QueryNeighbour]:
+    """The first ``most`` identities among candidates, which stand best first.
+
+    ``identity_N`` are those of all images, ``own`` is the query's; both None where not known. An
+    image of unknown identity stands for itself.
+    """
+    groups: dict[str | int, list[int]] = {}
+    for r, image in enumerate(image_R.tolist()):
+        identity = identity_N[image]
+        groups.setdefault(image if identity is None else identity, []).append(r)
+    return [
         QueryNeighbour(
-            near,
-            [place_of[name] for name in near.images[:IMAGES_OF_EACH]],
-            tables.probability.get((query_id, near.identity or "")),
+            identity=key if isinstance(key, str) else None,
+            images=image_R[rows].tolist(),
+            score=float(score_R[rows[0]]),
+            is_match=None if own is None or isinstance(key, int) else key == own,
+            probability=None,
         )
-        for near in found
+        for key, rows in list(groups.items())[:most]
     ]
-    shown = {place for neighbour in neighbours for place in neighbour.images}
+
+
+def _query_page(tables: _Tables, q: int) -> QueryPage:
+    data, ranks, outcome = tables.data, tables.data.ranks, tables.outcomes.iloc[q]
+    rows, own = ranks.of(q), outcome["truth"]
+    image_R, score_R = ranks.image_R[rows], ranks.score_R[rows]
+    identity_N = data.images.rows["identity"].to_numpy(dtype=object)
+    near = neighbours(
+        image_R[:CANDIDATES], score_R[:CANDIDATES], identity_N, own=own, most=IDENTITIES
+    )
+    if own is not None and own not in [neighbour.identity for neighbour in near]:
+        hits = np.flatnonzero(identity_N[image_R] == own)
+        near += neighbours(image_R[hits], score_R[hits], identity_N, own=own, most=1)
+    near = [
+        replace(
+            neighbour,
+            images=neighbour.images[:IMAGES_OF_EACH],
+            probability=tables.probability.get((data.query_ids[q], neighbour.identity or "")),
+        )
+        for neighbour in near
+    ]
+    fused = {} if tables.fusion is None else tables.fusion.of(q)
+    shown = {image for neighbour in near for image in neighbour.images}
     return QueryPage(
         q,
         int(outcome["image"]),
         int(outcome["first_rank"]),
-        neighbours,
-        _card(tables, q, own, found, fused),
+        near,
+        _card(tables, q, near, fused),
         {
             int(image): (int(rank), float(score), fused.get(int(image), {}).get("probability"))
             for image, rank, score in zip(image_R, ranks.rank_R[rows], score_R, strict=True)
@@ -144,28 +160,12 @@ def _query_page(tables: _Tables, q: int) -> QueryPage:
     )
 
 
-def _neighbours(
-    tables: _Tables,
-    image_R: np.ndarray,
-    score_R: np.ndarray,
-    own: Mapping[str, str | None],
-    *,
-    most: int,
-) -> list[Neighbour]:
-    image_ids = tables.strip.index[image_R].tolist()
-    return neighbours_by_identity(image_ids, score_R.tolist(), tables.strip, query=own, most=most)
-
-
 def _card(
-    tables: _Tables,
-    q: int,
-    own: Mapping[str, str | None],
-    found: list[Neighbour],
-    fused: dict[int, dict[str, float]],
+    tables: _Tables, q: int, near: list[QueryNeighbour], fused: dict[int, dict[str, float]]
 ) -> DecisionCard:
     data, outcome = tables.data, tables.outcomes.iloc[q]
     rule = data.rule
-    first, second = (*found[:2], None, None)[:2]
+    first, second = (*near[:2], None, None)[:2]
     stated = _finite(outcome["probability"])
     score = None if first is None else _finite(first.score)
     margin = None
@@ -188,12 +188,17 @@ def _card(
     reasons = (rule.no_rate,) if rule and rule.no_rate else ()
     if first is None:
         return replace(card, warnings=(*card_warnings(card), *reasons))
-    contributions = _contributions(fused.get(data.images.place_of[first.image_id], {}))
-    card = replace(card, contributions=contributions, reach=_reach(tables, q, own, first, fused))
+    query, best, text = int(outcome["image"]), first.images[0], data.images.text
+    card = replace(
+        card,
+        contributions=_contributions(fused.get(best, {})),
+        reach=_reach(tables, q, first.identity or "", fused),
+    )
+    encounter = text(query, "encounter")
     warnings = card_warnings(
         card,
-        same_encounter=first.same_encounter,
-        viewpoints=(own["viewpoint"], first.viewpoint),
+        same_encounter=encounter is not None and text(best, "encounter") == encounter,
+        viewpoints=(text(query, "viewpoint"), text(best, "viewpoint")),
     )
     return replace(card, warnings=(*warnings, *reasons))
 
@@ -214,21 +219,16 @@ def _contributions(values: Mapping[str, float]) -> tuple[Contribution, ...]:
     )
 
 
-def _reach(
-    tables: _Tables,
-    q: int,
-    own: Mapping[str, str | None],
-    first: Neighbour,
-    fused: dict[int, dict[str, float]],
-) -> Reach | None:
+def _reach(tables: _Tables, q: int, top: str, fused: dict[int, dict[str, float]]) -> Reach | None:
     """How many images of the top identity there are, and how many were matched locally."""
-    data, config, top = tables.data, tables.data.config, first.identity or ""
+    data, config = tables.data, tables.data.config
     total = data.images.gallery_images.get(top)
     if total is None:
         return None
     by_encounter = config is not None and config.benchmark.exclude == "encounter"
     query_id = data.query_ids[q]
-    total -= data.images.excluded(top, query_id, own["encounter"] if by_encounter else None)
+    encounter = data.images.text(data.images.place_of[query_id], "encounter")
+    total -= data.images.excluded(top, query_id, encounter if by_encounter else None)
     identity = data.images.rows["identity"].to_numpy(dtype=object)
     if fused:
         local = [name for name in next(iter(fused.values())) if name.startswith("raw:")]

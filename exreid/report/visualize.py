@@ -222,14 +222,14 @@ def _draw_query(
     for rank, image in enumerate(candidates, start=1):
         if image not in row_of:
             continue
-        found = matched_keypoints(run.data, row_of[image])
+        matches = matched_keypoints(run.data, row_of[image])
         pair = query, image
-        draw = partial(draw_matches, found=found, threshold=threshold)
+        draw = partial(draw_matches, matches=matches, threshold=threshold)
         picture = partial(_pair_picture, run, pair, draw)
         lines.append(folder.drawn(f"matches_{number:04d}_{rank}.png", picture))
         if rank == 1:
-            counted = found.take(found.confidence_X > threshold)
-            picture = partial(_pair_picture, run, pair, partial(draw_evidence, found=counted))
+            counted = matches.take(matches.confidence_X > threshold)
+            picture = partial(_pair_picture, run, pair, partial(draw_evidence, matches=counted))
             evidence = folder.drawn(f"evidence_{number:04d}.png", picture)
     if candidates and methods_of(run.config)[0]:
         picture = partial(_similarity_picture, run, (query, candidates[0]))

@@ -130,7 +130,7 @@ def _query(
     data: RunData, page: QueryPage, pairs: Mapping[int, PairEntry], number_of: _Numbers
 ) -> dict[str, object]:
     card = page.card
-    found = {number_of[image]: _pair(entry) for image, entry in pairs.items()}
+    drawn = {number_of[image]: _pair(entry) for image, entry in pairs.items()}
     neighbours, ranks = [], dict[int, object]()
     for place, neighbour in enumerate(page.neighbours, start=1):
         neighbours.append(_neighbour(data, page.image, place, neighbour, number_of))
@@ -139,7 +139,7 @@ def _query(
         "photo": number_of[page.image],
         "animals": neighbours,
         "ranks": ranks,
-        "pairs": found,
+        "pairs": drawn,
         "first_rank": page.first_rank,
         "card": {
             "leader": card.identity,
@@ -158,12 +158,12 @@ def _pair(entry: PairEntry) -> dict[str, object]:
 
 
 def _neighbour(
-    data: RunData, query_image: int, place: int, shown: QueryNeighbour, number_of: _Numbers
+    data: RunData, query_image: int, place: int, neighbour: QueryNeighbour, number_of: _Numbers
 ) -> dict[str, object]:
-    rows, neighbour = data.images.rows, shown.neighbour
+    rows = data.images.rows
     own = rows.iloc[query_image]
     own_visit, other_side = [], []
-    for image in shown.images:
+    for image in neighbour.images:
         row = rows.iloc[image]
         if own["encounter"] is not None and row["encounter"] == own["encounter"]:
             own_visit.append(number_of[image])
@@ -173,8 +173,8 @@ def _neighbour(
         "place": place if place <= IDENTITIES else None,
         "name": neighbour.identity,
         "own": neighbour.is_match,
-        "chance": shown.probability,
-        "images": [number_of[image] for image in shown.images],
+        "chance": neighbour.probability,
+        "images": [number_of[image] for image in neighbour.images],
         "own_visit": own_visit,
         "other_side": other_side,
     }
