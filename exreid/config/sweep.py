@@ -69,7 +69,7 @@ class TuneConfig(StrictModel):
     def trial_count(self) -> int:
         """Trials in all."""
         if self.search == "grid":
-            return math.prod(len(one.choices) for one in self.distributions.values())
+            return math.prod(len(grid.choices) for grid in self.distributions.values())
         return self.num_samples or SAMPLES
 
 

@@ -12,11 +12,12 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import torch
 from ray import tune
+from ray.actor import ActorHandle
 from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -25,6 +26,8 @@ from exreid.distributed.placement import TrialPlacement
 from exreid.distributed.threads import beside_main
 from exreid.errors import StorageError
 
+Trial = TypeVar("Trial")
+Outcome = TypeVar("Outcome")
 LEAST_CPU = 0.01
 """What Tune is asked for where a trial's workers hold the resources: it refuses nothing at all."""
 QUIET = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
@@ -32,35 +35,40 @@ QUIET = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
 
 
 def run_trials(
-    study_class: Callable[[Any], Any],
-    plan: Any,
+    study_class: type,
+    plan: object,
     numbers: Sequence[int],
-    run_trial: Callable[[Any, Callable[[int, float], bool]], Any],
+    run_trial: Callable[[Trial, Callable[[int, float], bool]], Outcome],
     placement: TrialPlacement,
     *,
-    lost: Any,
-    on_end: Callable[[int, Any], Any],
+    lost: Outcome,
+    on_end: Callable[[int, Outcome], object],
     max_failures: int,
 ) -> None:
     """Run the trials of these numbers, so many at a time.
 
-    ``run_trial`` gives the outcome of what the study's ``begin`` gave, and asks after each epoch
-    whether to stop; a StorageError of it ends the sweep. ``on_end`` is told each outcome, here;
-    ``lost`` is that of a trial whose process died once more than ``max_failures`` times.
+    The study is made of the ``plan``, in an actor. ``run_trial`` is given what the study's
+    ``begin(number)`` gives, and its ``report`` to ask after each epoch whether to stop; the outcome
+    goes to its ``end`` and, here, to ``on_end``. ``lost`` is the outcome of a trial whose process
+    died once more than ``max_failures`` times. A trial's StorageError ends the sweep.
     """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    study = ray.remote(study_class).options(num_cpus=0, scheduling_strategy=here).remote(plan)
-    watch = _Watch(study, lost, on_end)
+    beside_driver = NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )
+    study = (
+        ray.remote(study_class).options(num_cpus=0, scheduling_strategy=beside_driver).remote(plan)
+    )
     # With more workers than one, they hold the resources, and the trial's own process none.
     alone = placement.workers == 1
     resources = {"cpu": placement.cpus if alone else LEAST_CPU}
     if alone and placement.gpus:
         resources["gpu"] = placement.gpus
 
-    def sweep_trial(config: dict[str, Any]) -> dict[str, Any]:
+    def sweep_trial(config: dict[str, int]) -> dict[str, Outcome | StorageError]:
         torch.set_num_threads(max(1, int(placement.cpus)))
         return {"outcome": _outcome(study, config["number"], run_trial)}
 
+    watch = _Watch(study, lost, on_end)
     os.environ.update(QUIET)
     try:
         with tempfile.TemporaryDirectory(prefix="exreid-tune-") as folder:
@@ -86,8 +94,12 @@ def run_trials(
         kill_actor(study)
 
 
-def _outcome(study: Any, number: int, run_trial: Any) -> Any:
-    """Of one trial; begun again where its process was lost."""
+def _outcome(
+    study: ActorHandle,
+    number: int,
+    run_trial: Callable[[Trial, Callable[[int, float], bool]], Outcome],
+) -> Outcome | StorageError:
+    """Of one trial, in a process of its own; begun again where that process was lost."""
     try:
         outcome = run_trial(_answer(study.begin.remote(number)), partial(_report, study, number))
         _answer(study.end.remote(number, outcome))
@@ -96,13 +108,13 @@ def _outcome(study: Any, number: int, run_trial: Any) -> Any:
     return outcome
 
 
-def _report(study: Any, number: int, epoch: int, score: float) -> bool:
+def _report(study: ActorHandle, number: int, epoch: int, score: float) -> bool:
     """For whoever trains, in any process of the cluster: whether to stop."""
     stop: bool = _answer(study.report.remote(number, epoch, score))
     return stop
 
 
-def _answer(reference: Any) -> Any:
+def _answer(reference: ray.ObjectRef) -> Any:
     try:
         return ray.get(reference)
     except RayTaskError as error:
@@ -113,20 +125,25 @@ class _Watch(tune.Callback):
     """Told by Tune how trials end; ends Tune once something went wrong that is not one trial's
     fault."""
 
-    def __init__(self, study: Any, lost: Any, on_end: Callable[[int, Any], Any]) -> None:
+    def __init__(
+        self, study: ActorHandle, lost: Outcome, on_end: Callable[[int, Outcome], object]
+    ) -> None:
         self.study, self.lost, self.on_end = study, lost, on_end
-        self.actors: list[Any] = []
+        self.actors: list[ActorHandle] = []
+        """That trials ran in."""
         self.error: BaseException | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune keeps copies of its parts to restore a sweep from; the study restores itself."""
         return {}
 
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """The trial runs in this actor."""
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: object) -> None:
+        """Its process is there."""
         self.actors.append(trial.temporary_state.ray_actor)
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_complete(
+        self, iteration: int, trials: list[Any], trial: Any, **info: object
+    ) -> None:
         """It came to its end."""
         outcome = trial.last_result["outcome"]
         if isinstance(outcome, StorageError):
@@ -134,13 +151,13 @@ class _Watch(tune.Callback):
         else:
             self.on_end(trial.config["number"], outcome)
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: object) -> None:
         """Its process was lost too often."""
         number = trial.config["number"]
         _answer(self.study.end.remote(number, self.lost))
         self.on_end(number, self.lost)
 
-    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+    def on_step_end(self, iteration: int, trials: list[Any], **info: object) -> None:
         """Several times a second."""
         if self.error is not None:
             raise self.error

@@ -96,7 +96,7 @@ class SweepStudy:
     def __init__(self, plan: SweepPlan) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.plan, self.space = plan, plan.tune.distributions
-        self.optuna_space = {key: _to_optuna(one) for key, one in self.space.items()}
+        self.optuna_space = {key: _to_optuna(self.space[key]) for key in self.space}
         self.pruner: optuna.pruners.BasePruner | None = None
         if plan.tune.scheduler == "asha" and plan.tune.run == "finetune":
             self.pruner = optuna.pruners.SuccessiveHalvingPruner(
@@ -135,6 +135,7 @@ class SweepStudy:
 
     def end(self, number: int, outcome: Outcome) -> None:
         """Note how a trial ended, and the epochs that were not reported."""
+        self.begin(number)  # its process may have been lost before it could
         for epoch, score in outcome.scores.items():
             self._note(number, epoch, score)
         seconds = self.trials[number].seconds + time.monotonic() - self.begun_s.pop(number)
@@ -163,7 +164,7 @@ class SweepStudy:
     def _drawn(self, number: int) -> Trial:
         search = self.plan.tune.search
         if search == "grid":
-            grid = itertools.product(*(one.choices for one in self.space.values()))
+            grid = itertools.product(*(listed.choices for listed in self.space.values()))
             values = next(itertools.islice(grid, number, None))
             return Trial(number, dict(zip(self.space, values, strict=True)))
         base = self.plan.base_values
@@ -215,8 +216,8 @@ class SweepStudy:
 
     def _decoded(self, params: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            key: json.loads(params[key]) if one.choices else params[key]
-            for key, one in self.space.items()
+            key: json.loads(params[key]) if distribution.choices else params[key]
+            for key, distribution in self.space.items()
         }
 
     def _save(self) -> None:
@@ -226,14 +227,14 @@ class SweepStudy:
         mirror.publish(self.plan.file)
 
 
-def _to_optuna(one: Distribution) -> BaseDistribution:
-    if one.choices:
-        return CategoricalDistribution([json.dumps(value) for value in one.choices])
-    low, high = one.numbers[:2]
-    if one.whole:
-        step = int(one.step) if one.step else 1
-        return IntDistribution(int(low), int(high), log=one.logarithmic, step=step)
-    return FloatDistribution(low, high, log=one.logarithmic, step=one.step)
+def _to_optuna(distribution: Distribution) -> BaseDistribution:
+    if distribution.choices:
+        return CategoricalDistribution([json.dumps(value) for value in distribution.choices])
+    low, high = distribution.numbers[:2]
+    log, step = distribution.logarithmic, distribution.step
+    if distribution.whole:
+        return IntDistribution(int(low), int(high), log=log, step=int(step or 1))
+    return FloatDistribution(low, high, log=log, step=step)
 
 
 def _read(file: Path) -> list[Trial]:

@@ -5,37 +5,39 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from exreid.config.space import Distribution
 from exreid.config.text import to_yaml_text
+from exreid.explain.plots import COLOURS, png_figure
 from exreid.pipeline.sweep import SweepStudy, Trial
-from exreid.storage.files import temporary_beside
 from exreid.storage.run_folder import write_text
 from exreid.storage.spreadsheets import csv_text
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 TABLE_FILE, BEST_FILE, PICTURE_FILE = "trials.csv", "best.yaml", "parallel_coordinates.png"
-MOST_TICKS = 6
-BEST_COLOUR = "#d55e00"
+TICKS = 5
+BEST_COLOUR = COLOURS[1]
 
 
 def write_report(
     folder: Path, study: SweepStudy, metric: str, best: Trial, best_tree: Mapping[str, Any]
 ) -> None:
     """Write the three files."""
-    write_text(folder / TABLE_FILE, trials_table(study.trials, metric, study.plan.base_values))
+    write_text(folder / TABLE_FILE, trials_table(study.trials, metric))
     tree = {**best_tree, "output": {**best_tree["output"], "run_id": None}}
-    text = to_yaml_text(tree)
     percent = 100 * (best.score or 0.0)
     head = f"# Trial {best.name} of the sweep {folder.name}: validation {metric} {percent:.2f} %.\n"
-    write_text(folder / BEST_FILE, head + text)
+    write_text(folder / BEST_FILE, head + to_yaml_text(tree))
     draw_trials(folder / PICTURE_FILE, study, metric, best)
 
 
-def trials_table(trials: Sequence[Trial], metric: str, base_values: Mapping[str, Any]) -> str:
+def trials_table(trials: Sequence[Trial], metric: str) -> str:
     """``trials.csv``: a row per trial, best first, then by number."""
     rows = [
         {
@@ -43,7 +45,10 @@ def trials_table(trials: Sequence[Trial], metric: str, base_values: Mapping[str,
             "state": trial.state,
             f"validation_{metric}": trial.score,
             "epochs": max(trial.scores, default=None),
-            **{key: _cell(value) for key, value in values_of(trial, base_values).items()},
+            **{
+                key: json.dumps(value) if isinstance(value, (list, dict)) else value
+                for key, value in trial.values.items()
+            },
             "baseline": int(trial.baseline),
             "seconds": trial.seconds,
             "error": trial.error,
@@ -59,15 +64,6 @@ def ranked(trials: Sequence[Trial]) -> list[Trial]:
     return sorted(trials, key=lambda t: (states.index(t.state), -(t.score or 0.0), t.number))
 
 
-def values_of(trial: Trial, base_values: Mapping[str, Any]) -> dict[str, Any]:
-    """The searched keys' values in a trial."""
-    return {key: trial.values.get(key, value) for key, value in base_values.items()}
-
-
-def _cell(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, (list, dict)) else value
-
-
 def draw_trials(file: Path, study: SweepStudy, metric: str, best: Trial) -> None:
     """Parallel coordinates: an axis per searched key and one for the score, a line per trial.
 
@@ -75,85 +71,75 @@ def draw_trials(file: Path, study: SweepStudy, metric: str, best: Trial) -> None
     the darker a line, the higher its score.
     """
     from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
 
     shown = [trial for trial in ranked(study.trials) if trial.score is not None][::-1]
-    scores = np.array([100 * (trial.score or 0.0) for trial in shown])
-    low, high = scores.min(), scores.max()
-    ends = (low, high) if high > low else (low - 1, high + 1)
-    axes_of = [_Axis(key, one) for key, one in study.space.items()]
-    figure = Figure(figsize=(max(6.5, 1.9 * (len(axes_of) + 1)), 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    colours, norm = colormaps["viridis_r"], Normalize(ends[0], ends[1])
-    for trial, score in zip(shown, scores, strict=True):
-        values = values_of(trial, study.plan.base_values)
-        heights = [axis.height(values[axis.key]) for axis in axes_of]
-        heights.append((score - ends[0]) / (ends[1] - ends[0]))
-        colour = "black" if trial.baseline else colours(0.1 + 0.75 * float(norm(score)))
-        style: dict[str, Any] = {"color": colour, "linewidth": 1.4}
-        if trial is best:
-            style = {"color": BEST_COLOUR, "linewidth": 3.5}
-        style["linestyle"] = "--" if trial.state == "stopped" else "-"
-        axes.plot(range(len(heights)), heights, marker="o", markersize=4, clip_on=False, **style)
-    _draw_axes(axes, axes_of, ends, metric)
-    _draw_legend(axes, shown)
-    temporary = temporary_beside(file, ending=".png")
-    figure.savefig(temporary, dpi=130)
-    temporary.replace(file)
+    percents = [100 * (trial.score or 0.0) for trial in shown]
+    low, high = min(percents), max(percents)
+    low, high = (low, high) if high > low else (low - 1, high + 1)
+    space = study.space
+    names = [*(key.replace(".", ".\n", 1) for key in space), f"validation\n{metric}, %"]
+    ticks = [_ticks(distribution) for distribution in space.values()]
+    ticks.append([(x, f"{low + x * (high - low):.1f}") for x in np.linspace(0, 1, TICKS)])
+    with png_figure(file, max(6.5, 1.9 * len(names)), 4.8, dpi=130) as figure:
+        axes = figure.add_subplot()
+        for trial, percent in zip(shown, percents, strict=True):
+            height = (percent - low) / (high - low)
+            heights = [*(_height(space[key], trial.values[key]) for key in space), height]
+            by_score = colormaps["viridis_r"](0.1 + 0.75 * height)
+            axes.plot(
+                heights,
+                color=BEST_COLOUR if trial is best else "black" if trial.baseline else by_score,
+                linewidth=3.5 if trial is best else 1.4,
+                linestyle="--" if trial.state == "stopped" else "-",
+                marker="o",
+                markersize=4,
+                clip_on=False,
+            )
+        _draw_axes(axes, names, ticks)
+        _draw_legend(axes, shown)
 
 
-class _Axis:
-    """The place of a key's values on its axis, from 0 to 1."""
-
-    def __init__(self, key: str, one: Distribution) -> None:
-        self.key, self.one = key, one
-
-    def height(self, value: Any) -> float:
-        if self.one.choices:
-            texts = [json.dumps(choice) for choice in self.one.choices]
-            place = texts.index(json.dumps(value)) if json.dumps(value) in texts else 0
-            return place / max(1, len(texts) - 1) if len(texts) > 1 else 0.5
-        low, high = self.one.numbers[:2]
-        if self.one.logarithmic:
-            low, high, value = np.log(low), np.log(high), np.log(max(value, 1e-300))
-        # The config as it stands may lie outside.
-        return float(np.clip((value - low) / (high - low), -0.05, 1.05))
-
-    def ticks(self) -> list[tuple[float, str]]:
-        if self.one.choices:
-            return [(self.height(choice), str(choice)) for choice in self.one.choices]
-        low, high = self.one.numbers[:2]
-        spread = np.geomspace if self.one.logarithmic else np.linspace
-        values = spread(low, high, MOST_TICKS - 1)
-        if self.one.whole:
-            values = np.unique(np.round(values))
-        return [(self.height(value), f"{value:.2g}") for value in values]
+def _height(distribution: Distribution, value: Any) -> float:
+    """The place of a key's value on its axis, from 0 to 1."""
+    if distribution.choices:
+        texts = [json.dumps(choice) for choice in distribution.choices]
+        return texts.index(json.dumps(value)) / (len(texts) - 1) if len(texts) > 1 else 0.5
+    low, high = distribution.numbers[:2]
+    if distribution.logarithmic:
+        low, high, value = np.log(low), np.log(high), np.log(value)
+    return float((value - low) / (high - low))
 
 
-def _draw_axes(axes: Any, axes_of: Sequence[_Axis], ends: tuple[float, float], metric: str) -> None:
+def _ticks(distribution: Distribution) -> list[tuple[float, str]]:
+    """The height of each tick of an axis, and what stands there."""
+    if distribution.choices:
+        return [(_height(distribution, value), str(value)) for value in distribution.choices]
+    spread = np.geomspace if distribution.logarithmic else np.linspace
+    low, high = distribution.numbers[:2]
+    values = spread(low, high, TICKS)
+    if distribution.whole:
+        values = np.unique(np.round(values))
+    return [(_height(distribution, value), f"{value:.2g}") for value in values]
+
+
+def _draw_axes(
+    axes: Axes, names: Sequence[str], ticks: Sequence[Sequence[tuple[float, str]]]
+) -> None:
     halo = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
-    score_ticks = [
-        ((value - ends[0]) / (ends[1] - ends[0]), f"{value:.1f}")
-        for value in np.linspace(*ends, MOST_TICKS - 1)
-    ]
-    for place, ticks in enumerate([*(axis.ticks() for axis in axes_of), score_ticks]):
+    for place, of_axis in enumerate(ticks):
         axes.axvline(place, color="0.6", linewidth=0.8, zorder=0)
-        for height, text in ticks:
+        for height, text in of_axis:
             axes.annotate(
                 text, (place, height), (5, 0), textcoords="offset points", va="center",
                 fontsize=8, bbox=halo,
             )  # fmt: skip
-    names = [axis.key.replace(".", ".\n", 1) for axis in axes_of]
-    axes.set_xticks(range(len(names) + 1), [*names, f"validation\n{metric}, %"], fontsize=9)
-    axes.set(ylim=(-0.07, 1.07), xlim=(-0.1, len(names) + 0.4), yticks=[])
+    axes.set_xticks(range(len(names)), names, fontsize=9)
+    axes.set(ylim=(-0.07, 1.07), xlim=(-0.1, len(names) - 0.6), yticks=[])
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
 
 
-def _draw_legend(axes: Any, shown: Sequence[Trial]) -> None:
+def _draw_legend(axes: Axes, shown: Sequence[Trial]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=BEST_COLOUR, linewidth=3.5, label="best")]

@@ -32,7 +32,7 @@ def test_the_best_of_six_trials_beats_the_default(local_ray, tmp_path, capsys):
     for trial in trials:
         epochs = max(map(int, trial["scores"]))
         assert (epochs == 12) == (trial["state"] == "completed")
-        assert epochs in (4, 12), "the one look is after epoch 4"
+        assert epochs in (4, 12), "the one rung is after epoch 4"
     result = json.loads((folder / "result.json").read_text())
     baseline = result["metrics"]["validation_mAP_baseline"]
     assert result["metrics"]["validation_mAP"] > baseline == trials[0]["score"]

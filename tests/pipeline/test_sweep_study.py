@@ -84,7 +84,7 @@ def test_values_stay_in_their_distributions(tmp_path):
 
 
 def test_asha_lets_the_best_third_go_on_and_never_stops_the_baseline(tmp_path):
-    """Looks after epochs 1 and 3. By hand: while fewer than three came to a look, the best of them
+    """Rungs after epochs 1 and 3. By hand: while fewer than three came to a rung, the best of them
     goes on; then the best of three, and of six the best two."""
     study = _study(tmp_path, reduction_factor=3)
     assert [study.begin(number).baseline for number in range(7)] == [True, *[False] * 6]
@@ -92,13 +92,13 @@ def test_asha_lets_the_best_third_go_on_and_never_stops_the_baseline(tmp_path):
     stops = [study.report(number, 1, score) for number, score in enumerate(first)]
     #        baseline; best of 2; 2nd of 3; best of 4; 4th of 5; 2nd of 6; 6th of 7
     assert stops == [False, False, True, False, True, False, True]
-    assert not study.report(3, 2, 0.1), "no look after epoch 2"
+    assert not study.report(3, 2, 0.1), "no rung after epoch 2"
     assert not study.report(0, 3, 0.1), "the baseline"
     assert not study.report(3, 3, 0.7)
     assert study.report(1, 3, 0.6)
 
 
-def test_an_interrupted_trial_keeps_its_looks(tmp_path):
+def test_an_interrupted_trial_keeps_its_rungs(tmp_path):
     study = _study(tmp_path, baseline=False)
     assert study.begin(1).number == 1
     assert [trial.number for trial in study.trials] == [0, 1], "drawn in their order"
@@ -123,6 +123,8 @@ def test_epochs_that_were_not_reported_count_once_the_trial_has_ended(tmp_path):
     study.end(0, Outcome("completed", 0.5, {1: 0.3, 2: 0.5}))
     assert study.trials[0].scores == {1: 0.3, 2: 0.5}
     assert study.report(1, 1, 0.2), "worse than 0.3 after the same epoch"
+    study.end(3, Outcome("failed", error="its process died before it began"))
+    assert study.unfinished[:3] == [1, 2, 4]
 
 
 def test_a_grid_and_a_failed_trial(tmp_path):
