@@ -18,7 +18,7 @@ from exreid.config.training import FinetuneConfig
 from exreid.errors import CheckpointError
 from exreid.features.embedding import Embedder
 from exreid.features.local import LocalExtractor
-from exreid.matching.cascade import Look, MakeMatcher, go_through, looks_of
+from exreid.matching.cascade import MakeMatcher, Stage, cascade_of, run_cascade
 from exreid.matching.lightglue import LightGlueMatcher, MatchSettings
 from exreid.matching.pairs import score_pairs
 from exreid.matching.tiles import match_in_process
@@ -192,11 +192,11 @@ def _cascade(bench: Bench, features: LocalFeatures) -> None:
         return take(index % len(features))
 
     @torch.inference_mode()
-    def evidence_of(look: Look, query_P: np.ndarray, gallery_P: np.ndarray) -> PairEvidence:
-        counts[look.stage] = len(query_P)
-        run = partial(match_in_process, matcher=matchers[look.stage], queries=side, gallery=side)
+    def evidence_of(stage: Stage, query_P: np.ndarray, gallery_P: np.ndarray) -> PairEvidence:
+        counts[stage.name] = len(query_P)
+        run = partial(match_in_process, matcher=matchers[stage.name], queries=side, gallery=side)
         names = [str(i) for i in range(997)]
-        size = PAIRS_PER_TILE[device] * look.tile_factor
+        size = PAIRS_PER_TILE[device] * stage.tile_factor
         scored = score_pairs(
             query_P,
             gallery_P,
@@ -212,23 +212,23 @@ def _cascade(bench: Bench, features: LocalFeatures) -> None:
     for name, more in {"fast": [], "fast, compiled": ["benchmark.fast.compile=true"]}.items():
         if more and not bench.cuda:
             continue
-        looks = looks_of(load_config(ProbeConfig, None, [*options, *more]))
+        stages = cascade_of(load_config(ProbeConfig, None, [*options, *more]))
         counts: dict[str, int] = {}
-        matchers = {look.stage: MakeMatcher("aliked", look.settings, device)() for look in looks}
+        matchers = {stage.name: MakeMatcher("aliked", stage.settings, device)() for stage in stages}
         work = partial(
-            go_through, looks, query_P, gallery_P, evidence_of=evidence_of, local_score="matches"
+            run_cascade, stages, query_P, gallery_P, evidence_of=evidence_of, local_score="matches"
         )
         rate = len(query_P) / bench.seconds(work, 1 if bench.quick else 3)
         keypoints = features.keypoints_NK2.shape[1]
         label = f"{name}, {keypoints} keypoints, {candidates} candidates of each query"
         bench.report.add(label, rate, "candidates/s")
-        for look in looks:
-            share = 100 * counts[look.stage] / len(query_P)
+        for stage in stages:
+            share = 100 * counts[stage.name] / len(query_P)
             few = partial(
-                evidence_of, look, query_P[: counts[look.stage]], gallery_P[: counts[look.stage]]
+                evidence_of, stage, query_P[: counts[stage.name]], gallery_P[: counts[stage.name]]
             )
-            alone = counts[look.stage] / bench.seconds(few, 1)
-            bench.report.add(f"  {look.stage}, at {share:.0f}% of them", alone, "pairs/s")
+            alone = counts[stage.name] / bench.seconds(few, 1)
+            bench.report.add(f"  {stage.name}, at {share:.0f}% of them", alone, "pairs/s")
 
 
 def extraction(bench: Bench) -> None:

@@ -20,7 +20,7 @@ from PIL import Image
 from exreid.config.io import from_values, to_yaml
 from exreid.config.probe import ProbeConfig
 from exreid.data.masks import encode_mask
-from exreid.metrics.identities import identity_answers, leaders
+from exreid.metrics.identities import identity_answers, top_identities
 from exreid.metrics.ranking import concatenate_rankings, index_gallery, rank_block, side_slice
 from exreid.metrics.retrieval import query_values, retrieval_counts, retrieval_metrics
 from exreid.metrics.uncertainty import bootstrap_intervals
@@ -242,7 +242,7 @@ def _open_set(
     gallery: RetrievalSide,
     words: tuple[dict[int, str], list[str]],
 ) -> pa.Table:
-    found = leaders(ranking, gallery.identity_N)
+    found = top_identities(ranking, gallery.identity_N)
     known_Q = np.diff(ranking.positive_offset_Q1) > 0
     probability_Q = 1 / (1 + np.exp(-8 * (found.score_Q + found.margin_Q - 0.75)))
     return pa.table(

@@ -2,7 +2,7 @@
 
 Each way is a whole probe with method=local_lightglue, in one process, over the same shortlist; all
 share one cache of pairs, so that each look at a pair is had once. The speed is worked out: the
-pairs that each look had, times what such a pair costs, against the published model at every pair;
+pairs that each stage had, times what such a pair costs, against the published model at every pair;
 costs are measured here and now, in turn, on the photographs that are probed. --root names a data
 set with its columns as exreid takes them; by default animals are generated.
 """
@@ -29,7 +29,7 @@ from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
 from exreid.data.synthetic import write_dataset
 from exreid.features.local import LocalExtractor
-from exreid.matching.cascade import LOOK_COUNTS, looks_of
+from exreid.matching.cascade import STAGE_COUNTS, cascade_of
 from exreid.matching.nearest import NearestSettings
 from exreid.runs.probe import run_probe
 
@@ -37,7 +37,7 @@ ALONE = [
     *("nearest_share=null", "look_layers=null", "exact_best=0"),
     *("look_decided_sd=null", "full_decided_sd=null"),
 ]
-"""One look, at every candidate."""
+"""One stage, at every candidate."""
 CASCADE = ["look_decided_sd=null", "full_decided_sd=null", "exact_best=0"]
 WAYS: dict[str, list[str] | None] = {
     "exact": None,
@@ -120,8 +120,8 @@ def main() -> None:
     overrides += [f"benchmark.local_top_k={keypoints}", f"benchmark.candidate_k={candidates}"]
     overrides += ["benchmark.method=local_lightglue"]
     done = {name: probe(overrides, changed) for name, changed in WAYS.items()}
-    looks = {name: looks_of(config) for name, (config, _, _) in done.items()}
-    settings = {look.settings for those in looks.values() for look in those}
+    stages = {name: cascade_of(config) for name, (config, _, _) in done.items()}
+    settings = {stage.settings for those in stages.values() for stage in those}
     cost = costs_s(root, keypoints, settings, 2 if options.quick else 5)
     report = Report(
         f"Answers of precision=fast: {candidates} candidates a query, {keypoints} keypoints"
@@ -131,8 +131,8 @@ def main() -> None:
         for name, (_, _, folder) in done.items()
     }
     for name, (_, result, _) in done.items():
-        by_stage = {stage: result.counts.get(count, 0) for count, stage in LOOK_COUNTS.items()}
-        spent_s = sum(by_stage[look.stage] * cost[look.settings] for look in looks[name])
+        by_stage = {stage: result.counts.get(count, 0) for count, stage in STAGE_COUNTS.items()}
+        spent_s = sum(by_stage[stage.name] * cost[stage.settings] for stage in stages[name])
         pairs = max(by_stage.values())
         low, high = (100 * end for end in result.intervals["top_1"])
         top_1 = 100 * result.metrics["top_1"]

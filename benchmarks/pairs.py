@@ -30,10 +30,10 @@ from exreid.data.metadata import Columns, load_images
 from exreid.data.synthetic import write_dataset
 from exreid.features.local import LocalExtractor
 from exreid.features.local_extraction import LocalPreprocessing
-from exreid.matching.cascade import Look, MakeMatcher, go_through, looks_of
+from exreid.matching.cascade import MakeMatcher, Stage, best_of_each_query, cascade_of, run_cascade
 from exreid.matching.lightglue import MatchSettings
 from exreid.matching.nearest import NearestSettings
-from exreid.matching.pairs import best_of_each_query, score_pairs
+from exreid.matching.pairs import score_pairs
 from exreid.matching.tiles import match_in_process
 from exreid.records import LocalFeatures, PairEvidence
 
@@ -45,7 +45,7 @@ WAYS: dict[str, MatchSettings | NearestSettings] = {
     "bf16, prune_after=3": MatchSettings(dtype="bf16", prune_after=3, prune_to=128),
     "look_layers=3": MatchSettings(layers=3),
     "look_keypoints=128": MatchSettings(keypoints=128),
-    "bf16, 3 layers, 128 keypoints (the first look)": MatchSettings(
+    "bf16, 3 layers, 128 keypoints (the first stage)": MatchSettings(
         dtype="bf16", layers=3, keypoints=128, batch_pairs=32
     ),
     "bf16, 2 layers, 128 keypoints": MatchSettings(
@@ -125,12 +125,12 @@ def matcher_of(settings: MatchSettings | NearestSettings) -> Any:
 
 
 def evidence_of(
-    features: LocalFeatures, look: Look, query_P: np.ndarray, gallery_P: np.ndarray
+    features: LocalFeatures, stage: Stage, query_P: np.ndarray, gallery_P: np.ndarray
 ) -> PairEvidence:
     """A look at pairs, tile by tile, as a run has it; nothing is remembered."""
     run = partial(
         match_in_process,
-        matcher=matcher_of(look.settings),
+        matcher=matcher_of(stage.settings),
         queries=features.take,
         gallery=features.take,
     )
@@ -142,14 +142,14 @@ def evidence_of(
         gallery_keys=keys,
         store=None,
         run=run,
-        pairs_per_tile=PAIRS_PER_TILE * look.tile_factor,
+        pairs_per_tile=PAIRS_PER_TILE * stage.tile_factor,
     ).evidence
 
 
-def looks(options: list[str]) -> list[Look]:
+def stages(options: list[str]) -> list[Stage]:
     """Those of benchmark.precision=fast with some options changed."""
     fast = [f"benchmark.fast.{option}" for option in options]
-    return looks_of(load_config(ProbeConfig, None, ["benchmark.precision=fast", *fast]))
+    return cascade_of(load_config(ProbeConfig, None, ["benchmark.precision=fast", *fast]))
 
 
 def fast_way(features: LocalFeatures, options: list[str], queries: int) -> Callable[[], Any]:
@@ -157,8 +157,8 @@ def fast_way(features: LocalFeatures, options: list[str], queries: int) -> Calla
     gallery = np.arange(queries, len(features))
     query_P, gallery_P = np.repeat(np.arange(queries), len(gallery)), np.tile(gallery, queries)
     return partial(
-        go_through,
-        looks(options),
+        run_cascade,
+        stages(options),
         query_P,
         gallery_P,
         evidence_of=partial(evidence_of, features),
@@ -230,11 +230,11 @@ def answers(report: Report, features: LocalFeatures, rows: Any) -> None:
         pair: p for p, pair in enumerate(zip(query_P.tolist(), gallery_P.tolist(), strict=True))
     }
 
-    def remembered(look: Look, query_P_: np.ndarray, gallery_P_: np.ndarray) -> PairEvidence:
-        if look.settings not in known:
-            known[look.settings] = evidence_of(features, look, query_P, gallery_P)
+    def remembered(stage: Stage, query_P_: np.ndarray, gallery_P_: np.ndarray) -> PairEvidence:
+        if stage.settings not in known:
+            known[stage.settings] = evidence_of(features, stage, query_P, gallery_P)
         found, pairs = (
-            known[look.settings],
+            known[stage.settings],
             zip(query_P_.tolist(), gallery_P_.tolist(), strict=True),
         )
         rows_P = np.array([place[pair] for pair in pairs], int)
@@ -243,21 +243,21 @@ def answers(report: Report, features: LocalFeatures, rows: Any) -> None:
         )
 
     def right(found: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        level_P, score_P = found
-        first = best_of_each_query(query_P, level_P * 1e6 + score_P, gallery_P, share=1e-9, least=1)
+        stage_P, score_P = found
+        first = best_of_each_query(query_P, stage_P * 1e6 + score_P, gallery_P, share=1e-9, least=1)
         return same_P[first]
 
-    exact_look = [Look("exact", MatchSettings())]
-    ways = {"exact": exact_look} | {name: looks(options) for name, options in FAST.items()}
+    exact_look = [Stage("exact", MatchSettings())]
+    ways = {"exact": exact_look} | {name: stages(options) for name, options in FAST.items()}
     for name, settings in WAYS.items():
         if name != "exact":
             ways[f"{name} alone"] = [
-                Look(name, settings, by_confidence=name != "bf16 (the full look of fast)")
+                Stage(name, settings, by_confidence=name != "bf16 (the full look of fast)")
             ]
     kept_from = None
     for name, those in ways.items():
         got = right(
-            go_through(those, query_P, gallery_P, evidence_of=remembered, local_score="matches")
+            run_cascade(those, query_P, gallery_P, evidence_of=remembered, local_score="matches")
         )
         kept_from = got if kept_from is None else kept_from
         report.add(f"{keypoints} keypoints: top-1 by {name}", 100 * got.mean(), "%")

@@ -41,7 +41,7 @@ from exreid.distributed.session import Placement, ray_session
 from exreid.features.embedding import Embedder
 from exreid.features.local import LocalExtractor
 from exreid.features.local_extraction import LocalFeatureStore, record_dtype
-from exreid.matching.cascade import Look, MakeMatcher, looks_of
+from exreid.matching.cascade import MakeMatcher, Stage, cascade_of
 from exreid.matching.lightglue import MatchSettings
 from exreid.matching.pairs import score_pairs
 from exreid.matching.tiles import plan_tiles
@@ -113,10 +113,10 @@ def features_of(images: list[np.ndarray]) -> LocalFeatures:
 
 
 def fast_costs(costs: dict[str, float]) -> float:
-    """Core seconds of a pair of `CANDIDATES` by all looks of fast, none of which is cut short."""
-    *looks, last = looks_of(FAST_PROBE)
+    """Core seconds of a pair of `CANDIDATES` by all stages of fast, none of which is cut short."""
+    *stages, last = cascade_of(FAST_PROBE)
     exact = max(last.share, last.least / CANDIDATES)
-    return sum(look.share * costs[look.stage] for look in looks) + exact * costs["exact"]
+    return sum(stage.share * costs[stage.name] for stage in stages) + exact * costs["exact"]
 
 
 def unit_costs(report: Report, root: Path, quick: bool) -> None:
@@ -128,11 +128,11 @@ def unit_costs(report: Report, root: Path, quick: bool) -> None:
     features = features_of(images)
     pair_P2 = np.array([(q, 4 + g) for q in range(4) for g in range(2 if quick else 4)], np.int32)
     costs = {"keypoints": core_s(partial(features_of, images[:4]), repeats) / 4}
-    for look in [Look("exact", MatchSettings()), *looks_of(FAST_PROBE)[:-1]]:
-        matcher = MakeMatcher("aliked", look.settings, "cpu")()
+    for stage in [Stage("exact", MatchSettings()), *cascade_of(FAST_PROBE)[:-1]]:
+        matcher = MakeMatcher("aliked", stage.settings, "cpu")()
         matcher.score(features, features, pair_P2[:1])
         score = partial(matcher.score, features, features, pair_P2)
-        costs[look.stage] = core_s(score, repeats) / len(pair_P2)
+        costs[stage.name] = core_s(score, repeats) / len(pair_P2)
     costs["fast"] = fast_costs(costs)
     backbone = build_backbone("efficientnet-lite0")
     side = backbone.image_size

@@ -12,7 +12,7 @@ from exreid.metrics.identities import IdentityScore, identity_answers
 from exreid.records import Ranking, RetrievalSide
 
 
-def fit_animal_curve(
+def fit_identity_curve(
     ranking: Ranking,
     queries: RetrievalSide,
     gallery: RetrievalSide,

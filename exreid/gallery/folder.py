@@ -147,6 +147,36 @@ class Gallery:
             )
         return vectors_GD
 
+    def local_folder(self, name: str) -> Path:
+        """Where the local features of one extractor lie, all of them whole."""
+        return self.local_store(name).store.folder
+
+    def description(self, name: str) -> dict[str, Any]:
+        """What features of this name depend on besides the images; empty where it has none."""
+        return dict(self.manifest["features"].get(name, {}))
+
+    def check_features(self, name: str, here: dict[str, Any]) -> None:
+        """GalleryError where features made here would differ from the gallery's.
+
+        What only moves the last digits (device, versions of torch and timm) may differ.
+        """
+        there = self.description(name)
+        if not there:
+            raise GalleryError(f"{self.folder}: holds no features of {name}. {_AGAIN}")
+        changed = _differences(there, json.loads(json.dumps(here)))
+        if not changed:
+            return
+        lines = [f"  {key}: {old!r} in the gallery, {new!r} here" for key, old, new in changed]
+        head = (
+            f"{self.folder}: features of {name} made here cannot be compared with the gallery's, "
+            "since they depend on"
+        )
+        remedy = (
+            "Use the weights and the version of exreid that the gallery was built with, or build "
+            "the gallery again."
+        )
+        raise GalleryError("\n".join([head, *lines, remedy]))
+
     def local_store(self, name: str) -> LocalFeatureStore:
         """The local features of one extractor, by the photographs' `keys`."""
         folder = inside(self.folder, f"local-{name}")
@@ -340,29 +370,6 @@ def backbone_name(number: int) -> str:
     return f"backbone-{number}.safetensors"
 
 
-def check_features(gallery: Gallery, name: str, here: dict[str, Any]) -> None:
-    """GalleryError where features made here would differ from the gallery's.
-
-    What only moves the last digits (device, versions of torch and timm) may differ.
-    """
-    there = gallery.manifest["features"].get(name)
-    if there is None:
-        raise GalleryError(f"{gallery.folder}: holds no features of {name}. {_AGAIN}")
-    changed = _differences(there, json.loads(json.dumps(here)))
-    if not changed:
-        return
-    lines = [f"  {key}: {old!r} in the gallery, {new!r} here" for key, old, new in changed]
-    head = (
-        f"{gallery.folder}: features of {name} made here cannot be compared with the gallery's, "
-        "since they depend on"
-    )
-    remedy = (
-        "Use the weights and the version of exreid that the gallery was built with, or build the "
-        "gallery again."
-    )
-    raise GalleryError("\n".join([head, *lines, remedy]))
-
-
 def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict):
         names = [name for name in {**old, **new} if name not in LOOSE]
@@ -371,15 +378,25 @@ def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]
     return [] if old == new else [(key, old, new)]
 
 
+SAVED_AS = {
+    "threshold": "bar",
+    "fitted_images": "practice_images",
+    "fitted_identities": "practice_animals",
+    "fitted_ari": "practice_ari",
+}
+"""What fields are called in gallery.json, where that is another name."""
+
+
 def decider_to_json(decider: Decider) -> dict[str, Any]:
     """All that `decider_from_json` needs; JSON keeps every bit of a float."""
-    return {field.name: _plain(getattr(decider, field.name)) for field in fields(decider)}
+    values = {field.name: _plain(getattr(decider, field.name)) for field in fields(decider)}
+    return {SAVED_AS.get(name, name): value for name, value in values.items()}
 
 
 def decider_from_json(values: dict[str, Any]) -> Decider:
     """What `decider_to_json` wrote; GalleryError for anything else."""
     try:
-        return Decider(**{name: _tupled(value) for name, value in values.items()})
+        return Decider(**{name: _tupled(value) for name, value in _fields(values).items()})
     except TypeError as error:
         raise GalleryError(f"{MANIFEST}: not a decision known/new: {error}. {_AGAIN}") from error
 
@@ -387,19 +404,25 @@ def decider_from_json(values: dict[str, Any]) -> Decider:
 def grouping_to_json(grouping: Grouping) -> dict[str, Any]:
     """All that `grouping_from_json` needs."""
     curve = None if grouping.curve is None else json.loads(grouping.curve.to_json())
-    return {field.name: getattr(grouping, field.name) for field in fields(grouping)} | {
-        "curve": curve
-    }
+    values = {field.name: getattr(grouping, field.name) for field in fields(grouping)}
+    values |= {"curve": curve}
+    return {SAVED_AS.get(name, name): value for name, value in values.items()}
 
 
 def grouping_from_json(values: dict[str, Any]) -> Grouping:
     """What `grouping_to_json` wrote; GalleryError for anything else."""
     try:
+        values = _fields(values)
         curve = values["curve"]
         curve = None if curve is None else Calibration.from_json(json.dumps(curve))
         return Grouping(**(values | {"curve": curve}))
     except (KeyError, TypeError, CalibrationError) as error:
         raise GalleryError(f"{MANIFEST}: not a grouping: {error}. {_AGAIN}") from error
+
+
+def _fields(saved: dict[str, Any]) -> dict[str, Any]:
+    names = {name: field for field, name in SAVED_AS.items()}
+    return {names.get(name, name): value for name, value in saved.items()}
 
 
 def _plain(value: Any) -> Any:

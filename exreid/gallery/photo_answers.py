@@ -5,18 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from exreid.gallery.folder import Gallery
 from exreid.gallery.photo_table import Photos
-from exreid.metrics.identities import IdentityAnswer, Leaders, pool_encounters
-from exreid.pipeline.answers import ENCOUNTER_FILE, NEW_ANIMALS_FILE, OPEN_SET_FILE
-from exreid.pipeline.stages import Ranked
+from exreid.pipeline.answers import AnswerTables
+from exreid.pipeline.retrieve import Retrieval
 from exreid.records import Rejected
 
 
@@ -147,86 +144,35 @@ def visit_name(encounter: str | None) -> str | None:
     return encounter if rest or not parts else " / ".join(parts)
 
 
-def visit_table(ranked: Ranked, names: dict[int, str], decision_Q: np.ndarray | None) -> pa.Table:
-    """``encounters.parquet``: the answer of each visit, its photographs pooled as a probe does, and
-    decided as one photograph is that had the pooled score and margin."""
-    queries, encounters = ranked.queries, ranked.table.rows["encounter"]
-    rows = []
-    pooled = pool_encounters(ranked.ranking, ranked.gallery.identity_N, queries.encounter_N)
-    for _, members, answer in pooled:
-        animals = [names[int(code)] for code in answer.identity_A[:2]]
-        known = None if decision_Q is None else int((decision_Q[members] == "known").sum())
-        probability, decision = _visit_decision(ranked, members, answer)
-        rows.append(
-            {
-                "encounter": encounters.iloc[queries.position_N[members[0]]],
-                "identity": None,
-                "photos": len(members),
-                "identity_rank": None,
-                "leader": animals[0] if animals else None,
-                "score": float(answer.score_A[0]) if animals else None,
-                "next": animals[1] if len(animals) > 1 else None,
-                "known_photos": known,
-                "decision": decision,
-                "known_probability": probability,
-            }
-        )
-    number, text = pa.int64(), pa.string()
-    types = {
-        "encounter": text,
-        "identity": text,
-        "photos": number,
-        "identity_rank": number,
-        "leader": text,
-        "score": pa.float64(),
-        "next": text,
-        "known_photos": number,
-        "decision": text,
-        "known_probability": pa.float64(),
-    }
-    return pa.Table.from_pylist(rows, pa.schema(list(types.items())))
-
-
-def _visit_decision(
-    ranked: Ranked, members: np.ndarray, answer: IdentityAnswer
-) -> tuple[float | None, str | None]:
-    """The probability that the leader of a visit is right, and known or new; None undecided."""
-    if ranked.open_set is None:
-        return None, None
-    (decider,), score_A = ranked.open_set.deciders, answer.score_A
-    if len(score_A) == 0:
-        return 0.0, "new"
-    kept_M = np.count_nonzero(ranked.ranking.candidate_index_QK[members] >= 0, axis=1)
-    last_M = ranked.ranking.candidate_score_QK[members, np.maximum(kept_M - 1, 0)]
-    after = score_A[1:].max() if len(score_A) > 1 else float(last_M[kept_M > 0].mean())
-    margin = max(float(score_A[0] - after), 0.0)
-    pooled = Leaders(answer.identity_A[:1], score_A[:1], np.array([margin]))
-    probability = float(decider.probability(pooled)[0])
-    return probability, "known" if probability > decider.bar else "new"
-
-
 def identification(
-    folder: Path,
     gallery: Gallery,
     photos: Photos,
     rejected: Sequence[Rejected],
-    ranked: Ranked | None,
+    retrieval: Retrieval | None,
+    tables: AnswerTables | None,
 ) -> Identification:
-    """What the files of a run say, photograph by photograph."""
+    """What the tables of a run say, photograph by photograph; None where none was answered."""
     decider = gallery.decider()
     reason = decider.reason or None if decider is not None else None
-    answered = [] if ranked is None else _answered(folder, photos, ranked, reason)
-    visits = [] if ranked is None else _visits(folder, photos)
+    answered: list[PhotoAnswer] = []
+    visits: list[VisitAnswer] = []
+    if retrieval is not None and tables is not None:
+        answered = _answered(retrieval, tables, reason)
+        visits = _visits(tables.encounters, photos)
     order = {visit.visit: i for i, visit in enumerate(visits)}
     answered.sort(
-        key=lambda one: (order.get(one.visit or "", len(order)), one.time or "~", one.photo)
+        key=lambda photo: (
+            order.get(photo.visit or "", len(order)),
+            photo.time or "~",
+            photo.photo,
+        )
     )
     known = [
         PhotoAnswer(path, "in gallery", animals=(), note=f"{identity}: {image_id}")
         for path, image_id, identity in photos.in_gallery
     ]
-    bad = [PhotoAnswer(one.path, "unreadable", note=one.reason) for one in rejected]
-    decided = [one for one in answered if one.decision is not None]
+    bad = [PhotoAnswer(row.path, "unreadable", note=row.reason) for row in rejected]
+    decided = [photo for photo in answered if photo.decision is not None]
     counts: dict[str, Any] = {
         "photographs": photos.found,
         "answered": len(answered),
@@ -238,44 +184,41 @@ def identification(
         "gallery_fingerprint": gallery.fingerprint,
     }
     if decided:
-        counts["known"] = sum(one.decision == "known" for one in decided)
-        counts["new"] = sum(one.decision == "new" for one in decided)
+        counts["known"] = sum(photo.decision == "known" for photo in decided)
+        counts["new"] = sum(photo.decision == "new" for photo in decided)
     if gallery.grouping() is not None:
-        counts["new_animals"] = len({one.new_animal for one in decided} - {None})
+        counts["new_animals"] = len({photo.new_animal for photo in decided} - {None})
     return Identification([*answered, *known, *bad], visits, counts, reason)
 
 
-def _answered(
-    folder: Path, photos: Photos, ranked: Ranked, reason: str | None
-) -> list[PhotoAnswer]:
-    named = dict(tuple(pd.read_parquet(folder / "answers.parquet").groupby("query_id", sort=False)))
+def _answered(retrieval: Retrieval, tables: AnswerTables, reason: str | None) -> list[PhotoAnswer]:
+    assert tables.answers is not None, "photographs that were answered have answers"
+    rows_of = dict(tuple(tables.answers.to_pandas().groupby("query_id", sort=False)))
     decisions: dict[str, Any] = {}
-    if (folder / OPEN_SET_FILE).exists():
-        rows = pd.read_parquet(folder / OPEN_SET_FILE)
-        decisions = {row["query_id"]: row for row in rows.to_dict("records")}
+    if tables.open_set is not None:
+        decisions = {row["query_id"]: row for row in tables.open_set.to_pylist()}
     groups: dict[str, int] = {}
-    if (folder / NEW_ANIMALS_FILE).exists():
-        rows = pd.read_parquet(folder / NEW_ANIMALS_FILE)
-        groups = dict(zip(rows["query_id"], rows["group"].tolist(), strict=True))
-    found = []
-    for place in ranked.queries.position_N.tolist():
-        row = ranked.table.rows.iloc[place]
-        mine = named.get(row["image_id"], pd.DataFrame()).to_dict("records")
+    if tables.new_animals is not None:
+        groups = {row["query_id"]: row["group"] for row in tables.new_animals.to_pylist()}
+    answered = []
+    for position in retrieval.queries.position_N.tolist():
+        row = retrieval.table.rows.iloc[position]
+        answers = rows_of.get(row["image_id"], pd.DataFrame()).to_dict("records")
         animals = tuple(
             Candidate(
-                one["identity"],
-                one["score"],
-                None if pd.isna(one["probability"]) else one["probability"],
-                one["best_gallery_id"],
-                one["images"],
+                answer["identity"],
+                answer["score"],
+                None if pd.isna(answer["probability"]) else answer["probability"],
+                answer["best_gallery_id"],
+                answer["images"],
             )
-            for one in mine
+            for answer in answers
         )
         decision = decisions.get(row["image_id"], {})
         margin = decision.get("margin")
         if margin is None and len(animals) > 1:
             margin = animals[0].score - animals[1].score
-        found.append(
+        answered.append(
             PhotoAnswer(
                 row["path"],
                 "answered",
@@ -289,17 +232,16 @@ def _answered(
                 note=reason or "",
             )
         )
-    return found
+    return answered
 
 
-def _visits(folder: Path, photos: Photos) -> list[VisitAnswer]:
-    file = folder / ENCOUNTER_FILE
-    if not file.exists():
+def _visits(table: pa.Table | None, photos: Photos) -> list[VisitAnswer]:
+    if table is None:
         return []
     encounters = photos.table.rows["encounter"].tolist()
     how = dict(zip(encounters, photos.how_N, strict=True))
     first = pd.Series(photos.time_N).groupby(pd.Series(encounters, dtype=object)).min()
-    rows = pd.read_parquet(file).to_dict("records")
+    rows = table.to_pandas().to_dict("records")
     rows.sort(key=lambda row: (str(first.get(row["encounter"])), row["encounter"]))
     return [
         VisitAnswer(

@@ -19,11 +19,10 @@ from safetensors.torch import save_file
 from exreid import __version__
 from exreid.calibration.curves import Calibration
 from exreid.calibration.fusion import Fusion
-from exreid.calibration.identity_curve import fit_animal_curve
 from exreid.config.benchmark import ModelConfig
 from exreid.config.probe import OutputConfig, ProbeConfig, RayConfig, WandbConfig
 from exreid.data.thumbnails import Thumbnail, make_thumbnail
-from exreid.errors import CalibrationError, MaskError
+from exreid.errors import MaskError
 from exreid.features.embedding import image_key
 from exreid.gallery.folder import (
     CHECKSUMS,
@@ -39,16 +38,15 @@ from exreid.gallery.folder import (
     images_table,
     thumbnail_name,
 )
-from exreid.gallery.stages import BuildStages
-from exreid.openset.decide import Decider, Practice, fit_decider
-from exreid.openset.group import Grouper, Grouping
-from exreid.pipeline.answers import grouping_figures, open_set_content
-from exreid.pipeline.fuse import FusionStage
+from exreid.openset.decide import Decider
+from exreid.openset.group import Grouping
+from exreid.pipeline.inputs import methods_of
+from exreid.pipeline.rank import Scoring
 from exreid.progress import Progress
-from exreid.records import ImageTable, Rejected, RetrievalSide
+from exreid.records import ImageTable, Rejected
 from exreid.storage.array_store import ArrayStore, write_part
 from exreid.storage.files import SEALED, checksum_of
-from exreid.storage.pair_store import RECORD, PairStore
+from exreid.storage.pair_store import PairStore, pair_records
 from exreid.storage.run_folder import write_rejected, write_table, write_text
 from exreid.storage.spreadsheets import read_cells
 from exreid.storage.urls import read_bytes
@@ -58,7 +56,7 @@ THREADS = 4
 
 
 @dataclass(frozen=True)
-class Learned:
+class GalleryFit:
     """What was fitted on the gallery's own images."""
 
     fusion: Fusion | None
@@ -66,44 +64,9 @@ class Learned:
     content: dict[str, Any] | None = None
     """Of ``open_set.json``."""
     answer: Calibration | None = None
-    """From an animal's score to the probability that it is the one."""
+    """From an identity's score to the probability that it is the one."""
     grouping: Grouping | None = None
-    """How photographs of new animals are grouped."""
-
-    @classmethod
-    def fit(
-        cls,
-        config: ProbeConfig,
-        fusion: FusionStage | None,
-        practice: Practice | None,
-        side: RetrievalSide,
-        grouper: Grouper | None,
-    ) -> Learned:
-        """Fit the decision known/new, the animals' probabilities, and the groups of new ones."""
-        fitted = None if fusion is None else fusion.fusion
-        if practice is None:
-            return cls(fitted)
-        benchmark = config.benchmark
-        try:
-            decider, answers = fit_decider(practice, side, benchmark.open_set, config.seed)
-            curve = fit_animal_curve(
-                practice.ranking,
-                practice.queries,
-                side,
-                new_share=benchmark.open_set.new_share,
-                how=benchmark.identity_score,
-                top=benchmark.identity_top_n,
-                kind=benchmark.calibration.kind,
-            )
-        except CalibrationError as error:
-            raise CalibrationError(
-                f"{error} A gallery without decisions: benchmark.open_set.enabled=false."
-            ) from error
-        content = open_set_content([decider], answers, benchmark.open_set)
-        grouping = None if grouper is None else grouper.learn(side, config.seed)
-        if grouping is not None:
-            content["new_animals"] = grouping_figures(grouping)
-        return cls(fitted, decider, content, curve, grouping)
+    """How images of new animals are grouped."""
 
     def as_json(self) -> dict[str, Any] | None:
         """The ``open_set`` of ``gallery.json``."""
@@ -121,33 +84,39 @@ class Learned:
 class GalleryContent:
     """All that a gallery's files are made of, besides the features."""
 
-    table: ImageTable
+    scoring: Scoring
+    """The features of its images, and the pairs that were asked for."""
     content_G: list[str]
     """Hashes of the photographs' files."""
-    learned: Learned
+    fit: GalleryFit
     rejected: Sequence[Rejected]
     old: Gallery | None
     """The gallery whose photographs are the table's first."""
     thumbnail_px: int
 
-    def write(self, folder: Path, stages: BuildStages, progress: Progress) -> None:
+    @property
+    def table(self) -> ImageTable:
+        """The images."""
+        return self.scoring.features.table
+
+    def write(self, folder: Path) -> None:
         """All files of the gallery into a folder that only it is in."""
-        for number, embeddings in enumerate(stages.embeddings):
-            np.save(folder / f"global-{number}.npy", embeddings.vectors_ND, allow_pickle=False)
+        features, config = self.scoring.features, self.scoring.config
+        for number, vectors_ND in enumerate(features.vectors):
+            np.save(folder / f"global-{number}.npy", vectors_ND, allow_pickle=False)
         masks = self.table.rows["mask"].tolist()
         keys = [image_key(c, mask or None) for c, mask in zip(self.content_G, masks, strict=True)]
-        names = [name for name in stages.features if name.startswith("local-")]
-        for name, images in zip(names, stages.images, strict=True):
-            _write_local(folder / name, images.store.store, keys, self.old)
-        _write_pairs(folder / PAIRS, stages)
-        for number, state in stages.weights.items():
-            save_file(state, folder / backbone_name(number))
-        small_masks = self._write_thumbnails(folder, progress)
-        mask_col = stages.config.dataset.mask_col
+        for images in features.local:
+            _write_local(folder / f"local-{images.name}", images.store.store, keys, self.old)
+        _write_pairs(folder / PAIRS, self.scoring)
+        checkpoints = _write_weights(folder, config)
+        small_masks = self._write_thumbnails(folder, self.scoring.log.progress)
+        mask_col = config.dataset.mask_col
         images_file = images_table(self.table, self.content_G, small_masks, mask_col)
         write_table(folder / IMAGES, images_file)
         write_rejected(folder / "rejected.csv", [*_rejected_before(self.old), *self.rejected])
-        write_text(folder / MANIFEST, json.dumps(self._manifest(stages, keys), indent=1) + "\n")
+        manifest = self._manifest(keys, checkpoints)
+        write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
         write_checksums(folder)
 
     def _write_thumbnails(self, folder: Path, progress: Progress) -> list[str | None]:
@@ -176,13 +145,14 @@ class GalleryContent:
             small[len(known) :] = pool.map(make, range(len(known), len(rows)))
         return small
 
-    def _manifest(self, stages: BuildStages, keys: list[str]) -> dict[str, Any]:
-        old, learned, rows = self.old, self.learned, self.table.rows
+    def _manifest(self, keys: list[str], checkpoints: list[int]) -> dict[str, Any]:
+        old, fit, rows = self.old, self.fit, self.table.rows
         written = datetime.now(UTC).isoformat(timespec="seconds")
         now = {"written": written, "photographs": len(rows), "exreid": __version__}
-        config, open_set = _portable(stages.config), learned.as_json()
-        known = [keys, rows["identity"].tolist(), config, _strict(stages.features), open_set]
-        known.append(None if learned.fusion is None else learned.fusion.fingerprint)
+        features = dict(self.scoring.features.descriptions)
+        config, open_set = _portable(self.scoring.config), fit.as_json()
+        known = [keys, rows["identity"].tolist(), config, _strict(features), open_set]
+        known.append(None if fit.fusion is None else fit.fusion.fingerprint)
         text = json.dumps(known, sort_keys=True)
         return {
             "format": FORMAT,
@@ -194,16 +164,16 @@ class GalleryContent:
             "thumbnails_px": self.thumbnail_px,
             "history": [*([] if old is None else old.manifest["history"]), now],
             "config": config,
-            "features": stages.features,
-            "checkpoints": sorted(stages.weights),
-            "calibration": self._calibration(stages.config),
+            "features": features,
+            "checkpoints": checkpoints,
+            "calibration": self._calibration(self.scoring.config),
             "open_set": open_set,
             "checksums": CHECKSUMS,
         }
 
     def _calibration(self, config: ProbeConfig) -> str | None:
         """Whether the fusion was fitted on this gallery, or came from elsewhere."""
-        if self.learned.fusion is None:
+        if self.fit.fusion is None:
             return None
         before = self.old is not None and self.old.manifest["calibration"] == "loaded"
         return "loaded" if before or config.benchmark.calibration.load is not None else "fitted"
@@ -230,13 +200,34 @@ def _write_local(folder: Path, store: ArrayStore, keys: list[str], old: Gallery 
         write_part(folder, part, store.gather(part))
 
 
-def _write_pairs(folder: Path, stages: BuildStages) -> None:
-    for name, notes in stages.kept_pairs.items():
-        records = np.concatenate([np.zeros(0, RECORD), *notes])
-        both = np.stack([records["key_a"], records["key_b"]], axis=1)
-        _, first = np.unique(both, axis=0, return_index=True)
-        if len(first):
-            PairStore(folder / name).append_records(records[np.sort(first)])
+def _write_pairs(folder: Path, scoring: Scoring) -> None:
+    """The evidence of all pairs that were asked for, in their order."""
+    if not scoring.local:
+        return
+    for name, asked in (scoring.matching.asked or {}).items():
+        words_P2 = np.concatenate(asked)
+        _, first = np.unique(words_P2, axis=0, return_index=True)
+        words_P2 = words_P2[np.sort(first)]
+        known_P, evidence = scoring.local[0].open_store(name).find(words_P2)
+        records = pair_records(words_P2, evidence)[known_P]
+        if len(records):
+            PairStore(folder / name).append_records(records)
+
+
+def _write_weights(folder: Path, config: ProbeConfig) -> list[int]:
+    """The weights of each backbone that has them from a checkpoint; the numbers of these."""
+    numbers = []
+    for number, model in enumerate(methods_of(config)[0]):
+        if model.checkpoint is not None:
+            from exreid.models.backbones import build_backbone
+
+            size = config.dataset.image_size
+            backbone = build_backbone(model.type, checkpoint=model.checkpoint, image_size=size)
+            state = backbone.module.state_dict()
+            weights = {key: tensor.clone() for key, tensor in state.items()}
+            save_file(weights, folder / backbone_name(number))
+            numbers.append(number)
+    return numbers
 
 
 def _thumbnail(data: bytes, mask: str | None, longer_side_px: int) -> Thumbnail:

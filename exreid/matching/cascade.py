@@ -1,4 +1,4 @@
-"""The looks of a probe at its pairs: each sees more than the one before, at fewer pairs."""
+"""The cascade of local matching: each stage sees more than the one before, at fewer pairs."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ import numpy as np
 from exreid.config.probe import ProbeConfig
 from exreid.matching.lightglue import LightGlueMatcher, MatchSettings
 from exreid.matching.nearest import NearestMatcher, NearestSettings
-from exreid.matching.pairs import best_of_each_query, standardised
 from exreid.matching.tiles import PairMatcher
 from exreid.models.lightglue import load_lightglue
 from exreid.records import PairEvidence
 
-NEAREST_LOOK, FIRST_LOOK = "Nearest neighbours", "First look"
-FULL_LOOK, LAST_LOOK = "Matching pairs", "Matching the best"
-LOOK_COUNTS = {
-    "pairs_compared": NEAREST_LOOK,
-    "pairs_looked_at": FIRST_LOOK,
-    "pairs_matched": FULL_LOOK,
-    "pairs_exact": LAST_LOOK,
+NEAREST, FIRST = "Nearest neighbours", "First look"
+FULL, EXACT = "Matching pairs", "Matching the best"
+STAGE_COUNTS = {
+    "pairs_compared": NEAREST,
+    "pairs_looked_at": FIRST,
+    "pairs_matched": FULL,
+    "pairs_exact": EXACT,
 }
-"""What the numbers of pairs are called in a result."""
+"""What the numbers of pairs are called in a result, by the stage's name."""
 
 
 @dataclass(frozen=True)
@@ -42,37 +41,36 @@ class MakeMatcher:
 
 
 @dataclass(frozen=True)
-class Look:
-    """One look at pairs, at those that the look before left."""
+class Stage:
+    """One stage of the cascade: how it matches, and which pairs of the stage before it matches."""
 
-    stage: str
+    name: str
     settings: MatchSettings | NearestSettings
     share: float = 1.0
-    """Share of each query's candidates that go on to this look, the best of the look before."""
+    """Share of each query's candidates that this stage matches, the best of the stage before."""
     least: int = 1
-    """Pairs of each query that go on at least."""
+    """Pairs of each query that it matches at least."""
     decided_sd: float | None = None
-    """Pairs so far below their query's leader in the look before stay behind, whatever their place;
-    see `exreid.matching.pairs.best_of_each_query`."""
+    """Pairs so far below their query's best in the stage before stay behind, whatever their place;
+    see `best_of_each_query`."""
     by_confidence: bool = False
-    """Ordered by the summed confidence, whatever benchmark.local_score is: a look that sees little
+    """Ordered by the summed confidence, whatever benchmark.local_score is: a stage that sees little
     counts little."""
-
     adds_to_last: bool = False
-    """Who goes on is decided by this look's score and that of the look before together."""
+    """Which pairs go on is decided by this stage's score and that of the stage before together."""
 
     @property
     def tile_factor(self) -> int:
-        """Pairs of a tile, against the full look's: cheap looks take more at a time."""
+        """Pairs of a tile, against the full stage's: cheap stages take more at a time."""
         return 8 if self.by_confidence else 1
 
 
-def looks_of(config: ProbeConfig) -> list[Look]:
-    """The looks of a probe, each at fewer pairs than the one before."""
+def cascade_of(config: ProbeConfig) -> list[Stage]:
+    """The stages of a probe's local matching, in their order."""
     benchmark, fast = config.benchmark, config.benchmark.fast
     exact = MatchSettings(match_threshold=benchmark.match_threshold, geometry=benchmark.geometry)
     if benchmark.precision == "exact":
-        return [Look(FULL_LOOK, exact)]
+        return [Stage(FULL, exact)]
     full = replace(
         exact,
         dtype=fast.dtype,
@@ -80,9 +78,9 @@ def looks_of(config: ProbeConfig) -> list[Look]:
         prune_to=fast.prune_to,
         compile=fast.compile,
     )
-    looks = []
+    stages = []
     if fast.nearest_share is not None:
-        looks.append(Look(NEAREST_LOOK, NearestSettings(), by_confidence=True))
+        stages.append(Stage(NEAREST, NearestSettings(), by_confidence=True))
     if fast.look_layers is not None:
         first = MatchSettings(
             match_threshold=benchmark.match_threshold,
@@ -92,67 +90,64 @@ def looks_of(config: ProbeConfig) -> list[Look]:
             compile=fast.compile,
             batch_pairs=32,
         )
-        looks.append(
-            Look(
-                FIRST_LOOK,
+        stages.append(
+            Stage(
+                FIRST,
                 first,
                 fast.nearest_share or 1.0,
                 fast.look_least,
                 by_confidence=True,
-                adds_to_last=bool(looks),
+                adds_to_last=bool(stages),
             )
         )
     if fast.look_layers is not None:
         share, decided_sd = fast.look_share, fast.look_decided_sd
     else:
         share, decided_sd = fast.nearest_share or 1.0, None
-    looks.append(Look(FULL_LOOK, full, share, fast.look_least, decided_sd))
+    stages.append(Stage(FULL, full, share, fast.look_least, decided_sd))
     if fast.exact_best:
-        looks.append(Look(LAST_LOOK, exact, 1e-9, fast.exact_best, fast.full_decided_sd))
-    return looks
+        stages.append(Stage(EXACT, exact, 1e-9, fast.exact_best, fast.full_decided_sd))
+    return stages
 
 
-EvidenceOf = Callable[[Look, np.ndarray, np.ndarray], PairEvidence]
-"""Has a look at pairs: query and gallery indices."""
-
-
-def go_through(
-    looks: Sequence[Look],
+def run_cascade(
+    stages: Sequence[Stage],
     query_P: np.ndarray,
     gallery_P: np.ndarray,
     *,
-    evidence_of: EvidenceOf,
+    evidence_of: Callable[[Stage, np.ndarray, np.ndarray], PairEvidence],
     local_score: str,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of each pair, the number of the last look that it went on to, and its score there.
+    """Of each pair, the number of the last stage that matched it, and its score there, float64.
 
-    ``local_score`` is benchmark.local_score, by which looks are ordered that say nothing else.
+    ``evidence_of`` matches pairs (query and gallery indices) as a stage says. ``local_score`` is
+    benchmark.local_score, by which stages are ordered that say nothing else.
     """
-    level_P, score_P = np.zeros(len(query_P)), np.zeros(len(query_P))
+    stage_P, score_P = np.zeros(len(query_P), np.int64), np.zeros(len(query_P))
     order_P = np.zeros(len(query_P))
     chosen, count_Q = np.arange(len(query_P)), np.bincount(query_P, minlength=1)
-    for level, look in enumerate(looks):
-        if level > 0:
+    for number, stage in enumerate(stages):
+        if number > 0:
             best = best_of_each_query(
                 query_P[chosen],
                 order_P[chosen],
                 gallery_P[chosen],
-                share=look.share,
-                least=look.least,
+                share=stage.share,
+                least=stage.least,
                 count_Q=count_Q,
-                decided_sd=look.decided_sd,
+                decided_sd=stage.decided_sd,
                 decided_by_P=score_P[chosen],
             )
             chosen = chosen[best]
-        evidence = evidence_of(look, query_P[chosen], gallery_P[chosen])
-        score = score_of(evidence, "confidence" if look.by_confidence else local_score)
-        if look.adds_to_last:
+        evidence = evidence_of(stage, query_P[chosen], gallery_P[chosen])
+        score = score_of(evidence, "confidence" if stage.by_confidence else local_score)
+        if stage.adds_to_last:
             before = standardised(query_P[chosen], order_P[chosen])
             order_P[chosen] = before + standardised(query_P[chosen], score)
         else:
             order_P[chosen] = score
-        level_P[chosen], score_P[chosen] = level, score
-    return level_P, score_P
+        stage_P[chosen], score_P[chosen] = number, score
+    return stage_P, score_P
 
 
 def score_of(evidence: PairEvidence, name: str) -> np.ndarray:
@@ -163,3 +158,62 @@ def score_of(evidence: PairEvidence, name: str) -> np.ndarray:
         "inliers": evidence.inlier_count_P,
     }
     return by_name[name].astype(np.float64)
+
+
+def best_of_each_query(
+    query_P: np.ndarray,
+    score_P: np.ndarray,
+    position_P: np.ndarray,
+    *,
+    share: float,
+    least: int,
+    count_Q: np.ndarray | None = None,
+    decided_sd: float | None = None,
+    decided_by_P: np.ndarray | None = None,
+) -> np.ndarray:
+    """Which pairs are among the best of their query: bool (P,).
+
+    Of a query with n pairs those are ``ceil(share * n)``, or ``least`` where that is more; of
+    equal scores the smaller position stands first. ``count_Q`` gives n where a query had more pairs
+    than are left. With ``decided_sd`` none of them may lie further below the query's best score s
+    than so many times sqrt(s), the standard deviation of a number of events with mean s: where the
+    leader is decided, the others need no further look. Those scores are ``decided_by_P`` where they
+    are not ``score_P``.
+
+    >>> best_of_each_query(np.array([0, 0, 0, 1]), np.array([1.0, 3.0, 3.0, 0.0]),
+    ...                    np.array([4, 5, 6, 4]), share=0.3, least=1)
+    array([False,  True, False,  True])
+    >>> best_of_each_query(np.zeros(3, int), np.array([25.0, 16.0, 14.0]), np.arange(3),
+    ...                    share=1.0, least=3, decided_sd=2.0)
+    array([ True,  True, False])
+    """
+    order_P = np.lexsort((position_P, -score_P, query_P))
+    left_Q = np.bincount(query_P, minlength=1)
+    start_Q = np.concatenate([[0], np.cumsum(left_Q)[:-1]])
+    query_of = query_P[order_P]
+    place_P = np.arange(len(order_P)) - start_Q[query_of]
+    count_Q = left_Q if count_Q is None else count_Q
+    wanted_Q = np.maximum(np.ceil(share * count_Q - 1e-9), least)
+    go_on_P = place_P < wanted_Q[query_of]
+    if decided_sd is not None:
+        by_P = score_P if decided_by_P is None else decided_by_P
+        leader_Q = np.zeros(len(left_Q))
+        np.maximum.at(leader_Q, query_P, by_P)
+        lag_P = (leader_Q[query_P] - by_P)[order_P]
+        go_on_P &= lag_P <= decided_sd * np.sqrt(leader_Q[query_of])
+    chosen = np.zeros(len(order_P), bool)
+    chosen[order_P] = go_on_P
+    return chosen
+
+
+def standardised(query_P: np.ndarray, score_P: np.ndarray) -> np.ndarray:
+    """Scores as standard deviations from the mean of their query's pairs; 0 where all are equal.
+
+    >>> standardised(np.array([0, 0, 1, 1]), np.array([1.0, 3.0, 5.0, 5.0])).tolist()
+    [-1.0, 1.0, 0.0, 0.0]
+    """
+    count_Q = np.maximum(np.bincount(query_P, minlength=1), 1)
+    mean_Q = np.bincount(query_P, score_P, minlength=1) / count_Q
+    off_P = score_P - mean_Q[query_P]
+    spread_Q = np.sqrt(np.bincount(query_P, off_P**2, minlength=1) / count_Q)
+    return off_P / np.where(spread_Q > 0, spread_Q, 1.0)[query_P]

@@ -42,7 +42,7 @@ def rank_by_cosine(
     exclude: Exclude = "image",
     keep: int = 100,
     tile_bytes: int = TILE_BYTES,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], object] | None = None,
 ) -> Ranking:
     """Rank the gallery for each query by the cosine of their vectors.
 
@@ -121,7 +121,7 @@ def _vector_lengths(vectors_ND: np.ndarray, side: RetrievalSide) -> np.ndarray:
     if len(bad_N):
         raise ValueError(
             f"image '{side.image_ids[bad_N[0]]}' has a vector of length {norm_N[bad_N[0]]}, so it "
-            "has no direction to compare. Look at the image and at the model's output for it, or "
+            "has no direction to compare. Stage at the image and at the model's output for it, or "
             "leave the image out."
         )
     return norm_N

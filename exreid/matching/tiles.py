@@ -59,7 +59,8 @@ def plan_tiles(
     if pairs_per_tile < 1:
         raise ValueError(f"a tile holds one pair at least, not {pairs_per_tile}.")
     rows = max(1, isqrt(pairs_per_tile))
-    order_P = np.lexsort((query_P, gallery_P, query_P // rows))
+    row_P = np.unique(query_P, return_inverse=True)[1]
+    order_P = np.lexsort((query_P, gallery_P, row_P // rows))
     for number, start in enumerate(range(0, len(order_P), pairs_per_tile)):
         place_P = order_P[start : start + pairs_per_tile]
         query_M, query_place_P = np.unique(query_P[place_P], return_inverse=True)

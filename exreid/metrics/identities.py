@@ -36,7 +36,7 @@ class IdentityAnswer:
 
 
 @dataclass(frozen=True)
-class Leaders:
+class TopIdentities:
     """The leading animal of each query, and how far it leads."""
 
     identity_Q: np.ndarray
@@ -84,17 +84,17 @@ def identity_answers(
         )
 
 
-def leaders(
+def top_identities(
     ranking: Ranking, identity_G: np.ndarray, *, without_Q: np.ndarray | None = None
-) -> Leaders:
+) -> TopIdentities:
     """The leading animal of each query; ``without_Q`` names one that is taken out of each query's
     candidates first, as if the gallery did not know it.
 
     >>> ranking = _ranking([[0, 1, 2]], [[0.9, 0.75, 0.5]])
-    >>> one = leaders(ranking, np.array([5, 6, 7]))
+    >>> one = top_identities(ranking, np.array([5, 6, 7]))
     >>> one.identity_Q.tolist(), one.margin_Q.round(2).tolist()
     ([5], [0.15])
-    >>> leaders(ranking, np.array([5, 6, 7]), without_Q=np.array([5])).identity_Q.tolist()
+    >>> top_identities(ranking, np.array([5, 6, 7]), without_Q=np.array([5])).identity_Q.tolist()
     [6]
     """
     count = ranking.query_count
@@ -118,7 +118,7 @@ def leaders(
         after = score[others[0]] if len(others) else score[-1]
         identity_Q[q], score_Q[q] = code[first], score[first]
         margin_Q[q] = max(score[first] - after, 0.0)
-    return Leaders(identity_Q, score_Q, margin_Q)
+    return TopIdentities(identity_Q, score_Q, margin_Q)
 
 
 def pool_encounters(

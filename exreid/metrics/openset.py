@@ -73,7 +73,7 @@ def bar_at_rate(answers: Answers, rate: float) -> float:
     return float(falling[allowed]) if allowed < len(falling) else float("-inf")
 
 
-def choose_bar(
+def choose_threshold(
     answers: Answers, *, rule: BarRule, rate: float = 0.05, promise: Promise = "animals"
 ) -> float:
     """The bar to decide further queries by, from answers whose truth is known.

@@ -31,8 +31,8 @@ from exreid.records import ImageTable, RetrievalSide
 ScorePlaces = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """The run's own score of pairs of table positions, float64."""
 
-MOST_PHOTOS = 20
-"""Photographs of one animal that take part in the practice, so that several animals do."""
+MOST_IMAGES = 20
+"""Images of one identity that are fitted on, so that several identities are."""
 SHARED_VISITS = 0.01
 """With link_visits=auto, visits are linked unless more than this share of the database's visits
 shows two animals."""
@@ -45,14 +45,14 @@ class Grouping:
     """How images are grouped: from score to probability, and the cut."""
 
     curve: Calibration | None
-    """None where the practice taught nothing: then only visits are linked."""
+    """None where the scores say nothing: then only encounters are linked."""
     cut: float
     linked: bool
     """Whether photographs of one encounter count as one animal's."""
-    practice_images: int
-    practice_animals: int
-    practice_ari: float
-    """Of the practice, at the chosen cut."""
+    fitted_images: int
+    fitted_identities: int
+    fitted_ari: float
+    """The adjusted Rand index of the groups of those images, at the chosen cut."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ class Grouper:
     """In the table's order: they say which images are near. None: all pairs are scored."""
     options: OpenSetConfig
 
-    def learn(self, gallery: RetrievalSide, seed: int) -> Grouping:
+    def fit(self, gallery: RetrievalSide, seed: int) -> Grouping:
         """The probability of a score, and the cut, on whole animals of the gallery: the highest
         cut, which joins least, whose adjusted Rand index is within a standard error of the best."""
         linked = _links_visits(gallery, self.options)
-        side = practice_animals(gallery, self.options.queries, seed)
+        side = whole_identities(gallery, self.options.queries, seed)
         animals = len(np.unique(side.identity_N))
         pair_P2, score_P = self._scored(side, linked)
         same_P = side.identity_N[pair_P2[:, 0]] == side.identity_N[pair_P2[:, 1]]
@@ -101,7 +101,7 @@ class Grouper:
         self, known_Q: np.ndarray, queries: RetrievalSide, gallery: RetrievalSide, seed: int
     ) -> NewAnimals:
         """The groups of the queries that are not called known."""
-        new_N, grouping = np.flatnonzero(~known_Q), self.learn(gallery, seed)
+        new_N, grouping = np.flatnonzero(~known_Q), self.fit(gallery, seed)
         return NewAnimals(new_N, self.group(queries.take(new_N), grouping), grouping)
 
     def group(self, side: RetrievalSide, grouping: Grouping) -> np.ndarray:
@@ -157,15 +157,15 @@ def _sparing_choice(identity_N: np.ndarray, groups: list[np.ndarray], seed: int)
     return int(np.argmax(ari_C >= ari_C[best] - error_C))
 
 
-def practice_animals(gallery: RetrievalSide, count: int, seed: int) -> RetrievalSide:
+def whole_identities(gallery: RetrievalSide, count: int, seed: int) -> RetrievalSide:
     """Up to ``count`` gallery images: whole animals in an order drawn by the seed, of each up to
-    `MOST_PHOTOS` drawn ones. Two animals at least are taken."""
+    `MOST_IMAGES` drawn ones. Two animals at least are taken."""
     rng = np.random.default_rng(seed)
     chosen: list[np.ndarray] = []
     for code in rng.permutation(np.unique(gallery.identity_N)).tolist():
         mine = gallery.by_id[gallery.identity_N[gallery.by_id] == code]
-        if len(mine) > MOST_PHOTOS:
-            mine = rng.choice(mine, MOST_PHOTOS, replace=False)
+        if len(mine) > MOST_IMAGES:
+            mine = rng.choice(mine, MOST_IMAGES, replace=False)
         if len(chosen) >= 2 and sum(map(len, chosen)) + len(mine) > count:
             break
         chosen.append(mine)

@@ -1,10 +1,10 @@
-"""What a probe answers, by animal and by visit, known or new; and the numbers of those answers."""
+"""What a probe answers, by identity and by encounter, known or new; and the numbers of that."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ from exreid.metrics.openset import (
 )
 from exreid.metrics.retrieval import QueryValues, average_values, hit, identity_sums
 from exreid.metrics.uncertainty import bootstrap_intervals, bootstrap_statistic
-from exreid.openset.decide import Decider
+from exreid.openset.decide import Decider, Decisions
 from exreid.openset.group import Grouping, new_animals_table
-from exreid.pipeline.stages import Ranked
+from exreid.pipeline.retrieve import Retrieval
 from exreid.records import Result
 from exreid.storage.run_files import (
     NEW_ANIMALS,
@@ -41,88 +41,163 @@ from exreid.storage.run_files import (
 )
 from exreid.storage.run_folder import write_table, write_text
 
-KEPT_ANIMALS = 10
-"""Animals of each query in answers.parquet."""
+KEPT_IDENTITIES = 10
+"""Of each query in answers.parquet."""
 ANSWER_COLUMNS = (
     *("query_id", "rank", "identity", "score", "best_gallery_id", "images", "is_match"),
 )
+Metrics = dict[str, float]
+Intervals = dict[str, tuple[float, float]]
 RATES = {"1": 0.01, "5": 0.05}
 OPEN_SET_FILE, ENCOUNTER_FILE = "open_set.parquet", "encounters.parquet"
 NEW_ANIMALS_FILE = "new_animals.parquet"
 
 
-def write_answers(folder: Path, ranked: Ranked, config: ProbeConfig) -> None:
-    """``answers.parquet``, ``encounters.parquet`` where encounters are known, and for the open set
-    ``open_set.parquet``, ``open_set.json`` and ``open_set.png``."""
-    names = names_of(ranked)
-    write_table(folder / "answers.parquet", answer_table(ranked, names, config))
-    if np.any(ranked.queries.encounter_N >= 0):
-        write_table(folder / ENCOUNTER_FILE, _encounter_table(ranked, names))
-    if ranked.open_set is not None:
-        _write_open_set(folder, ranked, names, config)
+@dataclass(frozen=True)
+class AnswerTables:
+    """What is answered, as it is written; None for what a run does not have."""
+
+    answers: pa.Table | None = None
+    """``answers.parquet``: the best identities of each query."""
+    encounters: pa.Table | None = None
+    """``encounters.parquet``: a row for each encounter and identity of the queries."""
+    open_set: pa.Table | None = None
+    """``open_set.parquet``: what was decided of each query."""
+    new_animals: pa.Table | None = None
+    """``new_animals.parquet``: a row for each query that was called new and grouped."""
 
 
-def with_answers(result: Result, folder: Path, config: ProbeConfig) -> Result:
-    """The result with the metrics of the answers that the folder holds.
+def answer_tables(retrieval: Retrieval, config: ProbeConfig) -> AnswerTables:
+    """The answers by identity and by encounter, known or new, and the new animals."""
+    names, decisions = names_of(retrieval), retrieval.decisions
+    encounters = open_set = new_animals = None
+    if np.any(retrieval.queries.encounter_N >= 0):
+        encounters = _encounter_table(retrieval, names)
+    if decisions is not None:
+        open_set = _open_set_table(retrieval, decisions, names)
+        if decisions.new_animals is not None:
+            new_animals = new_animals_table(
+                decisions.new_animals, retrieval.queries, retrieval.table, decisions.probability_Q
+            )
+    answers = answer_table(retrieval, names, config)
+    return AnswerTables(answers, encounters, open_set, new_animals)
 
-    - ``encounter_top_k``: the share of (encounter, animal) pairs of the queries whose animal is
-      among the first k when the photos of the visit are pooled.
+
+def read_answer_tables(folder: Path) -> AnswerTables:
+    """What metrics are made of, of a finished run; RunError for a damaged one."""
+    return AnswerTables(
+        None,
+        _read(folder / ENCOUNTER_FILE, {"identity_rank": WHOLE}, empty={"identity": TEXT}),
+        _read(
+            folder / OPEN_SET_FILE,
+            OPEN_SET | {"known_probability": NUMBER, "is_known": TRUTH, "is_right": TRUTH},
+            empty={"identity": TEXT},
+            key="query_id",
+        ),
+        _read(
+            folder / NEW_ANIMALS_FILE,
+            NEW_ANIMALS,
+            empty={"identity": TEXT, "encounter": TEXT},
+            key="query_id",
+        ),
+    )
+
+
+def _read(file: Path, columns: dict[str, Any], **how: Any) -> pa.Table | None:
+    return read_run_table(file, columns, **how) if file.exists() else None
+
+
+def write_tables(folder: Path, tables: AnswerTables) -> None:
+    """Each table of the answers to its file."""
+    for name, table in (
+        ("answers.parquet", tables.answers),
+        (ENCOUNTER_FILE, tables.encounters),
+        (OPEN_SET_FILE, tables.open_set),
+        (NEW_ANIMALS_FILE, tables.new_animals),
+    ):
+        if table is not None:
+            write_table(folder / name, table)
+
+
+def write_decisions(folder: Path, retrieval: Retrieval, config: ProbeConfig) -> None:
+    """``open_set.json`` and ``.png``, where known and new are told apart."""
+    decisions = retrieval.decisions
+    if decisions is None:
+        return
+    content = open_set_content(decisions.deciders, decisions.calibration, config.benchmark.open_set)
+    if decisions.new_animals is not None:
+        content["new_animals"] = grouping_figures(decisions.new_animals.grouping)
+    write_text(folder / "open_set.json", json.dumps(content, indent=1) + "\n")
+    own_Q, known_Q, right_Q = _truth(retrieval, decisions)
+    if known_Q.any() and not known_Q.all():
+        answered = Answers(decisions.probability_Q, known_Q, right_Q, own_Q)
+        draw_open_set(folder / "open_set.png", *open_set_curve(answered))
+
+
+def with_answers(result: Result, tables: AnswerTables, config: ProbeConfig) -> Result:
+    """The result with the metrics of the answers.
+
+    - ``encounter_top_k``: the share of (encounter, identity) pairs of the queries whose identity is
+      among the first k when the images of the encounter are pooled.
     - ``new_auroc``, ``tpr_at_fpr_1``, ``dir_at_fpr_1`` (and 5): how well the stated probability
       tells known from new animals; see `exreid.metrics.openset`.
     - ``new_ari``: the adjusted Rand index of the groups of queries that were called new, against
-      their animals; ``new_ari_visits``: that of one group per encounter, for comparison.
+      their identities; ``new_ari_visits``: that of one group per encounter, for comparison.
     - ``BAKS``, ``BAUS``, ``open_set_score`` (their geometric mean), ``false_match_rate``: of the
-      decisions, by the bar that was chosen on the database.
+      decisions, by the threshold that was chosen on the database.
     """
     metrics, intervals = dict(result.metrics), dict(result.intervals)
-    parts = (_encounter_metrics, _open_set_metrics, _new_animal_metrics)
-    for found in (part(folder, config) for part in parts):
-        metrics |= found[0]
-        intervals |= found[1]
+    for more_metrics, more_intervals in (
+        _encounter_metrics(tables.encounters, config),
+        _open_set_metrics(tables.open_set, config),
+        _new_animal_metrics(tables.new_animals, config),
+    ):
+        metrics |= more_metrics
+        intervals |= more_intervals
     return replace(result, metrics=metrics, intervals=intervals)
 
 
-def names_of(ranked: Ranked) -> dict[int, str]:
-    """The animals by their codes."""
-    identity = ranked.table.rows["identity"]
+def names_of(retrieval: Retrieval) -> dict[int, str]:
+    """The identities by their codes."""
+    identity = retrieval.table.rows["identity"]
     return {
         int(code): identity.iloc[place]
-        for side in (ranked.queries, ranked.gallery)
+        for side in (retrieval.queries, retrieval.gallery)
         for code, place in zip(side.identity_N, side.position_N, strict=True)
     }
 
 
-def answer_table(ranked: Ranked, names: dict[int, str], config: ProbeConfig) -> pa.Table:
-    """``answers.parquet``: the best animals of each query."""
+def answer_table(retrieval: Retrieval, names: dict[int, str], config: ProbeConfig) -> pa.Table:
+    """``answers.parquet``: the best identities of each query."""
     benchmark = config.benchmark
     columns: dict[str, list[Any]] = {name: [] for name in ANSWER_COLUMNS}
     answers = identity_answers(
-        ranked.ranking,
-        ranked.gallery.identity_N,
+        retrieval.ranking,
+        retrieval.gallery.identity_N,
         how=benchmark.identity_score,
         top=benchmark.identity_top_n,
     )
     for q, answer in enumerate(answers):
-        own = ranked.queries.identity_N[q]
-        for rank, code in enumerate(answer.identity_A[:KEPT_ANIMALS].tolist()):
-            columns["query_id"].append(ranked.queries.image_ids[q])
+        own = retrieval.queries.identity_N[q]
+        for rank, code in enumerate(answer.identity_A[:KEPT_IDENTITIES].tolist()):
+            columns["query_id"].append(retrieval.queries.image_ids[q])
             columns["rank"].append(rank + 1)
             columns["identity"].append(names[code])
             columns["score"].append(float(answer.score_A[rank]))
-            columns["best_gallery_id"].append(ranked.gallery.image_ids[answer.best_A[rank]])
+            columns["best_gallery_id"].append(retrieval.gallery.image_ids[answer.best_A[rank]])
             columns["images"].append(int(answer.images_A[rank]))
             columns["is_match"].append(bool(code == own))
     return pa.table(columns)
 
 
-def _encounter_table(ranked: Ranked, names: dict[int, str]) -> pa.Table:
-    queries = ranked.queries
+def _encounter_table(retrieval: Retrieval, names: dict[int, str]) -> pa.Table:
+    queries = retrieval.queries
     known = queries.encounter_N >= 0
     key_Q = queries.encounter_N.astype(np.int64) * (queries.identity_N.max() + 1)
     group_Q = np.where(known, key_Q + queries.identity_N, -1)
     rows = []
-    encounters = ranked.table.rows["encounter"]
-    pooled = pool_encounters(ranked.ranking, ranked.gallery.identity_N, group_Q)
+    encounters = retrieval.table.rows["encounter"]
+    pooled = pool_encounters(retrieval.ranking, retrieval.gallery.identity_N, group_Q)
     for _, members, answer in pooled:
         own = int(queries.identity_N[members[0]])
         place = np.flatnonzero(answer.identity_A == own)
@@ -140,57 +215,52 @@ def _encounter_table(ranked: Ranked, names: dict[int, str]) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-def _encounter_metrics(folder: Path, config: ProbeConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    file = folder / ENCOUNTER_FILE
-    if not file.exists():
+def _encounter_metrics(table: pa.Table | None, config: ProbeConfig) -> tuple[Metrics, Intervals]:
+    if table is None:
         return {}, {}
-    rows = read_run_table(file, {"identity_rank": WHOLE}, empty={"identity": TEXT}).to_pandas()
+    rows = table.to_pandas()
     rank = rows["identity_rank"].to_numpy()
     every = np.ones(len(rows), bool)
-    table = {f"encounter_top_{k}": QueryValues(hit(rank, k), every) for k in config.benchmark.top_k}
-    return _measured(table, pd.factorize(rows["identity"], sort=True)[0], config)
-
-
-def _write_open_set(
-    folder: Path, ranked: Ranked, names: dict[int, str], config: ProbeConfig
-) -> None:
-    decided = ranked.open_set
-    assert decided is not None
-    found, probability_Q = decided.found, decided.probability_Q
-    own_Q = ranked.queries.identity_N
-    known_Q = np.diff(ranked.ranking.positive_offset_Q1) > 0
-    table = {
-        "query_id": ranked.queries.image_ids,
-        "identity": [names[int(code)] for code in own_Q],
-        "leader": [names.get(int(code)) for code in found.identity_Q],
-        "score": found.score_Q,
-        "margin": found.margin_Q,
-        "known_probability": probability_Q,
-        "decision": np.where(decided.known_Q, "known", "new"),
-        "is_known": known_Q,
-        "is_right": known_Q & (found.identity_Q == own_Q),
+    values = {
+        f"encounter_top_{k}": QueryValues(hit(rank, k), every) for k in config.benchmark.top_k
     }
-    write_table(folder / OPEN_SET_FILE, pa.table(table))
-    content = open_set_content(decided.deciders, decided.practice, config.benchmark.open_set)
-    if decided.new_animals is not None:
-        content["new_animals"] = grouping_figures(decided.new_animals.grouping)
-        rows = new_animals_table(decided.new_animals, ranked.queries, ranked.table, probability_Q)
-        write_table(folder / NEW_ANIMALS_FILE, rows)
-    write_text(folder / "open_set.json", json.dumps(content, indent=1) + "\n")
-    answers = Answers(probability_Q, known_Q, known_Q & (found.identity_Q == own_Q), own_Q)
-    if known_Q.any() and not known_Q.all():
-        draw_open_set(folder / "open_set.png", *open_set_curve(answers))
+    return _measured(values, pd.factorize(rows["identity"], sort=True)[0], config)
+
+
+def _open_set_table(retrieval: Retrieval, decisions: Decisions, names: dict[int, str]) -> pa.Table:
+    top = decisions.top
+    own_Q, known_Q, right_Q = _truth(retrieval, decisions)
+    return pa.table(
+        {
+            "query_id": retrieval.queries.image_ids,
+            "identity": [names[int(code)] for code in own_Q],
+            "leader": [names.get(int(code)) for code in top.identity_Q],
+            "score": top.score_Q,
+            "margin": top.margin_Q,
+            "known_probability": decisions.probability_Q,
+            "decision": np.where(decisions.known_Q, "known", "new"),
+            "is_known": known_Q,
+            "is_right": right_Q,
+        }
+    )
+
+
+def _truth(retrieval: Retrieval, decisions: Decisions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each query's identity, whether the gallery can answer it, and whether the top one is it."""
+    own_Q = retrieval.queries.identity_N
+    known_Q = np.diff(retrieval.ranking.positive_offset_Q1) > 0
+    return own_Q, known_Q, known_Q & (decisions.top.identity_Q == own_Q)
 
 
 def open_set_content(
-    deciders: Sequence[Decider], practice: Answers, options: OpenSetConfig
+    deciders: Sequence[Decider], calibration: Answers, options: OpenSetConfig
 ) -> dict[str, Any]:
     """``open_set.json``: the rule, what was fitted (for each fold, where there are folds), and how
-    the practice went."""
+    the calibration queries were answered."""
     by_rate = options.rule == "false_match_rate"
     fitted = []
     for decider in deciders:
-        bar = decider.bar if np.isfinite(decider.bar) else -1.0
+        bar = decider.threshold if np.isfinite(decider.threshold) else -1.0
         coefficients = {
             "score": decider.coefficients[0] / decider.scales[0],
             "margin": decider.coefficients[1] / decider.scales[1],
@@ -206,20 +276,17 @@ def open_set_content(
         "promised_for": options.promise if promised else None,
         "reason": reason,
         "practice": {
-            "answers_as_known": int(practice.known_Q.sum()),
-            "answers_as_new": int((~practice.known_Q).sum()),
-            "new_auroc": detection_auroc(practice),
+            "answers_as_known": int(calibration.known_Q.sum()),
+            "answers_as_new": int((~calibration.known_Q).sum()),
+            "new_auroc": detection_auroc(calibration),
         },
     }
 
 
-def _open_set_metrics(folder: Path, config: ProbeConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    file = folder / OPEN_SET_FILE
-    if not file.exists():
+def _open_set_metrics(decided: pa.Table | None, config: ProbeConfig) -> tuple[Metrics, Intervals]:
+    if decided is None:
         return {}, {}
-    truth = {"known_probability": NUMBER, "is_known": TRUTH, "is_right": TRUTH}
-    rows = read_run_table(file, OPEN_SET | truth, empty={"identity": TEXT}, key="query_id")
-    rows = rows.to_pandas()
+    rows = decided.to_pandas()
     identity_Q = pd.factorize(rows["identity"], sort=True)[0]
     answers = Answers(
         rows["known_probability"].to_numpy(),
@@ -227,7 +294,7 @@ def _open_set_metrics(folder: Path, config: ProbeConfig) -> tuple[dict[str, Any]
         rows["is_right"].to_numpy(),
         identity_Q,
     )
-    # Decided against a bar, or against that of the query's fold.
+    # Decided by a threshold, or by that of the query's fold.
     accepted_Q = (rows["decision"] == "known").to_numpy()
     table = balanced_accuracies(replace(answers, score_Q=accepted_Q.astype(np.float64)), 0.5)
     # Averaged as the rate is promised, so that the two can be laid side by side.
@@ -250,23 +317,22 @@ def _open_set_metrics(folder: Path, config: ProbeConfig) -> tuple[dict[str, Any]
 
 
 def grouping_figures(grouping: Grouping) -> dict[str, Any]:
-    """The ``new_animals`` of ``open_set.json``: how they are grouped, and how the practice went."""
+    """The ``new_animals`` of ``open_set.json``: how they are grouped, and how well that
+    fits the database."""
     return {
         "cut": grouping.cut,
         "visits_linked": grouping.linked,
         "score_says_something": grouping.curve is not None and not grouping.curve.is_level,
-        "practice_images": grouping.practice_images,
-        "practice_animals": grouping.practice_animals,
-        "practice_ari": grouping.practice_ari,
+        "practice_images": grouping.fitted_images,
+        "practice_animals": grouping.fitted_identities,
+        "practice_ari": grouping.fitted_ari,
     }
 
 
-def _new_animal_metrics(folder: Path, config: ProbeConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    file = folder / NEW_ANIMALS_FILE
-    if not file.exists():
+def _new_animal_metrics(grouped: pa.Table | None, config: ProbeConfig) -> tuple[Metrics, Intervals]:
+    if grouped is None:
         return {}, {}
-    empty = {"identity": TEXT, "encounter": TEXT}
-    rows = read_run_table(file, NEW_ANIMALS, empty=empty, key="query_id").to_pandas()
+    rows = grouped.to_pandas()
     if len(rows) < 2:
         return {}, {}
     identity_N = pd.factorize(rows["identity"], sort=True)[0]
@@ -283,7 +349,7 @@ def _statistic_intervals(
     statistics: Mapping[str, Callable[[np.ndarray], float]],
     identity_Q: np.ndarray,
     config: ProbeConfig,
-) -> dict[str, tuple[float, float]]:
+) -> Intervals:
     """The 95% intervals of statistics of weighted queries, of those that have one."""
     resamples = config.benchmark.bootstrap_resamples
     if not resamples:
@@ -320,7 +386,7 @@ def _geometric(
 
 def _measured(
     table: dict[str, QueryValues], identity_Q: np.ndarray, config: ProbeConfig
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[Metrics, Intervals]:
     metrics = average_values(table, identity_Q)
     resamples = config.benchmark.bootstrap_resamples
     if not resamples:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from exreid.calibration.budget import BudgetRule, Candidates, Spent, spend
-from exreid.calibration.fusion import Fusion
+from exreid.calibration.budget import Candidates, Spent, spend
 from exreid.config.benchmark import AdaptiveConfig
 from exreid.metrics.ranking import Exclude
-from exreid.pipeline.methods import Method
-from exreid.records import RetrievalSide
+from exreid.pipeline.calibrate import FittedFusion
+from exreid.records import Counts, RetrievalSide
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class BudgetSpent:
         }
         return pa.table(columns)
 
-    def counts(self, query_P: np.ndarray, risk: float) -> dict[str, Any]:
+    def counts(self, query_P: np.ndarray, risk: float) -> Counts:
         """What ``result.json`` says of it; a query with a whole shortlist matched is decided."""
         pairs_Q = self.pairs_of_each(query_P)
         whole_Q = pairs_Q == np.bincount(query_P, minlength=len(pairs_Q))
@@ -55,19 +51,19 @@ class BudgetSpent:
 
 
 def spend_budget(
-    rule: BudgetRule,
-    fusion: Fusion,
-    methods: Sequence[Method],
+    fitted: FittedFusion,
+    query_P: np.ndarray,
+    gallery_P: np.ndarray,
     *,
     options: AdaptiveConfig,
-    pairs: tuple[np.ndarray, np.ndarray],
     queries: RetrievalSide,
     gallery: RetrievalSide,
     exclude: Exclude,
 ) -> BudgetSpent:
     """Match the pairs of all shortlists (`shortlist_pairs`) as far as the budget rule asks for. The
     pairs of a round, of all queries, are matched together."""
-    query_P, gallery_P = pairs
+    methods, fusion, rule = fitted.methods, fitted.fusion, fitted.rule
+    assert rule is not None, "the config refuses a budget without local methods"
     places = queries.position_N[query_P], gallery.position_N[gallery_P]
     identity_P = gallery.identity_N[gallery_P]
     score_PM = np.full((len(query_P), len(methods)), np.nan)
@@ -89,16 +85,13 @@ def spend_budget(
             score_PM[place, m] = methods[m].score(*asked, all_pairs=True, exclude=exclude)
         return fusion.apply(score_PM[place]).score_P
 
-    with ExitStack() as stack:
-        for method in methods:
-            stack.enter_context(method.rounds())
-        spent = spend(
-            rule,
-            shortlists,
-            score,
-            risk=options.risk,
-            batch=options.batch,
-            least=options.least,
-            most=options.most,
-        )
+    spent = spend(
+        rule,
+        shortlists,
+        score,
+        risk=options.risk,
+        batch=options.batch,
+        least=options.least,
+        most=options.most,
+    )
     return BudgetSpent(score_PM, spent)

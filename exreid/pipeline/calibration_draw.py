@@ -5,25 +5,23 @@ Letters: P pairs, M methods, A and B images.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from exreid.calibration.pairs import CalibrationPairs, calibration_pairs, candidate_pairs
 from exreid.config.probe import ProbeConfig
-from exreid.matching.cascade import FULL_LOOK, LAST_LOOK, Look, looks_of
+from exreid.matching.cascade import FULL, cascade_of
 from exreid.matching.cosine import rank_by_cosine
 from exreid.metrics.ranking import Exclude
+from exreid.pipeline.methods import Method, score_all_methods
 from exreid.records import RetrievalSide
 
 NEAR_DEPTH = 10
-"""Pairs of two animals count as near up to so many best candidates by the global score, or to the
-end of the shortlist. A person is shown such candidates, and hardly any others."""
-Scores = Callable[..., np.ndarray]
-"""float64 (P, M) of pairs of table positions; see `exreid.pipeline.methods.ScorePairs`."""
+"""Pairs of two identities count as near up to so many best candidates by the global score, or to
+the end of the shortlist. A person is shown such candidates, and hardly any others."""
 
 
 @dataclass(frozen=True)
@@ -40,33 +38,28 @@ class DrawnPairs:
     """bool: it is on the first's shortlist, where there is one: other pairs are never answers."""
 
 
-def choosing_looks(config: ProbeConfig) -> list[Look]:
-    """The looks that choose which pairs have a full score, the full one last."""
-    return [look for look in looks_of(config) if look.stage != LAST_LOOK]
-
-
 def draw_pairs(
     config: ProbeConfig,
     gallery: RetrievalSide,
     vectors_ND: np.ndarray,
-    scores: Scores,
+    methods: Sequence[Method],
     *,
     left_out: np.ndarray | None,
-    looks_choose: bool,
+    cascade_chooses: bool,
 ) -> DrawnPairs:
-    """The pairs, none of an animal that is ``left_out``; ``vectors_ND``, in the table's order, say
-    which are near. Where ``looks_choose`` which pairs are matched in full, they are pairs that come
-    through the looks when gallery images are answered as queries: among those, the same score
-    means more."""
-    draw = _chosen if looks_choose else _drawn
-    gallery, pairs, score_PM = draw(config, gallery, vectors_ND, scores, left_out)
+    """The pairs, none of an identity that is ``left_out``; ``vectors_ND``, in the table's order,
+    say which are near. Where ``cascade_chooses`` which pairs are matched in full, they are pairs
+    that it chooses when gallery images are answered as queries: among those, the same score means
+    more."""
+    draw = _chosen if cascade_chooses else _drawn
+    gallery, pairs, score_PM = draw(config, gallery, vectors_ND, methods, left_out)
     exclude = config.benchmark.calibration.exclude
     first_A, row_P = np.unique(pairs.first_P, return_inverse=True)
     depth = _near_depth(config)
     near_AK = _nearest(gallery, vectors_ND, first_A, keep=depth, exclude=exclude)
     found_PK = near_AK[row_P] == pairs.second_P[:, None]
     shown_P, listed_P = found_PK[:, :NEAR_DEPTH].any(axis=1), np.ones(len(pairs), bool)
-    if config.benchmark.candidate_k is not None and not looks_choose:
+    if config.benchmark.candidate_k is not None and not cascade_chooses:
         listed_P = found_PK[:, : config.benchmark.candidate_k].any(axis=1)
     return DrawnPairs(gallery, pairs, score_PM, shown_P, listed_P)
 
@@ -80,7 +73,7 @@ def _drawn(
     config: ProbeConfig,
     gallery: RetrievalSide,
     vectors_ND: np.ndarray,
-    scores: Scores,
+    methods: Sequence[Method],
     left_out: np.ndarray | None,
 ) -> tuple[RetrievalSide, CalibrationPairs, np.ndarray]:
     options = config.benchmark.calibration
@@ -96,7 +89,7 @@ def _drawn(
         either_P = np.isin(gallery.identity_N[pairs.first_P], left_out)
         either_P |= np.isin(gallery.identity_N[pairs.second_P], left_out)
         pairs = pairs.take(np.flatnonzero(~either_P))
-    score_PM = scores(*_places(gallery, pairs), all_pairs=True, exclude=options.exclude)
+    score_PM = _scores(methods, gallery, pairs, all_pairs=True, exclude=options.exclude)
     return gallery, pairs, score_PM
 
 
@@ -104,14 +97,14 @@ def _chosen(
     config: ProbeConfig,
     gallery: RetrievalSide,
     vectors_ND: np.ndarray,
-    scores: Scores,
+    methods: Sequence[Method],
     left_out: np.ndarray | None,
 ) -> tuple[RetrievalSide, CalibrationPairs, np.ndarray]:
     """About as many as are asked for come through."""
     options = config.benchmark.calibration
     if left_out is not None:
         gallery = gallery.take(np.flatnonzero(~np.isin(gallery.identity_N, left_out)))
-    full = next(look for look in looks_of(config) if look.stage == FULL_LOOK)
+    full = next(stage for stage in cascade_of(config) if stage.name == FULL)
     depth = config.benchmark.candidate_k or len(gallery)
     pairs = candidate_pairs(
         gallery,
@@ -119,13 +112,21 @@ def _chosen(
         queries=-(-options.pairs // max(full.least, int(full.share * depth))),
         seed=config.seed,
     )
-    score_PM = scores(*_places(gallery, pairs), all_pairs=False, exclude=options.exclude)
+    score_PM = _scores(methods, gallery, pairs, all_pairs=False, exclude=options.exclude)
     through = np.flatnonzero(~np.isnan(score_PM).any(axis=1))
     return gallery, pairs.take(through), score_PM[through]
 
 
-def _places(gallery: RetrievalSide, pairs: CalibrationPairs) -> tuple[Any, Any]:
-    return gallery.position_N[pairs.first_P], gallery.position_N[pairs.second_P]
+def _scores(
+    methods: Sequence[Method],
+    gallery: RetrievalSide,
+    pairs: CalibrationPairs,
+    *,
+    all_pairs: bool,
+    exclude: Exclude,
+) -> np.ndarray:
+    first_P, second_P = gallery.position_N[pairs.first_P], gallery.position_N[pairs.second_P]
+    return score_all_methods(methods, first_P, second_P, all_pairs=all_pairs, exclude=exclude)
 
 
 def _nearest(

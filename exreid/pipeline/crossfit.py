@@ -1,8 +1,8 @@
-"""Leave-one-out with something fitted: each query is answered by what never saw its animal.
+"""Leave-one-out with something fitted: each query is answered by what never saw its identity.
 
 Where the queries are the database, a calibration or a decision that is fitted on the database has
-seen the queries' answers. So the animals are dealt to folds, and the queries of a fold are answered
-by what was fitted on the animals of the other folds.
+seen the queries' answers. So the identities are dealt to folds, and the queries of a fold are
+answered by what was fitted on the identities of the other folds.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from exreid.config.probe import ProbeConfig
 from exreid.data.metadata_checks import split_value
 from exreid.errors import CalibrationError
-from exreid.metrics.identities import Leaders
+from exreid.matching.rerank import Reranker
+from exreid.metrics.identities import TopIdentities
 from exreid.metrics.openset import Answers
 from exreid.metrics.ranking import concatenate_rankings
-from exreid.openset.decide import OpenSet
+from exreid.openset.decide import Decisions
+from exreid.pipeline.rank import Scoring, reranker_of
+from exreid.pipeline.retrieve import Retrieval, fit_decisions, fit_fusion, retrieve
 from exreid.records import Ranking, RetrievalSide
 from exreid.storage.run_folder import write_table
 
@@ -30,7 +32,7 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Fold:
-    """The queries of some animals, and the database without these."""
+    """The queries of some identities, and the database without these."""
 
     number: int
     members: np.ndarray
@@ -38,15 +40,9 @@ class Fold:
     left_out: np.ndarray
     """Identity codes that nothing is fitted on."""
 
-    def taught(self, gallery: RetrievalSide) -> RetrievalSide:
+    def others(self, gallery: RetrievalSide) -> RetrievalSide:
         """What may be fitted on."""
         return gallery.take(np.flatnonzero(~np.isin(gallery.identity_N, self.left_out)))
-
-    def folder(self, run: Path) -> Path:
-        """Where what was fitted for this fold is written."""
-        folder = run / "folds" / str(self.number)
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
 
 
 def fits_on_queries(config: ProbeConfig) -> bool:
@@ -57,20 +53,69 @@ def fits_on_queries(config: ProbeConfig) -> bool:
     return same and (fits or benchmark.open_set.enabled)
 
 
-def animal_folds(queries: RetrievalSide, seed: int) -> list[Fold]:
-    """The animals dealt at random, by the seed, to up to `FOLDS` folds; CalibrationError for fewer
-    than four animals, whose folds would leave one to fit on."""
-    animals = np.unique(queries.identity_N)
-    if len(animals) < 4:
+def cross_fitted(
+    scoring: Scoring,
+    queries: RetrievalSide,
+    gallery: RetrievalSide,
+    reranker: Reranker | None,
+    folder: Path,
+) -> Retrieval:
+    """Each query answered by what never saw its identity; what was fitted for each fold is written
+    below ``folder``. New animals are not grouped: one cut for all queries would be fitted on the
+    queries."""
+    folds = identity_folds(queries, scoring.config.seed)
+    sides = {"queries": queries, "gallery": gallery}
+    parts = [_of_fold(fold, scoring, **sides, reranker=reranker, folder=folder) for fold in folds]
+    members = [fold.members for fold in folds]
+    ranking = joined_rankings([part.ranking for part in parts], members)
+    decisions = [part.decisions for part in parts if part.decisions is not None]
+    evidence = [part.evidence for part in parts if part.evidence is not None]
+    return Retrieval(
+        queries,
+        gallery,
+        ranking,
+        scoring.features.table,
+        joined_decisions(decisions, members) if decisions else None,
+        _joined_evidence(evidence, queries) if evidence else None,
+    )
+
+
+def _of_fold(
+    fold: Fold,
+    scoring: Scoring,
+    *,
+    queries: RetrievalSide,
+    gallery: RetrievalSide,
+    reranker: Reranker | None,
+    folder: Path,
+) -> Retrieval:
+    folder = folder / "folds" / str(fold.number)
+    if scoring.config.benchmark.method == "wildfusion":
+        folder.mkdir(parents=True, exist_ok=True)
+    others = fold.others(gallery)
+    fitted = fit_fusion(scoring, gallery, reranker, folder, left_out=fold.left_out)
+    fitted = fit_decisions(scoring, fitted, others, reranker_of(scoring, others), grouped=False)
+    members = queries.take(fold.members)
+    part = retrieve(scoring, members, gallery, fitted, reranker)
+    if part.fused is not None and part.fused.budget is not None:
+        write_table(folder / "budget.parquet", part.fused.budget.table(members, part.fused.query_P))
+    return part
+
+
+def identity_folds(queries: RetrievalSide, seed: int) -> list[Fold]:
+    """The identities dealt at random, by the seed, to up to `FOLDS` folds; CalibrationError for
+    fewer than four, whose folds would leave one to fit on."""
+    identities = np.unique(queries.identity_N)
+    if len(identities) < 4:
         raise CalibrationError(
-            f"the queries are the database, and it has {len(animals)} animals: too few to fit on "
-            "some and answer for others. Use two splits (dataset.make_split makes them)."
+            f"the queries are the database, and it has {len(identities)} animals: too few to fit "
+            "on some and answer for others. Use two splits (dataset.make_split makes them)."
         )
-    count = min(FOLDS, len(animals) // 2)
-    dealt = np.random.default_rng(seed).permutation(len(animals)) % count
+    count = min(FOLDS, len(identities) // 2)
+    dealt = np.random.default_rng(seed).permutation(len(identities)) % count
     folds = []
     for number in range(count):
-        left_out = animals[dealt == number]
+        left_out = identities[dealt == number]
         members = np.flatnonzero(np.isin(queries.identity_N, left_out))
         folds.append(Fold(number + 1, members, left_out))
     return folds
@@ -94,42 +139,37 @@ def joined_rankings(parts: Sequence[Ranking], members: Sequence[np.ndarray]) -> 
     )
 
 
-def joined_decisions(parts: Sequence[OpenSet], members: Sequence[np.ndarray]) -> OpenSet:
-    """The decisions in the order of the queries. New animals are not grouped: one cut for all
-    queries would be learned on the queries."""
+def joined_decisions(parts: Sequence[Decisions], members: Sequence[np.ndarray]) -> Decisions:
+    """The decisions in the order of the queries."""
     order_Q = np.argsort(np.concatenate(members))
 
     def in_order(values: Sequence[np.ndarray]) -> np.ndarray:
         return np.concatenate(values)[order_Q]
 
-    found = Leaders(
+    top = TopIdentities(
         *(
-            in_order([getattr(part.found, name) for part in parts])
-            for name in Leaders.__dataclass_fields__
+            in_order([getattr(part.top, name) for part in parts])
+            for name in TopIdentities.__dataclass_fields__
         )
     )
-    practice = Answers(
+    calibration = Answers(
         *(
-            np.concatenate([getattr(part.practice, name) for part in parts])
+            np.concatenate([getattr(part.calibration, name) for part in parts])
             for name in Answers.__dataclass_fields__
         )
     )
-    return OpenSet(
+    return Decisions(
         tuple(decider for part in parts for decider in part.deciders),
-        practice,
-        found,
+        calibration,
+        top,
         in_order([part.probability_Q for part in parts]),
         in_order([part.known_Q for part in parts]),
-        None,
     )
 
 
-def join_evidence(run: Path, folds: Sequence[Fold], queries: RetrievalSide) -> None:
-    """``fusion.parquet`` of the run, from those of its folds, in the order of the queries."""
-    files = [fold.folder(run) / "fusion.parquet" for fold in folds]
-    rows = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
-    place = pd.Index(queries.image_ids).get_indexer(pd.Index(rows["query_id"]))
-    rows = rows.iloc[np.lexsort((rows["rank"], place))]
-    write_table(run / "fusion.parquet", pa.Table.from_pandas(rows, preserve_index=False))
-    for file in files:
-        file.unlink()
+def _joined_evidence(parts: Sequence[pa.Table], queries: RetrievalSide) -> pa.Table:
+    """``fusion.parquet`` in the order of the queries."""
+    whole = pa.concat_tables(parts)
+    place = {image_id: q for q, image_id in enumerate(queries.image_ids)}
+    place_R = np.array([place[image_id] for image_id in whole["query_id"].to_pylist()])
+    return whole.take(np.lexsort((whole["rank"].to_numpy(), place_R)))

@@ -1,106 +1,299 @@
-"""The stages of a probe that make features: of which images all of them could be made."""
+"""Global features of a table's images: from a gallery, from the cache, or extracted."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
+import torch
 
-from exreid.config.benchmark import ModelConfig
 from exreid.config.probe import ProbeConfig
-from exreid.data.metadata import left_out_text
-from exreid.distributed.session import Placement
-from exreid.errors import RunError
-from exreid.features.extraction import ExtractionReport
-from exreid.pipeline.inputs import embed_images
-from exreid.pipeline.match import LocalImages, extract_local_images, placement_for
-from exreid.pipeline.methods import methods_of, with_local
-from exreid.progress import Progress, timed
+from exreid.config.training import FinetuneConfig
+from exreid.data.images import Preprocessing
+from exreid.features.embedding import Embedder, stage_description, stage_folder
+from exreid.features.extraction import (
+    BatchSource,
+    ExtractionReport,
+    PrepareImages,
+    embed_table,
+    extract_in_process,
+    known_keys,
+)
+from exreid.pipeline.inputs import cache_folder, methods_of
+from exreid.progress import RunLog
 from exreid.records import Embeddings, ImageTable, Rejected
+from exreid.storage.feature_store import FeatureStore, SignatureMemo
 
 if TYPE_CHECKING:
     from exreid.models.backbones import Backbone
+    from exreid.pipeline.keypoints import LocalImages
+
+FEW_IMAGES = 256
+"""To embed; one process uses all CPUs too, and Ray takes some seconds to start."""
 
 
-class FeatureStages:
-    """Global features and local ones of a table, as the benchmark's method asks for them."""
+class StoredFeatures(Protocol):
+    """Features that are not made again: a gallery's, of the images that stand first in a table."""
 
-    def __init__(
-        self,
-        config: ProbeConfig,
-        progress: Progress,
-        verbose: bool,
-        timings_s: dict[str, float],
-    ) -> None:
-        self.config, self.progress = config, progress
-        self.verbose, self.timings_s = verbose, timings_s
-        self.rejected: list[Rejected] = []
-        self.counts: dict[str, Any] = {}
-        self.embeddings: list[Embeddings] = []
-        self.images: list[LocalImages] = []
-        self.placement: Placement | None = None
+    def __len__(self) -> int:
+        """How many images it has."""
 
-    def extract(self, table: ImageTable, stack: ExitStack) -> ImageTable:
-        """The images whose features could all be made; actors stay up as long as the stack."""
-        models, local_names = methods_of(self.config)
-        for model in models:
-            table = self._embed(table, model)
-        if local_names:
-            self.placement = placement_for(
-                self.config, stack, images=len(table), verbose=self.verbose
-            )
-            with timed(self.timings_s, "keypoints"):
-                for name in local_names:
-                    table = self._find_keypoints(table, name)
-        if len(table) == 0:
-            raise RunError(f"{table.source}: no image is left. {left_out_text(self.rejected)}")
-        return table
+    @property
+    def keys(self) -> list[str]:
+        """Each image's key, as caches have it."""
 
-    def _embed(self, table: ImageTable, model: ModelConfig) -> ImageTable:
-        config = self.config.model_copy(update={"model": model})
-        with timed(self.timings_s, "model"):
+    def vectors(self, number: int) -> np.ndarray:
+        """float32 (G, D) of one backbone."""
+
+    def local_folder(self, name: str) -> Path:
+        """Where the local features of one extractor lie."""
+
+    def description(self, name: str) -> dict[str, Any]:
+        """What features of this name depend on besides the images; empty where it has none."""
+
+    def check_features(self, name: str, here: dict[str, Any]) -> None:
+        """An error where features made here cannot be compared with those of this name."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """The images whose features could all be made, and these."""
+
+    table: ImageTable
+    vectors: tuple[np.ndarray, ...] = ()
+    """float32 (N, D) of each backbone."""
+    local: tuple[LocalImages, ...] = ()
+    """Of each kind of local features."""
+    descriptions: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    """What each kind of features depends on besides the images, by its name."""
+    rejected: tuple[Rejected, ...] = ()
+    """The images that could not be read."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    def at(self, position_N: np.ndarray, report: ExtractionReport, kind: str) -> Features:
+        """Of the images at these positions (rising) alone, which could be read once more;
+        ``report`` says how that went, for images or keypoints."""
+        counted = {f"{kind}_cached": report.cached, f"{kind}_extracted": report.extracted}
+        added = {name: self.counts.get(name, 0) + count for name, count in counted.items()}
+        return replace(
+            self,
+            table=self.table.take(position_N),
+            vectors=tuple(vectors_ND[position_N] for vectors_ND in self.vectors),
+            local=tuple(images.at(position_N) for images in self.local),
+            rejected=(*self.rejected, *report.rejected),
+            counts={**self.counts, **added},
+        )
+
+
+def embed(
+    table: ImageTable,
+    config: ProbeConfig,
+    log: RunLog,
+    *,
+    stored: StoredFeatures | None = None,
+    describe: bool = False,
+) -> Features:
+    """The vectors of each backbone that the benchmark's method needs.
+
+    The first images of the table are those of ``stored``, and not read. With ``describe`` the
+    features come with their descriptions. Without, beside stored ones, a backbone is not built
+    where the cache has all vectors: its import and weights take seconds.
+    """
+    features = Features(table)
+    for number, model in enumerate(methods_of(config)[0]):
+        model_config = config.model_copy(update={"model": model})
+        features = _with_vectors(
+            features, number, model_config, log, stored=stored, describe=describe
+        )
+    return features
+
+
+def _with_vectors(
+    features: Features,
+    number: int,
+    config: ProbeConfig,
+    log: RunLog,
+    *,
+    stored: StoredFeatures | None,
+    describe: bool,
+) -> Features:
+    table, name, model = features.table, f"global-{number}", config.model
+    known = 0 if stored is None else len(stored)
+    new = table.take(np.arange(known, len(table))) if known else table
+    report, descriptions = ExtractionReport(), {}
+    vectors_ND = None if describe or stored is None else _cached(new, config, stored, name)
+    if vectors_ND is not None:
+        position_N, report.cached = np.arange(len(new)), len(new)
+    else:
+        with log.timed("model"):
             from exreid.models.backbones import build_backbone
 
             backbone = build_backbone(
                 model.type, checkpoint=model.checkpoint, image_size=config.dataset.image_size
             )
-        with timed(self.timings_s, "embeddings"):
-            embeddings, positions, report = self._embeddings(table, config, backbone)
-        self._add({"images_cached": report.cached, "images_extracted": report.extracted})
-        self.rejected.extend(report.rejected)
-        self._keep(positions)
-        self.embeddings.append(embeddings)
-        return table.take(positions)
+        if describe or stored is not None:
+            descriptions = {name: embedding_description(config, backbone, "cpu")}
+        if stored is not None:
+            stored.check_features(name, descriptions[name])
+        if len(new) or stored is None:
+            with log.timed("embeddings"):
+                bar = log.progress("Extracting features", len(new))
+                embeddings, position_N, report = embed_images(
+                    new, config, backbone, verbose=log.verbose, on_progress=bar
+                )
+            vectors_ND = embeddings.vectors_ND
+        else:
+            vectors_ND, position_N = stored.vectors(number)[:0], np.arange(0)
+    if stored is not None:
+        vectors_ND = np.concatenate([stored.vectors(number), vectors_ND])
+        position_N = np.concatenate([np.arange(known), known + position_N])
+    features = features.at(position_N, report, "images")
+    return replace(
+        features,
+        vectors=(*features.vectors, vectors_ND),
+        descriptions={**features.descriptions, **descriptions},
+    )
 
-    def _find_keypoints(self, table: ImageTable, name: str) -> ImageTable:
-        images = self._local_images(table, with_local(self.config, name))
-        report = images.report
-        self._add({"keypoints_cached": report.cached, "keypoints_extracted": report.extracted})
-        self.rejected.extend(report.rejected)
-        self._keep(images.positions)
-        self.images.append(images)
-        return table.take(images.positions)
 
-    def _embeddings(
-        self, table: ImageTable, config: ProbeConfig, backbone: Backbone
-    ) -> tuple[Embeddings, np.ndarray, ExtractionReport]:
-        bar = self.progress("Extracting features", len(table))
-        return embed_images(table, config, backbone, verbose=self.verbose, on_progress=bar)
+def _cached(
+    new: ImageTable, config: ProbeConfig, stored: StoredFeatures, name: str
+) -> np.ndarray | None:
+    """The vectors of new images where the cache has them all, made by a backbone that is described
+    as that of the stored ones."""
+    description = stored.description(name)
+    here = {"torch": torch.__version__, "timm": version("timm")}
+    folder = embedding_folder(config, description)
+    if not folder.is_dir() or any(description.get(part) != here[part] for part in here):
+        return None
+    store = FeatureStore(folder, description)
+    keys = known_keys(new, SignatureMemo(cache_folder(config) / "signatures"))
+    cached = [key for key in keys if key is not None and key in store]
+    return store.gather(cached) if len(cached) == len(new) else None
 
-    def _local_images(self, table: ImageTable, config: ProbeConfig) -> LocalImages:
-        bar = self.progress("Finding keypoints", len(table))
-        return extract_local_images(table, config, self.placement, bar)
 
-    def _keep(self, positions: np.ndarray) -> None:
-        """Of what earlier stages made, only the images that this one could read as well."""
-        self.embeddings = [
-            Embeddings(tuple(one.image_ids[i] for i in positions), one.vectors_ND[positions])
-            for one in self.embeddings
-        ]
-        self.images = [replace(one, keys=[one.keys[i] for i in positions]) for one in self.images]
+def embed_images(
+    table: ImageTable,
+    config: ProbeConfig,
+    backbone: Backbone,
+    *,
+    verbose: bool,
+    on_progress: Callable[[int], object],
+) -> tuple[Embeddings, np.ndarray, ExtractionReport]:
+    """Embeddings of the table's images, from the cache or extracted; see `embed_table`."""
+    prepare = PrepareImages(table.root, preprocessing_for(config, backbone))
+    # Where the device is known without asking a cluster, Ray starts only if there is work for it.
+    known = config.ray.num_actors == 0 or _runs_on_this_cpu(config)
+    if not known:
+        from exreid.distributed.session import place_actors, ray_session
+    with nullcontext() if known else ray_session(config.ray, verbose=verbose):
+        device = "cpu" if known else place_actors(config.ray).device
+        store, memo = None, None
+        if config.benchmark.cache != "off":
+            description = embedding_description(config, backbone, device)
+            store = FeatureStore(embedding_folder(config, description), description)
+            memo = SignatureMemo(cache_folder(config) / "signatures")
+        return embed_table(
+            table,
+            _batch_source(config, backbone, prepare, verbose=verbose),
+            store=store,
+            memo=memo,
+            on_error=config.dataset.on_error,
+            on_progress=on_progress,
+        )
 
-    def _add(self, counts: dict[str, Any]) -> None:
-        for name, count in counts.items():
-            self.counts[name] = self.counts.get(name, 0) + count
+
+def _batch_source(
+    config: ProbeConfig, backbone: Backbone, prepare: PrepareImages, *, verbose: bool
+) -> BatchSource:
+    model, deterministic = config.model, config.deterministic
+
+    def in_process(table: ImageTable, positions: np.ndarray) -> Iterable[Any]:
+        embedder = Embedder(
+            backbone,
+            batch_size=model.batch_size,
+            dtype=model.dtype,
+            deterministic=deterministic,
+            flip=model.flip_augmentation,
+        )
+        return extract_in_process(table, positions, prepare=prepare, embedder=embedder)
+
+    def over_actors(table: ImageTable, positions: np.ndarray) -> Iterable[Any]:
+        from exreid.distributed.extract import extract_over_actors
+        from exreid.distributed.session import place_actors, ray_session
+
+        with ray_session(config.ray, verbose=verbose):
+            yield from extract_over_actors(
+                table,
+                positions,
+                prepare=prepare,
+                backbone=backbone,
+                batch_size=model.batch_size,
+                dtype=model.dtype,
+                deterministic=deterministic,
+                placement=place_actors(config.ray),
+                flip=model.flip_augmentation,
+            )
+
+    def either(table: ImageTable, positions: np.ndarray) -> Iterable[Any]:
+        alone = works_alone(config, len(positions), FEW_IMAGES)
+        return (in_process if alone else over_actors)(table, positions)
+
+    return either
+
+
+def works_alone(config: ProbeConfig, images: int, few: int) -> bool:
+    """Whether the work is done in this process: as asked for, or, where nothing is asked for and
+    no GPU or cluster is there, because so few images are done before Ray has started."""
+    actors = config.ray.num_actors
+    return actors == 0 or (actors is None and images <= few and _runs_on_this_cpu(config))
+
+
+def _runs_on_this_cpu(config: ProbeConfig) -> bool:
+    cluster = config.ray.address or os.environ.get("RAY_ADDRESS")
+    return (
+        cluster in (None, "", "local")
+        and not config.ray.gpus_per_worker
+        and not torch.cuda.is_available()
+    )
+
+
+def preprocessing_for(config: ProbeConfig | FinetuneConfig, backbone: Backbone) -> Preprocessing:
+    """The data set's wishes, and the backbone's own way where there are none."""
+    dataset = config.dataset
+    resize = backbone.resize if dataset.resize == "auto" else dataset.resize
+    return Preprocessing(
+        image_wh_px=(backbone.image_size, backbone.image_size),
+        resize=resize,
+        crop_pct=backbone.crop_pct,
+        interpolation=cast(Any, backbone.interpolation),
+        no_background=dataset.no_background,
+        crop_to_mask=dataset.crop_to_mask,
+        crop_margin=dataset.crop_margin,
+        fill_rgb=dataset.fill_rgb or backbone.mean_colour_rgb,
+        no_mask="whole" if dataset.no_mask == "whole" else "raise",
+        reduced_decode=dataset.reduced_decode,
+    )
+
+
+def embedding_description(config: ProbeConfig, backbone: Backbone, device: str) -> dict[str, Any]:
+    """All that global features depend on besides the image and its mask: probes, galleries and
+    identification find them in the cache by this alone."""
+    return stage_description(
+        backbone,
+        preprocessing_for(config, backbone).describe(),
+        dtype=config.model.dtype,
+        batch_size=config.model.batch_size,
+        device=device,
+        flip=config.model.flip_augmentation,
+    )
+
+
+def embedding_folder(config: ProbeConfig, description: dict[str, Any]) -> Path:
+    """Where the cache keeps global features with this `embedding_description`."""
+    return stage_folder(cache_folder(config), "embeddings", description)

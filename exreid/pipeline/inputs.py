@@ -1,45 +1,26 @@
-"""The first steps that every run shares: the table, the backbone, the embeddings."""
+"""What every run begins with: the data set's table, and where this machine reads and writes."""
 
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
-import torch
 
+from exreid.config.benchmark import ModelConfig
 from exreid.config.dataset import DatasetConfig
 from exreid.config.probe import ProbeConfig
 from exreid.config.training import FinetuneConfig
-from exreid.data.images import Preprocessing
 from exreid.data.metadata import Columns, load_images
 from exreid.data.splits import closed_set_split, identity_disjoint_split, time_aware_split
 from exreid.errors import MetadataError
-from exreid.features.embedding import Embedder, stage_description, stage_folder
-from exreid.features.extraction import (
-    BatchSource,
-    ExtractionReport,
-    PrepareImages,
-    embed_table,
-    extract_in_process,
-)
-from exreid.records import Embeddings, ImageTable, Rejected
+from exreid.records import ImageTable, Rejected
 from exreid.storage import mirror
-from exreid.storage.feature_store import FeatureStore, SignatureMemo
-
-if TYPE_CHECKING:
-    from exreid.models.backbones import Backbone
 
 log = logging.getLogger(__name__)
 
 AnyConfig = ProbeConfig | FinetuneConfig
-
-FEW_IMAGES = 256
-"""To embed; one process uses all CPUs too, and Ray takes some seconds to start."""
 
 
 def read_images(
@@ -133,24 +114,6 @@ def with_made_split(table: ImageTable, config: AnyConfig) -> ImageTable:
     return ImageTable(rows.assign(split=split), table.original, table.root, table.source)
 
 
-def preprocessing_for(config: AnyConfig, backbone: Backbone) -> Preprocessing:
-    """The data set's wishes, and the backbone's own way where there are none."""
-    dataset = config.dataset
-    resize = backbone.resize if dataset.resize == "auto" else dataset.resize
-    return Preprocessing(
-        image_wh_px=(backbone.image_size, backbone.image_size),
-        resize=resize,
-        crop_pct=backbone.crop_pct,
-        interpolation=cast(Any, backbone.interpolation),
-        no_background=dataset.no_background,
-        crop_to_mask=dataset.crop_to_mask,
-        crop_margin=dataset.crop_margin,
-        fill_rgb=dataset.fill_rgb or backbone.mean_colour_rgb,
-        no_mask="whole" if dataset.no_mask == "whole" else "raise",
-        reduced_decode=dataset.reduced_decode,
-    )
-
-
 def output_root(config: AnyConfig) -> Path:
     """``output.root`` as a local path; of a URL, its local copy (see `exreid.storage.mirror`)."""
     return mirror.local_root(config.output.root)
@@ -166,112 +129,19 @@ def cache_folder(config: AnyConfig) -> Path:
     )
 
 
-def embed_images(
-    table: ImageTable,
-    config: ProbeConfig,
-    backbone: Backbone,
-    *,
-    verbose: bool,
-    on_progress: Callable[[int], Any],
-) -> tuple[Embeddings, np.ndarray, ExtractionReport]:
-    """Embeddings of the table's images, from the cache or extracted; see `embed_table`."""
-    prepare = PrepareImages(table.root, preprocessing_for(config, backbone))
-    # Where the device is known without asking a cluster, Ray starts only if there is work for it.
-    known = config.ray.num_actors == 0 or _runs_on_this_cpu(config)
-    if not known:
-        from exreid.distributed.session import place_actors, ray_session
-    with nullcontext() if known else ray_session(config.ray, verbose=verbose):
-        device = "cpu" if known else place_actors(config.ray).device
-        source = _batch_source(config, backbone, prepare, verbose=verbose)
-        store, memo = _open_cache(config, backbone, device)
-        return embed_table(
-            table,
-            source,
-            store=store,
-            memo=memo,
-            on_error=config.dataset.on_error,
-            on_progress=on_progress,
-        )
+def methods_of(config: ProbeConfig) -> tuple[tuple[ModelConfig, ...], tuple[str, ...]]:
+    """The backbones and the local features that the benchmark's method needs."""
+    benchmark, fusion = config.benchmark, config.benchmark.fusion
+    if benchmark.method == "wildfusion":
+        names = fusion.local_features
+        local = (benchmark.local_features,) if names is None else names
+        return (config.model, *fusion.models), local
+    local = () if benchmark.method == "cosine" else (benchmark.local_features,)
+    needs_model = not local or benchmark.candidate_k is not None
+    return (config.model,) if needs_model else (), local
 
 
-def _runs_on_this_cpu(config: ProbeConfig) -> bool:
-    cluster = config.ray.address or os.environ.get("RAY_ADDRESS")
-    return (
-        cluster in (None, "", "local")
-        and not config.ray.gpus_per_worker
-        and not torch.cuda.is_available()
-    )
-
-
-def _batch_source(
-    config: ProbeConfig, backbone: Backbone, prepare: PrepareImages, *, verbose: bool
-) -> BatchSource:
-    model, deterministic = config.model, config.deterministic
-
-    def in_process(table: ImageTable, positions: np.ndarray) -> Any:
-        embedder = Embedder(
-            backbone,
-            batch_size=model.batch_size,
-            dtype=model.dtype,
-            deterministic=deterministic,
-            flip=model.flip_augmentation,
-        )
-        return extract_in_process(table, positions, prepare=prepare, embedder=embedder)
-
-    def over_actors(table: ImageTable, positions: np.ndarray) -> Any:
-        from exreid.distributed.extract import extract_over_actors
-        from exreid.distributed.session import place_actors, ray_session
-
-        with ray_session(config.ray, verbose=verbose):
-            yield from extract_over_actors(
-                table,
-                positions,
-                prepare=prepare,
-                backbone=backbone,
-                batch_size=model.batch_size,
-                dtype=model.dtype,
-                deterministic=deterministic,
-                placement=place_actors(config.ray),
-                flip=model.flip_augmentation,
-            )
-
-    def either(table: ImageTable, positions: np.ndarray) -> Any:
-        alone = works_alone(config, len(positions), FEW_IMAGES)
-        return (in_process if alone else over_actors)(table, positions)
-
-    return either
-
-
-def works_alone(config: ProbeConfig, images: int, few: int) -> bool:
-    """Whether the work is done in this process: as asked for, or, where nothing is asked for and
-    no GPU or cluster is there, because so few images are done before Ray has started."""
-    actors = config.ray.num_actors
-    return actors == 0 or (actors is None and images <= few and _runs_on_this_cpu(config))
-
-
-def embedding_description(config: ProbeConfig, backbone: Backbone, device: str) -> dict[str, Any]:
-    """All that global features depend on besides the image and its mask: probes, galleries and
-    identification find them in the cache by this alone."""
-    return stage_description(
-        backbone,
-        preprocessing_for(config, backbone).describe(),
-        dtype=config.model.dtype,
-        batch_size=config.model.batch_size,
-        device=device,
-        flip=config.model.flip_augmentation,
-    )
-
-
-def embedding_folder(config: ProbeConfig, description: dict[str, Any]) -> Path:
-    """Where the cache keeps global features with this `embedding_description`."""
-    return stage_folder(cache_folder(config), "embeddings", description)
-
-
-def _open_cache(
-    config: ProbeConfig, backbone: Backbone, device: str
-) -> tuple[FeatureStore | None, SignatureMemo | None]:
-    if config.benchmark.cache == "off":
-        return None, None
-    description = embedding_description(config, backbone, device)
-    store = FeatureStore(embedding_folder(config, description), description)
-    return store, SignatureMemo(cache_folder(config) / "signatures")
+def with_local(config: ProbeConfig, name: str) -> ProbeConfig:
+    """The config of one local method."""
+    benchmark = config.benchmark.model_copy(update={"local_features": name})
+    return config.model_copy(update={"benchmark": benchmark})

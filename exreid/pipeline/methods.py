@@ -1,32 +1,33 @@
-"""The methods of a benchmark: what each needs, and how it scores pairs."""
+"""The methods that are fused: how each one scores pairs of a table's images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 
-from exreid.config.benchmark import ModelConfig
 from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import codes
+from exreid.errors import CalibrationError
 from exreid.matching.cosine import cosine_of_pairs
+from exreid.matching.rerank import Reranker
 from exreid.metrics.ranking import Exclude
-from exreid.pipeline.match import PairMatching
-from exreid.pipeline.reranking import Reranker
+from exreid.pipeline.embed import Features
+from exreid.pipeline.inputs import methods_of
+from exreid.pipeline.match import LocalMethod, full_scores
 from exreid.records import ImageTable, RetrievalSide
 
 
 class ScorePairs(Protocol):
-    """Raw scores of pairs of table positions, float64; NaN for a pair not worth a full look."""
+    """Raw scores of pairs of table positions, float64; NaN for a pair that the cascade left."""
 
     def __call__(
         self, first_P: np.ndarray, second_P: np.ndarray, /, *, all_pairs: bool, exclude: Exclude
     ) -> np.ndarray:
-        """``all_pairs``: none is left out. ``exclude``: what a first image may not be answered
-        with, for scores that depend on its other candidates."""
+        """``all_pairs``: none is left. ``exclude``: what a first image may not be answered with,
+        for scores that depend on its other candidates."""
 
 
 @dataclass(frozen=True)
@@ -36,26 +37,45 @@ class Method:
     name: str
     kind: Literal["global", "local"]
     score: ScorePairs
-    rounds: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Open while many small lists of pairs are scored."""
 
 
-def methods_of(config: ProbeConfig) -> tuple[tuple[ModelConfig, ...], tuple[str, ...]]:
-    """The backbones and the local features that the benchmark's method needs."""
-    benchmark, fusion = config.benchmark, config.benchmark.fusion
-    if benchmark.method == "wildfusion":
-        names = fusion.local_features
-        local = (benchmark.local_features,) if names is None else names
-        return (config.model, *fusion.models), local
-    local = () if benchmark.method == "cosine" else (benchmark.local_features,)
-    needs_model = not local or benchmark.candidate_k is not None
-    return (config.model,) if needs_model else (), local
+def fused_methods(
+    features: Features,
+    config: ProbeConfig,
+    local: Sequence[LocalMethod],
+    reranker: Reranker | None,
+) -> tuple[Method, ...]:
+    """The methods of benchmark.fusion, the global ones first; CalibrationError for one twice. The
+    first gives the scores of the second ranking, where there is one."""
+    methods = [
+        Method(f"cosine:{model.type}", "global", cosine_scores(vectors_ND))
+        for model, vectors_ND in zip(methods_of(config)[0], features.vectors, strict=True)
+    ]
+    if reranker is not None:
+        methods[0] = Method(methods[0].name, "global", _reranked_scores(reranker))
+    methods += [Method(method.images.name, "local", _local_scores(method)) for method in local]
+    names = [method.name for method in methods]
+    if len(set(names)) < len(names):
+        raise CalibrationError(
+            f"the methods to fuse are {', '.join(names)}: each may stand there once. "
+            "Change benchmark.fusion."
+        )
+    return tuple(methods)
 
 
-def with_local(config: ProbeConfig, name: str) -> ProbeConfig:
-    """The config of one local method."""
-    benchmark = config.benchmark.model_copy(update={"local_features": name})
-    return config.model_copy(update={"benchmark": benchmark})
+def score_all_methods(
+    methods: Sequence[Method],
+    first_P: np.ndarray,
+    second_P: np.ndarray,
+    *,
+    all_pairs: bool,
+    exclude: Exclude,
+) -> np.ndarray:
+    """Raw scores by each method, float64 (P, M)."""
+    columns = [
+        method.score(first_P, second_P, all_pairs=all_pairs, exclude=exclude) for method in methods
+    ]
+    return np.stack(columns, axis=1)
 
 
 def side_of_all(table: ImageTable) -> RetrievalSide:
@@ -78,9 +98,7 @@ def cosine_scores(vectors_ND: np.ndarray) -> ScorePairs:
     return score
 
 
-def reranked_scores(reranker: Reranker) -> ScorePairs:
-    """The scores of the second ranking."""
-
+def _reranked_scores(reranker: Reranker) -> ScorePairs:
     def score(
         first_P: np.ndarray, second_P: np.ndarray, *, all_pairs: bool, exclude: Exclude
     ) -> np.ndarray:
@@ -90,13 +108,11 @@ def reranked_scores(reranker: Reranker) -> ScorePairs:
     return score
 
 
-def local_scores(matching: PairMatching) -> ScorePairs:
-    """The scores of matched pairs; ``matching`` is of the table's images on both sides."""
-
+def _local_scores(method: LocalMethod) -> ScorePairs:
     def score(
         first_P: np.ndarray, second_P: np.ndarray, *, all_pairs: bool, exclude: Exclude
     ) -> np.ndarray:
         del exclude
-        return matching.full_scores(first_P, second_P, all_pairs=all_pairs)
+        return full_scores(method, first_P, second_P, all_pairs=all_pairs)
 
     return score

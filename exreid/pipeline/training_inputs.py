@@ -20,7 +20,8 @@ from exreid.features.decoding import KeepDecoded, decode_in_process, decode_tabl
 from exreid.features.embedding import stage_folder
 from exreid.features.extraction import ExtractionReport, PrepareImages, input_columns
 from exreid.models.backbones import Backbone, build_backbone
-from exreid.pipeline.inputs import cache_folder, preprocessing_for
+from exreid.pipeline.embed import preprocessing_for
+from exreid.pipeline.inputs import cache_folder
 from exreid.records import ImageTable
 from exreid.storage.feature_store import SignatureMemo
 from exreid.storage.urls import is_remote

@@ -29,9 +29,9 @@ from exreid.explain.prediction import CaptionedImage, draw_contact_sheet, draw_p
 from exreid.explain.similarity_picture import draw_similarity
 from exreid.explain.words import verdict_sentence
 from exreid.models.backbones import Backbone, build_backbone
-from exreid.pipeline.inputs import output_root, preprocessing_for
-from exreid.pipeline.match import preprocessing_of
-from exreid.pipeline.methods import methods_of
+from exreid.pipeline.embed import preprocessing_for
+from exreid.pipeline.inputs import methods_of, output_root
+from exreid.pipeline.keypoints import preprocessing_of
 from exreid.progress import Progress, no_progress
 from exreid.records import ImageTable
 from exreid.report.outcomes import probability_of, query_outcomes

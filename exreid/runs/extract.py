@@ -8,7 +8,8 @@ from exreid.config.probe import ProbeConfig
 from exreid.errors import ConfigError
 from exreid.features.extraction import ExtractionReport
 from exreid.models.backbones import build_backbone
-from exreid.pipeline.inputs import embed_images, read_images
+from exreid.pipeline.embed import embed_images
+from exreid.pipeline.inputs import read_images
 from exreid.progress import Progress, no_progress
 from exreid.storage import mirror
 from exreid.storage.run_folder import write_embeddings, write_rejected

@@ -10,19 +10,28 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from exreid.calibration.identity_curve import fit_identity_curve
 from exreid.config.probe import ProbeConfig
-from exreid.data.metadata import select_split
+from exreid.data.metadata import retrieval_sides, select_split
 from exreid.data.metadata_cells import similar_notes
-from exreid.errors import ConfigError, GalleryError
+from exreid.errors import CalibrationError, ConfigError, GalleryError
 from exreid.features.extraction import content_hashes
-from exreid.gallery.folder import MANIFEST, Gallery, open_gallery
-from exreid.gallery.stages import BuildStages
+from exreid.gallery.folder import MANIFEST, PAIRS, Gallery, open_gallery
+from exreid.gallery.stored import stored_fusion
 from exreid.gallery.swap import new_folder, put_back
-from exreid.gallery.write import GalleryContent, Learned
+from exreid.gallery.write import GalleryContent, GalleryFit
+from exreid.matching.rerank import Reranker
 from exreid.models.published import downloads
+from exreid.openset.decide import fit_decider
+from exreid.pipeline.answers import grouping_figures, open_set_content
+from exreid.pipeline.calibrate import FittedFusion
+from exreid.pipeline.embed import embed
 from exreid.pipeline.inputs import cache_folder, read_images
-from exreid.progress import Progress, no_progress
-from exreid.records import ImageTable, Rejected
+from exreid.pipeline.keypoints import find_keypoints, matching_placement
+from exreid.pipeline.rank import Scoring, reranker_of, scoring_of
+from exreid.pipeline.retrieve import Fitted, answer_calibration_queries, fit_fusion, grouper_of
+from exreid.progress import Progress, RunLog, no_progress
+from exreid.records import ImageTable, Rejected, RetrievalSide
 from exreid.storage.feature_store import SignatureMemo
 
 log = logging.getLogger(__name__)
@@ -72,8 +81,16 @@ def build_gallery(
     table, rejected = read_images(config, with_split=split is not None, only_split=split)
     if split is not None:
         table = table.take(select_split(table, split, rejected))
-    making = _Making(config, out, None, thumbnail_px, progress, verbose)
-    return making.made(table, rejected, already=0)
+    return _make(
+        config,
+        table,
+        rejected,
+        out=out,
+        old=None,
+        already=0,
+        thumbnail_px=thumbnail_px,
+        log=RunLog(progress, verbose),
+    )
 
 
 def add_to_gallery(
@@ -103,63 +120,119 @@ def add_to_gallery(
         if config.safety == "strict":
             raise GalleryError(f"safety=strict stops here: {note}.")
         log.warning("%s.", note)
-    making = _Making(config, gallery.folder, gallery, px, progress, verbose)
     with downloads(allowed=download):
-        return making.made(joined, rejected, already=already)
-
-
-@dataclass(frozen=True)
-class _Making:
-    """A gallery in the making."""
-
-    config: ProbeConfig
-    out: Path
-    old: Gallery | None
-    """The one that is added to: its images are the table's first."""
-    thumbnail_px: int
-    progress: Progress
-    verbose: bool
-
-    def made(self, table: ImageTable, rejected: list[Rejected], *, already: int) -> Built:
-        """Features, fits, files."""
-        config, known = self.config, 0 if self.old is None else len(self.old)
-        timings_s: dict[str, float] = {}
-        with new_folder(self.out, _opened_whole) as folder:
-            stages = BuildStages(
-                config, folder, self.progress, self.verbose, timings_s, gallery=self.old
-            )
-            with ExitStack() as stack:
-                table = stages.extract(table, stack)
-                contents = self._content(table)
-                _refuse_two_animals(table, contents, config)
-                _, side = stages.sides(table)
-                fusion, practice = stages.learn(side, table)
-                groups = practice is not None and config.benchmark.open_set.group_nearest > 0
-                grouper = stages.grouper(table, fusion) if groups else None
-                learned = Learned.fit(config, fusion, practice, side, grouper)
-            rejected = [*rejected, *stages.rejected]
-            content = GalleryContent(
-                table, contents, learned, rejected, self.old, self.thumbnail_px
-            )
-            content.write(folder, stages, self.progress)
-        looks, counts = stages.looks, stages.counts
-        return Built(
-            open_gallery(self.out),
-            len(table) - known,
-            already,
-            counts.get("images_extracted", 0) + counts.get("keypoints_extracted", 0),
-            sum(looks.pairs.values()) - looks.pairs_known,
+        return _make(
+            config,
+            joined,
             rejected,
-            timings_s,
+            out=gallery.folder,
+            old=gallery,
+            already=already,
+            thumbnail_px=px,
+            log=RunLog(progress, verbose),
         )
 
-    def _content(self, table: ImageTable) -> list[str]:
-        memo = SignatureMemo(cache_folder(self.config) / "signatures")
-        known = [] if self.old is None else self.old.content_G
-        return [*known, *content_hashes(table.take(np.arange(len(known), len(table))), memo)]
+
+def _make(
+    config: ProbeConfig,
+    table: ImageTable,
+    rejected: list[Rejected],
+    *,
+    out: Path,
+    old: Gallery | None,
+    already: int,
+    thumbnail_px: int,
+    log: RunLog,
+) -> Built:
+    """Features, fits, files; the first images of the table are those of the ``old`` gallery."""
+    with new_folder(out, _opened_whole) as folder, ExitStack() as stack:
+        features = embed(table, config, log, stored=old, describe=True)
+        images = len(features.table)
+        placement = matching_placement(config, stack, images=images, verbose=log.verbose)
+        features = find_keypoints(features, config, placement, log, stored=old)
+        contents = _contents(features.table, config, old)
+        _refuse_two_identities(features.table, contents, config)
+        scoring = scoring_of(
+            features,
+            config,
+            placement,
+            folder=folder,
+            log=log,
+            stack=stack,
+            known_pairs=None if old is None else old.folder / PAIRS,
+            note_pairs=True,
+        )
+        fit = _fit(scoring, old, folder)
+        rejected = [*rejected, *features.rejected]
+        GalleryContent(scoring, contents, fit, rejected, old, thumbnail_px).write(folder)
+    extracted = (features.counts.get(f"{kind}_extracted", 0) for kind in ("images", "keypoints"))
+    return Built(
+        open_gallery(out),
+        len(features.table) - (0 if old is None else len(old)),
+        already,
+        sum(extracted),
+        sum(scoring.matching.pairs.values()) - scoring.matching.pairs_known,
+        rejected,
+        log.timings_s,
+    )
 
 
-def _refuse_two_animals(table: ImageTable, contents: list[str], config: ProbeConfig) -> None:
+def _fit(scoring: Scoring, old: Gallery | None, folder: Path) -> GalleryFit:
+    """What is fitted on all images together. A fusion that was loaded stays."""
+    config = scoring.config
+    every = np.arange(len(scoring.features.table))
+    _, gallery = retrieval_sides(scoring.features.table, every, every)
+    reranker = reranker_of(scoring, gallery)
+    if old is not None and old.manifest["calibration"] == "loaded":
+        fitted = Fitted(stored_fusion(old, scoring, reranker, folder))
+    else:
+        fitted = fit_fusion(scoring, gallery, reranker, folder)
+    fusion = None if fitted.fusion is None else fitted.fusion.fusion
+    if not config.benchmark.open_set.enabled:
+        return GalleryFit(fusion)
+    try:
+        return _fit_decisions(scoring, gallery, reranker, fitted.fusion)
+    except CalibrationError as error:
+        raise CalibrationError(
+            f"{error} A gallery without decisions: benchmark.open_set.enabled=false."
+        ) from error
+
+
+def _fit_decisions(
+    scoring: Scoring,
+    gallery: RetrievalSide,
+    reranker: Reranker | None,
+    fusion: FittedFusion | None,
+) -> GalleryFit:
+    """The decision known/new, the probabilities of identities, and the groups of new ones."""
+    benchmark, seed = scoring.config.benchmark, scoring.config.seed
+    calibration = answer_calibration_queries(scoring, gallery, reranker, fusion)
+    decider, answers = fit_decider(calibration, gallery, benchmark.open_set, seed)
+    curve = fit_identity_curve(
+        calibration.ranking,
+        calibration.queries,
+        gallery,
+        new_share=benchmark.open_set.new_share,
+        how=benchmark.identity_score,
+        top=benchmark.identity_top_n,
+        kind=benchmark.calibration.kind,
+    )
+    content, grouping = open_set_content([decider], answers, benchmark.open_set), None
+    if benchmark.open_set.group_nearest > 0:
+        grouping = grouper_of(scoring, fusion).fit(gallery, seed)
+        content["new_animals"] = grouping_figures(grouping)
+    fitted = None if fusion is None else fusion.fusion
+    return GalleryFit(fitted, decider, content, curve, grouping)
+
+
+def _contents(table: ImageTable, config: ProbeConfig, old: Gallery | None) -> list[str]:
+    """The hash of each photograph's file."""
+    memo = SignatureMemo(cache_folder(config) / "signatures")
+    known = [] if old is None else old.content_G
+    return [*known, *content_hashes(table.take(np.arange(len(known), len(table))), memo)]
+
+
+def _refuse_two_identities(table: ImageTable, contents: list[str], config: ProbeConfig) -> None:
     """GalleryError where one photograph stands under two animals, and no mask tells them apart."""
     masks = config.dataset.crop_to_mask or config.dataset.no_background
     first: dict[tuple[str, str | None], int] = {}

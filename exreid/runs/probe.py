@@ -1,8 +1,10 @@
-"""The probe, told from top to bottom: table, embeddings, ranking, metrics, files."""
+"""The probe, told from top to bottom: table, leaks, features, fits, answers, metrics, files."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,16 +12,33 @@ from typing import Any
 import numpy as np
 
 from exreid.config.probe import ProbeConfig
-from exreid.data.metadata import select_split
+from exreid.data.metadata import retrieval_sides, select_split
 from exreid.metrics.retrieval import query_values, retrieval_counts, retrieval_metrics
 from exreid.metrics.uncertainty import bootstrap_intervals
-from exreid.pipeline.answers import with_answers, write_answers
+from exreid.pipeline.answers import (
+    answer_tables,
+    read_answer_tables,
+    with_answers,
+    write_decisions,
+    write_tables,
+)
 from exreid.pipeline.check_leaks import check_safety, leak_check
+from exreid.pipeline.crossfit import cross_fitted, fits_on_queries
+from exreid.pipeline.embed import embed
 from exreid.pipeline.ending import noted_in
 from exreid.pipeline.inputs import cache_folder, output_root, read_images
-from exreid.pipeline.stages import Stages
+from exreid.pipeline.keypoints import find_keypoints, matching_placement
+from exreid.pipeline.rank import Scoring, reranker_of, scoring_of
+from exreid.pipeline.retrieve import (
+    Fitted,
+    Retrieval,
+    fit_decisions,
+    fit_fusion,
+    matched_keypoints,
+    retrieve,
+)
 from exreid.pipeline.tracking import log_result
-from exreid.progress import Progress, no_progress, timed
+from exreid.progress import Progress, RunLog, no_progress
 from exreid.records import Counts, ImageTable, Ranking, Rejected, Result
 from exreid.report.visualize import draw_run
 from exreid.storage.run_files import damage_named
@@ -58,7 +77,7 @@ def run_probe(
     parent = parent or output_root(config) / "benchmark_runs"
     folder = RunFolder(parent, run_id, config, benchmark.method)
     with noted_in(folder):
-        result, table = _probe(config, folder, progress, verbose=verbose, select=select)
+        result, table = _probe(config, folder.path, RunLog(progress, verbose), select)
         folder.finish(result)
     if config.visualization.enabled:
         draw_run(folder.path, table, config, progress=progress)
@@ -74,47 +93,108 @@ def run_probe(
 
 def _probe(
     config: ProbeConfig,
-    folder: RunFolder,
-    progress: Progress,
-    *,
-    verbose: bool,
+    folder: Path,
+    log: RunLog,
     select: Callable[[ImageTable], ImageTable],
 ) -> tuple[Result, ImageTable]:
-    timings_s: dict[str, float] = {}
-    with timed(timings_s, "metadata"):
-        whole, rejected = read_images(config)
-        whole = select(whole)
-        if config.dataset.make_split is not None:
-            frame = whole.rows[["image_id", "split"]]
-            write_text(folder.path / "split.csv", frame.to_csv(index=False))
-        table = _query_and_gallery(whole, config, rejected)
-    with timed(timings_s, "leaks"):
+    benchmark, dataset = config.benchmark, config.dataset
+    with log.timed("metadata"):
+        table, rejected = _read_table(config, folder, select)
+    with log.timed("leaks"):
         leaks = check_safety(
             leak_check(table, config),
             config.safety,
-            folder=folder.path,
-            cache=None if config.benchmark.cache == "off" else cache_folder(config),
+            folder=folder,
+            cache=None if benchmark.cache == "off" else cache_folder(config),
             ray=config.ray,
-            on_error=config.dataset.on_error,
-            progress=progress,
-            verbose=verbose,
+            on_error=dataset.on_error,
+            progress=log.progress,
+            verbose=log.verbose,
         )
-    stages = Stages(config, folder.path, progress, verbose, timings_s)
-    ranked = stages.run(table)
-    queries, gallery, ranking = ranked.queries, ranked.gallery, ranked.ranking
-    identities = [ranked.table.rows["identity"].iloc[i] for i in queries.position_N]
-    rejected = [*rejected, *stages.rejected]
-    write_rejected(folder.path / "rejected.csv", rejected)
-    with timed(timings_s, "answers"):
-        write_answers(folder.path, ranked, config)
-    with timed(timings_s, "metrics"):
-        result = with_answers(measure(ranking, queries.identity_N, config), folder.path, config)
-    ranking = _cut(ranking, config.benchmark.keep_candidates)
-    write_table(folder.path / "rankings.parquet", ranking_table(ranking, queries, gallery))
-    write_table(folder.path / "queries.parquet", query_table(ranking, queries, identities))
-    counts = {**retrieval_counts(ranking, queries, gallery), **_left_out(rejected), **stages.counts}
-    result = Result(result.method, result.metrics, result.intervals, counts, timings_s, leaks)
-    return result, ranked.table
+    with ExitStack() as stack:
+        features = embed(table, config, log)
+        images = len(features.table)
+        placement = matching_placement(config, stack, images=images, verbose=log.verbose)
+        features = find_keypoints(features, config, placement, log)
+        rejected.extend(features.rejected)
+        scoring = scoring_of(features, config, placement, folder=folder, log=log, stack=stack)
+        retrieval, fitted = _fit_and_retrieve(scoring, folder, rejected)
+        # Pictures show at least what the first answer of each query rests on.
+        keep = max(benchmark.keep_matches, int(config.visualization.enabled))
+        if features.local and keep:
+            write_table(folder / "matches.parquet", matched_keypoints(scoring, retrieval, keep))
+    with log.timed("answers"):
+        answers = answer_tables(retrieval, config)
+        write_tables(folder, answers)
+        write_decisions(folder, retrieval, config)
+    with log.timed("metrics"):
+        result = measure(retrieval.ranking, retrieval.queries.identity_N, config)
+        result = with_answers(result, answers, config)
+    _write(folder, retrieval, rejected, benchmark.keep_candidates)
+    counts = {
+        **retrieval_counts(retrieval.ranking, retrieval.queries, retrieval.gallery),
+        **_left_out(rejected),
+        **features.counts,
+        **fitted.counts,
+        **retrieval.counts(benchmark.adaptive.risk),
+        **(scoring.matching.counts() if features.local else {}),
+    }
+    return replace(result, counts=counts, timings_s=log.timings_s, leaks=leaks), features.table
+
+
+def _read_table(
+    config: ProbeConfig, folder: Path, select: Callable[[ImageTable], ImageTable]
+) -> tuple[ImageTable, list[Rejected]]:
+    """The rows that are a query, or stand in the gallery, in the table's order."""
+    whole, rejected = read_images(config)
+    whole = select(whole)
+    if config.dataset.make_split is not None:
+        frame = whole.rows[["image_id", "split"]]
+        write_text(folder / "split.csv", frame.to_csv(index=False))
+    query_N, gallery_N = _split(whole, config, rejected)
+    return whole.take(np.union1d(query_N, gallery_N)), rejected
+
+
+def _split(
+    table: ImageTable, config: ProbeConfig, rejected: list[Rejected]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the queries and of the gallery."""
+    dataset = config.dataset
+    query_N = select_split(table, dataset.query_split_value, rejected)
+    return query_N, select_split(table, dataset.database_split_value, rejected)
+
+
+def _fit_and_retrieve(
+    scoring: Scoring, folder: Path, rejected: list[Rejected]
+) -> tuple[Retrieval, Fitted]:
+    """Fit on the gallery, then answer and decide; where the queries are the gallery, each fold of
+    them by what was fitted on the others."""
+    config, table = scoring.config, scoring.features.table
+    queries, gallery = retrieval_sides(table, *_split(table, config, rejected))
+    reranker = reranker_of(scoring, gallery)
+    if fits_on_queries(config):
+        return cross_fitted(scoring, queries, gallery, reranker, folder), Fitted()
+    fitted = fit_fusion(scoring, gallery, reranker, folder)
+    fitted = fit_decisions(scoring, fitted, gallery, reranker)
+    return retrieve(scoring, queries, gallery, fitted, reranker), fitted
+
+
+def _write(
+    folder: Path, retrieval: Retrieval, rejected: list[Rejected], keep_candidates: int
+) -> None:
+    """The rankings, and where their scores come from."""
+    ranking, queries, fused = retrieval.ranking, retrieval.queries, retrieval.fused
+    write_rejected(folder / "rejected.csv", rejected)
+    if retrieval.evidence is not None:
+        write_table(folder / "fusion.parquet", retrieval.evidence)
+    if fused is not None and fused.budget is not None:
+        write_table(folder / "budget.parquet", fused.budget.table(queries, fused.query_P))
+    ranking = _cut(ranking, keep_candidates)
+    identity = retrieval.table.rows["identity"]
+    identities = [identity.iloc[position] for position in queries.position_N]
+    rankings = ranking_table(ranking, queries, retrieval.gallery)
+    write_table(folder / "rankings.parquet", rankings)
+    write_table(folder / "queries.parquet", query_table(ranking, queries, identities))
 
 
 def measure(ranking: Ranking, identity_Q: np.ndarray, config: ProbeConfig) -> Result:
@@ -141,17 +221,8 @@ def recompute_metrics(folder: Path, config: ProbeConfig) -> Result:
     """The numbers of a finished run, from its rankings alone."""
     ranking, identity_Q = read_ranking(folder)
     with damage_named(folder):
-        return with_answers(measure(ranking, identity_Q, config), folder, config)
-
-
-def _query_and_gallery(
-    table: ImageTable, config: ProbeConfig, rejected: list[Rejected]
-) -> ImageTable:
-    """The rows that are a query, or stand in the gallery, in the table's order."""
-    dataset = config.dataset
-    query = select_split(table, dataset.query_split_value, rejected)
-    gallery = select_split(table, dataset.database_split_value, rejected)
-    return table.take(np.union1d(query, gallery))
+        measured = measure(ranking, identity_Q, config)
+        return with_answers(measured, read_answer_tables(folder), config)
 
 
 def _cut(ranking: Ranking, keep: int) -> Ranking:
@@ -164,8 +235,5 @@ def _cut(ranking: Ranking, keep: int) -> Ranking:
 
 
 def _left_out(rejected: list[Rejected]) -> Counts:
-    stages = [item.stage for item in rejected]
-    return {
-        "images_left_out": len(rejected),
-        "left_out_by_stage": {stage: stages.count(stage) for stage in sorted(set(stages))},
-    }
+    by_stage = Counter(item.stage for item in rejected)
+    return {"images_left_out": len(rejected), "left_out_by_stage": dict(sorted(by_stage.items()))}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from exreid.calibration.identity_curve import fit_animal_curve
+from exreid.calibration.identity_curve import fit_identity_curve
 from exreid.errors import CalibrationError
 from exreid.metrics.ranking import rank_scores
 from exreid.records import RetrievalSide
@@ -28,7 +28,7 @@ def test_each_animal_counts_once_by_its_best_image_and_new_animals_count_too():
     # One photograph of animal 0: animals 0, 1, 2 score 0.75, 0.5, 0.25 as known (weight 0.8 each),
     # and animals 1 and 2 again as if it were new (weight 0.2).
     ranking, queries = _practice([[0.625, 0.75, 0.5, 0.25]], [0])
-    curve = fit_animal_curve(ranking, queries, GALLERY, new_share=0.2)
+    curve = fit_identity_curve(ranking, queries, GALLERY, new_share=0.2)
     assert (curve.pair_count, curve.positive_count) == (5, 1)
     assert curve.knot_score_M.tolist() == [0.25, 0.5, 0.75]
     # One pair more of either: right ones weigh 0.8, wrong ones 0.5 on average.
@@ -42,7 +42,7 @@ def test_the_share_of_new_animals_weighs_in():
     scores = [[0.5, 0.125, 0.25, 0.125], [0.25, 0.125, 0.5, 0.125]]
     ranking, queries = _practice(scores, [0, 0])
     for share in (0.25, 0.75):
-        curve = fit_animal_curve(ranking, queries, GALLERY, new_share=share)
+        curve = fit_identity_curve(ranking, queries, GALLERY, new_share=share)
         # At 0.25 it is the same, so that both are one step. One pair more of either is there; a
         # wrong one weighs 0.25 on average.
         right = (1 - share) / 2
@@ -52,4 +52,4 @@ def test_the_share_of_new_animals_weighs_in():
 def test_practice_without_a_right_animal_teaches_nothing():
     ranking, queries = _practice([[0.5, 0.25, 0.125, 0.0]], [7])
     with pytest.raises(CalibrationError):
-        fit_animal_curve(ranking, queries, GALLERY, new_share=0.5)
+        fit_identity_curve(ranking, queries, GALLERY, new_share=0.5)

@@ -28,7 +28,7 @@ from exreid.gallery.swap import new_folder
 from exreid.gallery.write import write_checksums
 from exreid.models.backbones import build_backbone
 from exreid.openset.decide import Decider
-from exreid.pipeline.inputs import embedding_description, embedding_folder
+from exreid.pipeline.embed import embedding_description, embedding_folder
 from exreid.records import TABLE_COLUMNS, ImageTable
 from exreid.runs import gallery_build
 from exreid.runs.gallery_build import ADD_KEYS, add_to_gallery, build_gallery, decided

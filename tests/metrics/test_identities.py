@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from exreid.metrics.identities import _ranking, identity_answers, leaders, pool_encounters
+from exreid.metrics.identities import _ranking, identity_answers, pool_encounters, top_identities
 
 
 def _random(seed=0, queries=20, kept=8, gallery=30):
@@ -38,8 +38,8 @@ def test_animals_by_their_images(how, top):
 def test_leaders_with_and_without_an_animal():
     ranking, identity_G = _random()
     without_Q = identity_G[ranking.candidate_index_QK[:, 0]]
-    one = leaders(ranking, identity_G)
-    two = leaders(ranking, identity_G, without_Q=without_Q)
+    one = top_identities(ranking, identity_G)
+    two = top_identities(ranking, identity_G, without_Q=without_Q)
     assert np.array_equal(one.identity_Q, without_Q)
     for q in range(ranking.query_count):
         rows = [
@@ -56,10 +56,10 @@ def test_leaders_with_and_without_an_animal():
 
 def test_a_query_whose_candidates_are_all_of_one_animal():
     ranking = _ranking([[0, 1], [-1, -1]], [[0.9, 0.6], [np.nan, np.nan]])
-    found = leaders(ranking, np.array([4, 4]), without_Q=np.array([4, 4]))
+    found = top_identities(ranking, np.array([4, 4]), without_Q=np.array([4, 4]))
     assert found.identity_Q.tolist() == [-1, -1]
     assert found.score_Q.tolist() == [pytest.approx(0.6), -np.inf]
-    assert leaders(ranking, np.array([4, 4])).margin_Q[0] == pytest.approx(0.3)
+    assert top_identities(ranking, np.array([4, 4])).margin_Q[0] == pytest.approx(0.3)
 
 
 def test_a_visit_pools_its_photos():

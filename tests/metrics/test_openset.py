@@ -8,7 +8,7 @@ from exreid.metrics.openset import (
     Answers,
     balanced_accuracies,
     bar_at_rate,
-    choose_bar,
+    choose_threshold,
     detection_auroc,
     exchangeable_count,
     open_set_curve,
@@ -60,7 +60,7 @@ def test_the_balanced_bar_is_the_best_of_all(seed):
         found = average_values(balanced_accuracies(answers, bar), answers.identity_Q)
         return found["BAKS"] + found["BAUS"]
 
-    bar = choose_bar(answers, rule="balanced")
+    bar = choose_threshold(answers, rule="balanced")
     assert value(bar) == pytest.approx(max(value(b) for b in [-9, *answers.score_Q]))
 
 
@@ -70,10 +70,10 @@ def test_a_promised_false_match_rate_holds_on_new_draws():
     for _ in range(3000):
         new = rng.normal(size=31)
         answers = Answers(new[:30], np.zeros(30, bool), np.zeros(30, bool), np.arange(30))
-        rates.append(new[30] > choose_bar(answers, rule="false_match_rate", rate=0.1))
+        rates.append(new[30] > choose_threshold(answers, rule="false_match_rate", rate=0.1))
     # ceil(31 * 0.9) = 28 of 31 places: 3 / 31.
     assert np.mean(rates) == pytest.approx(3 / 31, abs=3 * np.sqrt(0.1 * 0.9 / 3000))
-    assert choose_bar(answers, rule="false_match_rate", rate=0.02) == np.inf, "30 are too few"
+    assert choose_threshold(answers, rule="false_match_rate", rate=0.02) == np.inf, "30 are too few"
 
 
 def _draw_animals(rng, count):
@@ -92,7 +92,7 @@ def test_the_promise_holds_for_animals_however_alike_their_photographs_are():
         none = np.zeros(shown.sum(), bool)
         answers = Answers(score_Q[shown], none, none, identity_Q[shown])
         for promise, found in rates.items():
-            bar = choose_bar(answers, rule="false_match_rate", rate=0.1, promise=promise)
+            bar = choose_threshold(answers, rule="false_match_rate", rate=0.1, promise=promise)
             found.append(np.mean(score_Q[~shown] > bar))
     error = np.std(rates["animals"]) / np.sqrt(3000)
     # It falls short of the promise by the weight of one animal at most.
@@ -109,8 +109,8 @@ def test_the_bar_of_animals_by_hand():
         np.array([1, 1, 2, 3, 3, 3, 3]),
     )
     for rate, bar in [(0.25, 0.9), (0.374, 0.9), (0.376, 0.6), (0.44, 0.5), (0.8, 0.2), (0.9, 0.1)]:
-        assert choose_bar(answers, rule="false_match_rate", rate=rate) == bar
-    assert choose_bar(answers, rule="false_match_rate", rate=0.24) == np.inf
+        assert choose_threshold(answers, rule="false_match_rate", rate=rate) == bar
+    assert choose_threshold(answers, rule="false_match_rate", rate=0.24) == np.inf
     assert exchangeable_count(answers) == 3
     assert exchangeable_count(answers, "photos") == 7
 
@@ -142,7 +142,7 @@ def test_the_curve_holds_every_bar_and_the_order_of_queries_changes_nothing():
     for one, two in zip(open_set_curve(mixed), (false, found), strict=True):
         assert np.array_equal(one, two)
     for rule in ("balanced", "false_match_rate"):
-        assert choose_bar(mixed, rule=rule) == choose_bar(answers, rule=rule)
+        assert choose_threshold(mixed, rule=rule) == choose_threshold(answers, rule=rule)
 
 
 def test_one_kind_alone_has_no_auroc():
@@ -155,8 +155,8 @@ def test_one_kind_alone_has_no_auroc():
     nobody = Answers(np.zeros(0), np.zeros(0, bool), np.zeros(0, bool), np.zeros(0, int))
     for rule in ("balanced", "false_match_rate"):
         with pytest.raises(ValueError, match="there are none"):
-            choose_bar(nobody, rule=rule)
+            choose_threshold(nobody, rule=rule)
     with pytest.raises(ValueError, match="new animal"):
         Answers(np.arange(2.0), np.zeros(2, bool), np.ones(2, bool), np.arange(2))
     with pytest.raises(ValueError, match="between 0 and 1"):
-        choose_bar(answers, rule="false_match_rate", rate=5)
+        choose_threshold(answers, rule="false_match_rate", rate=5)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from exreid.config.benchmark import OpenSetConfig
-from exreid.metrics.identities import leaders
-from exreid.openset.decide import UNPROMISED_BAR, Practice, decide, fit_decider
+from exreid.metrics.identities import top_identities
+from exreid.openset.decide import UNPROMISED_THRESHOLD, CalibrationQueries, decide, fit_decider
 from exreid.records import Ranking, RetrievalSide
 
 
@@ -37,7 +37,7 @@ def _ranking(index_QK, score_QK, identity_Q, identity_G):
 
 
 def _drawn(rng, animals):
-    """A gallery with a photograph of each animal, and one photograph more of each as practice: its
+    """A gallery with a photograph of each animal, and one photograph more of each as a query: its
     own image scores higher on average, the best of the others as they come."""
     own_Q = np.arange(animals)
     others_Q2 = (own_Q[:, None] + [1, 2]) % animals
@@ -47,7 +47,7 @@ def _drawn(rng, animals):
     gallery = _side(own_Q, "g")
     index_Q3 = np.concatenate([own_Q[:, None], others_Q2], axis=1)
     ranking = _ranking(index_Q3, score_Q3, own_Q, gallery.identity_N)
-    return gallery, Practice(_side(own_Q, "p"), ranking)
+    return gallery, CalibrationQueries(_side(own_Q, "p"), ranking)
 
 
 def _of_others(rng, count):
@@ -57,11 +57,12 @@ def _of_others(rng, count):
 
 def _accepted(rng, animals, options, seed):
     """The share of further new animals that pass."""
-    gallery, practice = _drawn(rng, animals)
+    gallery, calibration = _drawn(rng, animals)
     new_Q = animals + np.arange(40)
     index_Q2 = np.tile([0, 1], (40, 1))
     ranking = _ranking(index_Q2, _of_others(rng, 40), new_Q, gallery.identity_N)
-    return decide(practice, gallery, ranking, gallery, options, seed=seed).known_Q.mean()
+    decider, answers = fit_decider(calibration, gallery, options, seed)
+    return decide(ranking, gallery.identity_N, decider, answers).known_Q.mean()
 
 
 @pytest.mark.parametrize("animals", [19, 39])
@@ -75,52 +76,54 @@ def test_no_more_new_animals_pass_than_stated(animals):
 
 
 def test_too_few_animals_promise_nothing_and_say_so(caplog):
-    gallery, practice = _drawn(np.random.default_rng(0), 12)
-    decider, _ = fit_decider(practice, gallery, OpenSetConfig())
-    assert decider.bar == UNPROMISED_BAR
+    gallery, calibration = _drawn(np.random.default_rng(0), 12)
+    decider, _ = fit_decider(calibration, gallery, OpenSetConfig())
+    assert decider.threshold == UNPROMISED_THRESHOLD
     assert "No false-match rate is promised: 5% needs 19 animals" in decider.reason
     assert "12 are there (for 7.7% at best)" in decider.reason
     assert decider.reason in caplog.text
     assert "Raise" not in decider.reason
     larger = _side(np.append(gallery.identity_N, 12), "g")
-    decider, _ = fit_decider(practice, larger, OpenSetConfig())
+    decider, _ = fit_decider(calibration, larger, OpenSetConfig())
     assert "Raise benchmark.open_set.queries" in decider.reason
-    probability_Q = decider.probability(leaders(practice.ranking, gallery.identity_N))
-    assert 0 < np.mean(probability_Q > decider.bar) < 1, "some of the known ones are known"
+    probability_Q = decider.probability(top_identities(calibration.ranking, gallery.identity_N))
+    assert 0 < np.mean(probability_Q > decider.threshold) < 1, "some of the known ones are known"
     for enough in (
         OpenSetConfig(false_match_rate=0.08),
         OpenSetConfig(rule="balanced"),
     ):
-        assert fit_decider(practice, gallery, enough)[0].reason == ""
+        assert fit_decider(calibration, gallery, enough)[0].reason == ""
     assert fit_decider(*_drawn(np.random.default_rng(0), 19)[::-1], OpenSetConfig())[0].reason == ""
 
 
 def test_the_probability_is_bounded_by_the_number_of_animals():
-    gallery, practice = _drawn(np.random.default_rng(1), 10)
+    gallery, calibration = _drawn(np.random.default_rng(1), 10)
     # Told apart without an error: an unbounded fit would be certain.
-    score_QK = practice.ranking.candidate_score_QK.copy()
-    own_QK = practice.ranking.candidate_index_QK == np.arange(10)[:, None]
+    score_QK = calibration.ranking.candidate_score_QK.copy()
+    own_QK = calibration.ranking.candidate_index_QK == np.arange(10)[:, None]
     score_QK[own_QK] = 50.0
     sure = _ranking(
-        practice.ranking.candidate_index_QK, score_QK, np.arange(10), gallery.identity_N
+        calibration.ranking.candidate_index_QK, score_QK, np.arange(10), gallery.identity_N
     )
-    decider, _ = fit_decider(Practice(practice.queries, sure), gallery, OpenSetConfig())
-    probability_Q = decider.probability(leaders(sure, gallery.identity_N))
+    decider, _ = fit_decider(
+        CalibrationQueries(calibration.queries, sure), gallery, OpenSetConfig()
+    )
+    probability_Q = decider.probability(top_identities(sure, gallery.identity_N))
     assert np.all(probability_Q > 0.8)
     assert np.all(probability_Q <= 11 / 12)
-    new_Q = decider.probability(leaders(sure, gallery.identity_N, without_Q=np.arange(10)))
+    new_Q = decider.probability(top_identities(sure, gallery.identity_N, without_Q=np.arange(10)))
     assert np.all(new_Q >= 1 / 12)
 
 
-def test_the_order_of_the_practice_changes_no_bit():
-    gallery, practice = _drawn(np.random.default_rng(2), 25)
+def test_the_order_of_the_calibration_changes_no_bit():
+    gallery, calibration = _drawn(np.random.default_rng(2), 25)
     back = np.arange(25)[::-1]
     ranking = _ranking(
-        practice.ranking.candidate_index_QK[back],
-        practice.ranking.candidate_score_QK[back],
-        practice.queries.identity_N[back],
+        calibration.ranking.candidate_index_QK[back],
+        calibration.ranking.candidate_score_QK[back],
+        calibration.queries.identity_N[back],
         gallery.identity_N,
     )
-    turned = Practice(_side(practice.queries.identity_N[back], "p"), ranking)
-    one, other = (fit_decider(p, gallery, OpenSetConfig(), 3)[0] for p in (practice, turned))
+    turned = CalibrationQueries(_side(calibration.queries.identity_N[back], "p"), ranking)
+    one, other = (fit_decider(p, gallery, OpenSetConfig(), 3)[0] for p in (calibration, turned))
     assert one == other

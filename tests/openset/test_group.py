@@ -7,7 +7,7 @@ import pytest
 
 from exreid.config.benchmark import OpenSetConfig
 from exreid.metrics.grouping import adjusted_rand_index
-from exreid.openset.group import Grouper, _sparing_choice, near_pairs, practice_animals, visit_pairs
+from exreid.openset.group import Grouper, _sparing_choice, near_pairs, visit_pairs, whole_identities
 from exreid.records import RetrievalSide
 
 
@@ -38,9 +38,9 @@ def _planted(seed=0, animals=24, photos=5, noise=0.35):
 def test_planted_animals_are_found_again(with_vectors):
     vectors, score, gallery, queries = _planted()
     grouper = Grouper(score, vectors if with_vectors else None, OpenSetConfig(group_nearest=10))
-    grouping = grouper.learn(gallery, seed=0)
-    assert grouping.practice_ari > 0.9
-    assert grouping.practice_animals == 12
+    grouping = grouper.fit(gallery, seed=0)
+    assert grouping.fitted_ari > 0.9
+    assert grouping.fitted_identities == 12
     group = grouper.group(queries, grouping)
     assert adjusted_rand_index(queries.identity_N, group) > 0.9
     hidden = replace(queries, identity_N=np.zeros(len(queries), int))
@@ -52,7 +52,7 @@ def test_scores_that_say_nothing_leave_the_visits():
     queries = replace(queries, encounter_N=np.repeat(np.arange(30), 2))
     gallery = replace(gallery, encounter_N=np.arange(100, 100 + len(gallery)))
     level = Grouper(lambda first, second: np.full(len(first), 3.0), None, OpenSetConfig())
-    grouping = level.learn(gallery, seed=0)
+    grouping = level.fit(gallery, seed=0)
     assert grouping.curve is None
     assert level.group(queries, grouping).tolist() == np.repeat(np.arange(30), 2).tolist()
 
@@ -66,20 +66,20 @@ def test_visits_are_linked_as_the_database_or_the_key_says():
         *((one_each, "off", False), (mixed, "on", True)),
     ]:
         options = OpenSetConfig(link_visits=key)
-        assert Grouper(score, vectors, options).learn(side, seed=0).linked is linked
+        assert Grouper(score, vectors, options).fit(side, seed=0).linked is linked
     assert OpenSetConfig(link_visits=False).link_visits == "off"
 
 
 def test_practice_takes_whole_animals_and_few_of_a_large_one():
     side = _side(np.repeat([0, 1, 2, 3], [50, 4, 6, 30]))
     for count in (10, 40, 200):
-        chosen = practice_animals(side, count, seed=1)
+        chosen = whole_identities(side, count, seed=1)
         names, sizes = np.unique(chosen.identity_N, return_counts=True)
         assert len(names) >= 2
         whole = {0: 20, 1: 4, 2: 6, 3: 20}
         assert [whole[int(name)] for name in names] == sizes.tolist()
     assert len(chosen) == 50
-    assert practice_animals(side, 200, 1).image_ids == chosen.image_ids
+    assert whole_identities(side, 200, 1).image_ids == chosen.image_ids
 
 
 def test_pairs_of_the_nearest_once_each():

@@ -5,8 +5,8 @@ import pytest
 
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
+from exreid.pipeline.calibrate import calibrated
 from exreid.pipeline.calibration_draw import draw_pairs
-from exreid.pipeline.fuse import FusionStage
 from exreid.pipeline.methods import Method, cosine_scores
 from exreid.records import RetrievalSide
 
@@ -47,16 +47,12 @@ def world():
     return side, vectors.astype(np.float32), score
 
 
-def _stage(config, world, folder):
-    _, vectors, score = world
-    cosine = Method("cosine", "global", cosine_scores(vectors))
-    return FusionStage(config, [cosine, Method("full", "local", score)], folder)
-
-
 def test_what_is_stated_of_chosen_pairs_holds_for_chosen_pairs(world, tmp_path):
     side, vectors, score = world
-    stage = _stage(_config("benchmark.precision=fast"), world, tmp_path)
-    stage.calibrate(side, vectors)
+    cosine = Method("cosine", "global", cosine_scores(vectors))
+    methods = (cosine, Method("full", "local", score))
+    config = _config("benchmark.precision=fast")
+    fitted, counts = calibrated(config, methods, side, vectors, folder=tmp_path)
     # All photographs ask, each its 30 best by the cosine, as a probe does.
     cosine_NN = vectors @ vectors.T / np.outer(*[np.linalg.norm(vectors, axis=1)] * 2)
     np.fill_diagonal(cosine_NN, -np.inf)
@@ -69,10 +65,10 @@ def test_what_is_stated_of_chosen_pairs_holds_for_chosen_pairs(world, tmp_path):
     chosen = ~np.isnan(raw_PM[:, 1])
     assert chosen.sum() == KEPT * COUNT
     truth = side.identity_N[first_P[chosen]] == side.identity_N[second_P[chosen]]
-    stated = stage.fusion.apply(raw_PM[chosen]).probability_P
+    stated = fitted.fusion.apply(raw_PM[chosen]).probability_P
     # Fitted on pairs that nobody chose, it was 0.10 for 0.44.
     assert stated.mean() == pytest.approx(truth.mean(), abs=0.05)
-    assert stage.counts["brier_shown"] < stage.counts["brier_base_rate_shown"]
+    assert counts["brier_shown"] < counts["brier_base_rate_shown"]
 
 
 def test_all_pairs_are_drawn_where_all_are_matched(world):
@@ -80,9 +76,10 @@ def test_all_pairs_are_drawn_where_all_are_matched(world):
 
     def scores(first_P, second_P, *, all_pairs, exclude):
         assert all_pairs
-        return score(first_P, second_P, all_pairs=True, exclude=exclude)[:, None]
+        return score(first_P, second_P, all_pairs=True, exclude=exclude)
 
-    drawn = draw_pairs(_config(), side, vectors, scores, left_out=None, looks_choose=False)
+    methods = [Method("full", "local", scores)]
+    drawn = draw_pairs(_config(), side, vectors, methods, left_out=None, cascade_chooses=False)
     assert len(drawn.pairs) == 400
     assert np.isfinite(drawn.score_PM).all()
     # Shown is who stands among the ten best of all by the cosine, the image itself left out.
@@ -106,15 +103,15 @@ def test_what_is_stated_of_a_shortlist_holds_for_a_shortlist(world, tmp_path):
     def noise(first_P, second_P, *, all_pairs, exclude):
         return noise_NN[first_P, second_P]
 
-    methods = [Method("noise", "global", noise), Method("full", "local", score)]
-    stage = FusionStage(_config("benchmark.calibration.pairs=2000"), methods, tmp_path)
-    stage.calibrate(side, vectors)
+    methods = (Method("noise", "global", noise), Method("full", "local", score))
+    config = _config("benchmark.calibration.pairs=2000")
+    fitted, _ = calibrated(config, methods, side, vectors, folder=tmp_path)
     cosine_NN = vectors @ vectors.T / np.outer(*[np.linalg.norm(vectors, axis=1)] * 2)
     np.fill_diagonal(cosine_NN, -np.inf)
     first_P = np.repeat(np.arange(COUNT), 30)
     second_P = np.argsort(-cosine_NN, axis=1)[:, :30].ravel()
     local_P = score(first_P, second_P, all_pairs=True, exclude="image")
-    fused = stage.fusion.apply(np.stack([noise_NN[first_P, second_P], local_P], axis=1))
+    fused = fitted.fusion.apply(np.stack([noise_NN[first_P, second_P], local_P], axis=1))
     truth = side.identity_N[first_P] == side.identity_N[second_P]
     # Fitted on all pairs, it was 0.027 for 0.058.
     assert fused.probability_P.mean() == pytest.approx(truth.mean(), abs=0.012)
@@ -123,13 +120,13 @@ def test_what_is_stated_of_a_shortlist_holds_for_a_shortlist(world, tmp_path):
 def test_an_animal_that_is_left_out_is_on_no_side(world):
     side, vectors, score = world
 
-    def scores(first_P, second_P, *, all_pairs, exclude):
-        return score(first_P, second_P, all_pairs=all_pairs, exclude=exclude)[:, None]
-
+    methods = [Method("full", "local", score)]
     for choose in (False, True):
         config = _config("benchmark.precision=fast")
         left_out = np.array([3, 5])
-        drawn = draw_pairs(config, side, vectors, scores, left_out=left_out, looks_choose=choose)
+        drawn = draw_pairs(
+            config, side, vectors, methods, left_out=left_out, cascade_chooses=choose
+        )
         for index in (drawn.pairs.first_P, drawn.pairs.second_P):
             assert not np.isin(drawn.gallery.identity_N[index], left_out).any()
         same = drawn.gallery.identity_N[drawn.pairs.first_P]
@@ -144,7 +141,7 @@ def test_probabilities_no_better_than_the_base_rate_are_said(world, tmp_path, ca
     def score(first_P, second_P, *, all_pairs, exclude):
         return noise[first_P, second_P]
 
-    stage = FusionStage(_config(), [Method("noise", "global", score)], tmp_path)
-    stage.calibrate(side, vectors)
-    assert stage.counts["brier_shown"] >= stage.counts["brier_base_rate_shown"]
+    methods = (Method("noise", "global", score),)
+    _, counts = calibrated(_config(), methods, side, vectors, folder=tmp_path)
+    assert counts["brier_shown"] >= counts["brier_base_rate_shown"]
     assert "no better than stating the same" in caplog.text

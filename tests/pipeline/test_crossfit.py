@@ -11,7 +11,7 @@ from exreid.config.probe import ProbeConfig
 from exreid.data.synthetic import write_dataset
 from exreid.errors import CalibrationError
 from exreid.matching.cosine import rank_by_cosine
-from exreid.pipeline.crossfit import animal_folds, joined_rankings
+from exreid.pipeline.crossfit import identity_folds, joined_rankings
 from exreid.records import Ranking, RetrievalSide
 from exreid.runs.probe import recompute_metrics, run_probe
 
@@ -109,10 +109,10 @@ def test_joining_the_parts_of_a_ranking_gives_the_whole():
         tuple(f"i{n}" for n in range(40)), np.arange(40), identity, np.full(40, -1)
     )
     vectors = rng.normal(size=(40, 5)).astype(np.float32)
-    folds = animal_folds(side, seed=3)
+    folds = identity_folds(side, seed=3)
     assert sorted(np.concatenate([fold.members for fold in folds]).tolist()) == list(range(40))
     for fold in folds:
-        assert not set(fold.taught(side).identity_N) & set(identity[fold.members])
+        assert not set(fold.others(side).identity_N) & set(identity[fold.members])
     parts = [
         rank_by_cosine(vectors[fold.members], vectors, side.take(fold.members), side, keep=6)
         for fold in folds
@@ -123,4 +123,4 @@ def test_joining_the_parts_of_a_ranking_gives_the_whole():
         assert np.array_equal(getattr(joined, field), getattr(whole, field), equal_nan=True)
     few = side.take(np.flatnonzero(identity < 3))
     with pytest.raises(CalibrationError, match="too few to fit"):
-        animal_folds(few, seed=0)
+        identity_folds(few, seed=0)

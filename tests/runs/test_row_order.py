@@ -15,8 +15,8 @@ from exreid.data.synthetic import write_dataset
 from exreid.metrics.ranking import rank_scores
 from exreid.metrics.retrieval import QueryValues, average_values
 from exreid.metrics.uncertainty import bootstrap_intervals
-from exreid.openset.decide import practice_queries
-from exreid.openset.group import practice_animals
+from exreid.openset.decide import calibration_queries
+from exreid.openset.group import whole_identities
 from exreid.records import RetrievalSide
 from exreid.runs.probe import measure, run_probe
 
@@ -158,7 +158,7 @@ def test_calibration_pairs_are_drawn_by_image_and_not_by_row(mode, listed, monke
         assert drawn(np.random.default_rng(seed).permutation(30)) == straight
 
 
-@pytest.mark.parametrize("draw", [practice_queries, practice_animals])
+@pytest.mark.parametrize("draw", [calibration_queries, whole_identities])
 def test_practice_is_drawn_by_image_and_not_by_row(draw):
     straight = set(draw(_side(np.arange(30)), 13, 4).image_ids)
     for seed in range(5):

@@ -1,9 +1,10 @@
-"""The re-ranking part of a probe: a second ranking by global features, and its pair scores."""
+"""A second ranking by global features, as the config asks for it, and the scores of its pairs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -12,29 +13,35 @@ from exreid.matching.cosine import cosine_of_pairs, rank_by_cosine
 from exreid.matching.expansion import expanded_vectors
 from exreid.matching.reciprocal import ReciprocalGallery, ReciprocalSettings
 from exreid.matching.shortlist import rerank_shortlist
-from exreid.metrics.ranking import Exclude, excluded_images, index_gallery
+from exreid.metrics.ranking import Exclude, GalleryIndex, excluded_images, index_gallery
 from exreid.records import Ranking, RetrievalSide
 
 
+@dataclass(frozen=True)
 class Reranker:
-    """Ranks one gallery a second time, by the config; see `exreid.config.ranking`."""
+    """Ranks one gallery a second time; see `exreid.config.benchmark.RerankConfig`."""
 
-    def __init__(
-        self,
-        options: RerankConfig,
-        vectors_ND: np.ndarray,
-        whole: RetrievalSide,
-        gallery: RetrievalSide,
-    ) -> None:
-        """``vectors_ND`` and ``whole`` are of all images, in the table's order."""
-        self.options, self.vectors_ND, self.whole, self.gallery = (
-            options,
-            vectors_ND,
-            whole,
-            gallery,
+    options: RerankConfig
+    vectors_ND: np.ndarray
+    """float32, of all images in the table's order."""
+    images: RetrievalSide
+    """All of them."""
+    gallery: RetrievalSide
+
+    @cached_property
+    def _gallery_vectors(self) -> np.ndarray:
+        return self.vectors_ND[self.gallery.position_N]
+
+    @cached_property
+    def _reciprocal(self) -> ReciprocalGallery:
+        options, encounter_N = self.options, self.gallery.encounter_N
+        largest = np.bincount(encounter_N[encounter_N >= 0], minlength=1).max()
+        return ReciprocalGallery(
+            self._gallery_vectors,
+            self.gallery,
+            ReciprocalSettings(options.k1, options.k2, options.cosine_share),
+            most_excluded=int(largest) + 1,
         )
-        self.gallery_GD = vectors_ND[gallery.position_N]
-        self._reciprocal: ReciprocalGallery | None = None
 
     @property
     def needs(self) -> int:
@@ -49,7 +56,7 @@ class Reranker:
         ranking: Ranking,
         queries: RetrievalSide,
         exclude: Exclude,
-        on_progress: Callable[[int], Any],
+        on_progress: Callable[[int], object],
     ) -> Ranking:
         """A ranking by cosine, ranked again, with as many candidates kept. All of those are
         re-ranked, or all there are (query expansion)."""
@@ -57,20 +64,20 @@ class Reranker:
         if self.options.method == "query_expansion":
             return rank_by_cosine(
                 self._expanded(query_QD, ranking),
-                self.gallery_GD,
+                self._gallery_vectors,
                 queries,
                 self.gallery,
                 exclude=exclude,
                 keep=ranking.candidate_index_QK.shape[1],
                 on_progress=on_progress,
             )
-        found = []
+        scores = []
         index = index_gallery(self.gallery, exclude=exclude)
         for q, row_K in enumerate(ranking.candidate_index_QK):
             candidate_C = row_K[row_K >= 0]
-            found.append(self._reciprocal_scores(queries, q, index, candidate_C, candidate_C))
+            scores.append(self._reciprocal_scores(queries, q, index, candidate_C, candidate_C))
             on_progress(1)
-        score_P = np.concatenate([np.zeros(0), *found])
+        score_P = np.concatenate([np.zeros(0), *scores])
         depth = ranking.candidate_index_QK.shape[1]
         return rerank_shortlist(ranking, self.gallery, max(depth, 1), score_P)
 
@@ -80,11 +87,11 @@ class Reranker:
         """The re-ranked score of each pair of table positions, float64; the first image is the
         query, the second one of the gallery."""
         first, place_P = np.unique(first_P, return_inverse=True)
-        queries = self.whole.take(first)
+        queries = self.images.take(first)
         query_QD = self.vectors_ND[first]
         keep = max(self.options.k1, self.options.best)
         ranking = rank_by_cosine(
-            query_QD, self.gallery_GD, queries, self.gallery, exclude=exclude, keep=keep
+            query_QD, self._gallery_vectors, queries, self.gallery, exclude=exclude, keep=keep
         )
         if self.options.method == "query_expansion":
             both_ND = np.concatenate([self._expanded(query_QD, ranking), self.vectors_ND])
@@ -102,7 +109,7 @@ class Reranker:
     def _expanded(self, query_QD: np.ndarray, ranking: Ranking) -> np.ndarray:
         return expanded_vectors(
             query_QD,
-            self.gallery_GD,
+            self._gallery_vectors,
             ranking.candidate_index_QK,
             best=self.options.best,
             power=self.options.power,
@@ -112,25 +119,15 @@ class Reranker:
         self,
         queries: RetrievalSide,
         q: int,
-        index: Any,
+        index: GalleryIndex,
         neighbour_K: np.ndarray,
         candidate_C: np.ndarray,
     ) -> np.ndarray:
-        options = self.options
-        if self._reciprocal is None:
-            encounter_N = self.gallery.encounter_N
-            largest = np.bincount(encounter_N[encounter_N >= 0], minlength=1).max()
-            self._reciprocal = ReciprocalGallery(
-                self.gallery_GD,
-                self.gallery,
-                ReciprocalSettings(options.k1, options.k2, options.cosine_share),
-                most_excluded=int(largest) + 1,
-            )
         position = int(queries.position_N[q])
         return self._reciprocal.scores(
             self.vectors_ND[position],
             position,
-            neighbour_K[: options.k1],
+            neighbour_K[: self.options.k1],
             candidate_C,
             excluded_images(queries, q, index),
         )

@@ -1,0 +1,215 @@
+"""The tables of what new photographs are answered, and of where their pictures are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from exreid.calibration.identity_curve import shared_out
+from exreid.config.probe import ProbeConfig
+from exreid.gallery.folder import Gallery
+from exreid.gallery.photo_answers import visit_name
+from exreid.metrics.identities import IdentityAnswer, TopIdentities, pool_encounters
+from exreid.openset.decide import Decisions
+from exreid.openset.group import new_animals_table
+from exreid.pipeline.answers import AnswerTables, answer_table, names_of
+from exreid.pipeline.retrieve import Retrieval
+
+
+def photo_answer_tables(
+    retrieval: Retrieval, gallery: Gallery, config: ProbeConfig
+) -> AnswerTables:
+    """A probe's tables without their truth, which nobody knows; with the probability of each
+    identity, where the gallery states one."""
+    names, decisions = names_of(retrieval), retrieval.decisions
+    answers = without_truth(answer_table(retrieval, names, config))
+    chance_R = _probabilities(retrieval, gallery, answers, names)
+    answers = answers.append_column("probability", pa.array(chance_R, from_pandas=True))
+    encounters = open_set = new_animals = None
+    if np.any(retrieval.queries.encounter_N >= 0):
+        encounters = _visit_table(retrieval, names)
+    if decisions is not None:
+        open_set = _open_set_table(retrieval, decisions, names)
+        if decisions.new_animals is not None:
+            new_animals = new_animals_table(
+                decisions.new_animals, retrieval.queries, retrieval.table, decisions.probability_Q
+            )
+    return AnswerTables(answers, encounters, open_set, new_animals)
+
+
+def without_truth(table: pa.Table) -> pa.Table:
+    """The table with nothing in its column ``is_match``."""
+    place = table.schema.get_field_index("is_match")
+    return table.set_column(place, "is_match", pa.nulls(len(table), pa.bool_()))
+
+
+def _probabilities(
+    retrieval: Retrieval, gallery: Gallery, answers: pa.Table, names: dict[int, str]
+) -> np.ndarray:
+    """Of each row of the answers; NaN where the gallery states none."""
+    curve, decisions = gallery.answer_curve(), retrieval.decisions
+    if curve is None or decisions is None:
+        return np.full(len(answers), np.nan)
+    chance_R = curve.apply(answers["score"].to_numpy())
+    query_R = answers["query_id"].to_numpy(zero_copy_only=False)
+    first_R = answers["identity"].to_numpy(zero_copy_only=False)
+    start_R = np.flatnonzero(answers["rank"].to_numpy() == 1)
+    place = {image_id: q for q, image_id in enumerate(retrieval.queries.image_ids)}
+    for start, end in zip(start_R, np.append(start_R[1:], len(chance_R)), strict=True):
+        q = place[query_R[start]]
+        # With identity_score=mean_top the first one need not be the one that was decided on.
+        if names.get(int(decisions.top.identity_Q[q])) == first_R[start]:
+            first = float(decisions.probability_Q[q])
+            chance_R[start:end] = shared_out(first, chance_R[start:end])
+    return chance_R
+
+
+def _open_set_table(retrieval: Retrieval, decisions: Decisions, names: dict[int, str]) -> pa.Table:
+    top, ids = decisions.top, retrieval.queries.image_ids
+    none = pa.nulls(len(ids), pa.bool_())
+    return pa.table(
+        {
+            "query_id": list(ids),
+            "identity": pa.nulls(len(ids), pa.string()),
+            "leader": [names.get(int(code)) for code in top.identity_Q],
+            "score": top.score_Q,
+            "margin": top.margin_Q,
+            "known_probability": decisions.probability_Q,
+            "decision": np.where(decisions.known_Q, "known", "new"),
+            "is_known": none,
+            "is_right": none,
+        }
+    )
+
+
+def _visit_table(retrieval: Retrieval, names: dict[int, str]) -> pa.Table:
+    """``encounters.parquet``: the answer of each visit, its photographs pooled as a probe does, and
+    decided as one photograph is that had the pooled score and margin."""
+    queries, encounters = retrieval.queries, retrieval.table.rows["encounter"]
+    decisions = retrieval.decisions
+    rows = []
+    pooled = pool_encounters(retrieval.ranking, retrieval.gallery.identity_N, queries.encounter_N)
+    for _, members, answer in pooled:
+        identities = [names[int(code)] for code in answer.identity_A[:2]]
+        known = None if decisions is None else int(decisions.known_Q[members].sum())
+        probability, decision = _visit_decision(retrieval, members, answer)
+        rows.append(
+            {
+                "encounter": encounters.iloc[queries.position_N[members[0]]],
+                "identity": None,
+                "photos": len(members),
+                "identity_rank": None,
+                "leader": identities[0] if identities else None,
+                "score": float(answer.score_A[0]) if identities else None,
+                "next": identities[1] if len(identities) > 1 else None,
+                "known_photos": known,
+                "decision": decision,
+                "known_probability": probability,
+            }
+        )
+    number, text = pa.int64(), pa.string()
+    types = {
+        "encounter": text,
+        "identity": text,
+        "photos": number,
+        "identity_rank": number,
+        "leader": text,
+        "score": pa.float64(),
+        "next": text,
+        "known_photos": number,
+        "decision": text,
+        "known_probability": pa.float64(),
+    }
+    return pa.Table.from_pylist(rows, pa.schema(list(types.items())))
+
+
+def _visit_decision(
+    retrieval: Retrieval, members: np.ndarray, answer: IdentityAnswer
+) -> tuple[float | None, str | None]:
+    """The probability that a visit's top identity is right, and known or new; None undecided."""
+    if retrieval.decisions is None:
+        return None, None
+    (decider,), score_A = retrieval.decisions.deciders, answer.score_A
+    if len(score_A) == 0:
+        return 0.0, "new"
+    kept_M = np.count_nonzero(retrieval.ranking.candidate_index_QK[members] >= 0, axis=1)
+    last_M = retrieval.ranking.candidate_score_QK[members, np.maximum(kept_M - 1, 0)]
+    after = score_A[1:].max() if len(score_A) > 1 else float(last_M[kept_M > 0].mean())
+    margin = max(float(score_A[0] - after), 0.0)
+    pooled = TopIdentities(answer.identity_A[:1], score_A[:1], np.array([margin]))
+    probability = float(decider.probability(pooled)[0])
+    return probability, "known" if probability > decider.threshold else "new"
+
+
+def picture_table(
+    retrieval: Retrieval, gallery: Gallery, config: ProbeConfig, pictures: Path | None
+) -> pa.Table:
+    """``photos.parquet``: where the pictures of queries and of their candidates are; those of the
+    gallery below ``pictures``, or else its thumbnails."""
+    index_QK = retrieval.ranking.candidate_index_QK[:, : config.benchmark.keep_candidates]
+    shown_G = retrieval.gallery.position_N[np.unique(index_QK[index_QK >= 0])]
+    images = gallery.table.rows["identity"].value_counts()
+    count_of = {str(name): int(count) for name, count in images.items()}
+    rows = []
+    for position in (*retrieval.queries.position_N.tolist(), *shown_G.tolist()):
+        if position >= len(gallery):
+            where = _below(retrieval.table.root, retrieval, position)
+        elif pictures is not None:
+            where = _below(str(pictures), retrieval, position)
+        else:
+            where = _thumbnail(gallery, position)
+        side = "query" if position >= len(gallery) else "gallery"
+        rows.append(
+            _picture_row(retrieval, config, position, side=side, where=where, count_of=count_of)
+        )
+    frame = pd.DataFrame(rows).astype(object)
+    return pa.Table.from_pandas(frame.where(frame.notna(), None), preserve_index=False)
+
+
+def _picture_row(
+    retrieval: Retrieval,
+    config: ProbeConfig,
+    position: int,
+    *,
+    side: str,
+    where: dict[str, str | None],
+    count_of: dict[str, int],
+) -> dict[str, Any]:
+    row = retrieval.table.rows.iloc[position]
+    more = retrieval.table.original.iloc[position].drop(config.dataset.mask_col, errors="ignore")
+    known = {name: row[name] for name in ("identity", "encounter", "viewpoint")}
+    known |= {"date": _date_text(row["date"]), "visit": visit_name(row["encounter"])}
+    if side == "gallery":
+        known["gallery_images"] = count_of[row["identity"]]
+    used = {"image_id": row["image_id"], "side": side} | where | known
+    original = {
+        f"{name} (metadata)" if name in {*used, "split"} else str(name): str(value)
+        for name, value in more.items()
+        if pd.notna(value)
+    }
+    return original | used
+
+
+def _below(root: str, retrieval: Retrieval, position: int) -> dict[str, str | None]:
+    row = retrieval.table.rows.iloc[position]
+    return {"root": root, "path": row["path"], "mask": row["mask"]}
+
+
+def _thumbnail(gallery: Gallery, position: int) -> dict[str, str | None]:
+    """The small picture of a gallery photograph; nothing where there is none."""
+    file = gallery.thumbnail(gallery.content_G[position])
+    if file is None:
+        return {"root": None, "path": None, "mask": None}
+    path = file.relative_to(gallery.folder).as_posix()
+    return {"root": str(gallery.folder), "path": path, "mask": gallery.small_masks[position]}
+
+
+def _date_text(moment: Any) -> str | None:
+    """A date as text, with its time where it has one."""
+    if pd.isna(moment):
+        return None
+    return str(moment.date() if moment == moment.normalize() else moment)

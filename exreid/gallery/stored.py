@@ -1,0 +1,34 @@
+"""What a gallery brings to a run besides its features: all that was fitted when it was built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from exreid.gallery.folder import Gallery
+from exreid.matching.rerank import Reranker
+from exreid.pipeline.calibrate import FUSION_FILE, FittedFusion
+from exreid.pipeline.methods import fused_methods
+from exreid.pipeline.rank import Scoring
+from exreid.pipeline.retrieve import Fitted
+from exreid.storage.run_folder import write_text
+
+
+def stored_fusion(
+    gallery: Gallery, scoring: Scoring, reranker: Reranker | None, folder: Path
+) -> FittedFusion:
+    """The gallery's fusion and budget rule, of which the run's folder is given a copy."""
+    methods = fused_methods(scoring.features, scoring.config, scoring.local, reranker)
+    text = gallery.file(FUSION_FILE).read_text(encoding="utf-8")
+    write_text(folder / FUSION_FILE, text)
+    return FittedFusion(methods, gallery.fusion(), gallery.budget_rule())
+
+
+def stored_fit(
+    gallery: Gallery, scoring: Scoring, reranker: Reranker | None, folder: Path
+) -> Fitted:
+    """All that photographs are answered and decided by; nothing is fitted."""
+    fusion = None
+    if scoring.config.benchmark.method == "wildfusion":
+        fusion = stored_fusion(gallery, scoring, reranker, folder)
+    decider = gallery.decider()
+    return Fitted(fusion, decider, grouping=None if decider is None else gallery.grouping())

@@ -1,0 +1,267 @@
+"""The fusion of a probe's methods: fitted on pairs of the gallery, or loaded; and what it says."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from exreid.calibration.budget import BudgetRule, fit_budget_rule
+from exreid.calibration.fusion import Fusion, HeldOut, fit_fusion, sum_in_order
+from exreid.calibration.pairs import CalibrationPairs
+from exreid.config.probe import ProbeConfig
+from exreid.errors import CalibrationError
+from exreid.explain.plots import draw_reliability
+from exreid.features.embedding import describe_fingerprint
+from exreid.metrics.reliability import brier_score, expected_calibration_error, reliability
+from exreid.pipeline.calibration_draw import DrawnPairs, draw_pairs
+from exreid.pipeline.match import choosing_stages
+from exreid.pipeline.methods import Method
+from exreid.records import Counts, RetrievalSide
+from exreid.storage import mirror
+from exreid.storage.run_folder import write_table, write_text
+
+log = logging.getLogger(__name__)
+
+FUSION_FILE = "fusion.json"
+OF_IMAGES = (
+    *("image_size", "resize", "no_background", "crop_to_mask", "crop_margin", "fill_rgb"),
+    "reduced_decode",
+)
+OF_LOCAL = (
+    *("local_top_k", "local_size", "local_square", "local_masks", "match_threshold"),
+    *("local_score", "geometry", "precision"),
+)
+
+
+@dataclass(frozen=True)
+class FittedFusion:
+    """The fused methods, how their raw scores become one, and when the local matching of a query
+    may stop."""
+
+    methods: tuple[Method, ...]
+    fusion: Fusion
+    rule: BudgetRule | None = None
+    """None where no local method is fused."""
+
+
+def calibrated(
+    config: ProbeConfig,
+    methods: tuple[Method, ...],
+    gallery: RetrievalSide,
+    vectors_ND: np.ndarray,
+    *,
+    folder: Path,
+    left_out: np.ndarray | None = None,
+) -> tuple[FittedFusion, Counts]:
+    """The fusion, loaded or fitted on pairs of the gallery; and counts for the result.
+
+    ``vectors_ND``, in the table's order, say which pairs are near. Nothing is fitted on identities
+    that are ``left_out``. Where a cascade chooses the pairs that are matched in full
+    (precision=fast), it is fitted on pairs that were chosen in the same way: among those, the same
+    score means more. ``folder`` is given ``fusion.json``, ``calibration_pairs.parquet`` and
+    ``reliability.png``.
+    """
+    options = config.benchmark.calibration
+    if options.load is not None:
+        file = mirror.local_copy(options.load, key="benchmark.calibration.load")
+        return _loaded(config, methods, file, folder), {}
+    has_local = any(method.kind == "local" for method in methods)
+    cascade_chooses = has_local and len(choosing_stages(config)) > 1
+    drawn = draw_pairs(
+        config, gallery, vectors_ND, methods, left_out=left_out, cascade_chooses=cascade_chooses
+    )
+    fusion, held_out = fit_fusion(
+        drawn.score_PM,
+        drawn.pairs,
+        tuple(method.name for method in methods),
+        kind=options.kind,
+        weights=config.benchmark.fusion.weights,
+        listed_P=drawn.listed_P,
+    )
+    fitted = FittedFusion(methods, fusion, _budget_rule(fusion, methods, drawn))
+    return fitted, _written(config, fitted, drawn, held_out, folder)
+
+
+def _budget_rule(fusion: Fusion, methods: Sequence[Method], drawn: DrawnPairs) -> BudgetRule | None:
+    local_M = np.array([method.kind == "local" for method in methods])
+    if not local_M.any():
+        return None
+    fused, pairs = fusion.apply(drawn.score_PM), drawn.pairs
+    return fit_budget_rule(
+        drawn.score_PM[:, ~local_M],
+        sum_in_order(fused.contribution_PM[:, local_M]),
+        fused.score_P,
+        pairs.same_P,
+        pairs.weight_P,
+    )
+
+
+def _written(
+    config: ProbeConfig,
+    fitted: FittedFusion,
+    drawn: DrawnPairs,
+    held_out: HeldOut,
+    folder: Path,
+) -> Counts:
+    """Write what the fusion was fitted on and how far it holds; its counts."""
+    names, pairs, fusion = fitted.fusion.methods, drawn.pairs, fitted.fusion
+    counts: Counts = {}
+    prob_PM = np.column_stack([held_out.probability_PM, held_out.probability_P])
+    known_P = ~np.isnan(prob_PM).any(axis=1)
+    figures: dict[str, dict[str, Any]] = {}
+    if known_P.any():
+        before_PM = _scaled(drawn.score_PM)
+        fused_before_P = sum_in_order(before_PM * np.array(fusion.weights))
+        before_PM = np.column_stack([before_PM, fused_before_P])
+        shown_P = known_P & drawn.shown_P
+        for m, name in enumerate((*names, "fused")):
+            figures[name] = _figures(before_PM[:, m], prob_PM[:, m], pairs, known_P)
+            if shown_P.any():
+                figures[name]["shown"] = _figures(before_PM[:, m], prob_PM[:, m], pairs, shown_P)
+        drawn_P = shown_P if shown_P.any() else known_P
+        curves = {
+            name: reliability(
+                prob_PM[drawn_P, m],
+                pairs.same_P[drawn_P],
+                weight_P=pairs.weight_P[drawn_P],
+                equal_count=True,
+            )
+            for m, name in enumerate((*names, "fused"))
+        }
+        draw_reliability(folder / "reliability.png", curves)
+        counts["calibration_error_before"] = figures["fused"]["ece_before"]
+        counts["calibration_error"] = figures["fused"]["ece"]
+        counts |= _said_how_far_it_holds(figures["fused"].get("shown"))
+    counts |= {"calibration_pairs": len(pairs), "calibration_positives": int(pairs.same_P.sum())}
+    write_table(folder / "calibration_pairs.parquet", _pair_table(names, drawn, held_out))
+    content = {
+        "fingerprint": fusion.fingerprint,
+        "made_for": _made_for(config, fitted.methods),
+        "held_out": figures,
+        "fusion": json.loads(fusion.to_json()),
+        "budget": json.loads(fitted.rule.to_json()) if fitted.rule else None,
+    }
+    write_text(folder / FUSION_FILE, json.dumps(content, indent=1) + "\n")
+    return counts
+
+
+def _pair_table(names: Sequence[str], drawn: DrawnPairs, held_out: HeldOut) -> pa.Table:
+    """``calibration_pairs.parquet``."""
+    pairs, ids = drawn.pairs, drawn.gallery.image_ids
+    columns: dict[str, Any] = {
+        "query_id": [ids[i] for i in pairs.first_P],
+        "gallery_id": [ids[i] for i in pairs.second_P],
+        "is_match": pairs.same_P,
+        "weight": pairs.weight_P,
+        "fold": pairs.fold_P,
+        "is_shown": drawn.shown_P,
+    }
+    for m, name in enumerate(names):
+        columns[f"raw:{name}"] = drawn.score_PM[:, m]
+        columns[f"held_out:{name}"] = held_out.probability_PM[:, m]
+    columns["held_out:fused"] = held_out.probability_P
+    return pa.table(columns)
+
+
+def _said_how_far_it_holds(shown: dict[str, float] | None) -> Counts:
+    """Of candidates such as a person sees: over all pairs, nearly all of which show two identities
+    that nobody would mistake, any curve is nearly right."""
+    if shown is None:
+        return {}
+    if shown["brier"] >= shown["brier_base_rate"]:
+        log.warning(
+            "calibration: on candidates such as are shown, the probabilities are no better "
+            "than stating the same %.1f%% for all of them (Brier score %.4f against %.4f). Do "
+            "not go by them: raise benchmark.calibration.pairs, or use a stronger method.",
+            100 * shown["base_rate"],
+            shown["brier"],
+            shown["brier_base_rate"],
+        )
+    return {
+        "calibration_error_shown": shown["ece"],
+        "brier_shown": shown["brier"],
+        "brier_base_rate_shown": shown["brier_base_rate"],
+    }
+
+
+def _scaled(score_PM: np.ndarray) -> np.ndarray:
+    """Raw scores from 0 to 1 by their range: what they would say as probabilities."""
+    low_M, high_M = score_PM.min(axis=0), score_PM.max(axis=0)
+    return np.asarray((score_PM - low_M) / (high_M - low_M))
+
+
+def _figures(
+    before_P: np.ndarray, prob_P: np.ndarray, pairs: CalibrationPairs, rows_P: np.ndarray
+) -> dict[str, Any]:
+    """Of these pairs the held-out calibration error and Brier score; those of raw scores and of
+    the base rate."""
+    before_P, prob_P = before_P[rows_P], prob_P[rows_P]
+    same_P, weight_P = pairs.same_P[rows_P], pairs.weight_P[rows_P]
+    base_P = np.full(len(same_P), np.average(same_P, weights=weight_P))
+    return {
+        "pairs": len(same_P),
+        "base_rate": float(base_P[0]),
+        "ece_before": expected_calibration_error(before_P, same_P, weight_P=weight_P),
+        "ece": expected_calibration_error(prob_P, same_P, weight_P=weight_P),
+        "brier_before": brier_score(before_P, same_P, weight_P=weight_P),
+        "brier": brier_score(prob_P, same_P, weight_P=weight_P),
+        "brier_base_rate": brier_score(base_P, same_P, weight_P=weight_P),
+    }
+
+
+def _made_for(config: ProbeConfig, methods: Sequence[Method]) -> dict[str, str]:
+    """What each method's raw scores depend on, as a fingerprint."""
+    images = {name: getattr(config.dataset, name) for name in OF_IMAGES}
+    models = iter((config.model, *config.benchmark.fusion.models))
+    local = config.benchmark.model_dump(mode="json", include={*OF_LOCAL, "fast"})
+    made_for: dict[str, str] = {}
+    for method in methods:
+        if method.kind == "global":
+            settings = next(models).model_dump(mode="json", exclude={"batch_size"})
+            if not made_for and config.benchmark.rerank.method != "none":
+                settings["rerank"] = config.benchmark.rerank.model_dump(mode="json")
+        else:
+            settings = local
+        made_for[method.name] = describe_fingerprint({"images": images, "method": settings})
+    return made_for
+
+
+def _loaded(
+    config: ProbeConfig, methods: tuple[Method, ...], file: Path, folder: Path
+) -> FittedFusion:
+    """The fusion of another run, of which this run keeps a copy; CalibrationError where it is none,
+    or was fitted for other methods or settings."""
+    names = tuple(method.name for method in methods)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        fusion = Fusion.from_json(json.dumps(content["fusion"]))
+        made_for = content["made_for"]
+        saved = content.get("budget")
+        rule = BudgetRule.from_json(json.dumps(saved)) if saved is not None else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CalibrationError(
+            f"{file}: not a saved fusion ({error}). Set benchmark.calibration.load to the "
+            f"{FUSION_FILE} of a completed wildfusion run."
+        ) from error
+    here = _made_for(config, methods)
+    changed = [name for name in {**here, **made_for} if here.get(name) != made_for.get(name)]
+    if changed or fusion.methods != names:
+        raise CalibrationError(
+            f"{file}: fitted for {', '.join(fusion.methods)}, and this run fuses "
+            f"{', '.join(names)}; the settings differ for {', '.join(changed) or 'none'}. "
+            "Fit one with these settings: leave benchmark.calibration.load unset."
+        )
+    if config.benchmark.adaptive.enabled and rule is None:
+        raise CalibrationError(
+            f"{file}: it holds no budget rule, which benchmark.adaptive needs. Fit one: leave "
+            "benchmark.calibration.load unset."
+        )
+    write_text(folder / FUSION_FILE, json.dumps(content, indent=1) + "\n")
+    return FittedFusion(methods, fusion, rule)

@@ -1,0 +1,190 @@
+"""Local features of a table's images: from a gallery, from the cache, or extracted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from exreid.config.probe import ProbeConfig
+from exreid.data.metadata import left_out_text
+from exreid.distributed.session import Placement
+from exreid.errors import ConfigError, RunError
+from exreid.features.decoding import decode_in_process, decode_table
+from exreid.features.embedding import stage_folder
+from exreid.features.extraction import ExtractionReport
+from exreid.features.local import EXTRACTORS, LocalExtractor
+from exreid.features.local_extraction import (
+    ExtractLocal,
+    LocalFeatureStore,
+    LocalPreprocessing,
+    local_description,
+)
+from exreid.models.lightglue import lightglue_fingerprint, lightglue_weights
+from exreid.pipeline.embed import Features, StoredFeatures, works_alone
+from exreid.pipeline.inputs import cache_folder, methods_of, with_local
+from exreid.progress import RunLog
+from exreid.records import ImageTable
+from exreid.storage.feature_store import SignatureMemo
+from exreid.storage.urls import is_remote
+
+FEW_IMAGES = 16
+"""To match among each other; see `works_alone`."""
+EVIDENCE_VERSION = 1
+"""Raise it when the code of the matching changes its evidence."""
+
+
+@dataclass(frozen=True)
+class LocalImages:
+    """Images whose local features lie in the cache."""
+
+    name: str
+    """Of the extractor."""
+    keys: tuple[str, ...]
+    """Of each image, in the table's order."""
+    store: LocalFeatureStore
+    description: dict[str, Any]
+    """What the features depend on besides the images."""
+
+    def at(self, position_N: np.ndarray) -> LocalImages:
+        """The images at these positions."""
+        return replace(self, keys=tuple(self.keys[i] for i in position_N))
+
+
+def matching_placement(
+    config: ProbeConfig, stack: ExitStack, *, images: int, verbose: bool
+) -> Placement | None:
+    """The actors that find keypoints and match, for so many images; Ray is up for as long as
+    ``stack`` is open. None for the work in this process, or where there is none."""
+    if not methods_of(config)[1] or works_alone(config, images, FEW_IMAGES):
+        return None
+    from exreid.distributed.session import place_actors, ray_session
+
+    stack.enter_context(ray_session(config.ray, verbose=verbose))
+    return place_actors(config.ray)
+
+
+def find_keypoints(
+    features: Features,
+    config: ProbeConfig,
+    placement: Placement | None,
+    log: RunLog,
+    *,
+    stored: StoredFeatures | None = None,
+) -> Features:
+    """The features with each kind of local features that the benchmark's method needs; RunError
+    where no image is left. The first images are those of ``stored``, and not read."""
+    for name in methods_of(config)[1]:
+        with log.timed("keypoints"):
+            local_config = with_local(config, name)
+            features = _with_keypoints(features, local_config, placement, log, stored=stored)
+    if len(features.table) == 0:
+        left_out = left_out_text(list(features.rejected))
+        raise RunError(f"{features.table.source}: no image is left. {left_out}")
+    return features
+
+
+def _with_keypoints(
+    features: Features,
+    config: ProbeConfig,
+    placement: Placement | None,
+    log: RunLog,
+    *,
+    stored: StoredFeatures | None,
+) -> Features:
+    name, known = config.benchmark.local_features, 0 if stored is None else len(stored)
+    new = features.table.take(np.arange(known, len(features.table))) if known else features.table
+    bar = log.progress("Finding keypoints", len(new))
+    images, position_N, report = extract_local_images(new, config, placement, bar)
+    matcher = {
+        "weights": lightglue_fingerprint(matcher_of(config)),
+        "stage_version": EVIDENCE_VERSION,
+    }
+    description = {"features": images.description, "matcher": matcher}
+    if stored is not None:
+        stored.check_features(f"local-{name}", description)
+        position_N = np.concatenate([np.arange(known), known + position_N])
+        folder = images.store.store.folder
+        store = LocalFeatureStore(
+            folder, name, config.benchmark.local_top_k, stored.local_folder(name)
+        )
+        images = replace(images, keys=(*stored.keys, *images.keys), store=store)
+    features = features.at(position_N, report, "keypoints")
+    return replace(
+        features,
+        local=(*features.local, images),
+        descriptions={**features.descriptions, f"local-{name}": description},
+    )
+
+
+def extract_local_images(
+    table: ImageTable,
+    config: ProbeConfig,
+    placement: Placement | None,
+    on_progress: Callable[[int], object],
+) -> tuple[LocalImages, np.ndarray, ExtractionReport]:
+    """The local features of the table's readable images, from the cache or extracted; their
+    positions, and a report."""
+    # Weights that cannot be had are better missed now than when all keypoints are found.
+    lightglue_weights(matcher_of(config))
+    benchmark, preprocessing = config.benchmark, preprocessing_of(config)
+    name, device = benchmark.local_features, placement.device if placement else "cpu"
+    extractor = LocalExtractor(name, keypoints=benchmark.local_top_k)
+    description = local_description(extractor, preprocessing, device)
+    cache = cache_folder(config)
+    folder = stage_folder(cache, "local", description)
+    root = table.root if is_remote(table.root) else os.path.abspath(table.root)  # noqa: PTH100
+    arguments: dict[str, Any] = {
+        "root": root,
+        "preprocessing": preprocessing,
+        "folder": folder,
+        "extractor": name,
+        "keypoints": benchmark.local_top_k,
+    }
+
+    def over_actors(table: ImageTable, positions: np.ndarray) -> Iterable[dict[str, np.ndarray]]:
+        from exreid.distributed.extract_local import extract_local_over_actors
+
+        assert placement is not None
+        return extract_local_over_actors(table, positions, arguments=arguments, placement=placement)
+
+    def here(table: ImageTable, positions: np.ndarray) -> Iterable[dict[str, np.ndarray]]:
+        return decode_in_process(table, positions, keep=ExtractLocal(**arguments))
+
+    position_N, keys, report = decode_table(
+        table,
+        over_actors if placement else here,
+        folder=folder,
+        memo=SignatureMemo(cache / "signatures"),
+        on_error=config.dataset.on_error,
+        on_progress=on_progress,
+    )
+    store = LocalFeatureStore(folder, name, benchmark.local_top_k)
+    return LocalImages(name, tuple(keys), store, description), position_N, report
+
+
+def matcher_of(config: ProbeConfig) -> str:
+    """The features that the config's LightGlue is trained for."""
+    name = config.benchmark.local_features
+    matcher = EXTRACTORS[name].matcher
+    if matcher is None:
+        raise ConfigError(f"benchmark.local_features: no LightGlue is trained for {name}.")
+    return matcher
+
+
+def preprocessing_of(config: ProbeConfig) -> LocalPreprocessing:
+    """What the extractor is given, by the config."""
+    dataset, benchmark = config.dataset, config.benchmark
+    return LocalPreprocessing(
+        longer_side_px=benchmark.local_size,
+        square=benchmark.local_square,
+        mask_use=benchmark.local_masks if dataset.mask_col is not None else "none",
+        crop_to_mask=dataset.crop_to_mask,
+        crop_margin=dataset.crop_margin,
+        reduced_decode=dataset.reduced_decode,
+        no_mask="whole" if dataset.no_mask == "whole" else "raise",
+    )

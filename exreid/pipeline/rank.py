@@ -1,0 +1,253 @@
+"""The gallery ranked for each query: by global features, re-ranked, matched locally, fused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from exreid.calibration.fusion import FusedScores
+from exreid.config.probe import ProbeConfig
+from exreid.distributed.session import Placement
+from exreid.matching.cosine import cosine_of_pairs, rank_by_cosine
+from exreid.matching.rerank import Reranker
+from exreid.matching.shortlist import rerank_shortlist, shortlist_pairs
+from exreid.metrics.ranking import (
+    Exclude,
+    concatenate_rankings,
+    index_gallery,
+    rank_block,
+    side_slice,
+)
+from exreid.pipeline.budget import BudgetSpent, spend_budget
+from exreid.pipeline.calibrate import FittedFusion
+from exreid.pipeline.embed import Features
+from exreid.pipeline.match import (
+    LocalMethod,
+    Matchers,
+    MatchingLog,
+    full_scores,
+    local_methods,
+    score_by_cascade,
+)
+from exreid.pipeline.methods import score_all_methods, side_of_all
+from exreid.progress import RunLog
+from exreid.records import Ranking, RetrievalSide
+
+QUERY_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A table's features, and what matches its images: all that scores of pairs are made of."""
+
+    config: ProbeConfig
+    features: Features
+    local: tuple[LocalMethod, ...]
+    log: RunLog
+    matching: MatchingLog
+    """How the matching goes."""
+
+
+def scoring_of(
+    features: Features,
+    config: ProbeConfig,
+    placement: Placement | None,
+    *,
+    folder: Path,
+    log: RunLog,
+    stack: ExitStack,
+    known_pairs: Path | None = None,
+    note_pairs: bool = False,
+) -> Scoring:
+    """What scores pairs of these images, for as long as ``stack`` is open. ``folder`` is the run's,
+    where pairs that cannot be matched are listed; ``known_pairs`` holds evidence to look in besides
+    the cache. With ``note_pairs`` the log knows all pairs that were asked for."""
+    matching = MatchingLog(asked={} if note_pairs else None)
+    matchers = Matchers(placement, matching)
+    stack.callback(matchers.close)
+    local = local_methods(
+        features,
+        config,
+        matchers,
+        folder=folder,
+        progress=log.progress,
+        log=matching,
+        known_pairs=known_pairs,
+    )
+    return Scoring(config, features, local, log, matching)
+
+
+@dataclass(frozen=True)
+class FusedPairs:
+    """The pairs of all shortlists, and where their fused scores come from."""
+
+    query_P: np.ndarray
+    gallery_P: np.ndarray
+    score_PM: np.ndarray
+    """float64: raw scores by each method; NaN where it did not score the pair."""
+    fused: FusedScores
+    budget: BudgetSpent | None
+    """What was spent on each query, where that was decided."""
+
+
+def reranker_of(scoring: Scoring, gallery: RetrievalSide) -> Reranker | None:
+    """The second ranking of this gallery, where the config asks for one."""
+    options, features = scoring.config.benchmark.rerank, scoring.features
+    if options.method == "none":
+        return None
+    return Reranker(options, features.vectors[0], side_of_all(features.table), gallery)
+
+
+def rank(
+    scoring: Scoring,
+    queries: RetrievalSide,
+    gallery: RetrievalSide,
+    *,
+    exclude: Exclude,
+    reranker: Reranker | None,
+    fusion: FittedFusion | None,
+) -> tuple[Ranking, FusedPairs | None]:
+    """The gallery ranked for these queries by the benchmark's method; where the scores come from,
+    where they are fused. Exact ranks of all positives, whatever is on a shortlist."""
+    benchmark, log = scoring.config.benchmark, scoring.log
+    with log.timed("ranking"):
+        ranking = _by_global_features(scoring, queries, gallery, exclude, reranker)
+    if benchmark.method == "cosine":
+        return ranking, None
+    shortlist = benchmark.candidate_k or len(gallery)
+    query_P, gallery_P = shortlist_pairs(ranking, shortlist)
+    sides = {"queries": queries, "gallery": gallery}
+    with log.timed("matching"):
+        if fusion is None:
+            first_P, second_P = queries.position_N[query_P], gallery.position_N[gallery_P]
+            stage_P, score_P = score_by_cascade(scoring.local[0], first_P, second_P)
+            return rerank_shortlist(ranking, gallery, shortlist, stage_P, score_P), None
+        pairs = _fused(scoring, fusion, query_P, gallery_P, **sides, exclude=exclude)
+    # A pair that lacks a local score stands below all that have theirs.
+    keys_P = pairs.fused.methods_P, pairs.fused.score_P
+    return rerank_shortlist(ranking, gallery, shortlist, *keys_P), pairs
+
+
+def _by_global_features(
+    scoring: Scoring,
+    queries: RetrievalSide,
+    gallery: RetrievalSide,
+    exclude: Exclude,
+    reranker: Reranker | None,
+) -> Ranking:
+    benchmark, log, vectors = scoring.config.benchmark, scoring.log, scoring.features.vectors
+    if not vectors:
+        return _in_table_order(queries, gallery, exclude)
+    deep = len(gallery) if benchmark.method == "wildfusion" else 1
+    keep = max(benchmark.keep_candidates, benchmark.candidate_k or deep)
+    if reranker is not None:
+        keep = max(keep, reranker.needs)
+    ranking = rank_by_cosine(
+        vectors[0][queries.position_N],
+        vectors[0][gallery.position_N],
+        queries,
+        gallery,
+        exclude=exclude,
+        keep=keep,
+        on_progress=log.progress("Ranking", len(queries)),
+    )
+    if reranker is None:
+        return ranking
+    return reranker.rerank(ranking, queries, exclude, log.progress("Re-ranking", len(queries)))
+
+
+def _in_table_order(queries: RetrievalSide, gallery: RetrievalSide, exclude: Exclude) -> Ranking:
+    """All candidates of each query in the table's order: what all pairs are matched from."""
+    index = index_gallery(gallery, exclude=exclude)
+    parts = []
+    for start in range(0, len(queries), QUERY_BLOCK):
+        block = side_slice(queries, start, min(start + QUERY_BLOCK, len(queries)))
+        scores = np.zeros((len(block), len(gallery)), np.float32)
+        parts.append(rank_block(scores, block, index, keep=len(gallery)))
+    return concatenate_rankings(parts)
+
+
+def _fused(
+    scoring: Scoring,
+    fusion: FittedFusion,
+    query_P: np.ndarray,
+    gallery_P: np.ndarray,
+    *,
+    queries: RetrievalSide,
+    gallery: RetrievalSide,
+    exclude: Exclude,
+) -> FusedPairs:
+    adaptive, spent = scoring.config.benchmark.adaptive, None
+    if adaptive.enabled:
+        spent = spend_budget(
+            fusion,
+            query_P,
+            gallery_P,
+            options=adaptive,
+            queries=queries,
+            gallery=gallery,
+            exclude=exclude,
+        )
+        score_PM = spent.score_PM
+    else:
+        first_P, second_P = queries.position_N[query_P], gallery.position_N[gallery_P]
+        score_PM = score_all_methods(
+            fusion.methods, first_P, second_P, all_pairs=False, exclude=exclude
+        )
+    return FusedPairs(query_P, gallery_P, score_PM, fusion.fusion.apply(score_PM), spent)
+
+
+def pair_scorer(
+    scoring: Scoring, fusion: FittedFusion | None
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Gives the benchmark's own score, float64, of any pairs of table positions, none left out."""
+    if fusion is not None:
+        return partial(_fused_scores, fusion)
+    if scoring.config.benchmark.method == "cosine":
+        return partial(cosine_of_pairs, scoring.features.vectors[0])
+    return partial(full_scores, scoring.local[0], all_pairs=True)
+
+
+def _fused_scores(fusion: FittedFusion, first_P: np.ndarray, second_P: np.ndarray) -> np.ndarray:
+    score_PM = score_all_methods(fusion.methods, first_P, second_P, all_pairs=True, exclude="image")
+    return fusion.fusion.apply(score_PM).score_P
+
+
+def evidence_table(
+    pairs: FusedPairs,
+    names: tuple[str, ...],
+    ranking: Ranking,
+    queries: RetrievalSide,
+    gallery: RetrievalSide,
+    *,
+    keep: int,
+) -> pa.Table:
+    """``fusion.parquet``: where the scores of each query's ``keep`` best candidates come from, by
+    the methods of these names."""
+    kept_QK = ranking.candidate_index_QK[:, :keep]
+    query, place = np.nonzero(kept_QK >= 0)
+    index = kept_QK[query, place]
+    # Where each (query, gallery index) stands in the list of pairs.
+    key_P = pairs.query_P.astype(np.int64) * len(gallery) + pairs.gallery_P
+    order_P = np.argsort(key_P)
+    wanted = query.astype(np.int64) * len(gallery) + index
+    row = order_P[np.searchsorted(key_P[order_P], wanted)]
+    fused = pairs.fused
+    columns = {
+        "query_id": [queries.image_ids[i] for i in query],
+        "gallery_id": [gallery.image_ids[i] for i in index],
+        "rank": place + 1,
+        "score": fused.score_P[row],
+        "probability": fused.probability_P[row],
+    }
+    for m, name in enumerate(names):
+        columns[f"raw:{name}"] = pairs.score_PM[row, m]
+        columns[f"probability:{name}"] = fused.probability_PM[row, m]
+        columns[f"contribution:{name}"] = fused.contribution_PM[row, m]
+    return pa.table(columns)

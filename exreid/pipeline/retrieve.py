@@ -1,0 +1,167 @@
+"""What is fitted on the gallery, and what the queries are answered with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from exreid.matching.rerank import Reranker
+from exreid.matching.shortlist import shortlist_pairs
+from exreid.metrics.openset import Answers
+from exreid.openset.decide import (
+    CalibrationQueries,
+    Decider,
+    Decisions,
+    calibration_queries,
+    decide,
+    fit_decider,
+)
+from exreid.openset.group import Grouper, Grouping, NewAnimals
+from exreid.pipeline.calibrate import FittedFusion, calibrated
+from exreid.pipeline.match import match_details
+from exreid.pipeline.methods import fused_methods
+from exreid.pipeline.rank import FusedPairs, Scoring, evidence_table, pair_scorer, rank
+from exreid.records import Counts, ImageTable, Ranking, RetrievalSide
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was fitted on the gallery's own images."""
+
+    fusion: FittedFusion | None = None
+    decider: Decider | None = None
+    calibration: Answers | None = None
+    """Of the calibration queries, which the decider's threshold comes from."""
+    grouping: Grouping | None = None
+    counts: Counts = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """The gallery ranked for each query, and what was decided."""
+
+    queries: RetrievalSide
+    gallery: RetrievalSide
+    ranking: Ranking
+    table: ImageTable
+    """The images that both sides' positions are places of."""
+    decisions: Decisions | None
+    """Where known and new are told apart."""
+    evidence: pa.Table | None = None
+    """``fusion.parquet``, where scores are fused."""
+    fused: FusedPairs | None = None
+
+    def counts(self, risk: float) -> Counts:
+        """For the result; ``risk`` is benchmark.adaptive.risk."""
+        counts: Counts = {}
+        if self.fused is not None and self.fused.budget is not None:
+            counts |= self.fused.budget.counts(self.fused.query_P, risk)
+        return counts if self.decisions is None else counts | self.decisions.counts
+
+
+def fit_fusion(
+    scoring: Scoring,
+    gallery: RetrievalSide,
+    reranker: Reranker | None,
+    folder: Path,
+    *,
+    left_out: np.ndarray | None = None,
+) -> Fitted:
+    """The fusion, where the method is one, fitted on nothing of identities ``left_out``; what it
+    was fitted on is written to ``folder``."""
+    config, features = scoring.config, scoring.features
+    if config.benchmark.method != "wildfusion":
+        return Fitted()
+    methods = fused_methods(features, config, scoring.local, reranker)
+    with scoring.log.timed("calibration"):
+        fusion, counts = calibrated(
+            config, methods, gallery, features.vectors[0], folder=folder, left_out=left_out
+        )
+    return Fitted(fusion, counts=counts)
+
+
+def answer_calibration_queries(
+    scoring: Scoring,
+    gallery: RetrievalSide,
+    reranker: Reranker | None,
+    fusion: FittedFusion | None,
+) -> CalibrationQueries:
+    """Images of the gallery, answered by the others, never of their own encounter."""
+    options = scoring.config.benchmark.open_set
+    queries = calibration_queries(gallery, options.queries, scoring.config.seed)
+    ranking, _ = rank(
+        scoring, queries, gallery, exclude="encounter", reranker=reranker, fusion=fusion
+    )
+    return CalibrationQueries(queries, ranking)
+
+
+def fit_decisions(
+    scoring: Scoring,
+    fitted: Fitted,
+    gallery: RetrievalSide,
+    reranker: Reranker | None,
+    *,
+    grouped: bool = True,
+) -> Fitted:
+    """With the decision known/new, and how new animals are grouped, where the config asks for
+    them; ``gallery`` is what may be fitted on."""
+    options, seed = scoring.config.benchmark.open_set, scoring.config.seed
+    if not options.enabled:
+        return fitted
+    calibration = answer_calibration_queries(scoring, gallery, reranker, fitted.fusion)
+    decider, answers = fit_decider(calibration, gallery, options, seed)
+    grouping = None
+    if grouped and options.group_nearest > 0:
+        grouping = grouper_of(scoring, fitted.fusion).fit(gallery, seed)
+    return replace(fitted, decider=decider, calibration=answers, grouping=grouping)
+
+
+def grouper_of(scoring: Scoring, fusion: FittedFusion | None) -> Grouper:
+    """Groups images by the scores that the benchmark's method gives their pairs."""
+    vectors = scoring.features.vectors
+    options = scoring.config.benchmark.open_set
+    return Grouper(pair_scorer(scoring, fusion), vectors[0] if vectors else None, options)
+
+
+def retrieve(
+    scoring: Scoring,
+    queries: RetrievalSide,
+    gallery: RetrievalSide,
+    fitted: Fitted,
+    reranker: Reranker | None,
+) -> Retrieval:
+    """The queries answered, decided and grouped."""
+    benchmark, fusion = scoring.config.benchmark, fitted.fusion
+    ranking, fused = rank(
+        scoring, queries, gallery, exclude=benchmark.exclude, reranker=reranker, fusion=fusion
+    )
+    evidence = decisions = None
+    if fusion is not None and fused is not None:
+        names, keep = fusion.fusion.methods, benchmark.keep_candidates
+        evidence = evidence_table(fused, names, ranking, queries, gallery, keep=keep)
+    if fitted.decider is not None:
+        answers = fitted.calibration or _no_answers()
+        decisions = decide(ranking, gallery.identity_N, fitted.decider, answers)
+        if fitted.grouping is not None:
+            new_Q = np.flatnonzero(~decisions.known_Q)
+            group_N = grouper_of(scoring, fusion).group(queries.take(new_Q), fitted.grouping)
+            new_animals = NewAnimals(new_Q, group_N, fitted.grouping)
+            decisions = replace(decisions, new_animals=new_animals)
+    table = scoring.features.table
+    return Retrieval(queries, gallery, ranking, table, decisions, evidence, fused)
+
+
+def _no_answers() -> Answers:
+    none = np.zeros(0)
+    return Answers(none, none.astype(bool), none.astype(bool), none.astype(np.int32))
+
+
+def matched_keypoints(scoring: Scoring, retrieval: Retrieval, most: int) -> pa.Table:
+    """``matches.parquet``: the matched keypoints of each query's ``most`` best candidates."""
+    width = retrieval.ranking.candidate_index_QK.shape[1]
+    query_P, gallery_P = shortlist_pairs(retrieval.ranking, min(most, width))
+    first_P = retrieval.queries.position_N[query_P]
+    return match_details(scoring.local[0], first_P, retrieval.gallery.position_N[gallery_P])
