@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -20,7 +21,9 @@ from exreid.explain.overlay import (
 )
 from exreid.explain.pair_layout import WH
 from exreid.report.pictures import MASK_PX, Picture
-from exreid.report.read import MatchedRows, RunData
+
+if TYPE_CHECKING:  # what the processes for pictures import stays small
+    from exreid.report.read import MatchedRows, RunData
 
 GRID = 2000
 """Points are whole numbers of this share of an image's width and height."""

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,10 +24,12 @@ from PIL import Image
 from exreid.data.images import load_image, used_box_px
 from exreid.data.masks import decode_mask, fit_mask_to_image
 from exreid.errors import ImageError, MaskError
-from exreid.report.queries import QueryPage
-from exreid.report.read import MatchedRows, RunData
 from exreid.storage.files import temporary_beside
 from exreid.storage.urls import file_signature, read_bytes
+
+if TYPE_CHECKING:  # what the processes for pictures import stays small
+    from exreid.report.queries import QueryPage
+    from exreid.report.read import MatchedRows, RunData
 
 STAGE_VERSION = 1
 """Raise it when the code of this file changes its pictures."""

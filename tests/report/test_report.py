@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -310,3 +312,11 @@ def test_folders_that_are_no_finished_run(made, tmp_path):
         write_report(run, tmp_path / "mine")
     with pytest.raises(RunError, match="no column 'sight'"):
         write_report(run, tmp_path / "out", site_column="sight")
+
+
+def test_the_processes_for_pictures_import_little():
+    imports = "import sys, exreid.report.pairs, exreid.report.pictures; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", imports], capture_output=True, text=True, check=True
+    )
+    assert not {"torch", "ray", "pandas", "matplotlib"} & set(done.stdout.split())
