@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from _report import Report
 
-from exreid.calibration.budget import BudgetRule, Candidates, fit_budget_rule, spend
+from exreid.calibration.budget import BudgetRule, Candidates, fit_budget_rule, match_by_risk
 from exreid.calibration.fusion import Fusion, sum_in_order
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
@@ -141,7 +141,7 @@ def ways(run: Recorded) -> list[tuple[str, float, np.ndarray]]:
     found = []
     options: dict[str, Any] = {"batch": 5, "least": 5}
     for risk in RISKS:
-        spent = spend(
+        spent = match_by_risk(
             run.rule,
             run.shortlists,
             lambda place: run.score_P[place],

@@ -137,40 +137,40 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class Appraisal:
+class QueryState:
     """How a query stands."""
 
     risk: float
     """See the module's docstring; 1 before anything is matched."""
-    worth_B: np.ndarray
+    part_of_risk_B: np.ndarray
     """float64: each candidate's part in it; 0 for those that decide nothing."""
-    leader: int
+    top: int
     """Place of the leading candidate; -1 before anything is matched."""
 
 
-def appraise(rule: BudgetRule, candidates: Candidates, score_B: np.ndarray) -> Appraisal:
+def query_state(rule: BudgetRule, candidates: Candidates, score_B: np.ndarray) -> QueryState:
     """How a query stands, by the fused score of each candidate that was matched; NaN for the
     others."""
     open_B = np.isnan(score_B)
     chance_B = np.where(open_B, sigmoid(candidates.logit_B), rule.answer.apply(score_B))
     if open_B.all():
-        return Appraisal(1.0, chance_B, -1)
-    leader = int(np.lexsort((candidates.index_B, np.where(open_B, np.inf, -score_B)))[0])
-    _, animal_B = np.unique(candidates.identity_B, return_inverse=True)
-    odds_A = np.zeros(animal_B.max() + 1)
-    np.maximum.at(odds_A, animal_B, chance_B / (1 - chance_B))
+        return QueryState(1.0, chance_B, -1)
+    top = int(np.lexsort((candidates.index_B, np.where(open_B, np.inf, -score_B)))[0])
+    _, identity_B = np.unique(candidates.identity_B, return_inverse=True)
+    odds_A = np.zeros(identity_B.max() + 1)
+    np.maximum.at(odds_A, identity_B, chance_B / (1 - chance_B))
     chance_A = odds_A / max(1.0, float(odds_A.sum()))
     passes_B = np.zeros(len(score_B))
-    asked = np.flatnonzero(open_B & (animal_B != animal_B[leader]))
+    asked = np.flatnonzero(open_B & (identity_B != identity_B[top]))
     passes_B[asked] = rule.overtaking(
-        candidates.logit_B[asked], score_B[leader] - candidates.part_B[asked]
+        candidates.logit_B[asked], score_B[top] - candidates.part_B[asked]
     )
-    passes_A = np.minimum(np.bincount(animal_B, passes_B), 1.0)
-    return Appraisal(float(chance_A @ passes_A), chance_A[animal_B] * passes_B, leader)
+    passes_A = np.minimum(np.bincount(identity_B, passes_B), 1.0)
+    return QueryState(float(chance_A @ passes_A), chance_A[identity_B] * passes_B, top)
 
 
 @dataclass(frozen=True)
-class Spent:
+class BudgetUse:
     """What became of the queries."""
 
     matched_P: np.ndarray
@@ -185,7 +185,7 @@ ScoreRound = Callable[[np.ndarray], np.ndarray]
 """Matches the pairs at these places of the list, and gives their fused scores."""
 
 
-def spend(
+def match_by_risk(
     rule: BudgetRule,
     shortlists: list[Candidates],
     score: ScoreRound,
@@ -194,34 +194,35 @@ def spend(
     batch: int,
     least: int,
     most: int | None = None,
-) -> Spent:
+) -> BudgetUse:
     """Match the pairs of all shortlists (one after the other in the list), round by round, until
     each query's risk is at most ``risk``, or ``most`` of its pairs are matched.
 
     The first round takes the ``least`` likeliest pairs of each query by global scores; each later
-    one the ``batch`` pairs of each open query that are worth most, of equal ones those that
-    stand first on the shortlist. What happens to a query depends on no other query.
+    one the ``batch`` pairs of each open query with the largest part in its risk, of equal ones
+    those that stand first on the shortlist. What happens to a query depends on no other query.
     """
-    start_Q1 = np.cumsum([0, *(len(one.index_B) for one in shortlists)])
+    start_Q1 = np.cumsum([0, *(len(candidates.index_B) for candidates in shortlists)])
     score_P = np.full(start_Q1[-1], np.nan)
     risk_Q, rounds_Q = np.zeros(len(shortlists)), np.zeros(len(shortlists), np.int64)
-    open_queries = [q for q, one in enumerate(shortlists) if len(one.index_B)]
+    open_queries = [q for q, candidates in enumerate(shortlists) if len(candidates.index_B)]
     while open_queries:
         chosen, still = [], []
         for q in open_queries:
             rows = slice(start_Q1[q], start_Q1[q + 1])
-            found = appraise(rule, shortlists[q], score_P[rows])
-            risk_Q[q] = found.risk
+            state = query_state(rule, shortlists[q], score_P[rows])
+            risk_Q[q] = state.risk
             done = int(np.count_nonzero(~np.isnan(score_P[rows])))
-            left = (len(found.worth_B) if most is None else most) - done
-            if done and (found.risk <= risk or left <= 0):
+            left = (len(state.part_of_risk_B) if most is None else most) - done
+            if done and (state.risk <= risk or left <= 0):
                 continue
-            best = np.argsort(-found.worth_B, kind="stable")[: min(batch if done else least, left)]
-            chosen.append(start_Q1[q] + best[found.worth_B[best] > 0])
+            part_B, count = state.part_of_risk_B, min(batch if done else least, left)
+            best = np.argsort(-part_B, kind="stable")[:count]
+            chosen.append(start_Q1[q] + best[part_B[best] > 0])
             still.append(q)
         if still:
             place = np.concatenate(chosen)
             score_P[place] = score(place)
         rounds_Q[still] += 1
         open_queries = still
-    return Spent(~np.isnan(score_P), risk_Q, rounds_Q)
+    return BudgetUse(~np.isnan(score_P), risk_Q, rounds_Q)

@@ -69,7 +69,7 @@ def head_watched(
 
 
 class HeadWatch(threading.Thread):
-    """Knocks at the doors of the head and of this machine's raylet."""
+    """Connects to the head and to this machine's raylet, again and again."""
 
     def __init__(self, head: str, raylet: str | None, on_lost: Callable[[], Any]) -> None:
         super().__init__(daemon=True, name="watch-head")

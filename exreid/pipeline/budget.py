@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from exreid.calibration.budget import Candidates, Spent, spend
+from exreid.calibration.budget import BudgetUse, Candidates, match_by_risk
 from exreid.config.benchmark import AdaptiveConfig
 from exreid.metrics.ranking import Exclude
 from exreid.pipeline.calibrate import FittedFusion
@@ -20,7 +20,7 @@ class BudgetSpent:
 
     score_PM: np.ndarray
     """float64; NaN for the local methods of a pair that was not matched."""
-    spent: Spent
+    spent: BudgetUse
 
     def pairs_of_each(self, query_P: np.ndarray) -> np.ndarray:
         """int64: matched pairs of each query."""
@@ -50,7 +50,7 @@ class BudgetSpent:
         }
 
 
-def spend_budget(
+def match_within_budget(
     fitted: FittedFusion,
     query_P: np.ndarray,
     gallery_P: np.ndarray,
@@ -85,7 +85,7 @@ def spend_budget(
             score_PM[place, m] = methods[m].score(*asked, all_pairs=True, exclude=exclude)
         return fusion.apply(score_PM[place]).score_P
 
-    spent = spend(
+    spent = match_by_risk(
         rule,
         shortlists,
         score,

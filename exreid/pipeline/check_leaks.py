@@ -176,7 +176,7 @@ def _notes(check: LeakCheck, leaks: Leaks) -> list[str]:
     return notes
 
 
-def check_safety(
+def check_leaks(
     check: LeakCheck,
     level: SafetyLevel,
     *,

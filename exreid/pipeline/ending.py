@@ -17,7 +17,7 @@ from exreid.training.checkpoint import LATEST_FULL
 
 
 @contextmanager
-def noted_in(folder: RunFolder, tracker: Tracker | None = None) -> Iterator[None]:
+def recording_failure(folder: RunFolder, tracker: Tracker | None = None) -> Iterator[None]:
     """Whatever ends the block stands in the run's ``result.json``, and is raised as an error that
     a user can act on, with the run's id."""
     try:

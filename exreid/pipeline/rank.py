@@ -24,7 +24,7 @@ from exreid.metrics.ranking import (
     rank_block,
     side_slice,
 )
-from exreid.pipeline.budget import BudgetSpent, spend_budget
+from exreid.pipeline.budget import BudgetSpent, match_within_budget
 from exreid.pipeline.calibrate import FittedFusion
 from exreid.pipeline.embed import Features
 from exreid.pipeline.match import (
@@ -185,7 +185,7 @@ def _fused(
 ) -> FusedPairs:
     adaptive, spent = scoring.config.benchmark.adaptive, None
     if adaptive.enabled:
-        spent = spend_budget(
+        spent = match_within_budget(
             fusion,
             query_P,
             gallery_P,

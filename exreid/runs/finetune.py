@@ -18,8 +18,8 @@ import torch
 from exreid.config.training import FinetuneConfig
 from exreid.errors import ConfigError, StorageError
 from exreid.explain.plots import CURVE_FILE, draw_learning_curve
-from exreid.pipeline.check_leaks import LeakCheck, check_safety
-from exreid.pipeline.ending import noted_in
+from exreid.pipeline.check_leaks import LeakCheck, check_leaks
+from exreid.pipeline.ending import recording_failure
 from exreid.pipeline.inputs import cache_folder, output_root, read_images
 from exreid.pipeline.tracking import Tracker
 from exreid.pipeline.training_inputs import (
@@ -84,7 +84,7 @@ def run_finetune(
     tracker = Tracker(
         config.wandb, run_id=run_id, folder=folder.path, tree=config.model_dump(mode="json")
     )
-    with noted_in(folder, tracker):
+    with recording_failure(folder, tracker):
         result = _finetune(
             config, folder.path, tracker, progress, verbose=verbose, stop_early=stop_early
         )
@@ -108,7 +108,7 @@ def _finetune(
         table, rejected = read_images(config)
         holdout = hold_out(table, config)
     with timed(timings_s, "leaks"):
-        leaks = check_safety(
+        leaks = check_leaks(
             # Whatever a query may be answered with, what was trained on is known by heart.
             LeakCheck(
                 table,

@@ -20,7 +20,7 @@ from exreid.gallery.stored import stored_fit
 from exreid.models.published import downloads
 from exreid.pipeline.answers import AnswerTables, write_tables
 from exreid.pipeline.embed import embed
-from exreid.pipeline.ending import noted_in
+from exreid.pipeline.ending import recording_failure
 from exreid.pipeline.inputs import cache_folder, output_root
 from exreid.pipeline.keypoints import find_keypoints, matching_placement
 from exreid.pipeline.rank import reranker_of, scoring_of
@@ -73,7 +73,7 @@ def run_identify(
         kind="identify",
     )
     log = RunLog(progress, verbose)
-    with noted_in(folder), downloads(allowed=download):
+    with recording_failure(folder), downloads(allowed=download):
         memo = SignatureMemo(cache_folder(config) / "signatures")
         with log.timed("photographs"):
             photos = read_photos(given, gallery, config, options, memo=memo, progress=progress)

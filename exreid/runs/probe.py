@@ -22,10 +22,10 @@ from exreid.pipeline.answers import (
     write_decisions,
     write_tables,
 )
-from exreid.pipeline.check_leaks import check_safety, leak_check
+from exreid.pipeline.check_leaks import check_leaks, leak_check
 from exreid.pipeline.crossfit import cross_fitted, fits_on_queries
 from exreid.pipeline.embed import embed
-from exreid.pipeline.ending import noted_in
+from exreid.pipeline.ending import recording_failure
 from exreid.pipeline.inputs import cache_folder, output_root, read_images
 from exreid.pipeline.keypoints import find_keypoints, matching_placement
 from exreid.pipeline.rank import Scoring, reranker_of, scoring_of
@@ -76,7 +76,7 @@ def run_probe(
     run_id = config.output.run_id or new_run_id(benchmark.method, features)
     parent = parent or output_root(config) / "benchmark_runs"
     folder = RunFolder(parent, run_id, config, benchmark.method)
-    with noted_in(folder):
+    with recording_failure(folder):
         result, table = _probe(config, folder.path, RunLog(progress, verbose), select)
         folder.finish(result)
     if config.visualization.enabled:
@@ -101,7 +101,7 @@ def _probe(
     with log.timed("metadata"):
         table, rejected = _read_table(config, folder, select)
     with log.timed("leaks"):
-        leaks = check_safety(
+        leaks = check_leaks(
             leak_check(table, config),
             config.safety,
             folder=folder,

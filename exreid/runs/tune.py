@@ -14,7 +14,7 @@ from exreid.config.space import value_of, with_values
 from exreid.config.sweep import AnySweepConfig, ProbeSweepConfig, SweepConfig
 from exreid.config.training import FinetuneConfig
 from exreid.errors import ExreidError, RunError
-from exreid.pipeline.ending import noted_in
+from exreid.pipeline.ending import recording_failure
 from exreid.pipeline.inputs import output_root, read_images
 from exreid.pipeline.sweep import Outcome, SweepPlan, SweepStudy, Trial
 from exreid.pipeline.training_inputs import decode_images, first_backbone, hold_out
@@ -54,7 +54,7 @@ def run_tune(
     folder = RunFolder(
         output_root(config) / "sweeps", run_id, config, method, results_table=RESULTS_TABLE
     )
-    with noted_in(folder):
+    with recording_failure(folder):
         sweep = _sweep(config, folder.path, progress, verbose)
         folder.finish(sweep.result)
     return sweep

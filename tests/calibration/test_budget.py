@@ -5,7 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from exreid.calibration.budget import BudgetRule, Candidates, appraise, fit_budget_rule, spend
+from exreid.calibration.budget import (
+    BudgetRule,
+    Candidates,
+    fit_budget_rule,
+    match_by_risk,
+    query_state,
+)
 from exreid.calibration.curves import Calibration
 from exreid.calibration.fusion import fit_fusion
 from exreid.calibration.pairs import CalibrationPairs
@@ -80,7 +86,9 @@ def _spend(fitted, simulated, **options):
         asked.append(place)
         return score_P[place]
 
-    spent = spend(fitted[1], shortlists, score, **{"risk": 0.1, "batch": 5, "least": 5, **options})
+    spent = match_by_risk(
+        fitted[1], shortlists, score, **{"risk": 0.1, "batch": 5, "least": 5, **options}
+    )
     assert len(np.unique(np.concatenate(asked))) == len(np.concatenate(asked)), "twice"
     return spent
 
@@ -134,10 +142,10 @@ def test_least_and_most_are_kept(fitted):
 def test_other_images_of_the_leader_are_never_matched_after_it_leads(fitted):
     _, rule = fitted
     one = Candidates(np.arange(4), np.array([7, 7, 7, 8]), np.zeros(4), np.full(4, 0.3))
-    found = appraise(rule, one, np.array([0.5, np.nan, np.nan, np.nan]))
-    assert found.leader == 0
-    assert found.worth_B[:3].tolist() == [0, 0, 0]
-    assert found.risk == pytest.approx(found.worth_B[3])
+    state = query_state(rule, one, np.array([0.5, np.nan, np.nan, np.nan]))
+    assert state.top == 0
+    assert state.part_of_risk_B[:3].tolist() == [0, 0, 0]
+    assert state.risk == pytest.approx(state.part_of_risk_B[3])
 
 
 def _level(probability, size=4):
@@ -152,22 +160,22 @@ def test_the_risk_is_what_it_says_by_hand():
     logit = np.log([0.1 / 0.9, 0.2 / 0.8, 0.2 / 0.8, 0.25 / 0.75])
     one = Candidates(np.arange(4), np.array([1, 2, 2, 3]), logit, np.array([0.3, 0.2, 0.1, 0.1]))
     score = np.array([0.45, np.nan, np.nan, np.nan])
-    found = appraise(rule, one, score)
+    state = query_state(rule, one, score)
     # Odds 1.5, 0.25 (the best image of animal 2) and 1/3 add up to 2.083. Animal 2 passes 0.45 with
     # a local part of 0.25 (half of them) or 0.35 (a quarter), animal 3 with one of 0.35.
     odds = np.array([1.5, 0.25, 1 / 3])
     chance = odds / odds.sum()
     want = [0, chance[1] / 2, chance[1] / 4, chance[2] / 4]
-    assert found.worth_B == pytest.approx(want, abs=1e-4)
-    assert found.risk == pytest.approx(chance[1] * 0.75 + chance[2] / 4, abs=1e-4)
+    assert state.part_of_risk_B == pytest.approx(want, abs=1e-4)
+    assert state.risk == pytest.approx(chance[1] * 0.75 + chance[2] / 4, abs=1e-4)
     # Of equal scores the smaller gallery index leads.
     same = Candidates(np.array([5, 2]), np.array([1, 2]), np.zeros(2), np.zeros(2))
-    assert appraise(rule, same, np.full(2, 0.5)).leader == 1
+    assert query_state(rule, same, np.full(2, 0.5)).top == 1
     # Nothing that is unlikely by itself becomes likely because all else is less so.
     low = np.log(np.full(4, 0.01 / 0.99))
     one = Candidates(one.index_B, one.identity_B, low, one.part_B)
-    found = appraise(replace(rule, answer=_level(0.01)), one, score)
-    assert found.risk == pytest.approx(0.01 / 0.99 * (0.75 + 0.25), abs=1e-4)
+    state = query_state(replace(rule, answer=_level(0.01)), one, score)
+    assert state.risk == pytest.approx(0.01 / 0.99 * (0.75 + 0.25), abs=1e-4)
 
 
 def test_the_chance_to_overtake_is_that_of_pairs_with_like_global_scores():

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from exreid.calibration.budget import BudgetRule, Candidates, spend
+from exreid.calibration.budget import BudgetRule, Candidates, match_by_risk
 from exreid.calibration.fusion import Fusion
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
@@ -79,7 +79,7 @@ def test_what_is_matched_is_what_the_rule_asks_for(runs, dataset):
             part,
         )
         score_P = fusion.apply(raw).score_P
-        played = spend(rule, [candidates], score_P.__getitem__, risk=0.2, batch=2, least=2)
+        played = match_by_risk(rule, [candidates], score_P.__getitem__, risk=0.2, batch=2, least=2)
         assert set(names["gallery_id"][played.matched_P]) == set(rows["gallery_id"][matched])
     counts = result.counts
     assert counts["budget_pairs"] == spent["pairs"].sum() < 12 * len(spent)

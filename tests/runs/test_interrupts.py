@@ -252,7 +252,7 @@ def _interrupt(*unused, **also_unused):
 
 
 @pytest.mark.parametrize(
-    ("stage", "goes_on"), [("read_images", False), ("check_safety", False), ("write_answers", True)]
+    ("stage", "goes_on"), [("read_images", False), ("check_leaks", False), ("write_answers", True)]
 )
 @pytest.mark.parametrize("ends", [_interrupt, "dies"])
 def test_to_go_on_is_proposed_where_something_was_finished(
