@@ -6,7 +6,7 @@ K candidates kept for each query, P positives of all queries together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -228,6 +228,8 @@ class Ranking:
         return len(self.candidate_count_Q)
 
 
+Json = Mapping[str, "Json"] | Sequence["Json"] | str | int | float | bool | None
+"""What a JSON file can hold."""
 Counts = dict[str, int | float | str | dict[str, int]]
 """How many of what, by name; texts say by which rule."""
 

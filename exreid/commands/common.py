@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -80,7 +79,7 @@ def config_arguments(
 class _KeysHelp(argparse.Action):
     """--help with the list of config keys, made only when asked: it needs the backbones."""
 
-    def __call__(self, parser: argparse.ArgumentParser, *unused: Any) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, *unused: object) -> None:
         model = parser.get_default("config_model")
         parser.epilog = _keys_text(model).replace("%", "%%")
         parser.print_help()
@@ -145,10 +144,10 @@ def bars() -> Progress:
     )
 
 
-def progress(bars: Progress) -> Callable[[str, int], Callable[[int], Any]]:
+def progress(bars: Progress) -> Callable[[str, int], Callable[[int], object]]:
     """Starts a bar by its name and total; what it returns advances the bar."""
 
-    def start(stage: str, total: int) -> Callable[[int], Any]:
+    def start(stage: str, total: int) -> Callable[[int], object]:
         task = bars.add_task(stage, total=total)
         return lambda count: bars.advance(task, count)
 

@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -24,7 +23,7 @@ def signals_end_the_run() -> Iterator[None]:
         return
     seen: list[int] = []
 
-    def end(number: int, frame: Any) -> None:
+    def end(number: int, frame: object) -> None:
         if seen:
             os._exit(1)
         seen.append(number)

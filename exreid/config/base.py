@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
@@ -23,7 +23,7 @@ class StrictModel(BaseModel):
 
     @field_validator("*")
     @classmethod
-    def _fits_a_number(cls, value: Any) -> Any:
+    def _fits_a_number(cls, value: object) -> object:
         if isinstance(value, int) and abs(value) >= LARGEST:
             raise ValueError(f"{value} is no number of anything here: it is 2^53 or more")
         return value
@@ -32,21 +32,21 @@ class StrictModel(BaseModel):
 LARGEST = 2**53
 
 
-def _number_as_text(value: Any) -> Any:
+def _number_as_text(value: object) -> object:
     # Trees that are no YAML may hold numbers and truth values; the cells of a table are text.
     if isinstance(value, bool):
         return str(value).lower()
     return str(value) if isinstance(value, int) else value
 
 
-def switch_as_text(value: Any) -> Any:
+def switch_as_text(value: object) -> object:
     """For keys whose values are auto, off and others: truth values are two of them."""
     return {"false": "off", "no": "off", "true": "auto", "yes": "auto", "on": "auto"}.get(
         str(value).lower(), value
     )
 
 
-def switch_as_word(value: Any) -> Any:
+def switch_as_word(value: object) -> object:
     """For keys whose values are on, off and others."""
     return {"false": "off", "no": "off", "true": "on", "yes": "on"}.get(str(value).lower(), value)
 

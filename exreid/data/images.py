@@ -7,13 +7,14 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from exreid.data.masks import decode_mask, fit_mask_to_image
 from exreid.errors import ImageError, MaskError
+from exreid.records import Json
 
 STAGE_VERSION = 2
 """Raise it when the code of this stage changes its pixels."""
@@ -71,7 +72,7 @@ class Preprocessing:
     no_mask: Literal["raise", "whole"] = "raise"
     """A photograph without a mask where one is wanted: MaskError, or taken whole."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Json]:
         """Everything that the pixels depend on, for cache keys."""
         described = {"stage_version": STAGE_VERSION, **asdict(self)}
         if self.no_mask == "raise":  # whose pixels are those of before there was a choice

@@ -10,12 +10,16 @@ from __future__ import annotations
 import ast
 import json
 import re
-from typing import Any
+from itertools import chain
+from typing import cast
 
 import numpy as np
 from pycocotools import mask as coco
 
 from exreid.errors import MaskError
+
+Mask = dict[str, object] | list[object]
+"""A run length, or polygons."""
 
 MAX_MASK_PIXELS = 2**27
 """A mask that claims more pixels is refused before memory is taken for it."""
@@ -39,7 +43,7 @@ _TURNS = {
 }
 
 
-def parse_mask(value: str | dict[str, Any] | list[Any]) -> dict[str, Any] | list[Any]:
+def parse_mask(value: str | Mask) -> Mask:
     """A run length's dict or a list of polygons, out of JSON or a Python literal where it is text.
 
     A COCO annotation, alone or in a list, gives its "segmentation", a LabelMe shape its "points".
@@ -60,9 +64,7 @@ def parse_mask(value: str | dict[str, Any] | list[Any]) -> dict[str, Any] | list
     return parsed
 
 
-def decode_mask(
-    value: str | dict[str, Any] | list[Any], image_wh_px: tuple[int, int]
-) -> np.ndarray:
+def decode_mask(value: str | Mask, image_wh_px: tuple[int, int]) -> np.ndarray:
     """The mask as booleans (H, W). Polygons take the image's size; a run length brings its own.
 
     Raises MaskError where it cannot be decoded, and where polygons cannot lie on such an image; see
@@ -76,7 +78,7 @@ def decode_mask(
         raise MaskError(f"undecodable mask: {type(error).__name__}: {error}.") from error
 
 
-def _decoded(mask: dict[str, Any] | list[Any], image_wh_px: tuple[int, int]) -> np.ndarray:
+def _decoded(mask: Mask, image_wh_px: tuple[int, int]) -> np.ndarray:
     if isinstance(mask, list):
         mask = _run_length_of_polygons(mask, image_wh_px)
     height, width = _size_of(mask)
@@ -134,7 +136,7 @@ def fit_mask_to_image(
     )
 
 
-def _other_format(parsed: dict[str, Any] | list[Any]) -> str:
+def _other_format(parsed: Mask) -> str:
     """What a mask of another format looks like, and the remedy; "" for one that may be right."""
     as_rle = "give COCO's run lengths"
     if isinstance(parsed, dict):
@@ -165,7 +167,7 @@ def _other_text(text: str) -> str:
     return ""
 
 
-def _literal(text: str) -> Any:
+def _literal(text: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -183,7 +185,7 @@ def _shown(value: object) -> str:
     return text if len(text) <= 44 else f"{text[:40]} ..."
 
 
-def _size_of(mask: dict[str, Any]) -> tuple[int, int]:
+def _size_of(mask: dict[str, object]) -> tuple[int, int]:
     size = mask.get("size")
     if (
         not isinstance(size, list | tuple)
@@ -196,7 +198,7 @@ def _size_of(mask: dict[str, Any]) -> tuple[int, int]:
     return size[0], size[1]
 
 
-def _checked_runs(counts: list[Any]) -> np.ndarray:
+def _checked_runs(counts: list[object]) -> np.ndarray:
     if not all(type(run) is int and 0 <= run <= MAX_MASK_PIXELS for run in counts):
         raise MaskError(f"mask's counts are not whole numbers from 0 to {MAX_MASK_PIXELS}.")
     return np.array(counts, dtype=np.int64)
@@ -234,11 +236,13 @@ def _runs_of(text: str | bytes) -> np.ndarray:
     return runs
 
 
-def _run_length_of_polygons(polygons: list[Any], image_wh_px: tuple[int, int]) -> dict[str, Any]:
+def _run_length_of_polygons(
+    polygons: list[object], image_wh_px: tuple[int, int]
+) -> dict[str, object]:
     width, height = image_wh_px
     rings = polygons if isinstance(polygons[0], list | tuple) else [polygons]
     if len(rings) >= 3 and all(isinstance(p, list | tuple) and len(p) == 2 for p in rings):
-        rings = [[number for point in rings for number in point]]  # one polygon, point by point
+        rings = [list(chain.from_iterable(cast(list[list[object]], rings)))]  # one, point by point
     outline_px = 0.0
     checked: list[list[float]] = []
     for ring in rings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -60,8 +60,8 @@ def load_images(
     check_files: bool = True,
     require_identity: bool = True,
     split: str | None = None,
-    say: Callable[[str], Any] = log.warning,
-    say_similar: Callable[[str], Any] = log.warning,
+    say: Callable[[str], object] = log.warning,
+    say_similar: Callable[[str], object] = log.warning,
 ) -> tuple[ImageTable, list[Rejected]]:
     """The data set's images, checked; with ``on_error="skip"`` bad rows are left out and listed.
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from exreid.data.metadata_formats import IS_PARQUET, clean_text, decoded_text, s
 from exreid.errors import MetadataError
 from exreid.storage.urls import exists, is_remote, join, open_file_system, read_regular, read_remote
 
+Content = TypeVar("Content")
 SHOWN_COLUMNS = 40
 DEFAULT_FILES = ("CzechLynxDataset-Metadata-Real.csv", "metadata.csv", "metadata.parquet")
 
@@ -169,11 +170,10 @@ def _read(source: str) -> bytes:
         file_system, inner = open_file_system(source)
         return read_remote(file_system, inner)
 
-    data: bytes = _guarded(source, read)
-    return data
+    return _guarded(source, read)
 
 
-def _guarded(source: str, read: Callable[[], Any]) -> Any:
+def _guarded(source: str, read: Callable[[], Content]) -> Content:
     """What ``read`` returns; a failure as MetadataError."""
     try:
         return read()

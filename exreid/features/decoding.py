@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -68,7 +68,7 @@ def decode_table(
     folder: Path | None,
     memo: SignatureMemo | None,
     on_error: Literal["raise", "skip"],
-    on_progress: Callable[[int], Any] = lambda count: None,
+    on_progress: Callable[[int], object] = lambda count: None,
 ) -> tuple[np.ndarray, list[str], ExtractionReport]:
     """Positions of the readable images, their keys in the cache, and a report.
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
 from exreid.models.checkpoints import weights_fingerprint
 from exreid.models.device import in_parts, on_device, whole_fp32
+from exreid.records import Json
 
 if TYPE_CHECKING:
     # timm takes longer to import than all else: it is left to those who build a backbone.
@@ -101,13 +102,13 @@ def _unit(vectors_ND: torch.Tensor) -> torch.Tensor:
 
 def stage_description(
     backbone: Backbone,
-    preprocessing: dict[str, Any],
+    preprocessing: Mapping[str, Json],
     *,
     dtype: str,
     batch_size: int,
     device: str,
     flip: bool = False,
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """Everything besides the image and its mask that a vector depends on, for the cache's key."""
     mirrored = {"flip": True} if flip else {}
     return mirrored | {
@@ -137,11 +138,11 @@ def image_key(content: str, mask_value: str | None) -> str:
     return hashlib.blake2b(joined, digest_size=16).hexdigest()
 
 
-def stage_folder(cache: Path, kind: str, description: dict[str, Any]) -> Path:
+def stage_folder(cache: Path, kind: str, description: Mapping[str, object]) -> Path:
     """Where a cache keeps what a stage of this kind makes with this description."""
     return cache / kind / describe_fingerprint({**description, "cache_version": CACHE_VERSION})
 
 
-def describe_fingerprint(description: dict[str, Any]) -> str:
+def describe_fingerprint(description: Mapping[str, object]) -> str:
     """16 hex digits of a stage's description."""
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(dict(description), sort_keys=True).encode()).hexdigest()[:16]

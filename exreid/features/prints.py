@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -60,10 +60,10 @@ class MakePrints:
         """Columns ``position`` and ``path`` in; ``content``, ``signature`` and ``error`` out."""
         with ThreadPoolExecutor(READER_THREADS) as pool:
             made = list(pool.map(self._one, batch["path"].tolist()))
-        good = [i for i, one in enumerate(made) if one[3] is not None]
+        good = [(content, small) for content, *_, small in made if small is not None]
         if good:
-            keys = [image_key(made[i][0], None) for i in good]
-            write_part(self.folder, keys, np.stack([made[i][3] for i in good]))
+            keys = [image_key(content, None) for content, _ in good]
+            write_part(self.folder, keys, np.stack([small for _, small in good]))
         columns = {
             name: np.array([one[c] for one in made], dtype=object)
             for c, name in enumerate(("content", "signature", "error"))
@@ -71,7 +71,7 @@ class MakePrints:
         stage = np.array(["image" if error else "" for error in columns["error"]], dtype=object)
         return {"position": batch["position"], "stage": stage, **columns}
 
-    def _one(self, path: str) -> tuple[str, str, str, Any]:
+    def _one(self, path: str) -> tuple[str, str, str, np.ndarray | None]:
         try:
             signature = trusted_signature(self.root, path)
             data = read_bytes(self.root, path)
@@ -96,7 +96,7 @@ def print_table(
     *,
     cache: Path,
     on_error: Literal["raise", "skip"],
-    on_progress: Callable[[int], Any] = lambda count: None,
+    on_progress: Callable[[int], object] = lambda count: None,
 ) -> Prints:
     """The prints of the table's images, from the cache or made; ``source_for`` says where the
     work is done."""

@@ -15,7 +15,10 @@ each descriptor, L descriptor length.
 
 from __future__ import annotations
 
-from typing import Any
+import operator
+from collections.abc import Callable
+from functools import reduce
+from typing import Protocol, TypeVar, cast
 
 import torch
 from torch import nn
@@ -25,6 +28,39 @@ MULTIPLE = 32
 """Images are padded to a multiple of so many pixels."""
 SUPPRESSED_RADIUS_PX = 2
 TEMPERATURE = 0.1
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+OfTensor = Callable[[torch.Tensor], torch.Tensor]
+
+
+class DescriptorHead(Protocol):
+    """What is used of the package's head: M samples of a patch of ``kernel_size`` pixels."""
+
+    kernel_size: int
+    n_pos: int
+    """M."""
+    offset_conv: OfTensor
+    sf_conv: nn.Conv2d
+    agg_weights: torch.Tensor
+    """(M, L, L)."""
+
+
+class Network(Protocol):
+    """What is used of the package's network."""
+
+    block1: OfTensor
+    block2: OfTensor
+    block3: OfTensor
+    block4: OfTensor
+    conv1: OfTensor
+    conv2: OfTensor
+    conv3: OfTensor
+    conv4: OfTensor
+    pool2: OfTensor
+    pool4: OfTensor
+    gate: OfTensor
+    score_head: nn.Sequential
+    desc_head: DescriptorHead
 
 
 class Selu(nn.Module):
@@ -65,7 +101,7 @@ def _is_dense(values: torch.Tensor) -> bool:
     return values.dim() == 4 and values.is_contiguous(memory_format=torch.channels_last)
 
 
-def with_fast_activations(network: nn.Module) -> nn.Module:
+def with_fast_activations(network: AnyModule) -> AnyModule:
     """The network with `Selu` in place of torch's."""
     for module in list(network.modules()):
         # Not named_children(), which passes over a module that it has seen before.
@@ -76,7 +112,7 @@ def with_fast_activations(network: nn.Module) -> nn.Module:
 
 
 def score_and_features(
-    network: Any, images_B3HW: torch.Tensor
+    network: Network, images_B3HW: torch.Tensor
 ) -> tuple[torch.Tensor, list[torch.Tensor], tuple[int, int]]:
     """The score map (B, H, W), the four feature maps of the padded images, and the padding's
     (left, top). The maps have 1, 1/2, 1/8 and 1/32 of the size."""
@@ -103,12 +139,13 @@ def score_and_features(
     return scores[:, top : top + height, left : left + width], maps, (left, top)
 
 
-def _score_head(head: Any, maps: list[torch.Tensor], size_hw: torch.Size) -> torch.Tensor:
-    first = head[0]
-    summed: Any = 0.0
-    for features, weight in zip(maps, first.weight.chunk(len(maps), dim=1), strict=True):
-        part = functional.conv2d(features, weight)
-        summed = summed + _blown_up(part, size_hw)
+def _score_head(head: nn.Sequential, maps: list[torch.Tensor], size_hw: torch.Size) -> torch.Tensor:
+    first = cast(nn.Conv2d, head[0])
+    parts = (
+        _blown_up(functional.conv2d(features, weight), size_hw)
+        for features, weight in zip(maps, first.weight.chunk(len(maps), dim=1), strict=True)
+    )
+    summed = reduce(operator.add, parts)
     if first.bias is not None:
         summed = summed + first.bias.view(1, -1, 1, 1)
     return torch.sigmoid(head[1:](summed)).squeeze(1).float()
@@ -200,15 +237,15 @@ class PixelFeatures:
         width, height = self.size_wh
         corner_BN2 = place_BN2.floor()
         part_BN2 = place_BN2 - corner_BN2
-        total: Any = 0.0
+        parts = []
         for right, below in ((0, 0), (1, 0), (0, 1), (1, 1)):
             x, y = corner_BN2[..., 0] + right, corner_BN2[..., 1] + below
             inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
             share_x = part_BN2[..., 0] if right else 1 - part_BN2[..., 0]
             share_y = part_BN2[..., 1] if below else 1 - part_BN2[..., 1]
             pixel = torch.stack([x.clamp(0, width - 1), y.clamp(0, height - 1)], dim=2).long()
-            total = total + (share_x * share_y * inside)[..., None] * self.at_pixels(pixel)
-        return total
+            parts.append((share_x * share_y * inside)[..., None] * self.at_pixels(pixel))
+        return reduce(operator.add, parts)
 
 
 def _interpolated(
@@ -234,7 +271,9 @@ def _interpolated(
     return found.view(batch, -1, channels)
 
 
-def describe(head: Any, features: PixelFeatures, keypoint_BK2: torch.Tensor) -> torch.Tensor:
+def describe(
+    head: DescriptorHead, features: PixelFeatures, keypoint_BK2: torch.Tensor
+) -> torch.Tensor:
     """Descriptors (B, K, L) of length 1 from M places around each keypoint that the network
     chooses (the paper's sparse deformable descriptor head)."""
     width, height = features.size_wh

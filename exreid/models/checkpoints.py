@@ -33,7 +33,7 @@ WEIGHT_FILES = (".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".tar")
 Tensors = dict[str, torch.Tensor]
 
 
-def read_state_dict(path: str | Path) -> Any:
+def read_state_dict(path: str | Path) -> object:
     """All that a .safetensors file holds, or a .pth/.pt read with weights_only=True, by path or
     URL; `fit_state_dict` finds the weights in it."""
     return read_checkpoint(mirror.local_copy(path, key="model.checkpoint"), key="model.checkpoint")
@@ -99,7 +99,7 @@ def _check_bytes(file: Path) -> None:
                         pass
 
 
-def fit_state_dict(module: nn.Module, content: Any, *, source: str) -> None:
+def fit_state_dict(module: nn.Module, content: object, *, source: str) -> None:
     """Find the weights in what a file holds and load them: every parameter and buffer, or a
     CheckpointError.
 
@@ -131,7 +131,7 @@ def fit_state_dict(module: nn.Module, content: Any, *, source: str) -> None:
     module.load_state_dict(filled, strict=True)
 
 
-def _candidates(content: Any) -> Iterator[tuple[str, Tensors]]:
+def _candidates(content: object) -> Iterator[tuple[str, Tensors]]:
     """Dictionaries of tensors in the content, with each prefix of their names taken away, the
     preferred ones first."""
     dictionaries = list(_dictionaries(content, ()))
@@ -146,7 +146,9 @@ def _candidates(content: Any) -> Iterator[tuple[str, Tensors]]:
             yield ".".join(path), inside
 
 
-def _dictionaries(content: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Tensors]]:
+def _dictionaries(
+    content: object, path: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], Tensors]]:
     if isinstance(content, Mapping):
         items = [(str(name), value) for name, value in content.items()]
         tensors = {name: tensor for name, v in items if (tensor := as_tensor(v)) is not None}
@@ -207,7 +209,7 @@ def _filtered(module: nn.Module, given: Tensors) -> Tensors | None:
     return {name: tensor for name, tensor in made.items() if isinstance(tensor, torch.Tensor)}
 
 
-def _refusal(source: str, content: Any, wrong: list[str], given: Tensors) -> str:
+def _refusal(source: str, content: object, wrong: list[str], given: Tensors) -> str:
     from exreid.models.architectures import nearest_architecture
 
     told = content.get("arch") if isinstance(content, Mapping) else None

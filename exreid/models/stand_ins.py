@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -19,17 +19,17 @@ import torch
 NUMBER = re.compile(r"[<>=|]?[biufc]\d{1,2}")
 
 
-class Settings(dict[Any, Any]):
+class Settings(dict[object, object]):
     """Whatever settings an object held; its code is not here."""
 
-    def __new__(cls, *arguments: Any, **named: Any) -> Settings:
+    def __new__(cls, *arguments: object, **named: object) -> Settings:
         """Of any arguments, which are dropped."""
         return super().__new__(cls)
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
+    def __init__(self, *arguments: object, **named: object) -> None:
         super().__init__()
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         """Attributes are kept as items; anything else is dropped."""
         if isinstance(state, dict):
             self.update(state)
@@ -38,12 +38,12 @@ class Settings(dict[Any, Any]):
 class NumberType:
     """NumPy's dtype of plain numbers."""
 
-    def __init__(self, code: Any = "", *more: Any) -> None:
+    def __init__(self, code: object = "", *more: object) -> None:
         if not isinstance(code, str) or not NUMBER.fullmatch(code):
             raise ValueError(f"an array of {str(code)[:20]!r} in a checkpoint")
         self.dtype = np.dtype(code)
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         """Of NumPy's state, the byte order."""
         if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">"):
             self.dtype = self.dtype.newbyteorder(state[1])
@@ -52,10 +52,10 @@ class NumberType:
 class Array:
     """NumPy's array of plain numbers."""
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, *arguments: object) -> None:
         self.value = np.zeros(0)
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: tuple[object, tuple[int, ...], object, bool, bytes]) -> None:
         """(version, shape, dtype, columns first, bytes), as NumPy writes it."""
         _, shape, kind, fortran, data = state
         if not isinstance(kind, NumberType) or len(data) != math.prod(shape) * kind.dtype.itemsize:
@@ -64,24 +64,24 @@ class Array:
         self.value = flat.reshape(shape, order="F" if fortran else "C")
 
 
-def array(*arguments: Any) -> Array:
+def array(*arguments: object) -> Array:
     """NumPy's ``_reconstruct``: an empty array whose state follows."""
     return Array()
 
 
-def scalar(kind: Any, data: Any = b"") -> Any:
+def scalar(kind: NumberType, data: bytes = b"") -> object:
     """One of NumPy's numbers, as Python's."""
     return np.frombuffer(bytes(data), kind.dtype)[0].item()
 
 
-def latin1(text: Any, encoding: Any = "latin1") -> bytes:
+def latin1(text: object, encoding: object = "latin1") -> bytes:
     """``_codecs.encode``, by which older pickles write bytes."""
     if encoding not in ("latin1", "latin-1") or not isinstance(text, str):
         raise ValueError(f"text encoded as {str(encoding)[:20]!r} in a checkpoint")
     return text.encode("latin1")
 
 
-STAND_INS: list[Any] = [
+STAND_INS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
     *((array, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
     *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     (Array, "numpy.ndarray"),
@@ -110,7 +110,7 @@ STAND_INS: list[Any] = [
 """By the names under which they stand in a file. To let one more in: a line here."""
 
 
-def as_tensor(value: Any) -> torch.Tensor | None:
+def as_tensor(value: object) -> torch.Tensor | None:
     """A plain tensor, or the stand-in of an array, as a tensor; None for anything else, such as a
     sparse or a quantised tensor, which no network takes."""
     if isinstance(value, torch.Tensor):

@@ -9,7 +9,6 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from exreid.errors import StorageError
 from exreid.storage import mirror
@@ -81,21 +80,21 @@ def storage_error(error: BaseException, places: Places) -> StorageError | None:
     return told
 
 
-def places_of(config: Any) -> dict[str, str | Path]:
+def places_of(config: object) -> dict[str, str | Path]:
     """The paths that a config names."""
     found = {key: _value(config, key) for key in PATH_KEYS}
     if file := _value(config, "dataset.metadata_file"):
-        found["dataset.metadata_file"] = join(str(found["dataset.root"]), str(file))
+        found["dataset.metadata_file"] = join(str(found["dataset.root"]), file)
     cache = _value(config, "benchmark.cache")
     if cache not in (None, "auto", "off"):
         found["benchmark.cache"] = cache
-    return {key: value for key, value in found.items() if value and not is_remote(str(value))}
+    return {key: value for key, value in found.items() if value and not is_remote(value)}
 
 
-def _value(config: Any, key: str) -> Any:
+def _value(config: object, key: str) -> str | None:
     for name in key.split("."):
         config = getattr(config, name, None)
-    return config
+    return None if config is None else str(config)
 
 
 def _everywhere() -> dict[str, str | Path]:

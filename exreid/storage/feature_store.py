@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +22,7 @@ from exreid.errors import CacheError
 from exreid.storage import mirror
 from exreid.storage.files import (
     SEALED,
+    Bytes,
     clear_leftovers,
     is_whole,
     mapped,
@@ -39,7 +39,7 @@ RACY_SECONDS = 2.0
 class FeatureStore:
     """Fixed-shape float arrays by key; see the module's docstring for the files."""
 
-    def __init__(self, folder: Path, description: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, description: Mapping[str, object]) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         clear_leftovers(folder)
@@ -161,7 +161,7 @@ def _write_arrow(folder: Path, kind: str, table: pa.Table) -> None:
     _write_renamed(folder / f"{sealed_stem(kind, content)}.arrow", content)
 
 
-def _write_renamed(file: Path, content: Any) -> None:
+def _write_renamed(file: Path, content: Bytes) -> None:
     temporary = temporary_beside(file)
     temporary.write_bytes(content)
     temporary.replace(file)

@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ import xxhash
 
 log = logging.getLogger(__name__)
 
+Bytes: TypeAlias = bytes | memoryview | pa.Buffer
 CHUNK_BYTES = 2**23
 SEALED = re.compile(r"-([0-9a-f]{16})$")
 """The end of a name, before its ending, that is a checksum."""
@@ -38,7 +39,7 @@ _known: dict[tuple[tuple[str, int, int, int], ...], str] = {}
 """The checksums that this process has computed, by path, size, time and inode of the files."""
 
 
-def checksum(contents: Iterable[Any]) -> str:
+def checksum(contents: Iterable[Bytes]) -> str:
     """16 hex digits (XXH3, 64 bits) of these bytes, one after the other.
 
     >>> checksum([])  # as its specification has it
@@ -66,7 +67,7 @@ def _chunks(file: Path) -> Iterable[bytes]:
             yield chunk
 
 
-def sealed_stem(kind: str, *contents: Any) -> str:
+def sealed_stem(kind: str, *contents: Bytes) -> str:
     """A new name, without its ending, for files with these bytes: nobody else uses it, names sort
     by time, and `is_whole` knows the files by it."""
     return f"{kind}-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}-{checksum(contents)}"

@@ -25,14 +25,18 @@ from collections.abc import Callable
 from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, unquote
 
 import fsspec
+from fsspec import AbstractFileSystem
 
 from exreid.errors import ConfigError, RunError, StorageError
 from exreid.storage.files import checksum_of, temporary_beside
 from exreid.storage.urls import is_remote
+
+if TYPE_CHECKING:
+    from pyarrow.fs import PyFileSystem
 
 Value = TypeVar("Value")
 
@@ -51,7 +55,7 @@ SENT = ".sent"
 class CopyPath(type(Path())):  # type: ignore[misc]
     """A path in a copy: sent to another machine, it is the one in that machine's own copy."""
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> str | tuple[object, ...]:
         for place, part in enumerate(self.parts):
             if part.startswith(MARK):
                 return _own_copy, self.parts[place:]
@@ -161,7 +165,7 @@ def put(file: Path) -> None:
         return
     status = file.stat()
 
-    def write(system: Any, inner: str) -> None:
+    def write(system: AbstractFileSystem, inner: str) -> None:
         whole = bool(WHOLE_PUTS & set(_protocols(system)))
         target = inner if whole else f"{inner}.{uuid.uuid4().hex[:8]}.tmp"
         if not whole:
@@ -201,7 +205,7 @@ def bring(source: Path, file: Path) -> bool:
         return False
     temporary = temporary_beside(file)
 
-    def get(system: Any, inner: str) -> bool:
+    def get(system: AbstractFileSystem, inner: str) -> bool:
         try:
             system.get_file(inner, str(temporary))
         except FileNotFoundError:
@@ -269,7 +273,7 @@ def folder_names(folder: Path) -> list[str]:
 def read(file: Path) -> bytes | None:
     """What stands in a file at its URL, without a copy here; None where there is none."""
 
-    def cat(system: Any, inner: str) -> bytes | None:
+    def cat(system: AbstractFileSystem, inner: str) -> bytes | None:
         try:
             return bytes(system.cat_file(inner))
         except FileNotFoundError:
@@ -297,7 +301,7 @@ def synchronise(folder: Path, pattern: str, *, beside: str = "") -> None:
             put(folder / name)
 
 
-def train_storage(folder: Path) -> tuple[str, Any]:
+def train_storage(folder: Path) -> tuple[str, PyFileSystem | None]:
     """Where Ray Train keeps its own state for a run: a path, and a file system for it or None."""
     url = url_of(folder)
     if url is None:
@@ -311,7 +315,7 @@ def train_storage(folder: Path) -> tuple[str, Any]:
 def remove_folder(folder: Path) -> None:
     """Delete a folder at the URL, where it has one and such a folder."""
 
-    def remove(system: Any, inner: str) -> None:
+    def remove(system: AbstractFileSystem, inner: str) -> None:
         if system.exists(inner):
             system.rm(inner, recursive=True)
 
@@ -327,7 +331,7 @@ def _listed(folder: Path) -> dict[str, int]:
 def _entries(folder: Path) -> dict[str, int | None]:
     """Names of what is right in the folder's URL, with the sizes of files; None of folders."""
 
-    def list_all(system: Any, inner: str) -> dict[str, int | None]:
+    def list_all(system: AbstractFileSystem, inner: str) -> dict[str, int | None]:
         try:
             entries = system.ls(inner, detail=True)
         except (FileNotFoundError, NotADirectoryError):
@@ -342,7 +346,7 @@ def _entries(folder: Path) -> dict[str, int | None]:
     return _with(folder, list_all) or {}
 
 
-def _with(path: Path, act: Callable[[Any, str], Value]) -> Value | None:
+def _with(path: Path, act: Callable[[AbstractFileSystem, str], Value]) -> Value | None:
     """What ``act`` gives on the file system and path of the URL, tried a few times."""
     url = url_of(path)
     if url is None:
@@ -363,17 +367,17 @@ def _with(path: Path, act: Callable[[Any, str], Value]) -> Value | None:
     return None
 
 
-def _open(url: str) -> tuple[Any, str]:
+def _open(url: str) -> tuple[AbstractFileSystem, str]:
     protocol, inner = url.split("://", 1)
     system = _system(protocol)
     return system, system._strip_protocol(f"{protocol}://{inner}")
 
 
 @lru_cache
-def _system(protocol: str) -> Any:
+def _system(protocol: str) -> AbstractFileSystem:
     return fsspec.filesystem(protocol, use_listings_cache=False)
 
 
-def _protocols(system: Any) -> tuple[str, ...]:
+def _protocols(system: AbstractFileSystem) -> tuple[str, ...]:
     names = system.protocol
     return (names,) if isinstance(names, str) else tuple(names)

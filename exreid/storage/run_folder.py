@@ -11,7 +11,6 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -254,7 +253,7 @@ def matches_table(
     Points are x, y, x, y, ... in pixels of the images that keypoints were looked for in, whose
     sizes stand beside them. ``query`` and ``gallery`` hold the pairs' features, row for row.
     """
-    columns: dict[str, list[Any]] = {
+    columns: dict[str, list[np.ndarray]] = {
         name: [] for name in ("query_xy", "gallery_xy", "confidence", "inlier")
     }
     for row, found in enumerate(matches):

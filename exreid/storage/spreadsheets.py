@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import pandas as pd
 
+Cell = TypeVar("Cell")
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
-def safe_cell(cell: Any) -> Any:
+def safe_cell(cell: Cell) -> Cell | str:
     """The cell, with an apostrophe where a spreadsheet would take it for a formula.
 
     >>> safe_cell("=HYPERLINK(A1)"), safe_cell("-cam/1.jpg"), safe_cell("-0.5"), safe_cell(-1)

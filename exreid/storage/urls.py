@@ -8,9 +8,10 @@ import posixpath
 import stat
 import unicodedata
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import fsspec
+from fsspec import AbstractFileSystem
 
 from exreid.errors import ImageError
 
@@ -32,7 +33,7 @@ def join(root: str, path: str) -> str:
     return os.path.join(os.path.expanduser(root), path)  # noqa: PTH111, PTH118 - Path is slow
 
 
-def open_file_system(url: str) -> tuple[Any, str]:
+def open_file_system(url: str) -> tuple[AbstractFileSystem, str]:
     """fsspec's file system of a URL or local path, and the path inside it.
 
     Only the URL itself may name a protocol: a path is added to what this returns, never to the
@@ -81,7 +82,7 @@ def read_regular(file: str) -> bytes:
         return stream.read(max(status.st_size, LEAST_READ_BYTES))
 
 
-def read_remote(file_system: Any, inner: str) -> bytes:
+def read_remote(file_system: AbstractFileSystem, inner: str) -> bytes:
     """As `read_regular`, of a URL's file; one of unknown size is read in pieces."""
     size = file_system.info(inner).get("size")
     data = bytearray()
@@ -180,7 +181,7 @@ def _folded(name: str) -> str:
     return _composed(_composed(name).casefold())
 
 
-def _file_names(file_system: Any, folder: str) -> set[str]:
+def _file_names(file_system: AbstractFileSystem, folder: str) -> set[str]:
     try:
         entries = file_system.ls(folder.rstrip("/"), detail=True)
     except (FileNotFoundError, NotADirectoryError):
