@@ -19,7 +19,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -108,7 +108,7 @@ class Calibration:
 
     def to_json(self) -> str:
         """JSON text that holds each float64 exactly."""
-        fields: dict[str, Any] = {
+        fields = {
             "format": FORMAT,
             "kind": self.kind,
             "knot_score": self.knot_score_M.tolist(),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+Tree = dict[str, Any]
+"""A config as plain dicts, lists and values; what stands where is its model's to check."""
 
 
 class StrictModel(BaseModel):

@@ -7,12 +7,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import ErrorDetails
 
-from exreid.config.base import StrictModel
+from exreid.config.base import StrictModel, Tree
 from exreid.config.text import MOST_BYTES, to_yaml_text, tree_of_yaml, value_of_override
 from exreid.errors import ConfigError
 
@@ -39,17 +40,18 @@ def load_config(
 
 def read_tree(
     model: type[StrictModel], file: str | Path | None = None, overrides: Sequence[str] = ()
-) -> dict[str, Any]:
+) -> Tree:
     """What the file and the overrides say, as plain dicts and lists, unchecked."""
-    tree: dict[str, Any] = {}
+    tree: Tree = {}
     if file is not None:
         tree = tree_of_yaml(_read(Path(file)), model, source=str(file))
     for override in overrides:
         key, text = _parted(override)
-        value = value_of_override(key, text, model)
-        for name in reversed(key.split(".")):
-            value = {name: value}
-        tree = _laid_over(tree, value)
+        *blocks, leaf = key.split(".")
+        above: Tree = {leaf: value_of_override(key, text, model)}
+        for block in reversed(blocks):
+            above = {block: above}
+        tree = _laid_over(tree, above)
     return tree
 
 
@@ -68,7 +70,7 @@ def with_overrides(config: Model, overrides: Sequence[str], allowed: Sequence[st
     return from_values(type(config), tree, source="the overrides")
 
 
-def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def _laid_over(below: Tree, above: Tree) -> Tree:
     merged = dict(below)
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
@@ -76,7 +78,7 @@ def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def from_values(model: type[Model], values: Any, *, source: str) -> Model:
+def from_values(model: type[Model], values: object, *, source: str) -> Model:
     """The typed config of plain dicts and lists; ConfigError with every wrong key at once."""
     try:
         # Through JSON, so that a YAML list may fill a tuple while all else stays strict.
@@ -189,7 +191,7 @@ def _type_name(model: type[StrictModel], field: str) -> str:
     return "|".join(choices)
 
 
-def _schema_name(schema: dict[str, Any]) -> str:
+def _schema_name(schema: JsonSchemaValue) -> str:
     if "enum" in schema:
         return "|".join(map(str, schema["enum"]))
     if "const" in schema:

@@ -8,11 +8,11 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from exreid.config.base import StrictModel
+from exreid.config.base import StrictModel, Tree
 from exreid.config.io import from_values, leaf_keys, nearest_key
 from exreid.errors import ConfigError
+from exreid.records import Json
 
 RANGES = {
     "uniform": 2,
@@ -50,7 +50,7 @@ class Distribution:
     kind: str
     numbers: tuple[float, ...] = ()
     """Of a range: low, high and, where there is one, step."""
-    choices: tuple[Any, ...] = ()
+    choices: tuple[Json, ...] = ()
     """Of a list: its values."""
 
     @property
@@ -68,11 +68,11 @@ class Distribution:
         """The distance between the values, where there is one."""
         return self.numbers[2] if len(self.numbers) == 3 else None
 
-    def ends(self) -> list[Any]:
+    def ends(self) -> list[Json]:
         """The lowest and the highest value, or all of a list."""
         return list(self.choices or self.numbers[:2])
 
-    def within(self) -> list[Any]:
+    def within(self) -> list[float]:
         """A value between the ends: it shows that a key takes no fractions."""
         if not self.numbers or self.whole:
             return []
@@ -85,7 +85,7 @@ class Distribution:
         return f"{self.kind}({', '.join(str(value) for value in values)})"
 
 
-def parse_space(space: Mapping[str, Any]) -> dict[str, Distribution]:
+def parse_space(space: Mapping[str, object]) -> dict[str, Distribution]:
     """The distribution of each dotted key; keys may be dotted or nested.
 
     >>> parse_space({"optimizer.lr": {"loguniform": [0.001, 0.1]}})["optimizer.lr"].numbers
@@ -96,9 +96,9 @@ def parse_space(space: Mapping[str, Any]) -> dict[str, Distribution]:
     return {key: _parse(key, spec) for key, spec in flatten_space(space).items()}
 
 
-def flatten_space(space: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten_space(space: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """The specification of each dotted key, as it was written."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for name, value in space.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping) and value and not set(value) & {*RANGES, *LISTS}:
@@ -108,7 +108,7 @@ def flatten_space(space: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _parse(key: str, spec: Any) -> Distribution:
+def _parse(key: str, spec: object) -> Distribution:
     place = f"tune.space.{key}"
     known = ", ".join([*RANGES, *LISTS])
     if not isinstance(spec, Mapping) or len(spec) != 1:
@@ -129,28 +129,28 @@ def _parse(key: str, spec: Any) -> Distribution:
     return Distribution(kind, numbers=_range(place, kind, values))
 
 
-def _range(place: str, kind: str, values: Sequence[Any]) -> tuple[float, ...]:
+def _range(place: str, kind: str, values: Sequence[object]) -> tuple[float, ...]:
     whole = kind.endswith("randint")
     if len(values) != RANGES[kind]:
         names = ["low", "high", "step"][: RANGES[kind]]
         raise ConfigError(f"{place}.{kind}: takes [{', '.join(names)}]; it is {list(values)!r}.")
+    numbers: list[float] = []
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
             kind_of = "whole numbers" if whole else "numbers"
             raise ConfigError(f"{place}.{kind}: takes {kind_of}; it is {list(values)!r}.")
-    low, high = values[0], values[1]
+        numbers.append(value)
+    low, high = numbers[:2]
     if low >= high:
         raise ConfigError(f"{place}.{kind}: low {low} is not below high {high}.")
     if kind.startswith("log") and low <= 0:
         raise ConfigError(f"{place}.{kind}: a logarithmic range starts above 0; it is {low}.")
-    if len(values) == 3 and not 0 < values[2] <= high - low:
-        raise ConfigError(f"{place}.{kind}: step {values[2]} does not fit between low and high.")
-    return tuple(values) if whole else tuple(float(value) for value in values)
+    if len(numbers) == 3 and not 0 < numbers[2] <= high - low:
+        raise ConfigError(f"{place}.{kind}: step {numbers[2]} does not fit between low and high.")
+    return tuple(numbers) if whole else tuple(float(number) for number in numbers)
 
 
-def check_space(
-    model: type[StrictModel], tree: Mapping[str, Any], space: Mapping[str, Distribution]
-) -> None:
+def check_space(model: type[StrictModel], tree: Tree, space: Mapping[str, Distribution]) -> None:
     """ConfigError unless the config takes every value of every distribution.
 
     Each key's ends and listed values are tried one by one in the base config, and then all
@@ -184,9 +184,7 @@ def _check_key(model: type[StrictModel], key: str, known: Sequence[str]) -> None
         )
 
 
-def _check_values(
-    model: type[StrictModel], tree: Mapping[str, Any], values: Mapping[str, Any]
-) -> None:
+def _check_values(model: type[StrictModel], tree: Tree, values: Mapping[str, Json]) -> None:
     try:
         from_values(model, with_values(tree, values), source="")
     except ConfigError as error:
@@ -197,13 +195,13 @@ def _check_values(
         )
 
 
-def with_values(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def with_values(tree: Tree, values: Mapping[str, Json]) -> Tree:
     """A copy of a config's tree with other values of some dotted keys.
 
     >>> with_values({"loss": {"scale": 64.0}}, {"loss.scale": 32.0})
     {'loss': {'scale': 32.0}}
     """
-    changed: dict[str, Any] = copy.deepcopy(dict(tree))
+    changed = copy.deepcopy(tree)
     for key, value in values.items():
         *blocks, leaf = key.split(".")
         part = changed
@@ -213,9 +211,9 @@ def with_values(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
     return changed
 
 
-def value_of(tree: Mapping[str, Any], key: str) -> Any:
+def value_of(tree: Tree, key: str) -> Json:
     """The value of a dotted key."""
-    part: Any = tree
-    for name in key.split("."):
-        part = part[name]
-    return part
+    *blocks, leaf = key.split(".")
+    for block in blocks:
+        tree = tree[block]
+    return tree[leaf]

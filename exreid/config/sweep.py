@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt
 
-from exreid.config.base import StrictModel
+from exreid.config.base import StrictModel, Tree
 from exreid.config.io import from_values, read_tree
 from exreid.config.probe import ProbeConfig
 from exreid.config.space import Distribution, check_space, flatten_space, parse_space
@@ -20,7 +20,7 @@ SAMPLES = 10
 """Trials of a search that does not say how many."""
 
 
-def _none_as_text(value: Any) -> Any:
+def _none_as_text(value: object) -> object:
     words = ("null", "false", "off", "no")
     return "none" if value in (None, False) or str(value).lower() in words else value
 
@@ -31,7 +31,7 @@ class TuneConfig(StrictModel):
     run: Literal["finetune", "probe"] = "finetune"
     """What a trial is; the other keys of the config are those of exreid finetune, or of exreid
     probe."""
-    space: dict[str, Any] = Field(default_factory=dict)
+    space: dict[str, object] = Field(default_factory=dict)
     """A distribution for each dotted key that is searched, e.g. optimizer.lr: {loguniform: [1e-5,
     1e-2]}. uniform, loguniform, randint, lograndint: [low, high], both included. quniform,
     qrandint: [low, high, step]. choice and grid: a list of values."""
@@ -83,7 +83,7 @@ class SweepConfig(FinetuneConfig):
         """What is maximised, which chooses the best epoch too."""
         return self.tune.metric or self.output.best_metric
 
-    def trial_tree(self) -> dict[str, Any]:
+    def trial_tree(self) -> Tree:
         """The config of each trial as a tree, before anything is searched in it."""
         tree = self.model_dump(mode="json", exclude={"tune"})
         tree["output"]["best_metric"] = self.metric
@@ -112,7 +112,7 @@ class ProbeSweepConfig(ProbeConfig):
         """What is maximised."""
         return self.tune.metric or "top_1"
 
-    def trial_tree(self) -> dict[str, Any]:
+    def trial_tree(self) -> Tree:
         """The config of each trial as a tree, before anything is searched in it."""
         return self.model_dump(mode="json", exclude={"tune", "validation"})
 
@@ -136,7 +136,7 @@ def load_sweep(file: str | Path | None, overrides: Sequence[str] = ()) -> AnySwe
     return config
 
 
-def _block(tree: dict[str, Any], name: str) -> dict[str, Any]:
+def _block(tree: Tree, name: str) -> Tree:
     block = tree.get(name)
     return block if isinstance(block, dict) else {}
 

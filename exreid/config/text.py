@@ -11,11 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
 
+from exreid.config.base import Tree
 from exreid.errors import ConfigError
 
 MOST_BYTES = 2**20
@@ -31,7 +32,7 @@ LOOK_UP = re.compile(r"\$\{.*?\}", re.DOTALL)
 PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))
 
 
-def tree_of_yaml(content: str | bytes, model: type[BaseModel], *, source: str) -> dict[str, Any]:
+def tree_of_yaml(content: str | bytes, model: type[BaseModel], *, source: str) -> Tree:
     """A YAML document as plain dicts, lists and values, each as its key in ``model`` takes it."""
     try:
         node = yaml.compose(content, Loader=yaml.BaseLoader)
@@ -45,7 +46,7 @@ def tree_of_yaml(content: str | bytes, model: type[BaseModel], *, source: str) -
     return tree
 
 
-def value_of_override(key: str, text: str, model: type[BaseModel]) -> Any:
+def value_of_override(key: str, text: str, model: type[BaseModel]) -> object:
     """The value of ``key=text``: a text key's is the text; lists and blocks are read as YAML."""
     wanted = _alternatives(_annotation(model, key.split(".")))
     _check_text(key, "an override's key")
@@ -57,7 +58,7 @@ def value_of_override(key: str, text: str, model: type[BaseModel]) -> Any:
         return scalar(text, wanted)
     block = any(_is_block(one) for one in wanted)
     listed = any(get_origin(one) in (tuple, list) for one in wanted) and text.startswith("[")
-    if not (block or listed or Any in wanted) or (not text and not block):
+    if not (block or listed or object in wanted) or (not text and not block):
         return scalar(text, wanted)
     try:
         node = yaml.compose(text, Loader=yaml.BaseLoader)
@@ -71,15 +72,15 @@ def value_of_override(key: str, text: str, model: type[BaseModel]) -> Any:
     return value
 
 
-def scalar(text: str, wanted: list[Any]) -> Any:
+def scalar(text: str, wanted: list[object]) -> str | int | float | None:
     """What an unquoted word means where these types are wanted; else the word itself.
 
     >>> scalar("007", [str]), scalar("007", [int]), scalar("12:30", [int]), scalar("no", [bool])
     ('007', 7, '12:30', False)
-    >>> scalar("null", [str]), scalar("null", [str, NoneType]), scalar("1e-4", [Any])
+    >>> scalar("null", [str]), scalar("null", [str, NoneType]), scalar("1e-4", [object])
     ('null', None, 0.0001)
     """
-    anything = Any in wanted
+    anything = object in wanted
     if (NoneType in wanted or anything) and text in NULLS:
         return None
     if str in wanted:
@@ -95,7 +96,7 @@ def scalar(text: str, wanted: list[Any]) -> Any:
     return text
 
 
-def to_yaml_text(tree: Mapping[str, Any]) -> str:
+def to_yaml_text(tree: Mapping[str, object]) -> str:
     """A tree as YAML that `tree_of_yaml` reads back."""
     return yaml.dump(
         dict(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False
@@ -107,7 +108,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _quoted(dumper: _Dumper, text: str) -> yaml.ScalarNode:
-    style = "'" if scalar(text, [Any]) != text else None
+    style = "'" if scalar(text, [object]) != text else None
     if not text.isprintable():
         style = '"'  # the library writes line separators as they stand, and reads blanks
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
@@ -122,7 +123,7 @@ class _Reading:
     def __init__(self) -> None:
         self.values = 0
 
-    def value(self, node: yaml.Node, wanted: Any, place: str, depth: int) -> Any:
+    def value(self, node: yaml.Node, wanted: object, place: str, depth: int) -> object:
         """What a node means where a type, or one of a list of them, is wanted."""
         wanted = wanted if isinstance(wanted, list) else _alternatives(wanted)
         self.values += 1
@@ -142,7 +143,7 @@ class _Reading:
             ]
         return self._scalar(node, wanted, place)
 
-    def _scalar(self, node: yaml.Node, wanted: list[Any], place: str) -> Any:
+    def _scalar(self, node: yaml.Node, wanted: list[object], place: str) -> object:
         text: str = node.value
         _check_text(text, f"{_line(node)}: {place}")
         if _is_quoted(node):
@@ -152,10 +153,10 @@ class _Reading:
         return scalar(text, wanted) if text else None
 
     def _mapping(
-        self, node: yaml.MappingNode, wanted: list[Any], place: str, depth: int
-    ) -> dict[str, Any]:
-        merged: dict[str, Any] = {}
-        own: dict[str, Any] = {}
+        self, node: yaml.MappingNode, wanted: list[object], place: str, depth: int
+    ) -> Tree:
+        merged: Tree = {}
+        own: Tree = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise ConfigError(f"{_line(key)}: a key is a word.")
@@ -176,7 +177,7 @@ class _Reading:
         return merged | own
 
 
-def _alternatives(annotation: Any) -> list[Any]:
+def _alternatives(annotation: object) -> list[object]:
     """The plain types that an annotation allows.
 
     >>> _alternatives(Annotated[Literal["a", "b"], 1] | tuple[int, ...] | None)
@@ -192,34 +193,34 @@ def _alternatives(annotation: Any) -> list[Any]:
     return [annotation]
 
 
-def _annotation(model: type[BaseModel], names: list[str]) -> Any:
-    """The type of a dotted key; Any for one that there is not."""
-    found: Any = model
+def _annotation(model: type[BaseModel], names: list[str]) -> object:
+    """The type of a dotted key; object, which takes anything, for one that there is not."""
+    found: object = model
     for name in names:
         found = _of_key(_alternatives(found), name)
     return found
 
 
-def _of_key(wanted: list[Any], name: str) -> Any:
+def _of_key(wanted: list[object], name: str) -> object:
     for one in wanted:
         if isinstance(one, type) and issubclass(one, BaseModel) and name in one.model_fields:
             return one.model_fields[name].annotation
         if get_origin(one) is dict:
             return get_args(one)[1]
-    return Any
+    return object
 
 
-def _of_item(wanted: list[Any], place: int) -> Any:
+def _of_item(wanted: list[object], place: int) -> object:
     for one in wanted:
         parts = get_args(one)
         if get_origin(one) is list or (get_origin(one) is tuple and parts[-1] is Ellipsis):
             return parts[0]
         if get_origin(one) is tuple and place < len(parts):
             return parts[place]
-    return Any
+    return object
 
 
-def _is_block(wanted: Any) -> bool:
+def _is_block(wanted: object) -> bool:
     model = isinstance(wanted, type) and issubclass(wanted, BaseModel)
     return model or get_origin(wanted) is dict
 
