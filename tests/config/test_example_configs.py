@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from exreid.pipeline.fuse import OF_LOCAL
 
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
 from exreid.config.sweep import load_sweep
 from exreid.config.training import FinetuneConfig
+from exreid.pipeline.calibrate import OF_LOCAL
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
