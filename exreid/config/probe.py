@@ -105,7 +105,7 @@ class ProbeConfig(StrictModel):
     seed: NonNegativeInt = 0
     """Seed of everything random: made splits and bootstraps."""
     safety: Annotated[SafetyLevel, BeforeValidator(switch_as_text)] = "warn"
-    """Stage for leaks before a model runs: photographs in the gallery that are copies of a query,
+    """Look for leaks before a model runs: photographs in the gallery that are copies of a query,
     encounters cut by the split, queries without a partner. strict: stop there. off: don't look."""
     deterministic: bool = False
     """Refuse operations that have no deterministic version (probes on CPU never use one)."""

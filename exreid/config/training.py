@@ -217,7 +217,7 @@ class FinetuneConfig(StrictModel):
     seed: NonNegativeInt = 0
     """Seed of everything random: held-out images, shuffles, augmentation, first weights."""
     safety: Annotated[SafetyLevel, BeforeValidator(switch_as_text)] = "warn"
-    """Stage for held-out images that are trained on: copies of a photograph, encounters cut by the
+    """Look for held-out images that are trained on: copies of a photograph, encounters cut by the
     split. strict: stop at them. off: don't look."""
 
     @model_validator(mode="after")

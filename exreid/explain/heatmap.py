@@ -7,7 +7,7 @@ import numpy as np
 
 from exreid.explain.canvas import Overlay, as_rgb, colours_of, resized
 from exreid.explain.overlay import MatchedKeypoints
-from exreid.explain.pair_layout import PairLayout
+from exreid.explain.pair_layout import ImagePair, PairLayout
 
 SIGMA_SHARE = 0.035
 """Width of one keypoint's spot, as a share of the image's longer side."""
@@ -70,35 +70,29 @@ def blend(rgb: np.ndarray, density_HW: np.ndarray, *, strength: float = STRENGTH
 
 
 def draw_evidence(
-    query_rgb: np.ndarray,
-    gallery_rgb: np.ndarray,
+    pair: ImagePair,
     matches: MatchedKeypoints,
     *,
-    query_mask: np.ndarray | None = None,
-    gallery_mask: np.ndarray | None = None,
     width_px: int = 1200,
-    titles: tuple[str, str] = ("Query", "Candidate"),
     with_caption: bool = False,
 ) -> Overlay:
     """The two images side by side, plain above, below with the density of their matched
     keypoints, weighted by confidence and clipped to the masks.
 
-    Points are in pixels of the two images as given; masks are bool (H, W) of the same sizes.
+    Points are in pixels of the two images.
     """
-    images = (as_rgb(query_rgb), as_rgb(gallery_rgb))
-    points, masks = (matches.query_xy_X2, matches.gallery_xy_X2), (query_mask, gallery_mask)
+    points = (matches.query_xy_X2, matches.gallery_xy_X2)
     hot = [
         blend(
             image,
             evidence_density(xy_X2, matches.confidence_X, image.shape[1::-1], mask_HW=mask),
         )
-        for image, xy_X2, mask in zip(images, points, masks, strict=True)
+        for image, xy_X2, mask in zip(pair.images, points, pair.masks, strict=True)
     ]
-    layout = PairLayout.of(*images, width_px)
+    layout = PairLayout.of(pair, width_px)
     caption = (
         "Where the matched points lie close together, weighted by their confidence; bright is most."
         if len(matches)
         else "No point of the two was matched."
     )
-    panels = [layout.heading(titles), layout.place(*images), layout.place(hot[0], hot[1])]
-    return layout.picture(panels, caption, written=with_caption)
+    return layout.picture([layout.place(*hot)], caption, written=with_caption)

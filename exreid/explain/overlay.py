@@ -9,8 +9,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from exreid.explain.canvas import Overlay, as_colour, as_rgb, colours_of
-from exreid.explain.pair_layout import WH, PairLayout, draw_cross, draw_dot, draw_line, quiet
+from exreid.explain.canvas import Overlay, as_colour, colours_of
+from exreid.explain.pair_layout import (
+    WH,
+    ImagePair,
+    PairLayout,
+    draw_cross,
+    draw_dot,
+    draw_line,
+    quiet,
+)
 
 MOST_LINES = 60
 """More lines hide the coats that they should explain."""
@@ -149,60 +157,45 @@ def match_counts_in_words(
 
 
 def draw_matches(
-    query_rgb: np.ndarray,
-    gallery_rgb: np.ndarray,
+    pair: ImagePair,
     matches: MatchedKeypoints,
     *,
-    query_mask: np.ndarray | None = None,
-    gallery_mask: np.ndarray | None = None,
     width_px: int = 1200,
     most_lines: int = MOST_LINES,
     threshold: float | None = None,
-    titles: tuple[str, str] = ("Query", "Candidate"),
     with_caption: bool = False,
 ) -> Overlay:
     """The two images side by side: untouched above, with their matches below.
 
-    Points are in pixels of the two images as given; masks are bool (H, W) of the same sizes, and
-    their edges are drawn. Lines are coloured by confidence; with ``threshold``, only matches over
-    it are drawn, as only those count towards a score. Inliers are solid, outliers faint, and ends
-    off the mask are marked by a cross. Of more than ``most_lines`` an even share is drawn, and the
-    caption says so; ``with_caption`` writes it under the picture too.
+    Points are in pixels of the two images; the edges of masks are drawn. Lines are coloured by
+    confidence; with ``threshold``, only matches over it are drawn, as only those count towards a
+    score. Inliers are solid, outliers faint, and ends off the mask are marked by a cross. Of more
+    than ``most_lines`` an even share is drawn, and the caption says so; ``with_caption`` writes it
+    under the picture too.
     """
-    query_rgb, gallery_rgb = as_rgb(query_rgb), as_rgb(gallery_rgb)
     weak = 0
     if threshold is not None:
         counted = matches.take(matches.confidence_X > threshold)
         weak, matches = len(matches) - len(counted), counted
-    masked = query_mask is not None or gallery_mask is not None
-    outside_X = outside_masks(matches, query_mask, gallery_mask)
+    masked = any(mask is not None for mask in pair.masks)
+    outside_X = outside_masks(matches, *pair.masks)
     words = match_counts_in_words(matches, outside_X if masked else None, threshold)
-    shown = thin_evenly(matches, most_lines)
-    layout = PairLayout.of(query_rgb, gallery_rgb, width_px)
-    plain = layout.place(query_rgb, gallery_rgb)
-    marked = layout.place(*(quiet(image) for image in (query_rgb, gallery_rgb)))
-    layout.outline(marked, query_mask, gallery_mask)
-    low = threshold or 0.0
-    _draw_lines(marked, layout, shown, low, (query_mask, gallery_mask))
-    caption = _caption(words, len(shown), len(matches), weak, matches.inlier_X is not None)
-    panels = [
-        layout.heading(titles),
-        plain,
-        marked,
-        layout.legend(low, matches.inlier_X is not None, bool(outside_X.any())),
-    ]
-    return layout.picture(panels, caption, written=with_caption)
+    shown, low = thin_evenly(matches, most_lines), threshold or 0.0
+    layout = PairLayout.of(pair, width_px)
+    marked = layout.place(*(quiet(image) for image in pair.images))
+    layout.outline(marked)
+    _draw_lines(marked, layout, shown, low)
+    verified = matches.inlier_X is not None
+    caption = _caption(words, len(shown), len(matches), weak, verified)
+    legend = layout.legend(low, verified, bool(outside_X.any()))
+    return layout.picture([marked, legend], caption, written=with_caption)
 
 
 def _draw_lines(
-    panel: np.ndarray,
-    layout: PairLayout,
-    matches: MatchedKeypoints,
-    low: float,
-    masks: tuple[np.ndarray | None, np.ndarray | None],
+    panel: np.ndarray, layout: PairLayout, matches: MatchedKeypoints, low: float
 ) -> None:
     points = (matches.query_xy_X2, matches.gallery_xy_X2)
-    off_2X = [_off(xy_X2, mask) for xy_X2, mask in zip(points, masks, strict=True)]
+    off_2X = [_off(xy_X2, mask) for xy_X2, mask in zip(points, layout.pair.masks, strict=True)]
     start_X2, end_X2 = layout.points(points[0], 0), layout.points(points[1], 1)
     colour_X3 = colours_of((matches.confidence_X - low) / max(1.0 - low, 1e-6))
     inlier_X = np.ones(len(matches), bool) if matches.inlier_X is None else matches.inlier_X

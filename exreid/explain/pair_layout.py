@@ -17,6 +17,7 @@ from exreid.explain.canvas import (
     Colour,
     Overlay,
     as_colour,
+    as_rgb,
     beside,
     blank,
     colour_bar,
@@ -36,26 +37,50 @@ WH = tuple[int, int]
 
 
 @dataclass(frozen=True)
+class ImagePair:
+    """A query and a gallery image, as a network was given them."""
+
+    query_rgb: np.ndarray
+    """uint8 (H, W, 3)."""
+    gallery_rgb: np.ndarray
+    query_mask: np.ndarray | None = None
+    """bool (H, W): where the animal is; None where that is not known."""
+    gallery_mask: np.ndarray | None = None
+    titles: tuple[str, str] = ("Query", "Candidate")
+
+    @property
+    def images(self) -> tuple[np.ndarray, np.ndarray]:
+        """The query, then the gallery image; ValueError where one is no picture."""
+        return as_rgb(self.query_rgb), as_rgb(self.gallery_rgb)
+
+    @property
+    def masks(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Theirs."""
+        return self.query_mask, self.gallery_mask
+
+
+@dataclass(frozen=True)
 class PairLayout:
     """Where two images of one height lie side by side."""
 
+    pair: ImagePair
     width_px: int
     wh_px: tuple[WH, WH]
     scale: tuple[tuple[float, float], tuple[float, float]]
 
     @classmethod
-    def of(cls, first: np.ndarray, second: np.ndarray, width_px: int) -> PairLayout:
+    def of(cls, pair: ImagePair, width_px: int) -> PairLayout:
         """Room for both in ``width_px``."""
         gap = max(6, width_px // 150)
-        aspects = [image.shape[1] / image.shape[0] for image in (first, second)]
+        aspects = [image.shape[1] / image.shape[0] for image in pair.images]
         # Two tall images would make a picture that no page holds: they stay smaller.
         height = min((width_px - gap) / sum(aspects), 0.62 * width_px)
         sizes = [(max(1, int(height * aspect)), max(1, round(height))) for aspect in aspects]
         scales = [
             (size[0] / image.shape[1], size[1] / image.shape[0])
-            for size, image in zip(sizes, (first, second), strict=True)
+            for size, image in zip(sizes, pair.images, strict=True)
         ]
-        return cls(width_px, (sizes[0], sizes[1]), (scales[0], scales[1]))
+        return cls(pair, width_px, (sizes[0], sizes[1]), (scales[0], scales[1]))
 
     @property
     def gap_px(self) -> int:
@@ -81,14 +106,18 @@ class PairLayout:
             panel[:, left : left + size[0]] = resized(image, size)
         return panel
 
-    def picture(self, panels: Sequence[np.ndarray], caption: str, *, written: bool) -> Overlay:
-        """The panels under each other; with ``written`` the caption below them."""
-        below = [paragraph(caption, self.width_px, self.size_px)] if written else []
-        return Overlay(stacked([*panels, *below], self.gap_px), caption)
+    def picture(self, below: Sequence[np.ndarray], caption: str, *, written: bool) -> Overlay:
+        """The titles, the images as they are, and these panels under them; with ``written`` the
+        caption below."""
+        panels = [self._heading(), self.place(*self.pair.images), *below]
+        if written:
+            panels.append(paragraph(caption, self.width_px, self.size_px))
+        return Overlay(stacked(panels, self.gap_px), caption)
 
-    def outline(self, panel: np.ndarray, *masks: np.ndarray | None) -> None:
+    def outline(self, panel: np.ndarray) -> None:
         """Draw the edges of the masks into the panel, in place."""
-        for left, mask, size in zip((0, self.second_left_px), masks, self.wh_px, strict=True):
+        lefts = (0, self.second_left_px)
+        for left, mask, size in zip(lefts, self.pair.masks, self.wh_px, strict=True):
             if mask is not None:
                 small = resized(np.asarray(mask, np.uint8) * np.uint8(255), size) >= 128
                 outlined(panel[:, left : left + size[0]], small)
@@ -98,10 +127,9 @@ class PairLayout:
         left = (0, self.second_left_px)[side]
         return np.asarray((xy_X2 + 0.5) * self.scale[side] - 0.5 + (left, 0))
 
-    def heading(self, titles: tuple[str, str]) -> np.ndarray:
-        """A panel with the titles over the images."""
+    def _heading(self) -> np.ndarray:
         panel = blank((self.width_px, round(1.5 * self.size_px)))
-        for left, title in zip((0, self.second_left_px), titles, strict=True):
+        for left, title in zip((0, self.second_left_px), self.pair.titles, strict=True):
             place = (left, round(1.15 * self.size_px))
             write(panel, place, title, size_px=self.size_px, bold=True)
         return panel

@@ -7,10 +7,10 @@ import math
 import cv2
 import numpy as np
 
-from exreid.explain.canvas import INK, PAPER, Overlay, as_rgb, write
+from exreid.explain.canvas import INK, PAPER, Overlay, write
 from exreid.explain.embedding import SimilarityMap, share_on_animal
 from exreid.explain.heatmap import blend
-from exreid.explain.pair_layout import PairLayout, draw_dot
+from exreid.explain.pair_layout import ImagePair, PairLayout, draw_dot
 
 
 def similarity_density(map_HW: np.ndarray, image_wh_px: tuple[int, int]) -> np.ndarray:
@@ -22,37 +22,28 @@ def similarity_density(map_HW: np.ndarray, image_wh_px: tuple[int, int]) -> np.n
 
 
 def draw_similarity(
-    query_image: np.ndarray,
-    gallery_image: np.ndarray,
-    similarity: SimilarityMap,
-    *,
-    query_mask: np.ndarray | None = None,
-    gallery_mask: np.ndarray | None = None,
-    width_px: int = 1200,
-    titles: tuple[str, str] = ("Query", "Candidate"),
-    with_caption: bool = False,
+    pair: ImagePair, similarity: SimilarityMap, *, width_px: int = 1200, with_caption: bool = False
 ) -> Overlay:
     """The two images as the backbone saw them: plain above, below with what carries their cosine.
 
     Equal numbers mark places whose features are each other's nearest, by falling weight. With
-    masks (bool, the size of the images) the caption says how much lies on the animal.
+    masks the caption says how much lies on the animal.
     """
-    images = (as_rgb(query_image), as_rgb(gallery_image))
-    maps, masks = (similarity.query_HW, similarity.gallery_HW), (query_mask, gallery_mask)
+    maps = (similarity.query_HW, similarity.gallery_HW)
     hot = [
         blend(image, similarity_density(map_HW, image.shape[1::-1]))
-        for image, map_HW in zip(images, maps, strict=True)
+        for image, map_HW in zip(pair.images, maps, strict=True)
     ]
-    layout = PairLayout.of(*images, width_px)
-    marked = layout.place(hot[0], hot[1])
-    layout.outline(marked, *masks)
-    pairs = similarity.pairs
-    for side, xy_R2 in enumerate((pairs.query_xy_R2, pairs.gallery_xy_R2)):
+    layout = PairLayout.of(pair, width_px)
+    marked = layout.place(*hot)
+    layout.outline(marked)
+    places = (similarity.pairs.query_xy_R2, similarity.pairs.gallery_xy_R2)
+    for side, xy_R2 in enumerate(places):
         for number, point_2 in enumerate(layout.points(xy_R2, side), start=1):
             _number(marked, point_2, number, layout.size_px)
-    caption = similarity_caption(similarity, query_mask, gallery_mask)
-    panels = [layout.heading(titles), layout.place(*images), marked]
-    return layout.picture(panels, caption, written=with_caption)
+    return layout.picture(
+        [marked], similarity_caption(similarity, *pair.masks), written=with_caption
+    )
 
 
 def similarity_caption(

@@ -121,7 +121,7 @@ def _vector_lengths(vectors_ND: np.ndarray, side: RetrievalSide) -> np.ndarray:
     if len(bad_N):
         raise ValueError(
             f"image '{side.image_ids[bad_N[0]]}' has a vector of length {norm_N[bad_N[0]]}, so it "
-            "has no direction to compare. Stage at the image and at the model's output for it, or "
+            "has no direction to compare. Look at the image and at the model's output for it, or "
             "leave the image out."
         )
     return norm_N

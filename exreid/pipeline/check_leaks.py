@@ -142,7 +142,7 @@ def _warnings(check: LeakCheck, leaks: Leaks) -> dict[str, str]:
     if counts.get("queries_same_picture"):
         texts[SAME_PICTURE] = (
             f"{counts['queries_same_picture']} of {total} {asked} have a near-identical photograph "
-            f"in the {answering}, not known to be of one encounter. Stage at them, delete copies, "
+            f"in the {answering}, not known to be of one encounter. Look at them, delete copies, "
             "or name dataset.encounter_cols"
         )
     if leaks.of(CUT_ENCOUNTER):

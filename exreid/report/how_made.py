@@ -61,7 +61,7 @@ def missing_parts(data: RunData) -> list[MissingPart]:
             else "the run was not told which columns name a visit (encounters.parquet)",
             again + "dataset.encounter_cols=[COLUMN]",
         )
-    if data.leaks is None and "safety" in ProbeConfig.model_fields:
+    if data.leaks is None:
         add(
             "Leaks between photographs and gallery",
             "this run was not checked for copies and cut visits (leaks.csv)",

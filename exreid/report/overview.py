@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -202,16 +201,6 @@ def _with_visits(frame: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     return frame.dropna(axis="columns", how="all")
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """A kind of answers that the first page shows."""
-
-    title: str
-    note: str
-    rows: pd.DataFrame
-    link: str
-
-
 def _example_rows(
     data: RunData, outcomes: pd.DataFrame, pictures: Mapping[int, Picture]
 ) -> list[ExampleRow]:
@@ -222,73 +211,67 @@ def _example_rows(
     sure = outcomes.assign(p=p).sort_values("p", ascending=False, kind="stable")
     outcome = sure["outcome"]
     known, new = sure["decision"] == "known", sure["decision"] == "new"
-    kinds = [
-        _Kind(
+
+    def row(title: str, note: str, part: pd.DataFrame, link: str) -> ExampleRow:
+        head = part[:EXAMPLES]
+        examples = [_example(data, query, pictures[query["image"]]) for _, query in head.iterrows()]
+        return ExampleRow(title, note, examples, link)
+
+    rows = [
+        row(
             "New animals taken for known ones",
             "The gallery does not have these animals, yet the run called them known.",
             sure[(outcome == "new") & known],
             "outcome=new&decision=known&sort=sure",
         ),
-        _Kind(
+        row(
             "The surest mistakes",
             f"Another animal stood first{surest}",
             sure[outcome == "wrong"],
             "outcome=wrong&sort=sure",
         ),
-        _Kind(
+        row(
             "New animals",
             "The gallery does not have these animals.",
             sure[(outcome == "new") & ~known][::-1],
             "outcome=new",
         ),
-        _Kind(
+        row(
             "The surest right answers",
             f"The right animal stood first{surest}",
             sure[outcome == "right"],
             "outcome=right&sort=sure",
         ),
-        _Kind(
+        row(
             "Probably new animals",
             "No animal of the gallery is near enough.",
             sure[(outcome == "open") & new][::-1],
             "decision=new&sort=unsure",
         ),
-        _Kind(
+        row(
             "Answers",
             "The surest first." if stated else "In the order of the run.",
             sure[(outcome == "open") & ~new],
             "sort=sure",
         ),
     ]
-    return [
-        ExampleRow(
-            kind.title,
-            kind.note,
-            [
-                _example(data, row, pictures[row["image"]])
-                for _, row in kind.rows[:EXAMPLES].iterrows()
-            ],
-            kind.link,
-        )
-        for kind in kinds
-        if len(kind.rows)
-    ]
+    return [row for row in rows if row.examples]
 
 
-def _example(data: RunData, row: pd.Series, picture: Picture) -> Example:
+def _example(data: RunData, query: pd.Series, picture: Picture) -> Example:
     """Of a row of `query_outcomes`."""
-    is_new = row["decision"] == "new"
+    is_new = query["decision"] == "new"
     note = {
-        "wrong": f"is {row['truth']}",
-        "new": f"new animal: {row['truth']}",
-        "right": f"is {row['truth']}, called new" if is_new else "",
-    }.get(row["outcome"], "")
+        "wrong": f"is {query['truth']}",
+        "new": f"new animal: {query['truth']}",
+        "right": f"is {query['truth']}, called new" if is_new else "",
+    }.get(query["outcome"], "")
     return Example(
-        str(data.images.rows["image_id"].iat[row["image"]]),
-        "probably new" if is_new else row["top"] or "no candidate",
+        str(data.images.rows["image_id"].iat[query["image"]]),
+        "probably new" if is_new else query["top"] or "no candidate",
         note,
-        row["verdict"],
+        query["verdict"],
         picture_file(picture.key, "t") if picture.key else "",
         *picture.wh_px,
-        stated_percent(row["probability"]) if np.isfinite(row["probability"]) else None,
+        stated_percent(query["probability"]) if np.isfinite(query["probability"]) else None,
     )

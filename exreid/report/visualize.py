@@ -21,10 +21,11 @@ import pandas as pd
 from exreid.config.probe import ProbeConfig
 from exreid.data.images import load_image, prepare_image, prepare_matte
 from exreid.errors import StorageError
-from exreid.explain.canvas import Overlay, save_png
+from exreid.explain.canvas import save_png
 from exreid.explain.embedding import explain_similarity
 from exreid.explain.heatmap import draw_evidence
-from exreid.explain.overlay import draw_matches
+from exreid.explain.overlay import MatchedKeypoints, draw_matches
+from exreid.explain.pair_layout import ImagePair
 from exreid.explain.prediction import CaptionedImage, draw_contact_sheet, draw_predictions
 from exreid.explain.similarity_picture import draw_similarity
 from exreid.explain.words import verdict_sentence
@@ -224,15 +225,14 @@ def _draw_query(
             continue
         matches = matched_keypoints(run.data, row_of[image])
         pair = query, image
-        draw = partial(draw_matches, matches=matches, threshold=threshold)
-        picture = partial(_pair_picture, run, pair, draw)
+        picture = partial(_matches, run, pair, matches, threshold)
         lines.append(folder.drawn(f"matches_{number:04d}_{rank}.png", picture))
         if rank == 1:
             counted = matches.take(matches.confidence_X > threshold)
-            picture = partial(_pair_picture, run, pair, partial(draw_evidence, matches=counted))
+            picture = partial(_evidence, run, pair, counted)
             evidence = folder.drawn(f"evidence_{number:04d}.png", picture)
     if candidates and methods_of(run.config)[0]:
-        picture = partial(_similarity_picture, run, (query, candidates[0]))
+        picture = partial(_similarity, run, (query, candidates[0]))
         similarity = folder.drawn(f"similarity_{number:04d}.png", picture)
     further = (" ".join(filter(None, lines)), evidence, similarity)
     answer = run.answers[q]
@@ -301,36 +301,29 @@ def _lines(data: RunData, image: int) -> tuple[str, ...]:
     return tuple(line for line in (told, data.images.text(image, "image_id")) if line)
 
 
-def _pair_picture(run: _Run, pair: tuple[int, int], draw: Callable[..., Overlay]) -> np.ndarray:
-    (query_rgb, query_mask), (gallery_rgb, gallery_mask) = map(run.as_matched, pair)
-    return draw(
-        query_rgb,
-        gallery_rgb,
-        query_mask=query_mask,
-        gallery_mask=gallery_mask,
-        titles=_titles(run, pair),
-        with_caption=True,
-    ).image_rgb
+def _matches(
+    run: _Run, pair: tuple[int, int], matches: MatchedKeypoints, threshold: float
+) -> np.ndarray:
+    images = _image_pair(run, pair, run.as_matched)
+    return draw_matches(images, matches, threshold=threshold, with_caption=True).image_rgb
 
 
-def _similarity_picture(run: _Run, pair: tuple[int, int]) -> np.ndarray:
-    """Why the embeddings of two images agree."""
-    (query, query_mask), (gallery, gallery_mask) = (_as_embedded(run, image) for image in pair)
-    return draw_similarity(
-        query,
-        gallery,
-        explain_similarity(run.backbone(), query, gallery),
-        query_mask=query_mask,
-        gallery_mask=gallery_mask,
-        titles=_titles(run, pair),
-        with_caption=True,
-    ).image_rgb
+def _evidence(run: _Run, pair: tuple[int, int], matches: MatchedKeypoints) -> np.ndarray:
+    images = _image_pair(run, pair, run.as_matched)
+    return draw_evidence(images, matches, with_caption=True).image_rgb
 
 
-def _titles(run: _Run, pair: tuple[int, int]) -> tuple[str, str]:
+def _similarity(run: _Run, pair: tuple[int, int]) -> np.ndarray:
+    images = _image_pair(run, pair, partial(_as_embedded, run))
+    similarity = explain_similarity(run.backbone(), *images.images)
+    return draw_similarity(images, similarity, with_caption=True).image_rgb
+
+
+def _image_pair(run: _Run, pair: tuple[int, int], seen: Callable[[int], Seen]) -> ImagePair:
     text = run.data.images.text
     query, candidate = (f"{text(i, 'identity')} · {text(i, 'image_id')}" for i in pair)
-    return query, candidate
+    (query_rgb, query_mask), (gallery_rgb, gallery_mask) = map(seen, pair)
+    return ImagePair(query_rgb, gallery_rgb, query_mask, gallery_mask, (query, candidate))
 
 
 def _image_rgb(data: RunData, image: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import torch
 
 from exreid.errors import ExplanationError
 from exreid.explain.embedding import BY_GRADIENT, EXACT, explain_similarity
+from exreid.explain.pair_layout import ImagePair
 from exreid.explain.regions import RegionReader
 from exreid.explain.similarity_picture import draw_similarity, similarity_caption
 from exreid.features.embedding import Embedder
@@ -208,7 +209,7 @@ def test_the_picture_names_the_method_and_how_much_lies_on_the_animal():
     found = explain_similarity(backbone, *images)
     half = np.zeros(images[0].shape[:2], bool)
     half[:, : half.shape[1] // 2] = True
-    overlay = draw_similarity(*images, found, query_mask=half, width_px=2 * 224 + 6)
+    overlay = draw_similarity(ImagePair(*images, half), found, width_px=2 * 224 + 6)
     assert EXACT in overlay.caption
     positive = np.maximum(found.query_HW, 0)
     share = (positive[:, :3].sum() + positive[:, 3].sum() / 2) / positive.sum()

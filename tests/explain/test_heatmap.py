@@ -5,6 +5,7 @@ import pytest
 
 from exreid.explain.heatmap import blend, draw_evidence, evidence_density, heat_layer
 from exreid.explain.overlay import MatchedKeypoints
+from exreid.explain.pair_layout import ImagePair
 
 
 def _naive(xy, weight, wh, sigma):
@@ -72,7 +73,7 @@ def test_the_picture_shows_the_plain_coat_above():
     random = np.random.default_rng(0)
     query, gallery = (random.integers(0, 255, (60, 96, 3), dtype=np.uint8) for _ in range(2))
     found = MatchedKeypoints.from_lists([20, 30], [70, 30], [0.9])
-    overlay = draw_evidence(query, gallery, found, width_px=198)
+    overlay = draw_evidence(ImagePair(query, gallery), found, width_px=198)
     picture = overlay.image_rgb
     top = next(y for y in range(60) if np.array_equal(picture[y, :96], query[0]))
     assert np.array_equal(picture[top : top + 60, :96], query)

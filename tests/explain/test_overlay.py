@@ -12,6 +12,7 @@ from exreid.explain.overlay import (
     scale_matches,
     thin_evenly,
 )
+from exreid.explain.pair_layout import ImagePair
 
 
 def _matches(query, gallery, confidence, inlier=None):
@@ -69,7 +70,7 @@ def test_counts_in_words_are_of_the_matches_not_of_the_lines():
 def test_the_photographs_stand_untouched_above_and_lines_have_their_colours_below():
     query, gallery = _photographs()
     found = _matches([20, 30], [70, 30], [0.75])
-    overlay = draw_matches(query, gallery, found, width_px=2 * 96 + 6, threshold=0.5)
+    overlay = draw_matches(ImagePair(query, gallery), found, width_px=2 * 96 + 6, threshold=0.5)
     picture = overlay.image_rgb
     assert picture.shape[1] == 2 * 96 + 6
     top = next(y for y in range(60) if np.array_equal(picture[y, :96], query[0]))
@@ -89,10 +90,9 @@ def test_outliers_are_faint_weak_ones_are_left_out_and_many_are_thinned_and_said
     faint = _matches([20, 30], [70, 30], [0.9], [False])
     nothing = solid.take(np.zeros(0, int))
 
-    def drawn(found, **options):
-        return draw_matches(query_rgb, gallery_rgb, found, width_px=300, **options)
+    def drawn(found, masks=(), **options):
+        return draw_matches(ImagePair(query, gallery, *masks), found, width_px=300, **options)
 
-    query_rgb, gallery_rgb = query, gallery
     plain = drawn(nothing).image_rgb.astype(int)
     strength = [np.abs(drawn(one).image_rgb - plain).sum() for one in (solid, faint)]
     assert strength[0] > 3 * strength[1] > 0
@@ -103,12 +103,12 @@ def test_outliers_are_faint_weak_ones_are_left_out_and_many_are_thinned_and_said
         "thinned evenly."
     )
     mask = np.zeros((60, 96), bool)
-    assert "1 inlier, 1 outside the mask" in drawn(solid, query_mask=mask).caption
-    assert "none outside the mask" in drawn(solid, query_mask=~mask, gallery_mask=~mask).caption
+    assert "1 inlier, 1 outside the mask" in drawn(solid, [mask]).caption
+    assert "none outside the mask" in drawn(solid, [~mask, ~mask]).caption
 
 
 @pytest.mark.parametrize("bad", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)])
 def test_only_pictures_are_drawn_on(bad):
     good = np.zeros((4, 4, 3), np.uint8)
     with pytest.raises(ValueError, match="uint8 RGB"):
-        draw_matches(good, bad, _matches([], [], []))
+        draw_matches(ImagePair(good, bad), _matches([], [], []))
