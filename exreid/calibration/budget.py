@@ -39,7 +39,7 @@ from exreid.errors import CalibrationError
 WINDOW = 100
 """Database pairs of one animal, nearest by global score, that stand for an unmatched pair."""
 ARRAYS = ("centre_M", "slope_M", "same_logit_S", "same_local_S")
-RIDGE = 1e-3
+BUDGET_RIDGE = 1e-3
 """For each pair; keeps the coefficients finite where the global scores separate the animals."""
 
 
@@ -112,7 +112,7 @@ def fit_budget_rule(
         unit_PM,
         same_P.astype(np.float64),
         weight_P / weight_P.mean(),
-        ridge=RIDGE * len(same_P),
+        ridge=BUDGET_RIDGE * len(same_P),
         non_negative=True,
     )
     answer = fit_calibration(fused_P, same_P, weight_P=weight_P)

@@ -32,7 +32,7 @@ CalibrationKind = Literal["isotonic", "logistic", "beta"]
 TILT_BUDGET = 1e-4
 """How much of the probability scale the tilt of an isotonic curve may take; the other curves
 rise by themselves and need far less."""
-RIDGE = 1e-8
+CURVE_RIDGE = 1e-8
 """Moves no digit that matters, and keeps curves finite through scores that differ by nothing."""
 FORMAT = 2
 NEAREST = 10
@@ -186,7 +186,7 @@ def fit_calibration(
     positives, negatives = weight_P[same_P].sum(), weight_P[~same_P].sum()
     target_P = np.where(same_P, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     coefficient_F, intercept = fit_logistic(
-        features_PF, target_P, weight_P, ridge=RIDGE * weight_P.sum(), non_negative=True
+        features_PF, target_P, weight_P, ridge=CURVE_RIDGE * weight_P.sum(), non_negative=True
     )
     coefficients = (*(float(number) for number in coefficient_F), intercept)
     same_2, different_2 = support.one_more(ends, ends)

@@ -36,7 +36,7 @@ from exreid.calibration.pairs import CalibrationPairs
 from exreid.errors import CalibrationError
 
 FusionWeights = Literal["equal", "learned"]
-RIDGE = 1e-3
+WEIGHTS_RIDGE = 1e-3
 """Keeps learned weights finite where the methods separate the animals perfectly."""
 FORMAT = 1
 
@@ -227,7 +227,7 @@ def _weights(
         held_PM[rows],
         pairs.same_P[rows].astype(np.float64),
         weight_P,
-        ridge=RIDGE,
+        ridge=WEIGHTS_RIDGE,
         non_negative=True,
     )
     # Scaled to sum to 1, which changes no ranking, so that scores of runs can be laid side by side.

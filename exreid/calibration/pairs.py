@@ -25,7 +25,7 @@ PairMode = Literal["disjoint_sets", "same_set"]
 Nearest = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """For the images at some database indices (rising), the indices of their best candidates among
 those at others (rising): int (first, candidates), -1 where there are fewer."""
-FOLDS = 5
+CALIBRATION_FOLDS = 5
 LISTED_PAIRS = 2_000_000
 """Up to so many pairs are all listed before some are drawn."""
 
@@ -240,4 +240,4 @@ def _drawn(pair_P2: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarr
 
 def _folds(identity_P: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     identity_I, place_P = np.unique(identity_P, return_inverse=True)
-    return (rng.permutation(len(identity_I)) % FOLDS)[place_P]
+    return (rng.permutation(len(identity_I)) % CALIBRATION_FOLDS)[place_P]

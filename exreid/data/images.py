@@ -16,7 +16,7 @@ from exreid.data.masks import decode_mask, fit_mask_to_image
 from exreid.errors import ImageError, MaskError
 from exreid.records import Json
 
-STAGE_VERSION = 2
+IMAGES_VERSION = 2
 """Raise it when the code of this stage changes its pixels."""
 
 REDUCED_DECODE_GAP = 2
@@ -74,7 +74,7 @@ class Preprocessing:
 
     def describe(self) -> dict[str, Json]:
         """Everything that the pixels depend on, for cache keys."""
-        described = {"stage_version": STAGE_VERSION, **asdict(self)}
+        described = {"stage_version": IMAGES_VERSION, **asdict(self)}
         if self.no_mask == "raise":  # whose pixels are those of before there was a choice
             del described["no_mask"]
         return described

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     # timm takes longer to import than all else: it is left to those who build a backbone.
     from exreid.models.backbones import Backbone
 
-STAGE_VERSION = 1
+EMBEDDING_VERSION = 1
 """Raise it when the code of this stage changes its numbers: cached vectors are then made anew."""
 
 CACHE_VERSION = 2
@@ -113,7 +113,7 @@ def stage_description(
     mirrored = {"flip": True} if flip else {}
     return mirrored | {
         "stage": "embedding",
-        "stage_version": STAGE_VERSION,
+        "stage_version": EMBEDDING_VERSION,
         "backbone": backbone.name,
         "weights": weights_fingerprint(backbone.module),
         "mean_rgb": list(backbone.mean_rgb),

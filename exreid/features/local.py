@@ -30,7 +30,7 @@ from exreid.records import Json, LocalFeatures
 if TYPE_CHECKING:
     from kornia.feature import DISK
 
-STAGE_VERSION = 1
+KEYPOINTS_VERSION = 1
 """Raise it when the code of this stage changes its features."""
 
 Detect = Callable[[torch.Tensor, torch.Tensor | None], Detected]
@@ -77,7 +77,7 @@ class LocalExtractor:
         """What the features of given pixels depend on, for cache keys."""
         return {
             "stage": "local",
-            "stage_version": STAGE_VERSION,
+            "stage_version": KEYPOINTS_VERSION,
             "extractor": self.name,
             "keypoints": self.keypoints,
             "weights": self.weights,

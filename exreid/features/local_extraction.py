@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from exreid.data.images import (
-    STAGE_VERSION,
+    IMAGES_VERSION,
     Preprocessing,
     prepare_image,
     prepare_matte,
@@ -55,7 +55,7 @@ class LocalPreprocessing:
 
     def describe(self) -> dict[str, Json]:
         """Everything that the extractor's input depends on, for cache keys."""
-        described = {"images_version": STAGE_VERSION, **asdict(self)}
+        described = {"images_version": IMAGES_VERSION, **asdict(self)}
         if self.no_mask == "raise":
             del described["no_mask"]
         return described

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from exreid.data.images import STAGE_VERSION, foreign_bytes, load_image
+from exreid.data.images import IMAGES_VERSION, foreign_bytes, load_image
 from exreid.errors import ImageError
 from exreid.features.decoding import DecodeSource, decode_table
 from exreid.features.embedding import content_hash, image_key, stage_folder
@@ -30,7 +30,7 @@ MARGIN = 0.1
 STAGE = {
     "stage": "print",
     "stage_version": 1,
-    "images_version": STAGE_VERSION,
+    "images_version": IMAGES_VERSION,
     "print_px": PRINT_PX,
     "margin": MARGIN,
 }

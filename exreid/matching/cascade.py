@@ -14,13 +14,13 @@ from exreid.matching.tiles import PairMatcher
 from exreid.models.lightglue import load_lightglue
 from exreid.records import PairEvidence
 
-NEAREST, FIRST = "Nearest neighbours", "First look"
-FULL, EXACT = "Matching pairs", "Matching the best"
+NEAREST_STAGE, FIRST_STAGE = "Nearest neighbours", "First look"
+FULL_STAGE, EXACT_STAGE = "Matching pairs", "Matching the best"
 STAGE_COUNTS = {
-    "pairs_compared": NEAREST,
-    "pairs_looked_at": FIRST,
-    "pairs_matched": FULL,
-    "pairs_exact": EXACT,
+    "pairs_compared": NEAREST_STAGE,
+    "pairs_looked_at": FIRST_STAGE,
+    "pairs_matched": FULL_STAGE,
+    "pairs_exact": EXACT_STAGE,
 }
 """What the numbers of pairs are called in a result, by the stage's name."""
 
@@ -70,7 +70,7 @@ def cascade_of(config: ProbeConfig) -> list[Stage]:
     benchmark, fast = config.benchmark, config.benchmark.fast
     exact = MatchSettings(match_threshold=benchmark.match_threshold, geometry=benchmark.geometry)
     if benchmark.precision == "exact":
-        return [Stage(FULL, exact)]
+        return [Stage(FULL_STAGE, exact)]
     full = replace(
         exact,
         dtype=fast.dtype,
@@ -80,7 +80,7 @@ def cascade_of(config: ProbeConfig) -> list[Stage]:
     )
     stages = []
     if fast.nearest_share is not None:
-        stages.append(Stage(NEAREST, NearestSettings(), by_confidence=True))
+        stages.append(Stage(NEAREST_STAGE, NearestSettings(), by_confidence=True))
     if fast.look_layers is not None:
         first = MatchSettings(
             match_threshold=benchmark.match_threshold,
@@ -92,7 +92,7 @@ def cascade_of(config: ProbeConfig) -> list[Stage]:
         )
         stages.append(
             Stage(
-                FIRST,
+                FIRST_STAGE,
                 first,
                 fast.nearest_share or 1.0,
                 fast.look_least,
@@ -104,9 +104,9 @@ def cascade_of(config: ProbeConfig) -> list[Stage]:
         share, decided_sd = fast.look_share, fast.look_decided_sd
     else:
         share, decided_sd = fast.nearest_share or 1.0, None
-    stages.append(Stage(FULL, full, share, fast.look_least, decided_sd))
+    stages.append(Stage(FULL_STAGE, full, share, fast.look_least, decided_sd))
     if fast.exact_best:
-        stages.append(Stage(EXACT, exact, 1e-9, fast.exact_best, fast.full_decided_sd))
+        stages.append(Stage(EXACT_STAGE, exact, 1e-9, fast.exact_best, fast.full_decided_sd))
     return stages
 
 

@@ -17,10 +17,10 @@ from exreid.records import Counts, Ranking, RetrievalSide
 
 log = logging.getLogger(__name__)
 
-RIDGE = 1e-4
+DECISION_RIDGE = 1e-4
 """For each answer; keeps the coefficients finite where score and margin tell right from wrong."""
 LEVEL_SLOPE = 1e-6
-FOLDS = 5
+DECISION_FOLDS = 5
 """The identities are dealt to so many folds; each is answered by what was fitted on the others."""
 UNPROMISED_THRESHOLD = 0.5
 """Where no rate can be promised: known is what is more probably right than not."""
@@ -213,7 +213,7 @@ def _fitted(responses: _Responses, new_share: float) -> Decider:
         np.stack([responses.score_P, responses.margin_P], axis=1) / scales,
         right_P.astype(np.float64),
         weight_P,
-        ridge=RIDGE,
+        ridge=DECISION_RIDGE,
         non_negative=True,
     )
     slopes = (float(coefficients[0]), float(coefficients[1]))
@@ -237,7 +237,7 @@ def _held_out(responses: _Responses, whole: Decider, new_share: float, seed: int
     whole_P = whole.logit(responses.score_P, responses.margin_P)
     logit_P = whole_P.copy()
     identities, place_P = np.unique(responses.own_P, return_inverse=True)
-    count = min(FOLDS, len(identities))
+    count = min(DECISION_FOLDS, len(identities))
     fold_P = (np.random.default_rng(seed).permutation(len(identities)) % count)[place_P]
     for fold in range(count if count > 1 else 0):
         inside_P = fold_P == fold

@@ -13,7 +13,7 @@ import numpy as np
 
 from exreid.calibration.pairs import CalibrationPairs, calibration_pairs, candidate_pairs
 from exreid.config.probe import ProbeConfig
-from exreid.matching.cascade import FULL, cascade_of
+from exreid.matching.cascade import FULL_STAGE, cascade_of
 from exreid.matching.cosine import rank_by_cosine
 from exreid.metrics.ranking import Exclude
 from exreid.pipeline.methods import Method, score_all_methods
@@ -104,7 +104,7 @@ def _chosen(
     options = config.benchmark.calibration
     if left_out is not None:
         gallery = gallery.take(np.flatnonzero(~np.isin(gallery.identity_N, left_out)))
-    full = next(stage for stage in cascade_of(config) if stage.name == FULL)
+    full = next(stage for stage in cascade_of(config) if stage.name == FULL_STAGE)
     depth = config.benchmark.candidate_k or len(gallery)
     pairs = candidate_pairs(
         gallery,

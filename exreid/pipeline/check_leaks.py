@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 LEAKS_FILE = "leaks.csv"
 SHOWN = 3
-FEW_IMAGES = 2000
+FEW_PRINTS = 2000
 """Up to so many prints are made in this process: Ray takes longer to start."""
 COLUMNS = ["kind", "query_id", "gallery_id", "detail"]
 SPLIT_REMEDY = "use a split that does not (dataset.make_split makes one)"
@@ -238,7 +238,7 @@ def make_prints(
 
     def source_for(make: MakePrints) -> DecodeSource:
         def either(table: ImageTable, positions: np.ndarray) -> Any:
-            alone = cache is None or len(positions) <= FEW_IMAGES
+            alone = cache is None or len(positions) <= FEW_PRINTS
             if alone or getattr(ray, "num_actors", None) == 0 or ray.num_workers == 0:
                 return decode_in_process(table, positions, keep=make)
             return _over_ray(table, positions, make, ray, verbose)

@@ -23,11 +23,11 @@ from exreid.metrics.openset import Answers
 from exreid.metrics.ranking import concatenate_rankings
 from exreid.openset.decide import Decisions
 from exreid.pipeline.rank import Scoring, reranker_of
-from exreid.pipeline.retrieve import Retrieval, fit_decisions, fit_fusion, retrieve
+from exreid.pipeline.retrieve import Retrieval, fit_decisions, fit_methods, retrieve
 from exreid.records import Ranking, RetrievalSide
 from exreid.storage.run_folder import write_table
 
-FOLDS = 5
+QUERY_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _of_fold(
     if scoring.config.benchmark.method == "wildfusion":
         folder.mkdir(parents=True, exist_ok=True)
     others = fold.others(gallery)
-    fitted = fit_fusion(scoring, gallery, reranker, folder, left_out=fold.left_out)
+    fitted = fit_methods(scoring, gallery, reranker, folder, left_out=fold.left_out)
     fitted = fit_decisions(scoring, fitted, others, reranker_of(scoring, others), grouped=False)
     members = queries.take(fold.members)
     part = retrieve(scoring, members, gallery, fitted, reranker)
@@ -103,15 +103,15 @@ def _of_fold(
 
 
 def identity_folds(queries: RetrievalSide, seed: int) -> list[Fold]:
-    """The identities dealt at random, by the seed, to up to `FOLDS` folds; CalibrationError for
-    fewer than four, whose folds would leave one to fit on."""
+    """The identities dealt at random, by the seed, to up to `QUERY_FOLDS` folds; CalibrationError
+    for fewer than four, whose folds would leave one to fit on."""
     identities = np.unique(queries.identity_N)
     if len(identities) < 4:
         raise CalibrationError(
             f"the queries are the database, and it has {len(identities)} animals: too few to fit "
             "on some and answer for others. Use two splits (dataset.make_split makes them)."
         )
-    count = min(FOLDS, len(identities) // 2)
+    count = min(QUERY_FOLDS, len(identities) // 2)
     dealt = np.random.default_rng(seed).permutation(len(identities)) % count
     folds = []
     for number in range(count):

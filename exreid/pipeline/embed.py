@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from exreid.models.backbones import Backbone
     from exreid.pipeline.keypoints import LocalImages
 
-FEW_IMAGES = 256
+FEW_TO_EMBED = 256
 """To embed; one process uses all CPUs too, and Ray takes some seconds to start."""
 
 
@@ -241,7 +241,7 @@ def _batch_source(
             )
 
     def either(table: ImageTable, positions: np.ndarray) -> Iterable[Any]:
-        alone = works_alone(config, len(positions), FEW_IMAGES)
+        alone = works_alone(config, len(positions), FEW_TO_EMBED)
         return (in_process if alone else over_actors)(table, positions)
 
     return either

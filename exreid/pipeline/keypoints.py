@@ -32,7 +32,7 @@ from exreid.records import ImageTable
 from exreid.storage.feature_store import SignatureMemo
 from exreid.storage.urls import is_remote
 
-FEW_IMAGES = 16
+FEW_TO_MATCH = 16
 """To match among each other; see `works_alone`."""
 EVIDENCE_VERSION = 1
 """Raise it when the code of the matching changes its evidence."""
@@ -60,7 +60,7 @@ def matching_placement(
 ) -> Placement | None:
     """The actors that find keypoints and match, for so many images; Ray is up for as long as
     ``stack`` is open. None for the work in this process, or where there is none."""
-    if not methods_of(config)[1] or works_alone(config, images, FEW_IMAGES):
+    if not methods_of(config)[1] or works_alone(config, images, FEW_TO_MATCH):
         return None
     from exreid.distributed.session import place_actors, ray_session
 

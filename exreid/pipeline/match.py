@@ -22,7 +22,14 @@ from exreid.config.probe import ProbeConfig
 from exreid.distributed.session import Placement
 from exreid.errors import MatchingError
 from exreid.features.embedding import describe_fingerprint
-from exreid.matching.cascade import EXACT, STAGE_COUNTS, MakeMatcher, Stage, cascade_of, run_cascade
+from exreid.matching.cascade import (
+    EXACT_STAGE,
+    STAGE_COUNTS,
+    MakeMatcher,
+    Stage,
+    cascade_of,
+    run_cascade,
+)
 from exreid.matching.nearest import NearestSettings
 from exreid.matching.pairs import score_pairs
 from exreid.matching.tiles import FeaturesOf, PairMatcher, Tile, match_in_process, plan_tiles
@@ -209,7 +216,7 @@ def full_scores(
 
 def choosing_stages(config: ProbeConfig) -> list[Stage]:
     """The stages that choose which pairs have a full score, the full one last."""
-    return [stage for stage in cascade_of(config) if stage.name != EXACT]
+    return [stage for stage in cascade_of(config) if stage.name != EXACT_STAGE]
 
 
 def _match_stage(

@@ -62,7 +62,7 @@ class Retrieval:
         return counts if self.decisions is None else counts | self.decisions.counts
 
 
-def fit_fusion(
+def fit_methods(
     scoring: Scoring,
     gallery: RetrievalSide,
     reranker: Reranker | None,
@@ -159,7 +159,7 @@ def _no_answers() -> Answers:
     return Answers(none, none.astype(bool), none.astype(bool), none.astype(np.int32))
 
 
-def matched_keypoints(scoring: Scoring, retrieval: Retrieval, most: int) -> pa.Table:
+def matches_of_best(scoring: Scoring, retrieval: Retrieval, most: int) -> pa.Table:
     """``matches.parquet``: the matched keypoints of each query's ``most`` best candidates."""
     width = retrieval.ranking.candidate_index_QK.shape[1]
     query_P, gallery_P = shortlist_pairs(retrieval.ranking, min(most, width))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # what the processes for pictures import stays small
     from exreid.report.queries import QueryPage
     from exreid.report.read import MatchedRows, RunData
 
-STAGE_VERSION = 1
+PICTURES_VERSION = 1
 """Raise it when the code of this file changes its pictures."""
 THUMB_PX, LARGE_PX, MASK_PX = 320, 1000, 128
 """Longer side of each; nothing is enlarged."""
@@ -177,7 +177,7 @@ def _make(wanted: Wanted, folder: Path) -> Picture:
         decoded = load_image(data, min_side_px=LARGE_PX // 2)
     except ImageError as error:
         return replace(NOTHING, error=str(error))
-    digest = hashlib.sha256(f"{STAGE_VERSION}-{THUMB_PX}-{LARGE_PX}-".encode() + data)
+    digest = hashlib.sha256(f"{PICTURES_VERSION}-{THUMB_PX}-{LARGE_PX}-".encode() + data)
     key = digest.hexdigest()[:20]
     for size, longer_px in (("t", THUMB_PX), ("p", LARGE_PX)):
         file = folder / picture_file(key, size)
@@ -226,7 +226,7 @@ def _mark(wanted: Wanted) -> str:
         signature = file_signature(wanted.root or "", wanted.path or "")
     except ImageError:
         signature = uuid.uuid4().hex
-    text = "\0".join(map(str, (STAGE_VERSION, signature, *asdict(wanted).values())))
+    text = "\0".join(map(str, (PICTURES_VERSION, signature, *asdict(wanted).values())))
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 

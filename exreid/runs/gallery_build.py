@@ -29,7 +29,7 @@ from exreid.pipeline.embed import embed
 from exreid.pipeline.inputs import cache_folder, read_images
 from exreid.pipeline.keypoints import find_keypoints, matching_placement
 from exreid.pipeline.rank import Scoring, reranker_of, scoring_of
-from exreid.pipeline.retrieve import Fitted, answer_calibration_queries, fit_fusion, grouper_of
+from exreid.pipeline.retrieve import Fitted, answer_calibration_queries, fit_methods, grouper_of
 from exreid.progress import Progress, RunLog, no_progress
 from exreid.records import ImageTable, Rejected, RetrievalSide
 from exreid.storage.feature_store import SignatureMemo
@@ -186,7 +186,7 @@ def _fit(scoring: Scoring, old: Gallery | None, folder: Path) -> GalleryFit:
     if old is not None and old.manifest["calibration"] == "loaded":
         fitted = Fitted(stored_fusion(old, scoring, reranker, folder))
     else:
-        fitted = fit_fusion(scoring, gallery, reranker, folder)
+        fitted = fit_methods(scoring, gallery, reranker, folder)
     fusion = None if fitted.fusion is None else fitted.fusion.fusion
     if not config.benchmark.open_set.enabled:
         return GalleryFit(fusion)

@@ -24,7 +24,7 @@ from exreid.pipeline.ending import recording_failure
 from exreid.pipeline.inputs import cache_folder, output_root
 from exreid.pipeline.keypoints import find_keypoints, matching_placement
 from exreid.pipeline.rank import reranker_of, scoring_of
-from exreid.pipeline.retrieve import Retrieval, matched_keypoints, retrieve
+from exreid.pipeline.retrieve import Retrieval, matches_of_best, retrieve
 from exreid.progress import Progress, RunLog, no_progress
 from exreid.records import ImageTable, Result, RetrievalSide
 from exreid.runs.gallery_build import join_tables
@@ -108,7 +108,7 @@ def _identify(
             fitted = stored_fit(gallery, scoring, reranker, folder)
             retrieval = retrieve(scoring, queries, known, fitted, reranker)
             if features.local and config.benchmark.keep_matches:
-                matches = matched_keypoints(scoring, retrieval, config.benchmark.keep_matches)
+                matches = matches_of_best(scoring, retrieval, config.benchmark.keep_matches)
                 write_table(folder / "matches.parquet", matches)
         with log.timed("answers"):
             answers = photo_answer_tables(retrieval, gallery, config)

@@ -33,8 +33,8 @@ from exreid.pipeline.retrieve import (
     Fitted,
     Retrieval,
     fit_decisions,
-    fit_fusion,
-    matched_keypoints,
+    fit_methods,
+    matches_of_best,
     retrieve,
 )
 from exreid.pipeline.tracking import log_result
@@ -122,7 +122,7 @@ def _probe(
         # Pictures show at least what the first answer of each query rests on.
         keep = max(benchmark.keep_matches, int(config.visualization.enabled))
         if features.local and keep:
-            write_table(folder / "matches.parquet", matched_keypoints(scoring, retrieval, keep))
+            write_table(folder / "matches.parquet", matches_of_best(scoring, retrieval, keep))
     with log.timed("answers"):
         answers = answer_tables(retrieval, config)
         write_tables(folder, answers)
@@ -174,7 +174,7 @@ def _fit_and_retrieve(
     reranker = reranker_of(scoring, gallery)
     if fits_on_queries(config):
         return cross_fitted(scoring, queries, gallery, reranker, folder), Fitted()
-    fitted = fit_fusion(scoring, gallery, reranker, folder)
+    fitted = fit_methods(scoring, gallery, reranker, folder)
     fitted = fit_decisions(scoring, fitted, gallery, reranker)
     return retrieve(scoring, queries, gallery, fitted, reranker), fitted
 

@@ -78,7 +78,7 @@ def test_encounters_are_not_cut_and_folds_hold_whole_animals():
         assert abs(len(mine[0]) - len(mine[1])) <= 1
     for code in np.unique(side.identity_N[drawn.first_P]):
         assert len(set(drawn.fold_P[side.identity_N[drawn.first_P] == code])) == 1
-    assert len(set(drawn.fold_P)) == module.FOLDS
+    assert len(set(drawn.fold_P)) == module.CALIBRATION_FOLDS
 
 
 def test_near_pairs_stand_for_themselves_alone():

@@ -299,7 +299,7 @@ def test_cropping_to_the_mask_keeps_its_box_and_the_margin():
 
 def test_the_description_is_json_and_tells_every_setting():
     described = json.loads(json.dumps(PLAIN.describe()))
-    assert described.pop("stage_version") == images.STAGE_VERSION
+    assert described.pop("stage_version") == images.IMAGES_VERSION
     assert set(described) == set(vars(PLAIN)) - {"no_mask"}
     assert replace(PLAIN, no_mask="whole").describe()["no_mask"] == "whole"
     assert replace(PLAIN, crop_margin=0.1).describe() != PLAIN.describe()

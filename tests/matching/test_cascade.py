@@ -5,10 +5,10 @@ import numpy as np
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
 from exreid.matching.cascade import (
-    EXACT,
-    FIRST,
-    FULL,
-    NEAREST,
+    EXACT_STAGE,
+    FIRST_STAGE,
+    FULL_STAGE,
+    NEAREST_STAGE,
     Stage,
     best_of_each_query,
     cascade_of,
@@ -27,17 +27,17 @@ def _stages(*options):
 
 
 def test_each_saving_is_a_look_or_a_setting_of_one():
-    stages = [NEAREST, FIRST, FULL, EXACT]
+    stages = [NEAREST_STAGE, FIRST_STAGE, FULL_STAGE, EXACT_STAGE]
     assert [stage.name for stage in _stages()] == stages
     assert [stage.name for stage in _stages("nearest_share=null")] == stages[1:]
-    assert [stage.name for stage in _stages("look_layers=null")] == [NEAREST, *stages[2:]]
+    assert [stage.name for stage in _stages("look_layers=null")] == [NEAREST_STAGE, *stages[2:]]
     assert [stage.name for stage in _stages("exact_best=0")] == stages[:3]
     assert _stages()[-1].settings == MatchSettings(), "the last look is exact"
     assert _stages("prune_after=5", "prune_to=64", "dtype=fp32")[2].settings == MatchSettings(
         prune_after=5, prune_to=64
     )
     exact = cascade_of(load_config(ProbeConfig, None, []))
-    assert [(stage.name, stage.settings) for stage in exact] == [(FULL, MatchSettings())]
+    assert [(stage.name, stage.settings) for stage in exact] == [(FULL_STAGE, MatchSettings())]
 
 
 def test_without_a_first_look_the_nearest_neighbours_choose():

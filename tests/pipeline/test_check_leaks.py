@@ -152,7 +152,7 @@ def test_prints_over_ray_are_the_same(leaky, tmp_path, local_ray, monkeypatch):
     check = safety.leak_check(table, config)
     options = {"ray": config.ray, "on_error": "raise", "progress": no_progress, "verbose": False}
     here = safety.make_prints(check, cache=tmp_path / "a", **options)
-    monkeypatch.setattr(safety, "FEW_IMAGES", 0)
+    monkeypatch.setattr(safety, "FEW_PRINTS", 0)
     spread = safety.make_prints(check, cache=tmp_path / "b", **options)
     assert here.keys == spread.keys
     assert (here.print_NSS == spread.print_NSS).all()

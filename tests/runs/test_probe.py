@@ -181,8 +181,7 @@ def test_where_everything_is_cached_no_ray_is_started(dataset, tmp_path, monkeyp
 def test_few_images_start_no_ray_and_give_the_same_numbers(dataset, tmp_path, monkeypatch):
     import ray
 
-    from exreid.pipeline import inputs
-    from exreid.pipeline import match as local
+    from exreid.pipeline import embed, keypoints
 
     def started(**unused):
         raise AssertionError("Ray was started")
@@ -198,16 +197,16 @@ def test_few_images_start_no_ray_and_give_the_same_numbers(dataset, tmp_path, mo
         asked = [word for word in words if name == "asked" or word != "ray.num_actors=0"]
         return run_probe(load_config(ProbeConfig, None, asked))[1]
 
-    monkeypatch.setattr(local, "FEW_IMAGES", 36)
+    monkeypatch.setattr(keypoints, "FEW_TO_MATCH", 36)
     assert probe("unasked").metrics == probe("asked").metrics
     for name, few, more in (
-        ("embedded", inputs, []),
-        ("matched", local, []),
+        ("embedded", (embed, "FEW_TO_EMBED"), []),
+        ("matched", (keypoints, "FEW_TO_MATCH"), []),
         ("one", None, ["ray.num_actors=1"]),
     ):
         with monkeypatch.context() as fewer:
             if few is not None:
-                fewer.setattr(few, "FEW_IMAGES", 35)
+                fewer.setattr(*few, 35)
             with pytest.raises(RunError, match="Ray was started"):
                 probe(name, *more)
 
