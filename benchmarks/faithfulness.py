@@ -28,8 +28,8 @@ from _report import Report
 from exreid.data.images import Preprocessing, prepare_image, prepare_matte
 from exreid.data.metadata import Columns, load_images, retrieval_sides
 from exreid.data.synthetic import write_dataset
-from exreid.explain.embedding import explain_similarity
 from exreid.explain.hiding import densest_region, hidden, random_points, region_of_points
+from exreid.explain.similarity import explain_similarity
 from exreid.explain.similarity_picture import similarity_density
 from exreid.features.embedding import Embedder
 from exreid.features.local import LocalExtractor

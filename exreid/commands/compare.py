@@ -12,7 +12,7 @@ from exreid.errors import ConfigError
 from exreid.storage import mirror
 
 if TYPE_CHECKING:
-    from exreid.report.compare import Comparison
+    from exreid.report.side_by_side import Comparison
 
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:

@@ -149,7 +149,9 @@ def paragraph(
     return panel
 
 
-def stacked(panels: Sequence[np.ndarray], gap_px: int = 0, colour: Colour = PAPER) -> np.ndarray:
+def below_each_other(
+    panels: Sequence[np.ndarray], gap_px: int = 0, colour: Colour = PAPER
+) -> np.ndarray:
     """Panels under each other, each at the left."""
     width = max(panel.shape[1] for panel in panels)
     height = sum(panel.shape[0] for panel in panels) + gap_px * (len(panels) - 1)
@@ -164,7 +166,7 @@ def stacked(panels: Sequence[np.ndarray], gap_px: int = 0, colour: Colour = PAPE
 def beside(panels: Sequence[np.ndarray], gap_px: int = 0, colour: Colour = PAPER) -> np.ndarray:
     """Panels beside each other, each at the top."""
     turned = [panel.transpose(1, 0, 2) for panel in panels]
-    return np.ascontiguousarray(stacked(turned, gap_px, colour).transpose(1, 0, 2))
+    return np.ascontiguousarray(below_each_other(turned, gap_px, colour).transpose(1, 0, 2))
 
 
 def colour_bar(

@@ -18,6 +18,7 @@ from exreid.explain.canvas import (
     Overlay,
     as_colour,
     as_rgb,
+    below_each_other,
     beside,
     blank,
     colour_bar,
@@ -25,7 +26,6 @@ from exreid.explain.canvas import (
     outlined,
     paragraph,
     resized,
-    stacked,
     text_width,
     write,
 )
@@ -112,7 +112,7 @@ class PairLayout:
         panels = [self._heading(), self.place(*self.pair.images), *below]
         if written:
             panels.append(paragraph(caption, self.width_px, self.size_px))
-        return Overlay(stacked(panels, self.gap_px), caption)
+        return Overlay(below_each_other(panels, self.gap_px), caption)
 
     def outline(self, panel: np.ndarray) -> None:
         """Draw the edges of the masks into the panel, in place."""

@@ -13,12 +13,12 @@ from exreid.explain.canvas import (
     PAPER,
     QUIET,
     Colour,
+    below_each_other,
     beside,
     blank,
     fitted,
     paragraph,
     shortened,
-    stacked,
     text_width,
     write,
 )
@@ -59,7 +59,7 @@ def draw_predictions(
     rows = [beside(_level(cells[i : i + ROW]), gap) for i in range(0, len(cells), ROW)]
     width = max(row.shape[1] for row in rows)
     above = paragraph(heading, width, round(1.25 * TEXT_PX))
-    return _with_margin(stacked([above, *rows], 8), gap)
+    return _with_margin(below_each_other([above, *rows], 8), gap)
 
 
 def draw_contact_sheet(
@@ -76,12 +76,12 @@ def draw_contact_sheet(
         head = blank((both.shape[1], round(1.7 * TEXT_PX)))
         text = shortened(heading, both.shape[1], TEXT_PX, bold=True)
         write(head, (0, 1.2 * TEXT_PX), text, size_px=TEXT_PX, bold=True)
-        tiles.append(stacked([head, both]))
+        tiles.append(below_each_other([head, both]))
     if not tiles:
         tiles = [paragraph("None.", 2 * cell_wh_px[0], TEXT_PX, colour=QUIET)]
     rows = [beside(_level(tiles[i : i + columns]), 28) for i in range(0, len(tiles), columns)]
     width = max(row.shape[1] for row in rows)
-    sheet = stacked([paragraph(title, width, round(1.3 * TEXT_PX)), *rows], 16)
+    sheet = below_each_other([paragraph(title, width, round(1.3 * TEXT_PX)), *rows], 16)
     return _with_margin(sheet, 16)
 
 
@@ -110,7 +110,7 @@ def _cell(shown: CaptionedImage, wh_px: tuple[int, int]) -> np.ndarray:
             size_px=TEXT_PX - 1,
             colour=QUIET,
         )
-    return stacked([bar, panel, words])
+    return below_each_other([bar, panel, words])
 
 
 def _verdict(shown: CaptionedImage) -> tuple[Colour, str]:

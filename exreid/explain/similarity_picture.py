@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 
 from exreid.explain.canvas import INK, PAPER, Overlay, write
-from exreid.explain.embedding import SimilarityMap, share_on_animal
 from exreid.explain.heatmap import blend
 from exreid.explain.pair_layout import ImagePair, PairLayout, draw_dot
+from exreid.explain.similarity import SimilarityMap, share_on_animal
 
 
 def similarity_density(map_HW: np.ndarray, image_wh_px: tuple[int, int]) -> np.ndarray:

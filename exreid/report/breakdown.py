@@ -17,9 +17,9 @@ from exreid.metrics.retrieval import QueryValues, average_values, hit
 from exreid.metrics.uncertainty import bootstrap_intervals
 
 DEPTH = 20
-CURVE_RESAMPLES = 1000
-GAPS_DAYS = (1, 7, 30, 90, 365)
-COUNTS = (1, 2, 5, 10, 20)
+CUMULATIVE_RESAMPLES = 1000
+GAP_EDGES_DAYS = (1, 7, 30, 90, 365)
+COUNT_EDGES = (1, 2, 5, 10, 20)
 
 
 def cumulative_match(label: str, first_rank_Q: np.ndarray, identity_Q: np.ndarray) -> Curve:
@@ -28,7 +28,7 @@ def cumulative_match(label: str, first_rank_Q: np.ndarray, identity_Q: np.ndarra
     every_Q = np.ones(len(first_rank_Q), bool)
     table = {str(k): QueryValues(hit(first_rank_Q, k), every_Q) for k in depth.tolist()}
     value = np.array(list(average_values(table, identity_Q).values()))
-    ends = bootstrap_intervals(table, identity_Q, resamples=CURVE_RESAMPLES)
+    ends = bootstrap_intervals(table, identity_Q, resamples=CUMULATIVE_RESAMPLES)
     low, high = np.array(list(ends.values())).T if ends else (None, None)
     return Curve(label, depth, value, low, high)
 
@@ -43,12 +43,12 @@ def top_1_by_group(
     shown: Collection[str] | None = None,
     resamples: int = 2000,
 ) -> list[GroupTop1]:
-    """Top-1 of a run in each group of queries, as `in_order` has them; ``shown``: only these."""
+    """Top-1 of a run in each group of queries, by `in_name_order`; ``shown``: only these groups."""
     inside_Q = np.array([shown is None or name in shown for name in name_Q], bool)
     top_1 = QueryValues(hit(first_rank_Q, 1), inside_Q)
     averages = group_averages(top_1, identity_Q, name_Q, resamples=resamples)
     rows = []
-    for name in in_order(list(averages)):
+    for name in in_name_order(list(averages)):
         queries, identities, value, interval = averages[name]
         low, high = interval or (None, None)
         rows.append(GroupTop1(group, name, run, value, low, high, queries, identities))
@@ -78,7 +78,7 @@ def date_gaps(queries: pd.DataFrame, gallery: pd.DataFrame, exclude: Exclude) ->
             if other_id != image_id and (own is None or other_encounter != own)
         ]
         known = gaps and not np.isnat(day)
-        names.append(binned(float(min(gaps)), GAPS_DAYS, " days") if known else "unknown")
+        names.append(binned(float(min(gaps)), GAP_EDGES_DAYS, " days") if known else "unknown")
     return names
 
 
@@ -94,7 +94,7 @@ def binned(value: float, edges: Sequence[int], unit: str) -> str:
     return f"over {edges[-1]}{unit}"
 
 
-def in_order(names: Sequence[str]) -> list[str]:
+def in_name_order(names: Sequence[str]) -> list[str]:
     """The distinct names, numbers and bins by their first number, others after them."""
 
     def key(name: str) -> tuple[int, float, str]:

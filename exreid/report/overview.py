@@ -10,7 +10,6 @@ import pandas as pd
 
 from exreid import __version__
 from exreid.explain.words import count_words, method_words, metric_words, percent, stated_percent
-from exreid.report.compare import Comparison
 from exreid.report.how_made import missing_parts, settings
 from exreid.report.outcomes import probability_of
 from exreid.report.pages import (
@@ -25,6 +24,7 @@ from exreid.report.pages import (
 )
 from exreid.report.pictures import Picture, picture_file
 from exreid.report.read import SNAPSHOT, RunData
+from exreid.report.side_by_side import Comparison
 from exreid.report.summary_plots import summary_plots
 from exreid.report.trust import trust_numbers, trust_plots, trust_tables
 

@@ -37,7 +37,7 @@ THUMB_PX, LARGE_PX, MASK_PX = 320, 1000, 128
 """Longer side of each; nothing is enlarged."""
 QUALITY = {"t": 78, "p": 84}
 MANIFEST = "pictures.parquet"
-BATCH = 16
+PICTURES_PER_TASK = 16
 LARGE_IDENTITIES = 3
 """Of so many identities of each query the best image is shown large."""
 Task = TypeVar("Task")
@@ -129,9 +129,9 @@ def make_pictures(
     todo = {marks[i]: image for i, image in wanted.items() if marks[i] not in made}
     on_progress(len(wanted) - len(todo))
     items = list(todo.items())
-    batches = [items[i : i + BATCH] for i in range(0, len(items), BATCH)]
+    batches = [items[i : i + PICTURES_PER_TASK] for i in range(0, len(items), PICTURES_PER_TASK)]
     tasks = ((str(folder), [image for _, image in batch]) for batch in batches)
-    for batch, pictures in zip(batches, in_order(_make_batch, tasks, workers), strict=True):
+    for batch, pictures in zip(batches, made_in_order(_make_batch, tasks, workers), strict=True):
         made.update((mark, picture) for (mark, _), picture in zip(batch, pictures, strict=True))
         on_progress(len(batch))
     if todo:
@@ -139,7 +139,9 @@ def make_pictures(
     return {i: made[mark] for i, mark in marks.items()}
 
 
-def in_order(make: Callable[[Task], Made], tasks: Iterable[Task], workers: int) -> Iterator[Made]:
+def made_in_order(
+    make: Callable[[Task], Made], tasks: Iterable[Task], workers: int
+) -> Iterator[Made]:
     """``make`` of each task, in order, in other processes where ``workers`` is over 1; no more
     than twice as many tasks as workers are under way."""
     if workers <= 1:

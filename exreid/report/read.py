@@ -20,7 +20,7 @@ from exreid.config.probe import ProbeConfig
 from exreid.config.text import tree_of_yaml
 from exreid.errors import ConfigError, RunError
 from exreid.records import ImageTable
-from exreid.report.images import RunImages, read_run_images
+from exreid.report.run_images import RunImages, read_run_images
 from exreid.storage.run_files import (
     NUMBER,
     RANKINGS,

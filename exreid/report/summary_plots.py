@@ -13,19 +13,19 @@ from exreid.explain.plots import Curve
 from exreid.explain.words import method_words, percent
 from exreid.metrics.openset import Answers, open_set_curve
 from exreid.report.breakdown import (
-    COUNTS,
+    COUNT_EDGES,
     DEPTH,
     binned,
     cumulative_match,
     date_gaps,
     top_1_by_group,
 )
-from exreid.report.compare import Comparison
 from exreid.report.pages import Plot
 from exreid.report.read import RunData
+from exreid.report.side_by_side import Comparison
 
 MOST_GROUPS = 12
-RESAMPLES = 1000
+GROUP_RESAMPLES = 1000
 THIS = "this run"
 
 
@@ -129,7 +129,7 @@ def _groups(data: RunData, outcomes: pd.DataFrame, comparison: Comparison | None
             row
             for run, rank_Q in runs.items()
             for row in top_1_by_group(
-                group, names_Q, run, rank_Q, identity_Q, shown=kept, resamples=RESAMPLES
+                group, names_Q, run, rank_Q, identity_Q, shown=kept, resamples=GROUP_RESAMPLES
             )
         ]
         text = (
@@ -145,7 +145,7 @@ def _groups(data: RunData, outcomes: pd.DataFrame, comparison: Comparison | None
 def _group_names(data: RunData, outcomes: pd.DataFrame) -> dict[str, list[str]]:
     rows = data.images.rows.iloc[outcomes["image"]]
     names = {
-        "gallery": [binned(n, COUNTS, "") for n in data.queries["positives"]],
+        "gallery": [binned(n, COUNT_EDGES, "") for n in data.queries["positives"]],
         "days": _days(data, outcomes),
     }
     for column in ("viewpoint", "site"):

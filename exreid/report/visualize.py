@@ -22,11 +22,11 @@ from exreid.config.probe import ProbeConfig
 from exreid.data.images import load_image, prepare_image, prepare_matte
 from exreid.errors import StorageError
 from exreid.explain.canvas import save_png
-from exreid.explain.embedding import explain_similarity
 from exreid.explain.heatmap import draw_evidence
 from exreid.explain.overlay import MatchedKeypoints, draw_matches
 from exreid.explain.pair_layout import ImagePair
 from exreid.explain.prediction import CaptionedImage, draw_contact_sheet, draw_predictions
+from exreid.explain.similarity import explain_similarity
 from exreid.explain.similarity_picture import draw_similarity
 from exreid.explain.words import verdict_sentence
 from exreid.models.backbones import Backbone, build_backbone
@@ -35,8 +35,8 @@ from exreid.pipeline.inputs import methods_of, output_root
 from exreid.pipeline.keypoints import preprocessing_of
 from exreid.progress import Progress, no_progress
 from exreid.records import ImageTable
+from exreid.report.matched_pairs import kept_matches, matched_rows
 from exreid.report.outcomes import probability_of, query_outcomes
-from exreid.report.pairs import matched_keypoints, matched_rows
 from exreid.report.read import RunData, read_run_data
 from exreid.storage import mirror
 from exreid.storage.run_folder import write_text
@@ -223,7 +223,7 @@ def _draw_query(
     for rank, image in enumerate(candidates, start=1):
         if image not in row_of:
             continue
-        matches = matched_keypoints(run.data, row_of[image])
+        matches = kept_matches(run.data, row_of[image])
         pair = query, image
         picture = partial(_matches, run, pair, matches, threshold)
         lines.append(folder.drawn(f"matches_{number:04d}_{rank}.png", picture))

@@ -11,7 +11,7 @@ import pandas as pd
 
 from exreid.explain.plots import draw_budget, draw_cumulative, draw_groups
 from exreid.report.breakdown import cumulative_match
-from exreid.report.compare import (
+from exreid.report.side_by_side import (
     Comparison,
     budget_points,
     compare,

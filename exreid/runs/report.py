@@ -24,16 +24,16 @@ from pathlib import Path
 
 from exreid.errors import RunError
 from exreid.progress import Progress, no_progress
-from exreid.report.compare import Comparison
-from exreid.report.compare import compare as compare_runs
+from exreid.report.matched_pairs import matched_rows
 from exreid.report.outcomes import query_outcomes
 from exreid.report.overview import overview
+from exreid.report.page_data import write_index, write_parts
 from exreid.report.pages import pages_version, write_pages, write_whole
-from exreid.report.pairs import matched_rows
 from exreid.report.pictures import Picture, make_pictures, wanted_pictures
 from exreid.report.queries import query_pages
 from exreid.report.read import RunData, read_run_data
-from exreid.report.write import write_index, write_parts
+from exreid.report.side_by_side import Comparison
+from exreid.report.side_by_side import compare as compare_runs
 from exreid.storage import mirror
 from exreid.storage.run_files import damage_named
 

@@ -315,7 +315,7 @@ def test_folders_that_are_no_finished_run(made, tmp_path):
 
 
 def test_the_processes_for_pictures_import_little():
-    imports = "import sys, exreid.report.pairs, exreid.report.pictures; print(*sys.modules)"
+    imports = "import sys, exreid.report.matched_pairs, exreid.report.pictures; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", imports], capture_output=True, text=True, check=True
     )

@@ -73,7 +73,7 @@ def matched_rows(data: RunData) -> list[MatchedRows]:
     return rows
 
 
-def matched_keypoints(data: RunData, row: int) -> MatchedKeypoints:
+def kept_matches(data: RunData, row: int) -> MatchedKeypoints:
     """The matches of a row of ``matches.parquet``."""
     query_xy, gallery_xy, confidence, inlier = (
         _values(data, name, row) for name in ("query_xy", "gallery_xy", "confidence", "inlier")
@@ -89,7 +89,7 @@ def pair_task(data: RunData, row: int, query: Picture, gallery: Picture) -> Pair
     query_wh, gallery_wh = (
         tuple(_values(data, name, row).tolist()) for name in ("query_wh_px", "gallery_wh_px")
     )
-    matches = matched_keypoints(data, row)
+    matches = kept_matches(data, row)
     return PairTask(matches, (query_wh, gallery_wh), query, gallery, threshold)
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from exreid.errors import ExplanationError
-from exreid.explain.embedding import BY_GRADIENT, EXACT, explain_similarity
 from exreid.explain.pair_layout import ImagePair
 from exreid.explain.regions import RegionReader
+from exreid.explain.similarity import BY_GRADIENT, EXACT, explain_similarity
 from exreid.explain.similarity_picture import draw_similarity, similarity_caption
 from exreid.features.embedding import Embedder
 from exreid.models.backbones import Backbone, GemPooled, build_backbone

@@ -17,9 +17,9 @@ import pandas as pd
 from exreid.explain.canvas import colours_of
 from exreid.explain.decision import card_sentences
 from exreid.explain.words import OUTCOMES
+from exreid.report.matched_pairs import PairEntry, PairTask, encode_pairs, pair_task
 from exreid.report.pages import write_whole
-from exreid.report.pairs import PairEntry, PairTask, encode_pairs, pair_task
-from exreid.report.pictures import Picture, in_order
+from exreid.report.pictures import Picture, made_in_order
 from exreid.report.queries import IDENTITIES, QueryNeighbour, QueryPage
 from exreid.report.read import MatchedRows, RunData
 
@@ -85,7 +85,7 @@ def write_parts(
                 for row, gallery in matched[page.query]
             ]
 
-    drawn = in_order(encode_pairs, tasks(), workers if data.matches is not None else 1)
+    drawn = made_in_order(encode_pairs, tasks(), workers if data.matches is not None else 1)
     for number, (start, entries) in enumerate(zip(starts, drawn, strict=True)):
         part = pages[start : start + QUERIES_PER_PART]
         remaining = iter(entries)

@@ -18,7 +18,7 @@ from exreid.explain.plots import BudgetPoint, GroupTop1
 from exreid.metrics.comparison import Difference, holm, paired_differences
 from exreid.metrics.retrieval import QueryValues, first_rank, hit, query_values
 from exreid.pipeline.inputs import read_images
-from exreid.report.breakdown import COUNTS, binned, date_gaps, top_1_by_group
+from exreid.report.breakdown import COUNT_EDGES, binned, date_gaps, top_1_by_group
 from exreid.storage.run_files import TEXT, damage_named, read_run_table
 from exreid.storage.run_folder import read_ranking
 from exreid.storage.run_record import read_record
@@ -217,7 +217,7 @@ def top_1_by_groups(runs: Sequence[FinishedRun], columns: Sequence[str]) -> list
 
 def _groups(run: FinishedRun, columns: Sequence[str]) -> dict[str, list[str]]:
     """The name of each query's group, by what the queries are grouped by."""
-    groups = {"gallery images of the animal": [binned(n, COUNTS, "") for n in run.positives_Q]}
+    groups = {"gallery images of the animal": [binned(n, COUNT_EDGES, "") for n in run.positives_Q]}
     dataset = run.config.dataset
     dated = dataset.date_col is not None
     if not (columns or dataset.viewpoint_col or dated):
