@@ -80,18 +80,14 @@ class Distribution:
         inside = low + (self.step or (high - low) * (math.sqrt(5) - 2))
         return [inside] if low < inside < high else []
 
-    def __str__(self) -> str:
-        values = self.choices or self.numbers
-        return f"{self.kind}({', '.join(str(value) for value in values)})"
-
 
 def parse_space(space: Mapping[str, object]) -> dict[str, Distribution]:
     """The distribution of each dotted key; keys may be dotted or nested.
 
     >>> parse_space({"optimizer.lr": {"loguniform": [0.001, 0.1]}})["optimizer.lr"].numbers
     (0.001, 0.1)
-    >>> str(parse_space({"loss": {"type": {"choice": ["arcface", "softmax"]}}})["loss.type"])
-    'choice(arcface, softmax)'
+    >>> parse_space({"loss": {"type": {"choice": ["arcface", "softmax"]}}})["loss.type"].choices
+    ('arcface', 'softmax')
     """
     return {key: _parse(key, spec) for key, spec in flatten_space(space).items()}
 

@@ -26,23 +26,23 @@ from exreid.distributed.placement import TrialPlacement
 from exreid.distributed.threads import beside_main
 from exreid.errors import StorageError
 
-Trial = TypeVar("Trial")
-Outcome = TypeVar("Outcome")
+TrialT = TypeVar("TrialT")
+OutcomeT = TypeVar("OutcomeT")
 LEAST_CPU = 0.01
 """What Tune is asked for where a trial's workers hold the resources: it refuses nothing at all."""
 QUIET = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
 """Tune writes no logs of its own."""
 
 
-def run_trials(
+def run_trials_over_ray(
     study_class: type,
     plan: object,
     numbers: Sequence[int],
-    run_trial: Callable[[Trial, Callable[[int, float], bool]], Outcome],
+    run_trial: Callable[[TrialT, Callable[[int, float], bool]], OutcomeT],
     placement: TrialPlacement,
     *,
-    lost: Outcome,
-    on_end: Callable[[int, Outcome], object],
+    lost: OutcomeT,
+    on_end: Callable[[int, OutcomeT], object],
     max_failures: int,
 ) -> None:
     """Run the trials of these numbers, so many at a time.
@@ -64,7 +64,7 @@ def run_trials(
     if alone and placement.gpus:
         resources["gpu"] = placement.gpus
 
-    def sweep_trial(config: dict[str, int]) -> dict[str, Outcome | StorageError]:
+    def sweep_trial(config: dict[str, int]) -> dict[str, OutcomeT | StorageError]:
         torch.set_num_threads(max(1, int(placement.cpus)))
         return {"outcome": _outcome(study, config["number"], run_trial)}
 
@@ -97,8 +97,8 @@ def run_trials(
 def _outcome(
     study: ActorHandle,
     number: int,
-    run_trial: Callable[[Trial, Callable[[int, float], bool]], Outcome],
-) -> Outcome | StorageError:
+    run_trial: Callable[[TrialT, Callable[[int, float], bool]], OutcomeT],
+) -> OutcomeT | StorageError:
     """Of one trial, in a process of its own; begun again where that process was lost."""
     try:
         outcome = run_trial(_answer(study.begin.remote(number)), partial(_report, study, number))
@@ -126,7 +126,7 @@ class _Watch(tune.Callback):
     fault."""
 
     def __init__(
-        self, study: ActorHandle, lost: Outcome, on_end: Callable[[int, Outcome], object]
+        self, study: ActorHandle, lost: OutcomeT, on_end: Callable[[int, OutcomeT], object]
     ) -> None:
         self.study, self.lost, self.on_end = study, lost, on_end
         self.actors: list[ActorHandle] = []

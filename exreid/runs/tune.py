@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ from exreid.progress import Progress, no_progress, timed
 from exreid.records import Counts, Result
 from exreid.report.sweep import write_report
 from exreid.runs.probe import run_probe
-from exreid.runs.tune_trial import TRIALS, run_trial, workers_of
+from exreid.runs.tune_trial import TRIALS, ReportEpoch, run_trial, workers_of
 from exreid.storage import mirror
 from exreid.storage.run_folder import SWEEP_FILE, RunFolder, new_run_id, write_text
 from exreid.storage.run_record import RESULT_FILE, RunRecord, read_record, record_of
@@ -112,42 +113,52 @@ def _run_trials(
             log.warning("Trial %03d failed: %s", number, outcome.error)
 
     run = partial(run_trial, config, plan.file.parent, verbose)
-    ray = config.ray
-    here = (ray.num_workers if isinstance(config, SweepConfig) else ray.num_actors) == 0
-    if here or not numbers:
-        for number in numbers:
-            outcome = run(study.begin(number), partial(study.report, number))
-            study.end(number, outcome)
-            on_end(number, outcome)
-        return study
+    if numbers and workers_of(config):
+        _place_and_run(config, plan, numbers, run, on_end, verbose=verbose)
+        return SweepStudy(plan)
+    for number in numbers:
+        outcome = run(study.begin(number), partial(study.report, number))
+        study.end(number, outcome)
+        on_end(number, outcome)
+    return study
+
+
+def _place_and_run(
+    config: AnySweepConfig,
+    plan: SweepPlan,
+    numbers: list[int],
+    run: Callable[[Trial, ReportEpoch], Outcome],
+    on_end: Callable[[int, Outcome], None],
+    *,
+    verbose: bool,
+) -> None:
     from exreid.distributed.placement import place_trials
     from exreid.distributed.session import ray_session
-    from exreid.distributed.sweep import run_trials
+    from exreid.distributed.sweep import run_trials_over_ray
 
-    failures = getattr(ray, "max_failures", 1)
-    lost = f"the trial's process died {failures + 1} times: out of memory, or its machine is gone"
-    with ray_session(ray, verbose=verbose):
+    tune, failures = config.tune, getattr(config.ray, "max_failures", 1)
+    died = f"the trial's process died {failures + 1} times: out of memory, or its machine is gone"
+    with ray_session(config.ray, verbose=verbose):
         placement = place_trials(
-            ray,
+            config.ray,
             workers=workers_of(config),
-            max_concurrent=config.tune.max_concurrent,
-            samples=config.tune.trial_count,
+            max_concurrent=tune.max_concurrent,
+            samples=tune.trial_count,
         )
         try:
-            run_trials(
+            run_trials_over_ray(
                 SweepStudy,
                 plan,
                 numbers,
                 run,
                 placement,
-                lost=Outcome("failed", error=lost),
+                lost=Outcome("failed", error=died),
                 on_end=on_end,
                 max_failures=failures,
             )
         except BaseException:
             _mark_interrupted(plan)
             raise
-    return SweepStudy(plan)
 
 
 def _mark_interrupted(plan: SweepPlan) -> None:

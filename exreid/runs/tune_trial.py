@@ -31,12 +31,12 @@ from exreid.training.history import HistoryRow, read_history
 
 TRIALS = "trials"
 """The folder of the trials' folders."""
-Report = Callable[[int, float], bool]
+ReportEpoch = Callable[[int, float], bool]
 """Told an epoch and the best score so far, says whether to stop."""
 
 
 def run_trial(
-    config: AnySweepConfig, folder: Path, verbose: bool, trial: Trial, report: Report
+    config: AnySweepConfig, folder: Path, verbose: bool, trial: Trial, report: ReportEpoch
 ) -> Outcome:
     """Train or probe, in a folder below the sweep's; a trial that has ended is only read.
 
@@ -58,8 +58,10 @@ def run_trial(
 
 
 def workers_of(config: AnySweepConfig) -> int:
-    """Of each trial."""
-    return (isinstance(config, SweepConfig) and config.ray.num_workers) or 1
+    """Of each trial; 0 where trials run in this process, without Ray."""
+    if isinstance(config, SweepConfig):
+        return 1 if config.ray.num_workers is None else config.ray.num_workers
+    return 0 if config.ray.num_actors == 0 else 1
 
 
 def _own_values(config: AnySweepConfig, folder: Path, trial: Trial) -> dict[str, Any]:
@@ -78,7 +80,7 @@ def _own_values(config: AnySweepConfig, folder: Path, trial: Trial) -> dict[str,
     return values if workers_of(config) > 1 else {**values, "ray.num_workers": 0}
 
 
-def _train(tree: dict[str, Any], parent: Path, verbose: bool, report: Report) -> Outcome:
+def _train(tree: dict[str, Any], parent: Path, verbose: bool, report: ReportEpoch) -> Outcome:
     config = from_values(FinetuneConfig, tree, source="a trial of the sweep")
     run, metric = parent / str(config.output.run_id), config.output.best_metric
     mirror.fetch_folder(run)
@@ -92,7 +94,7 @@ def _train(tree: dict[str, Any], parent: Path, verbose: bool, report: Report) ->
     return Outcome("stopped" if stopped else "completed", max(scores.values()), scores)
 
 
-def _stops(metric: str, report: Report, history: list[HistoryRow]) -> bool:
+def _stops(metric: str, report: ReportEpoch, history: list[HistoryRow]) -> bool:
     scores, epoch = _best_so_far(metric, history), history[-1].epoch
     return epoch in scores and report(epoch, scores[epoch])
 

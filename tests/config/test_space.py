@@ -3,7 +3,6 @@
 import pytest
 
 from exreid.cli import main
-from exreid.config.space import parse_space
 from exreid.config.sweep import ProbeSweepConfig, load_sweep
 from exreid.errors import ConfigError
 
@@ -100,8 +99,3 @@ def test_the_command_checks_before_it_starts_and_prints_either_mode(capsys, tmp_
     assert "benchmark:" in printed
     (tmp_path / "again.yaml").write_text(printed)
     assert load_sweep(tmp_path / "again.yaml") == load_sweep(None, [*PROBE, space])
-
-
-def test_a_distribution_reads_as_it_is_written():
-    space = parse_space({"a": {"qrandint": [2, 8, 3]}, "b": {"lograndint": [1, 9]}})
-    assert [str(one) for one in space.values()] == ["qrandint(2, 8, 3)", "lograndint(1, 9)"]

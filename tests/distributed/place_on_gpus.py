@@ -21,7 +21,7 @@ from exreid.distributed.extract_local import extract_local_over_actors
 from exreid.distributed.match import MatchReport, match_over_actors
 from exreid.distributed.placement import place_trials
 from exreid.distributed.session import Placement, place_actors
-from exreid.distributed.sweep import run_trials
+from exreid.distributed.sweep import run_trials_over_ray
 from exreid.distributed.train import place_workers
 from exreid.errors import RunError
 from exreid.features.decoding import decode_in_process
@@ -92,7 +92,7 @@ def shares():
     )
     done = {}
     options = {"lost": None, "on_end": done.__setitem__, "max_failures": 0}
-    run_trials(AnyStudy, None, [0, 1], run_trial, placement, **options)
+    run_trials_over_ray(AnyStudy, None, [0, 1], run_trial, placement, **options)
     assert [len(gpus) for gpus, _ in done.values()] == [1, 1], done
     assert all(resources["GPU"] == 0.5 for _, resources in done.values())
 

@@ -64,13 +64,13 @@ def _run(trials, marks, *, max_failures=1, stopped=0):
     import ray.cloudpickle
 
     from exreid.distributed.placement import place_trials
-    from exreid.distributed.sweep import run_trials
+    from exreid.distributed.sweep import run_trials_over_ray
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     config = RayConfig(cpus_per_worker=2.0)
     placement = place_trials(config, max_concurrent=None, workers=1, samples=len(trials))
     done = {}
-    run_trials(
+    run_trials_over_ray(
         FakeStudy,
         (trials, stopped, marks),
         range(len(trials)),
