@@ -12,7 +12,7 @@ from exreid.errors import ConfigError
 from exreid.storage import mirror
 
 if TYPE_CHECKING:
-    from exreid.report.side_by_side import Comparison
+    from exreid.report.side_by_side import Comparison, MetricChange
 
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,17 +36,9 @@ def _show(comparison: Comparison) -> None:
         if not any(name in run.metrics for run in comparison.runs):
             continue  # shortlists have no mAP over the whole gallery
         for number, run in enumerate(comparison.runs):
-            value = f"{100 * run.metrics[name]:.2f}" if name in run.metrics else ""
-            ends = " ".join(f"{100 * end:.1f}" for end in run.intervals.get(name, ()))
-            change = comparison.differences[number - 1].get(name) if number else None
-            cells = ["", "", ""]
-            if change is not None:
-                cells = [
-                    f"{100 * change.value:+.2f}",
-                    " ".join(f"{100 * end:+.1f}" for end in change.interval or ()),
-                    f"{comparison.adjusted[number - 1][name]:.2g}",
-                ]
-            table.add_row("" if number else name, letters[number], value, ends, *cells)
+            change = comparison.changes.get((name, run.name))
+            cells = [""] * 5 if change is None else _cells(change)
+            table.add_row("" if number else name, letters[number], *cells)
     OUT.print(table)
     OUT.print(
         "In percent, with 95% intervals; changes against A. p: sign-flip test over animals, "
@@ -54,6 +46,21 @@ def _show(comparison: Comparison) -> None:
         markup=False,
         soft_wrap=True,
     )
+
+
+def _cells(change: MetricChange) -> list[str]:
+    """Value, interval, difference, its interval, adjusted p, in percent."""
+
+    def percent(form: str, *values: float | None) -> str:
+        return " ".join(format(100 * value, form) for value in values if value is not None)
+
+    return [
+        percent(".2f", change.value),
+        percent(".1f", change.low, change.high),
+        percent("+.2f", change.difference),
+        percent("+.1f", change.difference_low, change.difference_high),
+        "" if change.p_holm is None else f"{change.p_holm:.2g}",
+    ]
 
 
 def _compare(options: argparse.Namespace) -> int:

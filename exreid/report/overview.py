@@ -13,7 +13,6 @@ from exreid.explain.words import count_words, method_words, metric_words, percen
 from exreid.report.how_made import missing_parts, settings
 from exreid.report.outcomes import probability_of
 from exreid.report.pages import (
-    Compared,
     Example,
     ExampleRow,
     MetricRow,
@@ -128,30 +127,18 @@ def _lead(data: RunData, outcomes: dict[str, int], decisions: dict[str, int]) ->
 
 
 def _metrics(data: RunData, comparison: Comparison | None) -> list[MetricRow]:
-    rows = []
-    for name, value in data.result.metrics.items():
-        others = () if comparison is None else _compared(comparison, name)
-        interval = data.result.intervals.get(name)
-        rows.append(MetricRow(name, *metric_words(name), value, interval, others))
-    return rows
-
-
-def _compared(comparison: Comparison, name: str) -> tuple[Compared, ...]:
-    cells = []
-    for run, differences, adjusted in zip(
-        comparison.runs[1:], comparison.differences, comparison.adjusted, strict=True
-    ):
-        change = differences.get(name)
-        cells.append(
-            Compared(
-                run.metrics.get(name),
-                run.intervals.get(name),
-                change.value if change else None,
-                change.interval if change else None,
-                adjusted.get(name),
-            )
+    runs = comparison.runs[1:] if comparison else ()
+    changes = comparison.changes if comparison else {}
+    return [
+        MetricRow(
+            name,
+            *metric_words(name),
+            value,
+            data.result.intervals.get(name),
+            [changes.get((name, run.name)) for run in runs],
         )
-    return tuple(cells)
+        for name, value in data.result.metrics.items()
+    ]
 
 
 def _tables(data: RunData) -> list[PageTable]:

@@ -12,6 +12,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from exreid.explain.words import DECISIONS, MARKS, OUTCOMES
+from exreid.report.side_by_side import MetricChange
 from exreid.storage.files import temporary_beside
 
 HERE = Path(__file__).parent
@@ -38,18 +39,6 @@ class MissingPart:
 
 
 @dataclass(frozen=True)
-class Compared:
-    """A run's metric beside the first run's."""
-
-    value: float | None
-    interval: tuple[float, float] | None
-    change: float | None
-    change_interval: tuple[float, float] | None
-    p: float | None
-    """Of a sign-flip test over identities, adjusted for all runs that are compared."""
-
-
-@dataclass(frozen=True)
 class MetricRow:
     """A line of the summary table."""
 
@@ -58,7 +47,8 @@ class MetricRow:
     meaning: str
     value: float
     interval: tuple[float, float] | None
-    others: tuple[Compared, ...] = ()
+    others: Sequence[MetricChange | None]
+    """The same of the runs beside it; None where one has no such metric."""
 
 
 @dataclass(frozen=True)

@@ -42,19 +42,11 @@ class FinishedRun:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The first run is what the others are compared with."""
-
-    runs: tuple[FinishedRun, ...]
-    differences: tuple[dict[str, Difference], ...]
-    """Of each further run."""
-    adjusted: tuple[dict[str, float], ...]
-    """Their p-values, adjusted for all runs that are compared on the same metric."""
-
-
-@dataclass(frozen=True)
 class MetricChange:
-    """A row of ``comparison.json``: a metric of a run, and what changed against the first run."""
+    """A row of ``comparison.json``: a metric of a run, and what changed against the first run.
+
+    Intervals are of 95%; ``p_holm`` is adjusted for all runs that are compared on the metric.
+    """
 
     metric: str
     run: str
@@ -66,6 +58,15 @@ class MetricChange:
     difference_high: float | None
     p: float | None
     p_holm: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The first run is what the others are compared with."""
+
+    runs: tuple[FinishedRun, ...]
+    changes: dict[tuple[str, str], MetricChange]
+    """By the names of metric and run; in the runs' order, of every metric of each."""
 
 
 @dataclass(frozen=True)
@@ -120,20 +121,44 @@ def compare(folders: Sequence[Path], *, resamples: int = 2000, seed: int = 0) ->
         raise RunError("each run may be given once.")
     for run in runs[1:]:
         _check_same(runs[0], run)
-    differences = tuple(
-        paired_differences(
-            runs[0].values, run.values, runs[0].identity_Q, resamples=resamples, seed=seed
+    base, rest = runs[0], runs[1:]
+    differences: list[dict[str, Difference]] = [{}]
+    for run in rest:
+        differences.append(
+            paired_differences(
+                base.values, run.values, base.identity_Q, resamples=resamples, seed=seed
+            )
         )
-        for run in runs[1:]
-    )
-    adjusted: tuple[dict[str, float], ...] = tuple({} for _ in differences)
-    for name in runs[0].values:
-        there = [i for i, changes in enumerate(differences) if name in changes]
-        for i, p_value in zip(
-            there, holm([differences[i][name].p_value for i in there]), strict=True
-        ):
+    adjusted: list[dict[str, float]] = [{} for _ in runs]
+    for name in base.values:
+        there = [i for i, of_run in enumerate(differences) if name in of_run]
+        p_values = holm([differences[i][name].p_value for i in there])
+        for i, p_value in zip(there, p_values, strict=True):
             adjusted[i][name] = p_value
-    return Comparison(runs, differences, adjusted)
+    changes = {}
+    for run, of_run, p_holm in zip(runs, differences, adjusted, strict=True):
+        for name in run.metrics:
+            changes[name, run.name] = _change(run, name, of_run.get(name), p_holm.get(name))
+    return Comparison(runs, changes)
+
+
+def _change(
+    run: FinishedRun, metric: str, difference: Difference | None, p_holm: float | None
+) -> MetricChange:
+    low, high = run.intervals.get(metric, (None, None))
+    change_low, change_high = (difference and difference.interval) or (None, None)
+    return MetricChange(
+        metric=metric,
+        run=run.name,
+        value=run.metrics[metric],
+        low=low,
+        high=high,
+        difference=difference.value if difference else None,
+        difference_low=change_low,
+        difference_high=change_high,
+        p=difference.p_value if difference else None,
+        p_holm=p_holm,
+    )
 
 
 def _check_same(base: FinishedRun, run: FinishedRun) -> None:
@@ -155,33 +180,6 @@ def _check_same(base: FinishedRun, run: FinishedRun) -> None:
             f"{base.name} and {run.name} exclude different images. Run both with the same "
             "benchmark.exclude."
         )
-
-
-def metric_changes(comparison: Comparison) -> list[MetricChange]:
-    """Every metric of every run, in the runs' order."""
-    rows = []
-    for number, run in enumerate(comparison.runs):
-        changes = comparison.differences[number - 1] if number else {}
-        adjusted = comparison.adjusted[number - 1] if number else {}
-        for name, value in run.metrics.items():
-            change = changes.get(name)
-            low, high = run.intervals.get(name, (None, None))
-            change_low, change_high = (change and change.interval) or (None, None)
-            rows.append(
-                MetricChange(
-                    metric=name,
-                    run=run.name,
-                    value=value,
-                    low=low,
-                    high=high,
-                    difference=change.value if change else None,
-                    difference_low=change_low,
-                    difference_high=change_high,
-                    p=change.p_value if change else None,
-                    p_holm=adjusted.get(name),
-                )
-            )
-    return rows
 
 
 def top_1_by_identity(runs: Sequence[FinishedRun]) -> pd.DataFrame:

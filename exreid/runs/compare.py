@@ -16,7 +16,6 @@ from exreid.report.side_by_side import (
     budget_points,
     compare,
     flips,
-    metric_changes,
     top_1_by_groups,
     top_1_by_identity,
 )
@@ -35,7 +34,7 @@ def run_compare(folders: Sequence[Path], out: Path, *, groups: Sequence[str] = (
     comparison = compare(folders)
     runs = comparison.runs
     out.mkdir(parents=True, exist_ok=True)
-    rows = [asdict(row) for row in metric_changes(comparison)]
+    rows = [asdict(row) for row in comparison.changes.values()]
     write_text(out / "comparison.json", json.dumps(rows, indent=1) + "\n")
     _write_csv(out / "comparison.csv", pd.DataFrame(rows))
     _write_csv(out / "identities.csv", top_1_by_identity(runs))
