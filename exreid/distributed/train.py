@@ -31,7 +31,7 @@ from exreid.errors import (
 )
 from exreid.storage import mirror
 from exreid.storage.disk import places_of, storage_error
-from exreid.training.loop import train
+from exreid.training.loop import ONE_ARENA, train
 from exreid.training.state import Training
 from exreid.training.world import World
 
@@ -105,6 +105,8 @@ def train_over_workers(
                 max_failures=max_failures, controller_failure_limit=CONTROLLER_FAILURES
             ),
             logging_config=LoggingConfig(log_level="ERROR"),
+            # Ray Train's workers train in a thread.
+            worker_runtime_env={"env_vars": ONE_ARENA},
         ),
     )
     try:

@@ -22,8 +22,10 @@ from exreid.training.state import Training, TrainingState, initial_state
 from exreid.training.validate import validate
 from exreid.training.world import World
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
-MALLOC = {M_MMAP_THRESHOLD: 2**30, M_TRIM_THRESHOLD: 2**30, M_ARENA_MAX: 1}
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
+MALLOC = {M_TRIM_THRESHOLD: 2**30, M_MMAP_MAX: 0}
+ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
+"""The environment of a process that trains outside its main thread: see `keep_memory`."""
 
 
 def train(
@@ -117,8 +119,9 @@ def keep_memory() -> None:
     """Have the C library keep what is freed for what is asked for next, where it is glibc.
 
     A training frees and asks for the same large blocks in each step. Given back to the system, each
-    of their pages is filled with zeros anew: on CPUs a fifth of the time, and more in Ray's
-    workers, which train outside their main thread.
+    of their pages is filled with zeros anew: on CPUs a quarter of the time. Threads besides the
+    main one have arenas of their own, which hold no block above 64 MB, and once there are some it
+    is too late to forbid them: where such a thread trains, its process starts with `ONE_ARENA`.
     """
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
