@@ -83,7 +83,7 @@ def read_run(folder: Path) -> Recorded:
     """Read a run's scores; the rule is fitted to its calibration pairs."""
     config = load_config(ProbeConfig, folder / "config.snapshot.yaml")
     content = json.loads((folder / "fusion.json").read_text(encoding="utf-8"))
-    fusion = Fusion.from_json(json.dumps(content["fusion"]))
+    fusion = Fusion.from_json(content["fusion"])
     raw = [f"raw:{name}" for name in fusion.methods]
     local_M = np.array([not name.startswith("cosine:") for name in fusion.methods])
     pairs = pd.read_parquet(folder / "calibration_pairs.parquet")

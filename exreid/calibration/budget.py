@@ -26,21 +26,31 @@ M global methods.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import numpy as np
 
-from exreid.calibration.curves import Calibration, fit_calibration
+from exreid.calibration.curves import Calibration, SavedCalibration, fit_calibration
 from exreid.calibration.logistic import fit_logistic, sigmoid
 from exreid.errors import CalibrationError
 
 WINDOW = 100
 """Database pairs of one animal, nearest by global score, that stand for an unmatched pair."""
-ARRAYS = ("centre_M", "slope_M", "same_logit_S", "same_local_S")
 BUDGET_RIDGE = 1e-3
 """For each pair; keeps the coefficients finite where the global scores separate the animals."""
+
+
+class SavedBudgetRule(TypedDict):
+    """A `BudgetRule` as JSON, which holds each float64 exactly."""
+
+    centre_M: list[float]
+    slope_M: list[float]
+    same_logit_S: list[float]
+    same_local_S: list[float]
+    intercept: float
+    answer: SavedCalibration
 
 
 @dataclass(frozen=True)
@@ -72,22 +82,28 @@ class BudgetRule:
         local_BS = self.same_local_S[start_B[:, None] + np.arange(size)]
         return np.asarray((local_BS >= need_B[:, None]).mean(axis=1))
 
-    def to_json(self) -> str:
-        """JSON text that holds each float64 exactly."""
-        fields = {name: getattr(self, name).tolist() for name in ARRAYS}
-        fields |= {"intercept": self.intercept, "answer": json.loads(self.answer.to_json())}
-        return json.dumps(fields, allow_nan=False)
+    def as_json(self) -> SavedBudgetRule:
+        """What `from_json` reads."""
+        return {
+            "centre_M": self.centre_M.tolist(),
+            "slope_M": self.slope_M.tolist(),
+            "same_logit_S": self.same_logit_S.tolist(),
+            "same_local_S": self.same_local_S.tolist(),
+            "intercept": self.intercept,
+            "answer": self.answer.as_json(),
+        }
 
     @classmethod
-    def from_json(cls, text: str) -> BudgetRule:
-        """Read what `to_json` wrote; CalibrationError for anything else."""
+    def from_json(cls, saved: SavedBudgetRule) -> BudgetRule:
+        """The rule that was saved; CalibrationError for anything else."""
         try:
-            fields = json.loads(text)
-            centre_M, slope_M, logit_S, local_S = (np.array(fields[n], np.float64) for n in ARRAYS)
+            centre_M, slope_M = (np.array(saved[n], np.float64) for n in ("centre_M", "slope_M"))
+            logit_S = np.array(saved["same_logit_S"], np.float64)
+            local_S = np.array(saved["same_local_S"], np.float64)
             if len(centre_M) != len(slope_M) or len(logit_S) != len(local_S) or not len(logit_S):
                 raise ValueError("its parts are not of one length")
-            answer = Calibration.from_json(json.dumps(fields["answer"]))
-            return cls(centre_M, slope_M, float(fields["intercept"]), logit_S, local_S, answer)
+            answer = Calibration.from_json(saved["answer"])
+            return cls(centre_M, slope_M, float(saved["intercept"]), logit_S, local_S, answer)
         except (KeyError, TypeError, ValueError) as error:
             raise CalibrationError(f"not a saved budget rule: {error!r}. Fit it again.") from error
 

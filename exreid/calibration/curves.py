@@ -19,7 +19,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 import numpy as np
 
@@ -37,6 +37,18 @@ CURVE_RIDGE = 1e-8
 FORMAT = 2
 NEAREST = 10
 """An unseen pair of an answer weighs what so many of that answer weigh that scored nearest."""
+
+
+class SavedCalibration(TypedDict):
+    """A `Calibration` as JSON, which holds each float64 exactly."""
+
+    format: int
+    kind: CalibrationKind
+    knot_score: list[float]
+    knot_prob: list[float]
+    coefficients: list[float]
+    pair_count: int
+    positive_count: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +79,8 @@ class Calibration:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of everything that was fitted, as hexadecimal text."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        text = json.dumps(self.as_json(), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def is_level(self) -> bool:
@@ -106,9 +119,9 @@ class Calibration:
         prob_N = sigmoid(features_NF @ np.array(slopes) + intercept)
         return np.clip(prob_N, *self.knot_prob_M)
 
-    def to_json(self) -> str:
-        """JSON text that holds each float64 exactly."""
-        fields = {
+    def as_json(self) -> SavedCalibration:
+        """What `from_json` reads."""
+        return {
             "format": FORMAT,
             "kind": self.kind,
             "knot_score": self.knot_score_M.tolist(),
@@ -117,25 +130,23 @@ class Calibration:
             "pair_count": self.pair_count,
             "positive_count": self.positive_count,
         }
-        return json.dumps(fields, allow_nan=False)
 
     @classmethod
-    def from_json(cls, text: str) -> Calibration:
-        """Read what `to_json` wrote; CalibrationError for anything else."""
+    def from_json(cls, saved: SavedCalibration) -> Calibration:
+        """The curve that was saved; CalibrationError for anything else."""
         try:
-            fields = json.loads(text)
-            if fields["format"] != FORMAT:
+            if saved["format"] != FORMAT:
                 raise CalibrationError(
-                    f"a calibration of format {fields['format']}, and this version reads "
+                    f"a calibration of format {saved['format']}, and this version reads "
                     f"{FORMAT}: fit it again."
                 )
             return cls(
-                fields["kind"],
-                np.array(fields["knot_score"], np.float64),
-                np.array(fields["knot_prob"], np.float64),
-                tuple(float(number) for number in fields["coefficients"]),
-                int(fields["pair_count"]),
-                int(fields["positive_count"]),
+                saved["kind"],
+                np.array(saved["knot_score"], np.float64),
+                np.array(saved["knot_prob"], np.float64),
+                tuple(float(number) for number in saved["coefficients"]),
+                int(saved["pair_count"]),
+                int(saved["positive_count"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CalibrationError(f"not a saved calibration: {error!r}. Fit it again.") from error

@@ -26,11 +26,16 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 
-from exreid.calibration.curves import Calibration, CalibrationKind, fit_calibration
+from exreid.calibration.curves import (
+    Calibration,
+    CalibrationKind,
+    SavedCalibration,
+    fit_calibration,
+)
 from exreid.calibration.logistic import fit_logistic
 from exreid.calibration.pairs import CalibrationPairs
 from exreid.errors import CalibrationError
@@ -58,6 +63,16 @@ class FusedScores:
     not, whatever its score: scores of different sums are not compared."""
 
 
+class SavedFusion(TypedDict):
+    """A `Fusion` as JSON."""
+
+    format: int
+    methods: list[str]
+    weights: list[float]
+    calibrations: list[SavedCalibration]
+    answer: SavedCalibration
+
+
 @dataclass(frozen=True)
 class Fusion:
     """Fitted: how raw scores become one. Kept as JSON, with every bit."""
@@ -77,7 +92,7 @@ class Fusion:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of everything that was fitted, as hexadecimal text."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.as_json()).encode()).hexdigest()
 
     def apply(self, score_PM: np.ndarray) -> FusedScores:
         """Fuse raw scores, one column per method; NaN where a method did not score the pair."""
@@ -94,34 +109,30 @@ class Fusion:
             probability_PM, contribution_PM, score_P, self.answer.apply(whole_P), methods_P
         )
 
-    def to_json(self) -> str:
-        """JSON text; `from_json` reads it."""
-        return json.dumps(
-            {
-                "format": FORMAT,
-                "methods": list(self.methods),
-                "weights": list(self.weights),
-                "calibrations": [json.loads(curve.to_json()) for curve in self.calibrations],
-                "answer": json.loads(self.answer.to_json()),
-            }
-        )
+    def as_json(self) -> SavedFusion:
+        """What `from_json` reads."""
+        return {
+            "format": FORMAT,
+            "methods": list(self.methods),
+            "weights": list(self.weights),
+            "calibrations": [curve.as_json() for curve in self.calibrations],
+            "answer": self.answer.as_json(),
+        }
 
     @classmethod
-    def from_json(cls, text: str) -> Fusion:
-        """Read what `to_json` wrote; CalibrationError for anything else."""
+    def from_json(cls, saved: SavedFusion) -> Fusion:
+        """The fusion that was saved; CalibrationError for anything else."""
         try:
-            fields = json.loads(text)
-            if fields["format"] != FORMAT:
+            if saved["format"] != FORMAT:
                 raise CalibrationError(
-                    f"a fusion of format {fields['format']}, and this version reads {FORMAT}: fit "
+                    f"a fusion of format {saved['format']}, and this version reads {FORMAT}: fit "
                     "it again."
                 )
-            curves = [Calibration.from_json(json.dumps(curve)) for curve in fields["calibrations"]]
             return cls(
-                tuple(fields["methods"]),
-                tuple(curves),
-                tuple(float(weight) for weight in fields["weights"]),
-                Calibration.from_json(json.dumps(fields["answer"])),
+                tuple(saved["methods"]),
+                tuple(Calibration.from_json(curve) for curve in saved["calibrations"]),
+                tuple(float(weight) for weight in saved["weights"]),
+                Calibration.from_json(saved["answer"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CalibrationError(f"not a saved fusion: {error!r}. Fit it again.") from error

@@ -200,7 +200,7 @@ class Gallery:
         self._refuse_earlier()
         file = self.file("fusion.json")
         try:
-            return Fusion.from_json(json.dumps(_read_json(file)["fusion"]))
+            return Fusion.from_json(_read_json(file)["fusion"])
         except (KeyError, TypeError, CalibrationError) as error:
             raise GalleryError(f"{file}: {error} {_AGAIN}") from error
 
@@ -210,7 +210,7 @@ class Gallery:
         file = self.file("fusion.json")
         rule = _read_json(file).get("budget")
         try:
-            return None if rule is None else BudgetRule.from_json(json.dumps(rule))
+            return None if rule is None else BudgetRule.from_json(rule)
         except (KeyError, TypeError, ValueError, CalibrationError) as error:
             raise GalleryError(f"{file}: {error} {_AGAIN}") from error
 
@@ -230,7 +230,7 @@ class Gallery:
         """From an animal's score to the probability that it is the one; None where not fitted."""
         self._refuse_earlier()
         found = self.manifest["open_set"]
-        return None if found is None else Calibration.from_json(json.dumps(found["answer"]))
+        return None if found is None else Calibration.from_json(found["answer"])
 
     def thumbnail(self, content: str) -> Path | None:
         """The small picture of a photograph, where the gallery has one."""
@@ -403,7 +403,7 @@ def decider_from_json(values: dict[str, Any]) -> Decider:
 
 def grouping_to_json(grouping: Grouping) -> dict[str, Any]:
     """All that `grouping_from_json` needs."""
-    curve = None if grouping.curve is None else json.loads(grouping.curve.to_json())
+    curve = None if grouping.curve is None else grouping.curve.as_json()
     values = {field.name: getattr(grouping, field.name) for field in fields(grouping)}
     values |= {"curve": curve}
     return {SAVED_AS.get(name, name): value for name, value in values.items()}
@@ -414,7 +414,7 @@ def grouping_from_json(values: dict[str, Any]) -> Grouping:
     try:
         values = _fields(values)
         curve = values["curve"]
-        curve = None if curve is None else Calibration.from_json(json.dumps(curve))
+        curve = None if curve is None else Calibration.from_json(curve)
         return Grouping(**(values | {"curve": curve}))
     except (KeyError, TypeError, CalibrationError) as error:
         raise GalleryError(f"{MANIFEST}: not a grouping: {error}. {_AGAIN}") from error

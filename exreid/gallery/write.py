@@ -75,7 +75,7 @@ class GalleryFit:
         return {
             "decider": decider_to_json(self.decider),
             "content": self.content,
-            "answer": json.loads(self.answer.to_json()),
+            "answer": self.answer.as_json(),
             "grouping": None if self.grouping is None else grouping_to_json(self.grouping),
         }
 

@@ -145,8 +145,8 @@ def _written(
         "fingerprint": fusion.fingerprint,
         "made_for": _made_for(config, fitted.methods),
         "held_out": figures,
-        "fusion": json.loads(fusion.to_json()),
-        "budget": json.loads(fitted.rule.to_json()) if fitted.rule else None,
+        "fusion": fusion.as_json(),
+        "budget": fitted.rule.as_json() if fitted.rule else None,
     }
     write_text(folder / FUSION_FILE, json.dumps(content, indent=1) + "\n")
     return counts
@@ -241,10 +241,10 @@ def _loaded(
     names = tuple(method.name for method in methods)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        fusion = Fusion.from_json(json.dumps(content["fusion"]))
+        fusion = Fusion.from_json(content["fusion"])
         made_for = content["made_for"]
         saved = content.get("budget")
-        rule = BudgetRule.from_json(json.dumps(saved)) if saved is not None else None
+        rule = BudgetRule.from_json(saved) if saved is not None else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CalibrationError(
             f"{file}: not a saved fusion ({error}). Set benchmark.calibration.load to the "

@@ -68,7 +68,7 @@ def test_no_fold_is_fitted_on_an_animal_that_it_answers_for(answered, many):
             number
             for number, curve in enumerate(curves)
             if np.array_equal(
-                Calibration.from_json(json.dumps(curve["calibrations"][0])).apply(part[raw]),
+                Calibration.from_json(curve["calibrations"][0]).apply(part[raw]),
                 part[said],
             )
         ]

@@ -49,8 +49,8 @@ def test_what_is_matched_is_what_the_rule_asks_for(runs, dataset):
     evidence = pd.read_parquet(budget / "fusion.parquet")
     spent = pd.read_parquet(budget / "budget.parquet")
     content = json.loads((budget / "fusion.json").read_text())
-    rule = BudgetRule.from_json(json.dumps(content["budget"]))
-    fusion = Fusion.from_json(json.dumps(content["fusion"]))
+    rule = BudgetRule.from_json(content["budget"])
+    fusion = Fusion.from_json(content["fusion"])
     table = pd.read_csv(next(dataset.glob("*Real.csv")), dtype=str).set_index("path")
     gallery = table[table["split-time_closed"] == "train"]
     place = {image: i for i, image in enumerate(gallery.index)}

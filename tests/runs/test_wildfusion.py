@@ -49,9 +49,7 @@ def test_the_ranking_is_by_the_fused_score_and_each_score_is_explained(fused):
     assert short["gallery_id"].equals(evidence["gallery_id"])
     assert np.array_equal(short["score"], evidence["score"].astype(np.float32))
     assert rankings[rankings["rank"] > 8]["score"].isna().all()
-    fusion = Fusion.from_json(
-        json.dumps(json.loads((folder / "fusion.json").read_text())["fusion"])
-    )
+    fusion = Fusion.from_json(json.loads((folder / "fusion.json").read_text())["fusion"])
     raw = evidence[[f"raw:{name}" for name in NAMES]].to_numpy()
     assert np.array_equal(fusion.apply(raw).score_P, evidence["score"])
     first = rankings[rankings["rank"] == 1]
