@@ -37,7 +37,9 @@ ROOT = Path(__file__).parents[1]
 SHOWN = 12
 """Differences of one file that are listed; the others are counted."""
 
-VOLATILE_KEY = re.compile(r"(_s|seconds|wait_share|versions?|written|exreid|config_fingerprint)$")
+VOLATILE_KEY = re.compile(
+    r"(_s|seconds|wait_share|versions|^schema_version|written|exreid|config_fingerprint)$"
+)
 VOLATILE_TEXT = (
     (re.compile(r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?(\.\d+)?([+-]\d\d:\d\d|Z)?"), "<time>"),
     (re.compile(r"\b\d+(\.\d+)? ?(ms|s|min|seconds?|minutes?)\b"), "<seconds>"),

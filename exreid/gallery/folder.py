@@ -24,7 +24,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ from exreid.gallery.swap import State, put_back, state_of
 from exreid.openset.decide import Decider
 from exreid.openset.group import Grouping
 from exreid.records import TABLE_COLUMNS, ImageTable
-from exreid.storage.files import checksum_of, is_whole, mapped_array
+from exreid.storage.files import checksum_of, is_whole, mapped_array, read_json
 
 log = logging.getLogger(__name__)
 
@@ -239,6 +239,7 @@ class Gallery:
 
 
 _AGAIN = "The gallery is damaged: get it again, or build it again."
+_read_json = partial(read_json, error=GalleryError, remedy=_AGAIN)
 
 
 def open_gallery(folder: Path) -> Gallery:
@@ -251,7 +252,7 @@ def open_gallery(folder: Path) -> Gallery:
             gallery = _opened(folder, state)
             if not gallery.is_replaced():
                 return gallery
-        except (GalleryError, ConfigError):
+        except (GalleryError, ConfigError, OSError):
             if state_of(folder, MANIFEST) == state:
                 raise
     raise GalleryError(f"{folder}: is replaced again and again while it is read. Wait for that.")
@@ -502,13 +503,3 @@ def _is_link(path: Path, folder: Path) -> bool:
     """Whether the path, or a folder between it and the gallery, is a symbolic link."""
     parts = path.relative_to(folder).parts
     return any((folder / Path(*parts[: i + 1])).is_symlink() for i in range(len(parts)))
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise GalleryError(f"{file}: cannot be read: {error}. {_AGAIN}") from error
-    if not isinstance(content, dict):
-        raise GalleryError(f"{file}: is no JSON object. {_AGAIN}")
-    return content

@@ -250,7 +250,7 @@ def _rule(file: Path) -> OpenSetRule:
 
 
 def _faithfulness(file: Path) -> pd.DataFrame:
-    content = read_run_json(file, object)
+    content = read_run_json(file, kind=object)
     rows = content.get("rows", content) if isinstance(content, dict) else content
     if isinstance(rows, dict):
         rows = [{"name": name, "value": value} for name, value in rows.items()]

@@ -8,6 +8,7 @@ XXH3, which finds damage, not forgery, as fast as memory is read.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 import os
@@ -17,11 +18,13 @@ import time
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import xxhash
+
+from exreid.errors import ExreidError
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +140,18 @@ def mapped_array(file: Path) -> np.ndarray:
     if count == 0:
         return np.zeros(shape, dtype)
     return np.frombuffer(mapped(file), dtype, offset=start).reshape(shape)
+
+
+def read_json(file: Path, *, error: type[ExreidError], remedy: str, kind: type = dict) -> Any:
+    """The JSON object in a file, or another ``kind``; what is none is an ``error`` with the file
+    and the remedy, and what the system refuses an OSError."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as reason:
+        raise error(f"{file}: is not JSON. {remedy}") from reason
+    if not isinstance(content, kind):
+        raise error(f"{file}: holds something else than a {kind.__name__}. {remedy}")
+    return content
 
 
 def temporary_beside(file: Path, *, ending: str = "") -> Path:

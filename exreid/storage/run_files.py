@@ -4,16 +4,16 @@ edited them, another version written them. What cannot be right is a RunError th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from exreid.errors import ExreidError, RunError
+from exreid.storage.files import read_json
 
 AGAIN = "It is damaged, or another version wrote it: run again, or get the folder again."
 TEXT, WHOLE, NUMBER, TRUTH = pa.string(), pa.int64(), pa.float64(), pa.bool_()
@@ -77,12 +77,5 @@ def read_run_table(
     return table
 
 
-def read_run_json(file: Path, kind: type = dict) -> Any:
-    """A JSON object of a run, or a list."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{file}: is not JSON. {AGAIN}") from error
-    if not isinstance(content, kind):
-        raise RunError(f"{file}: holds something else than a {kind.__name__}. {AGAIN}")
-    return content
+read_run_json = partial(read_json, error=RunError, remedy=AGAIN)
+"""A JSON object of a run."""

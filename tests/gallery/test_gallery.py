@@ -241,8 +241,8 @@ def _pickled(folder):
         (_linked("images.parquet"), "is a link"),
         (_linked("global-0.npy"), "is a link"),
         (_pickled, "not an array"),
-        (lambda folder: (folder / "gallery.json").write_text("{"), "cannot be read"),
-        (lambda folder: (folder / "gallery.json").write_text("[" * 10**6), "cannot be read"),
+        (lambda folder: (folder / "gallery.json").write_text("{"), "is not JSON"),
+        (lambda folder: (folder / "gallery.json").write_text("[" * 10**6), "is not JSON"),
         (lambda folder: (folder / "gallery.json").unlink(), "no gallery"),
     ],
 )
