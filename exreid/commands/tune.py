@@ -35,7 +35,7 @@ def _tune(options: argparse.Namespace) -> int:
 def _show_trials(sweep: Sweep) -> None:
     from exreid.report.sweep import ranked
 
-    keys = list(dict.fromkeys(key for trial in sweep.trials for key in trial.values))
+    keys = list(sweep.best.values)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("trial", no_wrap=True)
     table.add_column("", no_wrap=True)
@@ -48,11 +48,10 @@ def _show_trials(sweep: Sweep) -> None:
         table.add_column(heading, justify="right")
     for trial in ranked(sweep.trials):
         score = "" if trial.score is None else f"{100 * trial.score:.2f} %"
-        note = "baseline" if trial.baseline else ""
-        note = " ".join(filter(None, (trial.state if trial.state != "completed" else "", note)))
+        notes = [trial.state] * (trial.state != "completed") + ["baseline"] * trial.baseline
         epochs = str(max(trial.scores)) if trial.scores else ""
-        values = [_shown(trial.values.get(key)) for key in keys]
-        table.add_row(trial.name, note, score, epochs, *values)
+        values = [_shown(trial.values[key]) for key in keys]
+        table.add_row(trial.name, " ".join(notes), score, epochs, *values)
     OUT.print(table)
     for trial in sweep.trials:
         if trial.error is not None:

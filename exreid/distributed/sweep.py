@@ -19,6 +19,7 @@ import torch
 from ray import tune
 from ray.actor import ActorHandle
 from ray.exceptions import RayTaskError
+from ray.tune.experiment import Trial
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from exreid.distributed.head_watch import kill_actor
@@ -133,16 +134,18 @@ class _Watch(tune.Callback):
         """That trials ran in."""
         self.error: BaseException | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Tune keeps copies of its parts to restore a sweep from; the study restores itself."""
         return {}
 
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: object) -> None:
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
+    ) -> None:
         """Its process is there."""
         self.actors.append(trial.temporary_state.ray_actor)
 
     def on_trial_complete(
-        self, iteration: int, trials: list[Any], trial: Any, **info: object
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
     ) -> None:
         """It came to its end."""
         outcome = trial.last_result["outcome"]
@@ -151,13 +154,15 @@ class _Watch(tune.Callback):
         else:
             self.on_end(trial.config["number"], outcome)
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: object) -> None:
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
+    ) -> None:
         """Its process was lost too often."""
         number = trial.config["number"]
         _answer(self.study.end.remote(number, self.lost))
         self.on_end(number, self.lost)
 
-    def on_step_end(self, iteration: int, trials: list[Any], **info: object) -> None:
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
         """Several times a second."""
         if self.error is not None:
             raise self.error

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from exreid.config.base import Tree
 from exreid.config.space import Distribution
 from exreid.config.text import to_yaml_text
 from exreid.explain.plots import COLOURS, png_figure
@@ -26,7 +27,7 @@ BEST_COLOUR = COLOURS[1]
 
 
 def write_report(
-    folder: Path, study: SweepStudy, metric: str, best: Trial, best_tree: Mapping[str, Any]
+    folder: Path, study: SweepStudy, metric: str, best: Trial, best_tree: Tree
 ) -> None:
     """Write the three files."""
     write_text(folder / TABLE_FILE, trials_table(study.trials, metric))

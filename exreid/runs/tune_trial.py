@@ -7,10 +7,10 @@ from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from exreid.config.base import Tree
 from exreid.config.io import from_values
 from exreid.config.probe import ProbeConfig
 from exreid.config.space import with_values
@@ -20,7 +20,7 @@ from exreid.data.holdout import cut_holdout
 from exreid.errors import ConfigError, ExreidError, StorageError
 from exreid.pipeline.inputs import output_root
 from exreid.pipeline.sweep import Outcome, Trial
-from exreid.records import ImageTable
+from exreid.records import ImageTable, Json
 from exreid.runs.finetune import run_finetune
 from exreid.runs.probe import run_probe
 from exreid.storage import mirror
@@ -64,10 +64,10 @@ def workers_of(config: AnySweepConfig) -> int:
     return 0 if config.ray.num_actors == 0 else 1
 
 
-def _own_values(config: AnySweepConfig, folder: Path, trial: Trial) -> dict[str, Any]:
+def _own_values(config: AnySweepConfig, folder: Path, trial: Trial) -> dict[str, Json]:
     """Where a trial writes, how W&B shows it, and where it runs: in its own process."""
     root, wandb = config.dataset.root, config.wandb
-    values: dict[str, Any] = {
+    values: dict[str, Json] = {
         "output.root": mirror.shown(output_root(config)),
         "output.run_id": trial.name,
         "dataset.root": root if is_remote(root) else str(Path(root).expanduser().absolute()),
@@ -80,7 +80,7 @@ def _own_values(config: AnySweepConfig, folder: Path, trial: Trial) -> dict[str,
     return values if workers_of(config) > 1 else {**values, "ray.num_workers": 0}
 
 
-def _train(tree: dict[str, Any], parent: Path, verbose: bool, report: ReportEpoch) -> Outcome:
+def _train(tree: Tree, parent: Path, verbose: bool, report: ReportEpoch) -> Outcome:
     config = from_values(FinetuneConfig, tree, source="a trial of the sweep")
     run, metric = parent / str(config.output.run_id), config.output.best_metric
     mirror.fetch_folder(run)
@@ -106,7 +106,7 @@ def _best_so_far(metric: str, history: list[HistoryRow]) -> dict[int, float]:
     return dict(zip((row.epoch for row in rows), best, strict=True))
 
 
-def _probe(tree: dict[str, Any], parent: Path, verbose: bool, sweep: ProbeSweepConfig) -> Outcome:
+def _probe(tree: Tree, parent: Path, verbose: bool, sweep: ProbeSweepConfig) -> Outcome:
     config = from_values(ProbeConfig, tree, source="a trial of the sweep")
     run = parent / str(config.output.run_id)
     mirror.fetch_folder(run)
