@@ -25,7 +25,8 @@ from exreid.metrics.ranking import concatenate_rankings, index_gallery, rank_blo
 from exreid.metrics.retrieval import query_values, retrieval_counts, retrieval_metrics
 from exreid.metrics.uncertainty import bootstrap_intervals
 from exreid.records import Ranking, RetrievalSide
-from exreid.storage.run_folder import query_table, ranking_table, versions, write_table, write_text
+from exreid.storage.run_folder import versions, write_table, write_text
+from exreid.storage.run_tables import query_table, ranking_table
 
 METHODS = ("cosine:efficientnet-lite0", "aliked-n16")
 BLOCK = 256

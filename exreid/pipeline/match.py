@@ -39,7 +39,8 @@ from exreid.pipeline.keypoints import EVIDENCE_VERSION, LocalImages, matcher_of
 from exreid.progress import Progress
 from exreid.records import Counts, PairEvidence, PairMatches
 from exreid.storage.pair_store import PairStore
-from exreid.storage.run_folder import matches_table, write_text
+from exreid.storage.run_folder import write_text
+from exreid.storage.run_tables import matches_table
 from exreid.storage.spreadsheets import safe_cell
 
 PAIRS_PER_TILE = {"cpu": 64, "cuda": 4096}

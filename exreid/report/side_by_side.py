@@ -20,8 +20,8 @@ from exreid.metrics.retrieval import QueryValues, first_rank, hit, query_values
 from exreid.pipeline.inputs import read_images
 from exreid.report.breakdown import COUNT_EDGES, binned, date_gaps, top_1_by_group
 from exreid.storage.run_files import TEXT, damage_named, read_run_table
-from exreid.storage.run_folder import read_ranking
 from exreid.storage.run_record import read_record
+from exreid.storage.run_tables import read_ranking
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,11 @@ from exreid.storage.feature_store import SignatureMemo
 from exreid.storage.run_folder import (
     RunFolder,
     new_run_id,
-    query_table,
-    ranking_table,
     write_rejected,
     write_table,
     write_text,
 )
+from exreid.storage.run_tables import query_table, ranking_table
 from exreid.storage.spreadsheets import csv_text
 
 IDENTIFY_KEYS = ("output.", "ray.", "benchmark.cache", "benchmark.keep_matches")

@@ -45,13 +45,11 @@ from exreid.storage.run_files import damage_named
 from exreid.storage.run_folder import (
     RunFolder,
     new_run_id,
-    query_table,
-    ranking_table,
-    read_ranking,
     write_rejected,
     write_table,
     write_text,
 )
+from exreid.storage.run_tables import query_table, ranking_table, read_ranking
 
 
 def run_probe(
