@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from exreid.config.training import FinetuneConfig
 from exreid.data.holdout import Holdout, check_holdout, cut_holdout
 from exreid.data.metadata import left_out_text, retrieval_sides
 from exreid.errors import MetadataError
-from exreid.features.decoding import KeepDecoded, decode_in_process, decode_table
+from exreid.features.decoding import DecodeSource, KeepDecoded, decode_in_process, decode_table
 from exreid.features.embedding import stage_folder
 from exreid.features.extraction import ExtractionReport, PrepareImages, input_columns
 from exreid.models.backbones import Backbone, build_backbone
@@ -97,7 +97,7 @@ def decode_images(
     backbone: Backbone,
     *,
     verbose: bool,
-    on_progress: Callable[[int], Any],
+    on_progress: Callable[[int], object],
 ) -> DecodedImages:
     """Decode what is trained and validated on, or find it in the cache; drop what is unreadable."""
     wanted = holdout.all_positions
@@ -129,8 +129,8 @@ def decode_images(
     return DecodedImages(part.take(positions), kept, prepare, folder, keys, report)
 
 
-def _decode_source(config: FinetuneConfig, keep: KeepDecoded, *, verbose: bool) -> Any:
-    def over_tasks(table: ImageTable, positions: np.ndarray) -> Any:
+def _decode_source(config: FinetuneConfig, keep: KeepDecoded, *, verbose: bool) -> DecodeSource:
+    def over_tasks(table: ImageTable, positions: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
         from exreid.distributed.decode import decode_over_tasks
         from exreid.distributed.session import ray_session
 

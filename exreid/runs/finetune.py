@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -218,7 +218,7 @@ def _result(
     images: DecodedImages,
     rejected: Sequence[Rejected],
     timings_s: dict[str, float],
-    leaks: dict[str, Any],
+    leaks: dict[str, int | str],
 ) -> Result:
     """What came of it: the metrics of the best epoch, beside those from before the first."""
     config, folder = training.config, training.folder

@@ -9,7 +9,6 @@ Letters: B batch, H height, W width, C channels (3, or 4 with the mask).
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import kornia
 import numpy as np
@@ -163,16 +162,6 @@ def erase(images: torch.Tensor, u: dict[str, torch.Tensor], config: AugmentConfi
         & (y < _broad(top + down))
     )
     return images.masked_fill(inside & _chosen(u["erase"], config.erase), 0.0)
-
-
-def normalise(images_BHWC: torch.Tensor, **colours: Any) -> torch.Tensor:
-    """Images as `augment` gives them, with nothing random done to them."""
-    mean, std = (
-        torch.tensor(colours[name], device=images_BHWC.device).view(1, 3, 1, 1)
-        for name in ("mean_rgb", "std_rgb")
-    )
-    pixels = images_BHWC[..., :3].permute(0, 3, 1, 2).float() / 255.0
-    return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def _between(uniform_B: torch.Tensor, low: float, high: float) -> torch.Tensor:

@@ -70,7 +70,7 @@ def written_whole(file: Path) -> Iterator[Path]:
     temporary.replace(file)
 
 
-def save_atomic(file: Path, content: Any) -> None:
+def save_atomic(file: Path, content: object) -> None:
     """torch.save under a temporary name, then renamed."""
     with written_whole(file) as temporary:
         torch.save(content, temporary)

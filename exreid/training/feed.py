@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -25,7 +26,7 @@ class ImageSource(Protocol):
 class CachedImages:
     """Images out of the decoded cache, memory-mapped."""
 
-    def __init__(self, folder: Any, keys: Sequence[str]) -> None:
+    def __init__(self, folder: Path, keys: Sequence[str]) -> None:
         self.store, self.keys = ArrayStore(folder), list(keys)
 
     def batches(self, places: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
