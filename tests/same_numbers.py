@@ -180,16 +180,17 @@ SCENES = {
     ),
     "gallery_fused": Scene(
         (
-            f"{BUILD} {FUSED} {FEW} benchmark.candidate_k=3",
+            f"{BUILD} {FUSED} benchmark.candidate_k=3",
             f"{ASK} output.run_id=r benchmark.keep_matches=2 --visits folder --report",
         )
     ),
     "compare": Scene(
         (
-            """compare cosine/benchmark_runs/r expansion/benchmark_runs/r local/benchmark_runs/r
-            --group trap_id --out {here}/comparison""",
-        ),
-        needs=("cosine", "expansion", "local"),
+            f"probe {SMALL} output.run_id=plain",
+            f"probe {SMALL} {EXPAND} output.run_id=expanded",
+            """compare {here}/benchmark_runs/plain {here}/benchmark_runs/expanded --group trap_id
+            --out {here}/comparison""",
+        )
     ),
     "report": Scene(
         (
