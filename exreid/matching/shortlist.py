@@ -70,17 +70,6 @@ def rerank_shortlist(
     )
 
 
-def shortlist_reach(ranking: Ranking, shortlist: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each query, how many of its positives the shortlist holds, and how many there are.
-
-    ``ranking`` is the one that the shortlist was cut from, or the re-ranked one.
-    """
-    counts_Q = np.diff(ranking.positive_offset_Q1)
-    query_P = np.repeat(np.arange(len(counts_Q)), counts_Q)
-    reached = ranking.positive_rank_P <= shortlist
-    return np.bincount(query_P, reached, minlength=len(counts_Q)).astype(np.int64), counts_Q
-
-
 def _shortlist(ranking: Ranking, shortlist: int) -> np.ndarray:
     kept = ranking.candidate_index_QK.shape[1]
     short = ranking.candidate_count_Q > kept

@@ -69,15 +69,6 @@ def plan_tiles(
         yield Tile(number, place_P, query_M, gallery_M, pair_P2)
 
 
-def tile_count(pairs: int, pairs_per_tile: int) -> int:
-    """How many tiles `plan_tiles` makes.
-
-    >>> tile_count(9, 4)
-    3
-    """
-    return -(-pairs // pairs_per_tile)
-
-
 def match_in_process(
     tiles: Iterator[Tile],
     matcher: PairMatcher,

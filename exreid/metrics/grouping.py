@@ -8,11 +8,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
-from typing import Literal
 
 import numpy as np
-
-Linkage = Literal["components", "average"]
 
 PROBABILITY_STEPS = 2**40
 """Probabilities are summed as whole numbers of this many steps: no sum depends on its order."""
@@ -90,48 +87,24 @@ def _pairs_within(label_N: np.ndarray) -> int:
 
 
 def cluster_new(
-    position_N: np.ndarray,
-    pair_P2: np.ndarray,
-    probability_P: np.ndarray,
-    *,
-    threshold: float,
-    linkage: Linkage = "average",
-    missing: float = 0.0,
+    position_N: np.ndarray, pair_P2: np.ndarray, probability_P: np.ndarray, *, threshold: float
 ) -> np.ndarray:
     """Group images by the probabilities that pairs of them show one animal; int64 labels from 0,
     by first appearance.
 
-    ``pair_P2`` holds places among the N images, each pair once in either order. Pairs that it
-    lacks have the probability ``missing``, which must lie below ``threshold``.
-
-    - ``components``: a pair at or above the threshold is joined, and so are chains of such pairs.
-    - ``average``: the two groups with the highest mean probability over all pairs between them are
-      joined, again and again, while that mean is at or above the threshold (UPGMA; Sokal &
-      Michener 1958). Of equally high means the groups whose first images have the smaller
-      ``position_N`` (the place in the table, each once) are joined first. So no order of the images
-      or of the pairs changes the partition.
-
-    The memory goes by the number of pairs, never by N x N.
+    ``pair_P2`` holds places among the N images, each pair once in either order; pairs that it
+    lacks have the probability 0. The two groups with the highest mean probability over all pairs
+    between them are joined, again and again, while that mean is at or above the threshold (UPGMA;
+    Sokal & Michener 1958). Of equally high means the groups whose first images have the smaller
+    ``position_N`` (the place in the table, each once) are joined first. So no order of the images
+    or of the pairs changes the partition. The memory goes by the number of pairs, never by N x N.
 
     >>> pairs = np.array([[0, 1], [1, 2]])
     >>> cluster_new(np.arange(4), pairs, np.array([0.9, 0.8]), threshold=0.5)
     array([0, 0, 1, 2])
-    >>> cluster_new(np.arange(4), pairs, np.array([0.9, 0.8]), threshold=0.5, linkage="components")
-    array([0, 0, 0, 1])
     """
-    _check_pairs(position_N, pair_P2, probability_P, threshold, missing)
-    order_N = np.argsort(position_N)
-    place_N = np.empty_like(order_N)
-    place_N[order_N] = np.arange(len(order_N))
-    placed_P2 = np.sort(place_N[pair_P2.reshape(-1, 2)], axis=1)
-    if linkage == "components":
-        owner_N = _components(len(position_N), placed_P2[probability_P >= threshold])
-    elif linkage == "average":
-        merges = _average_linkage(len(position_N), placed_P2, probability_P, threshold, missing)
-        owner_N = _joined(np.arange(len(position_N)), merges)
-    else:
-        raise ValueError(f"linkage '{linkage}' is unknown: give 'components' or 'average'.")
-    return _by_first_appearance(owner_N[place_N])
+    ((_, group_N),) = clusters_at_cuts(position_N, pair_P2, probability_P, [threshold])
+    return group_N
 
 
 def _check_pairs(
@@ -139,12 +112,11 @@ def _check_pairs(
     pair_P2: np.ndarray,
     probability_P: np.ndarray,
     threshold: float,
-    missing: float,
 ) -> None:
-    if not 0 <= missing < threshold <= 1:
+    if not 0 < threshold <= 1:
         raise ValueError(
-            f"missing pairs ({missing}) must lie below the threshold ({threshold}), both from 0 to "
-            "1: otherwise all images without evidence would be one animal."
+            f"the threshold ({threshold}) must be above 0, or all images without evidence would be "
+            "one animal, and 1 at most."
         )
     if len(np.unique(position_N)) != len(position_N):
         raise ValueError("each image needs a position of its own: it decides ties.")
@@ -160,22 +132,6 @@ def _check_pairs(
         raise ValueError("an image cannot be paired with itself.")
     if len(np.unique(np.sort(pair_P2, axis=1), axis=0)) != len(pair_P2):
         raise ValueError("a pair stands twice, perhaps once in each order: give each pair once.")
-
-
-def _components(count: int, pair_P2: np.ndarray) -> np.ndarray:
-    """Each image's smallest connected image."""
-    owner = list(range(count))
-
-    def root(place: int) -> int:
-        while owner[place] != place:
-            owner[place] = owner[owner[place]]
-            place = owner[place]
-        return place
-
-    for left, right in pair_P2.tolist():
-        first, second = sorted((root(left), root(right)))
-        owner[second] = first
-    return np.array([root(place) for place in range(count)], np.int64)
 
 
 def clusters_at_cuts(
@@ -194,17 +150,17 @@ def clusters_at_cuts(
     0.5 [0 0 1]
     0.4 [0 0 0]
     """
-    _check_pairs(position_N, pair_P2, probability_P, min(cuts), 0.0)
+    _check_pairs(position_N, pair_P2, probability_P, min(cuts))
     order_N = np.argsort(position_N)
     place_N = np.empty_like(order_N)
     place_N[order_N] = np.arange(len(order_N))
     placed_P2 = np.sort(place_N[pair_P2.reshape(-1, 2)], axis=1)
-    merges = _average_linkage(len(position_N), placed_P2, probability_P, min(cuts), 0.0)
+    merges = _average_linkage(len(position_N), placed_P2, probability_P, min(cuts))
     owner_N, done = np.arange(len(position_N)), 0
     for cut in sorted(cuts, reverse=True):
-        bar = round(cut * PROBABILITY_STEPS)
+        threshold = round(cut * PROBABILITY_STEPS)
         last = done
-        while last < len(merges) and merges[last][0] >= bar:
+        while last < len(merges) and merges[last][0] >= threshold:
             last += 1
         owner_N, done = _joined(owner_N, merges[done:last]), last
         yield cut, _by_first_appearance(owner_N[place_N])
@@ -218,28 +174,23 @@ def _joined(owner_N: np.ndarray, merges: Sequence[tuple[Fraction, int, int]]) ->
 
 
 def _average_linkage(
-    count: int, pair_P2: np.ndarray, probability_P: np.ndarray, threshold: float, missing: float
+    count: int, pair_P2: np.ndarray, probability_P: np.ndarray, threshold: float
 ) -> list[tuple[Fraction, int, int]]:
-    """What is joined, in order: (mean over ``missing``, in steps; the group; the one that goes into
-    it), groups named by their smallest place.
-
-    What is kept of two groups is by how much the listed pairs between them exceed ``missing``, in
-    whole steps: pairs that are not listed add nothing to it.
-    """
+    """What is joined, in order: (mean, in steps; the group; the one that goes into it), groups
+    named by their smallest place."""
     steps_P = np.rint(probability_P * PROBABILITY_STEPS).astype(np.int64)
-    missing_steps = round(missing * PROBABILITY_STEPS)
-    bar_steps = round(threshold * PROBABILITY_STEPS) - missing_steps
-    excess: list[dict[int, int]] = [{} for _ in range(count)]
+    threshold_steps = round(threshold * PROBABILITY_STEPS)
+    total: list[dict[int, int]] = [{} for _ in range(count)]
     for (left, right), steps in zip(pair_P2.tolist(), steps_P.tolist(), strict=True):
-        excess[left][right] = excess[right][left] = steps - missing_steps
+        total[left][right] = total[right][left] = steps
     size = [1] * count
     merges: list[tuple[Fraction, int, int]] = []
     heap: list[tuple[Fraction, int, int, int, int]] = []
 
     def offer(left: int, right: int) -> None:
         first, second = min(left, right), max(left, right)
-        mean = Fraction(excess[first][second], size[first] * size[second])
-        if mean >= bar_steps:
+        mean = Fraction(total[first][second], size[first] * size[second])
+        if mean >= threshold_steps:
             heapq.heappush(heap, (-mean, first, second, size[first], size[second]))
 
     for left, right in pair_P2.tolist():
@@ -248,15 +199,15 @@ def _average_linkage(
         falling, first, second, first_size, second_size = heapq.heappop(heap)
         if (size[first], size[second]) != (first_size, second_size):
             continue
-        for other, steps in excess[second].items():
-            del excess[other][second]
+        for other, steps in total[second].items():
+            del total[other][second]
             if other != first:
-                total = excess[first].get(other, 0) + steps
-                excess[first][other] = excess[other][first] = total
-        excess[second] = {}
+                joined = total[first].get(other, 0) + steps
+                total[first][other] = total[other][first] = joined
+        total[second] = {}
         size[first], size[second] = first_size + second_size, 0
         merges.append((-falling, first, second))
-        for other in excess[first]:
+        for other in total[first]:
             offer(first, other)
     return merges
 

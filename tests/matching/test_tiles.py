@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exreid.matching.tiles import match_in_process, plan_tiles, tile_count
+from exreid.matching.tiles import match_in_process, plan_tiles
 from tests.matching.fakes import EqualDescriptors, random_features
 
 
@@ -17,7 +17,7 @@ from tests.matching.fakes import EqualDescriptors, random_features
 def test_each_pair_stands_in_one_tile(pairs, size):
     query_P, gallery_P = np.array(pairs, np.int32).reshape(-1, 2).T
     tiles = list(plan_tiles(query_P, gallery_P, pairs_per_tile=size))
-    assert [tile.number for tile in tiles] == list(range(tile_count(len(pairs), size)))
+    assert [tile.number for tile in tiles] == list(range(-(-len(pairs) // size)))
     places = np.concatenate([np.zeros(0, int), *(tile.place_P for tile in tiles)])
     assert sorted(places) == list(range(len(pairs)))
     for tile in tiles:
