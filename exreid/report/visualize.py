@@ -186,8 +186,10 @@ def _answers(data: RunData, score_name: str) -> list[PicturedAnswer]:
     answers = []
     for q, outcome in enumerate(query_outcomes(data).to_dict("records")):
         rows = data.ranks.of(q)
-        there = rows.start < rows.stop
-        score = float(data.ranks.score_R[rows.start]) if there else math.nan
+        there, best, score = rows.start < rows.stop, None, math.nan
+        if there:
+            best = data.images.text(data.ranks.image_R[rows.start], "image_id")
+            score = float(data.ranks.score_R[rows.start])
         answers.append(
             PicturedAnswer(
                 query_id=data.query_ids[q],
@@ -196,9 +198,7 @@ def _answers(data: RunData, score_name: str) -> list[PicturedAnswer]:
                 confidence_name=confidence_name,
                 confidence=float(outcome["probability"]) if probability else score,
                 score=score,
-                best_gallery_id=data.images.text(data.ranks.image_R[rows.start], "image_id")
-                if there
-                else None,
+                best_gallery_id=best,
                 best_identity=outcome["top"],
                 first_right_rank=outcome["first_rank"] or None,
                 decision=outcome["decision"],
