@@ -18,6 +18,7 @@ from exreid.openset.decide import Decisions
 from exreid.openset.group import new_animals_table
 from exreid.pipeline.answers import AnswerTables, answer_table, names_of
 from exreid.pipeline.retrieve import Retrieval
+from exreid.records import Json
 
 
 def photo_answer_tables(
@@ -178,7 +179,7 @@ def _picture_row(
     side: str,
     where: dict[str, str | None],
     count_of: dict[str, int],
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     row = retrieval.table.rows.iloc[position]
     more = retrieval.table.original.iloc[position].drop(config.dataset.mask_col, errors="ignore")
     known = {name: row[name] for name in ("identity", "encounter", "viewpoint")}

@@ -22,7 +22,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
@@ -45,7 +45,7 @@ from exreid.features.local_extraction import LocalFeatureStore
 from exreid.gallery.swap import State, put_back, state_of
 from exreid.openset.decide import Decider
 from exreid.openset.group import Grouping
-from exreid.records import TABLE_COLUMNS, ImageTable
+from exreid.records import TABLE_COLUMNS, ImageTable, Json
 from exreid.storage.files import checksum_of, is_whole, mapped_array, read_json
 
 log = logging.getLogger(__name__)
@@ -151,11 +151,11 @@ class Gallery:
         """Where the local features of one extractor lie, all of them whole."""
         return self.local_store(name).store.folder
 
-    def description(self, name: str) -> dict[str, Any]:
+    def description(self, name: str) -> dict[str, Json]:
         """What features of this name depend on besides the images; empty where it has none."""
         return dict(self.manifest["features"].get(name, {}))
 
-    def check_features(self, name: str, here: dict[str, Any]) -> None:
+    def check_features(self, name: str, here: Mapping[str, Json]) -> None:
         """GalleryError where features made here would differ from the gallery's.
 
         What only moves the last digits (device, versions of torch and timm) may differ.
@@ -388,7 +388,7 @@ SAVED_AS = {
 """What fields are called in gallery.json, where that is another name."""
 
 
-def decider_to_json(decider: Decider) -> dict[str, Any]:
+def decider_to_json(decider: Decider) -> dict[str, Json]:
     """All that `decider_from_json` needs; JSON keeps every bit of a float."""
     values = {field.name: _plain(getattr(decider, field.name)) for field in fields(decider)}
     return {SAVED_AS.get(name, name): value for name, value in values.items()}
@@ -402,7 +402,7 @@ def decider_from_json(values: dict[str, Any]) -> Decider:
         raise GalleryError(f"{MANIFEST}: not a decision known/new: {error}. {_AGAIN}") from error
 
 
-def grouping_to_json(grouping: Grouping) -> dict[str, Any]:
+def grouping_to_json(grouping: Grouping) -> dict[str, Json]:
     """All that `grouping_from_json` needs."""
     curve = None if grouping.curve is None else grouping.curve.as_json()
     values = {field.name: getattr(grouping, field.name) for field in fields(grouping)}

@@ -14,7 +14,7 @@ from exreid.gallery.folder import Gallery
 from exreid.gallery.photo_table import Photos
 from exreid.pipeline.answers import AnswerTables
 from exreid.pipeline.retrieve import Retrieval
-from exreid.records import Rejected
+from exreid.records import Json, Rejected
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class PhotoAnswer:
         stated = self.animals[0].probability if self.animals else None
         return self.known_probability if stated is None else stated
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> dict[str, Json]:
         """A line of ``identifications.csv``."""
         first, second = (*self.animals[:2], None, None)[:2]
         return {
@@ -114,7 +114,7 @@ class Identification:
     reason: str | None = None
     """Why the decisions promise no false-match rate, where they do not."""
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Json]:
         """For ``--json``."""
         return {
             "photos": [asdict(p) | {"probability": p.probability} for p in self.photos],

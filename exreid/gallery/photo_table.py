@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -123,7 +122,7 @@ class _Seen:
 
 
 def _looked_at(
-    found: FoundPhotos, memo: SignatureMemo, on_progress: Callable[[int], Any]
+    found: FoundPhotos, memo: SignatureMemo, on_progress: Callable[[int], object]
 ) -> list[_Seen | ImageError]:
     """Of each photograph its content and time, or why it cannot be read."""
     new: list[tuple[str, str]] = []

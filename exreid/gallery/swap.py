@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -31,7 +30,7 @@ def state_of(folder: Path, manifest: str) -> State:
 
 
 @contextmanager
-def new_folder(out: Path, check: Callable[[Path], Any]) -> Iterator[Path]:
+def new_folder(out: Path, check: Callable[[Path], object]) -> Iterator[Path]:
     """A folder that takes the place of ``out`` once it is whole and ``check`` has opened it; until
     then, and where anything fails, what was there stays."""
     out = Path(os.path.abspath(out.expanduser()))  # noqa: PTH100

@@ -43,7 +43,7 @@ from exreid.openset.group import Grouping
 from exreid.pipeline.inputs import methods_of
 from exreid.pipeline.rank import Scoring
 from exreid.progress import Progress
-from exreid.records import ImageTable, Rejected
+from exreid.records import ImageTable, Json, Rejected
 from exreid.storage.array_store import ArrayStore, write_part
 from exreid.storage.files import SEALED, checksum_of
 from exreid.storage.pair_store import PairStore, pair_records
@@ -145,10 +145,10 @@ class GalleryContent:
             small[len(known) :] = pool.map(make, range(len(known), len(rows)))
         return small
 
-    def _manifest(self, keys: list[str], checkpoints: list[int]) -> dict[str, Any]:
+    def _manifest(self, keys: list[str], checkpoints: list[int]) -> dict[str, Json]:
         old, fit, rows = self.old, self.fit, self.table.rows
         written = datetime.now(UTC).isoformat(timespec="seconds")
-        now = {"written": written, "photographs": len(rows), "exreid": __version__}
+        now: dict[str, Json] = {"written": written, "photographs": len(rows), "exreid": __version__}
         features = dict(self.scoring.features.descriptions)
         config, open_set = _portable(self.scoring.config), fit.as_json()
         known = [keys, rows["identity"].tolist(), config, _strict(features), open_set]
@@ -157,7 +157,7 @@ class GalleryContent:
         return {
             "format": FORMAT,
             "fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16],
-            "method": config["benchmark"]["method"],
+            "method": self.scoring.config.benchmark.method,
             "photographs": len(rows),
             "animals": int(rows["identity"].nunique()),
             "encounters": int(rows["encounter"].nunique()),
@@ -248,7 +248,7 @@ def _rejected_before(old: Gallery | None) -> list[Rejected]:
     ]
 
 
-def _portable(config: ProbeConfig) -> dict[str, Any]:
+def _portable(config: ProbeConfig) -> dict[str, Json]:
     """The config without what holds on this machine alone."""
 
     def bare(model: ModelConfig) -> ModelConfig:

@@ -23,7 +23,7 @@ from exreid.matching.geometry import Geometry, geometric_inliers
 from exreid.models.device import on_device
 from exreid.models.lightglue import LightGlue, Points
 from exreid.models.lightglue_weights import LAYERS
-from exreid.records import LocalFeatures, PairEvidence, PairMatches
+from exreid.records import Json, LocalFeatures, PairEvidence, PairMatches
 
 BF16_VERSION = 3
 """Raise it when the code changes what bf16 gives; fp32 is the published network."""
@@ -75,7 +75,7 @@ class MatchSettings:
                 f"not {self.prune_after}."
             )
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Json]:
         """What the evidence depends on; speed settings are left out."""
         left_out = {"batch_pairs", "compile"}
         depends = {

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from exreid.models.device import on_device
-from exreid.records import LocalFeatures, PairEvidence
+from exreid.records import Json, LocalFeatures, PairEvidence
 
 BATCH_PAIRS = {"cpu": 16, "cuda": 256}
 """Pairs of one batch."""
@@ -32,7 +32,7 @@ class NearestSettings:
     keypoints: int | None = None
     """Only so many of each image's best keypoints; None: all."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Json]:
         """What the evidence depends on."""
         return {"matcher": "nearest", "version": 1, **asdict(self)}
 

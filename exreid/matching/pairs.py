@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -42,7 +41,7 @@ def score_pairs(
     store: PairStore | None,
     run: RunTiles,
     pairs_per_tile: int,
-    on_progress: Callable[[int], Any] = lambda count: None,
+    on_progress: Callable[[int], object] = lambda count: None,
 ) -> ScoredPairs:
     """The evidence of each pair (query index, gallery index), matched at most once.
 

@@ -29,7 +29,7 @@ from exreid.metrics.uncertainty import bootstrap_intervals, bootstrap_statistic
 from exreid.openset.decide import Decider, Decisions
 from exreid.openset.group import Grouping, new_animals_table
 from exreid.pipeline.retrieve import Retrieval
-from exreid.records import Result
+from exreid.records import Json, Result
 from exreid.storage.run_files import (
     NEW_ANIMALS,
     NUMBER,
@@ -254,11 +254,11 @@ def _truth(retrieval: Retrieval, decisions: Decisions) -> tuple[np.ndarray, np.n
 
 def open_set_content(
     deciders: Sequence[Decider], calibration: Answers, options: OpenSetConfig
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """``open_set.json``: the rule, what was fitted (for each fold, where there are folds), and how
     the calibration queries were answered."""
     by_rate = options.rule == "false_match_rate"
-    fitted = []
+    fitted: list[dict[str, Json]] = []
     for decider in deciders:
         bar = decider.threshold if np.isfinite(decider.threshold) else -1.0
         coefficients = {
@@ -316,7 +316,7 @@ def _open_set_metrics(decided: pa.Table | None, config: ProbeConfig) -> tuple[Me
     return metrics, intervals | _statistic_intervals(statistics, identity_Q, config)
 
 
-def grouping_figures(grouping: Grouping) -> dict[str, Any]:
+def grouping_figures(grouping: Grouping) -> dict[str, Json]:
     """The ``new_animals`` of ``open_set.json``: how they are grouped, and how well that
     fits the database."""
     return {

@@ -23,7 +23,7 @@ from exreid.metrics.reliability import brier_score, expected_calibration_error, 
 from exreid.pipeline.calibration_draw import DrawnPairs, draw_pairs
 from exreid.pipeline.match import choosing_stages
 from exreid.pipeline.methods import Method
-from exreid.records import Counts, RetrievalSide
+from exreid.records import Counts, Json, RetrievalSide
 from exreid.storage import mirror
 from exreid.storage.run_folder import write_table, write_text
 
@@ -199,7 +199,7 @@ def _scaled(score_PM: np.ndarray) -> np.ndarray:
 
 def _figures(
     before_P: np.ndarray, prob_P: np.ndarray, pairs: CalibrationPairs, rows_P: np.ndarray
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """Of these pairs the held-out calibration error and Brier score; those of raw scores and of
     the base rate."""
     before_P, prob_P = before_P[rows_P], prob_P[rows_P]

@@ -19,6 +19,7 @@ from exreid.data.images import Preprocessing
 from exreid.features.embedding import Embedder, stage_description, stage_folder
 from exreid.features.extraction import (
     BatchSource,
+    Extracted,
     ExtractionReport,
     PrepareImages,
     embed_table,
@@ -27,7 +28,7 @@ from exreid.features.extraction import (
 )
 from exreid.pipeline.inputs import cache_folder, methods_of
 from exreid.progress import RunLog
-from exreid.records import Embeddings, ImageTable, Rejected
+from exreid.records import Embeddings, ImageTable, Json, Rejected
 from exreid.storage.feature_store import FeatureStore, SignatureMemo
 
 if TYPE_CHECKING:
@@ -54,10 +55,10 @@ class StoredFeatures(Protocol):
     def local_folder(self, name: str) -> Path:
         """Where the local features of one extractor lie."""
 
-    def description(self, name: str) -> dict[str, Any]:
+    def description(self, name: str) -> dict[str, Json]:
         """What features of this name depend on besides the images; empty where it has none."""
 
-    def check_features(self, name: str, here: dict[str, Any]) -> None:
+    def check_features(self, name: str, here: Mapping[str, Json]) -> None:
         """An error where features made here cannot be compared with those of this name."""
 
 
@@ -70,7 +71,7 @@ class Features:
     """float32 (N, D) of each backbone."""
     local: tuple[LocalImages, ...] = ()
     """Of each kind of local features."""
-    descriptions: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    descriptions: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
     """What each kind of features depends on besides the images, by its name."""
     rejected: tuple[Rejected, ...] = ()
     """The images that could not be read."""
@@ -213,7 +214,7 @@ def _batch_source(
 ) -> BatchSource:
     model, deterministic = config.model, config.deterministic
 
-    def in_process(table: ImageTable, positions: np.ndarray) -> Iterable[Any]:
+    def in_process(table: ImageTable, positions: np.ndarray) -> Iterable[Extracted]:
         embedder = Embedder(
             backbone,
             batch_size=model.batch_size,
@@ -223,7 +224,7 @@ def _batch_source(
         )
         return extract_in_process(table, positions, prepare=prepare, embedder=embedder)
 
-    def over_actors(table: ImageTable, positions: np.ndarray) -> Iterable[Any]:
+    def over_actors(table: ImageTable, positions: np.ndarray) -> Iterable[Extracted]:
         from exreid.distributed.extract import extract_over_actors
         from exreid.distributed.session import place_actors, ray_session
 
@@ -240,7 +241,7 @@ def _batch_source(
                 flip=model.flip_augmentation,
             )
 
-    def either(table: ImageTable, positions: np.ndarray) -> Iterable[Any]:
+    def either(table: ImageTable, positions: np.ndarray) -> Iterable[Extracted]:
         alone = works_alone(config, len(positions), FEW_TO_EMBED)
         return (in_process if alone else over_actors)(table, positions)
 
@@ -281,7 +282,7 @@ def preprocessing_for(config: ProbeConfig | FinetuneConfig, backbone: Backbone) 
     )
 
 
-def embedding_description(config: ProbeConfig, backbone: Backbone, device: str) -> dict[str, Any]:
+def embedding_description(config: ProbeConfig, backbone: Backbone, device: str) -> dict[str, Json]:
     """All that global features depend on besides the image and its mask: probes, galleries and
     identification find them in the cache by this alone."""
     return stage_description(
@@ -294,6 +295,6 @@ def embedding_description(config: ProbeConfig, backbone: Backbone, device: str) 
     )
 
 
-def embedding_folder(config: ProbeConfig, description: dict[str, Any]) -> Path:
+def embedding_folder(config: ProbeConfig, description: Mapping[str, Json]) -> Path:
     """Where the cache keeps global features with this `embedding_description`."""
     return stage_folder(cache_folder(config), "embeddings", description)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,7 +28,7 @@ from exreid.models.lightglue import lightglue_fingerprint, lightglue_weights
 from exreid.pipeline.embed import Features, StoredFeatures, works_alone
 from exreid.pipeline.inputs import cache_folder, methods_of, with_local
 from exreid.progress import RunLog
-from exreid.records import ImageTable
+from exreid.records import ImageTable, Json
 from exreid.storage.feature_store import SignatureMemo
 from exreid.storage.urls import is_remote
 
@@ -47,8 +47,10 @@ class LocalImages:
     keys: tuple[str, ...]
     """Of each image, in the table's order."""
     store: LocalFeatureStore
-    description: dict[str, Any]
+    description: Mapping[str, Json]
     """What the features depend on besides the images."""
+    weights: str
+    """The fingerprint of LightGlue's, for features of this kind."""
 
     def at(self, position_N: np.ndarray) -> LocalImages:
         """The images at these positions."""
@@ -100,8 +102,8 @@ def _with_keypoints(
     new = features.table.take(np.arange(known, len(features.table))) if known else features.table
     bar = log.progress("Finding keypoints", len(new))
     images, position_N, report = extract_local_images(new, config, placement, bar)
-    matcher = {
-        "weights": lightglue_fingerprint(matcher_of(config)),
+    matcher: dict[str, Json] = {
+        "weights": images.weights,
         "stage_version": EVIDENCE_VERSION,
     }
     description = {"features": images.description, "matcher": matcher}
@@ -164,7 +166,9 @@ def extract_local_images(
         on_progress=on_progress,
     )
     store = LocalFeatureStore(folder, name, benchmark.local_top_k)
-    return LocalImages(name, tuple(keys), store, description), position_N, report
+    weights = lightglue_fingerprint(matcher_of(config))
+    images = LocalImages(name, tuple(keys), store, description, weights)
+    return images, position_N, report
 
 
 def matcher_of(config: ProbeConfig) -> str:

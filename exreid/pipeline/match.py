@@ -140,8 +140,6 @@ class LocalMethod:
     features_of: FeaturesOf
     """Of the images at these positions."""
     image_ids: Sequence[str]
-    weights: str
-    """The fingerprint of LightGlue's."""
     matchers: Matchers
     open_store: Callable[[str], PairStore]
     """The evidence that is known already, and where new one goes; by the name of its folder."""
@@ -177,7 +175,6 @@ def local_methods(
             images,
             partial(images.store.gather_places, images.keys),
             features.table.rows["image_id"].tolist(),
-            features.descriptions[f"local-{images.name}"]["matcher"]["weights"],
             matchers,
             open_store,
             folder,
@@ -229,7 +226,7 @@ def _match_stage(
         "stage": "pairs",
         "stage_version": EVIDENCE_VERSION,
         "local": method.images.description,
-        "weights": None if isinstance(stage.settings, NearestSettings) else method.weights,
+        "weights": None if isinstance(stage.settings, NearestSettings) else method.images.weights,
         "settings": stage.settings.describe(),
         "device": make.device,
     }
