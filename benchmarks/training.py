@@ -2,7 +2,7 @@
 
 The bare loop trains the same model with the same loss, batch and threads on tensors that lie ready
 in memory, with nothing else around it; like every training it keeps its memory between steps
-(`exreid.training.loop.keep_memory`), without which it takes a quarter more CPU time. The whole
+(`exreid.models.device.keep_memory`), without which it takes a quarter more CPU time. The whole
 job reads the decoded cache and augments; one that augments nothing shows what the engine itself
 costs. The first epoch stands apart: it includes nothing but what later epochs include as well,
 while the decoding before it is timed alone.
@@ -35,9 +35,9 @@ from exreid.config.io import load_config
 from exreid.config.training import FinetuneConfig
 from exreid.data.synthetic import write_dataset
 from exreid.models.backbones import build_backbone
+from exreid.models.device import keep_memory
 from exreid.runs.finetune import run_finetune
 from exreid.training.history import HistoryRow, read_history
-from exreid.training.loop import keep_memory
 from exreid.training.model import build_model
 from exreid.training.optim import build_optimizer
 

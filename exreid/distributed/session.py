@@ -83,6 +83,10 @@ def place_actors(config: RayConfig) -> Placement:
 
 
 def _quiet_environment(verbose: bool) -> None:
+    from exreid.models.device import ONE_ARENA
+
+    for name, value in ONE_ARENA.items():
+        os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")

@@ -29,9 +29,10 @@ from exreid.errors import (
     NonFiniteLossError,
     TrainingError,
 )
+from exreid.models.device import ONE_ARENA
 from exreid.storage import mirror
 from exreid.storage.disk import places_of, storage_error
-from exreid.training.loop import ONE_ARENA, train
+from exreid.training.loop import train
 from exreid.training.state import Training
 from exreid.training.world import World
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from exreid.models.checkpoints import weights_fingerprint
-from exreid.models.device import in_parts, on_device, whole_fp32
+from exreid.models.device import in_parts, keep_memory, on_device, whole_fp32
 from exreid.records import Json
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Embedder:
         (test-time augmentation). Mirroring turns a left flank into what no right flank looks
         like, since an animal's flanks differ: it can only help as far as the backbone's features
         depend on the direction that the animal faces."""
+        keep_memory()
         if threads is not None:
             torch.set_num_threads(threads)
         if deterministic:

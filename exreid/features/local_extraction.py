@@ -24,7 +24,7 @@ from exreid.errors import ImageError, MaskError
 from exreid.features.embedding import content_hash, image_key
 from exreid.features.extraction import NOT_FINITE, not_finite, trusted_signature
 from exreid.features.local import EXTRACTORS, LocalExtractor
-from exreid.models.device import in_parts
+from exreid.models.device import in_parts, keep_memory
 from exreid.records import Json, LocalFeatures
 from exreid.storage.array_store import ArrayStore, write_part
 from exreid.storage.urls import read_bytes
@@ -137,6 +137,7 @@ class ExtractLocal:
         device: str = "cpu",
         threads: int | None = None,
     ) -> None:
+        keep_memory()
         if threads:
             import torch
 

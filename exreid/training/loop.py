@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 
 import torch
 
 from exreid.errors import TrainingError
 from exreid.models.checkpoints import is_finite
+from exreid.models.device import keep_memory
 from exreid.storage import mirror
 from exreid.training.checkpoint import LATEST_FULL, resume, save_epoch, save_final
 from exreid.training.epoch import train_epoch
@@ -21,11 +20,6 @@ from exreid.training.sampling import model_seed
 from exreid.training.state import Training, TrainingState, initial_state
 from exreid.training.validate import validate
 from exreid.training.world import World
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
-MALLOC = {M_TRIM_THRESHOLD: 2**30, M_MMAP_MAX: 0}
-ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
-"""The environment of a process that trains outside its main thread: see `keep_memory`."""
 
 
 def train(
@@ -113,17 +107,3 @@ def make_deterministic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
-
-
-def keep_memory() -> None:
-    """Have the C library keep what is freed for what is asked for next, where it is glibc.
-
-    A training frees and asks for the same large blocks in each step. Given back to the system, each
-    of their pages is filled with zeros anew: on CPUs a quarter of the time. Threads besides the
-    main one have arenas of their own, which hold no block above 64 MB, and once there are some it
-    is too late to forbid them: where such a thread trains, its process starts with `ONE_ARENA`.
-    """
-    with suppress(OSError, AttributeError):
-        library = ctypes.CDLL(None)
-        for parameter, value in MALLOC.items():
-            library.mallopt(parameter, value)

@@ -1,4 +1,9 @@
-"""Work that does not fit a GPU's memory is done in parts; nothing is lost or done twice."""
+"""Work that does not fit a GPU's memory is done in parts, and memory is kept between batches."""
+
+import os
+import platform
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -6,7 +11,7 @@ import torch
 
 from exreid.features.embedding import Embedder
 from exreid.models.backbones import build_backbone
-from exreid.models.device import in_parts, on_device, whole_fp32
+from exreid.models.device import ONE_ARENA, in_parts, on_device, whole_fp32
 
 
 def _holds(most):
@@ -61,3 +66,77 @@ def test_a_copy_is_a_copy():
     there = on_device(values[::2], torch.device("cpu"))
     values[:] = 9
     assert there.tolist() == [0, 2]
+
+
+BLOCKS = """
+import resource
+import threading
+import numpy as np
+from exreid.models.device import keep_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        np.ones(80 * 2**20, np.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def measure():
+    faults()
+    given_back = faults()
+    keep_memory()
+    faults()
+    print(given_back, faults())
+
+if {beside_others}:
+    for _ in range(20):
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+    thread = threading.Thread(target=measure)
+    thread.start()
+    thread.join()
+else:
+    measure()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
+@pytest.mark.parametrize("beside_others", [False, True])
+def test_memory_that_was_freed_is_used_again_and_not_asked_for_anew(beside_others):
+    environment = {**os.environ, **(ONE_ARENA if beside_others else {})}
+    code = BLOCKS.replace("{beside_others}", str(beside_others))
+    printed = subprocess.check_output([sys.executable, "-c", code], text=True, env=environment)
+    given_back, kept = map(int, printed.split())
+    assert given_back > 100
+    assert kept < given_back / 10
+
+
+EXTRACTION = """
+import resource
+import numpy as np
+import torch
+from exreid.features.embedding import Embedder
+from exreid.features.local_extraction import ExtractLocal, LocalPreprocessing
+from exreid.models.backbones import build_backbone
+
+torch.set_num_threads(1)
+if {local}:
+    preprocessing = LocalPreprocessing(512, False, "none", False, 0.1)
+    work = ExtractLocal(".", preprocessing, None, extractor="aliked-n16", keypoints=64).extract
+    images = np.full((2, 512, 512, 3), 90, np.uint8)
+else:
+    images = np.full((16, 224, 224, 3), 90, np.uint8)
+    work = Embedder(build_backbone("efficientnet-lite0"), batch_size=8)
+for _ in range(2):
+    work(images)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+work(images)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / len(images))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
+@pytest.mark.parametrize(("local", "given_back"), [(False, 5000), (True, 70000)])
+def test_an_extraction_keeps_its_memory(local, given_back):
+    """``given_back``: about the page faults of an image where the system gets the memory back."""
+    code = EXTRACTION.replace("{local}", str(local))
+    faults = float(subprocess.check_output([sys.executable, "-c", code], text=True))
+    assert faults < given_back / 5

@@ -1,10 +1,6 @@
 """Resume to the last bit, checkpoints that hold what they should, and bad endings."""
 
 import json
-import os
-import platform
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -17,7 +13,7 @@ from exreid.training import checkpoint as ckpt
 from exreid.training import epoch
 from exreid.training.feed import read_ahead
 from exreid.training.history import ProgressFile, read_history
-from exreid.training.loop import ONE_ARENA, train
+from exreid.training.loop import train
 from tests.training import helpers
 
 PARTS = {
@@ -240,44 +236,3 @@ def test_reading_ahead_keeps_the_order_and_passes_errors_on():
     assert next(items) == 1
     with pytest.raises(ValueError, match="damaged"):
         next(items)
-
-
-BLOCKS = """
-import resource
-import threading
-import numpy as np
-from exreid.training.loop import keep_memory
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(10):
-        np.ones(80 * 2**20, np.uint8)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-def measure():
-    faults()
-    given_back = faults()
-    keep_memory()
-    faults()
-    print(given_back, faults())
-
-if {beside_others}:
-    for _ in range(20):
-        threading.Thread(target=threading.Event().wait, daemon=True).start()
-    thread = threading.Thread(target=measure)
-    thread.start()
-    thread.join()
-else:
-    measure()
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
-@pytest.mark.parametrize("beside_others", [False, True])
-def test_memory_that_was_freed_is_used_again_and_not_asked_for_anew(beside_others):
-    environment = {**os.environ, **(ONE_ARENA if beside_others else {})}
-    code = BLOCKS.replace("{beside_others}", str(beside_others))
-    printed = subprocess.check_output([sys.executable, "-c", code], text=True, env=environment)
-    given_back, kept = map(int, printed.split())
-    assert given_back > 100
-    assert kept < given_back / 10
