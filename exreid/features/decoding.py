@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 
-from exreid.features.embedding import image_key
 from exreid.features.extraction import (
     Extracted,
     ExtractionReport,
@@ -18,6 +17,7 @@ from exreid.features.extraction import (
     known_keys,
     sort_out_errors,
 )
+from exreid.features.keys import image_key
 from exreid.records import ImageTable
 from exreid.storage.array_store import ArrayStore, write_part
 from exreid.storage.feature_store import SignatureMemo

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -22,9 +19,6 @@ if TYPE_CHECKING:
 
 EMBEDDING_VERSION = 1
 """Raise it when the code of this stage changes its numbers: cached vectors are then made anew."""
-
-CACHE_VERSION = 2
-"""Raise it when the files of the caches change, not what they hold: 2 has checksums."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -126,24 +120,3 @@ def stage_description(
         "torch": torch.__version__,
         "timm": version("timm"),
     }
-
-
-def content_hash(image_bytes: bytes) -> str:
-    """32 hex digits of an image file's content."""
-    return hashlib.blake2b(image_bytes, digest_size=16).hexdigest()
-
-
-def image_key(content: str, mask_value: str | None) -> str:
-    """32 hex digits of an image's content hash and its mask: the cache's key for one image."""
-    joined = f"{content}\0{mask_value or ''}".encode()
-    return hashlib.blake2b(joined, digest_size=16).hexdigest()
-
-
-def stage_folder(cache: Path, kind: str, description: Mapping[str, object]) -> Path:
-    """Where a cache keeps what a stage of this kind makes with this description."""
-    return cache / kind / describe_fingerprint({**description, "cache_version": CACHE_VERSION})
-
-
-def describe_fingerprint(description: Mapping[str, object]) -> str:
-    """16 hex digits of a stage's description."""
-    return hashlib.sha256(json.dumps(dict(description), sort_keys=True).encode()).hexdigest()[:16]

@@ -14,7 +14,8 @@ import numpy as np
 from exreid.data.images import Preprocessing, prepare_image, prepare_matte
 from exreid.data.metadata import left_out_text
 from exreid.errors import CheckpointError, ImageError, MaskError, RunError
-from exreid.features.embedding import Embedder, content_hash, image_key
+from exreid.features.embedding import Embedder
+from exreid.features.keys import content_hash, image_key
 from exreid.records import Embeddings, ImageTable, Rejected
 from exreid.storage.feature_store import FeatureStore, SignatureMemo, is_racy
 from exreid.storage.urls import file_signature, read_bytes

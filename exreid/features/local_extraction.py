@@ -21,8 +21,8 @@ from exreid.data.images import (
     used_wh_px,
 )
 from exreid.errors import ImageError, MaskError
-from exreid.features.embedding import content_hash, image_key
 from exreid.features.extraction import NOT_FINITE, not_finite, trusted_signature
+from exreid.features.keys import content_hash, image_key
 from exreid.features.local import EXTRACTORS, LocalExtractor
 from exreid.models.device import in_parts, keep_memory
 from exreid.records import Json, LocalFeatures

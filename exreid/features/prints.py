@@ -17,8 +17,8 @@ from PIL import Image
 from exreid.data.images import IMAGES_VERSION, foreign_bytes, load_image
 from exreid.errors import ImageError
 from exreid.features.decoding import DecodeSource, decode_table
-from exreid.features.embedding import content_hash, image_key, stage_folder
 from exreid.features.extraction import READER_THREADS, ExtractionReport, trusted_signature
+from exreid.features.keys import content_hash, image_key, stage_folder
 from exreid.records import ImageTable
 from exreid.storage.array_store import ArrayStore, write_part
 from exreid.storage.feature_store import SignatureMemo

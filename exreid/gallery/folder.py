@@ -40,7 +40,7 @@ from exreid.config.io import from_values
 from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import normalised_path
 from exreid.errors import CalibrationError, ConfigError, GalleryError
-from exreid.features.embedding import image_key
+from exreid.features.keys import image_key
 from exreid.features.local_extraction import LocalFeatureStore
 from exreid.gallery.swap import State, put_back, state_of
 from exreid.openset.decide import Decider

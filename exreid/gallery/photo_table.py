@@ -18,8 +18,8 @@ from exreid.data.masks import encode_mask
 from exreid.data.metadata import load_images
 from exreid.data.photos import FoundPhotos, VisitRule, find_photos, group_visits, taken_at
 from exreid.errors import ImageError, MetadataError
-from exreid.features.embedding import content_hash
 from exreid.features.extraction import trusted_signature
+from exreid.features.keys import content_hash
 from exreid.gallery.folder import Gallery
 from exreid.pipeline.inputs import table_columns
 from exreid.progress import Progress, no_progress

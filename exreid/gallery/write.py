@@ -23,7 +23,7 @@ from exreid.config.benchmark import ModelConfig
 from exreid.config.probe import OutputConfig, ProbeConfig, RayConfig, WandbConfig
 from exreid.data.thumbnails import Thumbnail, make_thumbnail
 from exreid.errors import MaskError
-from exreid.features.embedding import image_key
+from exreid.features.keys import image_key
 from exreid.gallery.folder import (
     CHECKSUMS,
     FORMAT,

@@ -18,7 +18,7 @@ from exreid.calibration.pairs import CalibrationPairs
 from exreid.config.probe import ProbeConfig
 from exreid.errors import CalibrationError
 from exreid.explain.plots import draw_reliability
-from exreid.features.embedding import describe_fingerprint
+from exreid.features.keys import describe_fingerprint
 from exreid.metrics.reliability import brier_score, expected_calibration_error, reliability
 from exreid.pipeline.calibration_draw import DrawnPairs, draw_pairs
 from exreid.pipeline.match import choosing_stages

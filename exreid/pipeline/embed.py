@@ -16,7 +16,7 @@ import torch
 from exreid.config.probe import ProbeConfig
 from exreid.config.training import FinetuneConfig
 from exreid.data.images import Preprocessing
-from exreid.features.embedding import Embedder, stage_description, stage_folder
+from exreid.features.embedding import Embedder, stage_description
 from exreid.features.extraction import (
     BatchSource,
     Extracted,
@@ -26,6 +26,7 @@ from exreid.features.extraction import (
     extract_in_process,
     known_keys,
 )
+from exreid.features.keys import stage_folder
 from exreid.pipeline.inputs import cache_folder, methods_of
 from exreid.progress import RunLog
 from exreid.records import Embeddings, ImageTable, Json, Rejected

@@ -15,8 +15,8 @@ from exreid.data.metadata import left_out_text
 from exreid.distributed.session import Placement
 from exreid.errors import ConfigError, RunError
 from exreid.features.decoding import decode_in_process, decode_table
-from exreid.features.embedding import stage_folder
 from exreid.features.extraction import ExtractionReport
+from exreid.features.keys import stage_folder
 from exreid.features.local import EXTRACTORS, LocalExtractor
 from exreid.features.local_extraction import (
     ExtractLocal,

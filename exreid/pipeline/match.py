@@ -21,7 +21,7 @@ import pyarrow as pa
 from exreid.config.probe import ProbeConfig
 from exreid.distributed.session import Placement
 from exreid.errors import MatchingError
-from exreid.features.embedding import describe_fingerprint
+from exreid.features.keys import describe_fingerprint
 from exreid.matching.cascade import (
     EXACT_STAGE,
     STAGE_COUNTS,

@@ -17,8 +17,8 @@ from exreid.data.holdout import Holdout, check_holdout, cut_holdout
 from exreid.data.metadata import left_out_text, retrieval_sides
 from exreid.errors import MetadataError
 from exreid.features.decoding import DecodeSource, KeepDecoded, decode_in_process, decode_table
-from exreid.features.embedding import stage_folder
 from exreid.features.extraction import ExtractionReport, PrepareImages, input_columns
+from exreid.features.keys import stage_folder
 from exreid.models.backbones import Backbone, build_backbone
 from exreid.pipeline.embed import preprocessing_for
 from exreid.pipeline.inputs import cache_folder

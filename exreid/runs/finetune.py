@@ -34,13 +34,7 @@ from exreid.progress import Progress, no_progress, timed
 from exreid.records import Counts, Rejected, Result
 from exreid.storage import mirror
 from exreid.storage.run_folder import RunFolder, new_run_id, write_rejected, write_text
-from exreid.training.history import (
-    HISTORY_FILE,
-    HistoryRow,
-    ProgressFile,
-    best_row,
-    read_history,
-)
+from exreid.training.history import HISTORY_FILE, HistoryRow, ProgressFile, best_row, read_history
 from exreid.training.loop import train
 from exreid.training.state import Training
 from exreid.training.world import World

@@ -29,13 +29,7 @@ from exreid.progress import Progress, RunLog, no_progress
 from exreid.records import ImageTable, Result, RetrievalSide
 from exreid.runs.gallery_build import join_tables
 from exreid.storage.feature_store import SignatureMemo
-from exreid.storage.run_folder import (
-    RunFolder,
-    new_run_id,
-    write_rejected,
-    write_table,
-    write_text,
-)
+from exreid.storage.run_folder import RunFolder, new_run_id, write_rejected, write_table, write_text
 from exreid.storage.run_tables import query_table, ranking_table
 from exreid.storage.spreadsheets import csv_text
 

@@ -42,13 +42,7 @@ from exreid.progress import Progress, RunLog, no_progress
 from exreid.records import Counts, ImageTable, Ranking, Rejected, Result
 from exreid.report.visualize import draw_run
 from exreid.storage.run_files import damage_named
-from exreid.storage.run_folder import (
-    RunFolder,
-    new_run_id,
-    write_rejected,
-    write_table,
-    write_text,
-)
+from exreid.storage.run_folder import RunFolder, new_run_id, write_rejected, write_table, write_text
 from exreid.storage.run_tables import query_table, ranking_table, read_ranking
 
 

@@ -18,7 +18,7 @@ from exreid.config.io import load_config, with_overrides
 from exreid.config.probe import ProbeConfig
 from exreid.data.synthetic import write_dataset
 from exreid.errors import CacheError, ConfigError, GalleryError, MetadataError
-from exreid.features.embedding import image_key
+from exreid.features.keys import image_key
 from exreid.features.local import LocalExtractor
 from exreid.features.local_extraction import as_record
 from exreid.gallery import folder as gallery_module

@@ -7,12 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exreid.training.sampling import (
-    epoch_order,
-    epoch_shares,
-    model_seed,
-    uniforms,
-)
+from exreid.training.sampling import epoch_order, epoch_shares, model_seed, uniforms
 
 LABELS = np.array([0] * 7 + [1] * 2 + [2] * 1 + [3] * 11)
 

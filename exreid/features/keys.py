@@ -1,0 +1,32 @@
+"""The keys of all caches: of an image by its content and mask, of a stage by what it depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+CACHE_VERSION = 2
+"""Raise it when the files of the caches change, not what they hold: 2 has checksums."""
+
+
+def content_hash(image_bytes: bytes) -> str:
+    """32 hex digits of an image file's content."""
+    return hashlib.blake2b(image_bytes, digest_size=16).hexdigest()
+
+
+def image_key(content: str, mask_value: str | None) -> str:
+    """32 hex digits of an image's content hash and its mask: the cache's key for one image."""
+    joined = f"{content}\0{mask_value or ''}".encode()
+    return hashlib.blake2b(joined, digest_size=16).hexdigest()
+
+
+def stage_folder(cache: Path, kind: str, description: Mapping[str, object]) -> Path:
+    """Where a cache keeps what a stage of this kind makes with this description."""
+    return cache / kind / describe_fingerprint({**description, "cache_version": CACHE_VERSION})
+
+
+def describe_fingerprint(description: Mapping[str, object]) -> str:
+    """16 hex digits of a stage's description."""
+    return hashlib.sha256(json.dumps(dict(description), sort_keys=True).encode()).hexdigest()[:16]
