@@ -29,7 +29,8 @@ STAGE_COUNTS = {
 class MakeMatcher:
     """Builds the matcher, in whatever process it is called."""
 
-    features: str
+    lightglue: str
+    """The name of its weights, where the settings are LightGlue's."""
     settings: MatchSettings | NearestSettings
     device: str
 
@@ -37,7 +38,7 @@ class MakeMatcher:
         """With the published weights, where there are any."""
         if isinstance(self.settings, NearestSettings):
             return NearestMatcher(self.settings, self.device)
-        return LightGlueMatcher(load_lightglue(self.features), self.settings, self.device)
+        return LightGlueMatcher(load_lightglue(self.lightglue), self.settings, self.device)
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Stage:
 
 
 def cascade_of(config: ProbeConfig) -> list[Stage]:
-    """The stages of a probe's local matching, in their order."""
+    """The stages of a probe's local matching, in their order; one where all is exact."""
     benchmark, fast = config.benchmark, config.benchmark.fast
     exact = MatchSettings(match_threshold=benchmark.match_threshold, geometry=benchmark.geometry)
     if benchmark.precision == "exact":

@@ -126,8 +126,8 @@ def _with_vectors(
     describe: bool,
 ) -> Features:
     table, name, model = features.table, f"global-{number}", config.model
-    known = 0 if stored is None else len(stored)
-    new = table.take(np.arange(known, len(table))) if known else table
+    stored_count = 0 if stored is None else len(stored)
+    new = table.take(np.arange(stored_count, len(table))) if stored_count else table
     report, descriptions = ExtractionReport(), {}
     vectors_ND = None if describe or stored is None else _cached(new, config, stored, name)
     if vectors_ND is not None:
@@ -154,7 +154,7 @@ def _with_vectors(
             vectors_ND, position_N = stored.vectors(number)[:0], np.arange(0)
     if stored is not None:
         vectors_ND = np.concatenate([stored.vectors(number), vectors_ND])
-        position_N = np.concatenate([np.arange(known), known + position_N])
+        position_N = np.concatenate([np.arange(stored_count), stored_count + position_N])
     features = features.at(position_N, report, "images")
     return replace(
         features,
@@ -190,11 +190,11 @@ def embed_images(
     """Embeddings of the table's images, from the cache or extracted; see `embed_table`."""
     prepare = PrepareImages(table.root, preprocessing_for(config, backbone))
     # Where the device is known without asking a cluster, Ray starts only if there is work for it.
-    known = config.ray.num_actors == 0 or _runs_on_this_cpu(config)
-    if not known:
+    on_this_cpu = config.ray.num_actors == 0 or _runs_on_this_cpu(config)
+    if not on_this_cpu:
         from exreid.distributed.session import place_actors, ray_session
-    with nullcontext() if known else ray_session(config.ray, verbose=verbose):
-        device = "cpu" if known else place_actors(config.ray).device
+    with nullcontext() if on_this_cpu else ray_session(config.ray, verbose=verbose):
+        device = "cpu" if on_this_cpu else place_actors(config.ray).device
         store, memo = None, None
         if config.benchmark.cache != "off":
             description = embedding_description(config, backbone, device)

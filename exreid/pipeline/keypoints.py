@@ -98,8 +98,12 @@ def _with_keypoints(
     *,
     stored: StoredFeatures | None,
 ) -> Features:
-    name, known = config.benchmark.local_features, 0 if stored is None else len(stored)
-    new = features.table.take(np.arange(known, len(features.table))) if known else features.table
+    name, stored_count = config.benchmark.local_features, 0 if stored is None else len(stored)
+    new = (
+        features.table.take(np.arange(stored_count, len(features.table)))
+        if stored_count
+        else features.table
+    )
     bar = log.progress("Finding keypoints", len(new))
     images, position_N, report = extract_local_images(new, config, placement, bar)
     matcher: dict[str, Json] = {
@@ -109,7 +113,7 @@ def _with_keypoints(
     description = {"features": images.description, "matcher": matcher}
     if stored is not None:
         stored.check_features(f"local-{name}", description)
-        position_N = np.concatenate([np.arange(known), known + position_N])
+        position_N = np.concatenate([np.arange(stored_count), stored_count + position_N])
         folder = images.store.store.folder
         store = LocalFeatureStore(
             folder, name, config.benchmark.local_top_k, stored.local_folder(name)
@@ -132,7 +136,7 @@ def extract_local_images(
     """The local features of the table's readable images, from the cache or extracted; their
     positions, and a report."""
     # Weights that cannot be had are better missed now than when all keypoints are found.
-    lightglue_weights(matcher_of(config))
+    lightglue_weights(lightglue_name(config))
     benchmark, preprocessing = config.benchmark, preprocessing_of(config)
     name, device = benchmark.local_features, placement.device if placement else "cpu"
     extractor = LocalExtractor(name, keypoints=benchmark.local_top_k)
@@ -166,12 +170,12 @@ def extract_local_images(
         on_progress=on_progress,
     )
     store = LocalFeatureStore(folder, name, benchmark.local_top_k)
-    weights = lightglue_fingerprint(matcher_of(config))
+    weights = lightglue_fingerprint(lightglue_name(config))
     images = LocalImages(name, tuple(keys), store, description, weights)
     return images, position_N, report
 
 
-def matcher_of(config: ProbeConfig) -> str:
+def lightglue_name(config: ProbeConfig) -> str:
     """The features that the config's LightGlue is trained for."""
     name = config.benchmark.local_features
     matcher = EXTRACTORS[name].matcher

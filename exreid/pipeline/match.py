@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from exreid.config.probe import ProbeConfig
-from exreid.distributed.session import Placement
 from exreid.errors import MatchingError
 from exreid.features.keys import describe_fingerprint
 from exreid.matching.cascade import (
     EXACT_STAGE,
-    STAGE_COUNTS,
     MakeMatcher,
     Stage,
     cascade_of,
@@ -32,12 +29,13 @@ from exreid.matching.cascade import (
 )
 from exreid.matching.nearest import NearestSettings
 from exreid.matching.pairs import score_pairs
-from exreid.matching.tiles import FeaturesOf, PairMatcher, Tile, match_in_process, plan_tiles
+from exreid.matching.tiles import FeaturesOf, Tile, plan_tiles
 from exreid.pipeline.embed import Features
 from exreid.pipeline.inputs import cache_folder, with_local
-from exreid.pipeline.keypoints import EVIDENCE_VERSION, LocalImages, matcher_of
+from exreid.pipeline.keypoints import EVIDENCE_VERSION, LocalImages, lightglue_name
+from exreid.pipeline.matchers import Matchers, MatchingTally
 from exreid.progress import Progress
-from exreid.records import Counts, PairEvidence, PairMatches
+from exreid.records import PairEvidence, PairMatches
 from exreid.storage.pair_store import PairStore
 from exreid.storage.run_folder import write_text
 from exreid.storage.run_tables import matches_table
@@ -48,86 +46,6 @@ PAIRS_PER_TILE = {"cpu": 64, "cuda": 4096}
 cheap, and take 8 times as many: the work for each image, which is not repeated within a tile, is a
 large part of theirs."""
 FAILED_FILE = "failed_pairs.csv"
-
-
-@dataclass
-class MatchingLog:
-    """How the matching of a run went, counted up over all its stages."""
-
-    pairs: dict[str, int] = field(default_factory=dict)
-    """Pairs of each stage, by its name."""
-    pairs_known: int = 0
-    actors_lost: int = 0
-    wait_share: float | None = None
-    asked: dict[str, list[np.ndarray]] | None = None
-    """Where a dictionary is given: the words of all pairs that were asked for (see
-    `exreid.storage.pair_store.pair_words`), by the name of their store."""
-
-    def counts(self) -> Counts:
-        """For the result."""
-        counts: Counts = {
-            count: self.pairs[stage] for count, stage in STAGE_COUNTS.items() if stage in self.pairs
-        }
-        counts["pairs_known"] = self.pairs_known
-        if self.actors_lost:
-            counts["actors_lost"] = self.actors_lost
-        if self.wait_share is not None:
-            counts["actors_wait_share"] = round(self.wait_share, 4)
-        return counts
-
-
-class Matchers:
-    """Where the pairs of a run are matched: in this process, or over actors.
-
-    A matcher stays up for the next pairs of the same stage. Actors of another stage end first,
-    since each takes CPUs or a GPU. The caller closes it.
-    """
-
-    def __init__(self, placement: Placement | None, log: MatchingLog) -> None:
-        self.placement, self.log = placement, log
-        self._here: dict[MakeMatcher, PairMatcher] = {}
-        self._actors_for: tuple[MakeMatcher, FeaturesOf] | None = None
-        self._actors: list[Any] = []
-
-    @property
-    def device(self) -> str:
-        """The torch device of each matcher."""
-        return self.placement.device if self.placement else "cpu"
-
-    def run(
-        self,
-        tiles: Iterator[Tile],
-        make: MakeMatcher,
-        features_of: FeaturesOf,
-        *,
-        failed: list[tuple[Tile, str]],
-        method: Literal["score", "details"] = "score",
-    ) -> Iterator[tuple[Tile, Any]]:
-        """What the matcher's method gives for each tile, in any order; ``failed`` is given those
-        that were given up, and why."""
-        sides: dict[str, Any] = {"queries": features_of, "gallery": features_of, "method": method}
-        if self.placement is None:
-            if make not in self._here:
-                self._here[make] = make()
-            yield from match_in_process(tiles, self._here[make], **sides)
-            return
-        from exreid.distributed.match import MatchReport, match_over_actors
-
-        if self._actors_for != (make, features_of):
-            self.close()
-            self._actors_for = (make, features_of)
-        report = MatchReport()
-        how: dict[str, Any] = {"placement": self.placement, "report": report}
-        yield from match_over_actors(tiles, make, **how, keep=self._actors, **sides)
-        failed.extend(report.failed)
-        self.log.actors_lost += report.actors_lost
-        self.log.wait_share = report.wait_share
-
-    def close(self) -> None:
-        """End the actors."""
-        for pool in self._actors:
-            pool.stop()
-        self._actors.clear()
 
 
 @dataclass(frozen=True)
@@ -146,7 +64,7 @@ class LocalMethod:
     folder: Path
     """Of the run."""
     progress: Progress
-    log: MatchingLog
+    tally: MatchingTally
 
 
 def local_methods(
@@ -156,7 +74,7 @@ def local_methods(
     *,
     folder: Path,
     progress: Progress,
-    log: MatchingLog,
+    tally: MatchingTally,
     known_pairs: Path | None = None,
 ) -> tuple[LocalMethod, ...]:
     """Each kind of local features as a method; ``known_pairs`` holds more evidence to look in."""
@@ -179,7 +97,7 @@ def local_methods(
             open_store,
             folder,
             progress,
-            log,
+            tally,
         )
         for images in features.local
     )
@@ -221,7 +139,7 @@ def _match_stage(
     method: LocalMethod, stage: Stage, first_P: np.ndarray, second_P: np.ndarray
 ) -> PairEvidence:
     """The evidence of each pair, matched at most once; MatchingError where some cannot be."""
-    make = _matcher(method, stage)
+    make = _make_matcher(method, stage)
     description = {
         "stage": "pairs",
         "stage_version": EVIDENCE_VERSION,
@@ -231,7 +149,7 @@ def _match_stage(
         "device": make.device,
     }
     name = describe_fingerprint(description)
-    log, failed = method.log, list[tuple[Tile, str]]()
+    tally, failed = method.tally, list[tuple[Tile, str]]()
     scored = score_pairs(
         first_P,
         second_P,
@@ -242,10 +160,10 @@ def _match_stage(
         pairs_per_tile=PAIRS_PER_TILE[make.device] * stage.tile_factor,
         on_progress=method.progress(stage.name, len(first_P)),
     )
-    log.pairs[stage.name] = log.pairs.get(stage.name, 0) + len(first_P)
-    log.pairs_known += scored.known
-    if log.asked is not None:
-        log.asked.setdefault(name, []).append(scored.words_P2)
+    tally.pairs[stage.name] = tally.pairs.get(stage.name, 0) + len(first_P)
+    tally.pairs_known += scored.known
+    if tally.asked is not None:
+        tally.asked.setdefault(name, []).append(scored.words_P2)
     if failed:
         raise _failure(method, failed, first_P[scored.missing_P], second_P[scored.missing_P])
     return scored.evidence
@@ -253,7 +171,7 @@ def _match_stage(
 
 def match_details(method: LocalMethod, first_P: np.ndarray, second_P: np.ndarray) -> pa.Table:
     """``matches.parquet``: the matched keypoints of each pair, by the last stage of the cascade."""
-    make = _matcher(method, cascade_of(method.config)[-1])
+    make = _make_matcher(method, cascade_of(method.config)[-1])
     failed: list[tuple[Tile, str]] = []
     details: dict[int, PairMatches] = {}
     tiles = plan_tiles(first_P, second_P, pairs_per_tile=PAIRS_PER_TILE[make.device])
@@ -275,8 +193,8 @@ def match_details(method: LocalMethod, first_P: np.ndarray, second_P: np.ndarray
     )
 
 
-def _matcher(method: LocalMethod, stage: Stage) -> MakeMatcher:
-    return MakeMatcher(matcher_of(method.config), stage.settings, method.matchers.device)
+def _make_matcher(method: LocalMethod, stage: Stage) -> MakeMatcher:
+    return MakeMatcher(lightglue_name(method.config), stage.settings, method.matchers.device)
 
 
 def _failure(

@@ -27,14 +27,8 @@ from exreid.metrics.ranking import (
 from exreid.pipeline.budget import BudgetSpent, match_within_budget
 from exreid.pipeline.calibrate import FittedFusion
 from exreid.pipeline.embed import Features
-from exreid.pipeline.match import (
-    LocalMethod,
-    Matchers,
-    MatchingLog,
-    full_scores,
-    local_methods,
-    score_by_cascade,
-)
+from exreid.pipeline.match import LocalMethod, full_scores, local_methods, score_by_cascade
+from exreid.pipeline.matchers import Matchers, MatchingTally
 from exreid.pipeline.methods import score_all_methods, side_of_all
 from exreid.progress import RunLog
 from exreid.records import Ranking, RetrievalSide
@@ -50,7 +44,7 @@ class Scoring:
     features: Features
     local: tuple[LocalMethod, ...]
     log: RunLog
-    matching: MatchingLog
+    matching: MatchingTally
     """How the matching goes."""
 
 
@@ -68,7 +62,7 @@ def scoring_of(
     """What scores pairs of these images, for as long as ``stack`` is open. ``folder`` is the run's,
     where pairs that cannot be matched are listed; ``known_pairs`` holds evidence to look in besides
     the cache. With ``note_pairs`` the log knows all pairs that were asked for."""
-    matching = MatchingLog(asked={} if note_pairs else None)
+    matching = MatchingTally(asked={} if note_pairs else None)
     matchers = Matchers(placement, matching)
     stack.callback(matchers.close)
     local = local_methods(
@@ -77,7 +71,7 @@ def scoring_of(
         matchers,
         folder=folder,
         progress=log.progress,
-        log=matching,
+        tally=matching,
         known_pairs=known_pairs,
     )
     return Scoring(config, features, local, log, matching)

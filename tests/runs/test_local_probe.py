@@ -10,6 +10,7 @@ from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import Columns, load_images
 from exreid.features.local_extraction import LocalPreprocessing
 from exreid.pipeline import match as local
+from exreid.pipeline import matchers
 from exreid.runs.probe import recompute_metrics, run_probe
 from tests.run_schema import published_record
 
@@ -88,7 +89,7 @@ def test_a_shortlist_reads_the_same_pairs_and_keeps_the_rest_below(whole, datase
 def test_a_killed_matching_goes_on_with_the_unfinished_tiles(whole, dataset, tmp_path, monkeypatch):
     _, folder, result = whole
     monkeypatch.setattr(local, "PAIRS_PER_TILE", {"cpu": 16})
-    plain, tiles = local.match_in_process, []
+    plain, tiles = matchers.match_in_process, []
 
     def killed(*arguments, **named):
         for tile, evidence in plain(*arguments, **named):
@@ -97,7 +98,7 @@ def test_a_killed_matching_goes_on_with_the_unfinished_tiles(whole, dataset, tmp
             if len(tiles) == 4:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(local, "match_in_process", killed)
+    monkeypatch.setattr(matchers, "match_in_process", killed)
     with pytest.raises(KeyboardInterrupt):
         run_probe(_config(dataset, tmp_path))
     again, resumed = run_probe(_config(dataset, tmp_path))

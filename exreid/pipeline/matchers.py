@@ -1,0 +1,94 @@
+"""Where the pairs of a run are matched, in this process or over actors, and how that went."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from exreid.distributed.session import Placement
+from exreid.matching.cascade import STAGE_COUNTS, MakeMatcher
+from exreid.matching.tiles import FeaturesOf, PairMatcher, Tile, match_in_process
+from exreid.records import Counts
+
+
+@dataclass
+class MatchingTally:
+    """How the matching of a run went, counted up over all its stages."""
+
+    pairs: dict[str, int] = field(default_factory=dict)
+    """Pairs of each stage, by its name."""
+    pairs_known: int = 0
+    actors_lost: int = 0
+    wait_share: float | None = None
+    asked: dict[str, list[np.ndarray]] | None = None
+    """Where a dictionary is given: the words of all pairs that were asked for (see
+    `exreid.storage.pair_store.pair_words`), by the name of their store."""
+
+    def counts(self) -> Counts:
+        """For the result."""
+        counts: Counts = {
+            count: self.pairs[stage] for count, stage in STAGE_COUNTS.items() if stage in self.pairs
+        }
+        counts["pairs_known"] = self.pairs_known
+        if self.actors_lost:
+            counts["actors_lost"] = self.actors_lost
+        if self.wait_share is not None:
+            counts["actors_wait_share"] = round(self.wait_share, 4)
+        return counts
+
+
+class Matchers:
+    """Where the pairs of a run are matched: in this process, or over actors.
+
+    A matcher stays up for the next pairs of the same stage. Actors of another stage end first,
+    since each takes CPUs or a GPU. The caller closes it.
+    """
+
+    def __init__(self, placement: Placement | None, tally: MatchingTally) -> None:
+        self.placement, self.tally = placement, tally
+        self._here: dict[MakeMatcher, PairMatcher] = {}
+        self._actors_for: tuple[MakeMatcher, FeaturesOf] | None = None
+        self._actors: list[Any] = []
+
+    @property
+    def device(self) -> str:
+        """The torch device of each matcher."""
+        return self.placement.device if self.placement else "cpu"
+
+    def run(
+        self,
+        tiles: Iterator[Tile],
+        make: MakeMatcher,
+        features_of: FeaturesOf,
+        *,
+        failed: list[tuple[Tile, str]],
+        method: Literal["score", "details"] = "score",
+    ) -> Iterator[tuple[Tile, Any]]:
+        """What the matcher's method gives for each tile, in any order; ``failed`` is given those
+        that were given up, and why."""
+        sides: dict[str, Any] = {"queries": features_of, "gallery": features_of, "method": method}
+        if self.placement is None:
+            if make not in self._here:
+                self._here[make] = make()
+            yield from match_in_process(tiles, self._here[make], **sides)
+            return
+        from exreid.distributed.match import MatchReport, match_over_actors
+
+        if self._actors_for != (make, features_of):
+            self.close()
+            self._actors_for = (make, features_of)
+        report = MatchReport()
+        how: dict[str, Any] = {"placement": self.placement, "report": report}
+        yield from match_over_actors(tiles, make, **how, keep=self._actors, **sides)
+        failed.extend(report.failed)
+        self.tally.actors_lost += report.actors_lost
+        self.tally.wait_share = report.wait_share
+
+    def close(self) -> None:
+        """End the actors."""
+        for pool in self._actors:
+            pool.stop()
+        self._actors.clear()
