@@ -114,18 +114,18 @@ with signals_end_the_run():
 def test_an_interrupted_probe_goes_on_with_what_the_cache_holds(
     dataset, tmp_path, monkeypatch, capsys
 ):
-    plain = probe_module.write_answers
+    plain = probe_module.write_tables
 
     def interrupted(*unused):
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(probe_module, "write_answers", interrupted)
+    monkeypatch.setattr(probe_module, "write_tables", interrupted)
     arguments = [f"dataset.root={dataset}", f"output.root={tmp_path}", *PROBE]
     assert main(["probe", *arguments]) == 1
     (run,) = (tmp_path / "benchmark_runs").glob("*/")
     assert _status(run) == "interrupted"
     again = _run_again(capsys.readouterr().err)
-    monkeypatch.setattr(probe_module, "write_answers", plain)
+    monkeypatch.setattr(probe_module, "write_tables", plain)
     assert main(again) == 0
     written = json.loads((run / "result.json").read_text())
     assert (written["status"], written["counts"]["images_extracted"]) == ("completed", 0)
@@ -252,7 +252,7 @@ def _interrupt(*unused, **also_unused):
 
 
 @pytest.mark.parametrize(
-    ("stage", "goes_on"), [("read_images", False), ("check_leaks", False), ("write_answers", True)]
+    ("stage", "goes_on"), [("read_images", False), ("check_leaks", False), ("write_tables", True)]
 )
 @pytest.mark.parametrize("ends", [_interrupt, "dies"])
 def test_to_go_on_is_proposed_where_something_was_finished(
