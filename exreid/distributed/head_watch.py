@@ -43,7 +43,8 @@ def head_watched(
     raylet: str | None = None, *, on_lost: Callable[[], Any] = lambda: None
 ) -> Iterator[None]:
     """Raise ClusterLostError in the block once the head of the cluster, or the raylet of this
-    machine (by its HOST:PORT), no longer answers; ``on_lost`` is called before.
+    machine (by its HOST:PORT), no longer answers; ``on_lost`` is called right before that is told,
+    since Ray may end the process on the spot until then.
 
     Outside the main thread, where no signal can be caught, the block is run as it is.
     """
@@ -85,10 +86,10 @@ class HeadWatch(threading.Thread):
                 last_s = time.monotonic()
             elif time.monotonic() - last_s > LOST_AFTER_S:
                 _lost.set()
-                self.on_lost()
                 # Ray's waits look for signals; nothing else would wake them.
                 signal.pthread_kill(_main_id(), signal.SIGUSR2)
                 if not self.ended.wait(CLEAN_UP_S):
+                    self.on_lost()
                     os.write(2, f"exreid: {self.error()}\n".encode())
                     os._exit(1)
                 return
