@@ -15,8 +15,7 @@ from exreid.gallery.folder import Gallery
 from exreid.gallery.photo_answers import visit_name
 from exreid.metrics.identities import IdentityAnswer, TopIdentities, pool_encounters
 from exreid.openset.decide import Decisions
-from exreid.openset.group import new_animals_table
-from exreid.pipeline.answers import AnswerTables, answer_table, names_of
+from exreid.pipeline.answers import AnswerTables, answer_table, names_of, new_animals_of
 from exreid.pipeline.retrieve import Retrieval
 from exreid.records import Json
 
@@ -30,16 +29,12 @@ def photo_answer_tables(
     answers = without_truth(answer_table(retrieval, names, config))
     chance_R = _probabilities(retrieval, gallery, answers, names)
     answers = answers.append_column("probability", pa.array(chance_R, from_pandas=True))
-    encounters = open_set = new_animals = None
+    encounters = open_set = None
     if np.any(retrieval.queries.encounter_N >= 0):
         encounters = _visit_table(retrieval, names)
     if decisions is not None:
         open_set = _open_set_table(retrieval, decisions, names)
-        if decisions.new_animals is not None:
-            new_animals = new_animals_table(
-                decisions.new_animals, retrieval.queries, retrieval.table, decisions.probability_Q
-            )
-    return AnswerTables(answers, encounters, open_set, new_animals)
+    return AnswerTables(answers, encounters, open_set, new_animals_of(retrieval))
 
 
 def without_truth(table: pa.Table) -> pa.Table:

@@ -70,17 +70,23 @@ class AnswerTables:
 def answer_tables(retrieval: Retrieval, config: ProbeConfig) -> AnswerTables:
     """The answers by identity and by encounter, known or new, and the new animals."""
     names, decisions = names_of(retrieval), retrieval.decisions
-    encounters = open_set = new_animals = None
+    encounters = open_set = None
     if np.any(retrieval.queries.encounter_N >= 0):
         encounters = _encounter_table(retrieval, names)
     if decisions is not None:
         open_set = _open_set_table(retrieval, decisions, names)
-        if decisions.new_animals is not None:
-            new_animals = new_animals_table(
-                decisions.new_animals, retrieval.queries, retrieval.table, decisions.probability_Q
-            )
     answers = answer_table(retrieval, names, config)
-    return AnswerTables(answers, encounters, open_set, new_animals)
+    return AnswerTables(answers, encounters, open_set, new_animals_of(retrieval))
+
+
+def new_animals_of(retrieval: Retrieval) -> pa.Table | None:
+    """``new_animals.parquet``, where queries that were called new were grouped."""
+    decisions = retrieval.decisions
+    if decisions is None or decisions.new_animals is None:
+        return None
+    return new_animals_table(
+        decisions.new_animals, retrieval.queries, retrieval.table, decisions.probability_Q
+    )
 
 
 def read_answer_tables(folder: Path) -> AnswerTables:
@@ -117,6 +123,17 @@ def write_tables(folder: Path, tables: AnswerTables) -> None:
     ):
         if table is not None:
             write_table(folder / name, table)
+
+
+def write_evidence(folder: Path, retrieval: Retrieval) -> None:
+    """``fusion.parquet`` and ``budget.parquet``: where fused scores come from, and what was
+    spent on each query."""
+    fused = retrieval.fused
+    if retrieval.evidence is not None:
+        write_table(folder / "fusion.parquet", retrieval.evidence)
+    if fused is not None and fused.budget is not None:
+        budget = fused.budget.table(retrieval.queries, fused.query_P)
+        write_table(folder / "budget.parquet", budget)
 
 
 def write_decisions(folder: Path, retrieval: Retrieval, config: ProbeConfig) -> None:

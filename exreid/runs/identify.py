@@ -18,7 +18,7 @@ from exreid.gallery.photo_answers import Identification, identification
 from exreid.gallery.photo_table import PhotoOptions, Photos, read_photos
 from exreid.gallery.stored import stored_fit
 from exreid.models.published import downloads
-from exreid.pipeline.answers import AnswerTables, write_tables
+from exreid.pipeline.answers import AnswerTables, write_evidence, write_tables
 from exreid.pipeline.embed import embed
 from exreid.pipeline.ending import recording_failure
 from exreid.pipeline.inputs import cache_folder, output_root
@@ -140,16 +140,13 @@ def _write_answers(
     folder: Path, retrieval: Retrieval, answers: AnswerTables, gallery: Gallery
 ) -> None:
     """The rankings and the answers, as a probe's without its truth."""
-    queries, ranking, fused = retrieval.queries, retrieval.ranking, retrieval.fused
+    queries, ranking = retrieval.queries, retrieval.ranking
     rankings = without_truth(ranking_table(ranking, queries, retrieval.gallery))
     write_table(folder / "rankings.parquet", rankings)
     none = [None] * len(queries)
     write_table(folder / "queries.parquet", query_table(ranking, queries, none))
     write_tables(folder, answers)
-    if retrieval.evidence is not None:
-        write_table(folder / "fusion.parquet", retrieval.evidence)
-    if fused is not None and fused.budget is not None:
-        write_table(folder / "budget.parquet", fused.budget.table(queries, fused.query_P))
+    write_evidence(folder, retrieval)
     if retrieval.decisions is not None:
         content = gallery.manifest["open_set"]["content"]
         write_text(folder / "open_set.json", json.dumps(content, indent=1) + "\n")

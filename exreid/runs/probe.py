@@ -20,6 +20,7 @@ from exreid.pipeline.answers import (
     read_answer_tables,
     with_answers,
     write_decisions,
+    write_evidence,
     write_tables,
 )
 from exreid.pipeline.check_leaks import check_leaks, leak_check
@@ -175,12 +176,9 @@ def _write(
     folder: Path, retrieval: Retrieval, rejected: list[Rejected], keep_candidates: int
 ) -> None:
     """The rankings, and where their scores come from."""
-    ranking, queries, fused = retrieval.ranking, retrieval.queries, retrieval.fused
+    ranking, queries = retrieval.ranking, retrieval.queries
     write_rejected(folder / "rejected.csv", rejected)
-    if retrieval.evidence is not None:
-        write_table(folder / "fusion.parquet", retrieval.evidence)
-    if fused is not None and fused.budget is not None:
-        write_table(folder / "budget.parquet", fused.budget.table(queries, fused.query_P))
+    write_evidence(folder, retrieval)
     ranking = _cut(ranking, keep_candidates)
     identity = retrieval.table.rows["identity"]
     identities = [identity.iloc[position] for position in queries.position_N]
