@@ -6,19 +6,28 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or config.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from exreid import __version__
-from exreid.commands import compare, finetune, gallery, identify, probe, report, synthetic, tune
-from exreid.commands.common import ERR, OUT
+from exreid.commands import (
+    compare,
+    finetune,
+    gallery,
+    identify,
+    probe,
+    report,
+    synthetic,
+    terminal,
+    tune,
+)
 from exreid.commands.interrupts import signals_end_the_run
+from exreid.commands.terminal import ERR, OUT, SCREEN, reporting
 from exreid.config.io import load_config, to_yaml
 from exreid.config.probe import ProbeConfig
 from exreid.errors import ConfigError, ExreidError
@@ -51,7 +60,7 @@ def main(arguments: Sequence[str] | None = None, *, called: Sequence[str] | None
         prog=f"exreid {name}", description=command.text, add_help=False
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--verbose", action="store_true", help="show every library's own messages")
+    terminal.add_arguments(parser)
     parser.set_defaults(print_config=False)
     command.add_arguments(parser)
     parser.set_defaults(again=[*(called or ["exreid", name]), *words[1:]])
@@ -72,11 +81,15 @@ def _print_config(options: argparse.Namespace) -> int:
 
 
 def _guarded(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
-    level = logging.INFO if options.verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
     try:
-        with _each_warning_once():
+        with reporting(
+            verbose=options.verbose,
+            quiet=options.quiet,
+            file=options.log_file,
+            as_json=options.log_json,
+        ):
             code = _print_config(options) if options.print_config else run(options)
+            SCREEN.repeat_warnings()
         sys.stdout.flush()
         return code
     except ConfigError as error:
@@ -95,34 +108,6 @@ def _guarded(run: Callable[[argparse.Namespace], int], options: argparse.Namespa
         ERR.print("exreid: interrupted.")
         _say_how_to_go_on(options, getattr(error, "run_id", None))
         return 1
-
-
-class _Once(logging.Filter):
-    """Lets each of our own messages pass once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.said: set[str] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether it is new, or not ours."""
-        text = record.getMessage()
-        known = text in self.said
-        self.said.add(text)
-        return not (known and record.name.startswith("exreid."))
-
-
-@contextmanager
-def _each_warning_once() -> Iterator[None]:
-    """A command may read one table for each of several runs or trials: its warnings come once."""
-    filters = [(handler, _Once()) for handler in logging.getLogger().handlers]
-    for handler, once in filters:
-        handler.addFilter(once)
-    try:
-        yield
-    finally:
-        for handler, once in filters:
-            handler.removeFilter(once)
 
 
 def _places(options: argparse.Namespace) -> dict[str, str | Path]:

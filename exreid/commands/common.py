@@ -1,4 +1,4 @@
-"""What commands share: their arguments, the console, progress bars and the table of metrics."""
+"""What commands share: their arguments and the table of metrics."""
 
 from __future__ import annotations
 
@@ -10,19 +10,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from exreid.commands.terminal import OUT
 from exreid.config.base import StrictModel
 from exreid.config.io import describe_keys, load_config
 from exreid.config.probe import ProbeConfig
 from exreid.errors import ConfigError
 from exreid.records import Result
 from exreid.storage.urls import is_remote
-
-OUT = Console(highlight=False)
-ERR = Console(stderr=True, highlight=False)
 
 
 @dataclass(frozen=True)
@@ -130,25 +126,3 @@ def _cells(result: Result, name: str) -> tuple[str, str]:
         "" if value is None else f"{100 * value:.2f} %",
         "" if low_high is None else f"{100 * low_high[0]:.1f} to {100 * low_high[1]:.1f} %",
     )
-
-
-def bars() -> Progress:
-    """Progress bars on stderr, where that is a terminal; a context manager."""
-    return Progress(
-        TextColumn("{task.description:<20}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-        console=ERR,
-        disable=not ERR.is_terminal,
-    )
-
-
-def progress(bars: Progress) -> Callable[[str, int], Callable[[int], object]]:
-    """Starts a bar by its name and total; what it returns advances the bar."""
-
-    def start(stage: str, total: int) -> Callable[[int], object]:
-        task = bars.add_task(stage, total=total)
-        return lambda count: bars.advance(task, count)
-
-    return start

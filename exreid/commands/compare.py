@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from exreid.commands.common import OUT, Command, plain_arguments
+from exreid.commands.common import Command, plain_arguments
+from exreid.commands.terminal import OUT
 from exreid.errors import ConfigError
 from exreid.storage import mirror
 

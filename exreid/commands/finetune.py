@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from exreid.commands.common import OUT, Command, bars, config_arguments, progress, show_result
+from exreid.commands.common import Command, config_arguments, show_result
+from exreid.commands.terminal import OUT, progress_shown
 from exreid.config.io import load_config
 from exreid.config.training import FinetuneConfig
 from exreid.storage import mirror
@@ -25,8 +26,8 @@ def train_and_show(config: FinetuneConfig, *, verbose: bool) -> Path:
     """Run a training, print its numbers; its folder."""
     from exreid.runs.finetune import run_finetune
 
-    with bars() as shown:
-        folder, result = run_finetune(config, progress=progress(shown), verbose=verbose)
+    with progress_shown() as progress:
+        folder, result = run_finetune(config, progress=progress, verbose=verbose)
     show_result(result)
     OUT.print(f"Written to {mirror.shown(folder)}", markup=False, soft_wrap=True)
     return folder

@@ -6,7 +6,8 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from exreid.commands.common import OUT, Command, bars, config_arguments, named_path, path, progress
+from exreid.commands.common import Command, config_arguments, named_path, path
+from exreid.commands.terminal import OUT, progress_shown
 from exreid.config.io import load_config, with_overrides
 from exreid.config.probe import ProbeConfig
 from exreid.errors import ConfigError
@@ -70,13 +71,13 @@ def _build(options: argparse.Namespace) -> int:
     config = load_config(ProbeConfig, options.config, options.overrides)
     from exreid.runs.gallery_build import build_gallery, decided
 
-    with bars() as shown:
+    with progress_shown() as progress:
         built = build_gallery(
             decided(config),
             options.out,
             split=options.split,
             thumbnail_px=options.thumbnail_px,
-            progress=progress(shown),
+            progress=progress,
             verbose=options.verbose,
         )
     _show_built(built)
@@ -89,13 +90,13 @@ def _add(gallery: Gallery, options: argparse.Namespace) -> int:
     if options.config is not None:
         raise ConfigError("exreid gallery add: takes the gallery's own config; give key=value.")
     config = with_overrides(gallery.config, options.overrides[1:], ADD_KEYS)
-    with bars() as shown:
+    with progress_shown() as progress:
         built = add_to_gallery(
             gallery,
             config,
             split=options.split,
             download=options.download,
-            progress=progress(shown),
+            progress=progress,
             verbose=options.verbose,
         )
     _show_built(built)

@@ -12,16 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from exreid.commands.common import (
-    ERR,
-    OUT,
-    Command,
-    bars,
-    named_path,
-    path,
-    plain_arguments,
-    progress,
-)
+from exreid.commands.common import Command, named_path, path, plain_arguments
+from exreid.commands.terminal import ERR, OUT, progress_shown
 from exreid.config.io import with_overrides
 from exreid.errors import ConfigError, ExreidError
 from exreid.storage import mirror
@@ -93,7 +85,7 @@ def _answered(
     defaults = ["ray.num_actors=0", f"benchmark.keep_matches={matches}"]
     config = with_overrides(gallery.config, [*defaults, *overrides], IDENTIFY_KEYS)
     dataset = config.dataset.model_copy(update={"on_error": options.on_error})
-    with bars() as shown:
+    with progress_shown() as progress:
         return run_identify(
             given,
             gallery,
@@ -103,7 +95,7 @@ def _answered(
             ),
             pictures=options.pictures,
             download=options.download,
-            progress=progress(shown),
+            progress=progress,
             verbose=options.verbose,
         )
 

@@ -5,15 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from exreid.commands.common import (
-    OUT,
-    Command,
-    bars,
-    config_arguments,
-    plain_arguments,
-    progress,
-    show_result,
-)
+from exreid.commands.common import Command, config_arguments, plain_arguments, show_result
+from exreid.commands.terminal import OUT, progress_shown
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
 from exreid.storage import mirror
@@ -53,8 +46,8 @@ def run_and_show(config: ProbeConfig, *, verbose: bool) -> int:
     """Run a probe, print its numbers and its folder."""
     from exreid.runs.probe import run_probe
 
-    with bars() as shown:
-        folder, result = run_probe(config, progress=progress(shown), verbose=verbose)
+    with progress_shown() as progress:
+        folder, result = run_probe(config, progress=progress, verbose=verbose)
     show_result(result)
     OUT.print(f"Written to {mirror.shown(folder)}", markup=False, soft_wrap=True)
     if config.visualization.enabled:
@@ -82,8 +75,8 @@ def _extract(options: argparse.Namespace) -> int:
     from exreid.runs.extract import run_extract
 
     out = mirror.local_file(options.out, key="--out")
-    with bars() as shown:
-        report = run_extract(config, out, progress=progress(shown), verbose=options.verbose)
+    with progress_shown() as progress:
+        report = run_extract(config, out, progress=progress, verbose=options.verbose)
     OUT.print(
         f"{options.out}: {report.cached + report.extracted} vectors, {report.extracted} extracted "
         f"now, {report.cached} from the cache, {len(report.rejected)} images left out.",
@@ -97,8 +90,8 @@ def _validate(options: argparse.Namespace) -> int:
     config = _config(options)
     from exreid.runs.validate import run_validate
 
-    with bars() as shown:
-        found = run_validate(config, progress=progress(shown), decode=not options.quick)
+    with progress_shown() as progress:
+        found = run_validate(config, progress=progress, decode=not options.quick)
     for line in found.summary:
         OUT.print(line, markup=False, soft_wrap=True)
     for name, lines in (("Warnings", found.warnings), ("Problems", found.problems)):

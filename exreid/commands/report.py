@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 
-from exreid.commands.common import OUT, Command, bars, plain_arguments, progress
+from exreid.commands.common import Command, plain_arguments
+from exreid.commands.terminal import OUT, progress_shown
 from exreid.storage import mirror
 
 
@@ -26,7 +27,7 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
 def _report(options: argparse.Namespace) -> int:
     from exreid.runs.report import write_report
 
-    with bars() as shown:
+    with progress_shown() as progress:
         first = write_report(
             mirror.local_folder(options.run_dir),
             mirror.local_root(options.out, key="--out") if options.out else None,
@@ -34,7 +35,7 @@ def _report(options: argparse.Namespace) -> int:
             root=options.root,
             site_column=options.site,
             workers=options.workers,
-            progress=progress(shown),
+            progress=progress,
         )
     OUT.print(f"Open {first}", markup=False, soft_wrap=True)
     if mirror.url_of(first) is not None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from exreid.commands.common import OUT, Command, bars, path, plain_arguments, progress
+from exreid.commands.common import Command, path, plain_arguments
 from exreid.commands.finetune import train_and_show
 from exreid.commands.probe import run_and_show
+from exreid.commands.terminal import OUT, progress_shown
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
 from exreid.config.training import FinetuneConfig
@@ -35,14 +36,14 @@ def _synth(options: argparse.Namespace) -> int:
     from exreid.data.synthetic import write_dataset
 
     total = options.identities * options.images_per_identity
-    with bars() as shown:
+    with progress_shown() as progress:
         file = write_dataset(
             options.out,
             identities=options.identities,
             images_per_identity=options.images_per_identity,
             seed=options.seed,
             workers=options.workers,
-            on_progress=progress(shown)("Drawing images", total),
+            on_progress=progress("Drawing images", total),
         )
     OUT.print(f"{total} images of {options.identities} animals: {file}", markup=False)
     return 0
@@ -71,14 +72,14 @@ def _demo_dataset(folder: Path) -> None:
 
     total = DEMO_IDENTITIES * DEMO_IMAGES_PER_IDENTITY
     OUT.print(f"1. A synthetic data set: {DEMO_IDENTITIES} animals, {total} photographs.")
-    with bars() as shown:
+    with progress_shown() as progress:
         write_dataset(
             folder,
             identities=DEMO_IDENTITIES,
             images_per_identity=DEMO_IMAGES_PER_IDENTITY,
             seed=0,
             workers=2,
-            on_progress=progress(shown)("Drawing images", total),
+            on_progress=progress("Drawing images", total),
         )
     OUT.print(f"   {folder}", markup=False)
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from exreid.commands.common import OUT, Command, bars, config_arguments, progress, show_result
+from exreid.commands.common import Command, config_arguments, show_result
+from exreid.commands.terminal import OUT, progress_shown
 from exreid.config.sweep import SweepConfig, load_sweep
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ def _tune(options: argparse.Namespace) -> int:
     config = load_sweep(options.config, options.overrides)
     from exreid.runs.tune import run_tune
 
-    with bars() as shown:
-        sweep = run_tune(config, progress=progress(shown), verbose=options.verbose)
+    with progress_shown() as progress:
+        sweep = run_tune(config, progress=progress, verbose=options.verbose)
     _show_trials(sweep)
     show_result(sweep.result)
     _show_files(sweep, config.tune.run, test=config.tune.test)

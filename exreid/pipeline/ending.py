@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import cast
@@ -18,10 +19,10 @@ from exreid.training.checkpoint import LATEST_FULL
 
 @contextmanager
 def recording_failure(folder: RunFolder, tracker: Tracker | None = None) -> Iterator[None]:
-    """Whatever ends the block stands in the run's ``result.json``, and is raised as an error that
-    a user can act on, with the run's id."""
+    """What ends the block, and the warnings until then, go into the run's ``result.json``; what is
+    raised is an error that a user can act on, with the run's id."""
     try:
-        with noting_death(folder.path / "result.json"):
+        with noting_death(folder.path / "result.json"), _warnings_kept(folder.warnings):
             yield
     except BaseException as error:
         told = explained(error, folder)
@@ -31,6 +32,24 @@ def recording_failure(folder: RunFolder, tracker: Tracker | None = None) -> Iter
         if told is error:
             raise
         raise told from error
+
+
+@contextmanager
+def _warnings_kept(warnings: list[str]) -> Iterator[None]:
+    """Append what exreid warns of during the with-block, each once."""
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            text = record.getMessage()
+            if text not in warnings:
+                warnings.append(text)
+
+    ours, handler = logging.getLogger("exreid"), Keep(logging.WARNING)
+    ours.addHandler(handler)
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
 
 
 def explained(error: BaseException, folder: RunFolder) -> BaseException:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from exreid.config.probe import WandbConfig
+from exreid.progress import tell
 from exreid.records import Result
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,10 @@ class Tracker:
         return self.on
 
     def _finish(self) -> None:
+        offline, folder = self.run.offline, self.run.settings.sync_dir
         self.run.finish()
+        if offline:
+            tell(f"Weights & Biases: kept offline. To send it: wandb sync {folder}")
 
     def _log_row(self, row: Mapping[str, Any]) -> None:
         self.run.log(dict(row), step=int(row["epoch"]))
@@ -78,6 +82,9 @@ class Tracker:
             )
         finally:
             slow.cancel()
+        address = getattr(self.run, "url", None)  # offline has none
+        if address:
+            tell(f"Weights & Biases: {address}", url=address)
 
     def _guarded(self, call: Callable[[], Any]) -> None:
         if not self.on:

@@ -30,11 +30,18 @@ from exreid.pipeline.training_inputs import (
     plan_training,
     validation_mode,
 )
-from exreid.progress import Progress, no_progress, timed
+from exreid.progress import Progress, no_progress, tell, timed
 from exreid.records import Counts, Rejected, Result
 from exreid.storage import mirror
 from exreid.storage.run_folder import RunFolder, new_run_id, write_rejected, write_text
-from exreid.training.history import HISTORY_FILE, HistoryRow, ProgressFile, best_row, read_history
+from exreid.training.history import (
+    HISTORY_FILE,
+    HistoryRow,
+    ProgressFile,
+    best_row,
+    epoch_text,
+    read_history,
+)
 from exreid.training.loop import train
 from exreid.training.state import Training
 from exreid.training.world import World
@@ -157,11 +164,15 @@ def _watched(training: Training, tracker: Tracker, progress: Progress) -> Iterat
     folder, images = training.folder, len(training.label_N)
     advance = progress("Training", training.config.train.epochs * images)
     shown, ended = 0, threading.Event()
+    told = len(_written(folder))
 
     def look() -> None:
-        nonlocal shown
+        nonlocal shown, told
         history = _written(folder)
         tracker.log_rows([row.cells() for row in history])
+        for row in history[told:]:
+            tell(epoch_text(row, training.config.train.epochs), **row.cells())
+        told = max(told, len(history))
         epochs = history[-1].epoch if history else 0
         done = max(epochs * images, ProgressFile.read(folder), shown)
         advance(done - shown)

@@ -56,6 +56,7 @@ class RunFolder:
         self.shown = mirror.shown(self.path)
         self.run_id, self.config, self.method = run_id, config, method
         self.results_table = results_table
+        self.warnings: list[str] = []
         self.started_s = time.time()
         there = self.path.is_dir() or mirror.exists(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -146,6 +147,7 @@ class RunFolder:
                 "status": status,
                 "method": self.method,
                 **found,
+                **({"warnings": self.warnings} if self.warnings else {}),
                 "config_fingerprint": fingerprint(self.config),
                 "versions": versions(),
                 "written": datetime.now(UTC).isoformat(timespec="seconds"),

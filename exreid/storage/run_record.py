@@ -50,6 +50,8 @@ class RunRecord(BaseModel):
     """Seconds of wall time, by step."""
     leaks: dict[str, int | str] = {}
     """``safety`` as it was set, and what the leak checks counted."""
+    warnings: tuple[str, ...] = ()
+    """What the run warned of, each once, in order."""
     config_fingerprint: str
     """Of the config in ``config.snapshot.yaml``: equal where the same numbers were asked for."""
     versions: dict[str, str]

@@ -99,6 +99,28 @@ class HistoryRow:
         return cls(int(cells["epoch"]), training, metrics, intervals, cells.get("validation_s"))
 
 
+def epoch_text(row: HistoryRow, epochs: int) -> str:
+    """An epoch in a line.
+
+    >>> stats = EpochStats(3.2, 0.001, 1.0, images=120, seconds=4.0, data_wait_share=0.0)
+    >>> epoch_text(HistoryRow(2, stats, {"top_1": 0.25, "mAP": 0.2}), epochs=10)
+    'Epoch 2 of 10: loss 3.200, learning rate 1.0e-03, 30.0 images/s; validation top_1 25.0%, \
+mAP 20.0%'
+    """
+    parts = []
+    if row.training is not None:
+        stats = row.training
+        parts.append(
+            f"loss {stats.loss:.3f}, learning rate {stats.learning_rate:.1e}, "
+            f"{stats.images_per_s:.1f} images/s"
+        )
+    shown = [f"{name} {row.metrics[name]:.1%}" for name in ("top_1", "mAP") if name in row.metrics]
+    if shown:
+        parts.append(f"validation {', '.join(shown)}")
+    when = f"Epoch {row.epoch} of {epochs}" if row.epoch else "Before training"
+    return f"{when}: {'; '.join(parts)}"
+
+
 def write_history(folder: Path, history: Sequence[HistoryRow]) -> None:
     """``history.csv``, whole, under a temporary name, then renamed."""
     rows = [row.cells() for row in history]

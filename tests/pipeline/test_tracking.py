@@ -80,3 +80,21 @@ def test_a_start_that_waits_says_for_what_how_long_and_how_to_switch_it_off(
     for part in ("http://nobody.invalid", "90 s at most", "wandb.mode=offline"):
         assert part in record.getMessage()
     assert asked["settings"].init_timeout == 90
+
+
+def test_where_the_run_is_or_how_to_send_it_is_said(tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO", logger="exreid.watch")
+
+    class Online:
+        url, offline = "https://wandb.ai/lynx/runs/7", False
+
+    monkeypatch.setattr(wandb, "init", lambda **unused: Online())
+    _start(tmp_path)
+    assert "Weights & Biases: https://wandb.ai/lynx/runs/7" in caplog.text
+    monkeypatch.undo()
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    config = WandbConfig(enabled=True, mode="offline")
+    assert Tracker(config, run_id="r", folder=tmp_path, tree={}).finish({"top_1": 0.5})
+    [folder] = (tmp_path / "wandb").glob("offline-run-*")
+    assert f"wandb sync {folder}" in caplog.text

@@ -1,0 +1,253 @@
+"""What a command shows while it runs: bars on a terminal, lines elsewhere, and every warning.
+
+All of it but the bars passes through Python's logging, so that the screen, a log file and a program
+that reads JSON are told the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
+
+from exreid.errors import ConfigError
+from exreid.progress import STAGES, WATCH, Progress, duration, tell, tell_stage
+
+OUT = Console(highlight=False)
+ERR = Console(stderr=True, highlight=False)
+
+LINE_EVERY_S = 30.0
+"""Seconds between two lines about one stage, where no bar shows how far it is."""
+
+
+@dataclass
+class Screen:
+    """How this process shows a command's progress and warnings; `reporting` sets it."""
+
+    quiet: bool = False
+    as_json: bool = False
+    bars: bool = False
+    """Whether some are on the terminal now."""
+    warnings: list[str] = field(default_factory=list)
+    """Those of the command so far, each once."""
+
+    def repeat_warnings(self) -> None:
+        """The block under a result: a warning that scrolled by is seen there."""
+        if not self.warnings or self.as_json:
+            return
+        ERR.print()
+        ERR.print("Warnings:" if len(self.warnings) > 1 else "Warning:")
+        for text in self.warnings:
+            ERR.print(f"  {text}", markup=False, soft_wrap=True)
+
+
+SCREEN = Screen()
+
+
+class _Reporter(logging.Handler):
+    """Lines and warnings on stderr, above the bars, and in the log file; our own warnings once."""
+
+    def __init__(self, file: TextIO | None) -> None:
+        super().__init__()
+        self.file = file
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the record, unless it is known, or the screen shows it in another way."""
+        ours, warns = record.name.startswith("exreid"), record.levelno >= logging.WARNING
+        if ours and warns:
+            text = record.getMessage()
+            if text in SCREEN.warnings:
+                return
+            SCREEN.warnings.append(text)
+        if self.file is not None:
+            line = _as_json(record) if SCREEN.as_json else f"{_time_of(record)} {_as_line(record)}"
+            self.file.write(line + "\n")
+            self.file.flush()
+        if SCREEN.as_json:
+            sys.stderr.write(_as_json(record) + "\n")
+            sys.stderr.flush()
+        elif not (SCREEN.quiet and (ours or not warns)) and not (
+            SCREEN.bars and record.name == STAGES
+        ):
+            ERR.print(_as_line(record), markup=False, soft_wrap=True)
+
+
+def _as_line(record: logging.LogRecord) -> str:
+    text = record.getMessage()
+    if record.exc_info:
+        text += "\n" + logging.Formatter().formatException(record.exc_info)
+    if not record.name.startswith("exreid"):
+        return f"{record.levelname.capitalize()} ({record.name}): {text}"
+    return f"{record.levelname.capitalize()}: {text}" if record.levelno > logging.INFO else text
+
+
+def _as_json(record: logging.LogRecord) -> str:
+    content = {
+        "time": _time_of(record),
+        "level": record.levelname.lower(),
+        "message": record.getMessage(),
+        **getattr(record, "numbers", {}),
+    }
+    return json.dumps(content, ensure_ascii=False)
+
+
+def _time_of(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="seconds")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every command takes about its own lines."""
+    parser.add_argument("--quiet", action="store_true", help="show results and warnings alone")
+    parser.add_argument("--verbose", action="store_true", help="show every library's own messages")
+    parser.add_argument(
+        "--log-file", type=Path, metavar="FILE", help="add progress and warnings, with times, to it"
+    )
+    parser.add_argument(
+        "--log-json", action="store_true", help="progress and warnings as a JSON object a line"
+    )
+
+
+@contextmanager
+def reporting(*, verbose: bool, quiet: bool, file: Path | None, as_json: bool) -> Iterator[None]:
+    """Show what is logged in the with-block; ConfigError where the log file cannot be opened."""
+    root, ours = logging.getLogger(), logging.getLogger(WATCH)
+    before = root.level, ours.level
+    SCREEN.quiet, SCREEN.as_json, SCREEN.warnings = quiet, as_json, []
+    with ExitStack() as stack:
+        stream = None
+        if file is not None:
+            try:
+                stream = stack.enter_context(file.open("a", encoding="utf-8"))
+            except OSError as error:
+                raise ConfigError(f"--log-file {file}: {error.strerror}.") from error
+        handler = _Reporter(stream)
+        root.addHandler(handler)
+        root.setLevel(logging.INFO if verbose else logging.WARNING)
+        ours.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            root.removeHandler(handler)
+            root.setLevel(before[0])
+            ours.setLevel(before[1])
+
+
+@contextmanager
+def progress_shown() -> Iterator[Progress]:
+    """Starts a stage by its name and total; what that returns counts it on.
+
+    On a terminal a bar shows it. Elsewhere (job logs, nohup, CI), and in a log file, a line tells
+    when it ends, and every 30 s until then.
+    """
+    lines = StageLines()
+    if not ERR.is_terminal or SCREEN.quiet or SCREEN.as_json:
+        with lines.told():
+            yield lines.start
+        return
+    columns = TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn()
+    bars = Bars(*columns, TimeRemainingColumn(elapsed_when_finished=True), console=ERR)
+
+    def start(stage: str, total: int) -> Callable[[int], object]:
+        task: TaskID = bars.add_task(stage, total=total)
+        count_line = lines.start(stage, total)
+
+        def count(done: int) -> None:
+            bars.advance(task, done)
+            count_line(done)
+
+        return count
+
+    with bars, lines.told():
+        SCREEN.bars = True
+        try:
+            yield start
+        finally:
+            SCREEN.bars = False
+
+
+class StageLines:
+    """Tells in lines how far the stage is that runs now."""
+
+    def __init__(self, every_s: float = LINE_EVERY_S) -> None:
+        self.every_s = every_s
+        self.lock = threading.Lock()
+        self.stage, self.total, self.done = "", 0, 0
+        self.begun_s = self.start_s = self.told_s = time.monotonic()
+
+    def start(self, stage: str, total: int) -> Callable[[int], object]:
+        """As `exreid.progress.Progress`."""
+        with self.lock:
+            self._end()
+            self.stage, self.total, self.done = stage, total, 0
+            self.start_s = time.monotonic()
+
+        def count(done: int) -> None:
+            with self.lock:
+                if self.stage != stage:
+                    return
+                self.done += done
+                if self.done >= self.total:
+                    self._end()
+
+        return count
+
+    def _end(self) -> None:
+        """Tell what the stage took, if one is under way."""
+        if self.stage and self.done:
+            self._tell(ended=True)
+        self.stage = ""
+
+    def _tell(self, *, ended: bool) -> None:
+        self.told_s = time.monotonic()
+        tell_stage(
+            self.stage, self.done, self.total, seconds=self.told_s - self.start_s, ended=ended
+        )
+
+    def look(self) -> None:
+        """Tell where the run is, if nothing was told for so long."""
+        with self.lock:
+            if time.monotonic() - self.told_s < self.every_s:
+                return
+            if self.stage:
+                self._tell(ended=False)
+                return
+            self.told_s = time.monotonic()
+            tell(f"At work for {duration(self.told_s - self.begun_s)}.")
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Look again and again during the with-block."""
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(min(1.0, self.every_s)):
+                self.look()
+
+        watcher = threading.Thread(target=watch, daemon=True, name="stage-lines")
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
+            with self.lock:
+                self._end()

@@ -1,0 +1,94 @@
+"""What a command shows while it runs, where there is no terminal: lines, warnings, a log file."""
+
+import json
+import logging
+import time
+
+import pandas as pd
+import pytest
+
+from exreid.cli import main
+from exreid.commands.terminal import StageLines
+from exreid.data.synthetic import write_dataset
+
+SMALL = ["dataset.image_size=32"]
+
+
+@pytest.fixture(scope="module")
+def doubled(tmp_path_factory):
+    """A data set with one file twice in its gallery, of which every probe warns."""
+    root = tmp_path_factory.mktemp("doubled")
+    table = pd.read_csv(write_dataset(root, identities=3, images_per_identity=4, seed=3))
+    first, second = table.loc[table["split-time_closed"] == "train", "path"].iloc[:2]
+    (root / second).write_bytes((root / first).read_bytes())
+    return root
+
+
+def _words(root, out, *more):
+    return [
+        *("probe", f"dataset.root={root}", f"output.root={out}", "ray.num_actors=0"),
+        *("output.run_id=r", "benchmark.bootstrap_resamples=0", *SMALL, *more),
+    ]
+
+
+def test_warnings_are_said_again_under_the_result_and_in_its_file(doubled, tmp_path, capsys):
+    assert main(_words(doubled, tmp_path, "--log-file", str(tmp_path / "log"))) == 0
+    out, err = capsys.readouterr()
+    written = json.loads((tmp_path / "benchmark_runs/r/result.json").read_text())
+    [warning] = [text for text in written["warnings"] if "repeat a file" in text]
+    assert err.count(warning) == 2
+    assert err.rindex(warning) > err.rindex("Warning"), "the last block is that of the warnings"
+    assert "Extracting features: 12 in " in err
+    assert "Extracting features" not in out
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert sum(warning in line for line in lines) == 1
+    assert all(line.startswith("20") for line in lines), "each line has its time"
+    assert not logging.getLogger().handlers or logging.getLogger("exreid.watch").level == 0
+
+
+def test_quiet_leaves_the_result_and_the_warnings(doubled, tmp_path, capsys):
+    assert main(_words(doubled, tmp_path, "--quiet")) == 0
+    out, err = capsys.readouterr()
+    assert "top_1" in out
+    assert "Extracting" not in err
+    assert err.count("repeat a file") == 1
+
+
+def test_programs_read_a_json_object_a_line(doubled, tmp_path, capsys):
+    assert main(_words(doubled, tmp_path, "--log-json")) == 0
+    records = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    [extracted] = [record for record in records if record.get("stage") == "Extracting features"]
+    assert (extracted["done"], extracted["total"], extracted["level"]) == (12, 12, "info")
+    assert any(record["level"] == "warning" for record in records)
+
+
+def test_a_log_file_that_cannot_be_written_is_a_mistake_of_the_user(tmp_path, capsys):
+    assert main(["metrics", str(tmp_path), "--log-file", str(tmp_path)]) == 2
+    assert f"--log-file {tmp_path}" in capsys.readouterr().err
+
+
+def test_a_long_stage_is_told_of_until_it_ends(caplog):
+    caplog.set_level(logging.INFO, logger="exreid.watch")
+    lines = StageLines(every_s=0.05)
+    with lines.told():
+        count = lines.start("Matching", 10)
+        count(4)
+        time.sleep(0.3)
+        count(6)
+        silent = len(caplog.records)
+        time.sleep(0.3)
+    texts = [record.getMessage() for record in caplog.records]
+    assert any(text.startswith("Matching: 4 of 10, ") and "left" in text for text in texts)
+    assert texts[silent - 1].startswith("Matching: 10 in ")
+    assert any(text.startswith("At work for ") for text in texts[silent:])
+
+
+def test_a_stage_that_ends_early_says_how_far_it_came(caplog):
+    caplog.set_level(logging.INFO, logger="exreid.watch")
+    lines = StageLines()
+    with lines.told():
+        lines.start("Finding keypoints", 9)(3)
+        lines.start("Ranking", 2)(2)
+    texts = [record.getMessage() for record in caplog.records]
+    assert texts[0].startswith("Finding keypoints: 3 of 9 in ")
+    assert texts[1].startswith("Ranking: 2 in ")
