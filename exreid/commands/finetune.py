@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
 from pathlib import Path
 
 from exreid.commands.common import Command, config_arguments, show_result
 from exreid.commands.terminal import OUT, progress_shown
-from exreid.config.io import load_config
+from exreid.config.io import leaf_keys, load_config
+from exreid.config.probe import ProbeConfig
 from exreid.config.training import FinetuneConfig
 from exreid.storage import mirror
 
@@ -18,8 +21,24 @@ def _finetune_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _finetune(options: argparse.Namespace) -> int:
     config = load_config(FinetuneConfig, options.config, options.overrides)
-    train_and_show(config, verbose=options.verbose)
+    folder = train_and_show(config, verbose=options.verbose)
+    probe = shlex.join(["exreid", "probe", *probe_words(config, mirror.shown(folder))])
+    OUT.print(f"Measure it on the query split:\n  {probe}", markup=False, soft_wrap=True)
     return 0
+
+
+def probe_words(config: FinetuneConfig, folder: str) -> list[str]:
+    """The overrides of a probe of the best epoch, on the same data set."""
+    values, defaults = config.model_dump(mode="json"), ProbeConfig().model_dump(mode="json")
+    words = []
+    for key in leaf_keys(ProbeConfig):
+        block, _, name = key.partition(".")
+        if block not in ("dataset", "model") and key != "output.root":
+            continue
+        value = values[block].get(name, defaults[block][name])
+        if value != defaults[block][name] and key != "model.checkpoint":
+            words.append(f"{key}={value if isinstance(value, str) else json.dumps(value)}")
+    return [*words, f"model.checkpoint={folder}/checkpoint-best.pth"]
 
 
 def train_and_show(config: FinetuneConfig, *, verbose: bool) -> Path:

@@ -29,6 +29,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
+from exreid.distributed.metrics import with_metrics
 from exreid.errors import ConfigError
 from exreid.progress import STAGES, WATCH, Progress, duration, tell, tell_stage
 
@@ -156,12 +157,12 @@ def progress_shown() -> Iterator[Progress]:
     """Starts a stage by its name and total; what that returns counts it on.
 
     On a terminal a bar shows it. Elsewhere (job logs, nohup, CI), and in a log file, a line tells
-    when it ends, and every 30 s until then.
+    when it ends, and every 30 s until then. Ray's metrics count it too.
     """
     lines = StageLines()
     if not ERR.is_terminal or SCREEN.quiet or SCREEN.as_json:
         with lines.told():
-            yield lines.start
+            yield with_metrics(lines.start)
         return
     columns = TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn()
     bars = Bars(*columns, TimeRemainingColumn(elapsed_when_finished=True), console=ERR)
@@ -179,7 +180,7 @@ def progress_shown() -> Iterator[Progress]:
     with bars, lines.told():
         SCREEN.bars = True
         try:
-            yield start
+            yield with_metrics(start)
         finally:
             SCREEN.bars = False
 

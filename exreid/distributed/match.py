@@ -24,6 +24,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 
 from exreid.distributed.head_watch import kill_actor
+from exreid.distributed.metrics import count_lost
 from exreid.distributed.session import Placement
 from exreid.errors import ExreidError, MatchingError
 from exreid.matching.tiles import FeaturesOf, PairMatcher, Tile
@@ -230,6 +231,7 @@ class ActorPool:
     def _failed(self, tile: Tile, reason: str) -> None:
         """Try the tile again, unless it was tried often enough."""
         self.attempts[tile.number] = self.attempts.get(tile.number, 0) + 1
+        count_lost("tile")
         if self.attempts[tile.number] < ATTEMPTS:
             self.again.append(tile)
         else:
@@ -242,6 +244,7 @@ class ActorPool:
         one alone counts as tried.
         """
         self.report.actors_lost += 1
+        count_lost("actor")
         if worker.up_since_s is None:
             self._start_failed(reason)
         else:

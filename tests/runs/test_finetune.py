@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from exreid.cli import job, main
+from exreid.commands.finetune import probe_words
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
 from exreid.config.training import FinetuneConfig
@@ -257,6 +258,27 @@ def test_one_identity_is_too_few(dataset, tmp_path, capsys):
     arguments = _arguments(dataset, tmp_path, "dataset.metadata_file=one.csv")
     assert main(["finetune", *arguments]) == 1
     assert "needs two" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_the_printed_probe_is_of_the_same_data(tmp_path):
+    said = [f"dataset.root={tmp_path}/a b", "dataset.label_col=007", "model.type=timm:test_vit"]
+    said += ["dataset.encounter_cols=[source,encounter]", f"output.root={tmp_path}/out"]
+    training = load_config(FinetuneConfig, None, [*said, "train.epochs=1", "loss.scale=8"])
+    words = probe_words(training, "results/r")
+    wanted = [*said, "model.checkpoint=results/r/checkpoint-best.pth"]
+    assert load_config(ProbeConfig, None, words) == load_config(ProbeConfig, None, wanted)
+
+
+def test_each_epoch_is_told(dataset, tmp_path, caplog):
+    caplog.set_level("INFO", logger="exreid.watch")
+    folder, _ = _run(*_arguments(dataset, tmp_path, "train.epochs=2"))
+    told = [text for text in caplog.messages if "images/s" in text or text.startswith("Before")]
+    rows = read_history(folder)
+    assert [text.partition(":")[0] for text in told] == [
+        *("Before training", "Epoch 1 of 2", "Epoch 2 of 2"),
+    ]
+    assert f"loss {rows[2].training.loss:.3f}" in told[2]
+    assert f"mAP {100 * rows[2].metrics['mAP']:.1f}%" in told[2]
 
 
 def test_the_printed_config_and_help(capsys):
