@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -234,6 +235,36 @@ Counts = dict[str, int | float | str | dict[str, int]]
 """How many of what, by name; texts say by which rule."""
 
 
+QualityLevel = Literal["good", "usable", "poor", "unknown"]
+
+
+@dataclass(frozen=True)
+class GalleryQuality:
+    """How well a gallery tells its own animals apart: its photographs answered as queries, never
+    by their own encounter, once as they are and once with their animal left out. Shares are
+    fractions; None where nothing was measured."""
+
+    level: QualityLevel
+    """By `exreid.openset.quality.FLOORS`; ``unknown``: no animal has photographs of two
+    encounters to answer with."""
+    recognised: float | None = None
+    """Of known animals, the mean share of their photographs that were called known and named
+    rightly."""
+    top_1: float | None = None
+    """Share of photographs of known animals whose first answer was right."""
+    new_auroc: float | None = None
+    """The chance that a known animal's probability is higher than a new one's."""
+    false_match_rate: float | None = None
+    """The share of new animals' photographs that the decisions promise to let pass, at most; None
+    where they promise none."""
+    known_animals: int = 0
+    """Animals that were answered by another encounter."""
+    encounters_known: bool = False
+    """False: some photographs have no encounter, so that these numbers are too good."""
+    no_rate: str = ""
+    """Why no false-match rate is promised; empty where one is, or none was asked for."""
+
+
 @dataclass(frozen=True)
 class Result:
     """What a run found: ``result.json`` without the run's own housekeeping. Metrics are
@@ -246,6 +277,8 @@ class Result:
     timings_s: dict[str, float] = field(default_factory=dict)
     leaks: dict[str, int | str] = field(default_factory=dict)
     """What the leak checks counted before."""
+    quality: GalleryQuality | None = None
+    """Of the gallery that answered, where it decides between known and new."""
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from exreid.commands.common import Command, config_arguments, named_path, path
 from exreid.commands.terminal import OUT, progress_shown
 from exreid.config.io import load_config, with_overrides
 from exreid.config.probe import ProbeConfig
 from exreid.errors import ConfigError
+from exreid.explain.told import quality_words
 
 if TYPE_CHECKING:
     from exreid.gallery.folder import Gallery
@@ -134,38 +135,38 @@ def _show(gallery: Gallery) -> None:
         head,
         f"  method {about['method']} ({models}), fingerprint {gallery.fingerprint}",
     ]
-    if about["encounters"] == 0:
-        lines.append(
-            "  encounters are unknown (dataset.encounter_cols): photographs of one visit count as "
-            "independent, and probabilities come out too high"
-        )
     found = about["open_set"]
     if gallery.is_earlier:
         lines.append(
             "  probabilities and decisions are an earlier version's: exreid gallery add fits "
             "them anew"
         )
+    elif gallery.quality is not None:
+        lines += [f"  {sentence}" for sentence in quality_words(gallery.quality, config)]
     elif found is None:
         lines.append("  does not decide known/new (benchmark.open_set.enabled=false)")
     else:
-        content, rate = found["content"], found["content"]["stated_false_match_rate"]
-        stated = "best balanced accuracy" if content["rule"] == "balanced" else "no rate promised"
-        if rate is not None:
-            stated = f"at most {100 * rate:g} % of new animals pass"
         lines.append(
-            f"  known from a probability of {content['bar']:.3f} on ({stated}); "
-            f"fitted on {content['practice']['answers_as_known']} known and "
-            f"{content['practice']['answers_as_new']} new answers, AUROC "
-            f"{content['practice']['new_auroc']:.2f}"
+            "  Verdict: unknown. An earlier version of exreid built this gallery; the next exreid "
+            "gallery add measures it."
         )
-        if content["reason"]:
-            lines.append(f"  {content['reason']}")
+    if gallery.decides and not (gallery.quality and gallery.quality.no_rate):
+        lines.append(f"  {_threshold_words(gallery.manifest['open_set']['content'])}")
     px = about["thumbnails_px"]
     lines.append(f"  thumbnails of {px} px" if px else "  no thumbnails")
     last = about["history"][-1]
     lines.append(f"  written {last['written']} by exreid {last['exreid']}")
     for line in lines:
         OUT.print(line, markup=False, soft_wrap=True)
+
+
+def _threshold_words(content: dict[str, Any]) -> str:
+    """Of the gallery's ``open_set.json``."""
+    rate = content["stated_false_match_rate"]
+    known = f"An animal counts as known where its probability is over {100 * content['bar']:.1f}%"
+    if content["rule"] == "balanced":
+        return f"{known}, which tells known from new best (rule=balanced)."
+    return f"{known}." if rate is None else f"{known}: at most {100 * rate:g}% of new animals pass."
 
 
 GALLERY = Command(

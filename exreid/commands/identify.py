@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +16,7 @@ from exreid.commands.common import Command, named_path, path, plain_arguments
 from exreid.commands.terminal import ERR, OUT, progress_shown
 from exreid.config.io import with_overrides
 from exreid.errors import ConfigError, ExreidError
+from exreid.explain.told import UNSURE, quality_words
 from exreid.storage import mirror
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 OVERRIDE = re.compile(r"[a-z_]+(\.[A-Za-z_]+)+=")
 REPORT_MATCHES = 3
 """Candidates of each photograph whose matches a report draws."""
-STYLES = {"known": "green", "new": "yellow"}
+STYLES = {"known": "green", "new": "yellow", "unsure": "magenta"}
 SHOWN_UNREADABLE = 20
 PIPED_WIDTH = 200
 
@@ -110,7 +111,7 @@ def _say(
         content = {"run": mirror.shown(folder), "gallery": str(gallery.folder), **found.as_json()}
         OUT.print(json.dumps(content, indent=1), markup=False, soft_wrap=True)
     else:
-        _show(found)
+        _show(gallery, found)
     if options.report:
         from exreid.runs.report import write_report
 
@@ -130,25 +131,22 @@ def _sorted_out(words: list[str]) -> tuple[list[Path], list[str]]:
     return given, overrides
 
 
-def _show(found: Identification) -> None:
+def _show(gallery: Gallery, found: Identification) -> None:
     answered = [photo for photo in found.photos if photo.status == "answered"]
     if answered:
         table = _table(answered, {visit.visit: visit for visit in found.visits})
         # What is piped into a file has no edge to keep to.
         console = OUT if OUT.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
         console.print(table)
-    for line in _notes(found):
+    for line in _notes(gallery, found):
         OUT.print(line, markup=False, soft_wrap=True)
 
 
 def _table(answered: list[PhotoAnswer], visits: dict[str, VisitAnswer]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("photo", overflow="fold")
-    for name in ("decision", "animal"):
-        table.add_column(name)
-    table.add_column("probability", justify="right")
-    table.add_column("next animal")
-    table.add_column("margin", justify="right")
+    table.add_column("answer", overflow="fold")
+    table.add_column("next animal", overflow="fold")
     last = None
     for photo in answered:
         visit = visits.get(photo.visit or "")
@@ -160,52 +158,29 @@ def _table(answered: list[PhotoAnswer], visits: dict[str, VisitAnswer]) -> Table
 
 
 def _visit_cells(visit: VisitAnswer) -> list[Text]:
-    decision, animal = visit.decision or "", visit.animal or ""
-    told = "" if visit.known is None else f"{decision} ({visit.known} of {visit.photos} known)"
     return [
-        Text(f"{visit.name} ({visit.photos} photos)"),
-        Text(told, style=STYLES.get(decision, "")),
-        Text(f"new ({animal})" if decision == "new" else animal),
-        Text("" if visit.probability is None else f"{visit.probability:.2f}"),
+        Text(f"{visit.name} ({visit.photos} photographs together)"),
+        Text(visit.told.sentence, style=STYLES.get(visit.told.kind, "")),
         Text(visit.next_animal or ""),
-        Text(""),
     ]
 
 
 def _photo_cells(photo: PhotoAnswer, *, indent: bool) -> list[Text]:
-    animals = [candidate.animal for candidate in photo.animals[:2]] + ["", ""]
-    probability = "" if photo.probability is None else f"{photo.probability:.2f}"
-    margin = "" if photo.margin is None else f"{photo.margin:.3g}"
-    decision = photo.decision or ""
-    animal = animals[0]
-    if decision == "new":
-        # The nearest known one is told, and marked as no answer.
-        number = "" if photo.new_animal is None else f" {photo.new_animal}"
-        animal = f"new{number} ({animals[0]})"
+    after = [one.animal for one in photo.animals if one.animal != photo.leader]
     return [
         Text(f"  {photo.photo}" if indent else photo.photo),
-        Text(decision, style=STYLES.get(decision, "")),
-        Text(animal),
-        Text(probability),
-        Text(animals[1]),
-        Text(margin),
+        Text(photo.told.sentence, style=STYLES.get(photo.told.kind, "")),
+        Text(after[0] if after else ""),
     ]
 
 
-def _notes(found: Identification) -> list[str]:
+def _notes(gallery: Gallery, found: Identification) -> list[str]:
     counts = found.counts
-    parts = [f"{counts['photographs']} photographs", f"{counts['answered']} answered"]
-    if "known" in counts:
-        told = f"{counts['known']} known and {counts['new']} new"
-        grouped = "new_animals" in counts
-        parts.append(f"{told}, of {counts['new_animals']} animals" if grouped else told)
-    lines = ["; ".join(parts) + "."]
-    if counts.get("new"):
-        lines.append("In brackets: the known animal that a new one resembles most.")
-    if found.reason and counts["answered"]:
-        lines.append(found.reason)
+    lines = [_summary(found)]
     if counts["answered"]:
         lines.append(_how_visits(found))
+    if counts.get("unsure"):
+        lines.append(UNSURE)
     same = [photo for photo in found.photos if photo.status == "in gallery"]
     if same:
         lines.append(f"{len(same)} are in the gallery already, and were not asked about:")
@@ -218,7 +193,40 @@ def _notes(found: Identification) -> list[str]:
         lines += _more(len(bad))
     if counts["other_files"]:
         lines.append(f"{counts['other_files']} other files in the folders are no photographs.")
+    if counts["answered"] and found.quality is not None:
+        verdict, *more = quality_words(found.quality, gallery.config)
+        lines += [f"The gallery. {verdict}", *(more if found.quality.level != "good" else [])]
+    elif counts["answered"] and found.reason:
+        lines.append(found.reason)
     return lines
+
+
+def _summary(found: Identification) -> str:
+    """How many photographs there are, and what they show."""
+    counts = found.counts
+    total, answered = counts["photographs"], counts["answered"]
+    head = "1 photograph" if total == 1 else f"{total} photographs"
+    if answered < total:
+        head += f", {answered} answered"
+    if "known" not in counts:
+        return f"{head}." if not answered else f"{head}. Known and new are not told apart."
+    if counts["new"] == answered:
+        return f"{head}. None matched a known animal{_new_animals(counts)}."
+    parts = [
+        "1 looks like a known animal"
+        if counts["known"] == 1
+        else f"{counts['known']} look like known animals"
+    ]
+    if counts["new"]:
+        parts.append(f"{counts['new']} look new{_new_animals(counts)}")
+    if counts["unsure"]:
+        parts.append(f"{counts['unsure']} unsure")
+    return f"{head}: {', '.join(parts)}."
+
+
+def _new_animals(counts: dict[str, Any]) -> str:
+    number = counts.get("new_animals", 0)
+    return f" ({number} new animal{'' if number == 1 else 's'})" if number else ""
 
 
 def _more(count: int) -> list[str]:

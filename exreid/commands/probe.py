@@ -9,6 +9,7 @@ from exreid.commands.common import Command, config_arguments, plain_arguments, s
 from exreid.commands.terminal import OUT, progress_shown
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
+from exreid.explain.told import quality_words
 from exreid.storage import mirror
 
 
@@ -49,6 +50,10 @@ def run_and_show(config: ProbeConfig, *, verbose: bool) -> int:
     with progress_shown() as progress:
         folder, result = run_probe(config, progress=progress, verbose=verbose)
     show_result(result)
+    if result.quality is not None:
+        OUT.print()
+        for sentence in quality_words(result.quality, config):
+            OUT.print(sentence, markup=False, soft_wrap=True)
     OUT.print(f"Written to {mirror.shown(folder)}", markup=False, soft_wrap=True)
     if config.visualization.enabled:
         pictures = folder.parent.parent / "visualizations" / folder.name

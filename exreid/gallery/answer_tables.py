@@ -24,17 +24,37 @@ def photo_answer_tables(
     retrieval: Retrieval, gallery: Gallery, config: ProbeConfig
 ) -> AnswerTables:
     """A probe's tables without their truth, which nobody knows; with the probability of each
-    identity, where the gallery states one."""
+    identity, where the gallery states one, and no decision where it cannot tell its animals
+    apart."""
     names, decisions = names_of(retrieval), retrieval.decisions
     answers = without_truth(answer_table(retrieval, names, config))
+    if decisions is not None:
+        answers = _leaders_first(answers, retrieval, decisions, names)
     chance_R = _probabilities(retrieval, gallery, answers, names)
     answers = answers.append_column("probability", pa.array(chance_R, from_pandas=True))
     encounters = open_set = None
     if np.any(retrieval.queries.encounter_N >= 0):
-        encounters = _visit_table(retrieval, names)
+        encounters = _visit_table(retrieval, names, decides=gallery.decides)
     if decisions is not None:
-        open_set = _open_set_table(retrieval, decisions, names)
+        open_set = _open_set_table(retrieval, decisions, names, decides=gallery.decides)
     return AnswerTables(answers, encounters, open_set, new_animals_of(retrieval))
+
+
+def _leaders_first(
+    answers: pa.Table, retrieval: Retrieval, decisions: Decisions, names: dict[int, str]
+) -> pa.Table:
+    """With identity_score=mean_top another animal may stand before the one that was decided on:
+    the answer is that one, and stands first."""
+    leader_of = dict(
+        zip(retrieval.queries.image_ids, map(names.get, decisions.top.identity_Q), strict=True)
+    )
+    rows = answers.to_pandas()
+    follows_R = rows["identity"] != rows["query_id"].map(leader_of)
+    place_R = rows.groupby("query_id", sort=False).ngroup()
+    order_R = np.lexsort((rows["rank"], follows_R, place_R))
+    return answers.take(order_R).set_column(
+        answers.schema.get_field_index("rank"), "rank", answers["rank"]
+    )
 
 
 def without_truth(table: pa.Table) -> pa.Table:
@@ -57,16 +77,18 @@ def _probabilities(
     place = {image_id: q for q, image_id in enumerate(retrieval.queries.image_ids)}
     for start, end in zip(start_R, np.append(start_R[1:], len(chance_R)), strict=True):
         q = place[query_R[start]]
-        # With identity_score=mean_top the first one need not be the one that was decided on.
         if names.get(int(decisions.top.identity_Q[q])) == first_R[start]:
             first = float(decisions.probability_Q[q])
             chance_R[start:end] = shared_out(first, chance_R[start:end])
     return chance_R
 
 
-def _open_set_table(retrieval: Retrieval, decisions: Decisions, names: dict[int, str]) -> pa.Table:
+def _open_set_table(
+    retrieval: Retrieval, decisions: Decisions, names: dict[int, str], *, decides: bool
+) -> pa.Table:
     top, ids = decisions.top, retrieval.queries.image_ids
     none = pa.nulls(len(ids), pa.bool_())
+    decided = np.where(decisions.known_Q, "known", "new")
     return pa.table(
         {
             "query_id": list(ids),
@@ -75,14 +97,14 @@ def _open_set_table(retrieval: Retrieval, decisions: Decisions, names: dict[int,
             "score": top.score_Q,
             "margin": top.margin_Q,
             "known_probability": decisions.probability_Q,
-            "decision": np.where(decisions.known_Q, "known", "new"),
+            "decision": pa.array(decided if decides else [None] * len(ids), pa.string()),
             "is_known": none,
             "is_right": none,
         }
     )
 
 
-def _visit_table(retrieval: Retrieval, names: dict[int, str]) -> pa.Table:
+def _visit_table(retrieval: Retrieval, names: dict[int, str], *, decides: bool) -> pa.Table:
     """``encounters.parquet``: the answer of each visit, its photographs pooled as a probe does, and
     decided as one photograph is that had the pooled score and margin."""
     queries, encounters = retrieval.queries, retrieval.table.rows["encounter"]
@@ -91,7 +113,7 @@ def _visit_table(retrieval: Retrieval, names: dict[int, str]) -> pa.Table:
     pooled = pool_encounters(retrieval.ranking, retrieval.gallery.identity_N, queries.encounter_N)
     for _, members, answer in pooled:
         identities = [names[int(code)] for code in answer.identity_A[:2]]
-        known = None if decisions is None else int(decisions.known_Q[members].sum())
+        known = int(decisions.known_Q[members].sum()) if decisions and decides else None
         probability, decision = _visit_decision(retrieval, members, answer)
         rows.append(
             {
@@ -103,7 +125,7 @@ def _visit_table(retrieval: Retrieval, names: dict[int, str]) -> pa.Table:
                 "score": float(answer.score_A[0]) if identities else None,
                 "next": identities[1] if len(identities) > 1 else None,
                 "known_photos": known,
-                "decision": decision,
+                "decision": decision if decides else None,
                 "known_probability": probability,
             }
         )

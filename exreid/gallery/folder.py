@@ -45,7 +45,7 @@ from exreid.features.local_extraction import LocalFeatureStore
 from exreid.gallery.swap import State, put_back, state_of
 from exreid.openset.decide import Decider
 from exreid.openset.group import Grouping
-from exreid.records import TABLE_COLUMNS, ImageTable, Json
+from exreid.records import TABLE_COLUMNS, GalleryQuality, ImageTable, Json
 from exreid.storage.files import checksum_of, is_whole, mapped_array, read_json
 
 log = logging.getLogger(__name__)
@@ -219,6 +219,22 @@ class Gallery:
         self._refuse_earlier()
         found = self.manifest["open_set"]
         return None if found is None else decider_from_json(found["decider"])
+
+    @cached_property
+    def quality(self) -> GalleryQuality | None:
+        """How well it tells its animals apart; None where that was not measured, as by earlier
+        versions."""
+        found = self.manifest.get("quality")
+        try:
+            return None if found is None else GalleryQuality(**found)
+        except TypeError as error:
+            raise GalleryError(f"{MANIFEST}: not a quality: {error}. {_AGAIN}") from error
+
+    @property
+    def decides(self) -> bool:
+        """Whether it tells known from new: it has a decision, and tells its animals apart."""
+        poor = self.quality is not None and self.quality.level == "poor"
+        return self.manifest["open_set"] is not None and not poor
 
     def grouping(self) -> Grouping | None:
         """How photographs of new animals are grouped; None where that was not fitted."""

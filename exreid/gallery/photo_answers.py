@@ -10,11 +10,12 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from exreid.explain.told import ToldAnswer, told_answer
 from exreid.gallery.folder import Gallery
 from exreid.gallery.photo_table import Photos
 from exreid.pipeline.answers import AnswerTables
 from exreid.pipeline.retrieve import Retrieval
-from exreid.records import Json, Rejected
+from exreid.records import GalleryQuality, Json, Rejected
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,10 @@ class PhotoAnswer:
     """``answered``, ``in gallery`` or ``unreadable``."""
     visit: str | None = None
     time: str | None = None
+    leader: str | None = None
+    """The animal that its best candidate shows."""
     decision: str | None = None
-    """``known`` or ``new``; None where the gallery does not decide."""
+    """``known`` or ``new``, by the gallery's threshold; None where the gallery does not decide."""
     known_probability: float | None = None
     """That the leading animal is the right one, and so no new one."""
     margin: float | None = None
@@ -48,35 +51,48 @@ class PhotoAnswer:
     new_animal: int | None = None
     """Of a photograph that is called new: its animal's number among the new ones of this run."""
     animals: tuple[Candidate, ...] = ()
+    """The leader first."""
     note: str = ""
-    """Why it is unreadable, which photograph of the gallery it is, or why its decision promises no
-    false-match rate."""
+    """Why it is unreadable, which photograph of the gallery it is, or why nothing was decided."""
 
     @property
-    def probability(self) -> float | None:
-        """Of the leading animal."""
-        stated = self.animals[0].probability if self.animals else None
-        return self.known_probability if stated is None else stated
+    def told(self) -> ToldAnswer:
+        """The answer in words."""
+        number = self.new_animal
+        return told_answer(self.leader, self.known_probability, self.decision, number=number)
 
     def row(self) -> dict[str, Json]:
         """A line of ``identifications.csv``."""
+        answered = self.status == "answered"
         first, second = (*self.animals[:2], None, None)[:2]
+        kind, animal = self.told.kind, None
+        if kind == "known":
+            animal = self.leader
+        elif kind == "new" and self.new_animal is not None:
+            animal = f"new {self.new_animal}"
         return {
             "photo": self.photo,
             "status": self.status,
             "visit": self.visit,
             "time": self.time,
-            "decision": self.decision,
-            "animal": first.animal if first else None,
-            "probability": self.probability,
-            "score": first.score if first else None,
+            "answer": self.told.sentence if answered else None,
+            "decision": kind if answered else None,
+            "animal": animal,
+            "probability": _short(self.known_probability),
+            "nearest_known": self.leader,
+            "score": _short(first.score) if first else None,
             "next_animal": second.animal if second else None,
-            "next_probability": second.probability if second else None,
-            "margin": self.margin,
-            "new_animal": self.new_animal,
+            "next_probability": _short(second.probability) if second else None,
+            "margin": _short(self.margin),
             "best_gallery_photo": first.best_photo if first else None,
             "note": self.note,
         }
+
+    def as_json(self) -> dict[str, Json]:
+        """For ``--json``."""
+        told = {"answer": self.told.sentence, "decision": self.told.kind}
+        whole = {name: value for name, value in asdict(self).items() if name != "known_probability"}
+        return whole | {"probability": self.known_probability} | told
 
 
 @dataclass(frozen=True)
@@ -87,8 +103,6 @@ class VisitAnswer:
     how: str
     """How the visit was found: ``table``, ``time`` or ``folder``."""
     photos: int
-    known: int | None
-    """How many of them are called known."""
     decision: str | None
     """``known`` or ``new``, of all of them together; None where the gallery does not decide."""
     probability: float | None
@@ -103,6 +117,15 @@ class VisitAnswer:
         """As people say it."""
         return str(visit_name(self.visit))
 
+    @property
+    def told(self) -> ToldAnswer:
+        """The answer in words."""
+        return told_answer(self.animal, self.probability, self.decision)
+
+    def as_json(self) -> dict[str, Json]:
+        """For ``--json``."""
+        return asdict(self) | {"answer": self.told.sentence, "decision": self.told.kind}
+
 
 @dataclass(frozen=True)
 class Identification:
@@ -113,15 +136,23 @@ class Identification:
     counts: dict[str, Any]
     reason: str | None = None
     """Why the decisions promise no false-match rate, where they do not."""
+    quality: GalleryQuality | None = None
+    """How well the gallery tells its animals apart; None where that is not known."""
 
     def as_json(self) -> dict[str, Json]:
         """For ``--json``."""
         return {
-            "photos": [asdict(p) | {"probability": p.probability} for p in self.photos],
-            "visits": [asdict(visit) for visit in self.visits],
+            "photos": [photo.as_json() for photo in self.photos],
+            "visits": [visit.as_json() for visit in self.visits],
             "counts": self.counts,
             "reason": self.reason,
+            "quality": None if self.quality is None else asdict(self.quality),
         }
+
+
+def _short(value: float | None) -> float | None:
+    """As tables have it, with six digits."""
+    return None if value is None else float(f"{value:.6g}")
 
 
 PART = re.compile(r"(\d+):")
@@ -157,7 +188,8 @@ def identification(
     answered: list[PhotoAnswer] = []
     visits: list[VisitAnswer] = []
     if retrieval is not None and tables is not None:
-        answered = _answered(retrieval, tables, reason)
+        note = "" if gallery.decides else "the gallery does not tell known from new"
+        answered = _answered(retrieval, tables, note)
         visits = _visits(tables.encounters, photos)
     order = {visit.visit: i for i, visit in enumerate(visits)}
     answered.sort(
@@ -172,7 +204,7 @@ def identification(
         for path, image_id, identity in photos.in_gallery
     ]
     bad = [PhotoAnswer(row.path, "unreadable", note=row.reason) for row in rejected]
-    decided = [photo for photo in answered if photo.decision is not None]
+    kinds = [photo.told.kind for photo in answered if photo.decision is not None]
     counts: dict[str, Any] = {
         "photographs": photos.found,
         "answered": len(answered),
@@ -183,15 +215,15 @@ def identification(
         "gallery_images": len(gallery),
         "gallery_fingerprint": gallery.fingerprint,
     }
-    if decided:
-        counts["known"] = sum(photo.decision == "known" for photo in decided)
-        counts["new"] = sum(photo.decision == "new" for photo in decided)
-    if gallery.grouping() is not None:
-        counts["new_animals"] = len({photo.new_animal for photo in decided} - {None})
-    return Identification([*answered, *known, *bad], visits, counts, reason)
+    if kinds:
+        counts |= {kind: kinds.count(kind) for kind in ("known", "new", "unsure")}
+    if gallery.decides and gallery.grouping() is not None:
+        groups = {photo.new_animal for photo in answered if photo.told.kind == "new"}
+        counts["new_animals"] = len(groups - {None})
+    return Identification([*answered, *known, *bad], visits, counts, reason, gallery.quality)
 
 
-def _answered(retrieval: Retrieval, tables: AnswerTables, reason: str | None) -> list[PhotoAnswer]:
+def _answered(retrieval: Retrieval, tables: AnswerTables, note: str) -> list[PhotoAnswer]:
     assert tables.answers is not None, "photographs that were answered have answers"
     rows_of = dict(tuple(tables.answers.to_pandas().groupby("query_id", sort=False)))
     decisions: dict[str, Any] = {}
@@ -222,6 +254,7 @@ def _answered(retrieval: Retrieval, tables: AnswerTables, reason: str | None) ->
             PhotoAnswer(
                 row["path"],
                 "answered",
+                leader=decision.get("leader") or (animals[0].animal if animals else None),
                 visit=row["encounter"],
                 time=None if pd.isna(row["date"]) else str(row["date"]),
                 decision=decision.get("decision"),
@@ -229,7 +262,7 @@ def _answered(retrieval: Retrieval, tables: AnswerTables, reason: str | None) ->
                 margin=margin,
                 new_animal=groups.get(row["image_id"]),
                 animals=animals,
-                note=reason or "",
+                note=note,
             )
         )
     return answered
@@ -248,7 +281,6 @@ def _visits(table: pa.Table | None, photos: Photos) -> list[VisitAnswer]:
             row["encounter"],
             how[row["encounter"]],
             row["photos"],
-            None if pd.isna(row["known_photos"]) else int(row["known_photos"]),
             row["decision"],
             None if pd.isna(row["known_probability"]) else row["known_probability"],
             row["leader"],

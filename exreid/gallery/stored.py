@@ -30,5 +30,5 @@ def stored_fit(
     fusion = None
     if scoring.config.benchmark.method == "wildfusion":
         fusion = stored_fusion(gallery, scoring, reranker, folder)
-    decider = gallery.decider()
-    return Fitted(fusion, decider, grouping=None if decider is None else gallery.grouping())
+    grouping = gallery.grouping() if gallery.decides else None
+    return Fitted(fusion, gallery.decider(), grouping=grouping, quality=gallery.quality)

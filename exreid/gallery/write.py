@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from exreid.openset.group import Grouping
 from exreid.pipeline.inputs import methods_of
 from exreid.pipeline.rank import Scoring
 from exreid.progress import Progress
-from exreid.records import ImageTable, Json, Rejected
+from exreid.records import GalleryQuality, ImageTable, Json, Rejected
 from exreid.storage.array_store import ArrayStore, write_part
 from exreid.storage.files import SEALED, checksum_of
 from exreid.storage.pair_store import PairStore, pair_records
@@ -67,6 +67,8 @@ class GalleryFit:
     """From an identity's score to the probability that it is the one."""
     grouping: Grouping | None = None
     """How images of new animals are grouped."""
+    quality: GalleryQuality | None = None
+    """How well the gallery tells its animals apart, where that was measured."""
 
     def as_json(self) -> dict[str, Any] | None:
         """The ``open_set`` of ``gallery.json``."""
@@ -168,6 +170,7 @@ class GalleryContent:
             "checkpoints": checkpoints,
             "calibration": self._calibration(self.scoring.config),
             "open_set": open_set,
+            "quality": None if fit.quality is None else asdict(fit.quality),
             "checksums": CHECKSUMS,
         }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,8 +13,6 @@ from exreid.metrics.identities import TopIdentities, top_identities
 from exreid.metrics.openset import Answers, choose_threshold, exchangeable_count
 from exreid.openset.group import NewAnimals
 from exreid.records import Counts, Ranking, RetrievalSide
-
-log = logging.getLogger(__name__)
 
 DECISION_RIDGE = 1e-4
 """For each answer; keeps the coefficients finite where score and margin tell right from wrong."""
@@ -160,7 +157,6 @@ def fit_decider(
     reason = _unpromised(exchangeable_count(answers, options.promise), options)
     if len(np.unique(gallery.identity_N)) > len(np.unique(calibration.queries.identity_N)):
         reason += " Raise benchmark.open_set.queries: not all animals took part."
-    log.warning("open set: %s", reason)
     return replace(decider, threshold=UNPROMISED_THRESHOLD, reason=reason), answers
 
 
@@ -168,9 +164,9 @@ def _unpromised(count: int, options: OpenSetConfig) -> str:
     rate = options.false_match_rate
     needed = int(np.ceil(1 / rate - 1e-9)) - 1
     return (
-        f"No false-match rate is promised: {100 * rate:.3g}% needs {needed} {options.promise} of "
-        f"the database to fit on, and {count} are there (for {100 / (count + 1):.2g}% at best). "
-        "Known is what is more probably right than not."
+        f"No false-match rate is promised: {100 * rate:.3g}% needs {needed} {options.promise}, and "
+        f"the gallery has {count} to practise on. An animal counts as known where its probability "
+        f"is over {100 * UNPROMISED_THRESHOLD:.0f}%."
     )
 
 

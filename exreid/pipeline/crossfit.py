@@ -22,9 +22,10 @@ from exreid.metrics.identities import TopIdentities
 from exreid.metrics.openset import Answers
 from exreid.metrics.ranking import concatenate_rankings
 from exreid.openset.decide import Decisions
+from exreid.openset.quality import mean_quality
 from exreid.pipeline.rank import Scoring, reranker_of
 from exreid.pipeline.retrieve import Retrieval, fit_decisions, fit_methods, retrieve
-from exreid.records import Ranking, RetrievalSide
+from exreid.records import GalleryQuality, Ranking, RetrievalSide
 from exreid.storage.run_folder import write_table
 
 QUERY_FOLDS = 5
@@ -59,18 +60,21 @@ def cross_fitted(
     gallery: RetrievalSide,
     reranker: Reranker | None,
     folder: Path,
-) -> Retrieval:
-    """Each query answered by what never saw its identity; what was fitted for each fold is written
-    below ``folder``. New animals are not grouped: one cut for all queries would be fitted on the
+) -> tuple[Retrieval, GalleryQuality | None]:
+    """Each query answered by what never saw its identity, and how well the gallery tells its
+    animals apart, where decisions are fitted; what was fitted for each fold is written below
+    ``folder``. New animals are not grouped: one cut for all queries would be fitted on the
     queries."""
     folds = identity_folds(queries, scoring.config.seed)
     sides = {"queries": queries, "gallery": gallery}
-    parts = [_of_fold(fold, scoring, **sides, reranker=reranker, folder=folder) for fold in folds]
+    found = [_of_fold(fold, scoring, **sides, reranker=reranker, folder=folder) for fold in folds]
+    parts = [part for part, _ in found]
+    qualities = [quality for _, quality in found if quality is not None]
     members = [fold.members for fold in folds]
     ranking = joined_rankings([part.ranking for part in parts], members)
     decisions = [part.decisions for part in parts if part.decisions is not None]
     evidence = [part.evidence for part in parts if part.evidence is not None]
-    return Retrieval(
+    joined = Retrieval(
         queries,
         gallery,
         ranking,
@@ -78,6 +82,7 @@ def cross_fitted(
         joined_decisions(decisions, members) if decisions else None,
         _joined_evidence(evidence, queries) if evidence else None,
     )
+    return joined, mean_quality(qualities) if qualities else None
 
 
 def _of_fold(
@@ -88,7 +93,7 @@ def _of_fold(
     gallery: RetrievalSide,
     reranker: Reranker | None,
     folder: Path,
-) -> Retrieval:
+) -> tuple[Retrieval, GalleryQuality | None]:
     folder = folder / "folds" / str(fold.number)
     if scoring.config.benchmark.method == "wildfusion":
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +104,7 @@ def _of_fold(
     part = retrieve(scoring, members, gallery, fitted, reranker)
     if part.fused is not None and part.fused.budget is not None:
         write_table(folder / "budget.parquet", part.fused.budget.table(members, part.fused.query_P))
-    return part
+    return part, fitted.quality
 
 
 def identity_folds(queries: RetrievalSide, seed: int) -> list[Fold]:

@@ -20,11 +20,12 @@ from exreid.openset.decide import (
     fit_decider,
 )
 from exreid.openset.group import Grouper, Grouping, NewAnimals
+from exreid.openset.quality import gallery_quality
 from exreid.pipeline.calibrate import FittedFusion, calibrated
 from exreid.pipeline.match import match_details
 from exreid.pipeline.methods import fused_methods
 from exreid.pipeline.rank import FusedPairs, Scoring, evidence_table, pair_scorer, rank
-from exreid.records import Counts, ImageTable, Ranking, RetrievalSide
+from exreid.records import Counts, GalleryQuality, ImageTable, Ranking, RetrievalSide
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Fitted:
     calibration: Answers | None = None
     """Of the calibration queries, which the decider's threshold comes from."""
     grouping: Grouping | None = None
+    quality: GalleryQuality | None = None
+    """How well the gallery tells its animals apart, where that was measured."""
     counts: Counts = field(default_factory=dict)
 
 
@@ -116,7 +119,8 @@ def fit_decisions(
     grouping = None
     if grouped and options.group_nearest > 0:
         grouping = grouper_of(scoring, fitted.fusion).fit(gallery, seed)
-    return replace(fitted, decider=decider, calibration=answers, grouping=grouping)
+    quality = gallery_quality(answers, decider, gallery, options)
+    return replace(fitted, decider=decider, calibration=answers, grouping=grouping, quality=quality)
 
 
 def grouper_of(scoring: Scoring, fusion: FittedFusion | None) -> Grouper:

@@ -23,6 +23,7 @@ from exreid.gallery.write import GalleryContent, GalleryFit
 from exreid.matching.rerank import Reranker
 from exreid.models.published import downloads
 from exreid.openset.decide import fit_decider
+from exreid.openset.quality import gallery_quality, quality_without_fit
 from exreid.pipeline.answers import grouping_figures, open_set_content
 from exreid.pipeline.calibrate import FittedFusion
 from exreid.pipeline.embed import embed
@@ -190,12 +191,7 @@ def _fit(scoring: Scoring, old: Gallery | None, folder: Path) -> GalleryFit:
     fusion = None if fitted.fusion is None else fitted.fusion.fusion
     if not config.benchmark.open_set.enabled:
         return GalleryFit(fusion)
-    try:
-        return _fit_decisions(scoring, gallery, reranker, fitted.fusion)
-    except CalibrationError as error:
-        raise CalibrationError(
-            f"{error} A gallery without decisions: benchmark.open_set.enabled=false."
-        ) from error
+    return _fit_decisions(scoring, gallery, reranker, fitted.fusion)
 
 
 def _fit_decisions(
@@ -204,10 +200,15 @@ def _fit_decisions(
     reranker: Reranker | None,
     fusion: FittedFusion | None,
 ) -> GalleryFit:
-    """The decision known/new, the probabilities of identities, and the groups of new ones."""
+    """The decision known/new, the probabilities of identities, and the groups of new ones; the
+    quality of the gallery alone, where there is nothing to fit them on."""
     benchmark, seed = scoring.config.benchmark, scoring.config.seed
     calibration = answer_calibration_queries(scoring, gallery, reranker, fusion)
-    decider, answers = fit_decider(calibration, gallery, benchmark.open_set, seed)
+    fitted = None if fusion is None else fusion.fusion
+    try:
+        decider, answers = fit_decider(calibration, gallery, benchmark.open_set, seed)
+    except CalibrationError:
+        return GalleryFit(fitted, quality=quality_without_fit(calibration, gallery))
     curve = fit_identity_curve(
         calibration.ranking,
         calibration.queries,
@@ -217,12 +218,12 @@ def _fit_decisions(
         top=benchmark.identity_top_n,
         kind=benchmark.calibration.kind,
     )
+    quality = gallery_quality(answers, decider, gallery, benchmark.open_set)
     content, grouping = open_set_content([decider], answers, benchmark.open_set), None
-    if benchmark.open_set.group_nearest > 0:
+    if benchmark.open_set.group_nearest > 0 and quality.level != "poor":
         grouping = grouper_of(scoring, fusion).fit(gallery, seed)
         content["new_animals"] = grouping_figures(grouping)
-    fitted = None if fusion is None else fusion.fusion
-    return GalleryFit(fitted, decider, content, curve, grouping)
+    return GalleryFit(fitted, decider, content, curve, grouping, quality)
 
 
 def _contents(table: ImageTable, config: ProbeConfig, old: Gallery | None) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,8 @@ def run_identify(
         with log.timed("photographs"):
             photos = read_photos(given, gallery, config, options, memo=memo, progress=progress)
         identified = _identify(photos, gallery, config, folder.path, log, pictures=pictures)
-        folder.finish(Result(method, {}, {}, identified.counts, log.timings_s))
+        counts, quality = identified.counts, gallery.quality
+        folder.finish(Result(method, {}, {}, counts, log.timings_s, quality=quality))
     return folder.path, identified
 
 
@@ -108,6 +110,8 @@ def _identify(
             _write_answers(folder, retrieval, answers, gallery)
             places = picture_table(retrieval, gallery, config, pictures)
             write_table(folder / "photos.parquet", places)
+        if not gallery.decides:
+            retrieval = replace(retrieval, decisions=None)
         counts = {
             **features.counts,
             **retrieval.counts(config.benchmark.adaptive.risk),
@@ -147,6 +151,6 @@ def _write_answers(
     write_table(folder / "queries.parquet", query_table(ranking, queries, none))
     write_tables(folder, answers)
     write_evidence(folder, retrieval)
-    if retrieval.decisions is not None:
+    if gallery.decides:
         content = gallery.manifest["open_set"]["content"]
         write_text(folder / "open_set.json", json.dumps(content, indent=1) + "\n")

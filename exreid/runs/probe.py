@@ -132,7 +132,10 @@ def _probe(
         **retrieval.counts(benchmark.adaptive.risk),
         **(scoring.matching.counts() if features.local else {}),
     }
-    return replace(result, counts=counts, timings_s=log.timings_s, leaks=leaks), features.table
+    result = replace(
+        result, counts=counts, timings_s=log.timings_s, leaks=leaks, quality=fitted.quality
+    )
+    return result, features.table
 
 
 def _read_table(
@@ -166,7 +169,8 @@ def _fit_and_retrieve(
     queries, gallery = retrieval_sides(table, *_split(table, config, rejected))
     reranker = reranker_of(scoring, gallery)
     if fits_on_queries(config):
-        return cross_fitted(scoring, queries, gallery, reranker, folder), Fitted()
+        retrieval, quality = cross_fitted(scoring, queries, gallery, reranker, folder)
+        return retrieval, Fitted(quality=quality)
     fitted = fit_methods(scoring, gallery, reranker, folder)
     fitted = fit_decisions(scoring, fitted, gallery, reranker)
     return retrieve(scoring, queries, gallery, fitted, reranker), fitted

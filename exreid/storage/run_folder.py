@@ -73,7 +73,10 @@ class RunFolder:
 
     def finish(self, result: Result, *, status: Status = "completed") -> None:
         """Write the numbers, and one line into the table of all runs."""
-        record = self._record(status, **asdict(result))
+        found = asdict(result)
+        if result.quality is None:
+            del found["quality"]
+        record = self._record(status, **found)
         table, row = self.path.parent / self.results_table, row_of(record)
         remote = mirror.url_of(self.path) is not None
         if not remote:

@@ -13,7 +13,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from exreid.errors import RunError
-from exreid.records import Counts
+from exreid.records import Counts, GalleryQuality
 from exreid.storage.run_files import AGAIN, read_run_json
 
 RESULT_FILE = "result.json"
@@ -52,6 +52,8 @@ class RunRecord(BaseModel):
     """``safety`` as it was set, and what the leak checks counted."""
     warnings: tuple[str, ...] = ()
     """What the run warned of, each once, in order."""
+    quality: GalleryQuality | None = None
+    """How well the gallery tells its own animals apart, where it decides between known and new."""
     config_fingerprint: str
     """Of the config in ``config.snapshot.yaml``: equal where the same numbers were asked for."""
     versions: dict[str, str]

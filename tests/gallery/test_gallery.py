@@ -543,8 +543,9 @@ def test_the_command_line_tells_what_was_made(data, halves, cosine, tmp_path, ca
     assert json.loads(capsys.readouterr().out)["fingerprint"] == cosine.fingerprint
     assert main(["gallery", "info", str(tmp_path / "g")]) == 0
     shown = capsys.readouterr().out
-    assert "known from a probability of 0.500 on (no rate promised)" in shown
-    assert "5% needs 19 animals of the database to fit on, and 7 are there" in shown
+    assert "Verdict: poor. This gallery cannot tell these animals apart." in shown
+    assert "5% needs 19 animals, and the gallery has 7 to practise on" in shown
+    assert "To try: local features (benchmark.method=wildfusion" in shown
 
 
 def test_a_gallery_that_was_sent_says_nothing_about_this_machine(cosine, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from exreid.gallery.folder import Gallery, open_gallery
 from exreid.gallery.photo_table import PhotoOptions
 from exreid.gallery.swap import new_folder
 from exreid.gallery.write import write_checksums
+from exreid.openset import quality
 from exreid.runs.gallery_build import build_gallery
 from exreid.runs.identify import run_identify
 from exreid.runs.probe import run_probe
@@ -53,6 +55,14 @@ def metadata(data):
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     return tmp_path_factory.mktemp("out")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _decides():
+    """Galleries of eight animals at 96 pixels are poor: here they decide all the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(quality.FLOORS, "usable", quality.Floor(0.0, 0.0, 0.0))
+        yield
 
 
 def _config(data, out, method="cosine", *more):
@@ -118,6 +128,9 @@ def test_answers_are_the_probes_to_the_last_bit(method, data, metadata, out):
             assert one.equals(other.astype(one.dtype)), (name, column)
     bars = [json.loads((run / "open_set.json").read_text())["bar"] for run in (probe, folder)]
     assert bars[0] == bars[1]
+    told = [published_record(run)["quality"] for run in (probe, folder)]
+    assert told[0] == told[1]
+    assert told[0]["level"] == "usable"
     # What nobody knows is empty, and where the pictures are is told.
     assert ours("queries")["identity"].isna().all()
     places = pd.read_parquet(folder / "photos.parquet")
@@ -156,7 +169,7 @@ def test_a_night_is_told_photograph_by_photograph(night, cosine, metadata, out, 
                  "--csv", str(night.parent / "night.csv"), "output.run_id=night"]) == 0  # fmt: skip
     shown = capsys.readouterr().out
     train = metadata[metadata["split-time_open"] == "train"].iloc[0]
-    assert "7 photographs; 4 answered" in shown
+    assert "7 photographs, 4 answered" in shown
     assert f"cam1/IMG_5.jpg = {train['unique_name']}: {train['path']}" in shown
     assert "cam1/IMG_8.jpg: not an image" in shown
     assert "1 other files" in shown
@@ -169,8 +182,15 @@ def test_a_night_is_told_photograph_by_photograph(night, cosine, metadata, out, 
         *("cam1 2024-05-01 22:00:00", "cam1 2024-05-01 22:00:00"),
         *("cam1 2024-05-01 23:30:00", "visit_7"),
     ]
-    assert {row["decision"] for row in rows[:4]} <= {"known", "new"}
+    assert {row["decision"] for row in rows[:4]} <= {"known", "new", "unsure"}
     assert all(0 < float(row["probability"]) < 1 for row in rows[:4])
+    for row in rows[:4]:
+        named = {"known": row["nearest_known"], "unsure": ""}
+        assert row["animal"] == named.get(row["decision"], row["animal"])
+        assert row["decision"] != "new" or re.fullmatch(r"new \d+", row["animal"])
+        assert f"{100 * float(row['probability']):.0f}%" in row["answer"]
+        assert row["nearest_known"] in row["answer"]
+        assert row["answer"] in shown
     for row in rows[:4]:
         assert float(row["next_probability"] or 0) <= float(row["probability"])
         assert float(row["next_probability"] or 0) + float(row["probability"]) <= 1
@@ -199,11 +219,9 @@ def test_json_says_the_same_as_the_files(night, cosine, out, capsys):
     visits = pd.read_parquet(f"{found['run']}/encounters.parquet").set_index("encounter")
     for visit in found["visits"]:
         assert visits.loc[visit["visit"], "leader"] == visit["animal"]
-        decided = [p["decision"] for p in found["photos"] if p["visit"] == visit["visit"]]
-        assert visit["known"] == decided.count("known")
         photos = [p for p in found["photos"] if p["visit"] == visit["visit"]]
-        assert visit["animal"] in {photo["animals"][0]["animal"] for photo in photos}
-        assert visit["decision"] in {"known", "new"}
+        assert visit["animal"] in {photo["leader"] for photo in photos}
+        assert visit["decision"] in {"known", "new", "unsure"}
         assert 0 < visit["probability"] < 1
         if len(photos) == 1:
             assert visit["probability"] == photos[0]["probability"]
@@ -220,8 +238,14 @@ def test_a_gallery_that_can_promise_nothing_says_so_wherever_it_answers(night, d
     shown = capsys.readouterr().out
     assert told in shown.replace("\n", " ")
     rows = list(csv.DictReader((night.parent / "few.csv").open()))
-    assert all(told in row["note"] for row in rows if row["status"] == "answered")
-    assert all(row["new_animal"] == "" for row in rows), "they were not to be grouped"
+    assert shown.count(told) == 1
+    for row in rows:
+        if row["status"] == "answered":
+            decided = "known" if float(row["probability"]) > 0.5 else "new"
+            assert row["decision"] == decided
+            assert row["animal"] == (row["nearest_known"] if decided == "known" else ""), (
+                "no groups"
+            )
     run = shown.rpartition("Written to ")[2].strip()
     pages = {name: Path(run, "report", f"{name}.html").read_text() for name in ("index", "trust")}
     assert all(told in page for page in pages.values())
@@ -230,6 +254,27 @@ def test_a_gallery_that_can_promise_nothing_says_so_wherever_it_answers(night, d
     assert told in json.loads(capsys.readouterr().out)["reason"]
     assert main(["gallery", "info", str(gallery.folder)]) == 0
     assert told in capsys.readouterr().out
+
+
+def test_a_poor_gallery_shows_the_nearest_animals_and_decides_nothing(
+    night, data, out, monkeypatch, capsys
+):
+    monkeypatch.setitem(quality.FLOORS, "usable", quality.Floor(0.25, 0.35, 0.7))
+    built = build_gallery(_config(data, out), out / "poor", split="train")
+    assert built.gallery.quality.level == "poor"
+    arguments = ["identify", str(night), "--gallery", str(out / "poor"), f"output.root={out}"]
+    assert main([*arguments, "--csv", str(out / "poor.csv"), "output.run_id=poor"]) == 0
+    shown = capsys.readouterr().out
+    assert "This gallery cannot tell these animals apart." in shown
+    assert "Known and new are not told apart." in shown
+    rows = [row for row in csv.DictReader((out / "poor.csv").open()) if row["time"] or row["visit"]]
+    assert {row["decision"] for row in rows} == {"not decided"}
+    assert all(row["animal"] == "" and row["answer"].startswith("Nearest: ") for row in rows)
+    run = out / "identifications" / "poor"
+    assert published_record(run)["quality"]["level"] == "poor"
+    assert not {"known", "new", "called_new", "new_animals"} & set(published_record(run)["counts"])
+    assert pd.read_parquet(run / "open_set.parquet")["decision"].isna().all()
+    assert not (run / "open_set.json").exists()
 
 
 def test_a_second_call_needs_no_backbone(night, cosine, out, monkeypatch):

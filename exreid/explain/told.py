@@ -1,0 +1,119 @@
+"""What is told of an answer, and of a gallery: the same words and numbers in the terminal, in CSV
+and JSON, in pictures and in the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from exreid.config.probe import ProbeConfig
+from exreid.explain.words import stated_percent
+from exreid.records import GalleryQuality
+
+AnswerKind = Literal["known", "new", "unsure", "not decided", "no candidate"]
+EVEN = 0.5
+"""A probability over it says that the animal is more probably the named one than not."""
+UNSURE = (
+    "Perhaps: the probability and the promised rate of false matches point to different sides. "
+    "Look at the photographs."
+)
+VERDICTS = {
+    "good": "good. This gallery tells its animals apart.",
+    "usable": "usable with a person's eye. Check each answer by its photographs.",
+    "poor": "poor. This gallery cannot tell these animals apart.",
+    "unknown": "not measured. No animal has photographs of two encounters to practise on.",
+}
+
+
+@dataclass(frozen=True)
+class ToldAnswer:
+    """One answer in words."""
+
+    kind: AnswerKind
+    """``unsure``: the threshold and the probability point to different sides."""
+    sentence: str
+    """With the only number that is told of the answer."""
+
+
+def told_answer(
+    animal: str | None,
+    probability: float | None,
+    decision: str | None,
+    *,
+    number: int | None = None,
+) -> ToldAnswer:
+    """Of the leading animal, the probability that it is right (None without one) and the decision
+    ``known`` or ``new`` (None without one); ``number`` is that of the new animal, where it has one.
+
+    >>> told_answer("Zita", 0.84, "known").sentence, told_answer("Zita", 0.06, "new").sentence
+    ('Looks like Zita (84%)', 'No known animal; nearest Zita (6%)')
+    >>> told_answer("Zita", 0.93, "new")
+    ToldAnswer(kind='unsure', sentence='Perhaps Zita (93%)')
+    >>> told_answer("Zita", 0.06, "new", number=3).sentence
+    'New animal 3; nearest known Zita (6%)'
+    """
+    if animal is None:
+        kind: AnswerKind = "new" if decision == "new" else "no candidate"
+        return ToldAnswer(kind, "No known animal" if decision == "new" else "No candidate")
+    named = animal if probability is None else f"{animal} ({stated_percent(probability)})"
+    if decision is None:
+        return ToldAnswer("not decided", f"Nearest: {named}")
+    if probability is not None and (decision == "known") != (probability > EVEN):
+        return ToldAnswer("unsure", f"Perhaps {named}")
+    if decision == "known":
+        return ToldAnswer("known", f"Looks like {named}")
+    if number is not None:
+        return ToldAnswer("new", f"New animal {number}; nearest known {named}")
+    return ToldAnswer("new", f"No known animal; nearest {named}")
+
+
+def quality_words(quality: GalleryQuality, config: ProbeConfig) -> list[str]:
+    """The verdict on a gallery, what it rests on, and what to try where it is not good."""
+    sentences = [f"Verdict: {VERDICTS[quality.level]}"]
+    if quality.level != "unknown":
+        sentences.append(_evidence(quality))
+    if quality.no_rate:
+        sentences.append(quality.no_rate)
+    if not quality.encounters_known and quality.level != "unknown":
+        sentences.append(
+            "Encounters are unknown (dataset.encounter_cols), so photographs of one encounter "
+            "answer each other: these numbers are too good."
+        )
+    if quality.level in ("poor", "unknown"):
+        sentences.append("Identify shows the nearest animals, and decides nothing.")
+    if quality.level in ("poor", "usable"):
+        sentences.append(f"To try: {'; '.join(_to_try(config))}.")
+    return sentences
+
+
+def _evidence(quality: GalleryQuality) -> str:
+    apart = "" if not quality.encounters_known else ", never by the same encounter"
+    parts = []
+    if quality.top_1 is not None:
+        parts.append(f"first answer right {_share(quality.top_1)}")
+    if quality.recognised is not None:
+        rate = quality.false_match_rate
+        at = "" if rate is None else f" while at most {_share(rate)} of new animals pass"
+        parts.append(f"known animals recognised {_share(quality.recognised)}{at}")
+    if quality.new_auroc is not None:
+        parts.append(f"known told from new (AUROC) {quality.new_auroc:.2f}")
+    return (
+        f"Practice on photographs of {quality.known_animals} of its animals{apart}: "
+        f"{'; '.join(parts)}."
+    )
+
+
+def _share(fraction: float) -> str:
+    return f"{100 * fraction:.0f}%"
+
+
+def _to_try(config: ProbeConfig) -> list[str]:
+    tries = []
+    if config.benchmark.method == "cosine":
+        tries.append("local features (benchmark.method=wildfusion benchmark.candidate_k=50)")
+    else:
+        tries.append("a backbone trained on animals (model.type=megadescriptor-l-384)")
+    tries.append("more photographs of each animal, of other encounters and of both sides")
+    if not (config.dataset.no_background or config.dataset.crop_to_mask):
+        tries.append("masks (dataset.mask_col, dataset.crop_to_mask=true)")
+    return tries
