@@ -274,9 +274,9 @@ class ActorPool:
                 "the same command again once this is mended."
             )
 
-    def wake(self, report: MatchReport) -> None:
-        """Take the pool up again after `rest`, with a report of its own."""
-        self.report, now_s = report, time.perf_counter()
+    def wake(self, report: MatchReport, method: str) -> None:
+        """Take the pool up again after `rest`, for another method, with a report of its own."""
+        self.report, self.method, now_s = report, method, time.perf_counter()
         for worker in self._up():
             worker.up_since_s = now_s
 
@@ -312,7 +312,7 @@ def match_over_actors(
     """
     features = queries, gallery
     pool = keep.pop() if keep else ActorPool(make_matcher, features, placement, report, method)
-    pool.wake(report)
+    pool.wake(report, method)
     finished = False
     try:
         yield from pool.run(tiles)

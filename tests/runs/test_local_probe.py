@@ -165,8 +165,10 @@ def test_matched_keypoints_are_kept_where_they_are_asked_for(whole, dataset, loc
 @pytest.mark.parametrize("actors", [1, 2])
 def test_actors_give_the_numbers_of_one_process(whole, dataset, local_ray, tmp_path, actors):
     _, folder, result = whole
-    more = [f"ray.num_actors={actors}", "ray.cpus_per_worker=0.5"]
+    # The actors that score the pairs stay up for the keypoints of the best.
+    more = [f"ray.num_actors={actors}", "ray.cpus_per_worker=0.5", "benchmark.keep_matches=1"]
     again, spread = run_probe(_config(dataset, tmp_path, *more))
+    assert len(pd.read_parquet(again / "matches.parquet")) == spread.counts["queries"]
     assert spread.metrics == result.metrics
     assert pd.read_parquet(again / "rankings.parquet").equals(
         pd.read_parquet(folder / "rankings.parquet")
