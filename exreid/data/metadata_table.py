@@ -29,6 +29,9 @@ Content = TypeVar("Content")
 SHOWN_COLUMNS = 40
 DEFAULT_FILES = ("CzechLynxDataset-Metadata-Real.csv", "metadata.csv", "metadata.parquet")
 
+ANSWERED = {"photo", "status", "decision", "best_gallery_photo"}
+"""Columns of ``identifications.csv``, in every version."""
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -107,6 +110,12 @@ def read_metadata(root: str, metadata_file: str | None = None) -> MetadataFile:
         line_N = np.arange(len(cells)) + 2
     else:
         cells, line_N, repeated = _parse_csv(data, source)
+    if set(cells.columns) >= ANSWERED:
+        raise MetadataError(
+            f"{source}: these are answers of exreid identify, not labels that a person gave: a "
+            "gallery of guesses repeats their mistakes. Look at the photographs (exreid report), "
+            "and write the animals that you are sure of into a table of their own."
+        )
     filled = cells.notna().any(axis=1).to_numpy()
     if not filled.any():
         raise MetadataError(f"{source}: has no rows. Set dataset.metadata_file to another one.")

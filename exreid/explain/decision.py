@@ -21,8 +21,6 @@ class Contribution:
     method: str
     raw: float | None = None
     """Its own score: a cosine, a number of matches."""
-    probability: float | None = None
-    """That score, calibrated: the chance that such a pair shows one animal."""
     contribution: float | None = None
     """What it adds to the score; those of all methods add up to it."""
 
@@ -43,6 +41,8 @@ class DecisionCard:
 
     identity: str | None
     """The top identity: that of the best gallery image."""
+    said: str = ""
+    """The answer in words, with its probability: see `exreid.explain.told`."""
     decision: Literal["known", "new"] | None = None
     """None: no decision was asked for."""
     probability: float | None = None
@@ -66,19 +66,18 @@ class DecisionCard:
 
 
 def card_sentences(card: DecisionCard) -> list[str]:
-    """The card in plain words, the decision first; warnings and contributions stand for themselves.
+    """The card in plain words, the answer first; warnings and contributions are told beside it.
 
-    >>> card_sentences(DecisionCard("Luna", "known", 0.93, threshold=0.8, false_match_rate=0.05))
-    ['Known animal: Luna.', 'The probability that it is Luna is 93%; above 80% an animal counts as \
-known, at which 5% of new animals would pass for known ones.']
+    >>> card_sentences(DecisionCard("Luna", "Looks like Luna (93%)", "known", 0.93, threshold=0.8))
+    ['Looks like Luna (93%).', 'An animal counts as known from 80% on.']
     """
-    sentences = [_decision(card)]
+    sentences = [_answer(card)]
     if card.group is not None:
         sentences.append(_group(*card.group))
     if card.identity is None:
         return sentences
     if card.probability is not None:
-        sentences.append(_probability(card, card.probability))
+        sentences += filter(None, [_probability(card, card.probability)])
     if card.margin is not None:
         sentences.append(_margin(card, card.margin))
     if card.reach is not None:
@@ -100,13 +99,13 @@ def card_warnings(
     warnings = _weak_values(card) if card.identity is not None else []
     if same_encounter:
         warnings.append(
-            "The best image is of the same visit as the query: that they look alike is no "
-            "independent evidence."
+            "The best match is of the same visit: that the two look alike is no independent "
+            "evidence."
         )
     query_side, other_side = viewpoints
     if query_side and other_side and query_side != other_side:
         warnings.append(
-            f"The query shows {query_side}, the best image {other_side}: their coats differ."
+            f"This photograph shows {query_side}, the best match {other_side}: their coats differ."
         )
     return warnings
 
@@ -116,56 +115,48 @@ def _weak_values(card: DecisionCard) -> list[str]:
     probability, threshold = card.probability, card.threshold
     near = None if probability is None or threshold is None else abs(probability - threshold)
     if card.decision is not None and near is not None and near < CLOSE_CALL:
-        warnings.append("A close call: the probability is within 5 points of the bar.")
+        warnings.append("A close call: the probability is within 5 points of the threshold.")
     if card.margin is not None and card.margin <= 0 and card.runner_up:
         warnings.append(
             f"{card.runner_up} has the same score; only the order of the table decided."
         )
     reach = card.reach
     if reach is not None and reach.gallery_images <= FEW_IMAGES:
-        warnings.append("The gallery knows this animal by few images.")
+        warnings.append("The gallery has few photographs of this animal.")
     if reach is not None and reach.matched_locally == 0 and reach.gallery_images:
         warnings.append(
-            "None of its images was compared by keypoints: they are not on the shortlist."
+            "None of its photographs was compared spot by spot: they are not on the shortlist."
         )
     return warnings
 
 
-def _decision(card: DecisionCard) -> str:
+def _answer(card: DecisionCard) -> str:
     if card.identity is None:
-        return "No candidate: the gallery has nothing that this photograph may be answered with."
-    if card.decision == "known":
-        return f"Known animal: {card.identity}."
-    if card.decision == "new":
-        return f"Probably a new animal; of the known ones {card.identity} is the nearest."
-    return f"Nearest animal: {card.identity}. Whether it is known at all was not asked."
+        return "No candidate: the gallery has nothing that may answer this photograph."
+    return f"{card.said}."
 
 
 def _group(number: int, images: int) -> str:
     if images == 1:
-        return f"No other photograph that was called new resembles it enough (new {number})."
+        return f"New animal {number}: no other photograph here resembles it enough."
     others = "1 other photograph" if images == 2 else f"{images - 1} other photographs"
-    return f"This and {others} that were called new may show one animal (new {number})."
+    return f"New animal {number}: this and {others} may show the same animal."
 
 
-def _probability(card: DecisionCard, probability: float) -> str:
-    if card.probability_of == "identity":
-        text = f"The probability that it is {card.identity} is {stated_percent(probability)}"
-    else:
-        text = (
-            f"Of pairs that look as much alike as this one, {stated_percent(probability)} show one "
-            "and the same animal"
-        )
-    if card.threshold is not None and card.decision is not None:
-        if card.threshold >= 1:
-            text += "; by the bar chosen on the gallery no animal counts as known"
-        elif card.threshold < 0:
-            text += "; by the bar chosen on the gallery every animal counts as known"
-        else:
-            text += f"; above {stated_percent(card.threshold)} an animal counts as known"
-        if card.false_match_rate is not None:
-            rate = f"{100 * card.false_match_rate:.3g}%"
-            text += f", at which {rate} of new animals would pass for known ones"
+def _probability(card: DecisionCard, probability: float) -> str | None:
+    """What the probability of the answer means; None where nothing was decided by it."""
+    if card.probability_of == "pair":
+        share = stated_percent(probability)
+        return f"Of pairs that look as much alike as this one, {share} show the same animal."
+    if card.threshold is None or card.decision is None:
+        return None
+    if card.threshold >= 1:
+        return "By the threshold of this gallery no animal counts as known."
+    if card.threshold < 0:
+        return "By the threshold of this gallery every animal counts as known."
+    text = f"An animal counts as known from {stated_percent(card.threshold)} on"
+    if card.false_match_rate is not None:
+        text += f": then at most {100 * card.false_match_rate:.3g}% of new animals pass for known"
     return f"{text}."
 
 
@@ -180,9 +171,10 @@ def _margin(card: DecisionCard, margin: float) -> str:
 
 
 def _reach(identity: str, reach: Reach) -> str:
-    images = "1 image" if reach.gallery_images == 1 else f"{reach.gallery_images} images"
+    count = reach.gallery_images
+    images = "1 photograph" if count == 1 else f"{count} photographs"
     text = f"The gallery has {images} of {identity}"
     if reach.matched_locally is None:
         return f"{text}."
     were = "was" if reach.matched_locally == 1 else "were"
-    return f"{text}, {reach.matched_locally} {were} matched locally."
+    return f"{text}; {reach.matched_locally} {were} compared spot by spot."

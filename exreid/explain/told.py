@@ -80,7 +80,9 @@ def quality_words(quality: GalleryQuality, config: ProbeConfig) -> list[str]:
             "answer each other: these numbers are too good."
         )
     if quality.level in ("poor", "unknown"):
-        sentences.append("Identify shows the nearest animals, and decides nothing.")
+        sentences.append(
+            "With such a gallery exreid identify shows the nearest animals, and decides nothing."
+        )
     if quality.level in ("poor", "usable"):
         sentences.append(f"To try: {'; '.join(_to_try(config))}.")
     return sentences

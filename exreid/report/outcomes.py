@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from exreid.explain.decision import ProbabilityOf
+from exreid.explain.told import told_answer
 from exreid.report.read import RunData
 
 
@@ -31,7 +32,8 @@ def verdicts(outcome_Q: np.ndarray, decision_Q: np.ndarray) -> np.ndarray:
 def query_outcomes(data: RunData) -> pd.DataFrame:
     """A row per query, in order: ``image`` (a row of `RunImages`), ``truth``, ``top`` (the top
     identity), ``outcome``, ``first_rank`` (of the query's own identity; 0 where the gallery lacks
-    it), ``decision``, ``probability`` (NaN without one) and ``verdict``."""
+    it), ``decision``, ``probability`` (NaN without one), ``group`` (of a new animal; None),
+    ``kind`` and ``said`` (of `told_answer`) and ``verdict``."""
     ranks, queries = data.ranks, data.queries
     identity = data.images.rows["identity"].to_numpy(dtype=object)
     count = len(queries)
@@ -54,6 +56,15 @@ def query_outcomes(data: RunData) -> pd.DataFrame:
     elif data.fusion is not None:
         best = data.fusion[data.fusion["rank"] == 1].set_index("query_id")["probability"]
         probability_Q = best.reindex(queries["query_id"]).to_numpy()
+    group_of: dict[str, int] = {}
+    if data.new_animals is not None:
+        columns = data.new_animals["query_id"], data.new_animals["group"]
+        group_of = dict(zip(*columns, strict=True))
+    group_Q = [group_of.get(query_id) for query_id in data.query_ids]
+    told = [
+        told_answer(top, p if np.isfinite(p) else None, decision, number=group)
+        for top, p, decision, group in zip(top_Q, probability_Q, decision_Q, group_Q, strict=True)
+    ]
     return pd.DataFrame(
         {
             "image": [data.images.place_of[name] for name in queries["query_id"]],
@@ -63,6 +74,9 @@ def query_outcomes(data: RunData) -> pd.DataFrame:
             "first_rank": first_rank_Q,
             "decision": pd.Series(decision_Q, dtype=object),
             "probability": probability_Q,
+            "group": pd.Series(group_Q, dtype=object),
+            "kind": pd.Series([one.kind for one in told], dtype=object),
+            "said": pd.Series([one.sentence for one in told], dtype=object),
             "verdict": verdicts(outcome_Q, decision_Q),
         }
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from exreid import __version__
-from exreid.explain.words import count_words, method_words, metric_words, percent, stated_percent
+from exreid.explain.words import count_words, method_words, metric_words, percent
 from exreid.report.how_made import missing_parts, settings
 from exreid.report.outcomes import probability_of
 from exreid.report.pages import (
@@ -247,18 +247,17 @@ def _example_rows(
 
 def _example(data: RunData, query: pd.Series, picture: Picture) -> Example:
     """Of a row of `query_outcomes`."""
-    is_new = query["decision"] == "new"
+    called_new = query["decision"] == "new"
     note = {
         "wrong": f"is {query['truth']}",
         "new": f"new animal: {query['truth']}",
-        "right": f"is {query['truth']}, called new" if is_new else "",
+        "right": f"is {query['truth']}, counted as new" if called_new else "",
     }.get(query["outcome"], "")
     return Example(
         str(data.images.rows["image_id"].iat[query["image"]]),
-        "probably new" if is_new else query["top"] or "no candidate",
+        query["said"],
         note,
         query["verdict"],
         picture_file(picture.key, "t") if picture.key else "",
         *picture.wh_px,
-        stated_percent(query["probability"]) if np.isfinite(query["probability"]) else None,
     )

@@ -16,7 +16,7 @@ import pandas as pd
 
 from exreid.explain.canvas import colours_of
 from exreid.explain.decision import card_sentences
-from exreid.explain.words import OUTCOMES
+from exreid.explain.words import OUTCOMES, stated_percent
 from exreid.report.matched_pairs import PairEntry, PairTask, encode_pairs, pair_task
 from exreid.report.pages import write_whole
 from exreid.report.pictures import Picture, made_in_order
@@ -24,6 +24,7 @@ from exreid.report.queries import IDENTITIES, QueryNeighbour, QueryPage
 from exreid.report.read import MatchedRows, RunData
 
 QUERIES_PER_PART = 24
+DECISIONS = {"known": 0, "new": 1, "unsure": 2}
 
 
 def write_index(
@@ -42,7 +43,8 @@ def write_index(
         "truth": identity_QQ[:count],
         "leader": identity_QQ[count:],
         "outcome": [kinds.index(outcome) for outcome in outcomes["outcome"]],
-        "decision": [{"known": 0, "new": 1}.get(name, -1) for name in outcomes["decision"]],
+        "said": outcomes["said"].tolist(),
+        "decision": [DECISIONS.get(name, -1) for name in _decisions(data, outcomes)],
         "p": outcomes["probability"].tolist(),
         "score": scores,
         "rank": outcomes["first_rank"].tolist(),
@@ -56,12 +58,19 @@ def write_index(
         "per_part": QUERIES_PER_PART,
         "truth_known": data.truth_known,
         "bar": data.rule.shown_threshold if data.rule else None,
+        "bar_text": _percent(data.rule.shown_threshold if data.rule else None),
         "threshold": benchmark.match_threshold if benchmark else 0.0,
         "has_matches": data.matches is not None,
         "kept_matches": benchmark.keep_matches if benchmark else 0,
         "colours": [f"#{bytes(rgb).hex()}" for rgb in colours_of(np.linspace(0, 1, 16))],
     }
     write_script(file, "index", columns)
+
+
+def _decisions(data: RunData, outcomes: pd.DataFrame) -> pd.Series:
+    """What the list is filtered by: the decision, of which the truth says whether it is right; or
+    the kind of answer, where nobody knows."""
+    return outcomes["decision" if data.truth_known else "kind"]
 
 
 def write_parts(
@@ -134,7 +143,9 @@ def _query(
     neighbours, ranks = [], dict[int, object]()
     for place, neighbour in enumerate(page.neighbours, start=1):
         neighbours.append(_neighbour(data, page.image, place, neighbour, number_of))
-        ranks |= {number_of[image]: list(page.ranks[image]) for image in neighbour.images}
+        for image in neighbour.images:
+            rank, score, probability = page.ranks[image]
+            ranks[number_of[image]] = [rank, score, _percent(probability)]
     return {
         "photo": number_of[page.image],
         "animals": neighbours,
@@ -142,6 +153,7 @@ def _query(
         "pairs": drawn,
         "first_rank": page.first_rank,
         "card": {
+            "said": card.said,
             "leader": card.identity,
             "decision": card.decision,
             "probability": card.probability,
@@ -151,6 +163,10 @@ def _query(
         },
         "details": _details(data, page.image),
     }
+
+
+def _percent(probability: float | None) -> str | None:
+    return None if probability is None else stated_percent(probability)
 
 
 def _pair(entry: PairEntry) -> dict[str, object]:
@@ -173,7 +189,7 @@ def _neighbour(
         "place": place if place <= IDENTITIES else None,
         "name": neighbour.identity,
         "own": neighbour.is_match,
-        "chance": neighbour.probability,
+        "chance": _percent(neighbour.probability),
         "images": [number_of[image] for image in neighbour.images],
         "own_visit": own_visit,
         "other_side": other_side,

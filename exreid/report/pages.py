@@ -94,7 +94,6 @@ class Example:
     """Path in the report; empty without a picture."""
     width: int
     height: int
-    probability: str | None
 
 
 @dataclass(frozen=True)

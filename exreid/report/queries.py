@@ -146,6 +146,8 @@ def _query_page(tables: _Tables, q: int) -> QueryPage:
     ]
     fused = {} if tables.fusion is None else tables.fusion.of(q)
     shown = {image for neighbour in near for image in neighbour.images}
+    # Of one pair there is one probability: with decisions it is that of the answer alone.
+    stated = fused if tables.probability_of == "pair" else {}
     return QueryPage(
         q,
         int(outcome["image"]),
@@ -153,7 +155,7 @@ def _query_page(tables: _Tables, q: int) -> QueryPage:
         near,
         _card(tables, q, near, fused),
         {
-            int(image): (int(rank), float(score), fused.get(int(image), {}).get("probability"))
+            int(image): (int(rank), float(score), stated.get(int(image), {}).get("probability"))
             for image, rank, score in zip(image_R, ranks.rank_R[rows], score_R, strict=True)
             if int(image) in shown
         },
@@ -174,7 +176,8 @@ def _card(
     elif score is not None and second is not None and _finite(second.score) is not None:
         margin = score - second.score
     card = DecisionCard(
-        identity=None if first is None else first.identity,
+        identity=outcome["top"],
+        said=outcome["said"],
         decision=outcome["decision"],
         probability=stated,
         probability_of=tables.probability_of,
@@ -185,9 +188,8 @@ def _card(
         runner_up=None if second is None else second.identity,
         group=tables.groups.get(data.query_ids[q]),
     )
-    reasons = (rule.no_rate,) if rule and rule.no_rate else ()
     if first is None:
-        return replace(card, warnings=(*card_warnings(card), *reasons))
+        return replace(card, warnings=tuple(card_warnings(card)))
     query, best, text = int(outcome["image"]), first.images[0], data.images.text
     card = replace(
         card,
@@ -200,7 +202,7 @@ def _card(
         same_encounter=encounter is not None and text(best, "encounter") == encounter,
         viewpoints=(text(query, "viewpoint"), text(best, "viewpoint")),
     )
-    return replace(card, warnings=(*warnings, *reasons))
+    return replace(card, warnings=tuple(warnings))
 
 
 def _contributions(values: Mapping[str, float]) -> tuple[Contribution, ...]:
@@ -212,7 +214,6 @@ def _contributions(values: Mapping[str, float]) -> tuple[Contribution, ...]:
         Contribution(
             word,
             raw=_finite(values.get(f"raw:{method}")),
-            probability=_finite(values.get(f"probability:{method}")),
             contribution=_finite(values.get(f"contribution:{method}")),
         )
         for word, method in zip(words, methods, strict=True)

@@ -70,6 +70,8 @@ class PicturedAnswer:
     best_identity: str | None
     first_right_rank: int | None
     decision: str | None
+    answer: str
+    """In words; see `exreid.explain.told`."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,7 @@ def _answers(data: RunData, score_name: str) -> list[PicturedAnswer]:
                 best_identity=outcome["top"],
                 first_right_rank=outcome["first_rank"] or None,
                 decision=outcome["decision"],
+                answer=outcome["said"],
             )
         )
     return answers
@@ -254,11 +257,9 @@ def _predictions(run: _Run, q: int) -> np.ndarray:
     hits = np.flatnonzero(ranks.match_R[rows] == 1)
     if len(hits) and hits[0] >= shown:
         places.append(rows.start + int(hits[0]))
-    sentences = [verdict_sentence(answer.verdict, answer.first_right_rank or 0)]
-    if not math.isnan(answer.confidence):
-        sentences.append(f"{answer.confidence_name.capitalize()}: {answer.confidence:.3g}.")
-    if answer.decision is not None:
-        sentences.append(f"Decision: {answer.decision}.")
+    sentences = [f"{answer.answer}."]
+    if answer.verdict != "no candidate":
+        sentences.append(verdict_sentence(answer.verdict, answer.first_right_rank or 0))
     candidates = [_candidate(run, q, place) for place in places]
     return draw_predictions(" ".join(sentences), [_query(run, q), *candidates])
 
@@ -268,7 +269,9 @@ def _contact_sheet(run: _Run, title: str, queries: Sequence[int]) -> np.ndarray:
     for q in queries:
         answer, rows = run.answers[q], run.data.ranks.of(q)
         if rows.start < rows.stop:
-            heading = f"{answer.confidence_name} {answer.confidence:.3g}"
+            heading = answer.answer
+            if math.isclose(answer.confidence, answer.score):
+                heading = f"{heading} · {run.score_name} {answer.score:.3g}"
             pairs.append((heading, _query(run, q), _candidate(run, q, rows.start)))
     return draw_contact_sheet(title, pairs)
 

@@ -1,7 +1,7 @@
 // One photograph: the answer, the two photographs with their matches, the card, the neighbours.
 "use strict";
 (() => {
-  const { el, percent } = exreid;
+  const { el } = exreid;
   const SVG = "http://www.w3.org/2000/svg", GRID = 2000, HEIGHT = 600, GAP = 14;
   const narrow = matchMedia("(max-width: 600px)");
   // Kept from one photograph to the next.
@@ -81,7 +81,7 @@
     slider.addEventListener("input", () => { view.least = Number(slider.value); now.figure.querySelector("svg").replaceWith(drawing(query, other, pair)); });
     const scale = el("span", { class: "scale" }, `confidence ${Math.round(100 * exreid.index.threshold)}%`, el("i", { style: `background:linear-gradient(90deg,${exreid.index.colours.join(",")})` }), "100%");
     const words = pair ? [`${pair.words[0].toUpperCase()}${pair.words.slice(1)}.`, pair.shown < pair.count ? ` ${pair.shown} of them are drawn, thinned evenly.` : "", pair.weaker ? ` ${pair.weaker} weaker ${pair.weaker === 1 ? "one is" : "ones are"} not drawn, and did not count.` : "", pair.verified ? " Dashed lines do not agree with the others." : ""].join("")
-      : chosen === null ? "" : exreid.index.has_matches ? `Matched spots were kept for the best ${exreid.index.kept_matches} photographs of each query alone.` : "This run kept no matched spots.";
+      : chosen === null ? "" : exreid.index.has_matches ? `Matched spots are kept for the best ${exreid.index.kept_matches} matches of each photograph.` : "This run kept no matched spots.";
     const caption = (one, lead) => el("div", {}, el("p", {}, el("b", {}, lead)), el("p", { class: "meta" }, about(one)), one.key && one.large ? el("p", { class: "meta screen" }, el("a", { href: file(one, "p"), target: "_blank", rel: "noopener" }, "the photograph alone")) : null);
     return el("figure", { class: "viewer" },
       drawing(query, other, pair),
@@ -90,22 +90,23 @@
       el("figcaption", {}, words));
   }
 
-  function meter(p) {
-    const bar = exreid.index.bar, holder = el("div", { class: "meter", role: "img", "aria-label": `${percent(p)}${bar === null ? "" : `, bar at ${percent(bar)}`}` }, el("i", { style: `width:${100 * p}%` }));
-    if (bar !== null) holder.append(el("b", { style: `left:${100 * bar}%` }), el("span", { style: `left:${Math.min(88, Math.max(12, 100 * bar))}%` }, `known from ${percent(bar)}`));
+  function meter(card) {
+    const bar = exreid.index.bar, from = exreid.index.bar_text, decided = bar !== null && card.decision !== null;
+    const holder = el("div", { class: "meter", role: "img", "aria-label": `${card.said}${decided ? `; known from ${from} on` : ""}` }, el("i", { style: `width:${100 * card.probability}%` }));
+    if (decided) holder.append(el("b", { style: `left:${100 * bar}%` }), el("span", { style: `left:${Math.min(85, Math.max(15, 100 * bar))}%` }, `known from ${from}`));
     return holder;
   }
   function parts(card) {
     const rows = card.parts.filter((one) => one.contribution !== null);
     if (!rows.length) return null;
     const total = rows.reduce((sum, one) => sum + one.contribution, 0);
-    return el("table", { class: "parts" }, el("thead", {}, el("tr", {}, ...["looked at", "score", "alone says", "adds"].map((name, at) => el("th", { class: at ? "n" : null, scope: "col" }, name)))),
-      el("tbody", {}, ...rows.map((one) => el("tr", {}, el("th", { scope: "row" }, one.method), el("td", { class: "n" }, short(one.raw)), el("td", { class: "n" }, one.probability === null ? "–" : percent(one.probability)), el("td", { class: "n" }, short(one.contribution)))),
-        el("tr", {}, el("th", { scope: "row" }, "together"), el("td"), el("td"), el("td", { class: "n" }, el("b", {}, short(total))))));
+    return el("table", { class: "parts" }, el("thead", {}, el("tr", {}, ...["looked at", "measured", "adds to the score"].map((name, at) => el("th", { class: at ? "n" : null, scope: "col" }, name)))),
+      el("tbody", {}, ...rows.map((one) => el("tr", {}, el("th", { scope: "row" }, one.method), el("td", { class: "n" }, short(one.raw)), el("td", { class: "n" }, short(one.contribution)))),
+        el("tr", {}, el("th", { scope: "row" }, "score"), el("td"), el("td", { class: "n" }, el("b", {}, short(total))))));
   }
   function cardPanel(card) {
     return el("section", { class: "panel why", "aria-label": "Why this answer" }, el("h2", {}, "Why this answer"),
-      card.probability === null ? null : meter(card.probability),
+      card.probability === null ? null : meter(card),
       el("ul", {}, ...card.sentences.map((one) => el("li", {}, one))), parts(card),
       card.warnings.length ? el("ul", { class: "doubt", "aria-label": "Reasons to doubt" }, ...card.warnings.map((one) => el("li", {}, one))) : null);
   }
@@ -115,14 +116,14 @@
     const thumbs = one.images.map((at) => {
       const shot = photo(chunk, at), [rank, score, p] = entry.ranks[at] || [null, null, null];
       const weak = [one.own_visit.includes(at) ? "same visit" : "", one.other_side.includes(at) ? "other side" : ""].filter(Boolean).join(", ");
-      const number = p !== null ? percent(p) : score !== null ? `score ${short(score)}` : "";
+      const number = p !== null ? p : score !== null ? `score ${short(score)}` : "";
       return el("button", { type: "button", "data-photo": at, "aria-pressed": String(now.chosen === at), title: shot.id, on: { click: () => choose(at) } },
         shot.key ? el("img", { src: file(shot, "t"), alt: `${shot.animal || "animal"}, match ${rank}`, loading: "lazy" }) : el("span", { class: "noimage" }, "no picture"),
         el("span", {}, `#${rank} · ${number}`), el("span", {}, about(shot) || "no date or place"), weak ? el("span", { class: "weak" }, weak) : null);
     });
     return el("li", { class: `animal${one.own === true ? " own" : ""}` },
       el("header", {}, el("span", { class: "rank" }, one.place ? `${one.place}.` : "further down:"), el("h3", {}, el("bdi", {}, one.name || "animal not known")),
-        one.chance === null ? null : el("span", { class: "p" }, percent(one.chance)),
+        one.chance === null ? null : el("span", { class: "p" }, one.chance),
         one.own === true ? el("span", { class: "badge right" }, "✓ the animal itself") : null),
       el("div", { class: "thumbs" }, ...thumbs));
   }
@@ -141,13 +142,12 @@
   }
 
   function heading(i, entry) {
-    const kind = exreid.outcome(i), { decision } = entry.card, leader = entry.card.leader, truth = exreid.animal("truth", i);
-    const said = decision === "new" ? "Probably a new animal" : leader || "No candidate";
-    const right = { right: decision === "new" ? `It is ${truth}, which the gallery knows: nearest, but called new.` : `It is ${truth}.`,
-      wrong: `It is ${truth}${entry.first_rank ? `, whose best photograph stands at place ${entry.first_rank}` : ""}.`,
-      new: decision === "known" ? `It is ${truth}, which the gallery does not have: a new animal taken for a known one.` : `It is ${truth}, which the gallery does not have.`, open: "Whose it is, is not known." }[kind];
+    const kind = exreid.outcome(i), { decision, said } = entry.card, truth = exreid.animal("truth", i);
+    const right = { right: decision === "new" ? `It is ${truth}, a known animal, but it was counted as new.` : `It is ${truth}.`,
+      wrong: `It is ${truth}${entry.first_rank ? `, whose best photograph is match ${entry.first_rank}` : ""}.`,
+      new: decision === "known" ? `It is ${truth}, an animal that the gallery does not have, taken for a known one.` : `It is ${truth}, an animal that the gallery does not have.`, open: "" }[kind];
     const verdict = kind === "new" ? (decision === "known" ? "wrong" : decision === "new" ? "right" : "new") : kind === "right" && decision === "new" ? "wrong" : kind;
-    const badges = [kind === "open" ? null : el("span", { class: `badge ${kind}` }, `${exreid.MARKS[kind]} ${exreid.WORDS[kind]}`), decision ? el("span", { class: "badge known" }, `called ${decision}`) : null,
+    const badges = [kind === "open" ? null : el("span", { class: `badge ${kind}` }, `${exreid.MARKS[kind]} ${exreid.WORDS[kind]}`), decision && kind !== "open" ? el("span", { class: "badge known" }, `counted as ${decision}`) : null,
       verdict !== kind && kind !== "open" ? el("span", { class: `badge ${verdict}` }, `${exreid.MARKS[verdict]} ${verdict === "right" ? "right decision" : "wrong decision"}`) : null];
     return el("div", { class: "answer" }, el("h1", {}, el("span", { class: `mark ${verdict}`, "aria-hidden": "true" }, exreid.MARKS[verdict]), el("bdi", {}, said)), ...badges, el("p", { class: "truth" }, right));
   }
@@ -155,7 +155,7 @@
   exreid.detail = (holder, chunk, entry, i) => {
     now = { holder, chunk, entry, i, chosen: entry.animals.length ? entry.animals[0].images[0] : null };
     const at = exreid.shown.indexOf(i), id = exreid.index.id[i];
-    document.title = `${entry.card.leader || "No candidate"} · ${id}`;
+    document.title = `${entry.card.said} · ${id}`;
     now.figure = viewer();
     const move = (change, label, sign) => el("button", { type: "button", disabled: exreid.neighbour(change) === null, title: sign, on: { click: () => exreid.step(change) } }, label);
     holder.replaceChildren(

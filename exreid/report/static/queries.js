@@ -7,6 +7,7 @@ const exreid = (() => {
   const MARKS = { right: "✓", wrong: "✕", new: "✦", open: "?" };
   const WORDS = { right: "right animal", wrong: "wrong animal", new: "new animal", open: "truth not known" };
   const OUTCOMES = ["right", "wrong", "new", "open"];
+  const DECISIONS = ["known", "new", "unsure"];
   const waiting = new Map();
   const $ = (id) => document.getElementById(id);
   let index = null, haystack = [], shown = [], state = {}, position = 0;
@@ -49,15 +50,14 @@ const exreid = (() => {
   const animal = (column, i) => { const code = index[column][i]; return code < 0 ? "" : index.texts.animal[code]; };
   // Each part between marks that keep its writing direction to itself.
   const joined = (parts) => parts.filter(Boolean).map((one) => `\u2068${one}\u2069`).join(" · ");
-  const percent = (p) => p > 0.99 ? "over 99%" : p < 0.01 ? "under 1%" : `${Math.round(100 * p)}%`;
   const thumb = (i) => index.key[i] ? `t/${index.key[i].slice(0, 2)}/${index.key[i]}.jpg` : "";
   const outcome = (i) => OUTCOMES[index.outcome[i]];
-  const title = (i) => index.decision[i] === 1 ? "probably new" : animal("leader", i) || "no candidate";
+  const title = (i) => index.said[i];
   function note(i) {
     const kind = outcome(i);
     if (kind === "wrong") return `is ${animal("truth", i)}`;
     if (kind === "new") return `new animal: ${animal("truth", i)}`;
-    if (kind === "right" && index.decision[i] === 1) return `is ${animal("truth", i)}, called new`;
+    if (kind === "right" && index.decision[i] === 1) return `is ${animal("truth", i)}, counted as new`;
     return joined([text("site", i), text("viewpoint", i)]) || index.id[i];
   }
 
@@ -96,7 +96,7 @@ const exreid = (() => {
     shown = [];
     for (let i = 0; i < index.id.length; i++) {
       if (state.outcome && outcome(i) !== state.outcome) continue;
-      if (state.decision && index.decision[i] !== (state.decision === "new" ? 1 : 0)) continue;
+      if (state.decision && index.decision[i] !== DECISIONS.indexOf(state.decision)) continue;
       if (site !== null && index.site[i] !== site) continue;
       if (view !== null && index.viewpoint[i] !== view) continue;
       if (ranged && (index.p[i] === null || index.p[i] < low || index.p[i] > high)) continue;
@@ -113,7 +113,7 @@ const exreid = (() => {
     return el("li", {}, el("a", { class: `card ${kind}`, href: address({ photo: index.id[i] }), title: index.id[i] }, image,
       el("span", { class: "line" }, el("span", { class: `mark ${kind}`, "aria-hidden": "true" }, MARKS[kind]), el("span", { class: "sr" }, `${WORDS[kind]}: `),
         el("span", { class: "name" }, el("bdi", {}, title(i)))),
-      el("span", { class: "sub" }, index.p[i] === null ? null : el("b", { class: "p" }, percent(index.p[i])), index.p[i] === null ? null : " · ", el("bdi", {}, note(i)))));
+      el("span", { class: note(i) === index.id[i] ? "sub tail" : "sub" }, el("bdi", {}, note(i)))));
   }
 
   function render() {
@@ -165,8 +165,8 @@ const exreid = (() => {
   function controls() {
     const counts = OUTCOMES.map((_, code) => index.outcome.filter((one) => one === code).length);
     chips($("outcomes"), "outcome", OUTCOMES.map((key, code) => [key, MARKS[key], WORDS[key], counts[code]]).filter((one) => one[3] && counts.filter(Boolean).length > 1));
-    const known = index.decision.filter((one) => one === 0).length, fresh = index.decision.filter((one) => one === 1).length;
-    chips($("decisions"), "decision", known + fresh ? [["known", "", "called known", known], ["new", "", "called new", fresh]] : []);
+    const called = DECISIONS.map((key, code) => [key, "", index.truth_known ? `counted as ${key}` : key, index.decision.filter((one) => one === code).length]);
+    chips($("decisions"), "decision", called.filter((one) => one[3]));
     options("site", "site", index.texts.site, "all");
     options("view", "view", index.texts.viewpoint, "both");
     $("sure-field").hidden = index.p.every((one) => one === null);
@@ -222,6 +222,6 @@ const exreid = (() => {
     listen();
     render();
   }
-  return { data, el, step, back, neighbour, percent, joined, address, outcome, WORDS, MARKS,
+  return { data, el, step, back, neighbour, joined, address, outcome, WORDS, MARKS,
     get index() { return index; }, get shown() { return shown; }, animal, text };
 })();
