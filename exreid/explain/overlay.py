@@ -163,13 +163,15 @@ def draw_matches(
     width_px: int = 1200,
     most_lines: int = MOST_LINES,
     threshold: float | None = None,
+    on_animal: bool = False,
     with_caption: bool = False,
 ) -> Overlay:
     """The two images side by side: untouched above, with their matches below.
 
     Points are in pixels of the two images; the edges of masks are drawn. Lines are coloured by
     confidence; with ``threshold``, only matches over it are drawn, as only those count towards a
-    score. Inliers are solid, outliers faint, and ends off the mask are marked by a cross. Of more
+    score. Inliers are solid, outliers faint, and ends off the mask are marked by a cross, unless
+    keypoints were looked for ``on_animal`` alone. Of more
     than ``most_lines`` an even share is drawn, and the caption says so; ``with_caption`` writes it
     under the picture too.
     """
@@ -177,14 +179,15 @@ def draw_matches(
     if threshold is not None:
         counted = matches.take(matches.confidence_X > threshold)
         weak, matches = len(matches) - len(counted), counted
-    masked = any(mask is not None for mask in pair.masks)
-    outside_X = outside_masks(matches, *pair.masks)
+    masks = (None, None) if on_animal else pair.masks
+    masked = any(mask is not None for mask in masks)
+    outside_X = outside_masks(matches, *masks)
     words = match_counts_in_words(matches, outside_X if masked else None, threshold)
     shown, low = thin_evenly(matches, most_lines), threshold or 0.0
     layout = PairLayout.of(pair, width_px)
     marked = layout.place(*(quiet(image) for image in pair.images))
     layout.outline(marked)
-    _draw_lines(marked, layout, shown, low)
+    _draw_lines(marked, layout, shown, masks, low)
     verified = matches.inlier_X is not None
     caption = _caption(words, len(shown), len(matches), weak, verified)
     legend = layout.legend(low, verified, bool(outside_X.any()))
@@ -192,10 +195,14 @@ def draw_matches(
 
 
 def _draw_lines(
-    panel: np.ndarray, layout: PairLayout, matches: MatchedKeypoints, low: float
+    panel: np.ndarray,
+    layout: PairLayout,
+    matches: MatchedKeypoints,
+    masks: tuple[np.ndarray | None, np.ndarray | None],
+    low: float,
 ) -> None:
     points = (matches.query_xy_X2, matches.gallery_xy_X2)
-    off_2X = [_off(xy_X2, mask) for xy_X2, mask in zip(points, layout.pair.masks, strict=True)]
+    off_2X = [_off(xy_X2, mask) for xy_X2, mask in zip(points, masks, strict=True)]
     start_X2, end_X2 = layout.points(points[0], 0), layout.points(points[1], 1)
     colour_X3 = colours_of((matches.confidence_X - low) / max(1.0 - low, 1e-6))
     inlier_X = np.ones(len(matches), bool) if matches.inlier_X is None else matches.inlier_X

@@ -49,7 +49,7 @@ def score_pairs(
     `exreid.storage.pair_store`). Each finished tile is in the store before the next is looked at:
     after a kill, the same call goes on with the unfinished ones.
     """
-    words_P2 = pair_words(_words(query_keys, query_P), _words(gallery_keys, gallery_P))
+    words_P2 = pair_words(words_at(query_keys, query_P), words_at(gallery_keys, gallery_P))
     if store is None:
         known_P, evidence = np.zeros(len(query_P), bool), _no_evidence(len(query_P))
     else:
@@ -73,7 +73,7 @@ def score_pairs(
     return ScoredPairs(evidence, ~known_P, known, words_P2)
 
 
-def _words(keys: Sequence[str], index_P: np.ndarray) -> np.ndarray:
+def words_at(keys: Sequence[str], index_P: np.ndarray) -> np.ndarray:
     """The words of the images of P pairs; only keys that are asked for are hashed, each once."""
     index_M, row_P = np.unique(index_P, return_inverse=True)
     return image_words([keys[i] for i in index_M])[row_P]

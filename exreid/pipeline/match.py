@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from exreid.matching.cascade import (
     run_cascade,
 )
 from exreid.matching.nearest import NearestSettings
-from exreid.matching.pairs import score_pairs
+from exreid.matching.pairs import score_pairs, words_at
 from exreid.matching.tiles import FeaturesOf, Tile, plan_tiles
 from exreid.pipeline.embed import Features
 from exreid.pipeline.inputs import cache_folder, with_local
@@ -36,7 +36,7 @@ from exreid.pipeline.keypoints import EVIDENCE_VERSION, LocalImages, lightglue_n
 from exreid.pipeline.matchers import Matchers, MatchingTally
 from exreid.progress import Progress
 from exreid.records import PairEvidence, PairMatches
-from exreid.storage.pair_store import PairStore
+from exreid.storage.pair_store import PairStore, pair_words
 from exreid.storage.run_folder import write_text
 from exreid.storage.run_tables import matches_table
 from exreid.storage.spreadsheets import safe_cell
@@ -139,16 +139,7 @@ def _match_stage(
     method: LocalMethod, stage: Stage, first_P: np.ndarray, second_P: np.ndarray
 ) -> PairEvidence:
     """The evidence of each pair, matched at most once; MatchingError where some cannot be."""
-    make = _make_matcher(method, stage)
-    description = {
-        "stage": "pairs",
-        "stage_version": EVIDENCE_VERSION,
-        "local": method.images.description,
-        "weights": None if isinstance(stage.settings, NearestSettings) else method.images.weights,
-        "settings": stage.settings.describe(),
-        "device": make.device,
-    }
-    name = describe_fingerprint(description)
+    make, name = _make_matcher(method, stage), _evidence_name(method, stage)
     tally, failed = method.tally, list[tuple[Tile, str]]()
     scored = score_pairs(
         first_P,
@@ -169,18 +160,39 @@ def _match_stage(
     return scored.evidence
 
 
-def match_details(method: LocalMethod, first_P: np.ndarray, second_P: np.ndarray) -> pa.Table:
-    """``matches.parquet``: the matched keypoints of each pair, by the last stage of the cascade."""
-    make = _make_matcher(method, cascade_of(method.config)[-1])
+def _evidence_name(method: LocalMethod, stage: Stage) -> str:
+    """What a stage's evidence depends on besides the images, as the name of its store."""
+    description = {
+        "stage": "pairs",
+        "stage_version": EVIDENCE_VERSION,
+        "local": method.images.description,
+        "weights": None if isinstance(stage.settings, NearestSettings) else method.images.weights,
+        "settings": stage.settings.describe(),
+        "device": method.matchers.device,
+    }
+    return describe_fingerprint(description)
+
+
+def match_details(
+    method: LocalMethod, first_P: np.ndarray, second_P: np.ndarray, stages: Sequence[Stage]
+) -> pa.Table:
+    """``matches.parquet``: the matched keypoints of each pair, by the last of the stages that
+    matched it, as many of them over the threshold as its score counts."""
+    stage_P, count_P = _last_looks(method, stages, first_P, second_P)
     failed: list[tuple[Tile, str]] = []
     details: dict[int, PairMatches] = {}
-    tiles = plan_tiles(first_P, second_P, pairs_per_tile=PAIRS_PER_TILE[make.device])
     advance = method.progress("Writing matches", len(first_P))
-    for tile, matches in method.matchers.run(
-        tiles, make, method.features_of, failed=failed, method="details"
-    ):
-        details.update(zip(tile.place_P.tolist(), matches, strict=True))
-        advance(len(matches))
+    for number in np.unique(stage_P).tolist():
+        place_M, make = np.flatnonzero(stage_P == number), _make_matcher(method, stages[number])
+        tiles = plan_tiles(
+            first_P[place_M], second_P[place_M], pairs_per_tile=PAIRS_PER_TILE[make.device]
+        )
+        for tile, matches in method.matchers.run(
+            tiles, make, method.features_of, failed=failed, method="details"
+        ):
+            for pair, found in zip(place_M[tile.place_P].tolist(), matches, strict=True):
+                details[pair] = _as_counted(found, int(count_P[pair]), method.config)
+            advance(len(matches))
     if failed:
         missing_P = np.array([pair not in details for pair in range(len(first_P))])
         raise _failure(method, failed, first_P[missing_P], second_P[missing_P])
@@ -191,6 +203,35 @@ def match_details(method: LocalMethod, first_P: np.ndarray, second_P: np.ndarray
         method.features_of(first_P),
         method.features_of(second_P),
     )
+
+
+def _last_looks(
+    method: LocalMethod, stages: Sequence[Stage], first_P: np.ndarray, second_P: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each pair the last stage that matched it, first looks aside, and the number of matches
+    that it found; the last of all and -1 for a pair that none of them matched."""
+    keys = method.images.keys
+    words_P2 = pair_words(words_at(keys, first_P), words_at(keys, second_P))
+    stage_P, count_P = np.full(len(first_P), len(stages) - 1), np.full(len(first_P), -1)
+    for number in reversed(range(len(stages))):
+        if stages[number].by_confidence:
+            continue
+        known_P, evidence = method.open_store(_evidence_name(method, stages[number])).find(words_P2)
+        fresh_P = known_P & (count_P < 0)
+        stage_P[fresh_P], count_P[fresh_P] = number, evidence.match_count_P[fresh_P]
+    return stage_P, count_P
+
+
+def _as_counted(found: PairMatches, count: int, config: ProbeConfig) -> PairMatches:
+    """With ``count`` matches over the threshold: in another batch confidences differ in their last
+    digits, and one at the threshold could change sides."""
+    if count < 0:
+        return found
+    low = np.float32(config.benchmark.match_threshold)
+    confidence_X = found.confidence_X.copy()
+    confidence_X[:count] = np.maximum(confidence_X[:count], np.nextafter(low, np.float32(1)))
+    confidence_X[count:] = np.minimum(confidence_X[count:], low)
+    return replace(found, confidence_X=confidence_X)
 
 
 def _make_matcher(method: LocalMethod, stage: Stage) -> MakeMatcher:

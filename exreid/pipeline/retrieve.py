@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from exreid.matching.cascade import cascade_of
 from exreid.matching.rerank import Reranker
 from exreid.matching.shortlist import shortlist_pairs
 from exreid.metrics.openset import Answers
@@ -22,7 +23,7 @@ from exreid.openset.decide import (
 from exreid.openset.group import Grouper, Grouping, NewAnimals
 from exreid.openset.quality import gallery_quality
 from exreid.pipeline.calibrate import FittedFusion, calibrated
-from exreid.pipeline.match import match_details
+from exreid.pipeline.match import choosing_stages, match_details
 from exreid.pipeline.methods import fused_methods
 from exreid.pipeline.rank import FusedPairs, Scoring, evidence_table, pair_scorer, rank
 from exreid.records import Counts, GalleryQuality, ImageTable, Ranking, RetrievalSide
@@ -168,4 +169,7 @@ def matches_of_best(scoring: Scoring, retrieval: Retrieval, most: int) -> pa.Tab
     width = retrieval.ranking.candidate_index_QK.shape[1]
     query_P, gallery_P = shortlist_pairs(retrieval.ranking, min(most, width))
     first_P = retrieval.queries.position_N[query_P]
-    return match_details(scoring.local[0], first_P, retrieval.gallery.position_N[gallery_P])
+    second_P, method = retrieval.gallery.position_N[gallery_P], scoring.local[0]
+    fuses = scoring.config.benchmark.method == "wildfusion"
+    stages = choosing_stages(method.config) if fuses else cascade_of(method.config)
+    return match_details(method, first_P, second_P, stages)

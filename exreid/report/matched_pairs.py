@@ -39,6 +39,8 @@ class PairTask:
     gallery: Picture
     threshold: float
     """Confidence over which a match counts."""
+    on_animal: bool = False
+    """Keypoints were looked for on the animal alone, so that no match has an end off it."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ def pair_task(data: RunData, row: int, query: Picture, gallery: Picture) -> Pair
         tuple(_values(data, name, row).tolist()) for name in ("query_wh_px", "gallery_wh_px")
     )
     matches = kept_matches(data, row)
-    return PairTask(matches, (query_wh, gallery_wh), query, gallery, threshold)
+    on_animal = data.config is not None and data.config.benchmark.local_masks == "filter"
+    return PairTask(matches, (query_wh, gallery_wh), query, gallery, threshold, on_animal)
 
 
 def _values(data: RunData, name: str, row: int) -> np.ndarray:
@@ -110,15 +113,17 @@ def encode_pair(task: PairTask) -> PairEntry:
     whole = scale_matches(task.matches, task.looked_wh_px, sizes, boxes_px=boxes)
     counted = whole.take(whole.confidence_X > task.threshold)
     masks = task.query.unpacked_mask(), task.gallery.unpacked_mask()
-    off_X = outside_masks(counted, *masks)
-    masked = masks[0] is not None or masks[1] is not None
+    # The small masks are too coarse to doubt what the extractor saw with the whole ones.
+    checked = (None, None) if task.on_animal else masks
+    off_X = outside_masks(counted, *checked)
+    masked = checked != (None, None)
     shown = thin_evenly(counted, MOST_LINES)
     columns = [
         *_shares(shown.query_xy_X2, sizes[0]),
         *_shares(shown.gallery_xy_X2, sizes[1]),
         np.round(100 * shown.confidence_X),
         np.ones(len(shown)) if shown.inlier_X is None else shown.inlier_X,
-        outside_masks(shown, *masks),
+        outside_masks(shown, *checked),
     ]
     heat = None
     if len(counted):

@@ -308,7 +308,10 @@ def _matches(
     run: _Run, pair: tuple[int, int], matches: MatchedKeypoints, threshold: float
 ) -> np.ndarray:
     images = _image_pair(run, pair, run.as_matched)
-    return draw_matches(images, matches, threshold=threshold, with_caption=True).image_rgb
+    on_animal = run.config.benchmark.local_masks == "filter"
+    return draw_matches(
+        images, matches, threshold=threshold, on_animal=on_animal, with_caption=True
+    ).image_rgb
 
 
 def _evidence(run: _Run, pair: tuple[int, int], matches: MatchedKeypoints) -> np.ndarray:

@@ -127,9 +127,12 @@ def test_fast_leaves_pairs_below_those_with_all_scores(fused, dataset):
     out, _, _ = fused
     more = ["benchmark.precision=fast", "benchmark.fast.look_share=0.25"]
     more += ["benchmark.fast.look_least=3", "benchmark.candidate_k=8"]
-    more += ["benchmark.fast.look_decided_sd=null"]
+    more += ["benchmark.fast.look_decided_sd=null", "benchmark.keep_matches=2"]
     folder, _ = run_probe(_config(dataset, out, *more))
     evidence = pd.read_parquet(folder / "fusion.parquet")
+    counts = evidence.set_index(["query_id", "gallery_id"])["raw:aliked-n16"]
+    for row in pd.read_parquet(folder / "matches.parquet").itertuples():
+        assert (row.confidence > 0.5).sum() == counts[(row.query_id, row.gallery_id)]
     for _, rows in evidence.groupby("query_id"):
         scored = rows["raw:aliked-n16"].notna().tolist()
         assert scored == [True] * 3 + [False] * 5
