@@ -23,7 +23,7 @@ demo: $(INSTALLED)  ## Generate a small data set, probe it, train on it, probe a
 	@$(BIN)/exreid demo
 
 test: $(INSTALLED)  ## Run the tests.
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 test-slow: $(INSTALLED)  ## Run the tests that take minutes: several nodes, sweeps, jobs, kills, full disks.
 	@$(BIN)/python -m pytest -m slow

@@ -1,10 +1,16 @@
 """What many tests share: a small real data set on disk, and one Ray for the whole run."""
 
 import os
+import time
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-# Threads that wait for each other by spinning stand still on a busy machine.
+# One thread in each process: several processes share the CPUs. Threads that wait for each other by
+# spinning stand still on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
@@ -18,6 +24,24 @@ def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "synthetic"
     write_dataset(folder, identities=6, images_per_identity=6, seed=1)
     return folder
+
+
+@pytest.fixture(scope="session")
+def few(tmp_path_factory):
+    """Four animals, four photographs each: 39 pairs of a query and a gallery image."""
+    from exreid.data.synthetic import write_dataset
+
+    folder = tmp_path_factory.mktemp("few") / "synthetic"
+    write_dataset(folder, identities=4, images_per_identity=4, seed=1)
+    return folder
+
+
+@pytest.fixture
+def impatient_hub(monkeypatch):
+    """The hub's client asks a network that does not answer five times more, and this does not wait
+    23 s for it."""
+    clock = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
+    monkeypatch.setattr("huggingface_hub.utils._http.time", clock)
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +59,28 @@ def local_ray():
     )
     yield
     ray.shutdown()
+
+
+# Under xdist (`make test`) the tests of a file share a process with its fixtures, and all files
+# that use Ray share one, so that one Ray runs at a time. These come first: they take longest.
+
+
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::")[0]
+            return "ray" if _uses_ray(config.rootpath / file) else file
+
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: not _uses_ray(item.path))
+
+
+@cache
+def _uses_ray(file: Path) -> bool:
+    return "local_ray" in file.read_text(encoding="utf-8")

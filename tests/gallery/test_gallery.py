@@ -43,7 +43,7 @@ SMALL = [
 LOCAL = [
     *("benchmark.method=wildfusion", "benchmark.candidate_k=2", "benchmark.local_top_k=32"),
     *("benchmark.local_size=96", "benchmark.calibration.pairs=40"),
-    "benchmark.calibration.exclude=image",
+    *("benchmark.calibration.exclude=image", "benchmark.open_set.queries=16"),
 ]
 
 
@@ -583,7 +583,7 @@ def test_a_gallery_that_was_sent_says_nothing_about_this_machine(cosine, tmp_pat
 
 
 def test_a_gallery_that_was_sent_downloads_nothing_unasked(
-    data, cosine, photos, tmp_path, monkeypatch, capsys
+    data, cosine, photos, tmp_path, monkeypatch, impatient_hub, capsys
 ):
     shutil.copytree(cosine.folder, tmp_path / "sent")
     file = tmp_path / "sent" / "gallery.json"

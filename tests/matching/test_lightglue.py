@@ -264,8 +264,10 @@ def test_both_namings_of_the_published_weights_are_read():
     assert any(name.startswith("self_attn.0") for name in old)
     modern = {_modern_name(name): tensor for name, tensor in old.items()}
     assert any(name.startswith("transformers.0.self_attn") for name in modern)
-    for name, tensor in arrange(modern).items():
-        assert torch.equal(tensor, arrange(old)[name])
+    expected, found = arrange(old), arrange(modern)
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        assert torch.equal(tensor, expected[name])
 
 
 def test_what_it_refuses(monkeypatch, tmp_path):

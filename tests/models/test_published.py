@@ -17,7 +17,7 @@ from exreid.models.published import downloads, published_weights
 
 
 @pytest.fixture
-def asked(monkeypatch, tmp_path):
+def asked(monkeypatch, impatient_hub, tmp_path):
     """Where this machine would have connected to; its caches are empty."""
     found = []
 

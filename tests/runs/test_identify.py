@@ -29,14 +29,15 @@ from tests.run_schema import published_record
 SMALL = [
     *("dataset.image_size=96", "ray.num_actors=0", "benchmark.bootstrap_resamples=0"),
     *("dataset.encounter_cols=[source,encounter]", "benchmark.open_set.enabled=true"),
-    *("benchmark.local_top_k=48", "benchmark.local_size=128", "benchmark.calibration.pairs=60"),
+    *("benchmark.local_top_k=32", "benchmark.local_size=96", "benchmark.calibration.pairs=60"),
     *("benchmark.open_set.queries=60", "dataset.split_col=split-time_open"),
     *("benchmark.calibration.exclude=image", "benchmark.open_set.false_match_rate=0.3"),
 ]
+PAIRS = ["benchmark.candidate_k=4", "benchmark.open_set.queries=24"]
 METHODS = {
     "cosine": ["benchmark.method=cosine"],
-    "local_lightglue": ["benchmark.method=local_lightglue", "benchmark.candidate_k=4"],
-    "wildfusion": ["benchmark.method=wildfusion", "benchmark.candidate_k=4"],
+    "local_lightglue": ["benchmark.method=local_lightglue", *PAIRS],
+    "wildfusion": ["benchmark.method=wildfusion", *PAIRS],
 }
 
 

@@ -15,7 +15,7 @@ from exreid.runs.probe import recompute_metrics, run_probe
 from tests.run_schema import published_record
 
 LOCAL = [
-    *("benchmark.method=local_lightglue", "benchmark.local_top_k=64", "benchmark.local_size=160"),
+    *("benchmark.method=local_lightglue", "benchmark.local_top_k=32", "benchmark.local_size=96"),
     *("dataset.image_size=64", "ray.num_actors=0", "benchmark.bootstrap_resamples=20"),
     "dataset.encounter_cols=[source,encounter]",
 ]
@@ -24,6 +24,12 @@ LOCAL = [
 def _config(dataset, out, *more):
     overrides = [f"dataset.root={dataset}", f"output.root={out}", *LOCAL, *more]
     return load_config(ProbeConfig, None, overrides)
+
+
+@pytest.fixture(scope="module")
+def dataset(few):
+    """All pairs are matched here."""
+    return few
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +94,7 @@ def test_a_shortlist_reads_the_same_pairs_and_keeps_the_rest_below(whole, datase
 
 def test_a_killed_matching_goes_on_with_the_unfinished_tiles(whole, dataset, tmp_path, monkeypatch):
     _, folder, result = whole
-    monkeypatch.setattr(local, "PAIRS_PER_TILE", {"cpu": 16})
+    monkeypatch.setattr(local, "PAIRS_PER_TILE", {"cpu": 4})
     plain, tiles = matchers.match_in_process, []
 
     def killed(*arguments, **named):
@@ -102,7 +108,7 @@ def test_a_killed_matching_goes_on_with_the_unfinished_tiles(whole, dataset, tmp
     with pytest.raises(KeyboardInterrupt):
         run_probe(_config(dataset, tmp_path))
     again, resumed = run_probe(_config(dataset, tmp_path))
-    assert resumed.counts["pairs_known"] == 4 * 16
+    assert resumed.counts["pairs_known"] == 4 * 4
     assert resumed.counts["keypoints_extracted"] == 0
     assert resumed.metrics == result.metrics
     assert pd.read_parquet(again / "rankings.parquet").equals(
@@ -114,7 +120,7 @@ def test_fast_looks_at_all_and_matches_the_best_exactly(whole, dataset):
     out, folder, _ = whole
     more = ["benchmark.precision=fast", "benchmark.fast.look_share=0.25"]
     more += ["benchmark.fast.look_least=3", "benchmark.fast.prune_after=3"]
-    more += ["benchmark.fast.prune_to=32", "benchmark.fast.full_decided_sd=null"]
+    more += ["benchmark.fast.prune_to=16", "benchmark.fast.full_decided_sd=null"]
     undecided = [*more, "benchmark.fast.look_decided_sd=null"]
     quick, fast = run_probe(_config(dataset, out, *undecided, "benchmark.fast.exact_best=2"))
     queries, gallery = fast.counts["queries"], fast.counts["gallery_images"]
@@ -152,7 +158,7 @@ def test_matched_keypoints_are_kept_where_they_are_asked_for(whole, dataset, loc
         assert (np.diff(row.confidence) <= 0).all()
         for points, size in ((row.query_xy, row.query_wh_px), (row.gallery_xy, row.gallery_wh_px)):
             assert (points.reshape(-1, 2) < size).all()
-            assert max(size) == 160
+            assert max(size) == 96
     assert sum(row.inlier.sum() for row in matches.itertuples()) > 0
     more += ["ray.num_actors=2", "ray.cpus_per_worker=0.5"]
     spread, _ = run_probe(_config(dataset, out, *more, "benchmark.candidate_k=4"))
@@ -162,11 +168,10 @@ def test_matched_keypoints_are_kept_where_they_are_asked_for(whole, dataset, loc
         assert ours == pytest.approx(theirs, abs=1e-4)
 
 
-@pytest.mark.parametrize("actors", [1, 2])
-def test_actors_give_the_numbers_of_one_process(whole, dataset, local_ray, tmp_path, actors):
+def test_actors_give_the_numbers_of_one_process(whole, dataset, local_ray, tmp_path):
     _, folder, result = whole
     # The actors that score the pairs stay up for the keypoints of the best.
-    more = [f"ray.num_actors={actors}", "ray.cpus_per_worker=0.5", "benchmark.keep_matches=1"]
+    more = ["ray.num_actors=2", "ray.cpus_per_worker=0.5", "benchmark.keep_matches=1"]
     again, spread = run_probe(_config(dataset, tmp_path, *more))
     assert len(pd.read_parquet(again / "matches.parquet")) == spread.counts["queries"]
     assert spread.metrics == result.metrics

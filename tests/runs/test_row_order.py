@@ -22,7 +22,7 @@ from exreid.runs.probe import measure, run_probe
 
 SMALL = [
     *("ray.num_actors=0", "dataset.image_size=64", "benchmark.bootstrap_resamples=20"),
-    *("benchmark.local_top_k=64", "benchmark.local_size=160", "benchmark.keep_candidates=100"),
+    *("benchmark.local_top_k=32", "benchmark.local_size=96", "benchmark.keep_candidates=100"),
     "dataset.encounter_cols=[source,encounter]",
 ]
 METHODS = {

@@ -84,8 +84,11 @@ def _free_port():
 def by_world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ddp")
     out = {1: [{name: _run_case(name, folder / "1") for name in CASES}]}
+    # One process imports all this, and each worker is a fork of it.
+    mp.get_context("forkserver").set_forkserver_preload([__name__, "torch._dynamo"])
     for size in (2, 3):
-        mp.spawn(_worker, args=(size, _free_port(), folder), nprocs=size)
+        arguments = (size, _free_port(), folder)
+        mp.start_processes(_worker, args=arguments, nprocs=size, start_method="forkserver")
         out[size] = [
             torch.load(folder / f"{size}-{rank}.pt", weights_only=False) for rank in range(size)
         ]
