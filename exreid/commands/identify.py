@@ -146,7 +146,7 @@ def _table(answered: list[PhotoAnswer], visits: dict[str, VisitAnswer]) -> Table
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("photo", overflow="fold")
     table.add_column("answer", overflow="fold")
-    table.add_column("next animal", overflow="fold")
+    table.add_column("animal", overflow="fold")
     last = None
     for photo in answered:
         visit = visits.get(photo.visit or "")
@@ -161,16 +161,15 @@ def _visit_cells(visit: VisitAnswer) -> list[Text]:
     return [
         Text(f"{visit.name} ({visit.photos} photographs together)"),
         Text(visit.told.sentence, style=STYLES.get(visit.told.kind, "")),
-        Text(visit.next_animal or ""),
+        Text((visit.animal or "") if visit.told.kind == "known" else ""),
     ]
 
 
 def _photo_cells(photo: PhotoAnswer, *, indent: bool) -> list[Text]:
-    after = [one.animal for one in photo.animals if one.animal != photo.leader]
     return [
         Text(f"  {photo.photo}" if indent else photo.photo),
         Text(photo.told.sentence, style=STYLES.get(photo.told.kind, "")),
-        Text(after[0] if after else ""),
+        Text(photo.animal or ""),
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from exreid.explain.words import stated_percent
+from exreid.explain.words import stated_percent, threshold_percent
 
 CLOSE_CALL = 0.05
 """Probabilities this near to the threshold are called a close call."""
@@ -69,7 +69,7 @@ def card_sentences(card: DecisionCard) -> list[str]:
     """The card in plain words, the answer first; warnings and contributions are told beside it.
 
     >>> card_sentences(DecisionCard("Luna", "Looks like Luna (93%)", "known", 0.93, threshold=0.8))
-    ['Looks like Luna (93%).', 'An animal counts as known from 80% on.']
+    ['Looks like Luna (93%).', 'An animal counts as known from 80.0% on.']
     """
     sentences = [_answer(card)]
     if card.group is not None:
@@ -154,7 +154,7 @@ def _probability(card: DecisionCard, probability: float) -> str | None:
         return "By the threshold of this gallery no animal counts as known."
     if card.threshold < 0:
         return "By the threshold of this gallery every animal counts as known."
-    text = f"An animal counts as known from {stated_percent(card.threshold)} on"
+    text = f"An animal counts as known from {threshold_percent(card.threshold)} on"
     if card.false_match_rate is not None:
         text += f": then at most {100 * card.false_match_rate:.3g}% of new animals pass for known"
     return f"{text}."

@@ -6,11 +6,20 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exreid.explain.plots import COLOURS, MARKERS, Curve, GroupTop1, colour_of
+from exreid.explain.plots import (
+    COLOURS,
+    MARKERS,
+    Curve,
+    GroupTop1,
+    colour_of,
+    draw_reliability_bars,
+    draw_reliability_lines,
+)
 from exreid.metrics.reliability import Reliability
 
 if TYPE_CHECKING:
@@ -94,32 +103,15 @@ def curves(
     return drawn(name, draw, text=text)
 
 
-def reliability_plot(name: str, diagrams: Mapping[str, Reliability], *, text: str) -> str:
-    """What was stated against what was there, a line each; the diagonal is perfect."""
+def reliability_bars(name: str, diagram: Reliability, count_B: np.ndarray, *, text: str) -> str:
+    """What was stated against what turned out right: a bar for each bin of stated probabilities,
+    a line across it where it should end, and ``count_B``, how many are in it."""
+    return drawn(name, partial(draw_reliability_bars, diagram, count_B), text=text)
 
-    def draw(axes: Axes) -> None:
-        axes.plot([0, 100], [0, 100], color=INK, alpha=0.45, linewidth=1, linestyle=(0, (4, 4)))
-        for number, (label, diagram) in enumerate(diagrams.items()):
-            full_B = diagram.weight_B > 0
-            axes.plot(
-                100 * diagram.stated_B[full_B],
-                100 * diagram.observed_B[full_B],
-                color=colour_of(number),
-                marker=MARKERS[number % len(MARKERS)],
-                markersize=6,
-                linewidth=1.6,
-                label=_plain(label),
-                clip_on=False,
-            )
-        axes.set(
-            xlim=(0, 100),
-            ylim=(0, 100),
-            xlabel="stated probability, %",
-            ylabel="what turned out to be right, %",
-        )
-        axes.set_aspect("equal")
-        axes.legend(loc="upper left")
 
+def reliability_lines(name: str, diagrams: Mapping[str, Reliability], *, text: str) -> str:
+    """The same on logarithmic scales, a line for each; the diagonal is perfect."""
+    draw = partial(draw_reliability_lines, diagrams, ink=INK)
     return drawn(name, draw, width=4.8, height=4.6, text=text)
 
 

@@ -5,10 +5,10 @@ Their twins in the report's pages stand in `exreid.explain.page_plots`.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6
 MARKERS = "osD^vPX"
 CURVE_FILE = "learning_curve.png"
 SHOWN_FROM = 1e-3
+RIGHT_SHARE = "turned out right, %"
 SHOWN_METRICS = {"val_top_1": "top-1", "val_top_5": "top-5", "val_mAP": "mAP"}
 
 
@@ -104,12 +105,17 @@ def literal(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def _wrapped(text: str, most: int) -> str:
+    """A title in lines of at most so many letters: a longer one would be cut at the edges."""
+    return "\n".join(textwrap.wrap(text, most, break_on_hyphens=True)) or text
+
+
 def draw_learning_curve(
     file: Path, rows: Sequence[Mapping[str, float]], *, best_epoch: int | None, title: str
 ) -> None:
     """Loss and learning rate on the left, validation metrics with their 95% bands on the right."""
     with png_figure(file, 10, 4, dpi=120) as figure:
-        figure.suptitle(literal(title))
+        figure.suptitle(_wrapped(literal(title), 100))
         left, right = figure.subplots(1, 2)
         _draw_loss(left, [row for row in rows if "loss" in row])
         _draw_validation(right, [row for row in rows if "val_mAP" in row], best_epoch)
@@ -121,11 +127,12 @@ def draw_learning_curve(
 
 def _draw_loss(axes: Axes, rows: Sequence[Mapping[str, float]]) -> None:
     epochs, rates = [row["epoch"] for row in rows], [row["learning_rate"] for row in rows]
-    (loss,) = axes.plot(epochs, [row["loss"] for row in rows], "o-", ms=3, label="loss")
+    losses = [row["loss"] for row in rows]
+    (loss,) = axes.plot(epochs, losses, "o-", ms=3, color=COLOURS[0], label="loss")
     axes.set_ylabel("training loss")
     axes.set_ylim(bottom=0)
     rate_axes = axes.twinx()
-    (rate,) = rate_axes.plot(epochs, rates, ":", color="tab:gray", label="learning rate")
+    (rate,) = rate_axes.plot(epochs, rates, ":", color=COLOURS[6], label="learning rate")
     rate_axes.set_ylabel("learning rate")
     rate_axes.set_ylim(bottom=0)
     axes.legend(handles=[loss, rate], loc="upper right")
@@ -135,55 +142,104 @@ def _draw_validation(
     axes: Axes, rows: Sequence[Mapping[str, float]], best_epoch: int | None
 ) -> None:
     epochs = [row["epoch"] for row in rows]
-    for name, label in SHOWN_METRICS.items():
-        (line,) = axes.plot(epochs, [100 * row[name] for row in rows], "o-", ms=3, label=label)
+    for number, (name, label) in enumerate(SHOWN_METRICS.items()):
+        value, colour = [100 * row[name] for row in rows], colour_of(number)
+        axes.plot(epochs, value, "o-", ms=3, color=colour, label=label)
         if all(name + LOW in row for row in rows):
             low, high = ([100 * row[name + end] for row in rows] for end in (LOW, HIGH))
-            axes.fill_between(epochs, low, high, color=line.get_color(), alpha=0.12, lw=0)
+            axes.fill_between(epochs, low, high, color=colour, alpha=0.12, lw=0)
     if best_epoch is not None:
-        axes.axvline(best_epoch, color="tab:gray", ls="--", lw=1, label="best epoch")
+        axes.axvline(best_epoch, color=COLOURS[6], ls="--", lw=1, label="best epoch")
     axes.set_ylabel("held-out images, %")
     axes.set_ylim(0, 100)
     axes.legend(loc="best")
 
 
-def draw_reliability(file: Path, diagrams: Mapping[str, Reliability]) -> None:
-    """``reliability.png``: what was stated against what was there, a line per method,
-    a dot for a tenth of the pairs. What is below a thousandth stands at the edge."""
-    with _png_axes(file, 5.5, 5.5, dpi=150) as axes:
-        axes.plot([SHOWN_FROM, 1], [SHOWN_FROM, 1], color="0.6", linewidth=1, linestyle="--")
-        for (name, diagram), marker in zip(diagrams.items(), cycle(MARKERS[:5]), strict=False):
-            full_B = diagram.weight_B > 0
-            points = [
-                np.maximum(value_B[full_B], SHOWN_FROM)
-                for value_B in (diagram.stated_B, diagram.observed_B)
-            ]
-            axes.plot(
-                *points, marker=marker, markersize=6, linewidth=1.5, label=name, clip_on=False
-            )
-        axes.set(
-            xscale="log",
-            yscale="log",
-            xlim=(SHOWN_FROM, 1),
-            ylim=(SHOWN_FROM, 1),
-            xlabel="stated probability of the same animal",
-            ylabel="share that shows the same animal",
-            title="Reliability on held-out database pairs",
+def draw_reliability(file: Path, bars: Reliability, diagrams: Mapping[str, Reliability]) -> None:
+    """``reliability.png``: what was stated against what turned out right, of all methods together
+    as bars, of each on logarithmic scales as a line."""
+    with png_figure(file, 10, 5, dpi=130) as figure:
+        figure.suptitle("Do stated probabilities hold? Pairs of the database, held out")
+        left, right = figure.subplots(1, 2)
+        draw_reliability_bars(bars, None, left)
+        draw_reliability_lines(diagrams, right, ink="0.3")
+        for axes in (left, right):
+            axes.grid(alpha=0.3)
+            axes.set_axisbelow(True)
+
+
+def draw_reliability_bars(bars: Reliability, count_B: np.ndarray | None, axes: Axes) -> None:
+    """A bar for each bin of stated probabilities, as high as the share that turned out right, with
+    a line where it should end, and over it ``count_B``, how many are in the bin."""
+    low_B, width_B = 100 * bars.edge_B1[:-1], 100 * np.diff(bars.edge_B1)
+    full_B = bars.weight_B > 0
+    place = low_B[full_B] + width_B[full_B] / 2
+    axes.bar(
+        place,
+        100 * bars.observed_B[full_B],
+        0.86 * width_B[full_B],
+        color=COLOURS[0],
+        alpha=0.75,
+        label="turned out right",
+    )
+    axes.hlines(
+        100 * bars.stated_B[full_B],
+        place - 0.46 * width_B[full_B],
+        place + 0.46 * width_B[full_B],
+        colors=COLOURS[1],
+        linewidth=3,
+        label="as stated",
+    )
+    if count_B is not None:
+        top_B = 100 * np.maximum(bars.observed_B, bars.stated_B)
+        for x, y, n in zip(place, top_B[full_B], count_B[full_B].tolist(), strict=True):
+            axes.text(x, y + 2, f"{n:,}", ha="center", va="bottom", fontsize=8)
+    axes.set_xticks(100 * bars.edge_B1)
+    axes.set(xlim=(0, 100), ylim=(0, 110), xlabel="stated probability, %", ylabel=RIGHT_SHARE)
+    axes.legend(frameon=False, loc="upper left")
+
+
+def draw_reliability_lines(diagrams: Mapping[str, Reliability], axes: Axes, *, ink: str) -> None:
+    """A line for each, with a dot for about a tenth of the pairs, on logarithmic scales; what is
+    below a thousandth is at the edge."""
+    low = 100 * SHOWN_FROM
+    axes.plot([low, 100], [low, 100], color=ink, alpha=0.6, linewidth=1, linestyle="--")
+    for number, (name, diagram) in enumerate(diagrams.items()):
+        full_B = diagram.weight_B > 0
+        points = [
+            np.maximum(100 * value_B[full_B], low)
+            for value_B in (diagram.stated_B, diagram.observed_B)
+        ]
+        axes.plot(
+            *points,
+            color=colour_of(number),
+            marker=MARKERS[number % len(MARKERS)],
+            markersize=6,
+            linewidth=1.6,
+            label=literal(name),
+            clip_on=False,
         )
-        axes.set_aspect("equal")
-        axes.legend(frameon=False, loc="upper left")
+    axes.set(xscale="log", yscale="log", xlim=(low, 100), ylim=(low, 100))
+    ticks = [0.1, 1, 10, 100]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set(xlabel="stated probability, %", ylabel=RIGHT_SHARE)
+    axes.set_aspect("equal")
+    axes.legend(frameon=False, loc="upper left")
 
 
 def draw_open_set(file: Path, false_match: np.ndarray, identified: np.ndarray) -> None:
     """``open_set.png``: known animals found and named against new ones that pass for known."""
     with _png_axes(file, 5.5, 4.5, dpi=150) as axes:
-        axes.step(false_match, identified, where="post", linewidth=1.8, color=COLOURS[0])
+        x, y = 100 * false_match, 100 * identified
+        axes.step(x, y, where="post", linewidth=1.8, color=COLOURS[0])
         axes.set(
-            xlim=(-0.02, 1.02),
-            ylim=(0, 1.02),
-            xlabel="new animals that pass for known (false-match rate)",
-            ylabel="known animals accepted and named rightly",
-            title="Open set: every bar for the stated probability",
+            xlim=(-2, 102),
+            ylim=(0, 102),
+            xlabel="new animals that pass for known ones, %",
+            ylabel="known animals recognised and named rightly, %",
+            title="Known against new, at every threshold",
         )
 
 
@@ -192,14 +248,13 @@ def draw_cumulative(file: Path, curves: Sequence[Curve]) -> None:
     with _png_axes(file, 6.5, 4.5, dpi=140) as axes:
         for number, curve in enumerate(curves):
             colour, label = colour_of(number), literal(curve.label)
-            axes.plot(curve.x, curve.y, color=colour, linewidth=1.8, label=label)
+            axes.plot(curve.x, 100 * curve.y, color=colour, linewidth=1.8, label=label)
             if curve.low is not None and curve.high is not None:
-                axes.fill_between(
-                    curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0
-                )
+                band = 100 * curve.low, 100 * curve.high
+                axes.fill_between(curve.x, *band, color=colour, alpha=0.15, linewidth=0)
         depth = int(curves[0].x[-1])
-        axes.set(xlabel="k", ylabel="top-k", title="Cumulative match")
-        axes.set(ylim=(0, 1.02), xlim=(1, depth))
+        axes.set(xlabel="matches looked at (k)", ylabel="right animal among them (top-k), %")
+        axes.set(ylim=(0, 102), xlim=(1, depth), title="Cumulative match")
         axes.set_xticks([1, *range(5, depth + 1, 5)])
         axes.legend(frameon=False, fontsize=8, loc="lower right")
 
@@ -215,9 +270,10 @@ def draw_groups(file: Path, rows: Sequence[GroupTop1]) -> None:
             number = runs.index(row.run)
             y = names.index(row.name) * step + number
             label = literal(row.run) if row.name == names[0] else None
-            axes.barh(y, row.top_1, 0.85, color=colour_of(number), alpha=0.8, label=label)
+            axes.barh(y, 100 * row.top_1, 0.85, color=colour_of(number), alpha=0.8, label=label)
             if row.low is not None and row.high is not None:
-                axes.plot([row.low, row.high], [y, y], color="0.2", linewidth=1.2)
+                ends = [100 * row.low, 100 * row.high]
+                axes.plot(ends, [y, y], color="0.2", linewidth=1.2)
         counts = {row.name: f"{row.queries} queries, {row.identities} animals" for row in rows}
         axes.set_yticks(
             [i * step + (len(runs) - 1) / 2 for i in range(len(names))],
@@ -225,7 +281,8 @@ def draw_groups(file: Path, rows: Sequence[GroupTop1]) -> None:
             fontsize=8,
         )
         axes.invert_yaxis()
-        axes.set(xlim=(0, 1), xlabel="top-1", title=f"By {literal(rows[0].group)}")
+        axes.set(xlim=(0, 100), xlabel="first answer right (top-1), %")
+        axes.set_title(_wrapped(f"By {literal(rows[0].group)}", 60))
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
 
@@ -235,18 +292,20 @@ def draw_budget(file: Path, points: Sequence[BudgetPoint]) -> None:
         for number, method in enumerate(dict.fromkeys(point.method for point in points)):
             part = sorted((p for p in points if p.method == method), key=lambda p: p.candidate_k)
             colour = colour_of(number)
-            x, y = [point.candidate_k for point in part], [point.top_1 for point in part]
+            x, y = [point.candidate_k for point in part], [100 * point.top_1 for point in part]
             axes.plot(x, y, color=colour, marker="o", linewidth=1.8, label=method)
             for point in part:
                 if point.low is not None and point.high is not None:
-                    ends = [point.low, point.high]
+                    ends = [100 * point.low, 100 * point.high]
                     axes.plot([point.candidate_k] * 2, ends, color=colour, alpha=0.5)
-        ceiling = sorted({(p.candidate_k, p.ceiling) for p in points if p.ceiling is not None})
+        ceiling = sorted(
+            {(p.candidate_k, 100 * p.ceiling) for p in points if p.ceiling is not None}
+        )
         if ceiling:
             places = list(zip(*ceiling, strict=True))
             axes.plot(*places, color="0.5", linestyle="--", label="on the shortlist")
-        axes.set(xscale="log", ylim=(0, 1.02), title="Top-1 against the candidate budget")
-        axes.set(xlabel="candidates matched for each query", ylabel="top-1")
+        axes.set(xscale="log", ylim=(0, 102), title="First answer right, by candidates matched")
+        axes.set(xlabel="candidates matched for each query", ylabel="first answer right (top-1), %")
         ticks = sorted({point.candidate_k for point in points})
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()

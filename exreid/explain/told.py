@@ -39,18 +39,14 @@ def told_answer(
     animal: str | None,
     probability: float | None,
     decision: str | None,
-    *,
-    number: int | None = None,
 ) -> ToldAnswer:
     """Of the leading animal, the probability that it is right (None without one) and the decision
-    ``known`` or ``new`` (None without one); ``number`` is that of the new animal, where it has one.
+    ``known`` or ``new`` (None without one).
 
     >>> told_answer("Zita", 0.84, "known").sentence, told_answer("Zita", 0.06, "new").sentence
     ('Looks like Zita (84%)', 'No known animal; nearest Zita (6%)')
     >>> told_answer("Zita", 0.93, "new")
     ToldAnswer(kind='unsure', sentence='Perhaps Zita (93%)')
-    >>> told_answer("Zita", 0.06, "new", number=3).sentence
-    'New animal 3; nearest known Zita (6%)'
     """
     if animal is None:
         kind: AnswerKind = "new" if decision == "new" else "no candidate"
@@ -62,8 +58,6 @@ def told_answer(
         return ToldAnswer("unsure", f"Perhaps {named}")
     if decision == "known":
         return ToldAnswer("known", f"Looks like {named}")
-    if number is not None:
-        return ToldAnswer("new", f"New animal {number}; nearest known {named}")
     return ToldAnswer("new", f"No known animal; nearest {named}")
 
 

@@ -1,4 +1,4 @@
-"""Plain words for what stands in a run's files, in pages and in pictures."""
+"""Plain words for what is in a run's files, in pages and in pictures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ METRICS = {
     "mAP": (
         "Ordering of all matches (mAP)",
         (
-            "1: every photograph of the animal stands before all others. A photograph "
+            "1: every photograph of the animal comes before all others. A photograph "
             "without any other of its animal counts as 0."
         ),
     ),
@@ -29,7 +29,7 @@ METRICS = {
     ),
     "shortlist_recall": (
         "Matches on the shortlist",
-        "Share of an animal's photographs that the quick first search hands on to the close look.",
+        "Share of an animal's photographs that the quick first search passes to the close look.",
     ),
     "shortlist_hit": (
         "Ceiling of the close look",
@@ -45,18 +45,18 @@ METRICS = {
     "BAKS": (
         "Known animals recognised",
         (
-            "Over known animals, the mean share of their photographs that were called known, and "
-            "named rightly (BAKS)."
+            "Over known animals, the mean share of their photographs that were counted as known "
+            "and named rightly (BAKS)."
         ),
     ),
     "BAUS": (
         "New animals noticed",
-        "Over new animals, the mean share of their photographs that were called new (BAUS).",
+        "Over new animals, the mean share of their photographs that were counted as new (BAUS).",
     ),
     "open_set_score": ("Known and new together", "The geometric mean of the two above."),
     "false_match_rate": (
         "New animals taken for known ones",
-        "Share of photographs of new animals that were called known. Lower is better.",
+        "Share of photographs of new animals that were counted as known. Lower is better.",
     ),
 }
 PATTERNS = (
@@ -86,13 +86,13 @@ PATTERNS = (
     (
         r"tpr_at_fpr_(\d+)",
         "Known animals accepted at {0}% false matches",
-        "With a bar that lets {0}% of new animals pass for known: share of known animals accepted.",
+        "With a threshold that lets {0}% of new animals pass for known: known animals accepted.",
     ),
     (
         r"dir_at_fpr_(\d+)",
         "Known animals named at {0}% false matches",
         (
-            "With a bar that lets {0}% of new animals pass: share of known animals accepted "
+            "With a threshold that lets {0}% of new animals pass: share of known animals accepted "
             "and named rightly."
         ),
     ),
@@ -130,7 +130,7 @@ COUNTS = {
         "Light, place and pose are the same there, so a match is no independent evidence.",
     ),
     "copies_under_two_animals": (
-        "Photographs that stand under two animals",
+        "Photographs that are under two animals",
         "One of the two names must be wrong.",
     ),
     "blank_images": ("Blank photographs", "One colour all over."),
@@ -147,8 +147,8 @@ OUTCOMES = {
 }
 """What the top identity of a query is: ``right``, the query's own; ``wrong``, another one; ``new``
 where the gallery does not have the query's; ``open`` where the query's is not known."""
-DECISIONS = {"known": "called known", "new": "probably new"}
-MARKS = {"right": "✓", "wrong": "✕", "new": "✦", "open": "?", "known": "="}
+DECISIONS = {"known": "look like known animals", "new": "look new", "unsure": "unsure"}
+MARKS = {"right": "✓", "wrong": "✕", "new": "✦", "open": "?", "known": "=", "unsure": "?"}
 """Of outcomes and decisions."""
 METHODS = {
     "cosine": "overall likeness",
@@ -232,3 +232,8 @@ def stated_percent(probability: float) -> str:
     if probability < 0.01:
         return "under 1%"
     return f"{100 * probability:.0f}%"
+
+
+def threshold_percent(probability: float | None) -> str:
+    """A threshold, fine enough to tell it from the probabilities near it."""
+    return "" if probability is None else f"{100 * probability:.1f}%"

@@ -58,26 +58,28 @@ class PhotoAnswer:
     @property
     def told(self) -> ToldAnswer:
         """The answer in words."""
-        number = self.new_animal
-        return told_answer(self.leader, self.known_probability, self.decision, number=number)
+        return told_answer(self.leader, self.known_probability, self.decision)
+
+    @property
+    def animal(self) -> str | None:
+        """The known animal that was named, or the number of the new one; None otherwise."""
+        if self.told.kind == "known":
+            return self.leader
+        grouped = self.told.kind == "new" and self.new_animal is not None
+        return f"new {self.new_animal}" if grouped else None
 
     def row(self) -> dict[str, Json]:
         """A line of ``identifications.csv``."""
         answered = self.status == "answered"
         first, second = (*self.animals[:2], None, None)[:2]
-        kind, animal = self.told.kind, None
-        if kind == "known":
-            animal = self.leader
-        elif kind == "new" and self.new_animal is not None:
-            animal = f"new {self.new_animal}"
         return {
             "photo": self.photo,
             "status": self.status,
             "visit": self.visit,
             "time": self.time,
             "answer": self.told.sentence if answered else None,
-            "decision": kind if answered else None,
-            "animal": animal,
+            "decision": self.told.kind if answered else None,
+            "animal": self.animal,
             "probability": _short(self.known_probability),
             "nearest_known": self.leader,
             "score": _short(first.score) if first else None,

@@ -135,7 +135,10 @@ def _written(
             )
             for m, name in enumerate((*names, "fused"))
         }
-        draw_reliability(folder / "reliability.png", curves)
+        fused = reliability(
+            prob_PM[drawn_P, -1], pairs.same_P[drawn_P], weight_P=pairs.weight_P[drawn_P]
+        )
+        draw_reliability(folder / "reliability.png", fused, curves)
         counts["calibration_error_before"] = figures["fused"]["ece_before"]
         counts["calibration_error"] = figures["fused"]["ece"]
         counts |= _said_how_far_it_holds(figures["fused"].get("shown"))

@@ -62,8 +62,8 @@ def query_outcomes(data: RunData) -> pd.DataFrame:
         group_of = dict(zip(*columns, strict=True))
     group_Q = [group_of.get(query_id) for query_id in data.query_ids]
     told = [
-        told_answer(top, p if np.isfinite(p) else None, decision, number=group)
-        for top, p, decision, group in zip(top_Q, probability_Q, decision_Q, group_Q, strict=True)
+        told_answer(top, p if np.isfinite(p) else None, decision)
+        for top, p, decision in zip(top_Q, probability_Q, decision_Q, strict=True)
     ]
     return pd.DataFrame(
         {

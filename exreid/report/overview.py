@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 
 from exreid import __version__
+from exreid.explain.told import UNSURE, quality_words, told_answer
 from exreid.explain.words import count_words, method_words, metric_words, percent
+from exreid.report.animals import animal_sections, run_title
 from exreid.report.how_made import missing_parts, settings
 from exreid.report.outcomes import probability_of
 from exreid.report.pages import (
@@ -19,6 +21,7 @@ from exreid.report.pages import (
     NumberWithMeaning,
     Overview,
     PageTable,
+    Verdict,
     page_table,
 )
 from exreid.report.pictures import Picture, picture_file
@@ -49,20 +52,26 @@ def overview(
     no_rate = data.rule.no_rate if data.rule else ""
     by_outcome, by_decision = (
         {str(name): int(count) for name, count in outcomes[column].value_counts().items()}
-        for column in ("outcome", "decision")
+        for column in ("outcome", "decision" if data.truth_known else "kind")
     )
+    verdict = _verdict(data)
     return Overview(
         run_id=result.run_id,
+        title=run_title(data),
         kind=result.kind or "probe",
+        verdict=verdict,
         written=result.written[:16].replace("T", " "),
-        lead=[*_lead(data, by_outcome, by_decision), *([no_rate] if no_rate else [])],
+        lead=[
+            *_lead(data, by_outcome, by_decision),
+            *([no_rate] if no_rate and verdict is None else []),
+        ],
         outcomes=by_outcome,
         decisions=by_decision,
         metrics=_metrics(data, comparison),
         compared_with=[run.name for run in comparison.runs[1:]] if comparison else [],
         plots=summary_plots(data, outcomes, comparison),
         trust_plots=trust_plots(data, outcomes),
-        trust=trust_numbers(data),
+        trust=trust_numbers(data, outcomes),
         counts=[
             NumberWithMeaning(label, f"{n:,}" if isinstance(n, int) else f"{n:.4g}", meaning)
             for name, n in result.counts.items()
@@ -71,6 +80,7 @@ def overview(
         ],
         tables=_tables(data),
         trust_tables=trust_tables(data),
+        animals=animal_sections(data, outcomes, pictures, _example),
         examples=_example_rows(data, outcomes, pictures),
         settings=settings(data),
         again=f"exreid probe --config {shlex.quote(str(data.folder / SNAPSHOT))} "
@@ -95,13 +105,16 @@ def _lead(data: RunData, outcomes: dict[str, int], decisions: dict[str, int]) ->
         return ["This run answered no photograph."]
     photographs = "1 photograph" if total == 1 else f"{total:,} photographs"
     if not data.truth_known:
-        sentences = [f"{photographs} answered."]
-        if decisions:
-            sentences.append(
-                f"{decisions.get('known', 0):,} show an animal that the gallery knows, by the "
-                f"run's decision; {decisions.get('new', 0):,} are probably new."
-            )
-        return sentences
+        known, new = decisions.get("known", 0), decisions.get("new", 0)
+        if not known and not new:
+            return [f"{photographs} answered, by the nearest animals alone."]
+        if new == total:
+            return [f"No photograph matched a known animal; all {total:,} look new."]
+        unsure = decisions.get("unsure", 0)
+        return [
+            f"Of {photographs}, {known:,} look like known animals and {new:,} look new"
+            + (f"; {unsure:,} are unsure." if unsure else ".")
+        ]
     right = outcomes.get("right", 0)
     known = right + outcomes.get("wrong", 0)
     sentences = []
@@ -115,7 +128,7 @@ def _lead(data: RunData, outcomes: dict[str, int], decisions: dict[str, int]) ->
     table = data.open_set
     if new and table is not None:
         noticed = int(((table["decision"] == "new") & ~table["is_known"].astype(bool)).sum())
-        sentences.append(f"Of {new:,} photographs of new animals, {noticed:,} were called new.")
+        sentences.append(f"Of {new:,} photographs of new animals, {noticed:,} were counted as new.")
     elif new:
         sentences.append(
             f"{new:,} photographs show animals that the gallery does not have; this run was not "
@@ -124,6 +137,13 @@ def _lead(data: RunData, outcomes: dict[str, int], decisions: dict[str, int]) ->
     if outcomes.get("open"):
         sentences.append(f"Of {outcomes['open']:,} photographs the animal is not known.")
     return sentences
+
+
+def _verdict(data: RunData) -> Verdict | None:
+    quality = data.result.quality
+    if quality is None or data.config is None:
+        return None
+    return Verdict(quality.level, quality_words(quality, data.config))
 
 
 def _metrics(data: RunData, comparison: Comparison | None) -> list[MetricRow]:
@@ -147,18 +167,28 @@ def _tables(data: RunData) -> list[PageTable]:
         several = data.encounters[data.encounters["photos"] > 1]
         if len(several):
             tables.append(_encounters(several, data.images.rows))
-    if data.new_animals is not None:
+    if data.new_animals is not None and data.truth_known:
         tables.append(
             page_table(
                 "New animals, grouped",
-                "Photographs that were called new, sorted into groups that may show one animal.",
-                _with_visits(data.new_animals, data.images.rows),
+                "Photographs that were counted as new, in groups that may show the same animal.",
+                _with_visits(data.new_animals.drop(columns="known_probability"), data.images.rows),
             )
         )
     return tables
 
 
 def _encounters(encounters: pd.DataFrame, images: pd.DataFrame) -> PageTable:
+    caption = "All photographs of one visit answered together, which is surer than each alone."
+    if "known_probability" in encounters:
+        columns = encounters[["leader", "known_probability", "decision"]].astype(object)
+        cells = columns.where(columns.notna(), None).to_numpy()
+        told = [told_answer(*row).sentence for row in cells]
+        encounters = encounters.assign(leader=told).drop(
+            columns=["known_probability", "decision", "known_photos", "score"], errors="ignore"
+        )
+    else:
+        caption += " Rank 0: the animal is not in the gallery."
     shown = _with_visits(encounters, images).rename(
         columns={
             "encounter": "visit",
@@ -167,16 +197,9 @@ def _encounters(encounters: pd.DataFrame, images: pd.DataFrame) -> PageTable:
             "identity_rank": "rank of the right animal",
             "leader": "answer",
             "next": "next animal",
-            "known_photos": "called known",
-            "known_probability": "probability",
         }
     )
-    return page_table(
-        "Visits with several photographs",
-        "All photographs of one visit answered together, which is surer than each alone. "
-        "Rank 0: the animal is not in the gallery.",
-        shown,
-    )
+    return page_table("Visits with several photographs", caption, shown)
 
 
 def _with_visits(frame: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
@@ -197,7 +220,7 @@ def _example_rows(
     surest = ", with the highest probabilities." if stated else "."
     sure = outcomes.assign(p=p).sort_values("p", ascending=False, kind="stable")
     outcome = sure["outcome"]
-    known, new = sure["decision"] == "known", sure["decision"] == "new"
+    known, told = sure["decision"] == "known", outcome != "open"
 
     def row(title: str, note: str, part: pd.DataFrame, link: str) -> ExampleRow:
         head = part[:EXAMPLES]
@@ -207,13 +230,13 @@ def _example_rows(
     rows = [
         row(
             "New animals taken for known ones",
-            "The gallery does not have these animals, yet the run called them known.",
+            "The gallery does not have these animals, yet they were counted as known.",
             sure[(outcome == "new") & known],
             "outcome=new&decision=known&sort=sure",
         ),
         row(
             "The surest mistakes",
-            f"Another animal stood first{surest}",
+            f"Another animal came first{surest}",
             sure[outcome == "wrong"],
             "outcome=wrong&sort=sure",
         ),
@@ -225,20 +248,15 @@ def _example_rows(
         ),
         row(
             "The surest right answers",
-            f"The right animal stood first{surest}",
+            f"The right animal came first{surest}",
             sure[outcome == "right"],
             "outcome=right&sort=sure",
         ),
-        row(
-            "Probably new animals",
-            "No animal of the gallery is near enough.",
-            sure[(outcome == "open") & new][::-1],
-            "decision=new&sort=unsure",
-        ),
+        row("Unsure", UNSURE, sure[~told & (sure["kind"] == "unsure")], "decision=unsure"),
         row(
             "Answers",
             "The surest first." if stated else "In the order of the run.",
-            sure[(outcome == "open") & ~new],
+            sure[~told & (sure["kind"] == "not decided")],
             "sort=sure",
         ),
     ]

@@ -16,7 +16,7 @@ import pandas as pd
 
 from exreid.explain.canvas import colours_of
 from exreid.explain.decision import card_sentences
-from exreid.explain.words import OUTCOMES, stated_percent
+from exreid.explain.words import OUTCOMES, stated_percent, threshold_percent
 from exreid.report.matched_pairs import PairEntry, PairTask, encode_pairs, pair_task
 from exreid.report.pages import write_whole
 from exreid.report.pictures import Picture, made_in_order
@@ -58,7 +58,7 @@ def write_index(
         "per_part": QUERIES_PER_PART,
         "truth_known": data.truth_known,
         "bar": data.rule.shown_threshold if data.rule else None,
-        "bar_text": _percent(data.rule.shown_threshold if data.rule else None),
+        "bar_text": threshold_percent(data.rule.shown_threshold) if data.rule else None,
         "threshold": benchmark.match_threshold if benchmark else 0.0,
         "has_matches": data.matches is not None,
         "kept_matches": benchmark.keep_matches if benchmark else 0,
@@ -157,7 +157,8 @@ def _query(
             "leader": card.identity,
             "decision": card.decision,
             "probability": card.probability,
-            "sentences": card_sentences(card),
+            # The answer itself is the page's title.
+            "sentences": card_sentences(card)[1 if card.identity else 0 :],
             "warnings": list(card.warnings),
             "parts": [vars(part) for part in card.contributions],
         },

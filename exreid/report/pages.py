@@ -59,6 +59,8 @@ class Plot:
     title: str
     caption: str
     svg: str
+    more: str = ""
+    """The same for readers who know more, behind a click; empty where there is nothing more."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,36 @@ class ExampleRow:
 
 
 @dataclass(frozen=True)
+class AnimalCard:
+    """An animal that an identification found."""
+
+    name: str
+    note: str
+    count: int
+    """Its photographs; ``examples`` are the surest of them."""
+    examples: Sequence[Example]
+    link: str
+    """The filter that shows all of them."""
+
+
+@dataclass(frozen=True)
+class AnimalSection:
+    """Animals of a kind, the most photographed first."""
+
+    title: str
+    note: str
+    animals: Sequence[AnimalCard]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said of the gallery at the top of the report."""
+
+    level: str
+    sentences: Sequence[str]
+
+
+@dataclass(frozen=True)
 class OutcomeShare:
     """A part of the bar of outcomes."""
 
@@ -122,8 +154,12 @@ class Overview:
     """Everything on the pages but the queries themselves."""
 
     run_id: str
+    title: str
+    """What was photographed, or asked, in words."""
     kind: str
     """``probe`` or ``identify``."""
+    verdict: Verdict | None
+    """None where the run knows none."""
     written: str
     lead: Sequence[str]
     """What came out, in sentences."""
@@ -138,6 +174,7 @@ class Overview:
     tables: Sequence[PageTable]
     """Of the summary page."""
     trust_tables: Sequence[PageTable]
+    animals: Sequence[AnimalSection]
     examples: Sequence[ExampleRow]
     settings: Sequence[tuple[str, str, str, str]]
     """Config keys: dotted name, value, default, meaning."""
@@ -214,6 +251,7 @@ def pages_version() -> str:
 
 
 def _outcome_shares(run: Overview) -> list[OutcomeShare]:
+    """The parts of the bar: outcomes, or what was decided where nobody knows the truth."""
     shares = [
         OutcomeShare(kind, label, run.outcomes[kind], f"outcome={kind}")
         for kind, label in OUTCOMES.items()

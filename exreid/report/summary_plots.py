@@ -58,7 +58,7 @@ def _cumulative(outcomes: pd.DataFrame, comparison: Comparison | None) -> Plot:
     text = (
         f"Looking at the best match alone finds the right animal in {percent(value[0])} of all "
         f"photographs; looking at the best 5, in {percent(value[4])}; at the best {DEPTH}, in "
-        f"{percent(value[-1])}. The band holds the true value in 95 of 100 such samples of animals."
+        f"{percent(value[-1])}. The band is the 95% interval over samples of animals."
     )
     svg = curves(
         "cmc",
@@ -175,8 +175,8 @@ def _known_and_new(data: RunData) -> Plot | None:
     )
     x, y = open_set_curve(answers)
     text = (
-        "A lower bar accepts more known animals, and lets more new ones pass for known. Every "
-        "point of the line is one bar; the run's own bar was chosen on the gallery."
+        "A lower threshold accepts more known animals, and lets more new ones pass for known. "
+        "Every point of the line is one threshold; the run's own was chosen on the gallery."
     )
     svg = curves(
         "known-new",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
-from exreid.explain.page_plots import reliability_plot
+from exreid.explain.page_plots import reliability_bars, reliability_lines
 from exreid.explain.words import count_words, method_words, percent
-from exreid.metrics.reliability import reliability
+from exreid.metrics.reliability import brier_score, reliability
 from exreid.report.pages import NumberWithMeaning, PageTable, Plot, page_table
 from exreid.report.read import RunData
 
@@ -19,36 +21,34 @@ LEAKS = (
 )
 
 
-def trust_numbers(data: RunData) -> list[NumberWithMeaning]:
-    """Errors of probabilities, false matches as promised and as measured, leaks."""
+def trust_numbers(data: RunData, outcomes: pd.DataFrame) -> list[NumberWithMeaning]:
+    """Errors of probabilities against trivial ones, false matches as promised and as measured,
+    leaks; ``outcomes`` is `query_outcomes`."""
     numbers = []
     if data.held_out is not None:
         held = data.held_out
-        numbers.append(
-            NumberWithMeaning(
-                "Probabilities are off by",
-                percent(held.ece),
-                "On average, on pairs of gallery animals that the probabilities were not fitted "
-                f"on (before calibration: {percent(held.ece_before)}).",
-            )
+        about = (
+            "On pairs of gallery animals that the probabilities were not fitted on. They are off "
+            f"by {percent(held.ece)} on average."
         )
-        no_better = held.brier >= held.brier_base_rate
-        numbers.append(
-            NumberWithMeaning(
-                "Error of a probability (Brier score)",
-                f"{held.brier:.3f}",
-                f"0 is perfect; always stating the average gives {held.brier_base_rate:.3f}"
-                + (", which is no worse: do not go by the probabilities." if no_better else "."),
-            )
-        )
+        title = "Probabilities of pairs, against always stating the average"
+        numbers.append(_against_average(title, held.brier, held.brier_base_rate, about))
+    answered = _answered(outcomes)
+    if answered is not None:
+        probability_Q, right_Q = answered
+        share = right_Q.mean()
+        about = f"On the {len(right_Q):,} answers of this run, of which {percent(share)} are right."
+        title = "Probabilities of answers, against always stating the average"
+        brier, base = brier_score(probability_Q, right_Q), float(share * (1 - share))
+        numbers.append(_against_average(title, brier, base, about))
     rule = data.rule
     if rule is not None and rule.false_match_rate is not None:
         numbers.append(
             NumberWithMeaning(
                 "New animals that pass for known ones, as promised",
                 f"at most {percent(rule.false_match_rate)}",
-                "The bar was chosen on the gallery so that this rate holds for new animals that "
-                "resemble the gallery's own.",
+                "The threshold was chosen on the gallery: it is for new animals that resemble "
+                "the gallery's own.",
             )
         )
     elif rule is not None and rule.no_rate:
@@ -62,7 +62,7 @@ def trust_numbers(data: RunData) -> list[NumberWithMeaning]:
             NumberWithMeaning(
                 "New animals that passed, as measured here",
                 percent(rate),
-                f"Share of photographs of new animals that were called known{between}.",
+                f"Share of photographs of new animals that were counted as known{between}.",
             )
         )
     for name in LEAKS:
@@ -71,6 +71,25 @@ def trust_numbers(data: RunData) -> list[NumberWithMeaning]:
             label, meaning = count_words(name)
             numbers.append(NumberWithMeaning(label, f"{count:,}", meaning))
     return numbers
+
+
+def _against_average(title: str, brier: float, base: float, about: str) -> NumberWithMeaning:
+    """The Brier skill score (Murphy 1973): by how much of its squared error a probability is better
+    than the base rate, stated always."""
+    errors = f"Squared error (Brier) {brier:.3f}; always stating the average has {base:.3f}."
+    if brier >= base:
+        warning = "Do not go by these probabilities."
+        return NumberWithMeaning(title, "no better", f"{warning} {errors} {about}")
+    return NumberWithMeaning(title, f"{100 * (1 - brier / base):.0f}% better", f"{errors} {about}")
+
+
+def _answered(outcomes: pd.DataFrame) -> tuple[np.ndarray, np.ndarray] | None:
+    """Stated probabilities of answers, and whether they are right; None for too few."""
+    stated = outcomes["probability"].notna() & (outcomes["outcome"] != "open")
+    if outcomes["decision"].isna().any() or stated.sum() < LEAST_QUERIES:
+        return None
+    right_Q = (outcomes["outcome"] == "right")[stated].to_numpy()
+    return outcomes["probability"][stated].to_numpy(np.float64), right_Q
 
 
 def trust_tables(data: RunData) -> list[PageTable]:
@@ -105,37 +124,52 @@ def trust_plots(data: RunData, outcomes: pd.DataFrame) -> list[Plot]:
         known = pairs[names].notna().all(axis=1) if names else pd.Series(dtype=bool)
         if names and known.any():
             plots.append(_pair_reliability(pairs[known], names))
-    stated = outcomes["probability"].notna() & (outcomes["outcome"] != "open")
-    if data.open_set is not None and stated.sum() >= LEAST_QUERIES:
-        right = (outcomes["outcome"] == "right")[stated].to_numpy()
-        diagram = reliability(
-            outcomes["probability"][stated].to_numpy(np.float64), right, bins=8, equal_count=True
-        )
+    answered = _answered(outcomes)
+    if answered is not None:
         text = (
-            "Every dot is about an eighth of the photographs of this run. On the dashed line, "
-            "answers are right as often as stated; below it, less often. The statement assumes "
-            "as many new as known animals unless the run was told otherwise."
+            "Answers of this run, by the probability that was stated. It assumes as many new as "
+            "known animals unless the run was told otherwise."
         )
-        svg = reliability_plot("answers", {"answers": diagram}, text=text)
-        plots.append(Plot("answers", "Are answers right as often as stated?", text, svg))
+        title = "Are answers right as often as stated?"
+        plots.append(_reliability("answers", title, {"answers": answered}, text=text))
     return plots
 
 
+def _reliability(
+    name: str,
+    title: str,
+    stated: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    *,
+    text: str,
+    weight_P: np.ndarray | None = None,
+) -> Plot:
+    """Bars of the last of the stated probabilities; lines of all of them behind a click."""
+    (probability_P, right_P) = list(stated.values())[-1]
+    bars = reliability(probability_P, right_P, weight_P=weight_P)
+    lines = {
+        label: reliability(p, right, weight_P=weight_P, equal_count=True)
+        for label, (p, right) in stated.items()
+    }
+    count_B, _ = np.histogram(probability_P, bars.edge_B1)
+    text = (
+        f"{text} A bar is as high as the share that turned out right; it should reach its orange "
+        "line, the probability that was stated. Over each bar: how many."
+    )
+    more = reliability_lines(f"{name}-log", lines, text=text)
+    return Plot(name, title, text, reliability_bars(name, bars, count_B, text=text), more)
+
+
 def _pair_reliability(pairs: pd.DataFrame, names: list[str]) -> Plot:
-    diagrams = {}
+    stated: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    same_P = pairs["is_match"].to_numpy(bool)
     for name in names:
         label = name.removeprefix("held_out:")
         words = "all together" if label == "fused" else method_words(label)
-        diagrams[label if words in diagrams else words] = reliability(
-            pairs[name].to_numpy(np.float64),
-            pairs["is_match"].to_numpy(bool),
-            weight_P=pairs["weight"].to_numpy(np.float64),
-            equal_count=True,
-        )
+        stated[label if words in stated else words] = pairs[name].to_numpy(np.float64), same_P
     text = (
         f"{len(pairs):,} pairs of gallery photographs, such as are shown as candidates, whose "
-        "probabilities were fitted on other animals. On the dashed line, pairs show one animal "
-        "as often as stated."
+        "probabilities were fitted on other animals."
     )
-    svg = reliability_plot("pairs", diagrams, text=text)
-    return Plot("pairs", "Do the probabilities of pairs hold?", text, svg)
+    weight_P = pairs["weight"].to_numpy(np.float64)
+    title = "Do the probabilities of pairs hold?"
+    return _reliability("pairs", title, stated, text=text, weight_P=weight_P)

@@ -5,7 +5,9 @@ import pytest
 from exreid.explain.decision import DecisionCard, Reach, card_sentences, card_warnings
 from exreid.explain.words import stated_percent
 
-KNOWN_FROM = "An animal counts as known from 80% on: then at most 5% of new animals pass for known."
+KNOWN_FROM = (
+    "An animal counts as known from 80.0% on: then at most 5% of new animals pass for known."
+)
 
 
 def test_a_known_animal_in_plain_words():
@@ -43,7 +45,7 @@ def test_a_new_animal_and_a_close_call():
     sentences = card_sentences(card)
     assert sentences[:2] == [
         "No known animal; nearest Luna (46%).",
-        "An animal counts as known from 50% on.",
+        "An animal counts as known from 50.0% on.",
     ]
     assert "Its score is no better than that of the next animal, Mira." in sentences
     assert card_warnings(card) == [

@@ -18,8 +18,7 @@ from exreid.explain.plots import (
 )
 from exreid.metrics.reliability import reliability
 
-BLUE, ORANGE, GREEN = "#1f77b4", "#ff7f0e", "#2ca02c"
-"""Matplotlib's own first colours."""
+BLUE, ORANGE, GREEN = COLOURS[:3]
 
 
 def pixels_of(file, colour, *, alpha=1.0, near=12):
@@ -82,12 +81,18 @@ def test_reliability_on_the_diagonal_and_off_it(tmp_path):
     random = np.random.default_rng(0).uniform(size=4000)
     true = reliability(prob_P, random < prob_P, equal_count=True)
     over = reliability(prob_P, random < prob_P / 4, equal_count=True)
-    draw_reliability(tmp_path / "reliability.png", {"true": true, "over": over})
-    first, second = (
-        pixels_of(tmp_path / "reliability.png", colour)[:, 400:] for colour in (BLUE, ORANGE)
-    )
+    file = tmp_path / "reliability.png"
+    draw_reliability(file, reliability(prob_P, random < prob_P / 4), {"true": true, "over": over})
+    middle = Image.open(file).width // 2
+    first, second = (pixels_of(file, colour)[:, middle + 200 :] for colour in (BLUE, ORANGE))
     rows = [np.nonzero(pixels)[0].mean() for pixels in (first, second)]
     assert rows[1] > rows[0] + 50, "what promises too much lies below"
+    bars = pixels_of(file, BLUE, alpha=0.75)[:, :middle]
+    last = np.flatnonzero(bars.sum(axis=0) > 20)[-1] - 20  # in the bar of 90 to 100%
+    marks = np.flatnonzero(pixels_of(file, ORANGE)[:, last])
+    floor = np.flatnonzero(bars[:, last]).max()
+    share = (floor - np.flatnonzero(bars[:, last]).min()) / (floor - marks.mean())
+    assert share == pytest.approx(1 / 4, abs=0.04), "a bar is a quarter of what was stated"
 
 
 def test_a_budget_has_a_line_for_each_method_and_its_ceiling(tmp_path):

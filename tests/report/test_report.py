@@ -272,7 +272,10 @@ def test_unknown_truth_is_neither_right_nor_wrong(made, tmp_path):
     assert set(index["outcome"]) == {3}
     assert index["truth_known"] is False
     text = _parsed(out / "index.html").text
-    assert "40 photographs answered." in text
+    decided = pd.read_parquet(asked / "open_set.parquet")
+    sure = (decided["decision"] == "known") == (decided["known_probability"] > 0.5)
+    known, new = (int((sure & (decided["decision"] == name)).sum()) for name in ("known", "new"))
+    assert f"Of 40 photographs, {known} look like known animals and {new} look new" in text
     assert "right animal" not in text
     assert "The surest mistakes" not in text
     entries = _handed_over(out / "data" / "part-0000.js")["queries"]

@@ -119,7 +119,7 @@
       const number = p !== null ? p : score !== null ? `score ${short(score)}` : "";
       return el("button", { type: "button", "data-photo": at, "aria-pressed": String(now.chosen === at), title: shot.id, on: { click: () => choose(at) } },
         shot.key ? el("img", { src: file(shot, "t"), alt: `${shot.animal || "animal"}, match ${rank}`, loading: "lazy" }) : el("span", { class: "noimage" }, "no picture"),
-        el("span", {}, `#${rank} · ${number}`), el("span", {}, about(shot) || "no date or place"), weak ? el("span", { class: "weak" }, weak) : null);
+        el("span", {}, [`#${rank}`, number].filter(Boolean).join(" · ")), el("span", {}, about(shot) || "no date or place"), weak ? el("span", { class: "weak" }, weak) : null);
     });
     return el("li", { class: `animal${one.own === true ? " own" : ""}` },
       el("header", {}, el("span", { class: "rank" }, one.place ? `${one.place}.` : "further down:"), el("h3", {}, el("bdi", {}, one.name || "animal not known")),
