@@ -110,11 +110,10 @@ def _identify(
             _write_answers(folder, retrieval, answers, gallery)
             places = picture_table(retrieval, gallery, config, pictures)
             write_table(folder / "photos.parquet", places)
-        if not gallery.decides:
-            retrieval = replace(retrieval, decisions=None)
+        undecided = replace(retrieval, decisions=None)  # decisions are counted as they are told
         counts = {
             **features.counts,
-            **retrieval.counts(config.benchmark.adaptive.risk),
+            **undecided.counts(config.benchmark.adaptive.risk),
             **(scoring.matching.counts() if features.local else {}),
         }
     write_rejected(folder / "rejected.csv", rejected)

@@ -22,6 +22,7 @@ from exreid.data.metadata import (
 )
 from exreid.data.metadata_checks import joined_text
 from exreid.errors import ImageError, MetadataError
+from exreid.gallery.photo_answers import PhotoAnswer
 from exreid.storage.urls import file_signature, read_bytes
 
 COLUMNS = Columns(split="split", encounter=("visit",))
@@ -386,3 +387,15 @@ def test_a_folder_in_a_column_of_its_own_is_named(tmp_path):
         assert "'cam 1/June/a1.jpg'" in problem.text
         assert "dataset.path_col" in problem.text
     assert len(problems) == 2
+
+
+def test_a_table_of_answers_is_no_table_of_labels(tmp_path):
+    now = list(PhotoAnswer("a.jpg", "answered", leader="Zita", decision="new").row())
+    before = ["photo", "status", "visit", "decision", "animal", "best_gallery_photo", "note"]
+    for columns in (now, before):
+        text = ",".join(columns) + "\n" + ",".join("x" for _ in columns) + "\n"
+        root = _write(tmp_path, text, "identifications.csv")
+        with pytest.raises(
+            MetadataError, match=r"identifications.csv: these are answers of exreid"
+        ):
+            load_images(root, metadata_file="identifications.csv", columns=COLUMNS)

@@ -548,6 +548,33 @@ def test_the_command_line_tells_what_was_made(data, halves, cosine, tmp_path, ca
     assert "To try: local features (benchmark.method=wildfusion" in shown
 
 
+def test_a_gallery_of_before_verdicts_opens_and_says_that_it_has_none(cosine, tmp_path, capsys):
+    shutil.copytree(cosine.folder, tmp_path / "old")
+    _edited(quality=None)(tmp_path / "old")
+    write_checksums(tmp_path / "old")
+    old = open_gallery(tmp_path / "old")
+    assert cosine.quality.level == "poor"
+    assert not cosine.decides
+    assert old.quality is None
+    assert old.decides, "as it did when it was built"
+    assert old.fingerprint == cosine.fingerprint
+    assert main(["gallery", "info", str(old.folder)]) == 0
+    assert "Verdict: unknown. An earlier version of exreid built this" in capsys.readouterr().out
+
+
+def test_a_gallery_whose_animals_have_one_encounter_each_is_built_and_not_judged(
+    data, metadata, tmp_path, capsys
+):
+    first = metadata[metadata["split-time_open"] == "train"].drop_duplicates("unique_name")
+    first.to_csv(tmp_path / "one.csv", index=False)
+    config = _config(data, tmp_path, f"dataset.metadata_file={tmp_path / 'one.csv'}")
+    gallery = build_gallery(config, tmp_path / "gallery").gallery
+    assert gallery.quality.level == "unknown"
+    assert not gallery.decides
+    assert main(["gallery", "info", str(gallery.folder)]) == 0
+    assert "not measured. No animal has photographs of two encounters" in capsys.readouterr().out
+
+
 def test_a_gallery_that_was_sent_says_nothing_about_this_machine(cosine, tmp_path, monkeypatch):
     shutil.copytree(cosine.folder, tmp_path / "sent")
     file = tmp_path / "sent" / "gallery.json"

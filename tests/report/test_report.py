@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from html.parser import HTMLParser
 
 import numpy as np
@@ -18,6 +19,8 @@ from exreid.cli import main
 from exreid.errors import RunError
 from exreid.explain.page_plots import groups_plot
 from exreid.explain.plots import GroupTop1
+from exreid.explain.told import told_answer
+from exreid.records import GalleryQuality
 from exreid.runs.report import write_report
 
 HOSTILE = (
@@ -131,7 +134,9 @@ def test_the_list_says_what_the_files_say(made):
         )
         assert ["right", "wrong", "new", "open"][index["outcome"][q]] == expected
         assert ["known", "new"][index["decision"][q]] == decisions["decision"][name]
-        assert index["p"][q] == pytest.approx(decisions["known_probability"][name], rel=1e-5)
+        p = decisions["known_probability"][name]
+        assert index["p"][q] == pytest.approx(p, rel=1e-5)
+        assert index["said"][q] == told_answer(leader, p, decisions["decision"][name]).sentence
     text = _parsed(out / "index.html").text
     right = index["outcome"].count(0)
     assert f"{right} ({100 * right / (right + index['outcome'].count(1)):.1f}%)" in text
@@ -244,6 +249,7 @@ def test_unknown_truth_is_neither_right_nor_wrong(made, tmp_path):
     shutil.copytree(run, asked, ignore=shutil.ignore_patterns("report", "calibration*"))
     result = json.loads((asked / "result.json").read_text())
     result |= {"kind": "identify", "metrics": {}, "intervals": {}, "run_id": "tonight"}
+    result |= {"quality": asdict(GalleryQuality("poor", 0.0, 0.1, 0.5, None, 9, False, "Too few."))}
     (asked / "result.json").write_text(json.dumps(result))
     for name, columns in {
         "rankings": ["is_match"],
@@ -277,12 +283,33 @@ def test_unknown_truth_is_neither_right_nor_wrong(made, tmp_path):
     known, new = (int((sure & (decided["decision"] == name)).sum()) for name in ("known", "new"))
     assert f"Of 40 photographs, {known} look like known animals and {new} look new" in text
     assert "right animal" not in text
+    assert "The gallery: poor. This gallery cannot tell these animals apart." in text
+    assert text.count("Too few.") == 1
+    assert "these numbers are too good" in text
+    assert (
+        f"Known animals ({decided[sure & (decided['decision'] == 'known')].leader.nunique()})"
+        in text
+    )
     assert "The surest mistakes" not in text
     entries = _handed_over(out / "data" / "part-0000.js")["queries"]
     assert all(animal["own"] is None for one in entries for animal in one["animals"])
     assert all(animal["chance"] is not None for animal in entries[0]["animals"][:1])
     with pytest.raises(RunError, match="without known animals cannot be compared"):
         write_report(asked, tmp_path / "other", compare=[run])
+
+
+def test_probabilities_that_are_no_better_than_the_average_reassure_nobody(made, tmp_path):
+    run, _, out = made
+    assert "% better" in _parsed(out / "trust.html").text
+    worse = tmp_path / "worse"
+    shutil.copytree(run, worse, ignore=shutil.ignore_patterns("report", "fusion.json"))
+    table = pd.read_parquet(worse / "open_set.parquet")
+    table["known_probability"] = np.where(table["is_right"], 0.1, 0.9)
+    table.to_parquet(worse / "open_set.parquet")
+    text = _parsed(write_report(worse, workers=1).parent / "trust.html").text
+    assert "no better" in text
+    assert "Do not go by these probabilities." in text
+    assert "% better" not in text
 
 
 def test_runs_compared(made, tmp_path):
