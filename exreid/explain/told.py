@@ -71,7 +71,7 @@ def quality_words(quality: GalleryQuality, config: ProbeConfig) -> list[str]:
     if not quality.encounters_known and quality.level != "unknown":
         sentences.append(
             "Encounters are unknown (dataset.encounter_cols), so photographs of one encounter "
-            "answer each other: these numbers are too good."
+            "answer each other: these numbers are too good, and no verdict is over usable."
         )
     if quality.level in ("poor", "unknown"):
         sentences.append(

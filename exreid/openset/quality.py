@@ -49,14 +49,17 @@ def gallery_quality(
     recognised, top_1 = named["BAKS"], float(answers.right_Q[known_Q].mean())
     new_auroc = detection_auroc(answers)
     promised = options.rule == "false_match_rate" and not decider.reason
+    encounters = bool((gallery.encounter_N >= 0).all())
+    level = level_of(recognised, top_1, new_auroc)
     return GalleryQuality(
-        level_of(recognised, top_1, new_auroc),
+        # Photographs of one encounter answer each other too easily to call it good.
+        level if encounters or level != "good" else "usable",
         recognised,
         top_1,
         new_auroc,
         options.false_match_rate if promised else None,
         len(np.unique(answers.identity_Q[known_Q])),
-        bool((gallery.encounter_N >= 0).all()),
+        encounters,
         decider.reason,
     )
 
@@ -98,8 +101,9 @@ def mean_quality(parts: Sequence[GalleryQuality]) -> GalleryQuality:
         for name in ("recognised", "top_1", "new_auroc")
     )
     reasons = [part.no_rate for part in parts if part.no_rate]
+    level = level_of(recognised, top_1, new_auroc)
     return GalleryQuality(
-        level_of(recognised, top_1, new_auroc),
+        level if parts[0].encounters_known or level != "good" else "usable",
         recognised,
         top_1,
         new_auroc,

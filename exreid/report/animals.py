@@ -24,11 +24,12 @@ def run_title(data: RunData) -> str:
     queries = data.images.rows.iloc[: len(data.queries)]
     if data.result.kind != "identify":
         place = Path(data.config.dataset.root).name if data.config else ""
-        return f"{count} of {place}, and which animals they show" if place else count
+        return f"{count} of the data set {place}, answered and checked" if place else count
     folders = {str(root) for root in queries["root"] if root}
     where = Path(next(iter(folders))).name if len(folders) == 1 else ""
     when = _period(queries["date"].tolist())
-    return f"{count}{f' of {where}' if where else ''}{f', {when}' if when else ''}"
+    folder = f" from the folder {where}" if where else ""
+    return f"{count}{folder}{f', {when}' if when else ''}"
 
 
 def _photographs(count: int) -> str:

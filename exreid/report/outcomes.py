@@ -51,7 +51,9 @@ def query_outcomes(data: RunData) -> pd.DataFrame:
     decision_Q, probability_Q = np.full(count, None, object), np.full(count, np.nan)
     open_set = decisions_by_query(data)
     if open_set is not None:
-        decision_Q = np.array(list(open_set["decision"]), object)
+        # Of a gallery that decides nothing, pandas makes NaN.
+        decided = [name if isinstance(name, str) else None for name in open_set["decision"]]
+        decision_Q = np.array(decided, object)
         probability_Q = open_set["known_probability"].to_numpy()
     elif data.fusion is not None:
         best = data.fusion[data.fusion["rank"] == 1].set_index("query_id")["probability"]

@@ -45,6 +45,18 @@ def test_what_is_not_promised_or_not_known_is_said():
     assert (few.false_match_rate, few.no_rate, few.encounters_known) == (None, "too few", False)
 
 
+def test_only_encounters_make_a_gallery_good():
+    sure = Answers(
+        np.array([0.9, 0.9, 0.1, 0.1]), *np.array([[1, 1, 0, 0]] * 2, bool), np.arange(4)
+    )
+    known, unknown = (
+        gallery_quality(sure, _decider(0.5), _side(encounters), OpenSetConfig())
+        for encounters in ([0, 1], [0, -1])
+    )
+    assert (known.level, unknown.level) == ("good", "usable")
+    assert mean_quality([unknown]).level == "usable"
+
+
 def test_no_better_than_chance_is_poor():
     rng = np.random.default_rng(0)
     known = np.repeat([True, False], 100)

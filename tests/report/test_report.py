@@ -294,6 +294,16 @@ def test_unknown_truth_is_neither_right_nor_wrong(made, tmp_path):
     entries = _handed_over(out / "data" / "part-0000.js")["queries"]
     assert all(animal["own"] is None for one in entries for animal in one["animals"])
     assert all(animal["chance"] is not None for animal in entries[0]["animals"][:1])
+    table = pq.read_table(asked / "open_set.parquet")
+    nothing = pa.nulls(len(table), pa.string())
+    place = table.schema.get_field_index("decision")
+    pq.write_table(table.set_column(place, "decision", nothing), asked / "open_set.parquet")
+    undecided = write_report(asked, tmp_path / "undecided", workers=1).parent
+    index = _handed_over(undecided / "data" / "index.js")
+    assert all(said.startswith("Nearest: ") for said in index["said"])
+    text = _parsed(undecided / "index.html").text
+    assert "40 photographs answered, by the nearest animals alone." in text
+    assert "New animals" not in text
     with pytest.raises(RunError, match="without known animals cannot be compared"):
         write_report(asked, tmp_path / "other", compare=[run])
 
