@@ -20,6 +20,7 @@ from exreid.commands import (
     finetune,
     gallery,
     identify,
+    imports,
     probe,
     report,
     synthetic,
@@ -141,6 +142,7 @@ def _say_how_to_go_on(options: argparse.Namespace, run_id: str | None) -> None:
 COMMANDS = {
     "demo": synthetic.DEMO,
     "synth": synthetic.SYNTH,
+    "import": imports.IMPORT,
     "validate": probe.VALIDATE,
     "extract": probe.EXTRACT,
     "probe": probe.PROBE,

@@ -209,6 +209,16 @@ def used_box_px(
         return _box_with_margin(_mask_of(_open(data), mask_value), crop_margin)
 
 
+def displayed_wh_px(data: bytes) -> tuple[tuple[int, int], int]:
+    """Width and height of the photograph as it is displayed, and its EXIF orientation (1 to 8).
+
+    The first part of a file is enough where its header is in it. ImageError otherwise.
+    """
+    with foreign_bytes():
+        opened = _open(data)
+    return opened.full_wh_px, opened.exif_orientation
+
+
 @contextmanager
 def foreign_bytes() -> Iterator[None]:
     """Whatever a photograph's bytes lead its reader to ends as ImageError (or MaskError)."""

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from exreid.config.dataset import MISSING_VALUES
 from exreid.data.metadata_formats import IS_PARQUET, clean_text, decoded_text, split_header
+from exreid.data.workbooks import is_workbook, read_workbook
 from exreid.errors import MetadataError
 from exreid.storage.urls import exists, is_remote, join, open_file_system, read_regular, read_remote
 
@@ -91,10 +92,10 @@ class MetadataFile:
 def read_table(root: str, metadata_file: str | None = None) -> tuple[pd.DataFrame, str]:
     """The metadata as text (None where a cell is empty), and where it was read from.
 
-    CSV (UTF-8 or UTF-16; comma, semicolon or tab) or Parquet, below the root, absolute, or any
-    fsspec URL.
-    Without a name, `DEFAULT_FILES` are looked for in the root. Whole numbers of a Parquet file
-    lose their point (12.0 is "12"), lists and structs become JSON. Raises MetadataError.
+    CSV (UTF-8 or UTF-16; comma, semicolon or tab), Parquet or XLSX, below the root, absolute, or
+    any fsspec URL. Without a name, `DEFAULT_FILES` are looked for in the root. Whole numbers
+    of a Parquet file lose their point (12.0 is "12"), lists and structs become JSON. Raises
+    MetadataError.
     """
     file = read_metadata(root, metadata_file)
     return file.cells, file.source
@@ -102,12 +103,20 @@ def read_table(root: str, metadata_file: str | None = None) -> tuple[pd.DataFram
 
 def read_metadata(root: str, metadata_file: str | None = None) -> MetadataFile:
     """As `read_table`, with the line of each row. Rows of nothing but empty cells are left out."""
-    source = _find(root, metadata_file)
-    data = _read(source)
+    source = find_metadata(root, metadata_file)
+    return parse_metadata(read_source(source), source)
+
+
+def parse_metadata(data: bytes, source: str, sheet: str | None = None) -> MetadataFile:
+    """A table out of a file's bytes: Parquet, CSV, or a workbook of Excel's (``sheet`` names one of
+    several sheets)."""
     repeated: frozenset[str] = frozenset()
     if source.endswith((".parquet", ".pq")) or data.startswith(IS_PARQUET):
         cells = _parse_parquet(data, source)
         line_N = np.arange(len(cells)) + 2
+    elif is_workbook(data):
+        cells, line_N = read_workbook(data, source, sheet)
+        cells.columns = _free_names(cells.columns)
     else:
         cells, line_N, repeated = _parse_csv(data, source)
     if set(cells.columns) >= ANSWERED:
@@ -159,7 +168,8 @@ def _listed(names: list[str]) -> str:
     return ", ".join([*shown, *more])
 
 
-def _find(root: str, metadata_file: str | None) -> str:
+def find_metadata(root: str, metadata_file: str | None) -> str:
+    """Where the metadata file is; without a name, one of `DEFAULT_FILES` in the root."""
     if metadata_file is not None:
         absolute = is_remote(metadata_file) or metadata_file.startswith("/")
         return metadata_file if absolute else join(root, metadata_file)
@@ -172,7 +182,9 @@ def _find(root: str, metadata_file: str | None) -> str:
     )
 
 
-def _read(source: str) -> bytes:
+def read_source(source: str) -> bytes:
+    """A file's or a URL's bytes; MetadataError where it cannot be read."""
+
     def read() -> bytes:
         if not is_remote(source):
             return read_regular(os.path.expanduser(source))  # noqa: PTH111

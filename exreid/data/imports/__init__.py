@@ -1,0 +1,1 @@
+"""Tables made of what other programs write: detectors, annotation tools, databases."""

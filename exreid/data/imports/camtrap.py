@@ -1,0 +1,171 @@
+"""Camtrap DP: the packages of camera traps (https://camtrap-dp.tdwg.org, 1.0 and before)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from exreid.data.dates import parse_date
+from exreid.data.imports.animals import NAME, Animal, Box, Cells, Reading, without_repeats
+from exreid.errors import MetadataError
+
+Row = Mapping[str, str | None]
+TABLES = ("deployments", "media", "observations")
+_BOX = ("bboxX", "bboxY", "bboxWidth", "bboxHeight")
+_OF_OBSERVATIONS = (
+    *("observationID", "scientificName", "sex", "lifeStage", "behavior", "classifiedBy"),
+    *("classificationMethod", "classificationProbability"),
+)
+
+
+def is_camtrap(content: object) -> bool:
+    """Whether JSON is the ``datapackage.json`` of a Camtrap DP."""
+    if not isinstance(content, dict) or not isinstance(content.get("resources"), list):
+        return False
+    names = {one.get("name") for one in content["resources"] if isinstance(one, dict)}
+    return {"media", "observations"} <= names
+
+
+def table_files(content: Mapping[str, object]) -> dict[str, str]:
+    """The file of each of `TABLES`, relative to the package; MetadataError for one outside it."""
+    resources = content.get("resources")
+    files = {}
+    for one in resources if isinstance(resources, list) else []:
+        if not isinstance(one, dict) or one.get("name") not in TABLES:
+            continue
+        path = one.get("path")
+        path = path[0] if isinstance(path, list) and len(path) == 1 else path
+        if not isinstance(path, str) or "://" in path or path.startswith("/") or ".." in path:
+            raise MetadataError(
+                f"its table {one['name']} is {path!r}: one file beside datapackage.json is read. "
+                "Download it there, and name it in datapackage.json."
+            )
+        files[str(one["name"])] = path
+    missing = {"media", "observations"} - set(files)
+    if missing:
+        raise MetadataError(f"its datapackage.json names no table {' and no '.join(missing)}.")
+    return files
+
+
+def read_camtrap(
+    deployments: Sequence[Row], media: Sequence[Row], observations: Sequence[Row]
+) -> Reading:
+    """The animals of a package's three tables.
+
+    An observation of one photograph gives a row with its box. One of an event that names an
+    individual gives a row for each photograph of the event, unless the photograph has an
+    observation already or the event has several individuals.
+    """
+    sites = {row.get("deploymentID"): row for row in deployments}
+    by_id = {}
+    for i, row in enumerate(media):
+        if not row.get("mediaID") or not (row.get("filePath") or row.get("fileName")):
+            raise MetadataError(f"media, line {i + 2}: has no mediaID, or no filePath.")
+        by_id[row["mediaID"]] = row
+    left_out: Counter[str] = Counter()
+    animals: list[Animal] = []
+    events: list[tuple[str, Row]] = []
+    observed = set()
+    for i, row in enumerate(observations):
+        place = f"observations, line {i + 2}"
+        kind = row.get("observationType")
+        if kind not in (None, "animal"):
+            left_out[f"observations of the type {kind}"] += 1
+        elif row.get("mediaID"):
+            photo = by_id.get(row["mediaID"])
+            if photo is None:
+                raise MetadataError(f"{place}: its mediaID {row['mediaID']!r} is not in media.")
+            observed.add(row["mediaID"])
+            if _is_video(photo):
+                left_out["observations in videos"] += 1
+            else:
+                animals.append(_animal(row, photo, sites, place, _box_of(row, place)))
+        else:
+            events.append((place, row))
+    animals += _of_events(events, media, observed, sites, left_out)
+    animals, repeats = without_repeats(animals)
+    return Reading("Camtrap DP", animals, +(left_out + repeats))
+
+
+def _of_events(
+    events: Sequence[tuple[str, Row]],
+    media: Sequence[Row],
+    observed: set[str | None],
+    sites: Mapping[str | None, Row],
+    left_out: Counter[str],
+) -> list[Animal]:
+    free = [row for row in media if row.get("mediaID") not in observed and not _is_video(row)]
+    named_events = [(place, row) for place, row in events if row.get("individualID")]
+    nameless = len(events) - len(named_events)
+    left_out["observations of events that name no individual"] += nameless
+    free_at = [_moment(row.get("timestamp"), "media") for row in free] if named_events else []
+    named: dict[int, list[tuple[str, Row]]] = {}
+    for place, row in named_events:
+        start = _moment(row.get("eventStart"), place)
+        end = _moment(row.get("eventEnd") or row.get("eventStart"), place)
+        mine = [
+            i
+            for i, photo in enumerate(free)
+            if photo.get("deploymentID") == row.get("deploymentID") and start <= free_at[i] <= end
+        ]
+        if not mine:
+            left_out["observations of events without a photograph left"] += 1
+        for i in mine:
+            named.setdefault(i, []).append((place, row))
+    animals = []
+    for i, rows in sorted(named.items()):
+        if len({row.get("individualID") for _, row in rows}) > 1:
+            left_out["photographs of events with several individuals"] += 1
+        else:
+            place, row = rows[0]
+            animals.append(_animal(row, free[i], sites, place, None))
+    return animals
+
+
+def _animal(
+    row: Row, photo: Row, sites: Mapping[str | None, Row], place: str, box: Box | None
+) -> Animal:
+    deployment = photo.get("deploymentID") or row.get("deploymentID")
+    site = sites.get(deployment, {})
+    cells: Cells = {
+        **{name: row[name] for name in _OF_OBSERVATIONS if row.get(name)},
+        **{name: site[name] for name in ("latitude", "longitude") if site.get(name)},
+        NAME: row.get("individualID"),
+        "date": photo.get("timestamp") or row.get("eventStart") or row.get("timestamp"),
+        "encounter": row.get("eventID") or row.get("sequenceID") or photo.get("sequenceID"),
+        "site": deployment,
+        "location": site.get("locationName") or site.get("locationID"),
+    }
+    path = photo.get("filePath") or ""
+    name = photo.get("fileName") or ""
+    if path.startswith(("http://", "https://")) or not path:
+        path = name or path  # what was downloaded has the file's name
+    return Animal(path, place, cells, box)
+
+
+def _box_of(row: Row, place: str) -> Box | None:
+    given = [row.get(name) for name in _BOX]
+    if not any(given):
+        return None
+    try:
+        x, y, w, h = (float(text or "") for text in given)
+    except ValueError:
+        raise MetadataError(f"{place}: {', '.join(_BOX)} are no four numbers: {given}.") from None
+    if not (0 <= x <= 1 and 0 <= y <= 1 and 0 < w <= 1 and 0 < h <= 1):
+        raise MetadataError(
+            f"{place}: its box {[x, y, w, h]} is no fraction of the photograph (0 to 1)."
+        )
+    return Box((x, y, w, h), "fraction")
+
+
+def _moment(text: str | None, place: str) -> np.datetime64:
+    try:
+        return parse_date(text or "")
+    except (ValueError, OverflowError):
+        raise MetadataError(f"{place}: {text!r} is no time that can be read.") from None
+
+
+def _is_video(photo: Row) -> bool:
+    return (photo.get("fileMediatype") or "").startswith("video/")

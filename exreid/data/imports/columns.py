@@ -1,0 +1,298 @@
+"""Tables with a row for each animal on a photograph: wildlife-datasets', MiewID's, anybody's."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from exreid.data.imports.animals import NAME, SPLIT, Animal, Box, Cells, Reading, other_cells
+from exreid.errors import MetadataError
+
+BoxFormat = Literal["xywh_px", "xyxy_px", "xywh_norm"]
+ROLES = {
+    "path": (
+        *("path", "file_path", "filepath", "file_name", "filename", "file", "image", "image_path"),
+        *("image_name", "photo", "photograph", "photo_path"),
+    ),
+    NAME: (
+        *(NAME, "identity", "individual", "individual_id", "individual_name", "animal"),
+        *("animal_id", "name", "known_as", "label"),
+    ),
+    SPLIT: (SPLIT, "split"),
+    "date": ("date", "datetime", "date_time", "timestamp", "date_captured", "taken"),
+    "encounter": ("encounter", "encounter_id", "event", "event_id", "sighting", "visit"),
+    "bbox": ("bbox", "bounding_box", "box"),
+    "theta": ("theta",),
+    "mask": ("mask", "segmentation"),
+    "viewpoint": ("viewpoint", "orientation", "side", "flank", "pose"),
+    "site": ("site", "location", "location_id", "station", "camera", "deployment_id"),
+    "image_id": ("image_id",),
+}
+"""What means something to exreid, and the names that its column has in the tables of others, in any
+case, with spaces, hyphens or underscores between words."""
+BOX_COLUMNS: tuple[tuple[tuple[str, ...], BoxFormat | None], ...] = (
+    (("x", "y", "w", "h"), None),
+    (("x", "y", "width", "height"), None),
+    (("bbox_x", "bbox_y", "bbox_w", "bbox_h"), None),
+    (("bbox_x", "bbox_y", "bbox_width", "bbox_height"), None),
+    (("bboxx", "bboxy", "bboxwidth", "bboxheight"), None),
+    (("x1", "y1", "x2", "y2"), "xyxy_px"),
+    (("xmin", "ymin", "xmax", "ymax"), "xyxy_px"),
+    (("x_min", "y_min", "x_max", "y_max"), "xyxy_px"),
+)
+"""Four columns that are a box."""
+
+
+@dataclass(frozen=True)
+class TableForm:
+    """A table as a program writes it."""
+
+    title: str
+    needs: tuple[frozenset[str], ...]
+    """Columns that tell it from others: one of these sets."""
+    box_format: BoxFormat | None
+    identity: str | None = None
+    path: str | None = None
+
+
+FORMS = {
+    "wildlife-datasets": TableForm(
+        "wildlife-datasets' table",
+        (frozenset(("image_id", "identity", "path")),),
+        "xywh_px",
+        "identity",
+        "path",
+    ),
+    "miewid": TableForm(
+        "MiewID's table",
+        (
+            frozenset(("file_path", "name", "theta")),
+            frozenset(("file_path", "name", "viewpoint", "x", "y", "w", "h")),
+            frozenset(("file_path", "name", "viewpoint", "bbox")),
+        ),
+        "xywh_px",
+        "name",
+        "file_path",
+    ),
+}
+"""Tables whose columns are published."""
+
+
+def forms_of(names: Sequence[str]) -> list[str]:
+    """Which of `FORMS` a table with these columns has."""
+    there = set(names)
+    return [key for key, form in FORMS.items() if any(needed <= there for needed in form.needs)]
+
+
+def read_columns(
+    cells: pd.DataFrame,
+    lines: Sequence[int],
+    form: TableForm | None = None,
+    *,
+    named: Mapping[str, str] | None = None,
+    box_format: BoxFormat | None = None,
+) -> Reading:
+    """The animals of a table of text, a row each; every column is kept.
+
+    ``named`` says which column plays a role (`ROLES`); others are found by their names.
+    MetadataError where no column is the path, where two could play a role, and, with the row's
+    line, for boxes that are none.
+    """
+    roles, notes = _roles(list(cells.columns), form, named or {})
+    corners, from_names = _box_columns(list(cells.columns)) if "bbox" not in roles else ((), None)
+    rows = [{str(k): v for k, v in row.items()} for row in cells.to_dict("records")]
+    boxes = _box_numbers(rows, lines, roles.get("bbox"), corners)
+    chosen = box_format or from_names or (form.box_format if form else None)
+    if any(box is not None for box in boxes):
+        chosen = chosen or _guess(boxes)
+        notes.append(f"boxes read as {chosen}")
+    used = {*roles.values(), *corners}
+    animals = []
+    for row, line, numbers in zip(rows, lines, boxes, strict=True):
+        place = f"line {line}"
+        told = {role: _cell(row[column]) for role, column in roles.items()}
+        if not told["path"]:
+            raise MetadataError(f"{place}: its {roles['path']} is empty.")
+        kept: Cells = {
+            **other_cells(row, used, "given_"),
+            **{role: told[role] for role in told if role not in ("path", "bbox", "theta", "mask")},
+        }
+        animals.append(
+            Animal(
+                told["path"],
+                place,
+                kept,
+                None if numbers is None else _box(numbers, chosen, place),
+                _theta(told.get("theta"), place),
+                told.get("mask") if told.get("mask") not in ("[]", "{}", "[[]]") else None,
+            )
+        )
+    return Reading(form.title if form else "table", animals, notes=notes)
+
+
+def number(text: str) -> float | None:
+    """A finite number, with a point or a comma before its decimals.
+
+    >>> number("12,5"), number("1e3"), number("NaN"), number("a")
+    (12.5, 1000.0, None, None)
+    """
+    try:
+        value = float(text.strip().replace(",", "."))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def four_numbers(text: str) -> list[float] | None:
+    """The numbers of a box in one cell: JSON, Python's print, or parted by spaces, semicolons or
+    commas.
+
+    >>> four_numbers("[1, 2.5, 3, 4]"), four_numbers("1,5 2 3 4"), four_numbers("1;2,5;3;4")
+    ([1.0, 2.5, 3.0, 4.0], [1.5, 2.0, 3.0, 4.0], [1.0, 2.5, 3.0, 4.0])
+    """
+    inner = re.sub(r"np\.(float|int)\d+|array|tensor", "", text).strip("()[]{} \t\n")
+    for between in (r"\s*;\s*", r"\s*,\s+|\s+", r"\s*,\s*"):
+        numbers = [number(part.strip("()")) for part in re.split(between, inner) if part]
+        if len(numbers) == 4 and None not in numbers:
+            return [n for n in numbers if n is not None]
+    return None
+
+
+def _cell(value: object) -> str | None:
+    text = value.strip() if isinstance(value, str) else None
+    return text if text and text.lower() not in ("nan", "none", "nat", "null") else None
+
+
+def _plain(name: str) -> str:
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)  # individualID, RelativePath
+    return re.sub(r"[\s\-_.]+", "_", words.strip()).lower()
+
+
+def _roles(
+    names: list[str], form: TableForm | None, named: Mapping[str, str]
+) -> tuple[dict[str, str], list[str]]:
+    """The column of each role that has one, and which were found by other names."""
+    roles: dict[str, str] = {}
+    for role, column in named.items():
+        if role not in ROLES or column not in names:
+            raise MetadataError(
+                f"--column {role}={column}: it has the columns {', '.join(names)}, and they can be "
+                f"{', '.join(ROLES)}."
+            )
+        roles[role] = column
+    if form is not None:
+        roles = {
+            **{role: own for role, own in (("path", form.path), (NAME, form.identity)) if own},
+            **roles,
+        }
+    for role, known in ROLES.items():
+        taken = set(roles.values())
+        fits = [name for name in names if _plain(name) in known and name not in taken]
+        if role in roles or not fits:
+            continue
+        own = [name for name in fits if name == role]
+        if len(fits) > 1 and not own:
+            raise MetadataError(
+                f"{' and '.join(repr(name) for name in fits)} could both be its {role}. Say which: "
+                f"--column {role}={fits[0]}."
+            )
+        roles[role] = (own or fits)[0]
+    if "path" not in roles:
+        raise MetadataError(
+            f"no column names the photographs; it has {', '.join(names[:40])}. Say which does: "
+            "--column path=NAME."
+        )
+    renamed = [f"{role} is {column!r}" for role, column in roles.items() if role != column]
+    return roles, [f"columns: {', '.join(renamed)}"] if renamed else []
+
+
+def _box_columns(names: list[str]) -> tuple[tuple[str, ...], BoxFormat | None]:
+    by_plain = {_plain(name): name for name in reversed(names)}
+    by_plain |= {name.lower(): name for name in reversed(names)}
+    for columns, box_format in BOX_COLUMNS:
+        if all(column in by_plain for column in columns):
+            return tuple(by_plain[column] for column in columns), box_format
+    return (), None
+
+
+def _box_numbers(
+    rows: Sequence[dict[str, object]],
+    lines: Sequence[int],
+    column: str | None,
+    corners: Sequence[str],
+) -> list[list[float] | None]:
+    boxes: list[list[float] | None] = []
+    for row, line in zip(rows, lines, strict=True):
+        if column is None:
+            parts = [_cell(row[name]) for name in corners]
+            if not any(parts):
+                boxes.append(None)
+                continue
+            numbers = [number(part or "") for part in parts]
+            text = f"{', '.join(corners)} {parts}"
+        else:
+            whole = _cell(row[column])
+            if whole is None or whole in ("[]", "()"):
+                boxes.append(None)
+                continue
+            numbers = [*(four_numbers(whole) or [])]
+            text = f"{column} {whole!r}"
+        good = [n for n in numbers if n is not None]
+        if len(good) != 4:
+            raise MetadataError(f"line {line}: its {text} is no box of four numbers.")
+        boxes.append(good)
+    return boxes
+
+
+def _guess(boxes: Sequence[list[float] | None]) -> BoxFormat:
+    """The one format that all boxes can have; MetadataError where it could be several."""
+    given = [box for box in boxes if box is not None]
+    if all(max(box) <= 1 for box in given) and any(n != int(n) for box in given for n in box):
+        fits: list[BoxFormat] = ["xywh_norm"] if all(_is_fraction(box) for box in given) else []
+    else:
+        fits = ["xywh_px"]
+        if all(x2 > x1 and y2 > y1 for x1, y1, x2, y2 in given):
+            fits.append("xyxy_px")
+    if len(fits) != 1:
+        raise MetadataError(
+            f"its boxes, such as {given[0]}, could be {' or '.join(fits) or 'nothing known'}. Say "
+            "which with --bbox-format xywh_px, xyxy_px or xywh_norm."
+        )
+    return fits[0]
+
+
+def _is_fraction(box: Sequence[float]) -> bool:
+    x, y, w, h = box
+    return min(box) >= 0 and x + w <= 1.02 and y + h <= 1.02
+
+
+def _box(numbers: Sequence[float], box_format: BoxFormat | None, place: str) -> Box:
+    a, b, c, d = numbers
+    if box_format == "xyxy_px":
+        if c <= a or d <= b:
+            raise MetadataError(f"{place}: its box {list(numbers)} is no x1, y1, x2, y2.")
+        return Box((a, b, c - a, d - b))
+    if box_format == "xywh_norm":
+        if not _is_fraction(numbers):
+            raise MetadataError(f"{place}: its box {list(numbers)} is no fraction x, y, w, h.")
+        return Box((a, b, c, d), "fraction")
+    if max(numbers) <= 1 and any(n != int(n) for n in numbers):
+        raise MetadataError(
+            f"{place}: its box {list(numbers)} looks like fractions of the photograph, not pixels. "
+            "--bbox-format xywh_norm reads them."
+        )
+    return Box((a, b, c, d))
+
+
+def _theta(text: str | None, place: str) -> float | None:
+    if text is None:
+        return None
+    value = number(text)
+    if value is None or abs(value) > 2 * math.pi + 0.01:
+        raise MetadataError(f"{place}: its theta {text!r} is no angle in radians.")
+    return value

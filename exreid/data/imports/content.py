@@ -1,0 +1,127 @@
+"""Files and folders of other programs, recognised by what is in them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from exreid.data.imports.annotation_tools import is_label_studio, is_sam
+from exreid.data.imports.camtrap import is_camtrap
+from exreid.data.imports.coco import is_coco
+from exreid.data.imports.columns import forms_of
+from exreid.data.imports.megadetector import form_of
+from exreid.data.imports.wildbook import is_wildbook
+from exreid.data.mask_images import ENDINGS as MASK_ENDINGS
+from exreid.data.metadata_table import MetadataFile, parse_metadata, read_source
+from exreid.errors import MetadataError
+
+WHAT = {
+    "megadetector": "MegaDetector's JSON: boxes, no names",
+    "coco": "COCO's JSON with identities",
+    "camtrap-dp": "a Camtrap DP: its folder or datapackage.json",
+    "wildlife-datasets": "a table of wildlife-datasets",
+    "miewid": "a table of MiewID",
+    "wildbook": "a spreadsheet of Wildbook",
+    "table": "any table: CSV, Parquet or XLSX",
+    "masks": "masks: a folder of PNGs, CVAT, Label Studio, SAM",
+}
+"""What can be read, in the words of the command line."""
+DATA_PACKAGE = "datapackage.json"
+
+
+@dataclass(frozen=True)
+class Content:
+    """What lies at a path: parsed, and what it can be by its content (the names of `WHAT`)."""
+
+    source: str
+    fits: list[str]
+    json: object = None
+    xml: str | None = None
+    table: MetadataFile | None = None
+
+
+def read_content(source: str, sheet: str | None = None) -> Content:
+    """A file or a folder, recognised by what is in it; MetadataError for what cannot be parsed."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return _folder(source, folder)
+    data = read_source(source)
+    start = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    if start in (b"{", b"["):
+        content = parse_json(data, source)
+        return Content(source, _fits_of_json(content), json=content)
+    if start == b"<":
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise MetadataError(f"{source}: is no XML in UTF-8 (byte {error.start}).") from error
+        return Content(source, ["masks"] if "<annotations" in text else [], xml=text)
+    table = parse_metadata(data, source, sheet)
+    names = [str(name) for name in table.cells.columns]
+    fits = (["wildbook"] if is_wildbook(names) else []) + forms_of(names)
+    return Content(source, fits or ["table"], table=table)
+
+
+def parse_json(data: bytes, source: str) -> object:
+    """JSON; MetadataError where it is damaged, or cut off."""
+    try:
+        return json.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise MetadataError(f"{source}: is no JSON in UTF-8 (byte {error.start}).") from error
+    except RecursionError as error:
+        raise MetadataError(f"{source}: its JSON is nested too deeply.") from error
+    except json.JSONDecodeError as error:
+        cut = error.pos >= len(error.doc.rstrip()) - 1 or "Unterminated" in error.msg
+        kind = "is cut off" if cut else "is damaged"
+        raise MetadataError(
+            f"{source}: its JSON {kind}: {error.msg} in line {error.lineno}, column {error.colno}. "
+            "Copy or write the file again."
+        ) from error
+    except ValueError as error:  # a number of too many digits
+        raise MetadataError(f"{source}: its JSON is damaged: {error}.") from error
+
+
+def choose(content: Content, what: str | None) -> str:
+    """The reader for a source: the one that is asked for, or the only one that fits."""
+    if what is not None:
+        if what in content.fits or (what == "table" and content.table is not None):
+            return what
+        looks = f"looks like {' or '.join(content.fits)}" if content.fits else "is of no known form"
+        raise MetadataError(f"{content.source}: is no {WHAT[what]}; it {looks}.")
+    if len(content.fits) != 1:
+        fits = " and ".join(content.fits)
+        told = f"could be {fits}. Say which" if fits else "is of no form that is known. They are"
+        raise MetadataError(
+            f"{content.source}: {told}: exreid import {'|'.join(content.fits or WHAT)} FILE."
+        )
+    return content.fits[0]
+
+
+def _fits_of_json(content: object) -> list[str]:
+    fits = {
+        "megadetector": form_of(content) is not None,
+        "coco": is_coco(content),
+        "camtrap-dp": is_camtrap(content),
+        "masks": is_label_studio(content) or is_sam(content),
+    }
+    return [name for name, fit in fits.items() if fit]
+
+
+def _folder(source: str, folder: Path) -> Content:
+    package = folder / DATA_PACKAGE
+    if package.is_file():
+        file = str(package)
+        return Content(file, ["camtrap-dp"], json=parse_json(read_source(file), file))
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name[0] != "."]
+    endings = {file.suffix.lower() for file in files}
+    if endings == {".json"}:
+        parts = {
+            file.relative_to(folder).as_posix(): parse_json(read_source(str(file)), str(file))
+            for file in sorted(files)
+        }
+        if all(is_sam(part) for part in parts.values()):
+            return Content(source, ["masks"], json=parts)
+        raise MetadataError(f"{source}: is a folder of JSON files that are no masks of SAM's.")
+    masks = bool(endings) and endings <= MASK_ENDINGS
+    return Content(source, ["masks"] if masks else [])

@@ -1,0 +1,165 @@
+"""The photographs that a source names: where they lie below the images' folder, and their sizes."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from exreid.data.images import displayed_wh_px
+from exreid.errors import ImageError, MetadataError
+from exreid.storage.urls import exists, is_remote, join, names_on_disk, open_file_system, read_bytes
+
+HEAD_BYTES = 2**18
+THREADS = 8
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the photographs of a source lie."""
+
+    found: dict[str, str]
+    """Of each path as given, the path below the root."""
+    missing: list[str]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PhotoSize:
+    """A photograph as it is displayed, and how it is stored."""
+
+    displayed_wh_px: tuple[int, int]
+    exif_orientation: int
+
+    @property
+    def stored_wh_px(self) -> tuple[int, int]:
+        """Before it is turned as its orientation tag says."""
+        width, height = self.displayed_wh_px
+        return (height, width) if self.exif_orientation >= 5 else (width, height)
+
+
+def find_photographs(root: str, paths: Sequence[str]) -> Places:
+    """Where each of the paths lies below ``root``: as given, without its first folders, or, where
+    no folder fits, as the one file below ``root`` of its name.
+
+    MetadataError where two paths lead to one file, and where a name could be several files.
+    """
+    given = list(dict.fromkeys(paths))
+    texts = [plain_path(path) for path in given]
+    found = {path: text for path, text in zip(given, texts, strict=True) if exists(root, text)}
+    rest = [path for path in given if path not in found]
+    notes = []
+    if rest:
+        spelled = names_on_disk(root, [plain_path(path) for path in rest])
+        found |= {p: name for p, name in zip(rest, spelled, strict=True) if isinstance(name, str)}
+        moved = _moved(root, [path for path in rest if path not in found])
+        found |= moved
+        if moved:
+            path, place = next(iter(moved.items()))
+            notes.append(
+                f"{len(moved)} photographs lie elsewhere below {root} than the file says, such as "
+                f"{place!r} for {path!r}"
+            )
+    _refuse_two_for_one(found)
+    return Places(found, [path for path in given if path not in found], notes)
+
+
+def plain_path(path: str) -> str:
+    """A path in a source as one below some folder: forward slashes, no drive, no host.
+
+    >>> plain_path("C:\\\\lynx\\\\a.jpg"), plain_path("./b/../c.jpg")
+    ('lynx/a.jpg', 'b/c.jpg')
+    >>> plain_path("/data/local-files/?d=cam%201/a.jpg"), plain_path("s3://bucket/d/a.jpg")
+    ('cam 1/a.jpg', 'd/a.jpg')
+    >>> plain_path("/data/upload/3/1f2e3d4c-a.jpg")
+    'data/upload/3/a.jpg'
+    """
+    text = path.replace("\\", "/")
+    if "/local-files/?d=" in text:  # Label Studio's local storage
+        text = parse_qs(urlsplit(text).query)["d"][0]
+    elif "://" in text:
+        text = unquote(urlsplit(text).path)
+    elif "/upload/" in text:  # Label Studio sets a random prefix before each uploaded file
+        text = re.sub(r"/[0-9a-f]{8}-([^/]+)$", r"/\1", unquote(text))
+    text = re.sub(r"^[A-Za-z]:", "", text)
+    return "/".join(part for part in text.split("/") if part not in ("", ".", ".."))
+
+
+def read_sizes(root: str, paths: Sequence[str]) -> dict[str, PhotoSize | str]:
+    """The size of each photograph below ``root``, or what is wrong with it."""
+
+    def read(path: str) -> PhotoSize | str:
+        try:
+            try:
+                return PhotoSize(*displayed_wh_px(_head(root, path)))
+            except ImageError:
+                return PhotoSize(*displayed_wh_px(read_bytes(root, path)))
+        except ImageError as error:
+            return f"{join(root, path)}: {error}"
+
+    unique = list(dict.fromkeys(paths))
+    with ThreadPoolExecutor(THREADS) as pool:
+        return dict(zip(unique, pool.map(read, unique), strict=True))
+
+
+def _head(root: str, path: str) -> bytes:
+    try:
+        if not is_remote(root):
+            with open(join(root, path), "rb") as stream:  # noqa: PTH123
+                return stream.read(HEAD_BYTES)
+        file_system, inner = open_file_system(root)
+        return bytes(file_system.cat_file(f"{inner}/{path}", 0, HEAD_BYTES))
+    except (OSError, ValueError) as error:
+        raise ImageError(str(error)) from error
+
+
+def _moved(root: str, paths: Sequence[str]) -> dict[str, str]:
+    """Of each path that is found in another folder, that place."""
+    moved = {}
+    rest = []
+    for path in paths:
+        parts = plain_path(path).split("/")
+        ends = ("/".join(parts[i:]) for i in range(1, len(parts)))
+        end = next((end for end in ends if exists(root, end)), None)
+        if end is None:
+            rest.append(path)
+        else:
+            moved[path] = end
+    if rest and not is_remote(root):
+        places = _files_by_name(root, {PurePosixPath(plain_path(path)).name for path in rest})
+        for path in rest:
+            there = places.get(PurePosixPath(plain_path(path)).name, [])
+            if len(there) > 1:
+                raise MetadataError(
+                    f"{path!r} could be {there[0]} or {there[1]} below {root}. Name the folder "
+                    "that the file's paths begin in with --root."
+                )
+            if there:
+                moved[path] = there[0]
+    return moved
+
+
+def _files_by_name(root: str, names: set[str]) -> dict[str, list[str]]:
+    places: dict[str, list[str]] = {}
+    top = os.path.expanduser(root)  # noqa: PTH111
+    for parent, folders, files in os.walk(top):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names.intersection(files):
+            inside = os.path.relpath(f"{parent}/{name}", top).replace(os.sep, "/")
+            places.setdefault(name, []).append(inside)
+    return places
+
+
+def _refuse_two_for_one(found: dict[str, str]) -> None:
+    given_of: dict[str, str] = {}
+    for path, place in found.items():
+        other = given_of.setdefault(place, path)
+        if plain_path(other) != plain_path(path):
+            raise MetadataError(
+                f"{other!r} and {path!r} both seem to be {place}. Name the folder that the file's "
+                "paths begin in with --root."
+            )

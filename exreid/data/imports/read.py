@@ -1,0 +1,216 @@
+"""One way from a file or folder of another program to exreid's own table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from exreid.data.imports.animals import NAME, Animal, Cells, Reading
+from exreid.data.imports.annotation_tools import (
+    is_label_studio,
+    is_sam,
+    read_cvat,
+    read_label_studio,
+    read_sam,
+)
+from exreid.data.imports.camtrap import TABLES, read_camtrap, table_files
+from exreid.data.imports.coco import read_coco
+from exreid.data.imports.columns import FORMS, BoxFormat, read_columns
+from exreid.data.imports.content import Content, choose, read_content
+from exreid.data.imports.finish import Imported, finished
+from exreid.data.imports.megadetector import read_megadetector
+from exreid.data.imports.photographs import find_photographs
+from exreid.data.imports.wildbook import read_wildbook
+from exreid.data.mask_images import mask_files, read_mask_image
+from exreid.data.masks import encode_mask
+from exreid.data.metadata_table import parse_metadata, read_source
+from exreid.data.photos import find_photos
+from exreid.errors import MaskError, MetadataError
+from exreid.storage.files import temporary_beside
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a user may say where a source leaves a choice."""
+
+    min_confidence: float | None = None
+    category: str | None = None
+    identity: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    box_format: BoxFormat | None = None
+    sheet: str | None = None
+
+
+def import_source(
+    source: str,
+    root: str | None = None,
+    *,
+    what: str | None = None,
+    choices: Choices | None = None,
+    table: str | None = None,
+    skip: bool = False,
+    only_named: bool = False,
+) -> Imported:
+    """The table of a file or folder, its photographs below ``root`` (the source's folder, if None).
+
+    ``what`` is one of `exreid.data.imports.content.WHAT`, or None: recognised. ``table`` is a table
+    with the names of the photographs' animals; with ``skip`` what cannot be used is left out and
+    counted, with ``only_named`` so are animals without a name. MetadataError.
+    """
+    choices = choices or Choices()
+    content = read_content(source, choices.sheet)
+    root = root or _folder_of(content.source)
+    reading = read_animals(content, choose(content, what), choices, root)
+    if table is not None:
+        reading = _with_table(reading, import_source(table, root, only_named=True).cells, root)
+    if only_named:
+        named = [animal for animal in reading.animals if animal.cells.get(NAME)]
+        nameless = len(reading.animals) - len(named)
+        reading = replace(reading, animals=named, left_out=reading.left_out.copy())
+        reading.left_out["animals without a name"] += nameless
+    return finished(reading, root, content.source, skip=skip)
+
+
+def write_table(cells: pd.DataFrame, out: Path) -> None:
+    """Write a table as Parquet or CSV, by its ending; half a file is never there."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    half = temporary_beside(out)
+    try:
+        if out.suffix == ".parquet":
+            cells.to_parquet(half, index=False)
+        else:
+            cells.to_csv(half, index=False)
+        half.replace(out)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def _folder_of(source: str) -> str:
+    return source.rpartition("/")[0] or "."
+
+
+def read_animals(content: Content, what: str, choices: Choices, root: str) -> Reading:
+    """What a source says; MetadataError, with its name, for what it should not."""
+    try:
+        return _read(content, what, choices, root)
+    except (MetadataError, MaskError) as error:
+        told = str(error)
+        named = told.startswith(content.source)
+        raise MetadataError(told if named else f"{content.source}: {told}") from error
+
+
+def _read(content: Content, what: str, choices: Choices, root: str) -> Reading:
+    if what == "megadetector":
+        return read_megadetector(
+            content.json,
+            min_confidence=choices.min_confidence,
+            category=choices.category or "animal",
+        )
+    if what == "coco":
+        return read_coco(content.json, identity=choices.identity, category=choices.category)
+    if what == "camtrap-dp":
+        return _read_package(content)
+    if what == "masks":
+        return _read_masks(content, root)
+    table = content.table
+    if table is None:
+        raise MetadataError("is no table.")
+    lines = table.line_N.tolist()
+    if what == "wildbook":
+        return read_wildbook(table.cells, lines)
+    return read_columns(
+        table.cells, lines, FORMS.get(what), named=choices.columns, box_format=choices.box_format
+    )
+
+
+def _read_package(content: Content) -> Reading:
+    if not isinstance(content.json, dict):
+        raise MetadataError("is no datapackage.json.")
+    files = table_files(content.json)
+    base = content.source.rpartition("/")[0]
+    tables = {}
+    for name in TABLES:
+        if name in files:
+            place = f"{base}/{files[name]}" if base else files[name]
+            cells = parse_metadata(read_source(place), place).cells
+            tables[name] = [
+                {str(key): value for key, value in row.items()} for row in cells.to_dict("records")
+            ]
+    return read_camtrap(tables.get("deployments", []), tables["media"], tables["observations"])
+
+
+def _read_masks(content: Content, root: str) -> Reading:
+    if content.xml is not None:
+        return read_cvat(content.xml)
+    if is_label_studio(content.json):
+        return read_label_studio(content.json)
+    if content.json is not None:
+        single = is_sam(content.json)
+        name = PurePosixPath(content.source).name
+        parts = {name: content.json} if single else content.json
+        return _with_endings(read_sam(parts if isinstance(parts, dict) else {}), root)
+    photographs = find_photos([Path(root)]).paths
+    masks = Path(content.source).expanduser()
+    inside = [path for path in photographs if not (Path(root) / path).is_relative_to(masks)]
+    try:
+        found = mask_files(masks, inside)
+    except MaskError as error:
+        raise MaskError(str(error).removeprefix("--masks: ")) from error
+    animals = [
+        Animal(path, str(file), mask=encode_mask(read_mask_image(file)))
+        for path, file in found.items()
+    ]
+    notes = [f"{len(inside) - len(found)} photographs have no mask"]
+    return Reading("folder of masks", animals, notes=notes)
+
+
+def _with_endings(reading: Reading, root: str) -> Reading:
+    """Photographs that are named without an ending, as their files have them."""
+    by_stem: dict[str, list[str]] = {}
+    for path in find_photos([Path(root)]).paths:
+        by_stem.setdefault(PurePosixPath(path).stem, []).append(path)
+    animals = []
+    for animal in reading.animals:
+        there = by_stem.get(PurePosixPath(animal.path).stem, [])
+        if not PurePosixPath(animal.path).suffix and len(there) > 1:
+            raise MetadataError(f"{animal.place} could be of {there[0]} or {there[1]}.")
+        path = there[0] if not PurePosixPath(animal.path).suffix and there else animal.path
+        animals.append(Animal(path, animal.place, animal.cells, mask=animal.mask))
+    return Reading(reading.form, animals, reading.left_out, reading.notes)
+
+
+def _with_table(reading: Reading, cells: pd.DataFrame, root: str) -> Reading:
+    """The reading's boxes and masks with what a table says of their photographs.
+
+    A row names one animal: where a photograph has several, none of them can be named by it, and
+    all are left out. Photographs of the table without a box or mask are kept whole.
+    """
+    found = find_photographs(root, [animal.path for animal in reading.animals]).found
+    by_path: dict[str, list[Animal]] = {}
+    for animal in reading.animals:
+        path = found.get(animal.path, animal.path)
+        by_path.setdefault(path, []).append(replace(animal, path=path))
+    kept: list[Animal] = []
+    left_out = reading.left_out.copy()
+    whole = 0
+    for row in cells.to_dict("records"):
+        told: Cells = {str(key): value for key, value in row.items() if key != "path"}
+        animals = by_path.pop(row["path"], [])
+        if len(animals) > 1:
+            left_out["animals on photographs with several, of which the table names one"] += len(
+                animals
+            )
+        elif animals:
+            own = {key: value for key, value in animals[0].cells.items() if value}
+            kept.append(replace(animals[0], cells={**told, **own}))
+        else:
+            whole += 1
+            kept.append(Animal(row["path"], f"{row['path']} of the table", told))
+    rest = sum(map(len, by_path.values()))
+    left_out["animals on photographs that the table does not have"] += rest
+    notes = [*reading.notes]
+    notes += [f"{whole} photographs of the table have no box or mask: taken whole"] if whole else []
+    return replace(reading, animals=kept, left_out=+left_out, notes=notes)

@@ -1,0 +1,106 @@
+"""Wildbook's spreadsheets: an encounter in each row of the bulk import, or annotations."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import pandas as pd
+
+from exreid.data.imports.animals import NAME, Animal, Box, Cells, Reading, without_repeats
+from exreid.data.imports.columns import four_numbers
+from exreid.errors import MetadataError
+
+MEDIA = re.compile(r"Encounter\.mediaAsset(\d+)")
+NAMES = (
+    *("MarkedIndividual.individualID", "Encounter.individualID", "Individual.individualID"),
+    *("Name0.value", "MarkedIndividual.individualName", "MarkedIndividual.name"),
+)
+VISITS = (
+    *("Sighting.sightingID", "Encounter.sightingID", "Occurrence.occurrenceID"),
+    *("Encounter.occurrenceID", "Encounter.catalogNumber", "Encounter.id"),
+)
+SITES = ("Encounter.locationID", "Encounter.verbatimLocality")
+_DATE = ("Encounter.year", "Encounter.month", "Encounter.day")
+_ANNOTATION = re.compile(r"Annotation\d+\.|Encounter\.mediaAsset\d+")
+
+
+def is_wildbook(names: Sequence[str]) -> bool:
+    """Whether a table with these columns is Wildbook's."""
+    return any(MEDIA.fullmatch(name) for name in names)
+
+
+def read_wildbook(cells: pd.DataFrame, lines: Sequence[int]) -> Reading:
+    """The animals of a spreadsheet: each of an encounter's photographs is a row.
+
+    Annotations' boxes, [x, y, width, height] in pixels, are taken where the sheet has them. A row
+    without an identifier for the visit is one visit.
+    """
+    columns = [str(name) for name in cells.columns]
+    assets = sorted(int(found[1]) for name in columns if (found := MEDIA.fullmatch(name)))
+    animals: list[Animal] = []
+    left_out: Counter[str] = Counter()
+    for row, line in zip(cells.to_dict("records"), lines, strict=True):
+        text: Cells = {str(k): _cell(v) for k, v in row.items()}
+        shared: Cells = {
+            **{k: v for k, v in text.items() if v and not _ANNOTATION.match(k) and k not in NAMES},
+            NAME: _first(text, NAMES),
+            "date": _date(text, f"line {line}"),
+            "encounter": _first(text, VISITS) or f"line {line}",
+            "site": _first(text, SITES),
+            "species": _joined(text, ("Encounter.genus", "Encounter.specificEpithet")),
+        }
+        photographs = 0
+        for n in assets:
+            path = text.get(f"Encounter.mediaAsset{n}")
+            if path is None:
+                continue
+            photographs += 1
+            place = f"line {line}, Encounter.mediaAsset{n}"
+            side = text.get(f"Annotation{n}.ViewPoint") or text.get(f"Annotation{n}.Viewpoint")
+            mine: Cells = {**shared, "viewpoint": side}
+            animals.append(Animal(path, place, mine, _box(text.get(f"Annotation{n}.bbox"), place)))
+        if not photographs:
+            left_out["rows without a photograph"] += 1
+    animals, repeats = without_repeats(animals)
+    return Reading("Wildbook's spreadsheet", animals, left_out + repeats)
+
+
+def _cell(value: object) -> str | None:
+    return value.strip() or None if isinstance(value, str) else None
+
+
+def _first(text: Cells, names: Sequence[str]) -> str | None:
+    return next((text[name] for name in names if text.get(name)), None)
+
+
+def _joined(text: Cells, names: Sequence[str]) -> str | None:
+    return " ".join(part for name in names if (part := text.get(name))) or None
+
+
+def _date(text: Cells, place: str) -> str | None:
+    """ISO, with the time where there is one; None where the day is not known."""
+    parts = [text.get(name) for name in _DATE]
+    if None in parts:
+        return None
+    try:
+        year, month, day = (int(float(part or "")) for part in parts)
+        date = f"{year:04d}-{month:02d}-{day:02d}"
+        hour = text.get("Encounter.hour")
+        if hour is None:
+            return date
+        minute = int(float(text.get("Encounter.minutes") or 0))
+        return f"{date} {int(float(hour)):02d}:{minute:02d}:00"
+    except ValueError:
+        raise MetadataError(f"{place}: {', '.join(_DATE)} {parts} are no date.") from None
+
+
+def _box(text: str | None, place: str) -> Box | None:
+    if text is None:
+        return None
+    numbers = four_numbers(text)
+    if numbers is None:
+        raise MetadataError(f"{place}: its annotation's bbox {text!r} is no [x, y, width, height].")
+    x, y, w, h = numbers
+    return Box((x, y, w, h))

@@ -1,0 +1,122 @@
+"""Excel's workbooks (.xlsx) as tables of text."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from datetime import date, datetime, time
+
+import numpy as np
+import pandas as pd
+
+from exreid.errors import MetadataError
+
+MAX_UNPACKED_BYTES = 2**30
+Rows = list[list[object]]
+
+
+def is_workbook(data: bytes) -> bool:
+    """Whether a file's bytes are a workbook of Excel's since 2007."""
+    if not data.startswith(b"PK\x03\x04"):
+        return False
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return "xl/workbook.xml" in archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return False
+
+
+def read_workbook(
+    data: bytes, source: str, sheet: str | None = None
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """The cells of the one sheet that has any, or of ``sheet``, as text or None, and their rows.
+
+    The first row with a cell names the columns. Whole numbers have no point, dates are ISO.
+    MetadataError for several sheets, for formulas that were never computed, and where openpyxl is
+    not installed.
+    """
+    try:
+        import openpyxl
+    except ImportError as error:
+        raise MetadataError(
+            f"{source}: is an Excel workbook. pip install 'exreid[tables]' reads it; or save it as "
+            "CSV UTF-8 (in Excel: Save As, CSV UTF-8)."
+        ) from error
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > MAX_UNPACKED_BYTES:
+            raise MetadataError(f"{source}: unpacks to more than {MAX_UNPACKED_BYTES} bytes.")
+    try:
+        values = _sheets(openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True))
+        formulas = _sheets(openpyxl.load_workbook(io.BytesIO(data), read_only=True))
+    except Exception as error:  # openpyxl raises whatever damaged XML leads it to
+        raise MetadataError(f"{source}: a damaged workbook: {error}.") from error
+    filled = [name for name, rows in values.items() if rows]
+    if sheet is None and len(filled) != 1:
+        raise MetadataError(
+            f"{source}: has {len(filled)} sheets with cells: {', '.join(filled) or 'none'}. Say "
+            "which: exreid import table FILE --sheet NAME --out metadata.parquet."
+        )
+    name = filled[0] if sheet is None else sheet
+    if name not in filled:
+        raise MetadataError(
+            f"{source}: has no sheet {name!r} with cells, but {', '.join(filled) or 'none'}."
+        )
+    _refuse_uncomputed(values[name], formulas[name], source, name)
+    return _as_table(values[name], source, name)
+
+
+def _sheets(workbook: object) -> dict[str, Rows]:
+    sheets = {}
+    for sheet in workbook.worksheets:  # type: ignore[attr-defined]
+        sheet.reset_dimensions()  # some programs write wrong ones
+        rows = [list(row) for row in sheet.iter_rows(values_only=True)]
+        while rows and not any(cell is not None for cell in rows[-1]):
+            rows.pop()
+        sheets[str(sheet.title)] = rows
+    return sheets
+
+
+def _refuse_uncomputed(values: Rows, formulas: Rows, source: str, sheet: str) -> None:
+    for number, (row, written) in enumerate(zip(values, formulas, strict=False), 1):
+        for value, text in zip(row, written, strict=False):
+            if value is None and text is not None:
+                raise MetadataError(
+                    f"{source}, sheet {sheet}, row {number}: the formula {str(text)[:40]!r} has no "
+                    "value. Open the file in a spreadsheet program and save it there."
+                )
+
+
+def _as_table(rows: Rows, source: str, sheet: str) -> tuple[pd.DataFrame, np.ndarray]:
+    first = next(i for i, row in enumerate(rows) if any(cell is not None for cell in row))
+    names = [_text(cell) for cell in rows[first]]
+    width = max(i + 1 for i, name in enumerate(names) if name)
+    cells: list[list[str | None]] = []
+    for number, row in enumerate(rows[first + 1 :], first + 2):
+        texts = [_text(cell) for cell in row]
+        if any(texts[width:]):
+            raise MetadataError(
+                f"{source}, sheet {sheet}, row {number}: has a cell in a column without a name."
+            )
+        cells.append([*texts, *[None] * (width - len(texts))][:width])
+    header = [name or f"unnamed {i + 1}" for i, name in enumerate(names[:width])]
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise MetadataError(
+            f"{source}: several columns are called {twice[0]!r}: rename all but one."
+        )
+    return pd.DataFrame(cells, columns=header, dtype=object), np.arange(len(cells)) + first + 2
+
+
+def _text(cell: object) -> str | None:
+    if cell is None or cell == "":
+        return None
+    if isinstance(cell, bool):
+        return str(cell).upper()
+    if isinstance(cell, float) and cell.is_integer():
+        return str(int(cell))
+    if isinstance(cell, datetime):
+        whole_day = cell.time() == time()
+        return cell.date().isoformat() if whole_day else cell.isoformat(" ", "seconds")
+    if isinstance(cell, date | time):
+        return cell.isoformat()
+    return str(cell)
