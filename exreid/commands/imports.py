@@ -20,6 +20,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
     plain_arguments(parser)
     kinds = "\n".join(f"  {name:<18} {text}" for name, text in WHAT.items())
+    parser.usage = "exreid import [WHAT] FILE --out TABLE [options]"
     parser.epilog = f"WHAT is one of these, or left out where the file's content says it:\n{kinds}"
     parser.add_argument("words", nargs="+", metavar="[WHAT] FILE", help="a file, a folder or a URL")
     parser.add_argument("--out", type=path, required=True, help="a .parquet or .csv to write")

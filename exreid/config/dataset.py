@@ -22,8 +22,9 @@ class DatasetConfig(StrictModel):
     root: PathText = "."
     """Folder of the data set; a path in the metadata is relative to it. Local, or an fsspec URL."""
     metadata_file: PathText | None = None
-    """CSV (comma, semicolon or tab; UTF-8 or UTF-16) or Parquet table with one row per image,
-    relative to root. None: CzechLynx's own file name, then metadata.csv, then metadata.parquet."""
+    """CSV (comma, semicolon or tab; UTF-8 or UTF-16), Parquet or XLSX table with one row per image,
+    or another program's file (COCO, Camtrap DP, ...), relative to root. None: CzechLynx's own file
+    name, then metadata.csv, metadata.parquet and datapackage.json."""
     path_col: str = "path"
     """Column with the image's path, relative to root."""
     label_col: str = "unique_name"

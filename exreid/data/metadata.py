@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from exreid.data.dates import read_dates
+from exreid.data.imports.direct import read_or_import
 from exreid.data.metadata_cells import clean_cells, relative_paths, similar_notes
 from exreid.data.metadata_checks import (
     Problem,
@@ -24,7 +25,6 @@ from exreid.data.metadata_table import (
     Columns,
     MetadataFile,
     check_columns,
-    read_metadata,
     read_table,
 )
 from exreid.errors import MetadataError
@@ -83,6 +83,7 @@ def load_images(
         check_files=check_files,
         require_identity=require_identity,
         split=split,
+        skip=on_error == "skip",
     )
     file, rows, problems = checked.file, checked.rows, checked.problems
     for note in checked.notes:
@@ -223,12 +224,15 @@ def _checked(
     check_files: bool,
     require_identity: bool,
     split: str | None = None,
+    skip: bool = True,
 ) -> _Checked:
-    file = read_metadata(root, metadata_file)
+    file, imported = read_or_import(
+        root, metadata_file, columns, require_identity=require_identity, skip=skip
+    )
     check_columns(file, columns, require_identity=require_identity)
     file, notes = clean_cells(file, columns)
     file, relative = relative_paths(file, columns, root)
-    notes += relative
+    notes = [*imported, *notes, *relative]
     dates = read_dates(file.column(columns.date))
     notes += [f"{columns.date}: {note}" for note in dates.notes]
     if dates.unread and not columns.dates_count:

@@ -7,7 +7,6 @@ import codecs
 import json
 import re
 import unicodedata
-from pathlib import PurePosixPath
 
 from exreid.errors import MetadataError
 
@@ -96,33 +95,11 @@ def _without_mark(data: bytes) -> str:
 
 
 def _refuse_json(text: str, source: str) -> None:
-    start = text.lstrip()[:1]
-    if start not in ("{", "["):
+    if text.lstrip()[:1] not in ("{", "["):
         return
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
-        if PurePosixPath(source).suffix.lower() in (".json", ".jsonl", ".geojson"):
-            raise MetadataError(
-                f"{source}: is JSON, or JSON lines. exreid reads a table with one row per "
-                "photograph: pandas.read_json(FILE, lines=True).to_csv('metadata.csv')."
-            ) from None
         return
-    if isinstance(content, dict) and isinstance(content.get("images"), list):
-        annotations = content.get("annotations")
-        counts = f"{len(content['images'])} images"
-        if isinstance(annotations, list):
-            counts += f", {len(annotations)} annotations"
-        raise MetadataError(
-            f"{source}: is a COCO file ({counts}). exreid reads a table with one row per "
-            "photograph. With c = json.load(open(FILE)): "
-            "pandas.DataFrame(c['images']).merge(pandas.DataFrame(c['annotations']), "
-            "left_on='id', right_on='image_id').drop(columns='image_id')"
-            ".to_parquet('metadata.parquet'); then set dataset.path_col=file_name, "
-            "dataset.mask_col=segmentation, and dataset.label_col to the animal's name."
-        )
     if isinstance(content, list | dict):
-        raise MetadataError(
-            f"{source}: is JSON. exreid reads a table with one row per photograph: "
-            "pandas.read_json(FILE).to_csv('metadata.csv', index=False)."
-        )
+        raise MetadataError(f"{source}: is JSON: call it .json, and see exreid import --help.")

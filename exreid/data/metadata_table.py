@@ -28,7 +28,10 @@ from exreid.storage.urls import exists, is_remote, join, open_file_system, read_
 
 Content = TypeVar("Content")
 SHOWN_COLUMNS = 40
-DEFAULT_FILES = ("CzechLynxDataset-Metadata-Real.csv", "metadata.csv", "metadata.parquet")
+DEFAULT_FILES = (
+    *("CzechLynxDataset-Metadata-Real.csv", "metadata.csv", "metadata.parquet"),
+    "datapackage.json",
+)
 
 ANSWERED = {"photo", "status", "decision", "best_gallery_photo"}
 """Columns of ``identifications.csv``, in every version."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from exreid.config.benchmark import ModelConfig
 from exreid.config.dataset import DatasetConfig
 from exreid.config.probe import ProbeConfig
 from exreid.config.training import FinetuneConfig
+from exreid.data.imports.direct import foreign_columns
 from exreid.data.metadata import Columns, load_images
 from exreid.data.splits import closed_set_split, identity_disjoint_split, time_aware_split
 from exreid.errors import MetadataError
@@ -21,6 +22,29 @@ from exreid.storage import mirror
 log = logging.getLogger(__name__)
 
 AnyConfig = ProbeConfig | FinetuneConfig
+Config = TypeVar("Config", ProbeConfig, FinetuneConfig)
+
+
+def settled(config: Config) -> Config:
+    """The config with what another program's file as ``dataset.metadata_file`` leaves no choice
+    about, where the user has not said otherwise: its visits, its sides, and a split made where it
+    has none. What was set is told.
+    """
+    dataset = config.dataset
+    columns = foreign_columns(dataset.root, dataset.metadata_file, table_columns(dataset))
+    if columns is None:
+        return config
+    wanted: dict[str, Any] = {}
+    if "encounter" in columns and not dataset.encounter_cols:
+        wanted["encounter_cols"] = ("encounter",)
+    if "viewpoint" in columns and dataset.viewpoint_col is None:
+        wanted["viewpoint_col"] = "viewpoint"
+    if dataset.split_col not in columns and dataset.make_split is None:
+        wanted["make_split"] = "closed_set"
+    if wanted:
+        told = ", ".join(f"dataset.{key}={value}" for key, value in wanted.items())
+        log.warning("%s: taken, as nothing else is said: %s", dataset.metadata_file, told)
+    return config.model_copy(update={"dataset": dataset.model_copy(update=wanted)})
 
 
 def read_images(

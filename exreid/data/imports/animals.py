@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from exreid.config.dataset import MISSING_VALUES
 from exreid.data.masks import Mask
 from exreid.errors import MetadataError
 
@@ -20,6 +21,9 @@ FIRST_COLUMNS = (
     *("bbox", "theta", "mask", "viewpoint", "site"),
 )
 """Columns that mean something to exreid, in the order in which they are written."""
+
+
+_MISSING = frozenset(word.casefold() for word in MISSING_VALUES)
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,11 @@ def text_of(value: object) -> str | None:
     if isinstance(value, list | dict):
         return json.dumps(value) if value else None
     return str(value)
+
+
+def is_name(text: str | None) -> bool:
+    """Whether a cell names an animal; ``unknown`` and the like do not."""
+    return bool(text) and str(text).strip().casefold() not in _MISSING
 
 
 def numbers_of(value: object, count: int) -> list[float] | None:

@@ -23,7 +23,7 @@ ROLES = {
         *(NAME, "identity", "individual", "individual_id", "individual_name", "animal"),
         *("animal_id", "name", "known_as", "label"),
     ),
-    SPLIT: (SPLIT, "split"),
+    SPLIT: ("split",),
     "date": ("date", "datetime", "date_time", "timestamp", "date_captured", "taken"),
     "encounter": ("encounter", "encounter_id", "event", "event_id", "sighting", "visit"),
     "bbox": ("bbox", "bounding_box", "box"),
@@ -31,6 +31,7 @@ ROLES = {
     "mask": ("mask", "segmentation"),
     "viewpoint": ("viewpoint", "orientation", "side", "flank", "pose"),
     "site": ("site", "location", "location_id", "station", "camera", "deployment_id"),
+    "source": ("source",),
     "image_id": ("image_id",),
 }
 """What means something to exreid, and the names that its column has in the tables of others, in any
@@ -192,7 +193,9 @@ def _roles(
         }
     for role, known in ROLES.items():
         taken = set(roles.values())
-        fits = [name for name in names if _plain(name) in known and name not in taken]
+        fits = [
+            name for name in names if (name == role or _plain(name) in known) and name not in taken
+        ]
         if role in roles or not fits:
             continue
         own = [name for name in fits if name == role]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from exreid.data.imports.annotation_tools import is_label_studio, is_sam
 from exreid.data.imports.camtrap import is_camtrap
@@ -28,6 +28,12 @@ WHAT = {
 }
 """What can be read, in the words of the command line."""
 DATA_PACKAGE = "datapackage.json"
+TABLES = frozenset((".csv", ".tsv", ".txt"))
+"""Endings of tables, whose header may begin like JSON."""
+
+LIST_REMEDY = (
+    " A list of records becomes a table by pandas.read_json(FILE).to_csv('t.csv', index=False)."
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ def read_content(source: str, sheet: str | None = None) -> Content:
         return _folder(source, folder)
     data = read_source(source)
     start = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    if start in (b"{", b"["):
+    if start in (b"{", b"[") and PurePosixPath(source).suffix.lower() not in TABLES:
         content = parse_json(data, source)
         return Content(source, _fits_of_json(content), json=content)
     if start == b"<":
@@ -72,6 +78,11 @@ def parse_json(data: bytes, source: str) -> object:
     except RecursionError as error:
         raise MetadataError(f"{source}: its JSON is nested too deeply.") from error
     except json.JSONDecodeError as error:
+        if error.msg.startswith("Extra data"):
+            raise MetadataError(
+                f"{source}: is JSON lines, or no JSON. Of lines, pandas.read_json(FILE, lines=True)"
+                ".to_csv('metadata.csv', index=False) makes a table."
+            ) from error
         cut = error.pos >= len(error.doc.rstrip()) - 1 or "Unterminated" in error.msg
         kind = "is cut off" if cut else "is damaged"
         raise MetadataError(
@@ -91,9 +102,11 @@ def choose(content: Content, what: str | None) -> str:
         raise MetadataError(f"{content.source}: is no {WHAT[what]}; it {looks}.")
     if len(content.fits) != 1:
         fits = " and ".join(content.fits)
-        told = f"could be {fits}. Say which" if fits else "is of no form that is known. They are"
+        unknown = f"is {'' if content.table else 'JSON, XML or a folder '}of no form that is known"
+        told = f"could be {fits}. Say which" if fits else f"{unknown}. They are"
         raise MetadataError(
             f"{content.source}: {told}: exreid import {'|'.join(content.fits or WHAT)} FILE."
+            + (LIST_REMEDY if isinstance(content.json, list) else "")
         )
     return content.fits[0]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from exreid.data.imports.animals import FIRST_COLUMNS, NAME, Animal, Box, Reading
+from exreid.data.imports.animals import FIRST_COLUMNS, NAME, Animal, Box, Reading, is_name
 from exreid.data.imports.photographs import PhotoSize, find_photographs, read_sizes
 from exreid.data.masks import Mask, parse_mask
 from exreid.errors import MaskError, MetadataError
@@ -38,7 +38,7 @@ class Imported:
 
     def report(self) -> list[str]:
         """What was made of the source, in lines."""
-        named = int(self.cells[NAME].notna().sum()) if NAME in self.cells else 0
+        named = sum(map(is_name, self.cells[NAME])) if NAME in self.cells else 0
         told = (
             f"{self.form}: {len(self.cells)} rows, {self.photographs} photographs, "
             f"{self.identities} animals by name, {len(self.cells) - named} rows without a name."
@@ -82,9 +82,9 @@ def finished(reading: Reading, root: str, source: str, *, skip: bool = False) ->
     if not kept:
         raise MetadataError(f"{source}: no entry of it can be used. {_left_out_text(left_out)}")
     cells = _table(kept)
-    names = cells[NAME] if NAME in cells else pd.Series(dtype=object)
+    names = {name for name in cells.get(NAME, []) if is_name(name)}
     return Imported(
-        cells, root, reading.form, cells["path"].nunique(), names.nunique(), +left_out, notes
+        cells, root, reading.form, cells["path"].nunique(), len(names), +left_out, notes
     )
 
 

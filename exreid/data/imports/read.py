@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from exreid.data.imports.animals import NAME, Animal, Cells, Reading
+from exreid.data.imports.animals import NAME, Animal, Reading, is_name
 from exreid.data.imports.annotation_tools import (
     is_label_studio,
     is_sam,
@@ -62,15 +63,42 @@ def import_source(
     """
     choices = choices or Choices()
     content = read_content(source, choices.sheet)
-    root = root or _folder_of(content.source)
-    reading = read_animals(content, choose(content, what), choices, root)
+    return import_content(
+        content,
+        choose(content, what),
+        root or content.source.rpartition("/")[0] or ".",
+        choices,
+        table=table,
+        skip=skip,
+        only_named=only_named,
+    )
+
+
+def import_content(
+    content: Content,
+    what: str,
+    root: str,
+    choices: Choices,
+    *,
+    table: str | None = None,
+    skip: bool = False,
+    only_named: bool = False,
+) -> Imported:
+    """As `import_source`, of a source that is parsed and recognised."""
+    reading = read_animals(content, what, choices, root)
     if table is not None:
         reading = _with_table(reading, import_source(table, root, only_named=True).cells, root)
     if only_named:
-        named = [animal for animal in reading.animals if animal.cells.get(NAME)]
+        named = [animal for animal in reading.animals if is_name(animal.cells.get(NAME))]
         nameless = len(reading.animals) - len(named)
-        reading = replace(reading, animals=named, left_out=reading.left_out.copy())
-        reading.left_out["animals without a name"] += nameless
+        if not named and nameless:
+            raise MetadataError(
+                f"{content.source}: none of its {nameless} animals has a name. A table with the "
+                f"columns path and unique_name names them: exreid import {what} FILE --table "
+                "NAMES.csv --out metadata.parquet."
+            )
+        left_out = reading.left_out + Counter({"animals without a name": nameless})
+        reading = replace(reading, animals=named, left_out=left_out)
     return finished(reading, root, content.source, skip=skip)
 
 
@@ -86,10 +114,6 @@ def write_table(cells: pd.DataFrame, out: Path) -> None:
         half.replace(out)
     finally:
         half.unlink(missing_ok=True)
-
-
-def _folder_of(source: str) -> str:
-    return source.rpartition("/")[0] or "."
 
 
 def read_animals(content: Content, what: str, choices: Choices, root: str) -> Reading:
@@ -196,19 +220,21 @@ def _with_table(reading: Reading, cells: pd.DataFrame, root: str) -> Reading:
     kept: list[Animal] = []
     left_out = reading.left_out.copy()
     whole = 0
-    for row in cells.to_dict("records"):
-        told: Cells = {str(key): value for key, value in row.items() if key != "path"}
-        animals = by_path.pop(row["path"], [])
+    table = read_columns(cells, range(2, len(cells) + 2), box_format="xywh_px")
+    for row in table.animals:
+        animals = by_path.pop(row.path, [])
         if len(animals) > 1:
             left_out["animals on photographs with several, of which the table names one"] += len(
                 animals
             )
         elif animals:
-            own = {key: value for key, value in animals[0].cells.items() if value}
-            kept.append(replace(animals[0], cells={**told, **own}))
+            one = animals[0]
+            own = {key: value for key, value in one.cells.items() if value}
+            mask = one.mask or row.mask
+            kept.append(replace(one, cells={**row.cells, **own}, mask=mask))
         else:
-            whole += 1
-            kept.append(Animal(row["path"], f"{row['path']} of the table", told))
+            whole += row.box is None and row.mask is None
+            kept.append(row)
     rest = sum(map(len, by_path.values()))
     left_out["animals on photographs that the table does not have"] += rest
     notes = [*reading.notes]

@@ -66,11 +66,17 @@ def test_corners_in_pixels_are_the_same_box(photos, tmp_path, text):
 def test_names_come_from_a_table(photos, tmp_path):
     root = photos("cam1/IMG_1.JPG", "cam1/IMG_2.JPG", "c.jpg")
     (tmp_path / "md.json").write_text(FRACTIONS)
-    names = "path;unique_name\ncam1/IMG_1.JPG;Kira\ncam1/IMG_2.JPG;Nala\nc.jpg;Ayo\n"
+    mask = '"{""size"": [40, 60], ""counts"": [0, 2400]}"'
+    names = (
+        "path;unique_name;split-time_closed;mask\n"
+        f"cam1/IMG_1.JPG;Kira;test;{mask}\ncam1/IMG_2.JPG;Nala;;\nc.jpg;Ayo;train;{mask}\n"
+    )
     (tmp_path / "names.csv").write_text(names)
     made = import_source(str(tmp_path / "md.json"), root, table=str(tmp_path / "names.csv"))
     assert made.cells["unique_name"].tolist() == ["Kira", "Ayo"]
     assert made.cells["bbox"].tolist() == ["[6.0, 10.0, 30.0, 20.0]", None]
+    assert made.cells["split-time_closed"].tolist() == ["test", "train"]
+    assert made.cells["mask"].notna().all()
     assert made.left_out["animals on photographs with several, of which the table names one"] == 2
 
 
@@ -219,7 +225,7 @@ def test_what_a_list_does_not_allow_is_named(old, new, says):
 
 def test_a_file_that_is_no_detectors_is_refused_by_name(tmp_path):
     (tmp_path / "x.json").write_text('{"a": 1}')
-    with pytest.raises(MetadataError, match=r"x\.json: is of no form that is known"):
+    with pytest.raises(MetadataError, match=r"x\.json: is JSON, .*of no form that is known"):
         choose(read_content(str(tmp_path / "x.json")), None)
     with pytest.raises(MetadataError, match=r"x\.json: is no MegaDetector's JSON"):
         choose(read_content(str(tmp_path / "x.json")), "megadetector")

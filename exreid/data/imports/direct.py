@@ -1,0 +1,80 @@
+"""Files of other programs as ``dataset.metadata_file``, where they leave no choice."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from exreid.data.imports.content import Content, choose, read_content
+from exreid.data.imports.finish import Imported
+from exreid.data.imports.read import Choices, import_content
+from exreid.data.metadata_table import Columns, MetadataFile, find_metadata
+from exreid.errors import ImageError
+from exreid.storage.urls import file_signature
+
+
+def read_or_import(
+    root: str,
+    metadata_file: str | None,
+    columns: Columns,
+    *,
+    require_identity: bool = True,
+    skip: bool = False,
+) -> tuple[MetadataFile, list[str]]:
+    """The metadata as a table, and what was made of another program's file, in words.
+
+    A table that has the columns asked for is taken as it is. JSON, XML and packages, and tables of
+    a known form under ``columns``' default names, become exreid's own table; animals without a
+    name are left out where ``require_identity``. MetadataError.
+    """
+    source = find_metadata(root, metadata_file)
+    content = _content(source, _stamp(source))
+    if content.table is not None and not _is_foreign(content, columns, require_identity):
+        _content.cache_clear()  # a large table is not kept twice
+        return content.table, []
+    made = _made(source, _stamp(source), root, require_identity, skip)
+    notes = [f"read as {line}" if i == 0 else line for i, line in enumerate(made.report())]
+    line_N = np.arange(len(made.cells)) + 2
+    return MetadataFile(made.cells, source, line_N), [note.rstrip(".") for note in notes]
+
+
+def foreign_columns(root: str, metadata_file: str | None, columns: Columns) -> list[str] | None:
+    """The columns of the table that another program's file becomes; None for a table as it is."""
+    source = find_metadata(root, metadata_file)
+    content = _content(source, _stamp(source))
+    if content.table is not None and not _is_foreign(content, columns, True):
+        return None
+    return list(_made(source, _stamp(source), root, True, True).cells.columns)
+
+
+def _is_foreign(content: Content, columns: Columns, require_identity: bool) -> bool:
+    assert content.table is not None
+    wanted = {columns.path, columns.identity} if require_identity else {columns.path}
+    default = Columns()
+    return (
+        content.fits != ["table"]
+        and not wanted <= set(content.table.cells.columns)
+        and (columns.path, columns.identity) == (default.path, default.identity)
+    )
+
+
+@lru_cache(maxsize=1)
+def _content(source: str, stamp: str) -> Content:
+    return read_content(source)
+
+
+@lru_cache(maxsize=2)
+def _made(source: str, stamp: str, root: str, only_named: bool, skip: bool) -> Imported:
+    content = _content(source, stamp)
+    what = choose(content, None)
+    return import_content(content, what, root, Choices(), skip=skip, only_named=only_named)
+
+
+def _stamp(source: str) -> str:
+    """What changes with the file."""
+    folder, _, name = source.rpartition("/")
+    try:
+        return file_signature(folder or ".", name)
+    except ImageError:  # told where it is read
+        return ""
