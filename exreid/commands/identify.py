@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -16,7 +16,7 @@ from exreid.commands.common import Command, named_path, path, plain_arguments
 from exreid.commands.terminal import ERR, OUT, progress_shown
 from exreid.config.io import with_overrides
 from exreid.errors import ConfigError, ExreidError
-from exreid.explain.told import UNSURE, quality_words
+from exreid.explain.told import UNSURE, found_words, quality_words
 from exreid.storage import mirror
 
 if TYPE_CHECKING:
@@ -209,23 +209,8 @@ def _summary(found: Identification) -> str:
         head += f", {answered} answered"
     if "known" not in counts:
         return f"{head}." if not answered else f"{head}. Known and new are not told apart."
-    if counts["new"] == answered:
-        return f"{head}. None matched a known animal{_new_animals(counts)}."
-    parts = [
-        "1 looks like a known animal"
-        if counts["known"] == 1
-        else f"{counts['known']} look like known animals"
-    ]
-    if counts["new"]:
-        parts.append(f"{counts['new']} look new{_new_animals(counts)}")
-    if counts["unsure"]:
-        parts.append(f"{counts['unsure']} unsure")
-    return f"{head}: {', '.join(parts)}."
-
-
-def _new_animals(counts: dict[str, Any]) -> str:
-    number = counts.get("new_animals", 0)
-    return f" ({number} new animal{'' if number == 1 else 's'})" if number else ""
+    decided = (counts[kind] for kind in ("known", "new", "unsure"))
+    return f"{head}: {found_words(*decided, new_animals=counts.get('new_animals', 0))}."
 
 
 def _more(count: int) -> list[str]:

@@ -61,6 +61,32 @@ def told_answer(
     return ToldAnswer("new", f"No known animal; nearest {named}")
 
 
+def found_words(known: int, new: int, unsure: int, *, new_animals: int = 0) -> str:
+    """How many photographs show what, of those that were decided.
+
+    >>> found_words(1, 17, 0, new_animals=15), found_words(0, 3, 0)
+    ('1 looks like a known animal, 17 look new (15 new animals)', 'none matched a known animal')
+    """
+    if new and not known and not unsure:
+        text = "none matched a known animal"
+        return f"{text} ({_number(new_animals, 'new animal')})" if new_animals else text
+    parts = []
+    if known:
+        alike = "1 looks like a known animal"
+        parts.append(alike if known == 1 else f"{known:,} look like known animals")
+    if new:
+        parts.append("1 looks new" if new == 1 else f"{new:,} look new")
+        if new_animals:
+            parts[-1] += f" ({_number(new_animals, 'new animal')})"
+    if unsure:
+        parts.append("1 is unsure" if unsure == 1 else f"{unsure:,} are unsure")
+    return ", ".join(parts)
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def quality_words(quality: GalleryQuality, config: ProbeConfig) -> list[str]:
     """The verdict on a gallery, what it rests on, and what to try where it is not good."""
     sentences = [f"Verdict: {VERDICTS[quality.level]}"]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from exreid import __version__
-from exreid.explain.told import UNSURE, quality_words, told_answer
+from exreid.explain.told import UNSURE, found_words, quality_words, told_answer
 from exreid.explain.words import count_words, method_words, metric_words, percent
 from exreid.report.animals import animal_sections, run_title
 from exreid.report.how_made import missing_parts, settings
@@ -105,16 +105,12 @@ def _lead(data: RunData, outcomes: dict[str, int], decisions: dict[str, int]) ->
         return ["This run answered no photograph."]
     photographs = "1 photograph" if total == 1 else f"{total:,} photographs"
     if not data.truth_known:
-        known, new = decisions.get("known", 0), decisions.get("new", 0)
-        if not known and not new:
+        known, new, unsure = (decisions.get(kind, 0) for kind in ("known", "new", "unsure"))
+        if not known + new + unsure:
             return [f"{photographs} answered, by the nearest animals alone."]
         if new == total:
             return [f"No photograph matched a known animal; all {total:,} look new."]
-        unsure = decisions.get("unsure", 0)
-        return [
-            f"Of {photographs}, {known:,} look like known animals and {new:,} look new"
-            + (f"; {unsure:,} are unsure." if unsure else ".")
-        ]
+        return [f"Of {photographs}, {found_words(known, new, unsure)}."]
     right = outcomes.get("right", 0)
     known = right + outcomes.get("wrong", 0)
     sentences = []

@@ -281,7 +281,7 @@ def test_unknown_truth_is_neither_right_nor_wrong(made, tmp_path):
     decided = pd.read_parquet(asked / "open_set.parquet")
     sure = (decided["decision"] == "known") == (decided["known_probability"] > 0.5)
     known, new = (int((sure & (decided["decision"] == name)).sum()) for name in ("known", "new"))
-    assert f"Of 40 photographs, {known} look like known animals and {new} look new" in text
+    assert f"Of 40 photographs, {known} look like known animals, {new} look new" in text
     assert "right animal" not in text
     assert "The gallery: poor. This gallery cannot tell these animals apart." in text
     assert text.count("Too few.") == 1
