@@ -22,7 +22,7 @@ from exreid.storage import mirror
 log = logging.getLogger(__name__)
 
 AnyConfig = ProbeConfig | FinetuneConfig
-Config = TypeVar("Config", ProbeConfig, FinetuneConfig)
+Config = TypeVar("Config", bound=AnyConfig)
 
 
 def settled(config: Config) -> Config:
@@ -31,7 +31,10 @@ def settled(config: Config) -> Config:
     has none. What was set is told.
     """
     dataset = config.dataset
-    columns = foreign_columns(dataset.root, dataset.metadata_file, table_columns(dataset))
+    try:
+        columns = foreign_columns(dataset.root, dataset.metadata_file, table_columns(dataset))
+    except MetadataError:  # told where the table is read
+        return config
     if columns is None:
         return config
     wanted: dict[str, Any] = {}
@@ -39,12 +42,16 @@ def settled(config: Config) -> Config:
         wanted["encounter_cols"] = ("encounter",)
     if "viewpoint" in columns and dataset.viewpoint_col is None:
         wanted["viewpoint_col"] = "viewpoint"
-    if dataset.split_col not in columns and dataset.make_split is None:
-        wanted["make_split"] = "closed_set"
+    if dataset.split_col not in columns and "split_col" not in dataset.model_fields_set:
+        wanted["make_split"] = dataset.make_split or "closed_set"
     if wanted:
-        told = ", ".join(f"dataset.{key}={value}" for key, value in wanted.items())
+        told = ", ".join(
+            f"dataset.{key}={value if isinstance(value, str) else list(value)}"
+            for key, value in wanted.items()
+        )
         log.warning("%s: taken, as nothing else is said: %s", dataset.metadata_file, told)
-    return config.model_copy(update={"dataset": dataset.model_copy(update=wanted)})
+    update = {"dataset": dataset.model_copy(update=wanted)}
+    return cast(Config, config.model_copy(update=update))
 
 
 def read_images(

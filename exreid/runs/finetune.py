@@ -20,7 +20,7 @@ from exreid.errors import ConfigError, StorageError
 from exreid.explain.plots import CURVE_FILE, draw_learning_curve
 from exreid.pipeline.check_leaks import LeakCheck, check_leaks
 from exreid.pipeline.ending import recording_failure
-from exreid.pipeline.inputs import cache_folder, output_root, read_images
+from exreid.pipeline.inputs import cache_folder, output_root, read_images, settled
 from exreid.pipeline.tracking import Tracker
 from exreid.pipeline.training_inputs import (
     DecodedImages,
@@ -71,6 +71,7 @@ def run_finetune(
     A trial of a sweep stands in a folder of its own, ``parent``, and after each epoch
     ``stop_early`` is asked, with the history, whether to stop there.
     """
+    config = settled(config)
     resume = config.train.resume_checkpoint
     if resume and not mirror.local_copy(resume, key="train.resume_checkpoint").is_file():
         raise ConfigError(f"train.resume_checkpoint: no file {resume}.")

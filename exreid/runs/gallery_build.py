@@ -27,7 +27,7 @@ from exreid.openset.quality import gallery_quality, quality_without_fit
 from exreid.pipeline.answers import grouping_figures, open_set_content
 from exreid.pipeline.calibrate import FittedFusion
 from exreid.pipeline.embed import embed
-from exreid.pipeline.inputs import cache_folder, read_images
+from exreid.pipeline.inputs import cache_folder, read_images, settled
 from exreid.pipeline.keypoints import find_keypoints, matching_placement
 from exreid.pipeline.rank import Scoring, reranker_of, scoring_of
 from exreid.pipeline.retrieve import Fitted, answer_calibration_queries, fit_methods, grouper_of
@@ -76,6 +76,7 @@ def build_gallery(
 
     A gallery that is at ``out`` already is replaced once the new one is whole.
     """
+    config = settled(config)
     put_back(out.expanduser().absolute())
     if out.exists() and not (out / MANIFEST).is_file():
         raise ConfigError(f"--out: {out} is there, and is no gallery. Name another folder.")

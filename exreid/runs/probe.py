@@ -27,7 +27,7 @@ from exreid.pipeline.check_leaks import check_leaks, leak_check
 from exreid.pipeline.crossfit import cross_fitted, fits_on_queries
 from exreid.pipeline.embed import embed
 from exreid.pipeline.ending import recording_failure
-from exreid.pipeline.inputs import cache_folder, output_root, read_images
+from exreid.pipeline.inputs import cache_folder, output_root, read_images, settled
 from exreid.pipeline.keypoints import find_keypoints, matching_placement
 from exreid.pipeline.rank import Scoring, reranker_of, scoring_of
 from exreid.pipeline.retrieve import (
@@ -63,6 +63,7 @@ def run_probe(
     A trial of a sweep stands in a folder of its own, ``parent``, and goes by the splits of the
     table that ``select`` makes of the data set's.
     """
+    config = settled(config)
     benchmark = config.benchmark
     only_local = benchmark.method == "local_lightglue" and benchmark.candidate_k is None
     features = benchmark.local_features if only_local else config.model.type

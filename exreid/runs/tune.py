@@ -16,7 +16,7 @@ from exreid.config.sweep import AnySweepConfig, ProbeSweepConfig, SweepConfig
 from exreid.config.training import FinetuneConfig
 from exreid.errors import ExreidError, RunError
 from exreid.pipeline.ending import recording_failure
-from exreid.pipeline.inputs import output_root, read_images
+from exreid.pipeline.inputs import output_root, read_images, settled
 from exreid.pipeline.sweep import Outcome, SweepPlan, SweepStudy, Trial
 from exreid.pipeline.training_inputs import decode_images, first_backbone, hold_out
 from exreid.progress import Progress, no_progress, timed
@@ -50,6 +50,7 @@ def run_tune(
     config: AnySweepConfig, *, progress: Progress = no_progress, verbose: bool = False
 ) -> Sweep:
     """Run the trials and write the sweep's folder; run again, an interrupted sweep goes on."""
+    config = settled(config)
     run_id = config.output.run_id or new_run_id("tune", config.model.type)
     method = f"tune-{config.tune.run}"
     folder = RunFolder(

@@ -13,7 +13,7 @@ from exreid.data.images import Preprocessing, prepare_image
 from exreid.data.metadata import load_images, row_text, select_split
 from exreid.errors import ImageError, MaskError, MetadataError
 from exreid.pipeline.check_leaks import inspect_split, leak_check, make_prints
-from exreid.pipeline.inputs import cache_folder, table_columns, with_made_split
+from exreid.pipeline.inputs import cache_folder, settled, table_columns, with_made_split
 from exreid.progress import Progress, no_progress
 from exreid.records import ImageTable, Rejected
 from exreid.storage.urls import read_bytes
@@ -41,6 +41,7 @@ def run_validate(
 
     With ``decode`` every image and every mask is decoded, whatever the config uses of them.
     """
+    config = settled(config)
     dataset = config.dataset
     warnings: list[str] = []
     stops_strict: list[str] = []
