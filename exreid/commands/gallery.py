@@ -21,9 +21,9 @@ USAGE = """
   exreid gallery build --out DIR --config FILE [key=value ...]
       a gallery of the data set's images, or of those of one split
   exreid gallery add DIR dataset.root=FOLDER [key=value ...]
-      the images of a data set that the gallery does not hold
+      the images of a data set that are not in the gallery yet
   exreid gallery info DIR
-      what it holds, and how it answers
+      what is in it, and how well it tells its animals apart
 """
 
 
@@ -124,7 +124,7 @@ def _show_built(built: Built) -> None:
 def _show(gallery: Gallery) -> None:
     about, config = gallery.manifest, gallery.config
     models = ", ".join(
-        model.type + (" with weights of its own" if model.checkpoint else "")
+        model.type + (" with weights from a checkpoint" if model.checkpoint else "")
         for model in (config.model, *config.benchmark.fusion.models)
     )
     head = (

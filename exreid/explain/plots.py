@@ -159,7 +159,9 @@ def draw_reliability(file: Path, bars: Reliability, diagrams: Mapping[str, Relia
     """``reliability.png``: what was stated against what turned out right, of all methods together
     as bars, of each on logarithmic scales as a line."""
     with png_figure(file, 10, 5, dpi=130) as figure:
-        figure.suptitle("Do stated probabilities hold? Pairs of the database, held out")
+        figure.suptitle(
+            "Are pairs the same animal as often as stated? (database pairs that were not fitted on)"
+        )
         left, right = figure.subplots(1, 2)
         draw_reliability_bars(bars, None, left)
         draw_reliability_lines(diagrams, right, ink="0.3")

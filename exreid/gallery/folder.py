@@ -126,7 +126,7 @@ class Gallery:
                 "Build it again, with a calibration of this version."
                 if self.manifest["calibration"] == "loaded"
                 else f"Fit them anew: exreid gallery add {self.folder} dataset.root=FOLDER, with "
-                "the photographs that it holds or new ones. No features are computed again."
+                "its own photographs or new ones. No features are computed again."
             )
             raise GalleryError(
                 f"{self.folder}: an earlier version of exreid fitted its probabilities and "
@@ -162,7 +162,7 @@ class Gallery:
         """
         there = self.description(name)
         if not there:
-            raise GalleryError(f"{self.folder}: holds no features of {name}. {_AGAIN}")
+            raise GalleryError(f"{self.folder}: has no features of {name}. {_AGAIN}")
         changed = _differences(there, json.loads(json.dumps(here)))
         if not changed:
             return
@@ -364,7 +364,7 @@ def inside(folder: Path, name: str) -> Path:
     """A file or folder of the gallery; GalleryError where it is missing, or a link."""
     path = folder / name
     if _is_link(path, folder):
-        raise GalleryError(f"{path}: is a link; a gallery holds its files itself. {_AGAIN}")
+        raise GalleryError(f"{path}: is a link, and a gallery has real files only. {_AGAIN}")
     if not path.exists():
         raise GalleryError(f"{path}: is missing. {_AGAIN}")
     return path
@@ -374,7 +374,7 @@ def refuse_links(folder: Path) -> None:
     """GalleryError where anything in the folder is a symbolic link."""
     for path in folder.iterdir():
         if path.is_symlink():
-            raise GalleryError(f"{path}: is a link; a gallery holds its files itself. {_AGAIN}")
+            raise GalleryError(f"{path}: is a link, and a gallery has real files only. {_AGAIN}")
 
 
 def thumbnail_name(content: str) -> str:

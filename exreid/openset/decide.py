@@ -180,7 +180,7 @@ def _responses(calibration: CalibrationQueries, gallery: RetrievalSide) -> _Resp
     if not right_Q.any() or not new_Q.any():
         what = "was answered rightly" if new_Q.any() else "has a candidate of another animal"
         raise CalibrationError(
-            f"none of the {len(own_Q)} database images that stood in as queries {what}: there is "
+            f"none of the {len(own_Q)} database images that were asked as queries {what}: there is "
             "nothing to fit the decision known/new on. Raise benchmark.open_set.queries, use a "
             "stronger method, or a database with several encounters of each animal."
         )

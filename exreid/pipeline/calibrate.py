@@ -263,7 +263,7 @@ def _loaded(
         )
     if config.benchmark.adaptive.enabled and rule is None:
         raise CalibrationError(
-            f"{file}: it holds no budget rule, which benchmark.adaptive needs. Fit one: leave "
+            f"{file}: it has no budget rule, which benchmark.adaptive needs. Fit one: leave "
             "benchmark.calibration.load unset."
         )
     write_text(folder / FUSION_FILE, json.dumps(content, indent=1) + "\n")

@@ -165,7 +165,7 @@ def _notes(check: LeakCheck, leaks: Leaks) -> list[str]:
     counts, notes = leaks.counts, []
     if counts.get("copies_under_two_animals"):
         notes.append(
-            f"{counts['copies_under_two_animals']} photographs stand under two animals: a label is "
+            f"{counts['copies_under_two_animals']} photographs are under two animals: a label is "
             "wrong, or both are in the picture"
         )
     for kind, side in (("query", check.asked), ("gallery", check.answering)):
@@ -217,7 +217,7 @@ def strict_message(inspected: Inspected, file: Path) -> str:
             lines.append(f"    {pair}" + (f" ({leak.detail})" if leak.detail else ""))
         if len(found) > SHOWN:
             lines.append(f"    and {len(found) - SHOWN} more")
-    lines.append(f"  All stand in {file}; safety=warn goes on all the same.")
+    lines.append(f"  All are listed in {file}; safety=warn goes on all the same.")
     return "\n".join(lines)
 
 

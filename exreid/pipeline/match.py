@@ -253,5 +253,5 @@ def _failure(
     write_text(file, text.getvalue())
     return MatchingError(
         f"{len(first_P)} pairs could not be matched, in {len(failed)} tiles ({failed[0][1]}). They "
-        f"stand in {file}; all others are kept, and the same command tries these again."
+        f"are listed in {file}; all others are kept, and the same command tries these again."
     )

@@ -57,7 +57,7 @@ def fused_methods(
     names = [method.name for method in methods]
     if len(set(names)) < len(names):
         raise CalibrationError(
-            f"the methods to fuse are {', '.join(names)}: each may stand there once. "
+            f"the methods to fuse are {', '.join(names)}: each may be there once. "
             "Change benchmark.fusion."
         )
     return tuple(methods)

@@ -48,7 +48,7 @@ def missing_parts(data: RunData) -> list[MissingPart]:
         )
     if data.calibration_pairs is None and data.fusion is not None and not identify:
         add(
-            "How well the probabilities hold",
+            "How far the probabilities can be believed",
             "this run used a calibration fitted elsewhere (calibration_pairs.parquet)",
             again + "benchmark.calibration.load=null",
         )

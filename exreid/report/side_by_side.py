@@ -166,7 +166,7 @@ def _check_same(base: FinishedRun, run: FinishedRun) -> None:
         odd = sorted(set(base.query_ids) ^ set(run.query_ids))[:3]
         raise RunError(
             f"{base.name} and {run.name} did not answer the same queries"
-            + (f": {', '.join(odd)} ... stand in one alone" if odd else "")
+            + (f": {', '.join(odd)} ... are in one alone" if odd else "")
             + ". Only runs on one split can be compared."
         )
     if base.gallery_images != run.gallery_images:

@@ -68,7 +68,7 @@ def ranked(trials: Sequence[Trial]) -> list[Trial]:
 def draw_trials(file: Path, study: SweepStudy, metric: str, best: Trial) -> None:
     """Parallel coordinates: an axis per searched key and one for the score, a line per trial.
 
-    Trials that were stopped early are dashed, the best is thick, the config as it stood is black;
+    Trials that were stopped early are dashed, the best is thick, the config of the sweep is black;
     the darker a line, the higher its score.
     """
     from matplotlib import colormaps
@@ -145,7 +145,7 @@ def _draw_legend(axes: Axes, shown: Sequence[Trial]) -> None:
 
     handles = [Line2D([], [], color=BEST_COLOUR, linewidth=3.5, label="best")]
     if any(trial.baseline for trial in shown):
-        handles.append(Line2D([], [], color="black", label="the config as it stood"))
+        handles.append(Line2D([], [], color="black", label="the config of the sweep"))
     if any(trial.state == "stopped" for trial in shown):
         handles.append(Line2D([], [], color="0.5", linestyle="--", label="stopped early"))
     axes.legend(

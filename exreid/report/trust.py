@@ -171,5 +171,5 @@ def _pair_reliability(pairs: pd.DataFrame, names: list[str]) -> Plot:
         "probabilities were fitted on other animals."
     )
     weight_P = pairs["weight"].to_numpy(np.float64)
-    title = "Do the probabilities of pairs hold?"
+    title = "Are pairs the same animal as often as stated?"
     return _reliability("pairs", title, stated, text=text, weight_P=weight_P)

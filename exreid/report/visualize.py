@@ -132,7 +132,7 @@ def draw_run(
     try:
         mirror.publish_folder(folder.path)
     except StorageError as error:
-        log.warning("The pictures stand on this machine alone, in %s: %s", folder.path, error)
+        log.warning("The pictures are on this machine alone, in %s: %s", folder.path, error)
 
 
 def _draw_all(

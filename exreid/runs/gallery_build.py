@@ -249,7 +249,7 @@ def _refuse_two_identities(table: ImageTable, contents: list[str], config: Probe
             )
     if clashes:
         raise GalleryError(
-            f"{table.source}: {len(clashes)} photographs stand under two animals:\n"
+            f"{table.source}: {len(clashes)} photographs are under two animals:\n"
             f"{_shown_clashes(clashes)}\nDelete the wrong rows; where both animals are in the "
             "picture, cut them out, or give each a mask and set dataset.crop_to_mask=true."
         )
