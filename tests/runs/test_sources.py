@@ -116,6 +116,7 @@ def _miewid(rows, root):
 
 
 LAYOUTS = [_coco, _camtrap, _wildbook, _workbook, _miewid]
+WITHOUT_BOXES = [_wildbook, _workbook]
 
 
 def _probe(folder, *overrides):
@@ -126,15 +127,16 @@ def _probe(folder, *overrides):
 
 @pytest.fixture(scope="module")
 def reference(folder, table):
-    """The numbers of a plain table of the same photographs."""
+    """The numbers of a plain table of the same photographs, with and without boxes."""
     plain = table[["path", "unique_name"]].assign(encounter=table["visit"])
     plain.to_csv(folder / "plain.csv", index=False)
-    return _probe(
-        folder,
-        f"dataset.metadata_file={folder / 'plain.csv'}",
-        "dataset.encounter_cols=[encounter]",
-        "dataset.make_split=closed_set",
-    )
+    plain.assign(bbox=table["bbox"]).to_csv(folder / "boxes.csv", index=False)
+    return {name: _plain_probe(folder, folder / f"{name}.csv") for name in ("plain", "boxes")}
+
+
+def _plain_probe(folder, file):
+    keys = ("dataset.encounter_cols=[encounter]", "dataset.make_split=closed_set")
+    return _probe(folder, f"dataset.metadata_file={file}", *keys)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -142,8 +144,9 @@ def test_a_probe_takes_the_file_as_it_is(folder, table, reference, layout, caplo
     name = layout(table, folder / "photos")
     found = name == "datapackage.json"  # by its name
     result = _probe(folder, *([] if found else [f"dataset.metadata_file={name}"]))
-    assert result.metrics == reference.metrics
-    assert result.counts["queries"] == reference.counts["queries"]
+    expected = reference["plain" if layout in WITHOUT_BOXES else "boxes"]
+    assert result.metrics == expected.metrics
+    assert result.counts["queries"] == expected.counts["queries"]
     assert "dataset.make_split=closed_set" in caplog.text
     for file in (folder / "photos").glob("*.*"):
         file.unlink()
@@ -160,7 +163,7 @@ def test_a_table_of_wildlife_datasets_keeps_its_split(folder, table):
         }
     )
     frame.to_csv(folder / "wd.csv")
-    plain = table[["path", "unique_name", "split-time_closed"]]
+    plain = table[["path", "unique_name", "split-time_closed", "bbox"]]
     plain.to_csv(folder / "plain-split.csv", index=False)
     expected = _probe(folder, f"dataset.metadata_file={folder / 'plain-split.csv'}")
     result = _probe(folder, f"dataset.metadata_file={folder / 'wd.csv'}")
@@ -187,13 +190,7 @@ def test_a_detectors_file_and_names_end_in_a_table_for_a_probe(folder, table, re
     out = folder / "md.parquet"
     words = ["import", str(folder / "md.json"), "--root", str(folder / "photos")]
     assert main([*words, "--table", str(folder / "plain.csv"), "--out", str(out)]) == 0
-    result = _probe(
-        folder,
-        f"dataset.metadata_file={out}",
-        "dataset.encounter_cols=[encounter]",
-        "dataset.make_split=closed_set",
-    )
-    assert result.metrics == reference.metrics
+    assert _plain_probe(folder, out).metrics == reference["boxes"].metrics
     assert pd.read_parquet(out)["bbox"].map(json.loads).tolist() == table["bbox"].tolist()
 
 
