@@ -17,6 +17,7 @@ from pathlib import Path
 from exreid import __version__
 from exreid.commands import (
     compare,
+    demo,
     finetune,
     gallery,
     identify,
@@ -140,7 +141,7 @@ def _say_how_to_go_on(options: argparse.Namespace, run_id: str | None) -> None:
 
 
 COMMANDS = {
-    "demo": synthetic.DEMO,
+    "demo": demo.DEMO,
     "synth": synthetic.SYNTH,
     "import": imports.IMPORT,
     "validate": probe.VALIDATE,

@@ -11,9 +11,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from exreid.distributed.head_watch import exit_failed
-from exreid.distributed.sentry import Sentry, answers
+from exreid.distributed.sentry import Sentry, answers, children
 from exreid.distributed.threads import beside_main
 from exreid.errors import ConfigError, NoClusterError
 
@@ -25,7 +26,9 @@ ANSWER_S = 10.0
 """Seconds within which a head has to answer."""
 START_S, ATTACH_S = 300.0, 90.0
 """Seconds that Ray may take to start here, and to attach to a head that answers."""
-SHOWN_EVERY_S = 20.0
+SHOWN_EVERY_S, LOOK_EVERY_S = 20.0, 1.0
+HEAD_STARTS_S = 30.0
+"""Seconds after which the head's process, the first that Ray starts, must be there."""
 WITHOUT = "Without Ray: ray.num_actors=0 (probes), ray.num_workers=0 (training)."
 
 
@@ -129,9 +132,15 @@ def _init(address: str, *, verbose: bool) -> None:
         os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", f"{START_S:.0f}")
     limit_s = START_S if address == LOCAL else ATTACH_S
     what = "start on this machine" if address == LOCAL else f"attach to {address}"
+    parts, shown_s = _StartedParts(), 0.0
 
-    def shown(waited_s: float) -> None:
-        log.warning("Waiting for Ray to %s: %.0f of at most %g s.", what, waited_s, limit_s)
+    def look(waited_s: float) -> None:
+        nonlocal shown_s
+        if address == LOCAL:
+            parts.check(waited_s)
+        if waited_s - shown_s >= SHOWN_EVERY_S:
+            shown_s = waited_s
+            log.warning("Waiting for Ray to %s: %.0f of at most %g s.", what, waited_s, limit_s)
 
     def start() -> None:
         ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)
@@ -139,7 +148,7 @@ def _init(address: str, *, verbose: bool) -> None:
     try:
         # Out here: a start that is given up leaves no redirected stderr, which would swallow why.
         with contextlib.nullcontext() if verbose else without_chatter():
-            beside_main(start, limit_s=limit_s, every_s=SHOWN_EVERY_S, on_wait=shown, stay=True)
+            beside_main(start, limit_s=limit_s, every_s=LOOK_EVERY_S, on_wait=look, stay=True)
     except TimeoutError as error:
         # What is left behind may never return, and Ray would wait for it when this process ends.
         atexit.register(exit_failed)
@@ -147,6 +156,12 @@ def _init(address: str, *, verbose: bool) -> None:
             f"Ray did not {what} within {limit_s:g} s. Is this machine very busy, or out of "
             f"memory? {WITHOUT}"
         ) from error
+    except _PartDiedError as error:
+        atexit.register(exit_failed)
+        raise NoClusterError(
+            f"Ray cannot {what}: its process {error} ended while it started. Is memory full? "
+            f"{WITHOUT}"
+        ) from None
     except ConnectionError as error:
         raise NoClusterError(
             f"Ray cannot {what}: {_first_line(error)} Start a cluster with 'ray start --head', or "
@@ -154,6 +169,29 @@ def _init(address: str, *, verbose: bool) -> None:
         ) from error
     except Exception as error:  # Ray raises whatever its parts raise
         raise NoClusterError(f"Ray cannot {what}: {_first_line(error)} {_advice(error)}") from error
+
+
+class _PartDiedError(Exception):
+    """The name of a process of Ray's that ended."""
+
+
+class _StartedParts:
+    """The processes of Ray's that this one starts, by name."""
+
+    def __init__(self) -> None:
+        self.before = children(os.getpid())
+        self.seen: set[str] = set()
+
+    def check(self, waited_s: float) -> None:
+        """Raise where one has ended: Ray itself waits for minutes."""
+        there = set()
+        for pid in children(os.getpid()).keys() - self.before.keys():
+            with contextlib.suppress(OSError):
+                there.add(Path(f"/proc/{pid}/comm").read_text().strip())
+        wanted = self.seen | ({"gcs_server"} if waited_s > HEAD_STARTS_S and self.before else set())
+        for name in sorted(wanted - there):
+            raise _PartDiedError(name)
+        self.seen |= there & {"gcs_server", "raylet"}
 
 
 @contextmanager

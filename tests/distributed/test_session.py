@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from http.server import HTTPServer, SimpleHTTPRequestHandler
+from pathlib import Path
 
 import pytest
 import ray
@@ -257,3 +259,21 @@ def test_a_start_that_is_given_up_leaves_stderr_to_say_so(monkeypatch):
     with pytest.raises(RunError, match=r"did not attach to auto within 0\.3 s"):
         connecting._init("auto", verbose=False)
     assert (os.fstat(2).st_dev, os.fstat(2).st_ino) == (before.st_dev, before.st_ino)
+
+
+def test_a_process_of_rays_that_dies_while_it_starts_is_named_at_once(tmp_path):
+    program = tmp_path / "gcs_server"  # a process is called as its file is
+    shutil.copy(shutil.which("sleep"), program)
+    early, late = connecting._StartedParts(), connecting._StartedParts()
+    head = subprocess.Popen([program, "60"])
+    while Path(f"/proc/{head.pid}/comm").read_text().strip() != "gcs_server":
+        time.sleep(0.01)
+    early.check(1.0)
+    head.kill()
+    head.wait()
+    with pytest.raises(connecting._PartDiedError, match="gcs_server"):
+        early.check(2.0)
+    late.before = {1: "as if there were others"}
+    late.check(2.0)  # not there yet
+    with pytest.raises(connecting._PartDiedError, match="gcs_server"):
+        late.check(connecting.HEAD_STARTS_S + 1)
