@@ -125,15 +125,21 @@ def wrapped(text: str, width_px: int, size_px: int, *, bold: bool = False) -> li
 
 
 def shortened(text: str, width_px: int, size_px: int, *, bold: bool = False) -> str:
-    """The text, its middle replaced by an ellipsis where it is too wide: both ends of a file name
-    tell it from others."""
+    """The text, with an ellipsis where it is too wide: of words their middle goes, of a path its
+    front, since the last digits tell one photograph from the next. A path after " · " is cut, and
+    what is before it stays."""
     if text_width(text, size_px, bold=bold) <= width_px:
         return text
-    for keep in range(len(text) - 1, 1, -1):
-        short = f"{text[: -(-keep // 2)]}…{text[len(text) - keep // 2 :]}"
+    before, dot, path = text.rpartition(" · ")
+    if "/" not in path:
+        before, dot, path = "", "", text
+    keeps_front = "/" not in path
+    for keep in range(len(path) - 1, 0, -1):
+        front = -(-keep // 2) if keeps_front else 0
+        short = f"{before}{dot}{path[:front]}…{path[len(path) - keep + front :]}"
         if text_width(short, size_px, bold=bold) <= width_px:
             return short
-    return "…"
+    return shortened(before, width_px, size_px, bold=bold) if before else "…"
 
 
 def paragraph(

@@ -26,6 +26,7 @@ from exreid.explain.canvas import (
     outlined,
     paragraph,
     resized,
+    shortened,
     text_width,
     write,
 )
@@ -129,9 +130,11 @@ class PairLayout:
 
     def _heading(self) -> np.ndarray:
         panel = blank((self.width_px, round(1.5 * self.size_px)))
-        for left, title in zip((0, self.second_left_px), self.pair.titles, strict=True):
+        ends = self.second_left_px, self.width_px
+        for left, end, title in zip((0, ends[0]), ends, self.pair.titles, strict=True):
             place = (left, round(1.15 * self.size_px))
-            write(panel, place, title, size_px=self.size_px, bold=True)
+            text = shortened(title, end - left - self.size_px, self.size_px, bold=True)
+            write(panel, place, text, size_px=self.size_px, bold=True)
         return panel
 
     def legend(self, low: float, verified: bool, outside: bool) -> np.ndarray:

@@ -105,6 +105,21 @@ def test_outliers_are_faint_weak_ones_are_left_out_and_many_are_thinned_and_said
     mask = np.zeros((60, 96), bool)
     assert "1 inlier, 1 outside the mask" in drawn(solid, [mask]).caption
     assert "none outside the mask" in drawn(solid, [~mask, ~mask]).caption
+    # Of keypoints on the animal alone none is off it, however coarse the mask.
+    assert drawn(solid, [mask], on_animal=True).caption.startswith("1 match, 1 inlier.")
+
+
+def test_titles_of_any_length_stay_over_their_own_photograph():
+    grey = np.full((60, 96, 3), 200, np.uint8)
+    long = "Zita · a/long/folder/of/photographs/with/names/DSC_0001.JPG"
+    pair = ImagePair(grey, grey, None, None, (long, long))
+    picture = draw_matches(pair, _matches([], [], []), width_px=600).image_rgb
+    heading = picture[: int((picture[:, 5] == 200).all(axis=1).argmax())]
+    middle = picture.shape[1] // 2
+    dark = (heading < 128).any(axis=(0, 2))
+    assert dark[: middle - 20].any()
+    assert not dark[middle - 6 : middle + 2].any(), "there is room between the two"
+    assert not dark[-4:].any()
 
 
 @pytest.mark.parametrize("bad", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)])

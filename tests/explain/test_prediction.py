@@ -61,11 +61,18 @@ def test_an_empty_sheet_says_so_and_a_full_one_holds_every_pair():
     assert photographs == 4 * one > 0
 
 
-def test_long_names_keep_both_ends_and_words_wrap():
-    short = shortened("CzechLynx/source/lynx_0003/0001.jpg", 120, 13)
-    assert text_width(short, 13) <= 120
-    assert short.startswith("Czech")
-    assert short.endswith(".jpg")
+def test_long_paths_are_cut_in_front_and_words_wrap():
+    path = "CzechLynx/source/lynx_0003/00041_lynx_0003.jpg"
+    short = shortened(path, 150, 13)
+    assert text_width(short, 13) <= 150
+    assert short.startswith("…")
+    assert short.endswith("41_lynx_0003.jpg")
+    named = shortened(f"Zita · {path}", 180, 13)
+    assert named.startswith("Zita · …")
+    assert named.endswith("_lynx_0003.jpg")
+    word = shortened("a-long-name-without-a-folder-0017", 120, 13)
+    assert word.startswith("a-l")
+    assert word.endswith("17")
     lines = wrapped("one two three four five six seven", 80, 13)
     assert len(lines) > 1
     assert " ".join(lines) == "one two three four five six seven"
