@@ -254,6 +254,8 @@ class GalleryQuality:
     """Share of photographs of known animals whose first answer was right."""
     new_auroc: float | None = None
     """The chance that a known animal's probability is higher than a new one's."""
+    passed: float | None = None
+    """Of new animals, the mean share of their photographs that passed for known ones."""
     false_match_rate: float | None = None
     """The share of new animals' photographs that the decisions promise to let pass, at most; None
     where they promise none."""

@@ -194,7 +194,9 @@ def _notes(gallery: Gallery, found: Identification) -> list[str]:
         lines.append(f"{counts['other_files']} other files in the folders are no photographs.")
     if counts["answered"] and found.quality is not None:
         verdict, *more = quality_words(found.quality, gallery.config)
-        lines += [f"The gallery. {verdict}", *(more if found.quality.level != "good" else [])]
+        if found.quality.level == "good":
+            more = [found.quality.no_rate] if found.quality.no_rate else []
+        lines += [f"The gallery. {verdict}", *more]
     elif counts["answered"] and found.reason:
         lines.append(found.reason)
     return lines

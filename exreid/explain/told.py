@@ -114,9 +114,14 @@ def _evidence(quality: GalleryQuality) -> str:
     if quality.top_1 is not None:
         parts.append(f"first answer right {_share(quality.top_1)}")
     if quality.recognised is not None:
-        rate = quality.false_match_rate
-        at = "" if rate is None else f" while at most {_share(rate)} of new animals pass"
-        parts.append(f"known animals recognised {_share(quality.recognised)}{at}")
+        rate, passed = quality.false_match_rate, quality.passed
+        if rate is not None:
+            passing = f" while at most {_share(rate)} of new animals pass for known"
+        else:
+            passing = (
+                "" if passed is None else f" while {_share(passed)} of new ones pass for known"
+            )
+        parts.append(f"known animals recognised {_share(quality.recognised)}{passing}")
     if quality.new_auroc is not None:
         parts.append(f"known told from new (AUROC) {quality.new_auroc:.2f}")
     return (

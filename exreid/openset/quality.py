@@ -43,10 +43,8 @@ def gallery_quality(
     """Of the answers that the decider's threshold comes from (see `fit_decider`), which were
     scored by what was fitted on other animals."""
     known_Q = answers.known_Q
-    named = average_values(
-        {"BAKS": balanced_accuracies(answers, decider.threshold)["BAKS"]}, answers.identity_Q
-    )
-    recognised, top_1 = named["BAKS"], float(answers.right_Q[known_Q].mean())
+    shares = average_values(balanced_accuracies(answers, decider.threshold), answers.identity_Q)
+    recognised, top_1 = shares["BAKS"], float(answers.right_Q[known_Q].mean())
     new_auroc = detection_auroc(answers)
     promised = options.rule == "false_match_rate" and not decider.reason
     encounters = bool((gallery.encounter_N >= 0).all())
@@ -57,6 +55,7 @@ def gallery_quality(
         recognised,
         top_1,
         new_auroc,
+        1 - shares["BAUS"],
         options.false_match_rate if promised else None,
         len(np.unique(answers.identity_Q[known_Q])),
         encounters,
@@ -96,9 +95,9 @@ def quality_without_fit(calibration: CalibrationQueries, gallery: RetrievalSide)
 
 def mean_quality(parts: Sequence[GalleryQuality]) -> GalleryQuality:
     """Of folds that each fitted on other animals: the mean of each number, and its level."""
-    recognised, top_1, new_auroc = (
+    recognised, top_1, new_auroc, passed = (
         float(np.mean([getattr(part, name) for part in parts]))
-        for name in ("recognised", "top_1", "new_auroc")
+        for name in ("recognised", "top_1", "new_auroc", "passed")
     )
     reasons = [part.no_rate for part in parts if part.no_rate]
     level = level_of(recognised, top_1, new_auroc)
@@ -107,6 +106,7 @@ def mean_quality(parts: Sequence[GalleryQuality]) -> GalleryQuality:
         recognised,
         top_1,
         new_auroc,
+        passed,
         None if reasons else parts[0].false_match_rate,
         round(np.mean([part.known_animals for part in parts])),
         parts[0].encounters_known,

@@ -36,6 +36,8 @@ def test_each_number_is_as_counted_by_hand():
     assert found.recognised == pytest.approx((0.5 + 1 + 0) / 3)
     # 0.9, 0.8 and 0.7 are above all four new ones, 0.4 above three.
     assert found.new_auroc == pytest.approx((4 + 4 + 4 + 3) / 16)
+    # Of three new animals one passes, at 0.6.
+    assert found.passed == pytest.approx(1 / 3)
     assert (found.known_animals, found.encounters_known) == (3, True)
     assert (found.level, found.false_match_rate) == ("usable", 0.05)
 

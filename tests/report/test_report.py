@@ -249,7 +249,9 @@ def test_unknown_truth_is_neither_right_nor_wrong(made, tmp_path):
     shutil.copytree(run, asked, ignore=shutil.ignore_patterns("report", "calibration*"))
     result = json.loads((asked / "result.json").read_text())
     result |= {"kind": "identify", "metrics": {}, "intervals": {}, "run_id": "tonight"}
-    result |= {"quality": asdict(GalleryQuality("poor", 0.0, 0.1, 0.5, None, 9, False, "Too few."))}
+    result |= {
+        "quality": asdict(GalleryQuality("poor", 0.0, 0.1, 0.5, 0.2, None, 9, False, "Too few."))
+    }
     (asked / "result.json").write_text(json.dumps(result))
     for name, columns in {
         "rankings": ["is_match"],
