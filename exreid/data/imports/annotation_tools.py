@@ -141,8 +141,8 @@ def read_label_studio(content: object) -> Reading:
         results = _results_of(task, f"[{i}]")
         found = _regions(results, str(data[images[0]]), f"[{i}]", left_out)
         told = {key: text_of(value) for key, value in data.items() if key != images[0]}
-        regions = {one.get("id") for one in results if one.get("type") in _REGIONS}
-        told |= _fields([one for one in results if one.get("id") not in regions])
+        regions = {text_of(one.get("id")) for one in results if one.get("type") in _REGIONS}
+        told |= _fields([one for one in results if text_of(one.get("id")) not in regions])
         for animal in found:
             animals.append(replace(animal, cells=_named({**told, **animal.cells})))
         if not found:
@@ -181,7 +181,7 @@ def _regions(
     found: dict[object, Animal] = {}
     for n, one in enumerate(results):
         kind, where = str(one.get("type")), f"{place}.result[{n}]"
-        key = one.get("id") or where
+        key = text_of(one.get("id")) or where
         if kind not in _REGIONS:
             if kind.endswith("labels") and kind != "labels":
                 left_out[f"regions of the kind {kind}"] += 1

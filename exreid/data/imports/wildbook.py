@@ -92,7 +92,7 @@ def _date(text: Cells, place: str) -> str | None:
             return date
         minute = int(float(text.get("Encounter.minutes") or 0))
         return f"{date} {int(float(hour)):02d}:{minute:02d}:00"
-    except ValueError:
+    except (ValueError, OverflowError):
         raise MetadataError(f"{place}: {', '.join(_DATE)} {parts} are no date.") from None
 
 
