@@ -19,6 +19,10 @@ from exreid.records import ImageTable, Rejected
 from exreid.storage.urls import read_bytes
 
 THREADS = 4
+SITES = ("site", "location")
+"""Columns that name the place of a camera; the first that is there."""
+NEAR = np.timedelta64(1, "h")
+SHOWN_PAIRS = 3
 CHECK_SIZE_PX = 64
 
 
@@ -73,6 +77,7 @@ def run_validate(
         problems += [problem for problem in found if problem]
         problems += _unusable_splits(table, found)
     summary = _summary(table, len(rejected))
+    warnings += _two_places(table)
     if config.safety != "off" and not split_problems:
         leaks = _leaks(table, config, progress, decode=decode)
         where = "" if decode else " in the table; photographs were not compared"
@@ -158,6 +163,39 @@ def _image_problems(table: ImageTable, config: ProbeConfig) -> Iterator[str]:
         yield from pool.map(check, list(rows))
 
 
+def _two_places(table: ImageTable) -> list[str]:
+    """Animals that are at two sites within an hour, in words."""
+    site = _site_column(table)
+    if site is None:
+        return []
+    rows = table.rows[["identity", "date", "row"]].assign(site=table.original[site].to_numpy())
+    # A date without a time is midnight, and says nothing about hours.
+    timed = rows[rows["date"].dt.normalize() != rows["date"]].dropna()
+    timed = timed.sort_values(["identity", "date", "row"])
+    before = timed.groupby("identity")[["date", "site", "row"]].shift()
+    near = (timed["date"] - before["date"] <= NEAR) & (timed["site"] != before["site"])
+    if not near.any():
+        return []
+    shown = [
+        f"{name} at {was} (line {int(line_before)}) and {now} (line {line})"
+        for name, was, line_before, now, line in zip(
+            timed["identity"][near],
+            before["site"][near],
+            before["row"][near],
+            timed["site"][near],
+            timed["row"][near],
+            strict=True,
+        )
+    ][:SHOWN_PAIRS]
+    more = f"; and {int(near.sum()) - SHOWN_PAIRS} more" if near.sum() > SHOWN_PAIRS else ""
+    told = f"an animal is at two places within an hour: {'; '.join(shown)}{more}"
+    return [f"{table.source}: {told}. Is a name wrong, or a camera's clock?"]
+
+
+def _site_column(table: ImageTable) -> str | None:
+    return next((name for name in SITES if name in table.original.columns), None)
+
+
 def _summary(table: ImageTable, rejected: int) -> list[str]:
     rows = table.rows
     per_identity = rows["identity"].value_counts().to_numpy()
@@ -173,5 +211,11 @@ def _summary(table: ImageTable, rejected: int) -> list[str]:
             f"{int(rows['date'].notna().sum())}; encounters: "
             f"{rows['encounter'].nunique()}."
         )
+        site = _site_column(table)
+        if site is not None and (places := table.original[site].dropna().value_counts()).size:
+            lines.append(
+                f"Sites ({site}): {len(places)}, {int(places.min())} to {int(places.max())} images "
+                "each."
+            )
         lines.append("Splits: " + ", ".join(f"{name} {count}" for name, count in splits.items()))
     return lines

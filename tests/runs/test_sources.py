@@ -218,3 +218,21 @@ def test_a_gallery_is_built_from_coco_and_names_new_photographs(folder, table, c
     words = ["identify", str(card), "--gallery", str(gallery), "--csv", str(answers)]
     assert main([*words, f"output.root={folder / 'out'}"]) == 0
     assert len(pd.read_csv(answers)) == (~known).sum()
+
+
+def test_validate_counts_sites_and_sees_an_animal_at_two_within_an_hour(folder, table, capsys):
+    times = ["2020-06-12 04:00:00", "2020-06-12 04:59:00", "2020-06-12 06:00:01", "2020-06-12"]
+    frame = pd.DataFrame(
+        {
+            "path": table["path"][:4],
+            "unique_name": "Kira",
+            "date": times,
+            "site": ["north", "south", "north", "south"],
+        }
+    )
+    frame.to_csv(folder / "sites.csv", index=False)
+    words = [f"dataset.root={folder / 'photos'}", f"dataset.metadata_file={folder / 'sites.csv'}"]
+    main(["validate", "--quick", *words, "dataset.make_split=closed_set"])
+    said = capsys.readouterr().out
+    assert "Sites (site): 2, 2 to 2 images each" in said
+    assert "Kira at north (line 2) and south (line 3). Is a name wrong" in said
