@@ -25,14 +25,20 @@ AnyConfig = ProbeConfig | FinetuneConfig
 Config = TypeVar("Config", bound=AnyConfig)
 
 
-def settled(config: Config) -> Config:
+def settled(config: Config, *, skip: bool | None = None) -> Config:
     """The config with what another program's file as ``dataset.metadata_file`` leaves no choice
     about, where the user has not said otherwise: its visits, its sides, and a split made where it
-    has none. What was set is told.
+    has none. What was set is told. With ``skip`` entries of the file that cannot be used do not
+    matter here; None: as ``dataset.on_error`` says.
     """
     dataset = config.dataset
     try:
-        columns = foreign_columns(dataset.root, dataset.metadata_file, table_columns(dataset))
+        columns = foreign_columns(
+            dataset.root,
+            dataset.metadata_file,
+            table_columns(dataset),
+            skip=dataset.on_error == "skip" if skip is None else skip,
+        )
     except MetadataError:  # told where the table is read
         return config
     if columns is None:

@@ -45,7 +45,7 @@ def run_validate(
 
     With ``decode`` every image and every mask is decoded, whatever the config uses of them.
     """
-    config = settled(config)
+    config = settled(config, skip=True)
     dataset = config.dataset
     warnings: list[str] = []
     stops_strict: list[str] = []

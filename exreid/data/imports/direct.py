@@ -39,13 +39,21 @@ def read_or_import(
     return MetadataFile(made.cells, source, line_N), [note.rstrip(".") for note in notes]
 
 
-def foreign_columns(root: str, metadata_file: str | None, columns: Columns) -> list[str] | None:
-    """The columns of the table that another program's file becomes; None for a table as it is."""
+def foreign_columns(
+    root: str,
+    metadata_file: str | None,
+    columns: Columns,
+    *,
+    require_identity: bool = True,
+    skip: bool = False,
+) -> list[str] | None:
+    """The columns of the table that another program's file becomes, as `read_or_import` takes it;
+    None for a table as it is."""
     source = find_metadata(root, metadata_file)
     content = _content(source, _stamp(source))
-    if content.table is not None and not _is_foreign(content, columns, True):
+    if content.table is not None and not _is_foreign(content, columns, require_identity):
         return None
-    return list(_made(source, _stamp(source), root, True, True).cells.columns)
+    return list(_made(source, _stamp(source), root, require_identity, skip).cells.columns)
 
 
 def _is_foreign(content: Content, columns: Columns, require_identity: bool) -> bool:

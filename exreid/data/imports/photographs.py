@@ -14,7 +14,7 @@ from exreid.data.images import displayed_wh_px
 from exreid.errors import ImageError, MetadataError
 from exreid.storage.urls import exists, is_remote, join, names_on_disk, open_file_system, read_bytes
 
-HEAD_BYTES = 2**18
+HEAD_BYTES = 2**16
 THREADS = 8
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from exreid.data.images import displayed_wh_px
 from exreid.data.imports.animals import Animal, Box, Reading
 from exreid.data.imports.finish import finished
-from exreid.data.imports.photographs import read_sizes
+from exreid.data.imports.photographs import HEAD_BYTES, read_sizes
 from exreid.errors import MetadataError
 
 BOX = (4, 6, 10, 8)
@@ -86,4 +86,4 @@ def test_sizes_are_read_from_headers_and_what_is_wrong_is_told(tmp_path):
     assert sizes["a.webp"].displayed_wh_px == (60, 40)
     assert "b.jpg: not an image" in sizes["b.jpg"]
     assert sizes["large.jpg"].displayed_wh_px == (1200, 900)
-    assert displayed_wh_px((tmp_path / "large.jpg").read_bytes()[: 2**18]) == ((1200, 900), 1)
+    assert displayed_wh_px((tmp_path / "large.jpg").read_bytes()[:HEAD_BYTES]) == ((1200, 900), 1)
