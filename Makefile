@@ -44,11 +44,9 @@ format: $(INSTALLED)  ## Rewrite the code in the project's style.
 	@$(BIN)/ruff format .
 
 docs: $(INSTALLED)  ## Build the documentation into site/; a broken link is an error.
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[docs]"
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 package: $(INSTALLED)  ## Build wheel and sdist into dist/, check them, run the wheel outside the checkout.
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[release]"
 	@.ci/package
 
 bench: $(INSTALLED)  ## Run each benchmark's quick version.

@@ -7,11 +7,13 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.processes import children
 
 ROOT = Path(__file__).parents[1]
 START_S, JOB_S = 90, 240
@@ -74,8 +76,11 @@ def ray_head(folder, environment=()):
         _wait_for_jobs(ray, settings, process, folder / "head.log")
         yield Head(ray, settings)
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        # Asked to end, it would take half a minute.
+        for pid in [process.pid, *children(process.pid)]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
 
 
 def _free_ports(count):

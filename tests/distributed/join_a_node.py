@@ -1,17 +1,13 @@
-"""Run as a process of its own: matching on one node, to which another comes."""
+"""Part of `two_nodes.py`: matching on one node, to which another comes."""
 
 import os
 import shutil
-import sys
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import ray
-import ray.cloudpickle
-from ray.cluster_utils import Cluster
 
 from exreid.distributed import match
 from exreid.distributed.match import MatchReport, match_over_actors
@@ -57,23 +53,20 @@ def run(cluster, most, sides):
         counts[tile.place_P] = evidence.match_count_P
         processes.update(evidence.confidence_sum_P.tolist())
         if done == 3 and len(cluster.list_all_nodes()) == 1:
-            cluster.add_node(num_cpus=3)
+            cluster.add_node(num_cpus=2, num_gpus=1)
     shutil.rmtree(marks)
     assert report.failed == []
     assert report.actors_lost == 0
     return counts, processes
 
 
-def main():
-    for module in (fakes, sys.modules["__main__"]):
-        ray.cloudpickle.register_pickle_by_value(module)
+def check(cluster):
+    """On a cluster of one node with two CPUs; the second one has as many."""
     match.GROW_EVERY_S = 0.5
     sides = {
         "queries": fakes.random_features(20, seed=1).take,
         "gallery": fakes.random_features(30, seed=2).take,
     }
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     expected = np.full(len(QUERY_P), -1)
     for tile, evidence in match_in_process(tiles(), fakes.EqualDescriptors(), **sides):
         expected[tile.place_P] = evidence.match_count_P
@@ -83,10 +76,3 @@ def main():
     counts, processes = run(cluster, 2, sides)
     assert np.array_equal(counts, expected)
     assert len(processes) == 2, "ray.num_actors is the most"
-    sys.stdout.write("the node that joined was used\n")
-    ray.shutdown()
-    cluster.shutdown()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,12 +1,8 @@
-"""Run as a process of its own: matching on two nodes, one of which is taken away."""
+"""Part of `two_nodes.py`: matching on two nodes, one of which is taken away."""
 
-import sys
 import time
 
 import numpy as np
-import ray
-import ray.cloudpickle
-from ray.cluster_utils import Cluster
 
 from exreid.distributed.match import MatchReport, match_over_actors
 from exreid.distributed.session import Placement
@@ -26,21 +22,15 @@ def tiles():
     return plan_tiles(QUERY_P, GALLERY_P, pairs_per_tile=10)
 
 
-def main():
-    for module in (fakes, sys.modules["__main__"]):
-        if module is fakes:
-            ray.cloudpickle.register_pickle_by_value(module)
+def check(cluster, second):
+    """On two nodes with two CPUs each; the second one is taken away."""
     sides = {
         "queries": fakes.random_features(20, seed=1).take,
         "gallery": fakes.random_features(30, seed=2).take,
     }
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    second = cluster.add_node(num_cpus=2)
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    cluster.wait_for_nodes()
     counts, report = np.full(len(QUERY_P), -1), MatchReport()
     matched = match_over_actors(
-        tiles(), Slow, placement=Placement(3, 1.0, 0.0), report=report, **sides
+        tiles(), Slow, placement=Placement(4, 1.0, 0.0), report=report, **sides
     )
     for done, (tile, evidence) in enumerate(matched):
         assert (counts[tile.place_P] == -1).all()
@@ -53,10 +43,3 @@ def main():
     assert np.array_equal(counts, expected)
     assert report.failed == []
     assert report.actors_lost == 2, report.actors_lost
-    sys.stdout.write("identical after losing a node\n")
-    ray.shutdown()
-    cluster.shutdown()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,15 +1,12 @@
-"""Run as a process of its own: two machines that are said to have GPUs, and who gets them."""
+"""Part of `two_nodes.py`: machines that are said to have GPUs, and who gets them."""
 
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import ray
-import ray.cloudpickle
 import torch
-from ray.cluster_utils import Cluster
 
 from exreid.config.probe import RayConfig
 from exreid.config.training import FinetuneRayConfig
@@ -42,7 +39,6 @@ class TellsItsGpu(fakes.EqualDescriptors):
 
 
 def who_gets_which(placement):
-    ray.cloudpickle.register_pickle_by_value(fakes)
     sides = dict.fromkeys(("queries", "gallery"), fakes.random_features(8, seed=1).take)
     tiles = plan_tiles(QUERY_P, GALLERY_P, pairs_per_tile=2)
     report = MatchReport()
@@ -182,23 +178,10 @@ def refused():
     assert (elastic.least_workers, elastic.workers) == (2, 4)
 
 
-def main():
-    ray.cloudpickle.register_pickle_by_value(sys.modules["__main__"])
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 2})
-    cluster.add_node(num_cpus=2, num_gpus=1)
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    cluster.wait_for_nodes()
-    try:
-        defaults()
-        shares()
-        refused()
-        with tempfile.TemporaryDirectory() as folder:
-            features_decoded_beside(Path(folder))
-        sys.stdout.write("all placed\n")
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-
-
-if __name__ == "__main__":
-    main()
+def check():
+    """On one node with two CPUs and two GPUs, and another with two CPUs and one."""
+    defaults()
+    shares()
+    refused()
+    with tempfile.TemporaryDirectory() as folder:
+        features_decoded_beside(Path(folder))

@@ -15,7 +15,7 @@ import pytest
 
 from exreid.cli import main
 from exreid.training.history import read_history
-from tests.processes import start, wait
+from tests.processes import children, is_alive, start, wait
 
 pytestmark = pytest.mark.slow
 
@@ -40,41 +40,14 @@ def _start(command, *arguments):
 _wait = partial(wait, seconds=800, every_s=0.1)
 
 
-def _children(pid):
-    """Process ids of all that a process started, and of what those started, by name."""
-    parents = {}
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            text = file.read_text()
-        except OSError:
-            continue
-        name, rest = text[text.index("(") + 1 : text.rindex(")")], text[text.rindex(")") + 2 :]
-        parents[int(file.parent.name)] = (int(rest.split()[1]), name)
-    found, more = {}, [pid]
-    while more:
-        parent = more.pop()
-        own = {child: name for child, (of, name) in parents.items() if of == parent}
-        found |= own
-        more.extend(own)
-    return found
-
-
 def _gone(pids, seconds=60):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         left = [pid for pid in pids if Path(f"/proc/{pid}/cmdline").exists()]
-        if not any(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left if _alive(pid)):
+        if not any(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left if is_alive(pid)):
             return True
         time.sleep(0.2)
     return False
-
-
-def _alive(pid):
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return text[text.rindex(")") + 2] != "Z"
 
 
 def _status(folder):
@@ -82,15 +55,14 @@ def _status(folder):
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_ray_train_and_its_workers(dataset, tmp_path, number):
+def test_a_signal_ends_ray_train_and_its_workers(dataset, tmp_path):
     arguments = [f"dataset.root={dataset}", f"output.root={tmp_path}", *SMALL]
     process = _start("finetune", *arguments, "ray.num_workers=2", "output.run_id=r")
     run = tmp_path / "results" / "r"
     _wait(lambda: len(read_history(run)) >= 3, process)
-    started = _children(process.pid)
+    started = children(process.pid)
     assert any("raylet" in name for name in started.values())
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=200)
     assert process.returncode == 1, said
     assert "output.run_id=r" in said
@@ -107,7 +79,7 @@ def test_a_death_without_a_word_is_told_and_leaves_no_process(dataset, tmp_path,
     process = _start("finetune", *arguments, "ray.num_workers=1", "output.run_id=r")
     run = tmp_path / "results" / "r"
     _wait(lambda: len(read_history(run)) >= 2, process)
-    started = _children(process.pid)
+    started = children(process.pid)
     (raylet,) = [pid for pid, name in started.items() if name == "raylet"]
     os.kill(raylet if victim == "raylet" else process.pid, signal.SIGKILL)
     _, said = process.communicate(timeout=200)
@@ -125,8 +97,8 @@ def test_a_signal_ends_a_sweep_over_ray(dataset, tmp_path):
     folder = tmp_path / "sweeps" / "s"
     trials = [folder / "trials" / "000", folder / "trials" / "001"]
     _wait(lambda: any(len(read_history(trial)) >= 3 for trial in trials), process)
-    started = _children(process.pid)
-    process.send_signal(signal.SIGTERM)
+    started = children(process.pid)
+    process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=200)
     assert process.returncode == 1, said
     assert "output.run_id=s" in said
@@ -153,13 +125,13 @@ def head():
     )
     started = {}
     try:
-        _wait(lambda: "raylet" in _children(process.pid).values(), process)
+        _wait(lambda: "raylet" in children(process.pid).values(), process)
         time.sleep(5)
-        started = _children(process.pid)
+        started = children(process.pid)
         yield f"127.0.0.1:{port}", started
     finally:
-        for pid in [process.pid, *started, *_children(process.pid)]:
-            if _alive(pid):
+        for pid in [process.pid, *started, *children(process.pid)]:
+            if is_alive(pid):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
 

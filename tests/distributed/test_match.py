@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -105,18 +104,3 @@ def test_a_matcher_that_cannot_be_built_ends_the_matching(local_ray):
 
     with pytest.raises(MatchingError, match=r"cannot be built.*no weights here"):
         _match(broken, 2)
-
-
-def test_a_node_that_is_taken_away_costs_its_tiles_of_the_moment(tmp_path):
-    script = Path(__file__).with_name("lose_a_node.py")
-    root = script.parents[2]
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        env={**os.environ, "PYTHONPATH": str(root), "RAY_USAGE_STATS_ENABLED": "0"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "identical after losing a node" in done.stdout

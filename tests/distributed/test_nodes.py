@@ -26,6 +26,7 @@ def animals(tmp_path_factory):
 
 
 def _run(script, *arguments, folder, environment=()):
+    """What a script printed, line by line, and the end of what it said of itself."""
     done = subprocess.run(
         [sys.executable, str(HERE / script), *map(str, arguments)],
         env={
@@ -42,30 +43,42 @@ def _run(script, *arguments, folder, environment=()):
         timeout=LIMIT_S,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    return done.stdout.splitlines(), f"exit code {done.returncode}: {done.stderr[-3000:]}"
 
 
-def test_a_node_that_joins_is_used(tmp_path):
-    assert "the node that joined was used" in _run("join_a_node.py", folder=tmp_path)
+@pytest.fixture(scope="module")
+def two_nodes(tmp_path_factory):
+    return _run("two_nodes.py", folder=tmp_path_factory.mktemp("two"))
+
+
+@pytest.fixture(scope="module")
+def three_nodes(animals, tmp_path_factory):
+    """Also the names of all files that were written to the bucket."""
+    with s3_server() as environment:
+        system = fsspec.filesystem("s3", use_listings_cache=False)
+        system.put(f"{animals}/", "my-bucket/animals/", recursive=True)
+        folder = tmp_path_factory.mktemp("three")
+        arguments = ("three_nodes.py", animals, "s3://my-bucket")
+        said = _run(*arguments, folder=folder, environment=environment)
+        return *said, system.find("my-bucket")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["the node that joined was used", "all GPUs placed", "identical after losing a node"],
+)
+def test_a_node_comes_its_gpus_are_given_and_it_goes(two_nodes, line):
+    printed, error = two_nodes
+    assert line in printed, error
 
 
 @pytest.mark.parametrize(
     "pipeline", ["cosine", "local_lightglue", "wildfusion", "finetune", "tune"]
 )
-def test_three_nodes_and_a_bucket_give_the_numbers_of_one(animals, tmp_path, pipeline):
-    with s3_server() as environment:
-        system = fsspec.filesystem("s3", use_listings_cache=False)
-        system.put(f"{animals}/", "my-bucket/animals/", recursive=True)
-        out = f"s3://my-bucket/{pipeline}"
-        printed = _run(
-            "three_nodes.py", pipeline, animals, out, folder=tmp_path, environment=environment
-        )
-        written = system.find(out)
-    # A cosine probe sends what it reads and finds through Ray alone.
-    copies = any(any((tmp_path / f"node{i}").rglob("*")) for i in range(3))
-    assert copies == (pipeline != "cosine"), "nodes keep copies of their own"
-    assert f"{pipeline}: the numbers of one node" in printed
+def test_three_nodes_and_a_bucket_give_the_numbers_of_one(three_nodes, pipeline):
+    printed, error, files = three_nodes
+    assert f"{pipeline}: the numbers of one node" in printed, error
+    written = [file for file in files if file.startswith(f"my-bucket/{pipeline}/")]
     # A sweep writes its own, those of four trials, and that of the best one's test.
     runs = 6 if pipeline == "tune" else 1
     assert sum(file.endswith("/result.json") for file in written) == runs
@@ -73,12 +86,11 @@ def test_three_nodes_and_a_bucket_give_the_numbers_of_one(animals, tmp_path, pip
 
 
 @pytest.mark.parametrize("pipeline", ["local_lightglue", "finetune", "tune"])
-def test_a_node_that_is_lost_costs_its_work_only(animals, tmp_path, pipeline):
-    printed = _run("three_nodes.py", pipeline, animals, tmp_path / "out", "lose", folder=tmp_path)
-    assert f"{pipeline}: the numbers of one node" in printed
+def test_a_node_that_is_lost_costs_its_work_only(three_nodes, pipeline):
+    printed, error, _ = three_nodes
+    assert f"{pipeline}: the numbers of one node, though another was lost" in printed, error
 
 
-def test_images_are_decoded_on_the_cpus_of_other_nodes_in_their_order(animals, tmp_path):
-    assert "on two others in" in _run(
-        "stream_over_nodes.py", animals, tmp_path, "0.05", folder=tmp_path
-    )
+def test_images_are_decoded_on_the_cpus_of_other_nodes_in_their_order(three_nodes):
+    printed, error, _ = three_nodes
+    assert "streamed on its own CPU, and on two others" in printed, error

@@ -93,7 +93,7 @@ def test_a_worker_killed_in_the_middle_of_an_epoch_is_replaced(dataset, local_ra
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     from exreid.distributed.train import place_workers, train_over_workers
 
-    config = _config(dataset, tmp_path, "ray.num_workers=3", "ray.cpus_per_worker=0.5")
+    config = _config(dataset, tmp_path, "ray.num_workers=2", "ray.cpus_per_worker=0.5")
     training = _training(config, tmp_path / "run")
     mark = tmp_path / "killed"
     folder, keys = training.images.args

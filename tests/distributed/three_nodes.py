@@ -1,8 +1,8 @@
-"""Run as a process of its own: a pipeline on three nodes, against one process without Ray.
+"""Run as a process of its own: pipelines on three nodes, against one process without Ray.
 
-``three_nodes.py PIPELINE DATASET OUT [lose]``: with ``lose``, a node is taken away in its middle.
-Where OUT is a URL the nodes read the data set, which lies beside it, and write through that alone:
-each has a folder of its own for its copies.
+``three_nodes.py DATASET URL``: first the nodes read the copy of the data set that lies beside the
+URL, and write to the URL alone: each has a folder of its own for its copies. Then they share this
+disk, and a node is taken away in the middle of each run.
 """
 
 import sys
@@ -21,6 +21,7 @@ from exreid.runs.finetune import run_finetune
 from exreid.runs.probe import run_probe
 from exreid.runs.tune import run_tune
 from exreid.storage import mirror
+from tests.distributed import stream_over_nodes
 
 PROBE = [
     *("dataset.image_size=64", "dataset.encounter_cols=[source,encounter]"),
@@ -76,37 +77,66 @@ def tune(dataset, out, workers, **options):
     return sweep, sweep.result
 
 
-def main(pipeline, dataset, out, lose):
-    torch.set_num_threads(1)  # as the actors have: sums in the same order
-    plain_out = Path(out).parent / "plain" if "://" not in out else Path.cwd() / "plain"
-    run = {"finetune": finetune, "tune": tune}.get(pipeline) or partial(probe, pipeline)
-    before, expected = run(dataset, plain_out, 0)
-    away = "://" in out
-    if away:
-        dataset = f"{out.rpartition('/')[0]}/animals"
-    own = [{mirror.FOLDER_VARIABLE: str(Path.cwd() / f"node{i}")} if away else {} for i in range(3)]
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "env_vars": own[0]})
-    nodes = [cluster.add_node(num_cpus=1, env_vars=variables) for variables in own[1:]]
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    cluster.wait_for_nodes()
-    stage = {"finetune": "Training", "tune": "Trials"}.get(pipeline, "Matching pairs")
-    options = {"progress": Loser(cluster, nodes[1], stage, 1)} if lose else {}
-    # Two workers of a training, so that there is room for both when one node of three is gone.
-    units = {"finetune": 2, "tune": 1}.get(pipeline, 3)
-    done, result = run(dataset, out, units, **options)
+PIPELINES = {
+    "cosine": partial(probe, "cosine"),
+    "local_lightglue": partial(probe, "local_lightglue"),
+    "wildfusion": partial(probe, "wildfusion"),
+    "finetune": finetune,
+    "tune": tune,
+}
+LOST_IN = {"local_lightglue": "Matching pairs", "finetune": "Training", "tune": "Trials"}
+"""The stage in which a node is lost."""
+# Two workers of a training, so that there is room for both when one node of three is gone.
+UNITS = {"finetune": 2, "tune": 1}
+
+
+def run_and_compare(pipeline, expected, dataset, out, **options):
+    before, result_before = expected
+    done, result = PIPELINES[pipeline](dataset, out, UNITS.get(pipeline, 3), **options)
     if pipeline == "finetune":
-        same(result.metrics, expected.metrics, 0.05)
+        same(result.metrics, result_before.metrics, 0.05)
     else:
-        assert result.metrics == expected.metrics, (result.metrics, expected.metrics)
-        assert result.intervals == expected.intervals
+        assert result.metrics == result_before.metrics, (result.metrics, result_before.metrics)
+        assert result.intervals == result_before.intervals
     if pipeline == "tune":
         assert [one.scores for one in done.trials] == [one.scores for one in before.trials]
         assert done.best.values == before.best.values
-    if lose:
-        assert options["progress"].node is None, "no node was taken away"
-    sys.stdout.write(f"{pipeline}: the numbers of one node; {result.counts}\n")
+
+
+def main(dataset, url):
+    torch.set_num_threads(1)  # as the actors have: sums in the same order
+    here = Path.cwd()
+    expected = {name: run(dataset, here / "plain", 0) for name, run in PIPELINES.items()}
+    own = [{mirror.FOLDER_VARIABLE: str(here / f"node{i}")} for i in range(3)]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "env_vars": own[0]})
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    stream_over_nodes.check(dataset, here / "alone", others=0)
+    for variables in own[1:]:
+        cluster.add_node(num_cpus=1, env_vars=variables)
+    cluster.wait_for_nodes()
+    stream_over_nodes.check(dataset, here / "beside", others=2)
+    say("streamed on its own CPU, and on two others")
+    for name in PIPELINES:
+        run_and_compare(name, expected[name], f"{url}/animals", f"{url}/{name}")
+        copies = any(any((here / f"node{i}").rglob("*")) for i in range(3))
+        # A cosine probe sends what it reads and finds through Ray alone.
+        assert copies == (name != "cosine"), "nodes keep copies of their own"
+        say(f"{name}: the numbers of one node")
+    for name, stage in LOST_IN.items():
+        lost = max(cluster.worker_nodes, key=lambda node: node.node_id)
+        loser = Loser(cluster, lost, stage, 1)
+        run_and_compare(name, expected[name], dataset, here / "lost", progress=loser)
+        assert loser.node is None, "no node was taken away"
+        say(f"{name}: the numbers of one node, though another was lost")
+        cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
     ray.shutdown()
     cluster.shutdown()
+
+
+def say(line):
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def same(ours, theirs, tolerance):
@@ -117,4 +147,4 @@ def same(ours, theirs, tolerance):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], "lose" in sys.argv[4:])
+    main(*sys.argv[1:])

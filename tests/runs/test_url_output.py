@@ -21,7 +21,7 @@ from tests.s3 import s3_server
 ROOT = "s3://my-bucket/some/runs"
 PROBE = [
     *("ray.num_actors=0", "dataset.image_size=64", "benchmark.bootstrap_resamples=20"),
-    *("benchmark.local_top_k=64", "benchmark.local_size=160", "benchmark.candidate_k=3"),
+    *("benchmark.local_top_k=32", "benchmark.local_size=96", "benchmark.candidate_k=3"),
 ]
 TRAIN = [
     *("ray.num_workers=0", "dataset.image_size=64", "dataset.encounter_cols=[source,encounter]"),
@@ -55,9 +55,7 @@ def _probe(dataset, out, *more):
     return run_probe(load_config(ProbeConfig, None, overrides))
 
 
-@pytest.mark.parametrize(
-    "method", ["cosine", pytest.param("local_lightglue", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("method", ["cosine", "local_lightglue"])
 def test_a_probe_gives_the_same_numbers_and_another_machine_goes_on(
     dataset, bucket, machine, tmp_path, capsys, method
 ):

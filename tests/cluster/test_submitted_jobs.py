@@ -1,4 +1,7 @@
-"""The command lines of cluster/, run as written: on a local head, against a local bucket."""
+"""`ray job submit` to a local head: jobs/*.py, and the command lines of cluster/ as written.
+
+Those work against a local bucket.
+"""
 
 import json
 import re
@@ -23,7 +26,7 @@ JOB_S = 900
 def bucket(tmp_path_factory):
     """A small data set where the commands look for one."""
     folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder, identities=3, images_per_identity=4, seed=1)
+    write_dataset(folder, identities=2, images_per_identity=3, seed=1)
     with s3_server() as environment:
         system = fsspec.filesystem("s3", use_listings_cache=False)
         system.put(f"{folder}/", "my-bucket/czechlynx/", recursive=True)
@@ -62,3 +65,30 @@ def test_the_readmes_first_probe(bucket, head):
     command = re.findall(r"^ray job submit --working-dir \. -- (.*)$", text, re.M)[0]
     result = _completed(bucket[0], command, head, "benchmark_runs")
     assert (result["status"], result["method"]) == ("completed", "cosine")
+
+
+def test_a_usage_that_is_wrong_is_said_and_fails_the_job(head):
+    wrong = head.submit("python", "jobs/probe.py", "dataset.rot=x")
+    assert wrong.returncode != 0
+    assert "dataset.root" in wrong.stdout + wrong.stderr
+
+
+@pytest.mark.parametrize("command", ["finetune", "tune"])
+def test_a_submitted_training_and_sweep(head, few, tmp_path, command):
+    arguments = ["--config", f"configs/{command}.yaml", f"dataset.root={few}"]
+    arguments += [f"output.root={tmp_path}", "output.run_id=submitted", "dataset.image_size=64"]
+    arguments += ["model.type=timm:test_vit", "model.pretrained=false", "train.batch_size=8"]
+    arguments += ["train.epochs=2", "validation.source=encounters", "validation.fraction=0.4"]
+    space = "tune.space={optimizer.lr: {loguniform: [1e-4, 1e-2]}}"
+    arguments += [space, "tune.num_samples=2"] if command == "tune" else ["ray.num_workers=1"]
+    done = head.submit("python", f"jobs/{command}.py", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = tmp_path / {"finetune": "results", "tune": "sweeps"}[command] / "submitted"
+    result = json.loads((folder / "result.json").read_text())
+    assert result["status"] == "completed"
+    if command == "finetune":
+        assert result["counts"]["epochs"] == 2
+    else:
+        trials = sorted(file.parent.name for file in folder.glob("trials/*/result.json"))
+        assert trials == ["000", "001"]
+        assert (folder / "best.yaml").exists()
