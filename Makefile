@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PYTEST = $(BIN)/python -m pytest -n $(or $(J),2) --no-loadscope-reorder
 
 .PHONY: demo test test-slow fuzz chaos lint format docs package bench clean
 .DEFAULT_GOAL := help
@@ -22,11 +23,11 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED)  ## See it work on drawn animals: three methods compared, identification, report (3 minutes).
 	@$(BIN)/exreid demo
 
-test: $(INSTALLED)  ## Run the tests.
-	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
+test: $(INSTALLED)  ## Run the tests in J processes (2).
+	@$(PYTEST)
 
 test-slow: $(INSTALLED)  ## Run the tests that take minutes: several nodes, sweeps, jobs, kills, full disks.
-	@$(BIN)/python -m pytest -m slow
+	@$(PYTEST) -m slow
 
 fuzz: $(INSTALLED)  ## Try N mutated inputs (1500) at every entry point; SEED=1 for others.
 	@$(BIN)/python -m tests.fuzz --cases $(or $(N),1500) --seed $(or $(SEED),0)

@@ -65,6 +65,7 @@ def local_ray():
 # that use Ray share one, so that one Ray runs at a time. These come first: they take longest.
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     from xdist.scheduler import LoadScopeScheduling
 
