@@ -104,6 +104,7 @@ def read_columns(
     MetadataError where no column is the path, where two could play a role, and, with the row's
     line, for boxes that are none.
     """
+    cells = _with_whole_paths(cells, named or {})
     roles, notes = _roles(list(cells.columns), form, named or {})
     corners, from_names = _box_columns(list(cells.columns)) if "bbox" not in roles else ((), None)
     rows = [{str(k): v for k, v in row.items()} for row in cells.to_dict("records")]
@@ -162,6 +163,18 @@ def four_numbers(text: str) -> list[float] | None:
         if len(numbers) == 4 and None not in numbers:
             return [n for n in numbers if n is not None]
     return None
+
+
+def _with_whole_paths(cells: pd.DataFrame, named: Mapping[str, str]) -> pd.DataFrame:
+    """Timelapse keeps a photograph's folder and name in two columns: a ``path`` of both."""
+    if not {"File", "RelativePath"} <= set(cells.columns) or "path" in {*cells.columns, *named}:
+        return cells
+    folders = [_cell(folder) for folder in cells["RelativePath"]]
+    paths = [
+        f"{folder}/{file}" if folder else file
+        for folder, file in zip(folders, cells["File"], strict=True)
+    ]
+    return cells.assign(path=pd.Series(paths, index=cells.index, dtype=object))
 
 
 def _cell(value: object) -> str | None:

@@ -125,14 +125,13 @@ def _of_fractions(content: dict[str, object], left_out: Counter[str]) -> Iterato
             if "confidence" in one or "conf" not in one:
                 raise MetadataError(_mixed(where, "conf", one))
             key = one.get("category")
-            if not isinstance(key, str) or key not in names:
-                raise MetadataError(
-                    f"{where}: its category {key!r} is none of detection_categories: "
-                    f"{', '.join(names)}."
-                )
-            yield _Detection(
-                path, where, names[key], _share(one["conf"], where), _fractions(one, where)
-            )
+            if not isinstance(key, str | int) or isinstance(key, bool):
+                raise MetadataError(f"{where}: has no category, or {key!r}.")
+            share, box = _share(one["conf"], where), _fractions(one, where)
+            if str(key) in names:
+                yield _Detection(path, where, names[str(key)], share, box)
+            else:  # which counts as no detection, the format says
+                left_out[f"detections of the category {key!r}, which the file does not name"] += 1
 
 
 def _of_list(content: list[object], left_out: Counter[str]) -> Iterator[_Detection]:

@@ -197,7 +197,7 @@ def test_a_file_that_is_cut_off_is_refused_by_name(content, part):
         ("[0.1, 0.25, 0.5, 0.5]", "[6.0, 10.0, 36.0, 30.0]", r"images\[0\].*in pixels.*mixes two"),
         ("[0.1, 0.25, 0.5, 0.5]", "[0.7, 0.25, 0.9, 0.5]", r"leaves the photograph.*corners"),
         ("[0.1, 0.25, 0.5, 0.5]", "[0.1, 0.25, 0.5]", "no list of 4 numbers"),
-        ('"category": "1", "conf": 0.926', '"category": "7", "conf": 0.926', "none of detection_c"),
+        ('"category": "1", "conf": 0.926', '"category": null, "conf": 0.926', "has no category"),
         ('"conf": 0.926', '"conf": 92.6', "no number from 0 to 1"),
         ('"conf": 0.926', '"confidence": 0.926', "has no 'conf'.*mixes two forms"),
         ('"file": "empty.jpg", "detections": []', '"file": "empty.jpg"', "Is the file whole"),
@@ -221,6 +221,17 @@ def test_what_fractions_do_not_allow_is_named(old, new, says):
 def test_what_a_list_does_not_allow_is_named(old, new, says):
     with pytest.raises(MetadataError, match=says):
         read_megadetector(json.loads(LIST.replace(old, new)))
+
+
+def test_a_category_without_a_name_is_no_detection():
+    """As the format's description says."""
+    found = read_megadetector(
+        json.loads(
+            FRACTIONS.replace('"category": "1", "conf": 0.9', '"category": "7", "conf": 0.9')
+        )
+    )
+    assert len(found.animals) == 2
+    assert found.left_out["detections of the category '7', which the file does not name"] == 1
 
 
 def test_a_file_that_is_no_detectors_is_refused_by_name(tmp_path):

@@ -201,6 +201,13 @@ def test_four_numbers_in_a_cell(text):
     assert four_numbers(text) == [1.0, 2.5, 3.0, 4.0]
 
 
+def test_timelapses_two_columns_are_one_path(photos, tmp_path):
+    text = "RootFolder,File,RelativePath,DateTime,animal\nx,1.jpg,cam\\a,2016-03-14 22:00:00,Kira\n"
+    cells = _import(tmp_path, text, photos("cam/a/1.jpg", "cam/b/1.jpg")).cells
+    assert cells["path"].tolist() == ["cam/a/1.jpg"]
+    assert cells["date"].tolist() == ["2016-03-14 22:00:00"]
+
+
 def test_two_names_that_could_be_one_file_are_asked(photos, tmp_path):
     root = photos("x/1.jpg", "y/1.jpg")
     with pytest.raises(MetadataError, match=r"'1\.jpg' could be x/1\.jpg or y/1\.jpg"):
