@@ -21,7 +21,7 @@ from exreid.features.local import LocalExtractor
 from exreid.matching.cascade import MakeMatcher, Stage, cascade_of, run_cascade
 from exreid.matching.lightglue import LightGlueMatcher, MatchSettings
 from exreid.matching.pairs import score_pairs
-from exreid.matching.tiles import match_in_process
+from exreid.matching.tiles import match_in_process, score_tile
 from exreid.models.backbones import build_backbone
 from exreid.models.lightglue import LightGlue, load_lightglue
 from exreid.pipeline.match import PAIRS_PER_TILE
@@ -194,7 +194,13 @@ def _cascade(bench: Bench, features: LocalFeatures) -> None:
     @torch.inference_mode()
     def evidence_of(stage: Stage, query_P: np.ndarray, gallery_P: np.ndarray) -> PairEvidence:
         counts[stage.name] = len(query_P)
-        run = partial(match_in_process, matcher=matchers[stage.name], queries=side, gallery=side)
+        run = partial(
+            match_in_process,
+            matcher=matchers[stage.name],
+            ask=score_tile,
+            queries=side,
+            gallery=side,
+        )
         names = [str(i) for i in range(997)]
         size = PAIRS_PER_TILE[device] * stage.tile_factor
         scored = score_pairs(

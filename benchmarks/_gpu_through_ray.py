@@ -20,7 +20,7 @@ from exreid.distributed.session import place_actors, ray_session
 from exreid.features.local_extraction import LocalFeatureStore, as_record
 from exreid.matching.cascade import MakeMatcher
 from exreid.matching.lightglue import MatchSettings
-from exreid.matching.tiles import plan_tiles
+from exreid.matching.tiles import plan_tiles, score_tile
 from exreid.pipeline.match import PAIRS_PER_TILE
 from exreid.runs.finetune import run_finetune
 from exreid.storage.array_store import write_part
@@ -58,6 +58,7 @@ def pairs_through_ray(bench: Bench) -> None:
                         pairs_per_tile=PAIRS_PER_TILE[placement.device],
                     ),
                     make,
+                    score_tile,
                     queries=partial(store.gather_places, keys[:side]),
                     gallery=partial(store.gather_places, keys[side:]),
                     placement=placement,

@@ -24,7 +24,7 @@ from exreid.distributed.session import Placement, ray_session
 from exreid.features.local_extraction import LocalFeatureStore, as_record
 from exreid.matching.lightglue import LightGlueMatcher, MatchSettings
 from exreid.matching.pairs import score_pairs
-from exreid.matching.tiles import match_in_process
+from exreid.matching.tiles import match_in_process, score_tile
 from exreid.models.lightglue import load_lightglue
 from exreid.records import LocalFeatures, PairEvidence
 from exreid.storage.array_store import write_part
@@ -101,7 +101,7 @@ def driver_alone(report: Report, folder: Path, queries: int, gallery: int) -> No
 
     def nothing(tiles: Iterator[Any]) -> Any:
         return match_in_process(
-            tiles, Nothing(), queries=lambda index: empty, gallery=lambda index: empty
+            tiles, Nothing(), score_tile, queries=lambda index: empty, gallery=lambda index: empty
         )
 
     def run() -> None:
@@ -125,6 +125,7 @@ def over_actors(
     return lambda tiles: match_over_actors(
         tiles,
         matcher,
+        score_tile,
         queries=gather,
         gallery=gather,
         placement=Placement(actors, 1.0, 0.0),

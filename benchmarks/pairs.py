@@ -34,7 +34,7 @@ from exreid.matching.cascade import MakeMatcher, Stage, best_of_each_query, casc
 from exreid.matching.lightglue import MatchSettings
 from exreid.matching.nearest import NearestSettings
 from exreid.matching.pairs import score_pairs
-from exreid.matching.tiles import match_in_process
+from exreid.matching.tiles import match_in_process, score_tile
 from exreid.records import LocalFeatures, PairEvidence
 
 PAIRS_PER_TILE = 64
@@ -131,6 +131,7 @@ def evidence_of(
     run = partial(
         match_in_process,
         matcher=matcher_of(stage.settings),
+        ask=score_tile,
         queries=features.take,
         gallery=features.take,
     )

@@ -44,7 +44,7 @@ from exreid.features.local_extraction import LocalFeatureStore, record_dtype
 from exreid.matching.cascade import MakeMatcher, Stage, cascade_of
 from exreid.matching.lightglue import MatchSettings
 from exreid.matching.pairs import score_pairs
-from exreid.matching.tiles import plan_tiles
+from exreid.matching.tiles import plan_tiles, score_tile
 from exreid.models.backbones import build_backbone
 from exreid.records import LocalFeatures, PairEvidence
 from exreid.storage.array_store import write_part
@@ -217,6 +217,7 @@ def real_run(
         match_over_actors(
             iter(plan),
             partial(Sleeps, 0.0),
+            score_tile,
             queries=of,
             gallery=of,
             placement=Placement(2, 1.0, 0.0),
@@ -275,6 +276,7 @@ def simulate(
         for tile, _ in match_over_actors(
             plan,
             partial(Sleeps, pair_s),
+            score_tile,
             queries=EMPTY.take,  # never called: actors would
             gallery=EMPTY.take,
             placement=Placement(actors, 1.0, 0.0),
@@ -305,6 +307,7 @@ def check(report: Report, costs: Costs) -> None:
             match_over_actors(
                 plan_tiles(query_P, gallery_P, pairs_per_tile=CPU_TILE),
                 partial(Sleeps, pair_s),
+                score_tile,
                 queries=of,
                 gallery=of,
                 placement=Placement(2, 1.0, 0.0),

@@ -16,18 +16,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import ray
 import torch
+from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from exreid.distributed.head_watch import kill_actor
 from exreid.distributed.metrics import count_lost
 from exreid.distributed.session import Placement
 from exreid.errors import ExreidError, MatchingError
-from exreid.matching.tiles import FeaturesOf, PairMatcher, Tile
+from exreid.matching.tiles import Ask, FeaturesOf, Given, PairMatcher, Tile
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +65,9 @@ class MatchActor:
         self.matcher = self.make_matcher()
 
     def run(
-        self, method: str, query_M: np.ndarray, gallery_M: np.ndarray, pair_P2: np.ndarray
-    ) -> tuple[Any, float]:
-        """What a method of the matcher gives for a tile, and the seconds it took.
+        self, ask: Ask[Given], query_M: np.ndarray, gallery_M: np.ndarray, pair_P2: np.ndarray
+    ) -> tuple[Given, float]:
+        """What the matcher gives for a tile, and the seconds it took.
 
         An actor on a GPU runs two tiles at a time: the features of the next one are read while the
         device works on the one before.
@@ -74,8 +75,8 @@ class MatchActor:
         queries, gallery = self.queries(query_M), self.gallery(gallery_M)
         with self.one_at_a_time:
             start = time.perf_counter()
-            found = getattr(self.matcher, method)(queries, gallery, pair_P2)
-            return found, time.perf_counter() - start
+            given = ask(self.matcher, queries, gallery, pair_P2)
+            return given, time.perf_counter() - start
 
 
 @dataclass
@@ -98,9 +99,9 @@ class MatchReport:
 
 @dataclass
 class _Worker:
-    handle: Any
+    handle: ActorHandle
     up_since_s: float | None = None
-    tiles: deque[Any] = field(default_factory=deque)
+    tiles: deque[ray.ObjectRef] = field(default_factory=deque)
     """References of the results that are due, the oldest first."""
 
 
@@ -113,16 +114,15 @@ class ActorPool:
         features: tuple[FeaturesOf, FeaturesOf],
         placement: Placement,
         report: MatchReport,
-        method: str,
     ) -> None:
-        self.placement, self.report, self.method = placement, report, method
+        self.placement, self.report = placement, report
         # Put once, whatever the number of actors and of their successors.
         self.arguments = [ray.put(value) for value in (make_matcher, *features)]
-        self.workers: dict[Any, _Worker] = {}
+        self.workers: dict[ray.ObjectRef, _Worker] = {}
         """By the reference that is waited for: of `ready`, then of each tile."""
         self.all: list[_Worker] = []
         self.attempts: dict[int, int] = {}
-        self.due: dict[Any, Tile] = {}
+        self.due: dict[ray.ObjectRef, Tile] = {}
         self.again: deque[Tile] = deque()
         self.start_failures = 0
         self.grown_s = time.monotonic()
@@ -141,18 +141,18 @@ class ActorPool:
         self.all.append(worker)
         self.workers[worker.handle.ready.remote()] = worker
 
-    def run(self, tiles: Iterator[Tile]) -> Iterator[tuple[Tile, Any]]:
+    def run(self, tiles: Iterator[Tile], ask: Ask[Given]) -> Iterator[tuple[Tile, Given]]:
         """Finished tiles as they come; those given up stand in the report."""
         waiting = iter(tiles)
         self.attempts.clear()
         while True:
             self._grow()
-            self._hand_out(waiting)
+            self._hand_out(waiting, ask)
             if not self.due and not self.again and self._up():
                 return
             yield from self._take(self._next_result())
 
-    def _next_result(self) -> Any:
+    def _next_result(self) -> ray.ObjectRef:
         start_s = told_s = time.monotonic()
         deadline_s = start_s + NO_ACTOR_S
         while True:
@@ -189,7 +189,7 @@ class ActorPool:
     def _up(self) -> list[_Worker]:
         return [worker for worker in self.all if worker.up_since_s is not None]
 
-    def _hand_out(self, waiting: Iterator[Tile]) -> None:
+    def _hand_out(self, waiting: Iterator[Tile], ask: Ask[Given]) -> None:
         """Fill up the actors that are up, the emptiest first."""
         while True:
             free = [worker for worker in self._up() if len(worker.tiles) < IN_FLIGHT]
@@ -200,13 +200,11 @@ class ActorPool:
             if tile is None:
                 return
             worker = min(free, key=lambda worker: len(worker.tiles))
-            reference = worker.handle.run.remote(
-                self.method, tile.query_M, tile.gallery_M, tile.pair_P2
-            )
+            reference = worker.handle.run.remote(ask, tile.query_M, tile.gallery_M, tile.pair_P2)
             worker.tiles.append(reference)
             self.workers[reference], self.due[reference] = worker, tile
 
-    def _take(self, reference: Any) -> Iterator[tuple[Tile, Any]]:
+    def _take(self, reference: ray.ObjectRef) -> Iterator[tuple[Tile, Any]]:
         worker = self.workers.pop(reference)
         tile = self.due.pop(reference, None)
         try:
@@ -224,9 +222,9 @@ class ActorPool:
             worker.up_since_s = time.perf_counter()
             return
         worker.tiles.remove(reference)
-        found, busy_s = value
+        given, busy_s = value
         self.report.busy_s += busy_s
-        yield tile, found
+        yield tile, given
 
     def _failed(self, tile: Tile, reason: str) -> None:
         """Try the tile again, unless it was tried often enough."""
@@ -274,9 +272,9 @@ class ActorPool:
                 "the same command again once this is mended."
             )
 
-    def wake(self, report: MatchReport, method: str) -> None:
-        """Take the pool up again after `rest`, for another method, with a report of its own."""
-        self.report, self.method, now_s = report, method, time.perf_counter()
+    def wake(self, report: MatchReport) -> None:
+        """Take the pool up again after `rest`, with a report of its own."""
+        self.report, now_s = report, time.perf_counter()
         for worker in self._up():
             worker.up_since_s = now_s
 
@@ -294,28 +292,27 @@ class ActorPool:
 def match_over_actors(
     tiles: Iterator[Tile],
     make_matcher: Callable[[], PairMatcher],
+    ask: Ask[Given],
     *,
     queries: FeaturesOf,
     gallery: FeaturesOf,
     placement: Placement,
     report: MatchReport,
-    method: Literal["score", "details"] = "score",
     keep: list[ActorPool] | None = None,
-) -> Iterator[tuple[Tile, Any]]:
-    """What the matcher's method gives for each tile, in the order in which they finish.
+) -> Iterator[tuple[Tile, Given]]:
+    """What the matcher gives for each tile, in the order in which they finish.
 
     ``make_matcher`` builds the matcher inside each actor. ``queries`` and ``gallery`` are called
     there too: features do not pass through the driver, but are read from the cache, which every
     machine sees. ``report`` is filled in as it goes. ``keep`` holds the actors of the last call
-    with these arguments, if any, and is given them back: many small calls start them once. The
-    caller stops those that are left.
+    with this matcher and these features, if any, and is given them back: many small calls start
+    them once. The caller stops those that are left.
     """
-    features = queries, gallery
-    pool = keep.pop() if keep else ActorPool(make_matcher, features, placement, report, method)
-    pool.wake(report, method)
+    pool = keep.pop() if keep else ActorPool(make_matcher, (queries, gallery), placement, report)
+    pool.wake(report)
     finished = False
     try:
-        yield from pool.run(tiles)
+        yield from pool.run(tiles, ask)
         finished = True
     finally:
         pool.rest()

@@ -12,7 +12,7 @@ from exreid.matching.lightglue import LightGlueMatcher, MatchSettings
 from exreid.matching.nearest import NearestMatcher, NearestSettings
 from exreid.matching.tiles import PairMatcher
 from exreid.models.lightglue import load_lightglue
-from exreid.records import PairEvidence
+from exreid.records import LocalFeatures, PairEvidence, PairMatches
 
 NEAREST_STAGE, FIRST_STAGE = "Nearest neighbours", "First look"
 FULL_STAGE, EXACT_STAGE = "Matching pairs", "Matching the best"
@@ -39,6 +39,14 @@ class MakeMatcher:
         if isinstance(self.settings, NearestSettings):
             return NearestMatcher(self.settings, self.device)
         return LightGlueMatcher(load_lightglue(self.lightglue), self.settings, self.device)
+
+
+def details_of(
+    matcher: PairMatcher, queries: LocalFeatures, gallery: LocalFeatures, pair_P2: np.ndarray
+) -> list[PairMatches]:
+    """Asks the matcher of a cascade's last stage, which is LightGlue's, for all matches."""
+    assert isinstance(matcher, LightGlueMatcher)
+    return matcher.details(queries, gallery, pair_P2)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import isqrt
-from typing import Any, Literal, Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -37,6 +37,18 @@ class Tile:
     """The gallery indices, each once, rising."""
     pair_P2: np.ndarray
     """int32: each pair as places in ``query_M`` and ``gallery_M``."""
+
+
+Given = TypeVar("Given")
+Ask = Callable[[PairMatcher, LocalFeatures, LocalFeatures, np.ndarray], Given]
+"""What a matcher is asked about the pairs of a tile: a function that can be sent to an actor."""
+
+
+def score_tile(
+    matcher: PairMatcher, queries: LocalFeatures, gallery: LocalFeatures, pair_P2: np.ndarray
+) -> PairEvidence:
+    """Asks a matcher for the evidence of each pair."""
+    return matcher.score(queries, gallery, pair_P2)
 
 
 FeaturesOf = Callable[[np.ndarray], LocalFeatures]
@@ -72,12 +84,11 @@ def plan_tiles(
 def match_in_process(
     tiles: Iterator[Tile],
     matcher: PairMatcher,
+    ask: Ask[Given],
     *,
     queries: FeaturesOf,
     gallery: FeaturesOf,
-    method: Literal["score", "details"] = "score",
-) -> Iterator[tuple[Tile, Any]]:
+) -> Iterator[tuple[Tile, Given]]:
     """The plain twin of the distributed matching: tile after tile, here."""
-    run = getattr(matcher, method)
     for tile in tiles:
-        yield tile, run(queries(tile.query_M), gallery(tile.gallery_M), tile.pair_P2)
+        yield tile, ask(matcher, queries(tile.query_M), gallery(tile.gallery_M), tile.pair_P2)

@@ -25,11 +25,12 @@ from exreid.matching.cascade import (
     MakeMatcher,
     Stage,
     cascade_of,
+    details_of,
     run_cascade,
 )
 from exreid.matching.nearest import NearestSettings
 from exreid.matching.pairs import score_pairs, words_at
-from exreid.matching.tiles import FeaturesOf, Tile, plan_tiles
+from exreid.matching.tiles import FeaturesOf, Tile, plan_tiles, score_tile
 from exreid.pipeline.embed import Features
 from exreid.pipeline.inputs import cache_folder, with_local
 from exreid.pipeline.keypoints import EVIDENCE_VERSION, LocalImages, lightglue_name
@@ -147,7 +148,9 @@ def _match_stage(
         query_keys=method.images.keys,
         gallery_keys=method.images.keys,
         store=method.open_store(name),
-        run=partial(method.matchers.run, make=make, features_of=method.features_of, failed=failed),
+        run=lambda tiles: method.matchers.run(
+            tiles, make, score_tile, method.features_of, failed=failed
+        ),
         pairs_per_tile=PAIRS_PER_TILE[make.device] * stage.tile_factor,
         on_progress=method.progress(stage.name, len(first_P)),
     )
@@ -188,7 +191,7 @@ def match_details(
             first_P[place_M], second_P[place_M], pairs_per_tile=PAIRS_PER_TILE[make.device]
         )
         for tile, matches in method.matchers.run(
-            tiles, make, method.features_of, failed=failed, method="details"
+            tiles, make, details_of, method.features_of, failed=failed
         ):
             for pair, found in zip(place_M[tile.place_P].tolist(), matches, strict=True):
                 details[pair] = _as_counted(found, int(count_P[pair]), method.config)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from exreid.distributed.session import Placement
 from exreid.matching.cascade import STAGE_COUNTS, MakeMatcher
-from exreid.matching.tiles import FeaturesOf, PairMatcher, Tile, match_in_process
+from exreid.matching.tiles import Ask, FeaturesOf, Given, PairMatcher, Tile, match_in_process
 from exreid.records import Counts
+
+if TYPE_CHECKING:
+    # Ray takes seconds to import: it is left to those who use actors.
+    from exreid.distributed.match import ActorPool
 
 
 @dataclass
@@ -51,7 +55,7 @@ class Matchers:
         self.placement, self.tally = placement, tally
         self._here: dict[MakeMatcher, PairMatcher] = {}
         self._actors_for: tuple[MakeMatcher, FeaturesOf] | None = None
-        self._actors: list[Any] = []
+        self._actors: list[ActorPool] = []
 
     @property
     def device(self) -> str:
@@ -62,18 +66,19 @@ class Matchers:
         self,
         tiles: Iterator[Tile],
         make: MakeMatcher,
+        ask: Ask[Given],
         features_of: FeaturesOf,
         *,
         failed: list[tuple[Tile, str]],
-        method: Literal["score", "details"] = "score",
-    ) -> Iterator[tuple[Tile, Any]]:
-        """What the matcher's method gives for each tile, in any order; ``failed`` is given those
-        that were given up, and why."""
-        sides: dict[str, Any] = {"queries": features_of, "gallery": features_of, "method": method}
+    ) -> Iterator[tuple[Tile, Given]]:
+        """What the matcher gives for each tile, in any order; ``failed`` is given those that were
+        given up, and why."""
         if self.placement is None:
             if make not in self._here:
                 self._here[make] = make()
-            yield from match_in_process(tiles, self._here[make], **sides)
+            yield from match_in_process(
+                tiles, self._here[make], ask, queries=features_of, gallery=features_of
+            )
             return
         from exreid.distributed.match import MatchReport, match_over_actors
 
@@ -81,8 +86,16 @@ class Matchers:
             self.close()
             self._actors_for = (make, features_of)
         report = MatchReport()
-        how: dict[str, Any] = {"placement": self.placement, "report": report}
-        yield from match_over_actors(tiles, make, **how, keep=self._actors, **sides)
+        yield from match_over_actors(
+            tiles,
+            make,
+            ask,
+            queries=features_of,
+            gallery=features_of,
+            placement=self.placement,
+            report=report,
+            keep=self._actors,
+        )
         failed.extend(report.failed)
         self.tally.actors_lost += report.actors_lost
         self.tally.wait_share = report.wait_share

@@ -12,7 +12,7 @@ import numpy as np
 from exreid.distributed import match
 from exreid.distributed.match import MatchReport, match_over_actors
 from exreid.distributed.session import Placement
-from exreid.matching.tiles import match_in_process, plan_tiles
+from exreid.matching.tiles import match_in_process, plan_tiles, score_tile
 from exreid.records import PairEvidence
 from tests.matching import fakes
 
@@ -47,7 +47,7 @@ def run(cluster, most, sides):
     placement = Placement(1, 1.0, 0.0, most=most)
     counts, processes, report = np.full(len(QUERY_P), -1), set(), MatchReport()
     for done, (tile, evidence) in enumerate(
-        match_over_actors(tiles(), make, placement=placement, report=report, **sides)
+        match_over_actors(tiles(), make, score_tile, placement=placement, report=report, **sides)
     ):
         assert (counts[tile.place_P] == -1).all()
         counts[tile.place_P] = evidence.match_count_P
@@ -68,7 +68,7 @@ def check(cluster):
         "gallery": fakes.random_features(30, seed=2).take,
     }
     expected = np.full(len(QUERY_P), -1)
-    for tile, evidence in match_in_process(tiles(), fakes.EqualDescriptors(), **sides):
+    for tile, evidence in match_in_process(tiles(), fakes.EqualDescriptors(), score_tile, **sides):
         expected[tile.place_P] = evidence.match_count_P
     counts, processes = run(cluster, None, sides)
     assert np.array_equal(counts, expected)

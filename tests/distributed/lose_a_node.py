@@ -6,7 +6,7 @@ import numpy as np
 
 from exreid.distributed.match import MatchReport, match_over_actors
 from exreid.distributed.session import Placement
-from exreid.matching.tiles import match_in_process, plan_tiles
+from exreid.matching.tiles import match_in_process, plan_tiles, score_tile
 from tests.matching import fakes
 
 QUERY_P, GALLERY_P = (a.ravel() for a in np.mgrid[:20, :30])
@@ -30,7 +30,7 @@ def check(cluster, second):
     }
     counts, report = np.full(len(QUERY_P), -1), MatchReport()
     matched = match_over_actors(
-        tiles(), Slow, placement=Placement(4, 1.0, 0.0), report=report, **sides
+        tiles(), Slow, score_tile, placement=Placement(4, 1.0, 0.0), report=report, **sides
     )
     for done, (tile, evidence) in enumerate(matched):
         assert (counts[tile.place_P] == -1).all()
@@ -38,7 +38,7 @@ def check(cluster, second):
         if done == 11:
             cluster.remove_node(second, allow_graceful=False)
     expected = np.full(len(QUERY_P), -1)
-    for tile, evidence in match_in_process(tiles(), fakes.EqualDescriptors(), **sides):
+    for tile, evidence in match_in_process(tiles(), fakes.EqualDescriptors(), score_tile, **sides):
         expected[tile.place_P] = evidence.match_count_P
     assert np.array_equal(counts, expected)
     assert report.failed == []

@@ -25,7 +25,7 @@ from exreid.features.decoding import decode_in_process
 from exreid.features.embedding import Embedder
 from exreid.features.extraction import PrepareImages, extract_in_process
 from exreid.features.local_extraction import ExtractLocal, LocalFeatureStore, LocalPreprocessing
-from exreid.matching.tiles import plan_tiles
+from exreid.matching.tiles import plan_tiles, score_tile
 from exreid.models.backbones import build_backbone
 from exreid.records import LocalFeatures
 from tests.matching import fakes
@@ -42,7 +42,9 @@ def who_gets_which(placement):
     sides = dict.fromkeys(("queries", "gallery"), fakes.random_features(8, seed=1).take)
     tiles = plan_tiles(QUERY_P, GALLERY_P, pairs_per_tile=2)
     report = MatchReport()
-    matched = match_over_actors(tiles, TellsItsGpu, placement=placement, report=report, **sides)
+    matched = match_over_actors(
+        tiles, TellsItsGpu, score_tile, placement=placement, report=report, **sides
+    )
     return [found for _, found in matched]
 
 

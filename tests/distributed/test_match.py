@@ -10,7 +10,7 @@ import pytest
 
 from exreid.distributed.session import Placement
 from exreid.errors import MatchingError
-from exreid.matching.tiles import match_in_process, plan_tiles
+from exreid.matching.tiles import match_in_process, plan_tiles, score_tile
 from tests.matching.fakes import EqualDescriptors, random_features
 
 QUERIES, GALLERY = random_features(20, seed=1), random_features(30, seed=2)
@@ -47,6 +47,7 @@ def _match(make_matcher, actors):
     for tile, evidence in match_over_actors(
         plan_tiles(QUERY_P, GALLERY_P, pairs_per_tile=25),
         make_matcher,
+        score_tile,
         queries=QUERIES.take,
         gallery=GALLERY.take,
         placement=Placement(actors, 0.5, 0.0),
@@ -63,6 +64,7 @@ def plain():
     for tile, evidence in match_in_process(
         plan_tiles(QUERY_P, GALLERY_P, pairs_per_tile=64),
         EqualDescriptors(),
+        score_tile,
         queries=QUERIES.take,
         gallery=GALLERY.take,
     ):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exreid.matching.tiles import match_in_process, plan_tiles
+from exreid.matching.tiles import match_in_process, plan_tiles, score_tile
 from tests.matching.fakes import EqualDescriptors, random_features
 
 
@@ -58,7 +58,7 @@ def test_evidence_does_not_depend_on_the_tiles(size):
     counts = np.full(len(query_P), -1)
     tiles = plan_tiles(query_P, gallery_P, pairs_per_tile=size)
     for tile, evidence in match_in_process(
-        tiles, EqualDescriptors(), queries=queries.take, gallery=gallery.take
+        tiles, EqualDescriptors(), score_tile, queries=queries.take, gallery=gallery.take
     ):
         counts[tile.place_P] = evidence.match_count_P
     whole = EqualDescriptors().score(queries, gallery, np.stack([query_P, gallery_P], 1))
