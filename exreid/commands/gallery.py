@@ -151,7 +151,7 @@ def _show(gallery: Gallery) -> None:
             "gallery add measures it."
         )
     if gallery.decides and not (gallery.quality and gallery.quality.no_rate):
-        lines.append(f"  {_threshold_words(gallery.manifest['open_set']['content'])}")
+        lines.append(f"  {_threshold_words(gallery.decision)}")
     px = about["thumbnails_px"]
     lines.append(f"  thumbnails of {px} px" if px else "  no thumbnails")
     last = about["history"][-1]

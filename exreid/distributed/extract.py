@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -28,11 +29,11 @@ class EmbedActor:
 
     def __init__(
         self,
-        backbone: Any,
-        embedder_options: dict[str, Any],
+        make_embedder: Callable[[Backbone], Embedder],
+        backbone: ray.ObjectRef,
         prepare: PrepareImages | None,
     ) -> None:
-        self.embed = EmbedImages(Embedder(ray.get(backbone), **embedder_options))
+        self.embed = EmbedImages(make_embedder(ray.get(backbone)))
         self.prepare = prepare
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
@@ -62,14 +63,15 @@ def extract_over_actors(
     """
     blocks = _blocks(table, positions, batch_size, placement.actors)
     dataset = ray.data.from_arrow(blocks)
-    options = {
-        "batch_size": batch_size,
-        "dtype": dtype,
-        "device": placement.device,
-        "threads": placement.threads,
-        "deterministic": deterministic,
-        "flip": flip,
-    }
+    make_embedder = partial(
+        Embedder,
+        batch_size=batch_size,
+        dtype=dtype,
+        device=placement.device,
+        threads=placement.threads,
+        deterministic=deterministic,
+        flip=flip,
+    )
     prepare_in_actor: PrepareImages | None = prepare
     if placement.gpus:
         dataset = dataset.map_batches(
@@ -81,7 +83,7 @@ def extract_over_actors(
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         dataset = dataset.map_batches(
             EmbedActor,
-            fn_constructor_args=(ray.put(backbone), options, prepare_in_actor),
+            fn_constructor_args=(make_embedder, ray.put(backbone), prepare_in_actor),
             # Whole blocks; with GPUs Ray wants their size by number.
             batch_size=blocks[0].num_rows if placement.gpus else None,
             batch_format="numpy",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import ray
@@ -12,14 +11,14 @@ from ray.data import ActorPoolStrategy
 
 from exreid.distributed.blocks import table_blocks
 from exreid.distributed.session import Placement
-from exreid.features.local_extraction import PART_IMAGES, ExtractLocal, PrepareLocal
+from exreid.features.local_extraction import PART_IMAGES, ExtractLocal, LocalArguments, PrepareLocal
 from exreid.records import ImageTable
 
 MAX_RESTARTS = 3
 
 
 def extract_local_over_actors(
-    table: ImageTable, positions: np.ndarray, *, arguments: dict[str, Any], placement: Placement
+    table: ImageTable, positions: np.ndarray, *, arguments: LocalArguments, placement: Placement
 ) -> Iterator[dict[str, np.ndarray]]:
     """`ExtractLocal` with these arguments over the images at these positions, in any order.
 

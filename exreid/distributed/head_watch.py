@@ -12,9 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 
 from exreid.distributed.sentry import answers
 from exreid.errors import ClusterLostError
@@ -32,7 +32,7 @@ def head_is_lost() -> bool:
     return _lost.is_set()
 
 
-def kill_actor(actor: Any) -> None:
+def kill_actor(actor: ActorHandle) -> None:
     """ray.kill, unless the head is dead: nobody would hear it, and the call would not return."""
     if not head_is_lost():
         ray.kill(actor)
@@ -40,7 +40,7 @@ def kill_actor(actor: Any) -> None:
 
 @contextmanager
 def head_watched(
-    raylet: str | None = None, *, on_lost: Callable[[], Any] = lambda: None
+    raylet: str | None = None, *, on_lost: Callable[[], object] = lambda: None
 ) -> Iterator[None]:
     """Raise ClusterLostError in the block once the head of the cluster, or the raylet of this
     machine (by its HOST:PORT), no longer answers; ``on_lost`` is called right before that is told,
@@ -72,7 +72,7 @@ def head_watched(
 class HeadWatch(threading.Thread):
     """Connects to the head and to this machine's raylet, again and again."""
 
-    def __init__(self, head: str, raylet: str | None, on_lost: Callable[[], Any]) -> None:
+    def __init__(self, head: str, raylet: str | None, on_lost: Callable[[], object]) -> None:
         super().__init__(daemon=True, name="watch-head")
         self.head, self.raylet, self.on_lost = head, raylet, on_lost
         self.raylet_lost = False
@@ -99,7 +99,7 @@ class HeadWatch(threading.Thread):
         self.raylet_lost = self.raylet is not None and not answers(self.raylet)
         return not self.raylet_lost and answers(self.head)
 
-    def raise_lost(self, *unused: Any) -> None:
+    def raise_lost(self, *unused: object) -> None:
         """What the signal does, in the main thread."""
         if not self.ended.is_set():
             raise self.error()

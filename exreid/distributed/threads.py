@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from concurrent.futures import Future, wait
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -16,7 +16,7 @@ def beside_main(
     *,
     limit_s: float | None = None,
     every_s: float = 20.0,
-    on_wait: Callable[[float], Any] = lambda waited_s: None,
+    on_wait: Callable[[float], object] = lambda waited_s: None,
     stay: bool = False,
 ) -> T:
     """What ``work`` returns or raises, run in a thread of its own while the main thread waits.
@@ -30,35 +30,22 @@ def beside_main(
     """
     if threading.current_thread() is not threading.main_thread():
         return work()
-    box: queue.Queue[Any] = queue.Queue()
+    outcome: Future[T] = Future()
 
     def run() -> None:
         try:
-            box.put((work(), None))
+            outcome.set_result(work())
         except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
-            box.put((None, error))
+            outcome.set_exception(error)
         if stay:
             threading.Event().wait()
 
     threading.Thread(target=run, daemon=True, name="beside-main").start()
-    result, error = _waited_for(box, limit_s, every_s, on_wait)
-    if error is not None:
-        raise error
-    value: T = result
-    return value
-
-
-def _waited_for(
-    box: queue.Queue[Any], limit_s: float | None, every_s: float, on_wait: Callable[[float], Any]
-) -> Any:
     start_s = time.monotonic()
-    if limit_s is None:
-        return box.get()
-    while True:
+    while limit_s is not None and not outcome.done():
         waited_s = time.monotonic() - start_s
         if waited_s >= limit_s:
             raise TimeoutError(f"no answer in {limit_s:g} s")
-        try:
-            return box.get(timeout=max(0.01, min(every_s, limit_s - waited_s)))
-        except queue.Empty:
+        if not wait([outcome], timeout=max(0.01, min(every_s, limit_s - waited_s))).done:
             on_wait(time.monotonic() - start_s)
+    return outcome.result()

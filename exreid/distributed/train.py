@@ -11,7 +11,7 @@ import math
 import shutil
 import uuid
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import ray
 import torch
@@ -52,6 +52,15 @@ class WorkerPlacement:
     gpus: float
 
 
+class WorkerArguments(TypedDict):
+    """What each worker is told."""
+
+    training: ray.ObjectRef
+    """The `Training`."""
+    threads: int
+    """Of torch."""
+
+
 def place_workers(config: FinetuneRayConfig, *, share: bool = False) -> WorkerPlacement:
     """The workers asked for, or one per GPU, or one; RunError for what never fits.
 
@@ -89,9 +98,13 @@ def train_over_workers(
     storage_path, file_system = mirror.train_storage(storage)
     least, most = placement.least_workers, placement.workers
     resources = {"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})
+    arguments: WorkerArguments = {
+        "training": ray.put(training),
+        "threads": max(1, int(placement.cpus)),
+    }
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"training": ray.put(training), "threads": max(1, int(placement.cpus))},
+        train_loop_config=arguments,
         torch_config=TorchConfig(backend=backend_for(placement.gpus)),
         scaling_config=ScalingConfig(
             num_workers=most if least == most else (least, most),
@@ -123,7 +136,7 @@ def train_over_workers(
         raise outcome
 
 
-def train_worker(arguments: dict[str, Any]) -> ExreidError | None:
+def train_worker(arguments: WorkerArguments) -> ExreidError | None:
     """What Ray Train runs in each worker."""
     training: Training = ray.get(arguments["training"])
     torch.set_num_threads(arguments["threads"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 
@@ -118,6 +118,16 @@ class PrepareLocal:
                 columns["stage"][i] = "mask" if isinstance(error, MaskError) else "image"
         texts = {name: np.array(values, dtype=object) for name, values in columns.items()}
         return {**batch, "image": images, "animal": animals, **texts}
+
+
+class LocalArguments(TypedDict):
+    """What each `ExtractLocal` of a run is made with, wherever it works."""
+
+    root: str
+    preprocessing: LocalPreprocessing
+    folder: Path
+    extractor: str
+    keypoints: int
 
 
 class ExtractLocal:

@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -34,8 +34,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from exreid.calibration.budget import BudgetRule
-from exreid.calibration.curves import Calibration
+from exreid.calibration.curves import Calibration, SavedCalibration
 from exreid.calibration.fusion import Fusion
+from exreid.config.base import Tree
 from exreid.config.io import from_values
 from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import normalised_path
@@ -72,12 +73,44 @@ SWAPS = 5
 """How often a gallery that is replaced while it is opened is opened again."""
 
 
+class OpenSetFit(TypedDict):
+    """What decides whether an animal is known."""
+
+    decider: dict[str, Json]
+    content: dict[str, Json] | None
+    """Of ``open_set.json``."""
+    answer: SavedCalibration
+    grouping: dict[str, Json] | None
+
+
+class Manifest(TypedDict):
+    """What ``gallery.json`` holds, as far as others ask for it."""
+
+    format: int
+    fingerprint: str
+    method: str
+    photographs: int
+    animals: int
+    encounters: int
+    thumbnails_px: int
+    history: list[dict[str, Json]]
+    config: Tree
+    features: dict[str, Mapping[str, Json]]
+    """What they depend on besides the images, by their name."""
+    checkpoints: list[int]
+    calibration: str | None
+    """``fitted`` on this gallery, or ``loaded``."""
+    open_set: OpenSetFit | None
+    quality: NotRequired[dict[str, Any] | None]
+    checksums: NotRequired[str]
+
+
 @dataclass(frozen=True)
 class Gallery:
     """A gallery that was opened; arrays stay on disk until they are needed."""
 
     folder: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     config: ProbeConfig
     table: ImageTable
     """Its root is empty: the photographs are elsewhere."""
@@ -236,11 +269,18 @@ class Gallery:
         poor = self.quality is not None and self.quality.level == "poor"
         return self.manifest["open_set"] is not None and not poor
 
+    @property
+    def decision(self) -> dict[str, Json]:
+        """Its ``open_set.json``; empty where it has no decision."""
+        fit = self.manifest["open_set"]
+        return {} if fit is None else fit["content"] or {}
+
     def grouping(self) -> Grouping | None:
         """How photographs of new animals are grouped; None where that was not fitted."""
         self._refuse_earlier()
-        found = (self.manifest["open_set"] or {}).get("grouping")
-        return None if found is None else grouping_from_json(found)
+        fit = self.manifest["open_set"]
+        saved = None if fit is None else fit.get("grouping")
+        return None if saved is None else grouping_from_json(saved)
 
     def answer_curve(self) -> Calibration | None:
         """From an animal's score to the probability that it is the one; None where not fitted."""
@@ -319,7 +359,7 @@ def _checksums(folder: Path) -> dict[str, str] | None:
     return {name: str(value) for name, value in _read_json(inside(folder, CHECKSUMS)).items()}
 
 
-def _complete(manifest: dict[str, Any], config: ProbeConfig) -> None:
+def _complete(manifest: Manifest, config: ProbeConfig) -> None:
     """Earlier versions mirrored photographs as they were told, and did not note it."""
     for number, model in enumerate([config.model, *config.benchmark.fusion.models]):
         described = manifest["features"].get(f"global-{number}")
@@ -339,18 +379,16 @@ def checked(folder: Path, name: str, checksums: dict[str, str] | None) -> Path:
     return file
 
 
-def _described(tree: Any) -> Any:
+def _described(tree: Tree) -> Tree:
     """Of a gallery's config what says how its features and decisions are made: where this machine
     reads and writes, and whom it talks to, are its user's to say."""
-    if not isinstance(tree, dict):
-        return tree
     kept = {name: value for name, value in tree.items() if name in DESCRIBES}
     for names in THIS_MACHINES:
         kept = _without(kept, names)
     return kept
 
 
-def _without(tree: Any, names: Sequence[str]) -> Any:
+def _without(tree: Tree, names: Sequence[str]) -> Tree:
     """A tree without one of its keys, where it has it."""
     first, *more = names
     if not isinstance(tree, dict) or first not in tree:
@@ -387,7 +425,7 @@ def backbone_name(number: int) -> str:
     return f"backbone-{number}.safetensors"
 
 
-def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+def _differences(old: object, new: object, key: str = "") -> list[tuple[str, object, object]]:
     if isinstance(old, dict) and isinstance(new, dict):
         names = [name for name in {**old, **new} if name not in LOOSE]
         parts = [_differences(old.get(n), new.get(n), f"{key}.{n}".strip(".")) for n in names]
@@ -501,7 +539,7 @@ def _check_rows(file: Path, rows: pd.DataFrame, content_G: list[str]) -> None:
 
 
 def _with_checkpoints(
-    config: ProbeConfig, folder: Path, manifest: dict[str, Any], checksums: dict[str, str] | None
+    config: ProbeConfig, folder: Path, manifest: Manifest, checksums: dict[str, str] | None
 ) -> ProbeConfig:
     """The config with the weights that the gallery brings."""
     brought = set(manifest["checkpoints"])

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.torch import save_file
@@ -19,6 +18,7 @@ from safetensors.torch import save_file
 from exreid import __version__
 from exreid.calibration.curves import Calibration
 from exreid.calibration.fusion import Fusion
+from exreid.config.base import Tree
 from exreid.config.benchmark import ModelConfig
 from exreid.config.probe import OutputConfig, ProbeConfig, RayConfig, WandbConfig
 from exreid.data.thumbnails import Thumbnail, make_thumbnail
@@ -32,6 +32,8 @@ from exreid.gallery.folder import (
     MANIFEST,
     PAIRS,
     Gallery,
+    Manifest,
+    OpenSetFit,
     backbone_name,
     decider_to_json,
     grouping_to_json,
@@ -61,7 +63,7 @@ class GalleryFit:
 
     fusion: Fusion | None
     decider: Decider | None = None
-    content: dict[str, Any] | None = None
+    content: dict[str, Json] | None = None
     """Of ``open_set.json``."""
     answer: Calibration | None = None
     """From an identity's score to the probability that it is the one."""
@@ -70,7 +72,7 @@ class GalleryFit:
     quality: GalleryQuality | None = None
     """How well the gallery tells its animals apart, where that was measured."""
 
-    def as_json(self) -> dict[str, Any] | None:
+    def as_json(self) -> OpenSetFit | None:
         """The ``open_set`` of ``gallery.json``."""
         if self.decider is None or self.answer is None:
             return None
@@ -147,7 +149,7 @@ class GalleryContent:
             small[len(known) :] = pool.map(make, range(len(known), len(rows)))
         return small
 
-    def _manifest(self, keys: list[str], checkpoints: list[int]) -> dict[str, Json]:
+    def _manifest(self, keys: list[str], checkpoints: list[int]) -> Manifest:
         old, fit, rows = self.old, self.fit, self.table.rows
         written = datetime.now(UTC).isoformat(timespec="seconds")
         now: dict[str, Json] = {"written": written, "photographs": len(rows), "exreid": __version__}
@@ -273,11 +275,11 @@ def _portable(config: ProbeConfig) -> dict[str, Json]:
         "wandb": WandbConfig(),
         "ray": RayConfig(),
     }
-    tree: dict[str, Any] = config.model_copy(update=plain).model_dump(mode="json")
+    tree: Tree = config.model_copy(update=plain).model_dump(mode="json")
     return tree
 
 
-def _strict(features: Any) -> Any:
+def _strict(features: object) -> object:
     """Without what moves the last digits alone."""
     if isinstance(features, dict):
         return {key: _strict(value) for key, value in features.items() if key not in LOOSE}

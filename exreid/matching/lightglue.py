@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ import torch
 from exreid.errors import MatchingError
 from exreid.matching.geometry import Geometry, geometric_inliers
 from exreid.models.device import on_device
-from exreid.models.lightglue import LightGlue, Points
+from exreid.models.lightglue import Assignment, LightGlue, Points
 from exreid.models.lightglue_weights import LAYERS
 from exreid.records import Json, LocalFeatures, PairEvidence, PairMatches
 
@@ -92,7 +92,7 @@ class _Batch(NamedTuple):
     partner_BM: torch.Tensor
     """int32, on the host: see `mutual_matches`."""
     confidence_BM: torch.Tensor
-    done: Any
+    done: torch.cuda.Event | None
     """The CUDA event after the copy; None where nothing is under way."""
 
     def matches(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -310,7 +310,7 @@ def _rounded_up(width: int, most: int) -> int:
     return min(-(-int(width) // WIDTH_STEP) * WIDTH_STEP, most)
 
 
-def _most_matchable(points: Points, head: Any, most: int) -> tuple[Points, torch.Tensor]:
+def _most_matchable(points: Points, head: Assignment, most: int) -> tuple[Points, torch.Tensor]:
     """The keypoints (B, most) most sure of a partner, in their old order."""
     score_BK = head.log_matchability(points)
     if points.real_BK is not None:

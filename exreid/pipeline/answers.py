@@ -187,7 +187,7 @@ def names_of(retrieval: Retrieval) -> dict[int, str]:
 def answer_table(retrieval: Retrieval, names: dict[int, str], config: ProbeConfig) -> pa.Table:
     """``answers.parquet``: the best identities of each query."""
     benchmark = config.benchmark
-    columns: dict[str, list[Any]] = {name: [] for name in ANSWER_COLUMNS}
+    columns: dict[str, list[str | float]] = {name: [] for name in ANSWER_COLUMNS}
     answers = identity_answers(
         retrieval.ranking,
         retrieval.gallery.identity_N,

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +22,7 @@ from exreid.metrics.reliability import brier_score, expected_calibration_error, 
 from exreid.pipeline.calibration_draw import DrawnPairs, draw_pairs
 from exreid.pipeline.match import choosing_stages
 from exreid.pipeline.methods import Method
-from exreid.records import Counts, Json, RetrievalSide
+from exreid.records import Counts, RetrievalSide
 from exreid.storage import mirror
 from exreid.storage.run_folder import write_table, write_text
 
@@ -115,16 +114,17 @@ def _written(
     counts: Counts = {}
     prob_PM = np.column_stack([held_out.probability_PM, held_out.probability_P])
     known_P = ~np.isnan(prob_PM).any(axis=1)
-    figures: dict[str, dict[str, Any]] = {}
+    own: dict[str, dict[str, float]] = {}
+    shown: dict[str, dict[str, float]] = {}
     if known_P.any():
         before_PM = _scaled(drawn.score_PM)
         fused_before_P = sum_in_order(before_PM * np.array(fusion.weights))
         before_PM = np.column_stack([before_PM, fused_before_P])
         shown_P = known_P & drawn.shown_P
         for m, name in enumerate((*names, "fused")):
-            figures[name] = _figures(before_PM[:, m], prob_PM[:, m], pairs, known_P)
+            own[name] = _figures(before_PM[:, m], prob_PM[:, m], pairs, known_P)
             if shown_P.any():
-                figures[name]["shown"] = _figures(before_PM[:, m], prob_PM[:, m], pairs, shown_P)
+                shown[name] = _figures(before_PM[:, m], prob_PM[:, m], pairs, shown_P)
         drawn_P = shown_P if shown_P.any() else known_P
         curves = {
             name: reliability(
@@ -139,15 +139,18 @@ def _written(
             prob_PM[drawn_P, -1], pairs.same_P[drawn_P], weight_P=pairs.weight_P[drawn_P]
         )
         draw_reliability(folder / "reliability.png", fused, curves)
-        counts["calibration_error_before"] = figures["fused"]["ece_before"]
-        counts["calibration_error"] = figures["fused"]["ece"]
-        counts |= _said_how_far_it_holds(figures["fused"].get("shown"))
+        counts["calibration_error_before"] = own["fused"]["ece_before"]
+        counts["calibration_error"] = own["fused"]["ece"]
+        counts |= _said_how_far_it_holds(shown.get("fused"))
     counts |= {"calibration_pairs": len(pairs), "calibration_positives": int(pairs.same_P.sum())}
     write_table(folder / "calibration_pairs.parquet", _pair_table(names, drawn, held_out))
     content = {
         "fingerprint": fusion.fingerprint,
         "made_for": _made_for(config, fitted.methods),
-        "held_out": figures,
+        "held_out": {
+            name: {**values, **({"shown": shown[name]} if shown else {})}
+            for name, values in own.items()
+        },
         "fusion": fusion.as_json(),
         "budget": fitted.rule.as_json() if fitted.rule else None,
     }
@@ -158,7 +161,7 @@ def _written(
 def _pair_table(names: Sequence[str], drawn: DrawnPairs, held_out: HeldOut) -> pa.Table:
     """``calibration_pairs.parquet``."""
     pairs, ids = drawn.pairs, drawn.gallery.image_ids
-    columns: dict[str, Any] = {
+    columns: dict[str, Sequence[str] | np.ndarray] = {
         "query_id": [ids[i] for i in pairs.first_P],
         "gallery_id": [ids[i] for i in pairs.second_P],
         "is_match": pairs.same_P,
@@ -202,7 +205,7 @@ def _scaled(score_PM: np.ndarray) -> np.ndarray:
 
 def _figures(
     before_P: np.ndarray, prob_P: np.ndarray, pairs: CalibrationPairs, rows_P: np.ndarray
-) -> dict[str, Json]:
+) -> dict[str, float]:
     """Of these pairs the held-out calibration error and Brier score; those of raw scores and of
     the base rate."""
     before_P, prob_P = before_P[rows_P], prob_P[rows_P]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -237,7 +238,7 @@ def make_prints(
     part = ImageTable(part.rows, part.original, root, part.source)
 
     def source_for(make: MakePrints) -> DecodeSource:
-        def either(table: ImageTable, positions: np.ndarray) -> Any:
+        def either(table: ImageTable, positions: np.ndarray) -> Iterable[dict[str, np.ndarray]]:
             alone = cache is None or len(positions) <= FEW_PRINTS
             if alone or getattr(ray, "num_actors", None) == 0 or ray.num_workers == 0:
                 return decode_in_process(table, positions, keep=make)
@@ -259,7 +260,7 @@ def make_prints(
 
 def _over_ray(
     table: ImageTable, positions: np.ndarray, make: MakePrints, ray: RayConfig, verbose: bool
-) -> Any:
+) -> Iterator[dict[str, np.ndarray]]:
     from exreid.distributed.decode import decode_over_tasks
     from exreid.distributed.session import ray_session
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import numpy as np
 
@@ -137,17 +137,13 @@ def with_made_split(table: ImageTable, config: AnyConfig) -> ImageTable:
     """The table with the split that ``dataset.make_split`` asks for."""
     rows, dataset = table.rows, config.dataset
     identities, encounters = rows["identity"].tolist(), rows["encounter"].tolist()
-    options: dict[str, Any] = {
-        "test_fraction": dataset.test_fraction,
-        "image_ids": rows["image_id"].tolist(),
-    }
-    if dataset.make_split == "closed_set":
-        split = closed_set_split(identities, encounters, seed=config.seed, **options)
-    elif dataset.make_split == "identity_disjoint":
-        split = identity_disjoint_split(identities, encounters, seed=config.seed, **options)
-    else:
+    ids, share = rows["image_id"].tolist(), dataset.test_fraction
+    if dataset.make_split == "time_aware":
         dates = rows["date"].to_numpy()
-        split = time_aware_split(identities, encounters, dates, **options)
+        split = time_aware_split(identities, encounters, dates, test_fraction=share, image_ids=ids)
+    else:
+        draw = closed_set_split if dataset.make_split == "closed_set" else identity_disjoint_split
+        split = draw(identities, encounters, seed=config.seed, test_fraction=share, image_ids=ids)
     return ImageTable(rows.assign(split=split), table.original, table.root, table.source)
 
 

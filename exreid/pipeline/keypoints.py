@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from exreid.features.keys import stage_folder
 from exreid.features.local import EXTRACTORS, LocalExtractor
 from exreid.features.local_extraction import (
     ExtractLocal,
+    LocalArguments,
     LocalFeatureStore,
     LocalPreprocessing,
     local_description,
@@ -144,7 +144,7 @@ def extract_local_images(
     cache = cache_folder(config)
     folder = stage_folder(cache, "local", description)
     root = table.root if is_remote(table.root) else os.path.abspath(table.root)  # noqa: PTH100
-    arguments: dict[str, Any] = {
+    arguments: LocalArguments = {
         "root": root,
         "preprocessing": preprocessing,
         "folder": folder,

@@ -30,6 +30,7 @@ from pydantic import TypeAdapter
 from exreid.config.space import Distribution
 from exreid.config.sweep import TuneConfig
 from exreid.errors import RunError
+from exreid.records import Json
 from exreid.storage import mirror
 from exreid.storage.run_folder import write_text
 
@@ -85,7 +86,7 @@ class SweepPlan:
 
     tune: TuneConfig
     seed: int
-    base_values: dict[str, Any]
+    base_values: Mapping[str, Json]
     """The config's own values of the keys that are searched."""
     file: Path
 
@@ -196,25 +197,27 @@ class SweepStudy:
             )
         return study
 
-    def _contains(self, values: Mapping[str, Any]) -> bool:
+    def _contains(self, values: Mapping[str, Json]) -> bool:
         """Whether these values can be drawn."""
         return all(
             value in self.space[key].choices
             if self.space[key].choices
-            else type(value) in (int, float) and self.optuna_space[key]._contains(value)
+            else isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and self.optuna_space[key]._contains(value)
             for key, value in values.items()
         )
 
-    def _encoded(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def _encoded(self, values: Mapping[str, Json]) -> dict[str, Json]:
         """Listed values as JSON: Optuna's categories are plain cells."""
-        encoded = {}
+        encoded: dict[str, Json] = {}
         for key, value in values.items():
             choices = self.space[key].choices
             # The config's own 64.0 is the 64 of a list.
             encoded[key] = json.dumps(choices[choices.index(value)]) if choices else value
         return encoded
 
-    def _decoded(self, params: Mapping[str, Any]) -> dict[str, Any]:
+    def _decoded(self, params: Mapping[str, Any]) -> dict[str, Json]:
         return {
             key: json.loads(params[key]) if distribution.choices else params[key]
             for key, distribution in self.space.items()

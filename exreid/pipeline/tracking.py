@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from exreid.config.base import Tree
 from exreid.config.probe import WandbConfig
 from exreid.progress import tell
 from exreid.records import Result
@@ -27,22 +28,20 @@ WAITING = (
 class Tracker:
     """A run of Weights & Biases, or nothing: where it is not wanted, and once it has failed."""
 
-    def __init__(
-        self, config: WandbConfig, *, run_id: str, folder: Path, tree: dict[str, Any]
-    ) -> None:
+    def __init__(self, config: WandbConfig, *, run_id: str, folder: Path, tree: Tree) -> None:
         self.folder = folder
         self.run: Any = None
         self.rows = 0
         self.on = config.enabled
         self._guarded(lambda: self._start(config, run_id, tree))
 
-    def log_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def log_rows(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Log the rows that are new since the last call, each at its ``epoch``."""
         for row in rows[self.rows :]:
             self._guarded(partial(self._log_row, row))
         self.rows = max(self.rows, len(rows))
 
-    def finish(self, summary: Mapping[str, Any]) -> bool:
+    def finish(self, summary: Mapping[str, object]) -> bool:
         """Write the summary; True when everything was logged."""
         self._guarded(lambda: self.run.summary.update(dict(summary)))
         self._guarded(self._finish)
@@ -54,10 +53,10 @@ class Tracker:
         if offline:
             tell(f"Weights & Biases: kept offline. To send it: wandb sync {folder}")
 
-    def _log_row(self, row: Mapping[str, Any]) -> None:
+    def _log_row(self, row: Mapping[str, float]) -> None:
         self.run.log(dict(row), step=int(row["epoch"]))
 
-    def _start(self, config: WandbConfig, run_id: str, tree: dict[str, Any]) -> None:
+    def _start(self, config: WandbConfig, run_id: str, tree: Tree) -> None:
         import wandb
 
         # What is None here is left to W&B, which asks its own WANDB_... variables.
@@ -86,7 +85,7 @@ class Tracker:
         if address:
             tell(f"Weights & Biases: {address}", url=address)
 
-    def _guarded(self, call: Callable[[], Any]) -> None:
+    def _guarded(self, call: Callable[[], object]) -> None:
         if not self.on:
             return
         try:
@@ -102,7 +101,7 @@ class Tracker:
 
 
 def log_result(
-    config: WandbConfig, *, run_id: str, folder: Path, tree: dict[str, Any], result: Result
+    config: WandbConfig, *, run_id: str, folder: Path, tree: Tree, result: Result
 ) -> bool:
     """A probe's config and metrics; True when logged, False (with a warning) when W&B failed."""
     tracker = Tracker(config, run_id=run_id, folder=folder, tree=tree)

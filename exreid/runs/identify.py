@@ -151,5 +151,4 @@ def _write_answers(
     write_tables(folder, answers)
     write_evidence(folder, retrieval)
     if gallery.decides:
-        content = gallery.manifest["open_set"]["content"]
-        write_text(folder / "open_set.json", json.dumps(content, indent=1) + "\n")
+        write_text(folder / "open_set.json", json.dumps(gallery.decision, indent=1) + "\n")

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -196,16 +195,23 @@ def measure(ranking: Ranking, identity_Q: np.ndarray, config: ProbeConfig) -> Re
     """Metrics and their intervals; the same for a fresh ranking and one read from disk."""
     benchmark = config.benchmark
     shortlist = benchmark.candidate_k if benchmark.method != "cosine" else None
-    options: dict[str, Any] = {
-        "top_k": benchmark.top_k,
-        "mean_ap": benchmark.mAP,
-        "shortlist": shortlist,
-        "open_split": True,
-    }
-    metrics = retrieval_metrics(ranking, identity_Q, **options)
     intervals: dict[str, tuple[float, float]] = {}
+    metrics = retrieval_metrics(
+        ranking,
+        identity_Q,
+        top_k=benchmark.top_k,
+        mean_ap=benchmark.mAP,
+        shortlist=shortlist,
+        open_split=True,
+    )
     if benchmark.bootstrap_resamples:
-        values = query_values(ranking, **options)
+        values = query_values(
+            ranking,
+            top_k=benchmark.top_k,
+            mean_ap=benchmark.mAP,
+            shortlist=shortlist,
+            open_split=True,
+        )
         intervals = bootstrap_intervals(
             values, identity_Q, resamples=benchmark.bootstrap_resamples, seed=config.seed
         )

@@ -34,6 +34,14 @@ RESUMABLE = (
 Tensors = dict[str, torch.Tensor]
 
 
+class GeneratorStates(TypedDict):
+    """Of torch's random numbers."""
+
+    cpu: torch.Tensor
+    cuda: list[torch.Tensor]
+    """Of each GPU."""
+
+
 class FullCheckpoint(TypedDict):
     """What a ``checkpoint-*-full.pth`` holds: all that a training goes on from."""
 
@@ -42,15 +50,14 @@ class FullCheckpoint(TypedDict):
     raw_model: Tensors | None
     """The backbone's own weights where ``model`` is their average."""
     head: Tensors
-    optimizer: dict[str, Any]
+    optimizer: dict[str, object]
     scheduler: dict[str, int]
     """``step``: of the optimiser, taken so far."""
-    scaler: dict[str, Any]
+    scaler: dict[str, object]
     ema: dict[str, int] | None
     """``updates`` of the average."""
     epoch: int
-    rng: dict[str, Any]
-    """The states of torch's generators, of the CPU and of each GPU."""
+    rng: GeneratorStates
     labels: list[str]
     backbone: str
     image_size: int

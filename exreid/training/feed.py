@@ -5,8 +5,9 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -60,35 +61,34 @@ def read_ahead(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
 
     An error in the thread is raised here; leaving early stops the thread at its next item.
     """
-    waiting: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
+    waiting: queue.Queue[Future[Item] | None] = queue.Queue(depth)
     stopped = threading.Event()
 
-    def put(kind: str, value: Any) -> bool:
+    def put(item: Future[Item] | None) -> None:
         while not stopped.is_set():
             try:
-                waiting.put((kind, value), timeout=0.1)
-                return True
+                waiting.put(item, timeout=0.1)
             except queue.Full:
                 continue
-        return False
+            return
 
     def produce() -> None:
         try:
             for item in items:
-                if not put("item", item):
+                produced: Future[Item] = Future()
+                produced.set_result(item)
+                put(produced)
+                if stopped.is_set():
                     return
-            put("end", None)
+            put(None)
         except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
-            put("error", error)
+            failed: Future[Item] = Future()
+            failed.set_exception(error)
+            put(failed)
 
     threading.Thread(target=produce, daemon=True, name="read-ahead").start()
     try:
-        while True:
-            kind, value = waiting.get()
-            if kind == "end":
-                return
-            if kind == "error":
-                raise value
-            yield value
+        while (produced := waiting.get()) is not None:
+            yield produced.result()
     finally:
         stopped.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -27,7 +28,9 @@ class ModelWithLoss(nn.Module):
         self.backbone_trains = True
         self._amp = AMP_DTYPES.get(config.amp)
         # In a list, so that the compiled twin's weights are not counted twice.
-        self._run: list[Any] = [torch.compile(backbone) if config.compile else backbone]
+        self._run: list[Callable[[torch.Tensor], torch.Tensor]] = [
+            torch.compile(backbone) if config.compile else backbone
+        ]
 
     def forward(
         self, images_B3HW: torch.Tensor, label_B: torch.Tensor, margin_factor: float

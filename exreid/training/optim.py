@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
-from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
@@ -74,7 +73,7 @@ def margin_factor(step: int, *, warmup_steps: int) -> float:
     return 1.0 if step >= warmup_steps else step / warmup_steps
 
 
-def _backbone_groups(backbone: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+def _backbone_groups(backbone: nn.Module, config: OptimizerConfig) -> list[dict[str, object]]:
     names: set[str] = getattr(backbone, "no_weight_decay", set)()
     if config.layer_decay is None:
         return list(
@@ -97,7 +96,7 @@ def _backbone_groups(backbone: nn.Module, config: OptimizerConfig) -> list[dict[
     )
 
 
-def _head_groups(head: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+def _head_groups(head: nn.Module, config: OptimizerConfig) -> list[dict[str, object]]:
     groups = param_groups_weight_decay(head, weight_decay=config.weight_decay)
     return [{**group, "lr_scale": config.head_lr_factor} for group in groups if group["params"]]
 
