@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pandas as pd
 
 from exreid.errors import MetadataError
+
+if TYPE_CHECKING:
+    # Processes that decode images have no tables: its import takes longer than all else here.
+    import pandas as pd
 
 TABLE_COLUMNS = (
     "image_id",
