@@ -34,8 +34,8 @@ TILT_BUDGET = 1e-4
 rise by themselves and need far less."""
 CURVE_RIDGE = 1e-8
 """Moves no digit that matters, and keeps curves finite through scores that differ by nothing."""
-FORMAT = 2
-NEAREST = 10
+CURVE_FORMAT = 2
+WINDOW_PAIRS = 10
 """An unseen pair of an answer weighs what so many of that answer weigh that scored nearest."""
 
 
@@ -122,7 +122,7 @@ class Calibration:
     def as_json(self) -> SavedCalibration:
         """What `from_json` reads."""
         return {
-            "format": FORMAT,
+            "format": CURVE_FORMAT,
             "kind": self.kind,
             "knot_score": self.knot_score_M.tolist(),
             "knot_prob": self.knot_prob_M.tolist(),
@@ -135,10 +135,10 @@ class Calibration:
     def from_json(cls, saved: SavedCalibration) -> Calibration:
         """The curve that was saved; CalibrationError for anything else."""
         try:
-            if saved["format"] != FORMAT:
+            if saved["format"] != CURVE_FORMAT:
                 raise CalibrationError(
                     f"a calibration of format {saved['format']}, and this version reads "
-                    f"{FORMAT}: fit it again."
+                    f"{CURVE_FORMAT}: fit it again."
                 )
             return cls(
                 saved["kind"],
@@ -258,14 +258,14 @@ class _Support:
         below_B = np.searchsorted(self.score_P[different], highest_B, side="right")
         return (
             _mean_of_window(self.weight_P[same], above_B),
-            _mean_of_window(self.weight_P[different], below_B - NEAREST),
+            _mean_of_window(self.weight_P[different], below_B - WINDOW_PAIRS),
         )
 
 
 def _mean_of_window(value_N: np.ndarray, start_B: np.ndarray) -> np.ndarray:
-    """The means of `NEAREST` numbers from each start, or from as near as that many are there."""
-    start_B = np.clip(start_B, 0, max(len(value_N) - NEAREST, 0))
-    end_B = np.minimum(start_B + NEAREST, len(value_N))
+    """The means of `WINDOW_PAIRS` numbers from each start, or from as near as there are so many."""
+    start_B = np.clip(start_B, 0, max(len(value_N) - WINDOW_PAIRS, 0))
+    end_B = np.minimum(start_B + WINDOW_PAIRS, len(value_N))
     sum_N1 = np.concatenate([[0.0], np.cumsum(value_N)])
     return np.asarray((sum_N1[end_B] - sum_N1[start_B]) / (end_B - start_B))
 

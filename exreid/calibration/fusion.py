@@ -43,7 +43,7 @@ from exreid.errors import CalibrationError
 FusionWeights = Literal["equal", "learned"]
 WEIGHTS_RIDGE = 1e-3
 """Keeps learned weights finite where the methods separate the animals perfectly."""
-FORMAT = 1
+FUSION_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Fusion:
     def as_json(self) -> SavedFusion:
         """What `from_json` reads."""
         return {
-            "format": FORMAT,
+            "format": FUSION_FORMAT,
             "methods": list(self.methods),
             "weights": list(self.weights),
             "calibrations": [curve.as_json() for curve in self.calibrations],
@@ -123,10 +123,10 @@ class Fusion:
     def from_json(cls, saved: SavedFusion) -> Fusion:
         """The fusion that was saved; CalibrationError for anything else."""
         try:
-            if saved["format"] != FORMAT:
+            if saved["format"] != FUSION_FORMAT:
                 raise CalibrationError(
-                    f"a fusion of format {saved['format']}, and this version reads {FORMAT}: fit "
-                    "it again."
+                    f"a fusion of format {saved['format']}, and this version reads "
+                    f"{FUSION_FORMAT}: fit it again."
                 )
             return cls(
                 tuple(saved["methods"]),

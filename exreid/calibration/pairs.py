@@ -22,7 +22,7 @@ from exreid.metrics.ranking import Exclude, group_by_code
 from exreid.records import RetrievalSide
 
 PairMode = Literal["disjoint_sets", "same_set"]
-Nearest = Callable[[np.ndarray, np.ndarray], np.ndarray]
+NearestOf = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """For the images at some database indices (rising), the indices of their best candidates among
 those at others (rising): int (first, candidates), -1 where there are fewer."""
 CALIBRATION_FOLDS = 5
@@ -56,7 +56,7 @@ class CalibrationPairs:
 
 def calibration_pairs(
     side: RetrievalSide,
-    nearest: Nearest,
+    nearest: NearestOf,
     *,
     pairs: int,
     mode: PairMode = "disjoint_sets",
@@ -107,7 +107,7 @@ def calibration_pairs(
 
 def candidate_pairs(
     side: RetrievalSide,
-    nearest: Nearest,
+    nearest: NearestOf,
     *,
     queries: int,
     seed: int = 0,
@@ -152,7 +152,7 @@ class _Plane:
         pair_P2 = np.concatenate(blocks)
         return pair_P2[self._allowed(pair_P2)]
 
-    def near(self, nearest: Nearest) -> np.ndarray:
+    def near(self, nearest: NearestOf) -> np.ndarray:
         """The pairs of two animals among the first set's best candidates."""
         rising_A = np.sort(self.first_A)
         nearest_AK = nearest(rising_A, np.sort(self.second_B))

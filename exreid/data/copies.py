@@ -30,7 +30,7 @@ size in all but 2 of 401."""
 BLANK_LEVELS = 5.0
 """Standard deviation, in grey levels of 255, below which a print shows nothing: black frames are
 alike whatever they were taken of."""
-NEAREST = 100
+MOST_NEAR = 100
 """Of each query, so many candidates with the nearest hashes are looked at."""
 BANDS = 4
 BLOCK_CANDIDATES = 4_000_000
@@ -67,7 +67,7 @@ def is_blank(print_NSS: np.ndarray) -> np.ndarray:
     return np.asarray(np.sqrt(np.maximum(square_N - mean_N**2, 0)) < BLANK_LEVELS)
 
 
-def near_hashes(hash_Q: np.ndarray, hash_G: np.ndarray, nearest: int = NEAREST) -> np.ndarray:
+def near_hashes(hash_Q: np.ndarray, hash_G: np.ndarray, nearest: int = MOST_NEAR) -> np.ndarray:
     """Pairs whose hashes differ in at most `HASH_BITS` bits, int64 (P, 2), by query, the nearest
     first and then by gallery index; of each query at most ``nearest``."""
     # Equal hashes are looked up once: a thousand frames of one scene often share theirs.

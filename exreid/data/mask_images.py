@@ -14,7 +14,7 @@ from exreid.data.images import foreign_bytes, open_image
 from exreid.errors import ImageError, MaskError
 from exreid.storage.urls import read_bytes
 
-ENDINGS = frozenset((".png", ".tif", ".tiff", ".bmp", ".gif"))
+MASK_ENDINGS = frozenset((".png", ".tif", ".tiff", ".bmp", ".gif"))
 SHARE_OF_ENDS = 0.9
 """Of a grey mask, black and white alone make up so much; what is between smooths an edge."""
 
@@ -32,7 +32,7 @@ def mask_files(folder: Path, paths: Sequence[str]) -> dict[str, Path]:
     for parent, _, names in os.walk(folder):
         for name in names:
             file = Path(parent) / name
-            if file.suffix.lower() in ENDINGS:
+            if file.suffix.lower() in MASK_ENDINGS:
                 masks[_key(file.relative_to(folder).as_posix())].append(file)
     asking: dict[str, list[str]] = defaultdict(list)
     for path in paths:

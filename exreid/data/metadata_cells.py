@@ -15,7 +15,7 @@ from exreid.data.metadata_formats import clean_text
 from exreid.data.metadata_table import Columns, MetadataFile
 from exreid.storage.urls import is_remote
 
-SHOWN = 3
+SHOWN_GROUPS = 3
 _NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d*)?(?:[eE][+-]?\d+)?")
 _DIGITS = re.compile(r"0*(\d+)(?:[.,]0+(?!\d))?")
 
@@ -101,9 +101,9 @@ def similar_notes(columns: Iterable[tuple[str, Sequence[str | None]]]) -> list[s
         if groups:
             shown = "; ".join(
                 " and ".join(f"{name!r} ({count})" for name, count in group.items())
-                for group in groups[:SHOWN]
+                for group in groups[:SHOWN_GROUPS]
             )
-            more = f"; and {len(groups) - SHOWN} more" if len(groups) > SHOWN else ""
+            more = f"; and {len(groups) - SHOWN_GROUPS} more" if len(groups) > SHOWN_GROUPS else ""
             notes.append(
                 f"{column}: names that differ only by case or by how a number is written count as "
                 f"different: {shown}{more}. Write each one way"
@@ -120,6 +120,6 @@ def _folded(name: str) -> str:
 
 
 def _shown(counts: Counter[str]) -> str:
-    parts = [f"{text[:40]!r} {count}" for text, count in counts.most_common(SHOWN)]
-    more = [f"{len(counts) - SHOWN} more"] if len(counts) > SHOWN else []
+    parts = [f"{text[:40]!r} {count}" for text, count in counts.most_common(SHOWN_GROUPS)]
+    more = [f"{len(counts) - SHOWN_GROUPS} more"] if len(counts) > SHOWN_GROUPS else []
     return ", ".join([*parts, *more])

@@ -15,7 +15,7 @@ import numpy as np
 from exreid.data.images import foreign_bytes, open_image
 from exreid.errors import ImageError
 
-ENDINGS = frozenset(
+PHOTO_ENDINGS = frozenset(
     (
         *(".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".mpo"),
         *(".heic", ".heif", ".avif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf"),
@@ -78,7 +78,7 @@ def find_photos(given: Sequence[Path]) -> FoundPhotos:
     if not files:
         raise ImageError(
             f"no photograph in {', '.join(map(str, given))}: no file there ends in "
-            f"{', '.join(sorted(ENDINGS)[:6])}, ... Name the files themselves."
+            f"{', '.join(sorted(PHOTO_ENDINGS)[:6])}, ... Name the files themselves."
         )
     root = os.path.commonpath(folders)
     paths = sorted(os.path.relpath(file, root).replace(os.sep, "/") for file in named)
@@ -104,7 +104,7 @@ def _photos_below(folder: Path) -> tuple[set[Path], int]:
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
-            if Path(name).suffix.lower() in ENDINGS and not name.startswith("."):
+            if Path(name).suffix.lower() in PHOTO_ENDINGS and not name.startswith("."):
                 found.add(Path(parent) / name)
             else:
                 others += 1

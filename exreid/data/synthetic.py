@@ -34,7 +34,7 @@ NEW_ANIMAL_EVERY = 5
 """Each fifth animal is only in test of the open split."""
 TEST_SHARE = 0.3
 LARGEST_BURST = 3
-JPEG_QUALITY = 88
+PHOTO_QUALITY = 88
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,9 @@ def _take(shot: Shot, out: Path, seed: int, image_wh_px: tuple[int, int]) -> dic
     file = out / path
     file.parent.mkdir(parents=True, exist_ok=True)
     ok, data = cv2.imencode(
-        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+        ".jpg",
+        cv2.cvtColor(image, cv2.COLOR_RGB2BGR),
+        [cv2.IMWRITE_JPEG_QUALITY, PHOTO_QUALITY],
     )
     assert ok
     file.write_bytes(data.tobytes())

@@ -11,7 +11,7 @@ from PIL import Image
 from exreid.data.images import Preprocessing, load_image, prepare_matte, used_wh_px
 from exreid.data.masks import encode_mask
 
-JPEG_QUALITY = 85
+THUMBNAIL_QUALITY = 85
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def make_thumbnail(data: bytes, mask_value: str | None, longer_side_px: int) -> 
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     image = load_image(data, min_side_px=min(size)).image.resize(size, Image.Resampling.LANCZOS)
     out = io.BytesIO()
-    image.save(out, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    image.save(out, "JPEG", quality=THUMBNAIL_QUALITY, optimize=True)
     mask = None
     if mask_value:
         pre = replace(pre, image_wh_px=size)

@@ -8,6 +8,9 @@ import pyarrow as pa
 from exreid.features.extraction import input_columns
 from exreid.records import ImageTable
 
+MAX_RESTARTS = 3
+"""Of an actor that extracts from blocks, and of its tasks."""
+
 
 def table_block(table: ImageTable, positions: np.ndarray) -> pa.Table:
     """Columns ``position``, ``path`` and ``mask`` of the images at these positions."""

@@ -12,7 +12,7 @@ from ray.data.read_api import from_blocks
 
 from exreid.distributed.blocks import table_block, table_blocks
 from exreid.errors import ImageError
-from exreid.features.decoding import PART_IMAGES, KeepImages
+from exreid.features.decoding import DECODED_PART_IMAGES, KeepImages
 from exreid.features.extraction import PrepareImages
 from exreid.records import ImageTable
 
@@ -28,7 +28,7 @@ def decode_over_tasks(
     It runs to its end before the training begins, not beside it: an unreadable image changes
     which classes there are, and that must be known before the first step.
     """
-    blocks = table_blocks(table, positions, PART_IMAGES)
+    blocks = table_blocks(table, positions, DECODED_PART_IMAGES)
     dataset = ray.data.from_arrow(blocks).map_batches(
         keep, batch_size=None, batch_format="numpy", num_cpus=cpus
     )

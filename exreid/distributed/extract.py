@@ -13,7 +13,7 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy
 
-from exreid.distributed.blocks import table_blocks
+from exreid.distributed.blocks import MAX_RESTARTS, table_blocks
 from exreid.distributed.session import Placement
 from exreid.features.embedding import Embedder
 from exreid.features.extraction import EmbedImages, Extracted, PrepareImages, as_extracted
@@ -21,7 +21,6 @@ from exreid.models.backbones import Backbone
 from exreid.records import ImageTable
 
 LARGEST_BLOCK = 256
-MAX_RESTARTS = 3
 
 
 class EmbedActor:

@@ -9,12 +9,15 @@ import numpy as np
 import ray
 from ray.data import ActorPoolStrategy
 
-from exreid.distributed.blocks import table_blocks
+from exreid.distributed.blocks import MAX_RESTARTS, table_blocks
 from exreid.distributed.session import Placement
-from exreid.features.local_extraction import PART_IMAGES, ExtractLocal, LocalArguments, PrepareLocal
+from exreid.features.local_extraction import (
+    LOCAL_PART_IMAGES,
+    ExtractLocal,
+    LocalArguments,
+    PrepareLocal,
+)
 from exreid.records import ImageTable
-
-MAX_RESTARTS = 3
 
 
 def extract_local_over_actors(
@@ -24,7 +27,7 @@ def extract_local_over_actors(
 
     For actors on GPUs, decoding is a stage of its own on CPU tasks that streams into them.
     """
-    size = min(PART_IMAGES, max(1, -(-len(positions) // (2 * placement.actors))))
+    size = min(LOCAL_PART_IMAGES, max(1, -(-len(positions) // (2 * placement.actors))))
     blocks = table_blocks(table, positions, size)
     with warnings.catch_warnings():
         # Bounding an actor's restarts has no named parameter in Ray 2.60 yet.

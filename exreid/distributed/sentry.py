@@ -138,7 +138,7 @@ class Lines:
 
 
 @dataclass
-class _Watch:
+class _DriverWatch:
     """What the other process knows."""
 
     driver: int
@@ -218,7 +218,7 @@ def _note(file: Path, text: str) -> None:
 def main() -> None:
     """The other process."""
     orders = json.loads(sys.argv[1])
-    watch = _Watch(orders["driver"], {int(p): s for p, s in orders["before"].items()})
+    watch = _DriverWatch(orders["driver"], {int(p): s for p, s in orders["before"].items()})
     if not watch.stand(Lines(0)):
         return
     text = (

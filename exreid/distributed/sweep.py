@@ -69,7 +69,7 @@ def run_trials_over_ray(
         torch.set_num_threads(max(1, int(placement.cpus)))
         return {"outcome": _outcome(study, config["number"], run_trial)}
 
-    watch = _Watch(study, lost, on_end)
+    watch = _TrialWatch(study, lost, on_end)
     os.environ.update(QUIET)
     try:
         with tempfile.TemporaryDirectory(prefix="exreid-tune-") as folder:
@@ -122,7 +122,7 @@ def _answer(reference: ray.ObjectRef) -> Any:
         raise error.cause from error
 
 
-class _Watch(tune.Callback):
+class _TrialWatch(tune.Callback):
     """Told by Tune how trials end; ends Tune once something went wrong that is not one trial's
     fault."""
 

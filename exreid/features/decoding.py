@@ -22,7 +22,7 @@ from exreid.records import ImageTable
 from exreid.storage.array_store import ArrayStore, write_part
 from exreid.storage.feature_store import SignatureMemo
 
-PART_IMAGES = 64
+DECODED_PART_IMAGES = 64
 """Images of one part of the cache, and of one task: about 10 MB at 224 x 224 pixels."""
 
 
@@ -57,8 +57,8 @@ def decode_in_process(
     table: ImageTable, positions: np.ndarray, *, keep: KeepImages
 ) -> Iterable[dict[str, np.ndarray]]:
     """The plain twin of the distributed decoding: part after part, here."""
-    for start in range(0, len(positions), PART_IMAGES):
-        yield keep(input_columns(table, positions[start : start + PART_IMAGES]))
+    for start in range(0, len(positions), DECODED_PART_IMAGES):
+        yield keep(input_columns(table, positions[start : start + DECODED_PART_IMAGES]))
 
 
 def decode_table(

@@ -31,7 +31,7 @@ from exreid.storage.urls import read_bytes
 
 BATCH = {"cpu": 1, "cuda": 16}
 """On a CPU one image is as fast as several, and its features then depend on nothing else."""
-PART_IMAGES = 32
+LOCAL_PART_IMAGES = 32
 """Images of one part of the cache, and of one task."""
 MIN_SIDE_PX = 32
 

@@ -17,7 +17,7 @@ LEAST_MATCHES = {"fundamental": 8, "homography": 5}
 """Fewer matches agree on any geometry: one more than fix a homography, eight for a fundamental
 matrix. Nothing is then an inlier."""
 INLIER_PX = 3.0
-CONFIDENCE = 0.999
+RANSAC_CONFIDENCE = 0.999
 ITERATIONS = 2000
 
 
@@ -41,7 +41,7 @@ def geometric_inliers(
             np.ascontiguousarray(gallery_xy_M2, np.float64),
             cv2.USAC_MAGSAC,
             INLIER_PX,
-            confidence=CONFIDENCE,
+            confidence=RANSAC_CONFIDENCE,
             maxIters=ITERATIONS,
         )
     except cv2.error:

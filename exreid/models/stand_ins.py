@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-NUMBER = re.compile(r"[<>=|]?[biufc]\d{1,2}")
+NUMBER_TYPE = re.compile(r"[<>=|]?[biufc]\d{1,2}")
 
 
 class Settings(dict[object, object]):
@@ -39,7 +39,7 @@ class NumberType:
     """NumPy's dtype of plain numbers."""
 
     def __init__(self, code: object = "", *more: object) -> None:
-        if not isinstance(code, str) or not NUMBER.fullmatch(code):
+        if not isinstance(code, str) or not NUMBER_TYPE.fullmatch(code):
             raise ValueError(f"an array of {str(code)[:20]!r} in a checkpoint")
         self.dtype = np.dtype(code)
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 Cell = TypeVar("Cell")
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
-NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+NUMBER_CELL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
 def safe_cell(cell: Cell) -> Cell | str:
@@ -24,7 +24,7 @@ def safe_cell(cell: Cell) -> Cell | str:
     >>> safe_cell("=HYPERLINK(A1)"), safe_cell("-cam/1.jpg"), safe_cell("-0.5"), safe_cell(-1)
     ("'=HYPERLINK(A1)", "'-cam/1.jpg", '-0.5', -1)
     """
-    formula = isinstance(cell, str) and FORMULA.match(cell) and not NUMBER.fullmatch(cell)
+    formula = isinstance(cell, str) and FORMULA.match(cell) and not NUMBER_CELL.fullmatch(cell)
     return f"'{cell}" if formula else cell
 
 

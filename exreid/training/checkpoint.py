@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import nn
 
 from exreid.errors import CheckpointError, reading
-from exreid.models.checkpoints import fit_state_dict, read_checkpoint
+from exreid.models.checkpoints import Tensors, fit_state_dict, read_checkpoint
 from exreid.storage import mirror
 from exreid.storage.files import temporary_beside
 from exreid.training.history import HistoryRow, best_row
@@ -31,7 +31,6 @@ RESUMABLE = (
     "It is no whole checkpoint-*-full.pth, or of another version: a training cannot go on from it. "
     "Take another one, or start from its weights by model.checkpoint."
 )
-Tensors = dict[str, torch.Tensor]
 
 
 class GeneratorStates(TypedDict):

@@ -12,7 +12,7 @@ from pathlib import Path
 from exreid.storage.files import temporary_beside
 
 HISTORY_FILE = "history.csv"
-COLUMNS = (
+HISTORY_COLUMNS = (
     *("epoch", "loss", "learning_rate", "gradient_norm", "images", "seconds"),
     *("images_per_s", "data_wait_share", "validation_s"),
 )
@@ -124,9 +124,9 @@ mAP 20.0%'
 def write_history(folder: Path, history: Sequence[HistoryRow]) -> None:
     """``history.csv``, whole, under a temporary name, then renamed."""
     rows = [row.cells() for row in history]
-    metrics = dict.fromkeys(name for row in rows for name in row if name not in COLUMNS)
+    metrics = dict.fromkeys(name for row in rows for name in row if name not in HISTORY_COLUMNS)
     text = io.StringIO()
-    writer = csv.DictWriter(text, [*COLUMNS, *metrics], restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, [*HISTORY_COLUMNS, *metrics], restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     file = folder / HISTORY_FILE

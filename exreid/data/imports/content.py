@@ -12,7 +12,7 @@ from exreid.data.imports.coco import is_coco
 from exreid.data.imports.columns import forms_of
 from exreid.data.imports.megadetector import form_of
 from exreid.data.imports.wildbook import is_wildbook
-from exreid.data.mask_images import ENDINGS as MASK_ENDINGS
+from exreid.data.mask_images import MASK_ENDINGS
 from exreid.data.metadata_table import MetadataFile, parse_metadata, read_source
 from exreid.errors import MetadataError
 
