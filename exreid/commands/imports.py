@@ -45,6 +45,16 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--bbox-format", choices=("xywh_px", "xyxy_px", "xywh_norm"))
     parser.add_argument("--sheet", help="of a workbook")
+    parser.add_argument(
+        "--template",
+        help="folders: what each part of a path means, such as '{site}/{unique_name}/*'",
+    )
+    parser.add_argument(
+        "--encounter-minutes",
+        type=float,
+        default=10.0,
+        help="folders: longest gap between two photographs of one visit (default 10)",
+    )
 
 
 def _import(options: argparse.Namespace) -> int:
@@ -70,6 +80,8 @@ def _import(options: argparse.Namespace) -> int:
             columns={role: name for role, _, name in pairs},
             box_format=options.bbox_format,
             sheet=options.sheet,
+            template=options.template,
+            encounter_minutes=options.encounter_minutes,
         ),
         table=options.table,
         skip=options.on_error == "skip",

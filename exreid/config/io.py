@@ -133,8 +133,10 @@ def _read(path: Path) -> bytes:
 
 
 def _parted(override: str) -> tuple[str, str]:
-    """The key and the text of an override."""
+    """The key and the text of an override. A folder alone is ``dataset.root``."""
     key, equals, text = override.partition("=")
+    if not equals and Path(override).expanduser().is_dir():
+        return "dataset.root", override
     if not equals or not key:
         raise ConfigError(f"{override!a} is no override; write dotted.key=value.")
     return key, text

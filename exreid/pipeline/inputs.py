@@ -55,7 +55,8 @@ def settled(config: Config, *, skip: bool | None = None) -> Config:
             f"dataset.{key}={value if isinstance(value, str) else list(value)}"
             for key, value in wanted.items()
         )
-        log.warning("%s: taken, as nothing else is said: %s", dataset.metadata_file, told)
+        source = dataset.metadata_file or dataset.root
+        log.warning("%s: taken, as nothing else is said: %s", source, told)
     update = {"dataset": dataset.model_copy(update=wanted)}
     return cast(Config, config.model_copy(update=update))
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -277,7 +278,7 @@ def _unknown_images(
     memo = SignatureMemo(cache_folder(config) / "signatures")
     place = {content: i for i, content in enumerate(gallery.content_G)}
     old = gallery.table.rows
-    ids = set(old["image_id"])
+    known_ids, ids = set(old["image_id"]), table.rows["image_id"].tolist()
     new, clashes = [], []
     for i, content in enumerate(content_hashes(table, memo)):
         row = table.rows.iloc[i]
@@ -288,7 +289,10 @@ def _unknown_images(
                     f"line {row['row']}: {row['path']} shows {row['identity']}; in the gallery the "
                     f"same photograph is {kept['image_id']} and shows {kept['identity']}"
                 )
-        elif row["image_id"] in ids:
+        elif row["image_id"] in known_ids and row["image_id"] == row["path"]:
+            ids[i] = _id_with_folder(row["path"], table.root, known_ids.union(ids))
+            new.append(i)
+        elif row["image_id"] in known_ids:
             clashes.append(
                 f"line {row['row']}: the gallery has another photograph called {row['image_id']}"
             )
@@ -300,7 +304,19 @@ def _unknown_images(
             f"{_shown_clashes(clashes)}\nCorrect the table, or build the gallery again from one "
             "table."
         )
+    table = replace(table, rows=table.rows.assign(image_id=pd.Series(ids, dtype=object)))
     return table.take(np.array(new, np.int64)), len(table) - len(new)
+
+
+def _id_with_folder(path: str, root: str, taken: set[str]) -> str:
+    """An id of its own for a photograph whose path another card's has too: cameras call their
+    files alike on every card."""
+    folder = PurePosixPath(root).name
+    for number in count(1):
+        name = f"{folder}{'' if number == 1 else f'-{number}'}/{path}"
+        if name not in taken:
+            return name
+    raise AssertionError("count() has no end")
 
 
 def _opened_whole(folder: Path) -> None:

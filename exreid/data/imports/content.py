@@ -10,6 +10,7 @@ from exreid.data.imports.annotation_tools import is_label_studio, is_sam
 from exreid.data.imports.camtrap import is_camtrap
 from exreid.data.imports.coco import is_coco
 from exreid.data.imports.columns import forms_of
+from exreid.data.imports.folders import has_animal_folders
 from exreid.data.imports.megadetector import form_of
 from exreid.data.imports.wildbook import is_wildbook
 from exreid.data.mask_images import MASK_ENDINGS
@@ -17,6 +18,7 @@ from exreid.data.metadata_table import MetadataFile, parse_metadata, read_source
 from exreid.errors import MetadataError
 
 WHAT = {
+    "folders": "photographs in a folder for each animal",
     "megadetector": "MegaDetector's JSON: boxes, no names",
     "coco": "COCO's JSON with identities",
     "camtrap-dp": "a Camtrap DP: its folder or datapackage.json",
@@ -98,6 +100,8 @@ def choose(content: Content, what: str | None) -> str:
     if what is not None:
         if what in content.fits or (what == "table" and content.table is not None):
             return what
+        if what == "folders" and has_animal_folders(content.source):
+            return what
         looks = f"looks like {' or '.join(content.fits)}" if content.fits else "is of no known form"
         raise MetadataError(f"{content.source}: is no {WHAT[what]}; it {looks}.")
     if len(content.fits) != 1:
@@ -137,4 +141,6 @@ def _folder(source: str, folder: Path) -> Content:
             return Content(source, ["masks"], json=parts)
         raise MetadataError(f"{source}: is a folder of JSON files that are no masks of SAM's.")
     masks = bool(endings) and endings <= MASK_ENDINGS
-    return Content(source, ["masks"] if masks else [])
+    if masks:  # photographs are seldom PNGs: who has such says so
+        return Content(source, ["masks"])
+    return Content(source, ["folders"] if has_animal_folders(source) else [])

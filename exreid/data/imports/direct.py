@@ -1,4 +1,4 @@
-"""Files of other programs as ``dataset.metadata_file``, where they leave no choice."""
+"""Other programs' files, and folders of photographs, as metadata where they leave no choice."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import numpy as np
 
 from exreid.data.imports.content import Content, choose, read_content
 from exreid.data.imports.finish import Imported
+from exreid.data.imports.folders import has_animal_folders
 from exreid.data.imports.read import Choices, import_content
 from exreid.data.metadata_table import Columns, MetadataFile, find_metadata
-from exreid.errors import ImageError
+from exreid.errors import ImageError, MetadataError
 from exreid.storage.urls import file_signature
 
 
@@ -28,7 +29,7 @@ def read_or_import(
     a known form under ``columns``' default names, become exreid's own table; animals without a
     name are left out where ``require_identity``. MetadataError.
     """
-    source = find_metadata(root, metadata_file)
+    source = _source(root, metadata_file)
     content = _content(source, _stamp(source))
     if content.table is not None and not _is_foreign(content, columns, require_identity):
         _content.cache_clear()  # a large table is not kept twice
@@ -49,11 +50,21 @@ def foreign_columns(
 ) -> list[str] | None:
     """The columns of the table that another program's file becomes, as `read_or_import` takes it;
     None for a table as it is."""
-    source = find_metadata(root, metadata_file)
+    source = _source(root, metadata_file)
     content = _content(source, _stamp(source))
     if content.table is not None and not _is_foreign(content, columns, require_identity):
         return None
     return list(_made(source, _stamp(source), root, require_identity, skip).cells.columns)
+
+
+def _source(root: str, metadata_file: str | None) -> str:
+    """The metadata file; the root itself where it has none, and a folder for each animal."""
+    try:
+        return find_metadata(root, metadata_file)
+    except MetadataError:
+        if metadata_file is None and has_animal_folders(root):
+            return root
+        raise
 
 
 def _is_foreign(content: Content, columns: Columns, require_identity: bool) -> bool:
@@ -75,7 +86,7 @@ def _content(source: str, stamp: str) -> Content:
 @lru_cache(maxsize=2)
 def _made(source: str, stamp: str, root: str, only_named: bool, skip: bool) -> Imported:
     content = _content(source, stamp)
-    what = choose(content, None)
+    what = "folders" if source == root else choose(content, None)
     return import_content(content, what, root, Choices(), skip=skip, only_named=only_named)
 
 

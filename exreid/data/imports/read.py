@@ -22,6 +22,7 @@ from exreid.data.imports.coco import read_coco
 from exreid.data.imports.columns import FORMS, BoxFormat, read_columns
 from exreid.data.imports.content import Content, choose, read_content
 from exreid.data.imports.finish import Imported, finished
+from exreid.data.imports.folders import MINUTES, read_folders
 from exreid.data.imports.megadetector import read_megadetector
 from exreid.data.imports.photographs import find_photographs
 from exreid.data.imports.wildbook import read_wildbook
@@ -43,6 +44,8 @@ class Choices:
     columns: Mapping[str, str] = field(default_factory=dict)
     box_format: BoxFormat | None = None
     sheet: str | None = None
+    template: str | None = None
+    encounter_minutes: float = MINUTES
 
 
 def import_source(
@@ -63,10 +66,12 @@ def import_source(
     """
     choices = choices or Choices()
     content = read_content(source, choices.sheet)
+    what = choose(content, what)
+    folder = source if what == "folders" else content.source.rpartition("/")[0]
     return import_content(
         content,
-        choose(content, what),
-        root or content.source.rpartition("/")[0] or ".",
+        what,
+        root or folder or ".",
         choices,
         table=table,
         skip=skip,
@@ -139,6 +144,9 @@ def _read(content: Content, what: str, choices: Choices, root: str) -> Reading:
         return _read_package(content)
     if what == "masks":
         return _read_masks(content, root)
+    if what == "folders":
+        minutes = choices.encounter_minutes
+        return read_folders(content.source, template=choices.template, minutes=minutes)
     table = content.table
     if table is None:
         raise MetadataError("is no table.")

@@ -1,0 +1,148 @@
+"""Photographs in folders that are called like the animals on them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from exreid.data.imports.animals import NAME, Animal, Cells, Reading
+from exreid.data.photos import VISIT_NAME, find_photos, group_visits, taken_at
+from exreid.errors import ImageError, MetadataError
+from exreid.storage.urls import read_bytes
+
+THREADS = 4
+MINUTES = 10.0
+"""Longest gap between two photographs of one visit."""
+DATE_NAME = re.compile(r"\d{4}([-_.]?\d\d){0,2}")
+"""Folders that are called like a year, a month or a day: what lies in them is still of the animal
+whose folder they are in."""
+VIEWPOINTS = frozenset(("left", "right", "front", "back", "top"))
+REMEDY = (
+    "--template says which folder means what: exreid import folders DIR --template "
+    "'{site}/{unique_name}/*' --out metadata.csv (also {viewpoint}, {encounter} and other columns)."
+)
+
+
+def has_animal_folders(root: str) -> bool:
+    """Whether photographs lie in folders below this one."""
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        return False
+    try:
+        paths = find_photos([folder]).paths
+    except ImageError:
+        return False
+    return any("/" in path for path in paths)
+
+
+def read_folders(root: str, *, template: str | None = None, minutes: float = MINUTES) -> Reading:
+    """``ANIMAL/photo.jpg`` or ``SITE/ANIMAL/photo.jpg``, also with a folder for each visit, day or
+    side (``left``, ``right``) inside an animal's; or what ``template`` says.
+
+    Dates come from EXIF. Photographs of one folder with gaps of at most ``minutes`` are one visit,
+    as are those of a folder that is called like one. MetadataError where the folders differ in
+    their depth, or no photograph lies in one.
+    """
+    try:
+        found = find_photos([Path(root)])
+    except ImageError as error:
+        raise MetadataError(str(error)) from error
+    left_out = Counter({"files that are no photographs": found.others})
+    if template is None:
+        cells_N, layout = _by_depth(found.paths)
+    else:
+        pattern = _pattern(template)
+        matches = [pattern.fullmatch(path) for path in found.paths]
+        cells_N = [dict(match.groupdict()) if match else None for match in matches]
+        layout = template
+    kept = [i for i, cells in enumerate(cells_N) if cells is not None]
+    reason = "in no animal's folder" if template is None else "that the template does not fit"
+    left_out[f"photographs {reason}"] = len(found.paths) - len(kept)
+    if not kept:
+        raise MetadataError(
+            f"no photograph lies in a folder that names its animal, such as {found.paths[0]!r}. "
+            f"{REMEDY}"
+        )
+    paths = [found.paths[i] for i in kept]
+    time_N = _times(found.root, paths)
+    rows = [cells_N[i] or {} for i in kept]
+    known = [cells.get("encounter") for cells in rows]
+    visits = group_visits(paths, time_N, known=known, minutes=minutes)
+    animals = []
+    for path, cells, time, visit in zip(paths, rows, time_N, visits.name_N, strict=True):
+        date = None if np.isnat(time) else str(time).replace("T", " ")
+        animals.append(Animal(path, path, {**cells, "date": date, "encounter": visit}))
+    alone = visits.how_N.count("alone")
+    notes = [f"folders read as {layout}"]
+    if alone:
+        notes.append(
+            f"{alone} photographs have no time in their EXIF and no visit's folder: each counts as "
+            "a visit of its own"
+        )
+    return Reading("photographs in folders", animals, left_out, notes)
+
+
+def _by_depth(paths: Sequence[str]) -> tuple[list[Cells | None], str]:
+    """The columns that each path's folders say, None without any; and the layout, in words."""
+    cells_N: list[Cells | None] = []
+    depths: dict[int, str] = {}
+    for path in paths:
+        folders, cells = path.split("/")[:-1], Cells()
+        while folders and _is_inner(folders[-1]):
+            inner = folders.pop()
+            if inner.lower() in VIEWPOINTS:
+                cells["viewpoint"] = inner.lower()
+        if not folders:
+            cells_N.append(None)
+            continue
+        depths.setdefault(len(folders), path)
+        cells_N.append({**cells, NAME: folders[-1], "site": "/".join(folders[:-1]) or None})
+    if len(depths) > 1:
+        first, second = list(depths.values())[:2]
+        raise MetadataError(
+            f"photographs lie at different depths, such as {first!r} and {second!r}. {REMEDY}"
+        )
+    deep = next(iter(depths), 1)
+    return cells_N, "ANIMAL/photograph" if deep == 1 else f"{'SITE/' * (deep - 1)}ANIMAL/photograph"
+
+
+def _is_inner(name: str) -> bool:
+    """Whether a folder's name is that of a visit, a day or a side, and no animal's."""
+    return bool(
+        VISIT_NAME.fullmatch(name) or DATE_NAME.fullmatch(name) or name.lower() in VIEWPOINTS
+    )
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    """What a template matches: ``{column}`` a part of a name, ``*`` anything but a slash."""
+    parts = re.split(r"(\{[A-Za-z_]+\}|\*)", template)
+    columns = [part[1:-1] for part in parts if part.startswith("{")]
+    if NAME not in columns or len(set(columns)) < len(columns):
+        raise MetadataError(
+            f"--template {template}: names each column once, and {{{NAME}}} among them."
+        )
+    return re.compile("".join(map(_part, parts)), re.IGNORECASE)
+
+
+def _part(part: str) -> str:
+    if part.startswith("{") and part.endswith("}"):
+        return f"(?P<{part[1:-1]}>[^/]+?)"
+    return "[^/]*" if part == "*" else re.escape(part)
+
+
+def _times(root: str, paths: Sequence[str]) -> np.ndarray:
+    """When each photograph was taken, datetime64[s]; NaT where nothing says it."""
+
+    def time_of(path: str) -> np.datetime64:
+        try:
+            return taken_at(read_bytes(root, path))
+        except ImageError:  # told where the photographs are opened
+            return np.datetime64("NaT", "s")
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return np.array(list(pool.map(time_of, paths)), "datetime64[s]")
