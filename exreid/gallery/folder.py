@@ -32,6 +32,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
 
 from exreid.calibration.budget import BudgetRule
 from exreid.calibration.curves import Calibration, SavedCalibration
@@ -259,9 +260,10 @@ class Gallery:
         versions."""
         found = self.manifest.get("quality")
         try:
-            return None if found is None else GalleryQuality(**found)
-        except TypeError as error:
-            raise GalleryError(f"{MANIFEST}: not a quality: {error}. {_AGAIN}") from error
+            return TypeAdapter(GalleryQuality | None).validate_python(found)
+        except ValidationError as error:
+            problem = error.errors()[0]["msg"].lower()
+            raise GalleryError(f"{MANIFEST}: not a quality: {problem}. {_AGAIN}") from error
 
     @property
     def decides(self) -> bool:

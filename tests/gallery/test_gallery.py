@@ -235,6 +235,7 @@ def _pickled(folder):
     [
         (_edited(format=99), "format 99"),
         (_edited(config={"dataset": {"rot": "."}}), "unknown key"),
+        (_edited(quality={"level": "splendid"}), "not a quality: input should be 'good'"),
         (_edited(checkpoints=[0]), "backbone-0.safetensors: is missing"),
         (_with_path("../../etc/passwd"), "no path inside"),
         (_with_path("/etc/passwd"), "no path inside"),
