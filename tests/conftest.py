@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-# One thread in each process: several processes share the CPUs. Threads that wait for each other by
-# spinning stand still on a busy machine.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# One thread in each process: several processes share the CPUs, and the last bits of a sum depend on
+# the number of threads. Threads that wait for each other by spinning stand still on a busy machine.
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
