@@ -47,7 +47,7 @@ def test_parquet_holds_text_alone(detections, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["nothing", "md.json", "--out", "t.csv"], 2, "WHAT is one of megadetector"),
+        (["nothing", "md.json", "--out", "t.csv"], 2, "WHAT is one of folders, megadetector"),
         (["md.json", "--out", "t.txt"], 2, "name a .parquet or a .csv file"),
         (["md.json", "--out", "t.csv", "--min-confidence", "20"], 2, "no number from 0 to 1"),
         (["md.json", "--out", "t.csv", "--column", "path"], 2, "takes ROLE=NAME"),
