@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or config.
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import shlex
 import sys
@@ -47,15 +48,20 @@ def main(arguments: Sequence[str] | None = None, *, called: Sequence[str] | None
     # stand still on a machine that others use too: 3 times slower on two busy cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if arguments is None else arguments)
-    top = argparse.ArgumentParser(
-        prog="exreid",
-        description="Identify individual wild animals by image retrieval.",
-        epilog="\n".join(f"  {name:<10}{command.text}" for name, command in COMMANDS.items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    top.add_argument("--version", action="version", version=f"exreid {__version__}")
-    top.add_argument("command", choices=list(COMMANDS), metavar="COMMAND")
-    name = top.parse_args(words[:1]).command
+    if not words or words[0] in ("-h", "--help", "help"):
+        if len(words) > 1 and words[0] == "help":
+            return main([words[1], "--help"])
+        OUT.print(_overview(), markup=False, soft_wrap=True)
+        return 0
+    if words[0] == "--version":
+        OUT.print(f"exreid {__version__}", markup=False)
+        return 0
+    name = words[0]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        remedy = f"Did you mean exreid {near[0]}?" if near else "exreid help lists them."
+        ERR.print(f"exreid: there is no command {name!a}. {remedy}", markup=False, soft_wrap=True)
+        return 2
     command = COMMANDS[name]
     # Overrides may stand before, between and after the flags; subparsers cannot do that.
     parser = argparse.ArgumentParser(
@@ -70,6 +76,15 @@ def main(arguments: Sequence[str] | None = None, *, called: Sequence[str] | None
         return _guarded(command.run, parser.parse_intermixed_args(words[1:]))
 
 
+def _overview() -> str:
+    """The commands, grouped, with a line each."""
+    lines = ["exreid: identify individual wild animals by image retrieval.", ""]
+    for title, names in GROUPS.items():
+        lines.append(title)
+        lines += [f"  {name:<10}{COMMANDS[name].text}" for name in names]
+    return "\n".join([*lines, "", "exreid COMMAND --help says what a command takes."])
+
+
 def job(command: str, arguments: Sequence[str] | None = None) -> int:
     """What ``jobs/COMMAND.py`` runs: the command's own arguments, without its name."""
     words = [command, *(sys.argv[1:] if arguments is None else arguments)]
@@ -77,7 +92,8 @@ def job(command: str, arguments: Sequence[str] | None = None) -> int:
 
 
 def _print_config(options: argparse.Namespace) -> int:
-    config = options.load(options.config, options.overrides)
+    more = {} if options.preset is None else {"preset": options.preset}
+    config = options.load(options.config, options.overrides, **more)
     OUT.print(to_yaml(config), end="", markup=False, soft_wrap=True)
     return 0
 
@@ -145,15 +161,23 @@ COMMANDS = {
     "synth": synthetic.SYNTH,
     "import": imports.IMPORT,
     "validate": probe.VALIDATE,
-    "extract": probe.EXTRACT,
-    "probe": probe.PROBE,
-    "finetune": finetune.FINETUNE,
-    "tune": tune.TUNE,
-    "compare": compare.COMPARE,
-    "metrics": probe.METRICS,
-    "report": report.REPORT,
     "gallery": gallery.GALLERY,
     "identify": identify.IDENTIFY,
+    "probe": probe.PROBE,
+    "compare": compare.COMPARE,
+    "report": report.REPORT,
+    "metrics": probe.METRICS,
+    "finetune": finetune.FINETUNE,
+    "tune": tune.TUNE,
+    "extract": probe.EXTRACT,
+}
+GROUPS = {
+    "See it work": ("demo", "synth"),
+    "Your photographs": ("import", "validate"),
+    "Which animal is this?": ("gallery", "identify"),
+    "How well does a method work?": ("probe", "compare", "report", "metrics"),
+    "Train": ("finetune", "tune"),
+    "For other programs": ("extract",),
 }
 
 if __name__ == "__main__":

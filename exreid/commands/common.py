@@ -7,14 +7,16 @@ import os
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from rich.table import Table
 
 from exreid.commands.terminal import OUT
 from exreid.config.base import StrictModel
-from exreid.config.io import describe_keys, load_config
+from exreid.config.io import PRESETS, describe_keys, load_config
 from exreid.config.probe import ProbeConfig
 from exreid.errors import ConfigError
 from exreid.records import Result
@@ -62,35 +64,63 @@ def plain_arguments(parser: argparse.ArgumentParser) -> None:
 def config_arguments(
     parser: argparse.ArgumentParser, model: type[StrictModel] = ProbeConfig
 ) -> None:
-    """--config FILE, --print-config and dotted overrides of the keys of ``model``."""
-    parser.set_defaults(config_model=model, load=partial(load_config, model))
-    parser.add_argument("-h", "--help", nargs=0, action=_KeysHelp, help="list options and keys")
+    """--config, --preset, --print-config, and dotted overrides of the keys of ``model``."""
+    plain_arguments(parser)
+    parser.set_defaults(config_model=model, load=partial(load_config, model), preset=None)
+    parser.add_argument(
+        "--help-keys", nargs="?", const="*", action=_KeysHelp, metavar="GLOB",
+        help="list the config keys, such as 'benchmark.fast.*'",
+    )  # fmt: skip
     parser.add_argument("--config", type=path, help="YAML file; without it, the defaults")
+    if model is ProbeConfig:
+        parser.add_argument("--preset", choices=PRESETS, help="settings to begin with")
     parser.add_argument("--print-config", action="store_true", help="print the config and stop")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="dotted overrides of config keys"
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="config keys; a folder alone is dataset.root",
     )
+
+
+Config = TypeVar("Config", bound=StrictModel)
+
+
+def config_of(options: argparse.Namespace, model: type[Config]) -> Config:
+    """The config that `config_arguments` asks for."""
+    return load_config(model, options.config, options.overrides, preset=options.preset)
 
 
 class _KeysHelp(argparse.Action):
-    """--help with the list of config keys, made only when asked: it needs the backbones."""
+    """Lists config keys; made only when asked, since it needs the backbones."""
 
-    def __call__(self, parser: argparse.ArgumentParser, *unused: object) -> None:
-        model = parser.get_default("config_model")
-        parser.epilog = _keys_text(model).replace("%", "%%")
-        parser.print_help()
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        OUT.print(
+            _keys_text(parser.get_default("config_model"), str(values)),
+            markup=False,
+            soft_wrap=True,
+        )
         parser.exit()
 
 
-def _keys_text(model: type[StrictModel]) -> str:
+def _keys_text(model: type[StrictModel], glob: str) -> str:
     from exreid.models.backbones import BACKBONES
 
-    lines = ["config keys (type = default):"]
-    for name, kind, default, meaning in describe_keys(model):
+    keys = [key for key in describe_keys(model) if fnmatch(key[0], glob)]
+    if not keys:
+        raise ConfigError(f"--help-keys {glob}: no config key fits. Try '*{glob.strip('*')}*'.")
+    lines = ["key  (type = default)"]
+    for name, kind, default, meaning in keys:
         lines.append(f"  {name}  ({kind} = {default})\n      {meaning}")
-    lines.append(
-        f"\nbackbones for model.type: {', '.join(BACKBONES)}, timm:NAME, hf-hub:OWNER/NAME"
-    )
+    if any(name == "model.type" for name, *_ in keys):
+        names = ", ".join(BACKBONES)
+        lines.append(f"\nbackbones for model.type: {names}, timm:NAME, hf-hub:OWNER/NAME")
     return "\n".join(lines)
 
 

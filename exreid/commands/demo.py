@@ -130,4 +130,4 @@ def _tonight(data: Path, out: Path) -> list[str]:
     return photos
 
 
-DEMO = Command("See it work: draw animals, find them again, and why.", _demo_arguments, _demo)
+DEMO = Command("Draw animals, find them again, and show why.", _demo_arguments, _demo)

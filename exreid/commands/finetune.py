@@ -7,9 +7,9 @@ import json
 import shlex
 from pathlib import Path
 
-from exreid.commands.common import Command, config_arguments, show_result
+from exreid.commands.common import Command, config_arguments, config_of, show_result
 from exreid.commands.terminal import OUT, progress_shown
-from exreid.config.io import leaf_keys, load_config
+from exreid.config.io import leaf_keys
 from exreid.config.probe import ProbeConfig
 from exreid.config.training import FinetuneConfig
 from exreid.storage import mirror
@@ -20,7 +20,7 @@ def _finetune_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _finetune(options: argparse.Namespace) -> int:
-    config = load_config(FinetuneConfig, options.config, options.overrides)
+    config = config_of(options, FinetuneConfig)
     folder = train_and_show(config, verbose=options.verbose)
     probe = shlex.join(["exreid", "probe", *probe_words(config, mirror.shown(folder))])
     OUT.print(f"Measure it on the query split:\n  {probe}", markup=False, soft_wrap=True)

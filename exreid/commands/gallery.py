@@ -6,9 +6,9 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from exreid.commands.common import Command, config_arguments, named_path, path
+from exreid.commands.common import Command, config_arguments, config_of, named_path, path
 from exreid.commands.terminal import OUT, progress_shown
-from exreid.config.io import load_config, with_overrides
+from exreid.config.io import with_overrides
 from exreid.config.probe import ProbeConfig
 from exreid.errors import ConfigError
 from exreid.explain.told import quality_words
@@ -69,7 +69,7 @@ def _build(options: argparse.Namespace) -> int:
         raise ConfigError("exreid gallery build --out DIR: name the folder to write.")
     if options.thumbnail_px != 0 and options.thumbnail_px < 32:
         raise ConfigError("--thumbnail-px: 0, or 32 pixels at least.")
-    config = load_config(ProbeConfig, options.config, options.overrides)
+    config = config_of(options, ProbeConfig)
     from exreid.runs.gallery_build import build_gallery, decided
 
     with progress_shown() as progress:
@@ -88,7 +88,7 @@ def _build(options: argparse.Namespace) -> int:
 def _add(gallery: Gallery, options: argparse.Namespace) -> int:
     from exreid.runs.gallery_build import ADD_KEYS, add_to_gallery
 
-    if options.config is not None:
+    if options.config is not None or options.preset is not None:
         raise ConfigError("exreid gallery add: takes the gallery's own config; give key=value.")
     config = with_overrides(gallery.config, options.overrides[1:], ADD_KEYS)
     with progress_shown() as progress:

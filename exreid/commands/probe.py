@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 
-from exreid.commands.common import Command, config_arguments, plain_arguments, show_result
+from exreid.commands.common import (
+    Command,
+    config_arguments,
+    config_of,
+    plain_arguments,
+    show_result,
+)
 from exreid.commands.terminal import OUT, progress_shown
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
@@ -14,7 +20,7 @@ from exreid.storage import mirror
 
 
 def _config(options: argparse.Namespace) -> ProbeConfig:
-    return load_config(ProbeConfig, options.config, options.overrides)
+    return config_of(options, ProbeConfig)
 
 
 def _probe_arguments(parser: argparse.ArgumentParser) -> None:

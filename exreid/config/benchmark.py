@@ -21,7 +21,7 @@ class ModelConfig(StrictModel):
     """The backbone that turns an image into a vector."""
 
     type: str = "efficientnet-lite0"
-    """A name of the table (exreid probe --help lists it), timm:NAME, or hf-hub:OWNER/NAME."""
+    """A name of the table (exreid probe --help-keys lists it), timm:NAME, or hf-hub:OWNER/NAME."""
     checkpoint: PathText | None = None
     """Local .pth or .safetensors whose weights replace the published ones."""
     dtype: Literal["fp32", "bf16"] = "fp32"

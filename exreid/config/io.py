@@ -24,17 +24,27 @@ NOT_IN_FINGERPRINT = ("output", "wandb", "ray")
 SHOWN = 200
 """Characters of a wrong value that a message shows."""
 
+PRESETS = ("quick", "accurate", "published")
+PRESETS_FOLDER = Path(__file__).parent / "presets"
+
 
 def load_config(
-    model: type[Model], file: str | Path | None = None, overrides: Sequence[str] = ()
+    model: type[Model],
+    file: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    preset: str | None = None,
 ) -> Model:
-    """The config of a YAML file with ``dotted.key=value`` overrides laid over it.
+    """The config of a YAML file with ``dotted.key=value`` overrides laid over it, and below both a
+    preset: one of `PRESETS`.
 
     What a value means is for its key's type to say (see `exreid.config.text`): a text key's value
     is its text, ``benchmark.top_k=[1,5]`` a list, ``model.checkpoint=null`` none.
     Raises ConfigError naming the key, and the nearest right key or value.
     """
     values = read_tree(model, file, overrides)
+    if preset is not None:
+        values = _laid_over(read_tree(model, PRESETS_FOLDER / f"{preset}.yaml"), values)
     return from_values(model, values, source=str(file) if file else "the overrides")
 
 

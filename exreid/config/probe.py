@@ -1,6 +1,6 @@
 """The config tree: every key that a user can set, with its type, default and meaning.
 
-The docstring under a key is its documentation: ``exreid probe --help`` prints it. Reading
+The docstring under a key is its documentation: ``exreid probe --help-keys`` prints it. Reading
 files, overrides and error messages are in `exreid.config.io`.
 """
 

@@ -285,7 +285,7 @@ def test_the_printed_config_and_help(capsys):
     assert job("finetune", ["--print-config", "loss.sub_centers=3"]) == 0
     assert "sub_centers: 3" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        main(["finetune", "--help"])
+        main(["finetune", "--help-keys"])
     assert "optimizer.layer_decay" in capsys.readouterr().out
 
 
