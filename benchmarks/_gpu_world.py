@@ -81,7 +81,7 @@ class Bench:
     @cached_property
     def prepared(self) -> list[tuple[np.ndarray, np.ndarray | None]]:
         """Each photograph as extractors take it, and where its animal is."""
-        preprocessing = LocalPreprocessing(512, False, "filter", False, 0.0)
+        preprocessing = LocalPreprocessing(512, False, "filter", "none", 0.0)
         rows = self.table.rows
         return [
             preprocessing.prepare((self.root / path).read_bytes(), mask)

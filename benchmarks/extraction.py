@@ -78,7 +78,7 @@ def main() -> None:
             crop_pct=backbone.crop_pct,
             interpolation="bicubic",
             no_background=False,
-            crop_to_mask=False,
+            crop="none",
             crop_margin=0.0,
             fill_rgb=(128, 128, 128),
         )

@@ -92,12 +92,12 @@ class Animals:
             self.backbone.crop_pct,
             self.backbone.interpolation,  # type: ignore[arg-type]
             no_background=False,
-            crop_to_mask=False,
+            crop="none",
             crop_margin=0.1,
             fill_rgb=self.backbone.mean_colour_rgb,
         )
         self.embedder = Embedder(self.backbone, batch_size=16)
-        self.local = LocalPreprocessing(512, False, "filter", False, 0.0)
+        self.local = LocalPreprocessing(512, False, "filter", "none", 0.0)
         self.extractor = LocalExtractor("aliked-n16", keypoints=keypoints)
         settings = MatchSettings(geometry="fundamental")
         self.matcher = LightGlueMatcher(load_lightglue("aliked"), settings)

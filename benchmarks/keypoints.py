@@ -62,7 +62,7 @@ def main() -> None:
     torch.set_num_threads(os.cpu_count() or 1)
     root = Path(tempfile.mkdtemp())
     write_dataset(root, identities=2, images_per_identity=2 if options.quick else 6)
-    preprocessing = LocalPreprocessing(512, False, "none", False, 0.0)
+    preprocessing = LocalPreprocessing(512, False, "none", "none", 0.0)
     files = sorted(root.rglob("*.jpg"))
     images = [preprocessing.prepare(file.read_bytes(), None)[0] for file in files]
     report = Report(f"{KEYPOINTS} keypoints of {len(images)} images, longer side 512 pixels")

@@ -89,7 +89,7 @@ def photographs(folder: Path | None, count: int) -> list[np.ndarray]:
         folder = Path(tempfile.mkdtemp()) / "data"
         write_dataset(folder, identities=max(2, -(-count // 4)), images_per_identity=4)
     files = sorted(folder.rglob("*.jpg"))[:count]
-    preprocessing = LocalPreprocessing(512, False, "none", False, 0.0)
+    preprocessing = LocalPreprocessing(512, False, "none", "none", 0.0)
     return [preprocessing.prepare(file.read_bytes(), None)[0] for file in files]
 
 
@@ -209,7 +209,7 @@ def animals(identities: int, per_identity: int, keypoints: int) -> tuple[LocalFe
     root = Path(tempfile.mkdtemp()) / "data"
     write_dataset(root, identities=identities, images_per_identity=per_identity, seed=5)
     table, _ = load_images(str(root), columns=Columns(encounter=("source", "encounter")))
-    preprocessing = LocalPreprocessing(512, False, "filter", False, 0.0)
+    preprocessing = LocalPreprocessing(512, False, "filter", "none", 0.0)
     extract = LocalExtractor("aliked-n16", keypoints=keypoints)
     parts = []
     for path, mask in zip(table.rows["path"], table.rows["mask"], strict=True):

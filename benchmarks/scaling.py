@@ -137,7 +137,7 @@ def unit_costs(report: Report, root: Path, quick: bool) -> None:
     backbone = build_backbone("efficientnet-lite0")
     side = backbone.image_size
     pre = Preprocessing(
-        (side, side), "crop", 0.875, "bicubic", False, False, 0.0, (128, 128, 128), True
+        (side, side), "crop", 0.875, "bicubic", False, "none", 0.0, (128, 128, 128), True
     )
     files = [file.read_bytes() for file in sorted(root.rglob("*.jpg"))]
     decode = partial(lambda: [prepare_image(data, None, pre) for data in files])

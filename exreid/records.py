@@ -25,6 +25,7 @@ TABLE_COLUMNS = (
     "identity",
     "split",
     "mask",
+    "bbox",
     "encounter",
     "date",
     "viewpoint",
@@ -32,14 +33,32 @@ TABLE_COLUMNS = (
 )
 
 
+def region_text(mask: str | None, bbox: str | None) -> str | None:
+    """Where an animal is in its photograph: its mask, its box, or both, as one text, which is part
+    of an image's key in caches. A mask alone is that text itself; None: nobody says.
+
+    >>> region_parts(region_text(None, "[1, 2, 30, 40]")), region_text("a mask", None)
+    ((None, '[1, 2, 30, 40]'), 'a mask')
+    """
+    return f"{bbox}\0{mask or ''}" if bbox else mask or None
+
+
+def region_parts(region: str | None) -> tuple[str | None, str | None]:
+    """The mask and the box of a `region_text`."""
+    bbox, between, mask = (region or "").partition("\0")
+    return (mask or None, bbox) if between else (region or None, None)
+
+
 @dataclass(frozen=True)
 class ImageTable:
-    """One row per image, in the order of the metadata file.
+    """One row per image, which is an animal in a photograph, in the order of the metadata file.
 
     ``rows`` has a fresh 0..N-1 index and the columns of `TABLE_COLUMNS`: ``image_id`` (text,
-    unique), ``path`` (posix, relative to ``root``), ``identity``, ``split``, ``mask``,
-    ``encounter``, ``viewpoint`` (text, or None where unknown), ``date`` (datetime64, NaT where
-    unknown) and ``row`` (the line of the metadata file that holds it, the header being line 1).
+    unique), ``path`` (posix, relative to ``root``), ``identity``, ``split``, ``mask``, ``bbox`` (of
+    `exreid.data.boxes.box_text`), ``encounter``, ``viewpoint`` (text, or None where unknown),
+    ``date`` (datetime64, NaT where unknown) and ``row`` (the line of the metadata file that holds
+    it, the header being line 1). Rows without ``bbox``, of older files, have no boxes. Several
+    images may have one ``path``: then each has a box or a mask.
     ``original`` holds every column of the file as it was read, row for row.
     """
 
@@ -50,6 +69,8 @@ class ImageTable:
     """The metadata file, for messages."""
 
     def __post_init__(self) -> None:
+        if "bbox" not in self.rows.columns:
+            object.__setattr__(self, "rows", self.rows.assign(bbox=None))
         missing = [name for name in TABLE_COLUMNS if name not in self.rows.columns]
         if missing:
             raise MetadataError(f"{self.source}: an image table needs the columns {missing}.")
@@ -60,6 +81,12 @@ class ImageTable:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def regions(self) -> list[str | None]:
+        """Where the animal of each image is, as `region_text` has it."""
+        pairs = zip(self.rows["mask"], self.rows["bbox"], strict=True)
+        return [region_text(*(one if isinstance(one, str) else None for one in p)) for p in pairs]
 
     def take(self, positions: Sequence[int] | np.ndarray) -> ImageTable:
         """The rows at these positions (or where a boolean mask is true), in that order."""

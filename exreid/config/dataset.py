@@ -46,6 +46,13 @@ class DatasetConfig(StrictModel):
     """Value of split_col for the database, the gallery of known animals."""
     mask_col: str | None = "mask"
     """Column with the animal's mask: COCO RLE or polygons. May be absent while no mask is used."""
+    bbox_cols: tuple[str, ...] = ("bbox",)
+    """One column with the animal's box ([x, y, w, h] as a list, JSON, or text with commas or
+    spaces), or four; on the photograph as it is displayed. bbox may be absent; [] reads no boxes.
+    Where a column theta (radians) is, boxes are turned about their centre, clockwise."""
+    bbox_format: Literal["xywh_px", "xyxy_px", "xywh_norm"] | None = None
+    """xywh_px: left, top, width, height in pixels. xyxy_px: left, top, right, bottom. xywh_norm: as
+    fractions of the photograph. None: xywh_px, and xywh_norm where no number is over 1."""
     encounter_cols: tuple[str, ...] = ()
     """Columns that together name an encounter (one visit, one burst), e.g. [source, encounter]."""
     viewpoint_col: str | None = None
@@ -66,13 +73,16 @@ class DatasetConfig(StrictModel):
     was published."""
     no_background: bool = False
     """Fill everything outside the mask."""
+    crop: Literal["auto", "none", "box", "mask"] = "auto"
+    """What is seen of a photograph. auto: the row's box, or all where it has none. none: all. box:
+    the row's box, mask: the box around its mask; of a row without it, the other one."""
     crop_to_mask: bool = False
-    """Crop to the mask's box before resizing."""
+    """The same as crop=mask."""
     no_mask: Literal["raise", "skip", "whole"] = "raise"
-    """With crop_to_mask or no_background, a row without a mask: as a bad mask (see on_error), left
-    out and listed in rejected.csv, or the whole photograph."""
+    """With crop=box, crop=mask or no_background, a row without box and mask: as a bad mask (see
+    on_error), left out and listed in rejected.csv, or the whole photograph."""
     crop_margin: NonNegativeFloat = 0.1
-    """With crop_to_mask: margin on each side, as a fraction of the box's longer side."""
+    """Of a crop: margin on each side, as a fraction of the box's longer side."""
     fill_rgb: tuple[ColourByte, ColourByte, ColourByte] | None = None
     """Colour of what is filled or padded. None: the mean colour of the backbone's training."""
     reduced_decode: bool = True
@@ -82,7 +92,21 @@ class DatasetConfig(StrictModel):
     """A bad row, image or mask: stop with an error, or leave it out and list it in rejected.csv."""
 
     @model_validator(mode="after")
-    def _masks_need_a_column(self) -> Self:
-        if self.mask_col is None and (self.no_background or self.crop_to_mask):
-            raise ValueError("no_background and crop_to_mask need dataset.mask_col")
+    def _regions_need_a_column(self) -> Self:
+        if self.mask_col is None and not self.bbox_cols and self.needs_region:
+            raise ValueError("no_background and crop need dataset.mask_col or dataset.bbox_cols")
+        if self.crop_to_mask and self.crop not in ("auto", "mask"):
+            raise ValueError(f"crop_to_mask=true contradicts crop={self.crop}: leave it out")
+        if len(self.bbox_cols) not in (0, 1, 4):
+            raise ValueError("bbox_cols is one column with four numbers, or four columns")
         return self
+
+    @property
+    def cropped(self) -> Literal["auto", "none", "box", "mask"]:
+        """``crop``, with what ``crop_to_mask`` says."""
+        return "mask" if self.crop_to_mask else self.crop
+
+    @property
+    def needs_region(self) -> bool:
+        """Whether every image needs a box or a mask."""
+        return self.no_background or self.cropped in ("box", "mask")

@@ -37,7 +37,7 @@ SAME_FOR_ALL = {
 }
 """Blocks that are not searched, and what they say."""
 SEARCHABLE_DATASET = (
-    *("image_size", "resize", "no_background", "crop_to_mask", "crop_margin"),
+    *("image_size", "resize", "no_background", "crop_to_mask", "crop", "crop_margin"),
     *("fill_rgb", "reduced_decode"),
 )
 """Keys of dataset that change how images are seen, and not which."""

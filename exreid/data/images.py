@@ -12,9 +12,10 @@ from typing import Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from exreid.data.boxes import Box, box_in_image
 from exreid.data.masks import decode_mask, fit_mask_to_image
 from exreid.errors import ImageError, MaskError
-from exreid.records import Json
+from exreid.records import Json, region_parts
 
 IMAGES_VERSION = 2
 """Raise it when the code of this stage changes its pixels."""
@@ -25,6 +26,10 @@ REDUCED_DECODE_GAP = 2
 MAX_IMAGE_PIXELS = 2**27
 """A larger image is refused before it is decoded: a few bytes can claim any size."""
 
+NO_REGION = (
+    "it has no mask and no box. Give it one, or set dataset.no_mask=whole or skip, or "
+    "dataset.no_background=false and dataset.crop=none."
+)
 MIN_ANIMAL_PX = 16
 """A mask of fewer pixels shows no animal, unless the photograph is as small."""
 
@@ -47,6 +52,16 @@ _TRANSPOSE = {
 }
 
 
+Crop = Literal["auto", "none", "box", "mask"]
+
+
+def crop_description(crop: Crop) -> dict[str, Json]:
+    """How an image is cropped, for cache keys: as it was before there were boxes, where they say
+    the same."""
+    said: dict[str, Json] = {"crop": crop} if crop in ("none", "box") else {}
+    return {"crop_to_mask": crop == "mask", **said}
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """How a photograph becomes the backbone's input."""
@@ -60,9 +75,11 @@ class Preprocessing:
     """With "crop": the centre crop's part of the resized shorter side, as timm has it."""
     interpolation: Literal["bicubic", "bilinear", "lanczos"]
     no_background: bool
-    crop_to_mask: bool
+    crop: Crop
+    """"auto": to the box where the image has one. "box", "mask": to the box given, to the box
+    around the mask; to the other where an image has but that."""
     crop_margin: float
-    """Margin around the mask's box, as a fraction of the box's longer side."""
+    """Margin around the box, as a fraction of its longer side."""
     fill_rgb: tuple[int, int, int]
     reduced_decode: bool = True
     """Decode a large JPEG at 1/2, 1/4 or 1/8, never below `REDUCED_DECODE_GAP` times the size it
@@ -70,11 +87,12 @@ class Preprocessing:
     whole decode by 0.6 of 255 on average at 1/2 (PSNR 49 dB, at worst 46) and by 0.9 at 1/4
     (46 dB, at worst 43); see benchmarks/decode.py for the time that it saves."""
     no_mask: Literal["raise", "whole"] = "raise"
-    """A photograph without a mask where one is wanted: MaskError, or taken whole."""
+    """A photograph without mask and box where one is wanted: MaskError, or taken whole."""
 
     def describe(self) -> dict[str, Json]:
         """Everything that the pixels depend on, for cache keys."""
         described = {"stage_version": IMAGES_VERSION, **asdict(self)}
+        described |= crop_description(described.pop("crop"))
         if self.no_mask == "raise":  # whose pixels are those of before there was a choice
             del described["no_mask"]
         return described
@@ -134,24 +152,23 @@ def _loaded(opened: _Opened, min_side_px: int | None, fill_rgb: tuple[int, int, 
     return _decode(opened, scale, fill_rgb)
 
 
-def prepare_image(data: bytes, mask_value: str | None, pre: Preprocessing) -> np.ndarray:
-    """A file's bytes and its mask to uint8 RGB (height, width, 3) of ``pre.image_wh_px``.
+def prepare_image(data: bytes, region: str | None, pre: Preprocessing) -> np.ndarray:
+    """A file's bytes and where the animal is (`exreid.records.region_text`) to uint8 RGB
+    (height, width, 3) of ``pre.image_wh_px``.
 
-    The mask is looked at only where ``pre`` needs one. Raises ImageError or MaskError; the
+    The region is looked at only where ``pre`` needs it. Raises ImageError or MaskError; the
     caller adds file and row.
     """
     with foreign_bytes():
-        return _prepared(_open(data), mask_value, pre)
+        return _prepared(_open(data), region, pre)
 
 
-def _prepared(opened: _Opened, mask_value: str | None, pre: Preprocessing) -> np.ndarray:
-    mask_HW = None
-    part = (0, 0, *opened.full_wh_px)
-    if (pre.no_background or pre.crop_to_mask) and (mask_value or pre.no_mask == "raise"):
-        mask_HW = _mask_of(opened, mask_value)
-        if pre.crop_to_mask:
-            part = _box_with_margin(mask_HW, pre.crop_margin)
-    part_wh = (part[2] - part[0], part[3] - part[1])
+def _prepared(opened: _Opened, region: str | None, pre: Preprocessing) -> np.ndarray:
+    animal_HW = None
+    if pre.no_background and (region or pre.no_mask == "raise"):
+        animal_HW = _animal_of(opened, region)
+    part = _used_part(opened, region, pre, animal_HW)
+    part_wh = (round(part.wh[0]), round(part.wh[1]))
     resized_wh = pre.resized_wh_px(part_wh)
     if resized_wh[0] * resized_wh[1] > MAX_IMAGE_PIXELS:
         raise ImageError(
@@ -162,51 +179,85 @@ def _prepared(opened: _Opened, mask_value: str | None, pre: Preprocessing) -> np
         scale = REDUCED_DECODE_GAP * max(resized_wh[0] / part_wh[0], resized_wh[1] / part_wh[1])
     decoded = _decode(opened, scale, pre.fill_rgb)
     image = decoded.image
-    if mask_HW is not None and pre.no_background:
-        background_HW = ~_mask_at(mask_HW, image.size)
+    if animal_HW is not None:
+        background_HW = ~_mask_at(animal_HW, image.size)
         image.paste(pre.fill_rgb, mask=Image.fromarray(background_HW))
-    return np.asarray(_resized(image, _part_of(decoded, part), resized_wh, pre))
+    return np.asarray(_resized(*_cut(decoded, part, pre.fill_rgb), resized_wh, pre))
 
 
-def prepare_matte(data: bytes, mask_value: str | None, pre: Preprocessing) -> np.ndarray:
+def prepare_matte(data: bytes, region: str | None, pre: Preprocessing) -> np.ndarray:
     """Where the animal is in what `prepare_image` gives: uint8 (height, width), 255 on the animal.
 
     Edges are grey where the mask covers part of a pixel; what is padded is 0. The image's pixels
     are not decoded.
     """
     with foreign_bytes():
-        return _matte(_open(data), mask_value, pre)
+        return _matte(_open(data), region, pre)
 
 
-def _matte(opened: _Opened, mask_value: str | None, pre: Preprocessing) -> np.ndarray:
-    mask_HW = _mask_of(opened, mask_value)
-    width, height = opened.full_wh_px
-    part = (0, 0, width, height)
-    if pre.crop_to_mask:
-        part = _box_with_margin(mask_HW, pre.crop_margin)
-    resized_wh = pre.resized_wh_px((part[2] - part[0], part[3] - part[1]))
-    matte = Image.fromarray(np.ascontiguousarray(mask_HW).view(np.uint8) * np.uint8(255))
-    whole = Decoded(matte, opened.full_wh_px, (0, 0, width, height), opened.exif_orientation)
-    return np.asarray(_resized(matte, _part_of(whole, part), resized_wh, pre))
+def _matte(opened: _Opened, region: str | None, pre: Preprocessing) -> np.ndarray:
+    animal_HW = _animal_of(opened, region)
+    part = _used_part(opened, region, pre, animal_HW)
+    resized_wh = pre.resized_wh_px((round(part.wh[0]), round(part.wh[1])))
+    matte = Image.fromarray(np.ascontiguousarray(animal_HW).view(np.uint8) * np.uint8(255))
+    extent = (0, 0, *opened.full_wh_px)
+    whole = Decoded(matte, opened.full_wh_px, extent, opened.exif_orientation)
+    return np.asarray(_resized(*_cut(whole, part, pre.fill_rgb), resized_wh, pre))
 
 
-def used_wh_px(data: bytes, mask_value: str | None, pre: Preprocessing) -> tuple[int, int]:
-    """Width and height at full scale of what ``pre`` resizes: the whole displayed image, or the
-    mask's box. The pixels are not decoded."""
-    if not pre.crop_to_mask or (not mask_value and pre.no_mask == "whole"):
-        with foreign_bytes():
-            return _open(data).full_wh_px
-    left, top, right, bottom = used_box_px(data, mask_value, pre.crop_margin)
-    return right - left, bottom - top
-
-
-def used_box_px(
-    data: bytes, mask_value: str | None, crop_margin: float
-) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of what ``crop_to_mask`` keeps of the displayed photograph, in its
-    own pixels."""
+def used_part(data: bytes, region: str | None, crop: Crop, crop_margin: float) -> Box:
+    """What is kept of the displayed photograph, in its own pixels; the whole of it where there is
+    nothing to crop to. The pixels are not decoded."""
     with foreign_bytes():
-        return _box_with_margin(_mask_of(_open(data), mask_value), crop_margin)
+        opened = _open(data)
+        return _part(opened, region, crop, crop_margin) or Box(0, 0, *opened.full_wh_px)
+
+
+def used_wh_px(data: bytes, region: str | None, pre: Preprocessing) -> tuple[int, int]:
+    """Width and height at full scale of what ``pre`` resizes: the whole displayed image, or what
+    it is cropped to. The pixels are not decoded."""
+    with foreign_bytes():
+        part = _used_part(_open(data), region, pre)
+    return round(part.wh[0]), round(part.wh[1])
+
+
+def _used_part(
+    opened: _Opened,
+    region: str | None,
+    pre: Preprocessing,
+    animal_HW: np.ndarray | None = None,
+) -> Box:
+    """What ``pre`` resizes; ``animal_HW`` is of `_animal_of`, where it is known."""
+    part = _part(opened, region, pre.crop, pre.crop_margin, animal_HW)
+    if part is None and pre.crop in ("box", "mask") and pre.no_mask == "raise":
+        raise MaskError(NO_REGION)
+    return part or Box(0, 0, *opened.full_wh_px)
+
+
+def _part(
+    opened: _Opened,
+    region: str | None,
+    crop: Crop,
+    margin: float,
+    animal_HW: np.ndarray | None = None,
+) -> Box | None:
+    mask, bbox = region_parts(region)
+    if crop == "none" or not (bbox or (mask and crop != "auto")):
+        return None
+    if bbox and not (mask and crop == "mask"):
+        box = box_in_image(bbox, opened.full_wh_px)
+    else:
+        known_HW = animal_HW if mask else None
+        box = _box_around(_mask_of(opened, mask) if known_HW is None else known_HW)
+    return box.grown(margin, opened.full_wh_px)
+
+
+def _animal_of(opened: _Opened, region: str | None) -> np.ndarray:
+    """bool (H, W): the displayed image's pixels in the mask, or, without one, in the box."""
+    mask, bbox = region_parts(region)
+    if bbox and not mask:
+        return box_in_image(bbox, opened.full_wh_px).pixels(opened.full_wh_px)
+    return _mask_of(opened, mask)
 
 
 def displayed_wh_px(data: bytes) -> tuple[tuple[int, int], int]:
@@ -335,16 +386,13 @@ def _as_rgb(image: Image.Image, fill_rgb: tuple[int, int, int]) -> Image.Image:
 def _mask_of(opened: _Opened, mask_value: str | None) -> np.ndarray:
     """The mask on the displayed image at full scale, never empty."""
     if not mask_value:
-        raise MaskError(
-            "it has no mask. Give it one, or set dataset.no_mask=whole or skip, or "
-            "dataset.no_background=false and dataset.crop_to_mask=false."
-        )
+        raise MaskError(NO_REGION)
     mask_HW = decode_mask(mask_value, opened.full_wh_px)
     mask_HW = fit_mask_to_image(mask_HW, opened.full_wh_px, opened.exif_orientation)
     if not mask_HW.any():
         raise MaskError(
             "its mask is empty: no pixel is the animal. Give it one, or set "
-            "dataset.no_background=false and dataset.crop_to_mask=false."
+            "dataset.no_background=false and dataset.crop=none."
         )
     animal_px = int(np.count_nonzero(mask_HW))
     if animal_px < MIN_ANIMAL_PX and mask_HW.size > 100 * MIN_ANIMAL_PX:
@@ -368,34 +416,36 @@ def _mask_at(mask_HW: np.ndarray, wh_px: tuple[int, int]) -> np.ndarray:
     return np.ascontiguousarray(covered_HW if covered_HW.any() else coverage_HW > 0)
 
 
-def _box_with_margin(mask_HW: np.ndarray, margin: float) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom around the mask, inside the image."""
+def _box_around(mask_HW: np.ndarray) -> Box:
     rows, columns = np.flatnonzero(mask_HW.any(axis=1)), np.flatnonzero(mask_HW.any(axis=0))
-    left, right = int(columns[0]), int(columns[-1]) + 1
-    top, bottom = int(rows[0]), int(rows[-1]) + 1
-    pad = round(margin * max(right - left, bottom - top))
-    height, width = mask_HW.shape
-    return (
-        max(0, left - pad),
-        max(0, top - pad),
-        min(width, right + pad),
-        min(height, bottom + pad),
-    )
+    return Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
 
 
-def _part_of(
-    decoded: Decoded, part: tuple[int, int, int, int]
-) -> tuple[float, float, float, float]:
-    """A box of the photograph at full scale, as it lies in the decoded image."""
+def _cut(
+    decoded: Decoded, part: Box, fill_rgb: tuple[int, int, int]
+) -> tuple[Image.Image, tuple[float, float, float, float]]:
+    """An image, and where in it lies this part of the photograph, upright."""
     left, top, right, bottom = decoded.box
     across = (right - left) / decoded.full_wh_px[0]
     down = (bottom - top) / decoded.full_wh_px[1]
-    return (
-        left + part[0] * across,
-        top + part[1] * down,
-        left + part[2] * across,
-        top + part[3] * down,
+    if not part.theta_rad:
+        return decoded.image, (
+            left + part.left * across,
+            top + part.top * down,
+            left + part.right * across,
+            top + part.bottom * down,
+        )
+    size = (max(1, round(part.wh[0] * across)), max(1, round(part.wh[1] * down)))
+    first, second, _, fourth = part.corners_42 * [across, down] + [left, top]
+    by_x, by_y = (second - first) / size[0], (fourth - first) / size[1]
+    upright = decoded.image.transform(
+        size,
+        Image.Transform.AFFINE,
+        (by_x[0], by_y[0], first[0], by_x[1], by_y[1], first[1]),
+        Image.Resampling.BICUBIC,
+        fillcolor=fill_rgb if decoded.image.mode == "RGB" else 0,
     )
+    return upright, (0, 0, *size)
 
 
 def _resized(

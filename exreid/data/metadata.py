@@ -12,6 +12,7 @@ import pandas as pd
 
 from exreid.data.dates import read_dates
 from exreid.data.imports.direct import read_or_import
+from exreid.data.metadata_boxes import read_boxes
 from exreid.data.metadata_cells import clean_cells, relative_paths, similar_notes
 from exreid.data.metadata_checks import (
     Problem,
@@ -241,7 +242,9 @@ def _checked(
             f"{file.column(columns.date)[dates.unread[0]]!r} are no dates that can be read; they "
             "count as empty"
         )
-    rows = contract_rows(file, columns, frozenset(unknown_identities), dates)
+    boxes = read_boxes(file, columns)
+    notes += boxes.notes
+    rows = contract_rows(file, columns, frozenset(unknown_identities), dates, boxes)
     missing: dict[int, list[str]] = {}
     if check_files:
         rows, missing, renamed = find_files(rows, root)
@@ -251,6 +254,7 @@ def _checked(
         rows,
         columns,
         dates,
+        boxes,
         root=root,
         missing=missing,
         require_identity=require_identity,

@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 
 from exreid.data.dates import FORMS, Dates
+from exreid.data.metadata_boxes import Boxes, numbered_ids
 from exreid.data.metadata_formats import clean_text
 from exreid.data.metadata_table import Columns, MetadataFile
 from exreid.errors import MetadataError
+from exreid.records import region_text
 from exreid.storage.urls import exists, is_remote, join, missing_files, names_on_disk
 
 
@@ -36,16 +38,28 @@ class Problem:
 
 
 def contract_rows(
-    file: MetadataFile, columns: Columns, unknown_identities: frozenset[str], dates: Dates
+    file: MetadataFile,
+    columns: Columns,
+    unknown_identities: frozenset[str],
+    dates: Dates,
+    boxes: Boxes,
 ) -> pd.DataFrame:
-    """The columns of `ImageTable`, in the file's order.
+    """The columns of `ImageTable`, in the file's order. A photograph of several rows has ids with
+    the number of the region.
 
     What cannot be used is None here (the date NaT, the path as it stands): `row_problems` names it.
     """
     given = file.column(columns.path)
     paths = [_path_or_text(value) for value in given]
     has_ids = columns.image_id in file.cells.columns
-    ids = zip(file.column(columns.image_id), given if not has_ids else paths, strict=True)
+    masks = file.column(columns.mask)
+    regions = [region_text(*pair) for pair in zip(masks, boxes.text_N, strict=True)]
+    numbered = {
+        i: name for i, name in numbered_ids(paths, regions).items() if regions[i] is not None
+    }
+    named = paths if has_ids else [path or "" for path in given]
+    places = [numbered.get(i, path) for i, path in enumerate(named)]
+    ids = zip(file.column(columns.image_id), places, strict=True)
     identities = file.column(columns.identity)
     unknown = frozenset(clean_text(name).casefold() for name in unknown_identities)
     text = {
@@ -55,7 +69,8 @@ def contract_rows(
             name if name and name.casefold() not in unknown else None for name in identities
         ],
         "split": [split_value(value) for value in file.column(columns.split)],
-        "mask": file.column(columns.mask),
+        "mask": masks,
+        "bbox": boxes.text_N,
         "encounter": joined_text([file.column(name) for name in columns.encounter], len(given)),
         "viewpoint": file.column(columns.viewpoint),
     }
@@ -70,13 +85,14 @@ def row_problems(
     rows: pd.DataFrame,
     columns: Columns,
     dates: Dates,
+    boxes: Boxes,
     *,
     root: str,
     missing: Mapping[int, list[str]],
     require_identity: bool,
 ) -> list[Problem]:
     """Everything wrong with the rows, by line; ``missing`` is of `find_files`."""
-    problems = [*_path_problems(file, columns, root)]
+    problems = [*_path_problems(file, columns, root), *_box_problems(file, columns, boxes)]
     if columns.dates_count:
         problems += _date_problems(file, columns, dates)
     if require_identity:
@@ -86,10 +102,14 @@ def row_problems(
     problems += _missing_file_problems(file, rows, columns, root, still)
     bad = {problem.index for problem in problems}
     given = file.column(columns.path)
-    paths = [path if given[i] is not None else None for i, path in enumerate(rows["path"])]
-    problems += _repeats(file, columns.path, paths, bad)
-    if columns.image_id in file.cells.columns:
-        problems += _repeats(file, columns.image_id, rows["image_id"].tolist(), bad)
+    remedy = (
+        "Two animals of one photograph need their boxes (dataset.bbox_cols) or masks "
+        "(dataset.mask_col), each row another; or remove one of the rows"
+    )
+    problems += _repeats(file, columns.path, _animals(rows, given), bad, remedy)
+    repeated = {problem.index for problem in problems if problem.column == columns.path}
+    ids = [None if i in repeated else name for i, name in enumerate(rows["image_id"])]
+    problems += _repeats(file, columns.image_id, [name or None for name in ids], bad)
     return sorted(problems, key=lambda problem: problem.index)
 
 
@@ -218,6 +238,20 @@ def _path_remedy(value: str, column: str, root: str) -> str:
     )
 
 
+def _box_problems(file: MetadataFile, columns: Columns, boxes: Boxes) -> Iterator[Problem]:
+    name = ", ".join(columns.bbox)
+    for i, why in boxes.unread.items():
+        cells = ", ".join(str(file.column(column)[i]) for column in columns.bbox)
+        yield Problem(
+            i,
+            int(file.line_N[i]),
+            name,
+            cells,
+            f"{name} {cells[:60]!r} {why}",
+            "Correct it (dataset.bbox_cols, dataset.bbox_format), or empty the cell",
+        )
+
+
 def _date_problems(file: MetadataFile, columns: Columns, dates: Dates) -> Iterator[Problem]:
     values = file.column(columns.date)
     for i in dates.unread:
@@ -286,7 +320,11 @@ def _folder_column(file: MetadataFile, i: int, path: str, root: str) -> tuple[st
 
 
 def _repeats(
-    file: MetadataFile, column: str, values: Sequence[str | None], bad: set[int]
+    file: MetadataFile,
+    column: str,
+    values: Sequence[str | None],
+    bad: set[int],
+    remedy: str = "Each must be unique: remove one of the rows",
 ) -> Iterator[Problem]:
     """Every row that repeats a value, but for the first good one that holds it."""
     kept: dict[str, int] = {}
@@ -296,13 +334,26 @@ def _repeats(
     for i, value in enumerate(values):
         if value is None or kept[value] == i:
             continue
-        line = int(file.line_N[kept[value]])
+        line, shown = int(file.line_N[kept[value]]), value.partition("\0")[0]
         place = "already" if kept[value] < i else "too"
         yield Problem(
             i,
             int(file.line_N[i]),
             column,
-            value,
-            f"{column} {value!r} stands in line {line} {place}",
-            "Each must be unique: remove one of the rows, or cut out a file for each animal",
+            shown,
+            f"{column} {shown!r} stands in line {line} {place}",
+            remedy,
         )
+
+
+def _animals(rows: pd.DataFrame, given: Sequence[str | None]) -> list[str | None]:
+    """What each row must not share with another: its path, and its box or mask where every row of
+    that path has one."""
+    pairs = zip(rows["mask"], rows["bbox"], strict=True)
+    regions = [region_text(*pair) for pair in pairs]
+    paths = rows["path"].tolist()
+    whole = {path for path, region in zip(paths, regions, strict=True) if region is None}
+    return [
+        None if cell is None else path if path in whole else f"{path}\0{region}"
+        for cell, path, region in zip(given, paths, regions, strict=True)
+    ]

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from exreid.config.dataset import MISSING_VALUES
+from exreid.data.boxes import BoxFormat
 from exreid.data.metadata_formats import IS_PARQUET, clean_text, decoded_text, split_header
 from exreid.data.workbooks import is_workbook, read_workbook
 from exreid.errors import MetadataError
@@ -49,6 +50,9 @@ class Columns:
     identity: str = "unique_name"
     split: str | None = "split-time_closed"
     mask: str | None = "mask"
+    bbox: tuple[str, ...] = ("bbox",)
+    bbox_format: BoxFormat | None = None
+    theta: str = "theta"
     encounter: tuple[str, ...] = ()
     viewpoint: str | None = None
     date: str | None = "date"
@@ -63,7 +67,8 @@ class Columns:
     def used(self) -> list[str]:
         """The columns that mean something here, each once; without the ids."""
         names = (self.path, self.identity, self.split, self.mask, self.viewpoint, self.date)
-        return list(dict.fromkeys(name for name in (*names, *self.encounter) if name))
+        boxes = (*self.bbox, self.theta) if self.bbox else ()
+        return list(dict.fromkeys(name for name in (*names, *self.encounter, *boxes) if name))
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,7 @@ def check_columns(file: MetadataFile, columns: Columns, *, require_identity: boo
     keys: dict[str | None, str] = {
         columns.split: "dataset.split_col (or dataset.make_split)",
         columns.mask: "dataset.mask_col",
+        **dict.fromkeys(columns.bbox, "dataset.bbox_cols"),
         columns.viewpoint: "dataset.viewpoint_col",
         columns.date: "dataset.date_col",
         **dict.fromkeys(columns.encounter, "dataset.encounter_cols"),

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
+from exreid.data.boxes import as_fractions
 from exreid.data.images import Preprocessing, load_image, prepare_matte, used_wh_px
 from exreid.data.masks import encode_mask
+from exreid.records import region_parts, region_text
 
 THUMBNAIL_QUALITY = 85
 
@@ -19,12 +21,13 @@ class Thumbnail:
     """A small picture, displayed side up."""
 
     jpeg: bytes
-    mask: str | None
-    """The mask at the picture's size, as JSON text of a COCO run length."""
+    region: str | None
+    """Where the animal is on it (`exreid.records.region_text`): the mask as JSON text of a COCO run
+    length, the box in fractions."""
 
 
-def make_thumbnail(data: bytes, mask_value: str | None, longer_side_px: int) -> Thumbnail:
-    """A file's bytes and its mask, made small; nothing is enlarged.
+def make_thumbnail(data: bytes, region: str | None, longer_side_px: int) -> Thumbnail:
+    """A file's bytes and where its animal is, made small; nothing is enlarged.
 
     Raises ImageError or MaskError as `exreid.data.images` does.
     """
@@ -34,18 +37,20 @@ def make_thumbnail(data: bytes, mask_value: str | None, longer_side_px: int) -> 
         crop_pct=1.0,
         interpolation="bicubic",
         no_background=False,
-        crop_to_mask=False,
+        crop="none",
         crop_margin=0.0,
         fill_rgb=(128, 128, 128),
     )
-    width, height = used_wh_px(data, mask_value, pre)
+    width, height = used_wh_px(data, region, pre)
     scale = min(1.0, longer_side_px / max(width, height))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     image = load_image(data, min_side_px=min(size)).image.resize(size, Image.Resampling.LANCZOS)
     out = io.BytesIO()
     image.save(out, "JPEG", quality=THUMBNAIL_QUALITY, optimize=True)
-    mask = None
-    if mask_value:
+    mask, bbox = region_parts(region)
+    if bbox:
+        bbox = as_fractions(bbox, (width, height))
+    if mask:
         pre = replace(pre, image_wh_px=size)
-        mask = encode_mask(np.asarray(prepare_matte(data, mask_value, pre)) >= 128)
-    return Thumbnail(out.getvalue(), mask)
+        mask = encode_mask(np.asarray(prepare_matte(data, mask, pre)) >= 128)
+    return Thumbnail(out.getvalue(), region_text(mask, bbox))

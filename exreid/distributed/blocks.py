@@ -13,7 +13,7 @@ MAX_RESTARTS = 3
 
 
 def table_block(table: ImageTable, positions: np.ndarray) -> pa.Table:
-    """Columns ``position``, ``path`` and ``mask`` of the images at these positions."""
+    """Columns ``position``, ``path`` and ``region`` of the images at these positions."""
     return pa.table(
         {
             name: pa.array(column.tolist(), pa.int64() if name == "position" else pa.string())

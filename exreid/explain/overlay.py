@@ -5,6 +5,7 @@ Letters: X matches. Points are (x, y) in pixels, pixel centres at whole numbers.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -87,27 +88,33 @@ def scale_matches(
     to_wh_px: tuple[WH, WH],
     *,
     boxes_px: tuple[Box | None, Box | None] = (None, None),
+    theta_rad: tuple[float, float] = (0.0, 0.0),
 ) -> MatchedKeypoints:
     """The matches on images of another size than the extractor saw.
 
     ``from_wh_px`` and ``to_wh_px`` are (query's, gallery image's). Where the extractor saw only a
     part of an image, ``boxes_px`` says which (left, top, right, bottom, in the pixels of
-    ``to_wh_px``).
+    ``to_wh_px``), and ``theta_rad`` how far that is turned about its centre, clockwise.
 
     >>> one = MatchedKeypoints.from_lists([0, 0], [3, 1], [1.0])
     >>> scale_matches(one, ((4, 2), (4, 2)), ((8, 4), (4, 2))).query_xy_X2.tolist()
     [[0.5, 0.5]]
     """
 
-    def scaled(xy_X2: np.ndarray, from_wh: WH, to_wh: WH, box: Box | None) -> np.ndarray:
-        left, top, right, bottom = box or (0.0, 0.0, *to_wh)
-        size = np.array([right - left, bottom - top]) / np.array(from_wh, np.float64)
-        return ((xy_X2 + 0.5) * size + (left, top) - 0.5).astype(np.float32)
+    def scaled(xy_X2: np.ndarray, side: int) -> np.ndarray:
+        left, top, right, bottom = boxes_px[side] or (0.0, 0.0, *to_wh_px[side])
+        size = np.array([right - left, bottom - top]) / np.array(from_wh_px[side], np.float64)
+        scaled_X2 = (xy_X2 + 0.5) * size + (left, top) - 0.5
+        if theta_rad[side]:
+            centre = np.array([left + right - 1, top + bottom - 1]) / 2
+            cos, sin = math.cos(theta_rad[side]), math.sin(theta_rad[side])
+            scaled_X2 = (scaled_X2 - centre) @ np.array([[cos, sin], [-sin, cos]]) + centre
+        return np.asarray(scaled_X2, np.float32)
 
     return replace(
         matches,
-        query_xy_X2=scaled(matches.query_xy_X2, from_wh_px[0], to_wh_px[0], boxes_px[0]),
-        gallery_xy_X2=scaled(matches.gallery_xy_X2, from_wh_px[1], to_wh_px[1], boxes_px[1]),
+        query_xy_X2=scaled(matches.query_xy_X2, 0),
+        gallery_xy_X2=scaled(matches.gallery_xy_X2, 1),
     )
 
 

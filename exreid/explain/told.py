@@ -141,6 +141,6 @@ def _to_try(config: ProbeConfig) -> list[str]:
     else:
         tries.append("a backbone trained on animals (model.type=megadescriptor-l-384)")
     tries.append("more photographs of each animal, of other encounters and of both sides")
-    if not (config.dataset.no_background or config.dataset.crop_to_mask):
-        tries.append("masks (dataset.mask_col, dataset.crop_to_mask=true)")
+    if not config.dataset.needs_region:
+        tries.append("masks (dataset.mask_col, dataset.crop=mask)")
     return tries

@@ -40,7 +40,7 @@ class KeepDecoded:
         images_NHWC = prepared.pop("image")
         good = np.flatnonzero([not error for error in prepared["error"]])
         if self.folder is not None:
-            keys = [image_key(prepared["content"][i], batch["mask"][i] or None) for i in good]
+            keys = [image_key(prepared["content"][i], batch["region"][i] or None) for i in good]
             write_part(self.folder, keys, images_NHWC[good])
         return prepared
 
@@ -88,13 +88,13 @@ def decode_table(
         missing = np.array([p for p in range(len(table)) if p not in keys], np.int64)
         report.cached = len(keys)
         on_progress(report.cached)
-    masks = input_columns(table, np.arange(len(table)))["mask"]
+    regions = table.regions
     for batch in source(table, missing) if len(missing) else ():
         tried = _as_extracted(batch)
         good = sort_out_errors(table, tried, report, on_error)
         for i in good:
             position = int(tried.position_N[i])
-            keys[position] = image_key(tried.content_N[i], masks[position] or None)
+            keys[position] = image_key(tried.content_N[i], regions[position])
         if memo is not None:
             signed = [i for i in good if tried.signature_N[i]]
             memo.remember(

@@ -51,32 +51,32 @@ class PrepareImages:
     """A fourth channel: 255 on the animal, and everywhere in an image without a mask."""
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Columns ``position``, ``path`` and ``mask`` in; ``image`` (N, H, W, C) and more out."""
+        """Columns ``position``, ``path`` and ``region`` in; ``image`` (N, H, W, C) and more out."""
         width, height = self.preprocessing.image_wh_px
         count = len(batch["position"])
         images_NHWC = np.zeros((count, height, width, 4 if self.with_matte else 3), np.uint8)
         columns: dict[str, list[str]] = {
             name: [""] * count for name in ("content", "signature", "error", "stage")
         }
-        for i, (path, mask) in enumerate(zip(batch["path"], batch["mask"], strict=True)):
+        for i, (path, region) in enumerate(zip(batch["path"], batch["region"], strict=True)):
             try:
                 columns["signature"][i] = trusted_signature(self.root, path)
                 data = read_bytes(self.root, path)
                 columns["content"][i] = content_hash(data)
-                images_NHWC[i] = self._prepared(data, mask or None)
+                images_NHWC[i] = self._prepared(data, region or None)
             except (ImageError, MaskError) as error:
                 columns["error"][i] = str(error)
                 columns["stage"][i] = "mask" if isinstance(error, MaskError) else "image"
         texts = {name: np.array(values, dtype=object) for name, values in columns.items()}
         return {"position": batch["position"], "image": images_NHWC, **texts}
 
-    def _prepared(self, data: bytes, mask: str | None) -> np.ndarray:
-        image_HWC = prepare_image(data, mask, self.preprocessing)
+    def _prepared(self, data: bytes, region: str | None) -> np.ndarray:
+        image_HWC = prepare_image(data, region, self.preprocessing)
         if not self.with_matte:
             return image_HWC
         matte_HW = (
-            prepare_matte(data, mask, self.preprocessing)
-            if mask
+            prepare_matte(data, region, self.preprocessing)
+            if region
             else np.full(image_HWC.shape[:2], 255, np.uint8)
         )
         return np.dstack([image_HWC, matte_HW])
@@ -125,12 +125,11 @@ def extract_in_process(
 
 def input_columns(table: ImageTable, positions: np.ndarray) -> dict[str, np.ndarray]:
     """The columns that `PrepareImages` takes."""
-    rows = table.rows.iloc[positions]
-    masks = [mask if isinstance(mask, str) else "" for mask in rows["mask"]]
+    part = table.take(positions)
     return {
         "position": np.asarray(positions, dtype=np.int64),
-        "path": rows["path"].to_numpy(dtype=object),
-        "mask": np.array(masks, dtype=object),
+        "path": part.rows["path"].to_numpy(dtype=object),
+        "region": np.array([region or "" for region in part.regions], dtype=object),
     }
 
 
@@ -209,10 +208,9 @@ def trusted_signature(root: str, path: str) -> str:
 
 def known_keys(table: ImageTable, memo: SignatureMemo) -> list[str | None]:
     """Each image's key; None where its file cannot be read."""
-    masks = input_columns(table, np.arange(len(table)))["mask"]
     return [
-        image_key(content, mask or None) if content else None
-        for content, mask in zip(content_hashes(table, memo), masks, strict=True)
+        image_key(content, region) if content else None
+        for content, region in zip(content_hashes(table, memo), table.regions, strict=True)
     ]
 
 
@@ -246,7 +244,7 @@ class _Keeper:
         self, table: ImageTable, store: FeatureStore | None, memo: SignatureMemo | None
     ) -> None:
         self.table, self.store, self.memo = table, store, memo
-        self.masks = table.rows["mask"].to_numpy(dtype=object)
+        self.regions = table.regions
         self.keys: list[str] = []
         self.vectors: list[np.ndarray] = []
         self.seen: list[tuple[str, str]] = []
@@ -256,10 +254,8 @@ class _Keeper:
         if self.store is None:
             return
         for i in good:
-            mask = self.masks[batch.position_N[i]]
-            self.keys.append(
-                image_key(batch.content_N[i], mask if isinstance(mask, str) and mask else None)
-            )
+            region = self.regions[int(batch.position_N[i])]
+            self.keys.append(image_key(batch.content_N[i], region))
             self.vectors.append(batch.vectors_ND[i])
             if batch.signature_N[i]:
                 self.seen.append((batch.signature_N[i], batch.content_N[i]))

@@ -1,4 +1,5 @@
-"""The keys of all caches: of an image by its content and mask, of a stage by what it depends on."""
+"""The keys of all caches: of an image by its content and where its animal is, of a stage by what it
+depends on."""
 
 from __future__ import annotations
 
@@ -16,9 +17,10 @@ def content_hash(image_bytes: bytes) -> str:
     return hashlib.blake2b(image_bytes, digest_size=16).hexdigest()
 
 
-def image_key(content: str, mask_value: str | None) -> str:
-    """32 hex digits of an image's content hash and its mask: the cache's key for one image."""
-    joined = f"{content}\0{mask_value or ''}".encode()
+def image_key(content: str, region: str | None) -> str:
+    """32 hex digits of an image's content hash and where its animal is
+    (`exreid.records.region_text`): the cache's key for one image."""
+    joined = f"{content}\0{region or ''}".encode()
     return hashlib.blake2b(joined, digest_size=16).hexdigest()
 
 

@@ -15,7 +15,9 @@ import numpy as np
 
 from exreid.data.images import (
     IMAGES_VERSION,
+    Crop,
     Preprocessing,
+    crop_description,
     prepare_image,
     prepare_matte,
     used_wh_px,
@@ -45,9 +47,9 @@ class LocalPreprocessing:
     square: bool
     """Stretch to a square, as the field's reference does, instead of keeping the aspect."""
     mask_use: Literal["filter", "blank", "none"]
-    """filter: keypoints from inside the mask alone. blank: the background is filled before, which
-    makes the silhouette a feature. none: the whole photograph."""
-    crop_to_mask: bool
+    """filter: keypoints from inside the mask, or else the box, alone. blank: the background is
+    filled before, which makes the silhouette a feature. none: the whole photograph."""
+    crop: Crop
     crop_margin: float
     reduced_decode: bool = True
     no_mask: Literal["raise", "whole"] = "raise"
@@ -56,11 +58,12 @@ class LocalPreprocessing:
     def describe(self) -> dict[str, Json]:
         """Everything that the extractor's input depends on, for cache keys."""
         described = {"images_version": IMAGES_VERSION, **asdict(self)}
+        described |= crop_description(described.pop("crop"))
         if self.no_mask == "raise":
             del described["no_mask"]
         return described
 
-    def prepare(self, data: bytes, mask: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+    def prepare(self, data: bytes, region: str | None) -> tuple[np.ndarray, np.ndarray | None]:
         """A file's bytes to uint8 RGB (H, W, 3), and where the animal is, bool (H, W)."""
         pre = Preprocessing(
             image_wh_px=(self.longer_side_px, self.longer_side_px),
@@ -68,24 +71,24 @@ class LocalPreprocessing:
             crop_pct=1.0,
             interpolation="bicubic",
             no_background=self.mask_use == "blank",
-            crop_to_mask=self.crop_to_mask,
+            crop=self.crop,
             crop_margin=self.crop_margin,
             fill_rgb=(128, 128, 128),
             no_mask=self.no_mask,
             reduced_decode=self.reduced_decode,
         )
         if not self.square:
-            width, height = used_wh_px(data, mask, pre)
+            width, height = used_wh_px(data, region, pre)
             scale = self.longer_side_px / max(width, height)
             size = (
                 max(MIN_SIDE_PX, round(width * scale)),
                 max(MIN_SIDE_PX, round(height * scale)),
             )
             pre = replace(pre, image_wh_px=size)
-        image_HWC = prepare_image(data, mask, pre)
-        if self.mask_use != "filter" or not mask:
+        image_HWC = prepare_image(data, region, pre)
+        if self.mask_use != "filter" or not region:
             return image_HWC, None
-        matte_HW = prepare_matte(data, mask, replace(pre, no_background=False))
+        matte_HW = prepare_matte(data, region, replace(pre, no_background=False))
         return image_HWC, matte_HW >= 128
 
 
@@ -97,20 +100,20 @@ class PrepareLocal:
     preprocessing: LocalPreprocessing
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Columns ``position``, ``path`` and ``mask`` in; ``image`` (uint8 (H, W, 3) each),
+        """Columns ``position``, ``path`` and ``region`` in; ``image`` (uint8 (H, W, 3) each),
         ``animal`` (bool (H, W), or (0, 0) where all of the image is used) and, as
         `exreid.features.extraction.PrepareImages` has them, ``content``, ``signature``, ``error``
         and ``stage`` added."""
         count = len(batch["position"])
         columns = {name: [""] * count for name in ("content", "signature", "error", "stage")}
         images, animals = np.empty(count, object), np.empty(count, object)
-        for i, (path, mask) in enumerate(zip(batch["path"], batch["mask"], strict=True)):
+        for i, (path, region) in enumerate(zip(batch["path"], batch["region"], strict=True)):
             images[i], animals[i] = np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), bool)
             try:
                 columns["signature"][i] = trusted_signature(self.root, path)
                 data = read_bytes(self.root, path)
                 columns["content"][i] = content_hash(data)
-                images[i], animal_HW = self.preprocessing.prepare(data, mask or None)
+                images[i], animal_HW = self.preprocessing.prepare(data, region or None)
                 if animal_HW is not None:
                     animals[i] = animal_HW
             except (ImageError, MaskError) as error:
@@ -166,7 +169,7 @@ class ExtractLocal:
         error[bad], stage[bad] = not_finite("descriptor"), NOT_FINITE
         features = {i: one for i, one in features.items() if i not in bad}
         batch = {**batch, "error": error, "stage": stage}
-        keys = [image_key(batch["content"][i], batch["mask"][i] or None) for i in features]
+        keys = [image_key(batch["content"][i], batch["region"][i] or None) for i in features]
         records = [as_record(one) for one in features.values()]
         write_part(self.folder, keys, np.concatenate(records) if records else np.zeros(0))
         left = ("position", "content", "signature", "error", "stage")

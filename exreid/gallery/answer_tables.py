@@ -17,7 +17,7 @@ from exreid.metrics.identities import IdentityAnswer, TopIdentities, pool_encoun
 from exreid.openset.decide import Decisions
 from exreid.pipeline.answers import AnswerTables, answer_table, names_of, new_animals_of
 from exreid.pipeline.retrieve import Retrieval
-from exreid.records import Json
+from exreid.records import Json, region_parts
 
 
 def photo_answer_tables(
@@ -198,7 +198,8 @@ def _picture_row(
     count_of: dict[str, int],
 ) -> dict[str, Json]:
     row = retrieval.table.rows.iloc[position]
-    more = retrieval.table.original.iloc[position].drop(config.dataset.mask_col, errors="ignore")
+    regions = [config.dataset.mask_col, *config.dataset.bbox_cols]
+    more = retrieval.table.original.iloc[position].drop(regions, errors="ignore")
     known = {name: row[name] for name in ("identity", "encounter", "viewpoint")}
     known |= {"date": _date_text(row["date"]), "visit": visit_name(row["encounter"])}
     if side == "gallery":
@@ -214,7 +215,7 @@ def _picture_row(
 
 def _below(root: str, retrieval: Retrieval, position: int) -> dict[str, str | None]:
     row = retrieval.table.rows.iloc[position]
-    return {"root": root, "path": row["path"], "mask": row["mask"]}
+    return {"root": root, "path": row["path"], "mask": row["mask"], **_boxed(row["bbox"])}
 
 
 def _thumbnail(gallery: Gallery, position: int) -> dict[str, str | None]:
@@ -223,7 +224,12 @@ def _thumbnail(gallery: Gallery, position: int) -> dict[str, str | None]:
     if file is None:
         return {"root": None, "path": None, "mask": None}
     path = file.relative_to(gallery.folder).as_posix()
-    return {"root": str(gallery.folder), "path": path, "mask": gallery.small_masks[position]}
+    mask, bbox = region_parts(gallery.small_masks[position])
+    return {"root": str(gallery.folder), "path": path, "mask": mask, **_boxed(bbox)}
+
+
+def _boxed(bbox: str | None) -> dict[str, str | None]:
+    return {"bbox": bbox} if bbox else {}
 
 
 def _date_text(moment: Any) -> str | None:

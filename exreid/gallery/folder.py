@@ -118,7 +118,7 @@ class Gallery:
     content_G: list[str]
     """Hashes of the photographs' files."""
     small_masks: list[str | None]
-    """The masks at the size of the thumbnails."""
+    """Where the animals are on the thumbnails, as `exreid.records.region_text` has it."""
     checksums: dict[str, str] | None
     """Of the files right in the folder; None where an earlier version wrote none."""
     state: State
@@ -143,10 +143,9 @@ class Gallery:
     @cached_property
     def keys(self) -> list[str]:
         """Each photograph's key, as caches have it."""
-        masks = self.table.rows["mask"].tolist()
         return [
-            image_key(content, mask or None)
-            for content, mask in zip(self.content_G, masks, strict=True)
+            image_key(content, region)
+            for content, region in zip(self.content_G, self.table.regions, strict=True)
         ]
 
     @property
@@ -504,6 +503,8 @@ def images_table(
 ) -> pa.Table:
     """``images.parquet``; the metadata's own columns with `ORIGINAL` before their names."""
     rows = table.rows.assign(content=content_G, small_mask=pd.Series(small_masks, dtype=object))
+    if rows["bbox"].isna().all():  # then the file is as it was before there were boxes
+        rows = rows.drop(columns="bbox")
     original = table.original.drop(columns=[mask_col] if mask_col in table.original else [])
     named = original.astype(object).add_prefix(ORIGINAL)
     frame = pd.concat([rows, named.where(named.notna(), None)], axis=1)
@@ -515,6 +516,7 @@ def _read_images(file: Path) -> tuple[ImageTable, list[str], list[str | None]]:
         frame = pq.read_table(file).to_pandas()
         frame = frame.astype({name: object for name in frame if frame[name].dtype != "M8[s]"})
         frame = frame.where(frame.notna(), None)
+        frame = frame if "bbox" in frame else frame.assign(bbox=None)
         rows = frame[[*TABLE_COLUMNS]].copy()
         rows["date"] = pd.to_datetime(rows["date"]).astype("datetime64[s]")
         rows["row"] = rows["row"].astype(np.int64)

@@ -108,8 +108,8 @@ class GalleryContent:
         features, config = self.scoring.features, self.scoring.config
         for number, vectors_ND in enumerate(features.vectors):
             np.save(folder / f"global-{number}.npy", vectors_ND, allow_pickle=False)
-        masks = self.table.rows["mask"].tolist()
-        keys = [image_key(c, mask or None) for c, mask in zip(self.content_G, masks, strict=True)]
+        regions = self.table.regions
+        keys = [image_key(c, region) for c, region in zip(self.content_G, regions, strict=True)]
         for images in features.local:
             _write_local(folder / f"local-{images.name}", images.store.store, keys, self.old)
         _write_pairs(folder / PAIRS, self.scoring)
@@ -124,7 +124,7 @@ class GalleryContent:
         write_checksums(folder)
 
     def _write_thumbnails(self, folder: Path, progress: Progress) -> list[str | None]:
-        """The small pictures, those of an old gallery as they are; each photograph's small mask."""
+        """The small pictures, those of an old gallery as they are; and where their animals are."""
         old, rows = self.old, self.table.rows
         known = [] if old is None else old.small_masks
         small: list[str | None] = [*known, *[None] * (len(rows) - len(known))]
@@ -134,16 +134,16 @@ class GalleryContent:
             source = None if old is None else old.thumbnail(content)
             if source is not None:
                 _link_or_copy(source, folder / thumbnail_name(content))
-        advance = progress("Thumbnails", len(rows) - len(known))
+        advance, regions = progress("Thumbnails", len(rows) - len(known)), self.table.regions
 
         def make(i: int) -> str | None:
             data = read_bytes(self.table.root, rows["path"].iloc[i])
-            made = _thumbnail(data, rows["mask"].iloc[i] or None, self.thumbnail_px)
+            made = _thumbnail(data, regions[i], self.thumbnail_px)
             file = folder / thumbnail_name(self.content_G[i])
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(made.jpeg)
             advance(1)
-            return made.mask
+            return made.region
 
         with ThreadPoolExecutor(THREADS) as pool:
             small[len(known) :] = pool.map(make, range(len(known), len(rows)))
@@ -235,9 +235,9 @@ def _write_weights(folder: Path, config: ProbeConfig) -> list[int]:
     return numbers
 
 
-def _thumbnail(data: bytes, mask: str | None, longer_side_px: int) -> Thumbnail:
+def _thumbnail(data: bytes, region: str | None, longer_side_px: int) -> Thumbnail:
     try:
-        return make_thumbnail(data, mask, longer_side_px)
+        return make_thumbnail(data, region, longer_side_px)
     except MaskError:
         # The features did not need the mask, or this would have come up before.
         return make_thumbnail(data, None, longer_side_px)

@@ -15,6 +15,7 @@ from exreid.calibration.budget import BudgetRule, fit_budget_rule
 from exreid.calibration.fusion import Fusion, HeldOut, fit_fusion, sum_in_order
 from exreid.calibration.pairs import CalibrationPairs
 from exreid.config.probe import ProbeConfig
+from exreid.data.images import crop_description
 from exreid.errors import CalibrationError
 from exreid.explain.plots import draw_reliability
 from exreid.features.keys import describe_fingerprint
@@ -30,8 +31,7 @@ log = logging.getLogger(__name__)
 
 FUSION_FILE = "fusion.json"
 OF_IMAGES = (
-    *("image_size", "resize", "no_background", "crop_to_mask", "crop_margin", "fill_rgb"),
-    "reduced_decode",
+    *("image_size", "resize", "no_background", "crop_margin", "fill_rgb", "reduced_decode"),
 )
 OF_LOCAL = (
     *("local_top_k", "local_size", "local_square", "local_masks", "match_threshold"),
@@ -225,6 +225,7 @@ def _figures(
 def _made_for(config: ProbeConfig, methods: Sequence[Method]) -> dict[str, str]:
     """What each method's raw scores depend on, as a fingerprint."""
     images = {name: getattr(config.dataset, name) for name in OF_IMAGES}
+    images |= crop_description(config.dataset.cropped)
     models = iter((config.model, *config.benchmark.fusion.models))
     local = config.benchmark.model_dump(mode="json", include={*OF_LOCAL, "fast"})
     made_for: dict[str, str] = {}

@@ -275,7 +275,7 @@ def preprocessing_for(config: ProbeConfig | FinetuneConfig, backbone: Backbone) 
         crop_pct=backbone.crop_pct,
         interpolation=cast(Any, backbone.interpolation),
         no_background=dataset.no_background,
-        crop_to_mask=dataset.crop_to_mask,
+        crop=dataset.cropped,
         crop_margin=dataset.crop_margin,
         fill_rgb=dataset.fill_rgb or backbone.mean_colour_rgb,
         no_mask="whole" if dataset.no_mask == "whole" else "raise",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -86,24 +86,40 @@ def read_images(
         raise MetadataError("\n  ".join(["safety=strict stops here.", *similar]))
     for note in similar:
         log.warning("%s", note)
-    if dataset.no_mask == "skip" and (dataset.no_background or dataset.crop_to_mask):
-        table, without = _with_masks(table)
+    _check_told_apart(table, dataset)
+    if dataset.no_mask == "skip" and dataset.needs_region:
+        table, without = _with_regions(table)
         rejected = sorted([*rejected, *without], key=lambda one: one.row)
     if with_split and dataset.make_split is not None:
         table = with_made_split(table, config)
     return table, rejected
 
 
-def _with_masks(table: ImageTable) -> tuple[ImageTable, list[Rejected]]:
-    """The rows that have a mask, and the others."""
-    has_mask_N = table.rows["mask"].notna().to_numpy()
+def _check_told_apart(table: ImageTable, dataset: DatasetConfig) -> None:
+    """MetadataError where two animals of one photograph would be the same picture."""
+    if dataset.no_background or dataset.cropped in ("box", "mask"):
+        return
+    same_N = table.rows["path"].duplicated(keep=False).to_numpy()
+    if dataset.cropped == "auto":
+        same_N &= table.rows["bbox"].isna().to_numpy()
+    if same_N.any():
+        row = table.rows.iloc[int(np.flatnonzero(same_N)[0])]
+        raise MetadataError(
+            f"{table.source}, line {row['row']}: {row['path']} shows several animals, and each "
+            "would be the whole photograph. Set dataset.crop=mask or box."
+        )
+
+
+def _with_regions(table: ImageTable) -> tuple[ImageTable, list[Rejected]]:
+    """The rows that have a mask or a box, and the others."""
+    has_region_N = np.array([region is not None for region in table.regions], bool)
     reason = "it has no mask (dataset.no_mask=skip)."
     ids, paths, lines = (table.rows[name].tolist() for name in ("image_id", "path", "row"))
     without = [
         Rejected(ids[i], paths[i], int(lines[i]), "mask", reason)
-        for i in np.flatnonzero(~has_mask_N)
+        for i in np.flatnonzero(~has_region_N)
     ]
-    return table.take(has_mask_N), without
+    return table.take(has_region_N), without
 
 
 def table_columns(
@@ -118,13 +134,18 @@ def table_columns(
         required.add(split)
     if dataset.viewpoint_col:
         required.add(dataset.viewpoint_col)
-    if dataset.no_background or dataset.crop_to_mask:
-        required.add(cast(str, dataset.mask_col))
+    boxes_named = dataset.bbox_cols != DatasetConfig().bbox_cols
+    if boxes_named:
+        required.update(dataset.bbox_cols)
+    elif dataset.mask_col is not None and dataset.crop != "box" and dataset.needs_region:
+        required.add(dataset.mask_col)
     return Columns(
         path=dataset.path_col,
         identity=dataset.label_col,
         split=split,
         mask=dataset.mask_col,
+        bbox=dataset.bbox_cols,
+        bbox_format=dataset.bbox_format,
         encounter=dataset.encounter_cols,
         viewpoint=dataset.viewpoint_col,
         date=dataset.date_col,

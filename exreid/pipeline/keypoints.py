@@ -191,7 +191,7 @@ def preprocessing_of(config: ProbeConfig) -> LocalPreprocessing:
         longer_side_px=benchmark.local_size,
         square=benchmark.local_square,
         mask_use=benchmark.local_masks if dataset.mask_col is not None else "none",
-        crop_to_mask=dataset.crop_to_mask,
+        crop=dataset.cropped,
         crop_margin=dataset.crop_margin,
         reduced_decode=dataset.reduced_decode,
         no_mask="whole" if dataset.no_mask == "whole" else "raise",

@@ -110,7 +110,8 @@ def encode_pair(task: PairTask) -> PairEntry:
     """What the pages draw of a pair."""
     sizes = _small_wh(task.query), _small_wh(task.gallery)
     boxes = _box(task.query, sizes[0]), _box(task.gallery, sizes[1])
-    whole = scale_matches(task.matches, task.looked_wh_px, sizes, boxes_px=boxes)
+    turned = task.query.theta_rad, task.gallery.theta_rad
+    whole = scale_matches(task.matches, task.looked_wh_px, sizes, boxes_px=boxes, theta_rad=turned)
     counted = whole.take(whole.confidence_X > task.threshold)
     masks = task.query.unpacked_mask(), task.gallery.unpacked_mask()
     # The small masks are too coarse to doubt what the extractor saw with the whole ones.

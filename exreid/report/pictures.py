@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
+from PIL import Image, ImageDraw, ImageOps
 
-from exreid.data.images import load_image, used_box_px
+from exreid.data.boxes import box_in_image
+from exreid.data.images import Crop, Decoded, load_image, used_part
 from exreid.data.masks import decode_mask, fit_mask_to_image
 from exreid.errors import ImageError, MaskError
+from exreid.records import region_text
 from exreid.storage.files import temporary_beside
 from exreid.storage.urls import file_signature, read_bytes
 
@@ -36,6 +38,9 @@ PICTURES_VERSION = 1
 THUMB_PX, LARGE_PX, MASK_PX = 320, 1000, 128
 """Longer side of each; nothing is enlarged."""
 QUALITY = {"t": 78, "p": 84}
+GREYED = 0.75
+"""How much of its colour and contrast a photograph loses outside the animal's box."""
+BOX_RGB = (255, 255, 255)
 MANIFEST = "pictures.parquet"
 PICTURES_PER_TASK = 16
 LARGE_IDENTITIES = 3
@@ -54,8 +59,15 @@ class Wanted:
     mask: str | None
     large: bool
     """Whether it is shown large, too."""
-    crop_margin: float | None = None
-    """Margin of the crop around the mask that keypoints were looked for in; None: no crop."""
+    bbox: str | None = None
+    crop: Crop = "none"
+    """What of the photograph keypoints were looked for in, as the run's config says."""
+    crop_margin: float = 0.0
+
+    @property
+    def region(self) -> str | None:
+        """Where the animal is, as `region_text` has it."""
+        return region_text(self.mask, self.bbox)
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,8 @@ class Picture:
     error: str = ""
     large: bool = False
     """Whether it is there large, too."""
+    theta_rad: float = 0.0
+    """How far ``box`` is turned about its centre, clockwise."""
 
     def unpacked_mask(self) -> np.ndarray | None:
         """Where the animal is, bool; None without a mask."""
@@ -100,11 +114,13 @@ def wanted_pictures(
                 large.update(neighbour.images[:1])
     large.update(image for rows in matched for _, image in rows)
     dataset = data.config.dataset if data.config else None
-    crop = dataset.crop_margin if dataset and dataset.crop_to_mask else None
-    columns = (data.images.rows[name].to_numpy(dtype=object) for name in ("root", "path", "mask"))
-    root_N, path_N, mask_N = columns
+    crop, margin = (dataset.cropped, dataset.crop_margin) if dataset else ("none", 0.0)
+    names = ("root", "path", "mask", "bbox")
+    columns = (data.images.rows[name].to_numpy(dtype=object) for name in names)
+    root_N, path_N, mask_N, bbox_N = columns
     return {
-        i: Wanted(root_N[i], path_N[i], mask_N[i], i in large, crop) for i in sorted(large | small)
+        i: Wanted(root_N[i], path_N[i], mask_N[i], i in large, bbox_N[i], crop, margin)
+        for i in sorted(large | small)
     }
 
 
@@ -177,24 +193,51 @@ def _make(wanted: Wanted, folder: Path) -> Picture:
     try:
         data = read_bytes(wanted.root, wanted.path)
         decoded = load_image(data, min_side_px=LARGE_PX // 2)
-    except ImageError as error:
+        image = _with_box(decoded, wanted.bbox) if wanted.bbox else decoded.image
+    except (ImageError, MaskError) as error:
         return replace(NOTHING, error=str(error))
     digest = hashlib.sha256(f"{PICTURES_VERSION}-{THUMB_PX}-{LARGE_PX}-".encode() + data)
+    digest.update((wanted.bbox or "").encode())
     key = digest.hexdigest()[:20]
     for size, longer_px in (("t", THUMB_PX), ("p", LARGE_PX)):
         file = folder / picture_file(key, size)
         if (size == "t" or wanted.large) and not file.exists():
-            _save(decoded.image, longer_px, file, QUALITY[size])
+            _save(image, longer_px, file, QUALITY[size])
     picture = Picture(key, decoded.full_wh_px, NOTHING.box, (0, 0), b"", large=wanted.large)
-    if not wanted.mask:
+    if not wanted.region:
         return picture
     try:
-        return _with_mask(picture, data, wanted, decoded.exif_orientation)
+        picture = _with_part(picture, data, wanted)
+        return _with_mask(picture, wanted, decoded.exif_orientation) if wanted.mask else picture
     except MaskError as error:
         return replace(picture, error=str(error))
 
 
-def _with_mask(picture: Picture, data: bytes, wanted: Wanted, orientation: int) -> Picture:
+def _with_box(decoded: Decoded, bbox: str) -> Image.Image:
+    """The photograph with the box drawn, and greyed outside it."""
+    box = box_in_image(bbox, decoded.full_wh_px)
+    scale = decoded.image.width / decoded.full_wh_px[0]
+    corners = [(x * scale, y * scale) for x, y in box.corners_42.tolist()]
+    inside = Image.new("L", decoded.image.size)
+    ImageDraw.Draw(inside).polygon(corners, fill=255)
+    grey = ImageOps.grayscale(decoded.image).convert("RGB")
+    faint = Image.blend(decoded.image, grey, GREYED)
+    faint = Image.blend(faint, Image.new("RGB", faint.size, (128, 128, 128)), 0.5 * GREYED)
+    image = Image.composite(decoded.image, faint, inside)
+    width = max(2, round(max(image.size) / 250))
+    ImageDraw.Draw(image).line([*corners, *corners[:2]], BOX_RGB, width, joint="curve")
+    return image
+
+
+def _with_part(picture: Picture, data: bytes, wanted: Wanted) -> Picture:
+    """With what keypoints were looked for in."""
+    width, height = picture.wh_px
+    part = used_part(data, wanted.region, wanted.crop, wanted.crop_margin)
+    box = (part.left / width, part.top / height, part.right / width, part.bottom / height)
+    return replace(picture, box=box, theta_rad=part.theta_rad)
+
+
+def _with_mask(picture: Picture, wanted: Wanted, orientation: int) -> Picture:
     width, height = picture.wh_px
     mask_HW = fit_mask_to_image(
         decode_mask(wanted.mask or "", picture.wh_px), picture.wh_px, orientation
@@ -203,11 +246,7 @@ def _with_mask(picture: Picture, data: bytes, wanted: Wanted, orientation: int) 
     small = (max(1, round(width * scale)), max(1, round(height * scale)))
     grey = Image.fromarray(np.ascontiguousarray(mask_HW).view(np.uint8) * np.uint8(255))
     bits = np.asarray(grey.resize(small, Image.Resampling.BOX)) >= 128
-    box = picture.box
-    if wanted.crop_margin is not None:
-        left, top, right, bottom = used_box_px(data, wanted.mask, wanted.crop_margin)
-        box = (left / width, top / height, right / width, bottom / height)
-    return replace(picture, mask_wh_px=small, mask=np.packbits(bits).tobytes(), box=box)
+    return replace(picture, mask_wh_px=small, mask=np.packbits(bits).tobytes())
 
 
 def _save(image: Image.Image, longer_px: int, file: Path, quality: int) -> None:
@@ -251,6 +290,7 @@ def _read_manifest(file: Path) -> dict[str, Picture]:
             row["mask"],
             row["error"],
             row["large"],
+            row.get("theta_rad", 0.0),
         )
         for row in rows
     }

@@ -20,7 +20,8 @@ from exreid.storage.run_files import PHOTOS, read_run_table
 SITE_COLUMNS = ("site", "trap_id", "station", "camera", "location", "cell_code", "place")
 """What a column with the place is called, the likeliest first."""
 SHOWN_COLUMNS = (
-    *("image_id", "root", "path", "mask", "identity", "date", "encounter", "visit", "viewpoint"),
+    *("image_id", "root", "path", "mask", "bbox", "identity", "date", "encounter", "visit"),
+    "viewpoint",
 )
 
 
@@ -167,6 +168,7 @@ def _from_table(table: ImageTable, dataset: DatasetConfig) -> tuple[pd.DataFrame
     roles = {
         *(columns.path, columns.identity, columns.mask, columns.viewpoint, columns.date),
         *columns.encounter,
+        *columns.bbox,
     }
     used = {name for name in roles if name}
     rows = table.rows
@@ -175,7 +177,7 @@ def _from_table(table: ImageTable, dataset: DatasetConfig) -> tuple[pd.DataFrame
     renamed = {name: f"{name} (metadata)" for name in (*SHOWN_COLUMNS, "split") if name in whole}
     whole = whole.rename(columns=renamed)
     used = {renamed.get(name, name) for name in used} | {renamed.get("image_id", "")}
-    for name in ("image_id", "path", "identity", "mask", "encounter", "viewpoint"):
+    for name in ("image_id", "path", "identity", "mask", "bbox", "encounter", "viewpoint"):
         whole[name] = rows[name]
     whole["split"] = rows["split"]
     cells = [table.original[name].fillna("?") for name in columns.encounter]

@@ -34,7 +34,7 @@ from exreid.pipeline.embed import preprocessing_for
 from exreid.pipeline.inputs import methods_of, output_root
 from exreid.pipeline.keypoints import preprocessing_of
 from exreid.progress import Progress, no_progress
-from exreid.records import ImageTable
+from exreid.records import ImageTable, region_text
 from exreid.report.matched_pairs import kept_matches, matched_rows
 from exreid.report.outcomes import probability_of, query_outcomes
 from exreid.report.read import RunData, read_run_data
@@ -344,16 +344,16 @@ def _as_matched(data: RunData, config: ProbeConfig, image: int) -> Seen:
 
 def _as_embedded(run: _Run, image: int) -> Seen:
     """As the backbone was given it."""
-    content, mask = _read(run.data, image)
+    content, region = _read(run.data, image)
     preprocessing = preprocessing_for(run.config, run.backbone())
-    image_rgb = prepare_image(content, mask, preprocessing)
-    matte = None if mask is None else prepare_matte(content, mask, preprocessing) >= 128
+    image_rgb = prepare_image(content, region, preprocessing)
+    matte = None if region is None else prepare_matte(content, region, preprocessing) >= 128
     return image_rgb, matte
 
 
 def _read(data: RunData, image: int) -> tuple[bytes, str | None]:
     row = data.images.rows.iloc[image]
-    return read_bytes(row["root"], row["path"]), row["mask"]
+    return read_bytes(row["root"], row["path"]), region_text(row["mask"], row["bbox"])
 
 
 def evenly(count: int, most: int) -> np.ndarray:

@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 ADD_KEYS = (
     *("dataset.root", "dataset.metadata_file", "dataset.path_col", "dataset.label_col"),
     *("dataset.split_col", "dataset.mask_col", "dataset.encounter_cols", "dataset.viewpoint_col"),
+    *("dataset.bbox_cols", "dataset.bbox_format"),
     *("dataset.date_col", "dataset.unknown_identities", "dataset.missing_values"),
     *("dataset.on_error", "output.", "ray.", "benchmark.cache"),
 )
@@ -236,12 +237,14 @@ def _contents(table: ImageTable, config: ProbeConfig, old: Gallery | None) -> li
 
 
 def _refuse_two_identities(table: ImageTable, contents: list[str], config: ProbeConfig) -> None:
-    """GalleryError where one photograph stands under two animals, and no mask tells them apart."""
-    masks = config.dataset.crop_to_mask or config.dataset.no_background
+    """GalleryError where one photograph stands under two animals, and neither boxes nor masks tell
+    them apart."""
+    dataset = config.dataset
+    apart_N = table.rows["bbox"].notna() & (dataset.cropped == "auto") | dataset.needs_region
     first: dict[tuple[str, str | None], int] = {}
     clashes = []
-    for i, (content, mask) in enumerate(zip(contents, table.rows["mask"], strict=True)):
-        before = table.rows.iloc[first.setdefault((content, mask if masks else None), i)]
+    for i, (content, region) in enumerate(zip(contents, table.regions, strict=True)):
+        before = table.rows.iloc[first.setdefault((content, region if apart_N[i] else None), i)]
         row = table.rows.iloc[i]
         if content and before["identity"] != row["identity"]:
             clashes.append(
@@ -252,7 +255,7 @@ def _refuse_two_identities(table: ImageTable, contents: list[str], config: Probe
         raise GalleryError(
             f"{table.source}: {len(clashes)} photographs are under two animals:\n"
             f"{_shown_clashes(clashes)}\nDelete the wrong rows; where both animals are in the "
-            "picture, cut them out, or give each a mask and set dataset.crop_to_mask=true."
+            "picture, give each its box (dataset.bbox_cols), or a mask and set dataset.crop=mask."
         )
 
 

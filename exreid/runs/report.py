@@ -9,6 +9,7 @@ A run that knows no truth (``result.json`` with ``"kind": "identify"``) has the 
 ``identity``, ``is_match``, ``is_known`` and ``is_right`` null. Where its photographs are not those
 of the snapshot's data set, ``photos.parquet`` says where they are: a row per query and gallery
 photograph with ``image_id``, ``root`` and ``path`` (relative to it), and optionally ``mask``,
+``bbox`` (as `exreid.data.boxes.box_text` has it),
 ``identity``, ``date`` (text), ``encounter``, ``visit`` (how that is shown), ``viewpoint``,
 ``gallery_images`` (how many the gallery has of the animal) and any further columns, which are shown
 as they are. ``root`` and ``path`` are null for a photograph without a picture.

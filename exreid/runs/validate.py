@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from exreid.errors import ImageError, MaskError, MetadataError
 from exreid.pipeline.check_leaks import inspect_split, leak_check, make_prints
 from exreid.pipeline.inputs import cache_folder, settled, table_columns, with_made_split
 from exreid.progress import Progress, no_progress
-from exreid.records import ImageTable, Rejected
+from exreid.records import ImageTable, Rejected, region_parts
 from exreid.storage.urls import read_bytes
 
 THREADS = 4
@@ -132,33 +132,33 @@ def _split_problems(table: ImageTable, config: ProbeConfig, rejected: list[Rejec
 
 def _image_problems(table: ImageTable, config: ProbeConfig) -> Iterator[str]:
     """One line per image: its problem, or "" where there is none."""
-    has_masks = any(isinstance(mask, str) for mask in table.rows["mask"])
-    needs_mask = (
-        config.dataset.no_background or config.dataset.crop_to_mask
-    ) and config.dataset.no_mask == "raise"
+    needs_region = config.dataset.needs_region and config.dataset.no_mask == "raise"
     checks = Preprocessing(
         image_wh_px=(CHECK_SIZE_PX, CHECK_SIZE_PX),
         resize="stretch",
         crop_pct=1.0,
         interpolation="bilinear",
-        no_background=has_masks or needs_mask,
-        crop_to_mask=False,
+        no_background=True,
+        crop="none",
         crop_margin=0.0,
         fill_rgb=(0, 0, 0),
     )
 
     def check(row: tuple[str, int, str | None]) -> str:
-        path, line, mask = row
+        path, line, region = row
+        mask, bbox = region_parts(region)
         wanted = checks
-        if not isinstance(mask, str) and not needs_mask:
-            wanted = Preprocessing(**{**vars(checks), "no_background": False})
+        if bbox:
+            wanted = replace(checks, crop="box", no_background=mask is not None)
+        elif region is None and not needs_region:
+            wanted = replace(checks, no_background=False)
         try:
-            prepare_image(read_bytes(table.root, path), mask, wanted)
+            prepare_image(read_bytes(table.root, path), region, wanted)
         except (ImageError, MaskError) as error:
             return row_text(line, path, str(error))
         return ""
 
-    rows = table.rows[["path", "row", "mask"]].itertuples(index=False, name=None)
+    rows = zip(table.rows["path"], table.rows["row"], table.regions, strict=True)
     with ThreadPoolExecutor(THREADS) as pool:
         yield from pool.map(check, list(rows))
 
@@ -206,8 +206,10 @@ def _summary(table: ImageTable, rejected: int) -> list[str]:
             f"{len(per_identity)} identities, {int(per_identity.min())} to "
             f"{int(per_identity.max())} images each, median {np.median(per_identity):g}."
         )
+        count = int(rows["bbox"].notna().sum())
+        boxes = f"boxes: {count}; " if count else ""
         lines.append(
-            f"Masks: {int(rows['mask'].notna().sum())}; dates: "
+            f"Masks: {int(rows['mask'].notna().sum())}; {boxes}dates: "
             f"{int(rows['date'].notna().sum())}; encounters: "
             f"{rows['encounter'].nunique()}."
         )

@@ -23,7 +23,7 @@ PLAIN = Preprocessing(
     crop_pct=0.875,
     interpolation="bicubic",
     no_background=False,
-    crop_to_mask=False,
+    crop="none",
     crop_margin=0.0,
     fill_rgb=MAGENTA,
 )
@@ -112,13 +112,13 @@ def test_a_jpeg_is_decoded_no_smaller_than_twice_its_target(form):
 
 @pytest.mark.parametrize("resize", ["crop", "stretch", "pad"])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-@pytest.mark.parametrize("crop_to_mask", [False, True])
-def test_reduced_decoding_moves_the_pixels_little(resize, orientation, crop_to_mask):
+@pytest.mark.parametrize("crop", ["none", "mask"])
+def test_reduced_decoding_moves_the_pixels_little(resize, orientation, crop):
     data = _bytes(_picture(1003, 757), "JPEG", quality=95, exif=_exif(orientation))
     width, height = load_image(data).full_wh_px
     mask_HW = np.zeros((height, width), bool)
     mask_HW[60:700, 30:720] = True
-    pre = replace(PLAIN, resize=resize, crop_to_mask=crop_to_mask, image_wh_px=(48, 48))
+    pre = replace(PLAIN, resize=resize, crop=crop, image_wh_px=(48, 48))
     mask = encode_mask(mask_HW)
     reduced = prepare_image(data, mask, pre).astype(int)
     whole = prepare_image(data, mask, replace(pre, reduced_decode=False)).astype(int)
@@ -273,10 +273,10 @@ def test_an_image_that_claims_too_many_pixels_is_refused(monkeypatch):
         (json.dumps({"size": [80, 96], "counts": "\u00ff"}), "undecodable mask"),
     ],
 )
-@pytest.mark.parametrize("wish", ["no_background", "crop_to_mask"])
+@pytest.mark.parametrize("wish", [{"no_background": True}, {"crop": "mask"}])
 def test_a_mask_that_is_needed_and_unusable_is_refused(mask, says, wish):
     with pytest.raises(MaskError, match=says):
-        prepare_image(_bytes(_picture()), mask, replace(PLAIN, **{wish: True}))
+        prepare_image(_bytes(_picture()), mask, replace(PLAIN, **wish))
 
 
 def test_a_mask_that_is_not_needed_is_not_looked_at():
@@ -289,8 +289,8 @@ def test_cropping_to_the_mask_keeps_its_box_and_the_margin():
     pixels[20:40, 30:70] = 255
     data = _bytes(Image.fromarray(pixels))
     mask = encode_mask(pixels[..., 0] > 0)
-    assert prepare_image(data, mask, replace(PLAIN, crop_to_mask=True)).min() == 255
-    wider = replace(PLAIN, crop_to_mask=True, crop_margin=0.25, image_wh_px=(60, 40))
+    assert prepare_image(data, mask, replace(PLAIN, crop="mask")).min() == 255
+    wider = replace(PLAIN, crop="mask", crop_margin=0.25, image_wh_px=(60, 40))
     expected = Image.fromarray(pixels[10:50, 20:80])
     np.testing.assert_array_equal(prepare_image(data, mask, wider), np.asarray(expected))
     far = replace(wider, crop_margin=9.0, image_wh_px=(96, 80))
@@ -300,7 +300,7 @@ def test_cropping_to_the_mask_keeps_its_box_and_the_margin():
 def test_the_description_is_json_and_tells_every_setting():
     described = json.loads(json.dumps(PLAIN.describe()))
     assert described.pop("stage_version") == images.IMAGES_VERSION
-    assert set(described) == set(vars(PLAIN)) - {"no_mask"}
+    assert set(described) == {*vars(PLAIN), "crop_to_mask"} - {"no_mask"}
     assert replace(PLAIN, no_mask="whole").describe()["no_mask"] == "whole"
     assert replace(PLAIN, crop_margin=0.1).describe() != PLAIN.describe()
 
@@ -323,8 +323,8 @@ def test_a_speck_is_no_animal():
 def test_a_photograph_without_a_mask_may_be_taken_whole():
     data = _bytes(_picture())
     whole = prepare_image(data, None, PLAIN)
-    for wish in ("crop_to_mask", "no_background"):
-        pre = replace(PLAIN, **{wish: True}, no_mask="whole")
+    for wish in ({"crop": "mask"}, {"no_background": True}):
+        pre = replace(PLAIN, **wish, no_mask="whole")
         np.testing.assert_array_equal(prepare_image(data, None, pre), whole)
         assert images.used_wh_px(data, None, pre) == (96, 80)
         with pytest.raises(MaskError, match="mask is empty"):

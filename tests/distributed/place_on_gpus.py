@@ -114,7 +114,7 @@ def _keypoints(table, folder):
     def arguments(name):
         return {
             "root": str(table.root),
-            "preprocessing": LocalPreprocessing(96, False, "filter", False, 0.0),
+            "preprocessing": LocalPreprocessing(96, False, "filter", "none", 0.0),
             "folder": folder / name,
             "extractor": "aliked-n16",
             "keypoints": 16,
@@ -161,7 +161,7 @@ def preprocessing_of(backbone):
         crop_pct=1.0,
         interpolation="bicubic",
         no_background=False,
-        crop_to_mask=False,
+        crop="none",
         crop_margin=0.0,
         fill_rgb=(0, 0, 0),
     )

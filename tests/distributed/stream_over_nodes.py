@@ -21,7 +21,7 @@ PREPROCESSING = Preprocessing(
     crop_pct=1.0,
     interpolation="bicubic",
     no_background=False,
-    crop_to_mask=False,
+    crop="none",
     crop_margin=0.0,
     fill_rgb=(0, 0, 0),
 )

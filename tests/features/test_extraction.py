@@ -37,7 +37,7 @@ def table(dataset, tmp_path):
 
 def _prepare(table, **changes):
     options = {"resize": "stretch", "crop_pct": 1.0, "interpolation": "bicubic"}
-    options |= {"no_background": False, "crop_to_mask": False, "crop_margin": 0.0}
+    options |= {"no_background": False, "crop": "none", "crop_margin": 0.0}
     options |= {"image_wh_px": (96, 96), "fill_rgb": (0, 0, 0), **changes}
     return PrepareImages(table.root, Preprocessing(**options))
 
@@ -112,7 +112,7 @@ def test_a_vector_does_not_depend_on_its_batch(table, backbone):
         {
             "position": np.arange(10),
             "path": table.rows["path"].to_numpy(dtype=object),
-            "mask": np.full(10, "", dtype=object),
+            "region": np.full(10, "", dtype=object),
         }
     )["image"]
     embedder = Embedder(backbone, batch_size=BATCH)
@@ -168,7 +168,7 @@ def test_vectors_that_are_no_numbers_are_never_kept(table, backbone, tmp_path, o
 
 
 def test_descriptors_that_are_no_numbers_are_never_kept(table, tmp_path, monkeypatch):
-    preprocessing = LocalPreprocessing(64, False, "none", False, 0.0)
+    preprocessing = LocalPreprocessing(64, False, "none", "none", 0.0)
     keep = ExtractLocal(table.root, preprocessing, tmp_path, extractor="aliked-n16", keypoints=8)
     extract = keep.extract
 

@@ -119,7 +119,7 @@ from exreid.models.backbones import build_backbone
 
 torch.set_num_threads(1)
 if {local}:
-    preprocessing = LocalPreprocessing(512, False, "none", False, 0.1)
+    preprocessing = LocalPreprocessing(512, False, "none", "none", 0.1)
     work = ExtractLocal(".", preprocessing, None, extractor="aliked-n16", keypoints=64).extract
     images = np.full((2, 512, 512, 3), 90, np.uint8)
 else:

@@ -193,15 +193,15 @@ def test_the_size_that_keypoints_are_looked_for_in(dataset):
     rows = pd.read_csv(next(dataset.glob("*Real.csv")), dtype=str)
     row = rows.iloc[0]
     data = (dataset / row["path"]).read_bytes()
-    kept = LocalPreprocessing(128, False, "filter", False, 0.1).prepare(data, row["mask"])
+    kept = LocalPreprocessing(128, False, "filter", "none", 0.1).prepare(data, row["mask"])
     assert max(kept[0].shape[:2]) == 128 > min(kept[0].shape[:2])
     assert kept[1].shape == kept[0].shape[:2]
     assert 0 < kept[1].mean() < 1
-    square = LocalPreprocessing(128, True, "blank", False, 0.1).prepare(data, row["mask"])
+    square = LocalPreprocessing(128, True, "blank", "none", 0.1).prepare(data, row["mask"])
     assert square[0].shape == (128, 128, 3)
     assert square[1] is None
     assert (square[0][0, 0] == 128).all(), "the background is filled"
-    close = LocalPreprocessing(128, False, "filter", True, 0.0).prepare(data, row["mask"])
+    close = LocalPreprocessing(128, False, "filter", "mask", 0.0).prepare(data, row["mask"])
     assert close[1].mean() > kept[1].mean(), "the animal fills what is cropped to it"
 
 

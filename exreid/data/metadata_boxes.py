@@ -1,0 +1,80 @@
+"""The boxes of a metadata table, and the ids of photographs that stand in several rows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from exreid.data.boxes import box_text, looks_like_fractions, read_numbers
+from exreid.data.metadata_table import Columns, MetadataFile
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """The boxes of a table's rows, as `exreid.data.boxes.box_text` has them."""
+
+    text_N: list[str | None]
+    unread: dict[int, str]
+    """Of each row whose box cannot be used, why."""
+    notes: list[str]
+
+
+def read_boxes(file: MetadataFile, columns: Columns) -> Boxes:
+    """The boxes of the columns that are there; without a format, in pixels [x, y, width, height]
+    unless all are fractions."""
+    count = len(file.cells)
+    names = [name for name in columns.bbox if name in file.cells.columns]
+    if len(names) < len(columns.bbox) or not names:
+        return Boxes([None] * count, {}, [])
+    numbers: dict[int, list[float]] = {}
+    unread: dict[int, str] = {}
+    for i, cells in enumerate(zip(*(file.column(name) for name in names), strict=True)):
+        try:
+            box = read_numbers(cells)
+        except ValueError as error:
+            unread[i] = str(error)
+            continue
+        if box is not None:
+            numbers[i] = box
+    how, notes = columns.bbox_format, []
+    if how is None and numbers:
+        how = "xywh_norm" if looks_like_fractions(list(numbers.values())) else "xywh_px"
+        name = ", ".join(names)
+        notes = [f"{name}: {len(numbers)} boxes, read as {how}; see dataset.bbox_format and crop"]
+    text_N: list[str | None] = [None] * count
+    theta_N = file.column(columns.theta)
+    for i, box in numbers.items():
+        try:
+            text_N[i] = box_text(box, how or "xywh_px", _theta(theta_N[i]))
+        except ValueError as error:
+            unread[i] = str(error)
+    return Boxes(text_N, unread, notes)
+
+
+def _theta(cell: str | None) -> float:
+    try:
+        theta_rad = float((cell or "0").replace(",", "."))
+    except ValueError:
+        theta_rad = float("nan")
+    if not abs(theta_rad) <= 7:
+        raise ValueError(f"has the angle theta {cell!r}, which is none in radians")
+    return theta_rad
+
+
+def numbered_ids(paths: Sequence[str], regions: Sequence[str | None]) -> dict[int, str]:
+    """``path#n`` for each row whose path other rows have too. n counts a photograph's regions in
+    the order of their text, so that it does not depend on the order of rows.
+
+    >>> numbered_ids(["a", "b", "a"], ["[50, 0, 9, 9]", None, "[1, 0, 9, 9]"])
+    {2: 'a#1', 0: 'a#2'}
+    """
+    places: dict[str, list[int]] = defaultdict(list)
+    for i, path in enumerate(paths):
+        places[path].append(i)
+    return {
+        i: f"{path}#{n}"
+        for path, members in places.items()
+        if len(members) > 1 and path
+        for n, i in enumerate(sorted(members, key=lambda i: regions[i] or ""), start=1)
+    }
