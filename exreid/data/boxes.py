@@ -139,6 +139,13 @@ def box_text(numbers: Sequence[float], how: BoxFormat, theta_rad: float = 0.0) -
     return json.dumps({**content, "theta": theta_rad} if theta_rad else content)
 
 
+def box_numbers(text: str) -> list[float]:
+    """Left, top, width and height of a `box_text`, in its own unit."""
+    content = json.loads(text)
+    numbers: list[float] = content if isinstance(content, list) else next(iter(content.values()))
+    return numbers
+
+
 def box_in_image(text: str, image_wh_px: tuple[int, int]) -> Box:
     """A box of `box_text` on an image of this size. MaskError where it runs over the image's edge
     by more than `OUTSIDE`; of a turned one, where its centre does."""

@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from exreid.data.boxes import box_text, looks_like_fractions, read_numbers
+from exreid.data.boxes import box_numbers, box_text, looks_like_fractions, read_numbers
 from exreid.data.metadata_table import Columns, MetadataFile
+from exreid.records import region_parts
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,17 @@ def _theta(cell: str | None) -> float:
 
 
 def numbered_ids(paths: Sequence[str], regions: Sequence[str | None]) -> dict[int, str]:
-    """``path#n`` for each row whose path other rows have too. n counts a photograph's regions in
-    the order of their text, so that it does not depend on the order of rows.
+    """``path#n`` for each row whose path other rows have too. n counts a photograph's boxes from
+    left to right, and then its masks by their text, so that the order of rows does not matter.
 
-    >>> numbered_ids(["a", "b", "a"], ["[50, 0, 9, 9]", None, "[1, 0, 9, 9]"])
+    >>> numbered_ids(["a", "b", "a"], ["[50, 0, 9, 9]\\0", None, "[6, 0, 9, 9]\\0"])
     {2: 'a#1', 0: 'a#2'}
     """
+
+    def place(i: int) -> tuple[list[float], str]:
+        mask, bbox = region_parts(regions[i])
+        return box_numbers(bbox) if bbox else [], mask or ""
+
     places: dict[str, list[int]] = defaultdict(list)
     for i, path in enumerate(paths):
         places[path].append(i)
@@ -76,5 +82,5 @@ def numbered_ids(paths: Sequence[str], regions: Sequence[str | None]) -> dict[in
         i: f"{path}#{n}"
         for path, members in places.items()
         if len(members) > 1 and path
-        for n, i in enumerate(sorted(members, key=lambda i: regions[i] or ""), start=1)
+        for n, i in enumerate(sorted(members, key=place), start=1)
     }

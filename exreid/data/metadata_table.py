@@ -153,10 +153,12 @@ def check_columns(file: MetadataFile, columns: Columns, *, require_identity: boo
         columns.identity: "dataset.label_col",
         columns.path: "dataset.path_col",
     }
-    needed = [columns.path, *columns.encounter, *sorted(columns.required)]
+    there = [str(name) for name in file.cells.columns]
+    boxed = columns.bbox and set(columns.bbox) <= set(there)  # boxes do where masks are wanted
+    required = columns.required - {columns.mask} if boxed else columns.required
+    needed = [columns.path, *columns.encounter, *sorted(required)]
     if require_identity:
         needed.insert(1, columns.identity)
-    there = [str(name) for name in file.cells.columns]
     twice = [name for name in columns.used if name in file.repeated]
     messages = [f"several columns are called {name!r}: rename all but one." for name in twice]
     for name in dict.fromkeys(needed):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -101,7 +101,7 @@ def _check_told_apart(table: ImageTable, dataset: DatasetConfig) -> None:
         return
     same_N = table.rows["path"].duplicated(keep=False).to_numpy()
     if dataset.cropped == "auto":
-        same_N &= table.rows["bbox"].isna().to_numpy()
+        same_N = same_N & table.rows["bbox"].isna().to_numpy()
     if same_N.any():
         row = table.rows.iloc[int(np.flatnonzero(same_N)[0])]
         raise MetadataError(

@@ -13,7 +13,9 @@ import pandas as pd
 from exreid.data.imports.animals import FIRST_COLUMNS, NAME, Animal, Box, Reading, is_name
 from exreid.data.imports.photographs import PhotoSize, find_photographs, read_sizes
 from exreid.data.masks import Mask, parse_mask
+from exreid.data.metadata_boxes import numbered_ids
 from exreid.errors import MaskError, MetadataError
+from exreid.records import region_text
 
 OUTSIDE = 0.02
 """How far a box may leave the photograph, in sides."""
@@ -238,7 +240,8 @@ def _table(animals: Sequence[Animal]) -> pd.DataFrame:
         cells["theta"] = None if animal.theta is None else repr(round(animal.theta, 6))
         cells["mask"] = None if animal.mask is None else _mask_text(animal.mask)
         rows.append(cells)
-    for i, name in _names_of_repeats(rows).items():
+    regions = [region_text(row["mask"], row["bbox"]) for row in rows]
+    for i, name in numbered_ids([animal.path for animal in animals], regions).items():
         if not rows[i].get("image_id"):
             rows[i]["image_id"] = name
     frame = pd.DataFrame(rows, dtype=object)
@@ -252,25 +255,6 @@ def _mask_text(mask: str | Mask) -> str:
         return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
 
     return mask if isinstance(mask, str) else json.dumps(mask, default=plain)
-
-
-def _names_of_repeats(rows: Sequence[dict[str, str | None]]) -> dict[int, str]:
-    """``path#n`` for each row of a photograph with several: n counts boxes from left to right, so
-    that the order of the file does not matter."""
-    by_path: dict[str | None, list[int]] = {}
-    for i, row in enumerate(rows):
-        by_path.setdefault(row["path"], []).append(i)
-
-    def place(i: int) -> tuple[list[float], str]:
-        box = rows[i]["bbox"]
-        return json.loads(box) if box else [], rows[i]["mask"] or ""
-
-    return {
-        i: f"{path}#{n}"
-        for path, places in by_path.items()
-        if len(places) > 1
-        for n, i in enumerate(sorted(places, key=place), 1)
-    }
 
 
 def _left_out_text(left_out: Counter[str]) -> str:
