@@ -426,7 +426,7 @@ def test_a_gallery_that_is_replaced_while_it_is_opened_is_opened_again(
 FEATURE_KEYS = [
     *("dataset.image_size=64", "dataset.resize=stretch", "dataset.resize=pad"),
     *("dataset.no_background=true", "dataset.crop_to_mask=true", "dataset.reduced_decode=false"),
-    "dataset.no_background=true dataset.no_mask=whole",
+    *("dataset.no_background=true dataset.no_mask=whole", "dataset.crop=mask"),
     *("dataset.crop_to_mask=true dataset.crop_margin=0.4", "model.flip_augmentation=true"),
     *("dataset.no_background=true dataset.fill_rgb=[255,0,0]", "model.dtype=bf16"),
     *("model.batch_size=5", "model.checkpoint=OTHER", "model.type=timm:resnet18"),
@@ -436,7 +436,7 @@ NO_FEATURE_KEYS = {
     *("root", "metadata_file", "path_col", "label_col", "split_col", "make_split", "test_fraction"),
     *("train_split_value", "val_split_value", "query_split_value", "database_split_value"),
     *("mask_col", "encounter_cols", "viewpoint_col", "date_col", "unknown_identities", "on_error"),
-    "missing_values",
+    *("missing_values", "bbox_cols", "bbox_format"),
 }
 
 
