@@ -426,7 +426,7 @@ def test_a_gallery_that_is_replaced_while_it_is_opened_is_opened_again(
 FEATURE_KEYS = [
     *("dataset.image_size=64", "dataset.resize=stretch", "dataset.resize=pad"),
     *("dataset.no_background=true", "dataset.crop_to_mask=true", "dataset.reduced_decode=false"),
-    *("dataset.no_background=true dataset.no_mask=whole", "dataset.crop=mask"),
+    *("dataset.no_background=true dataset.no_mask=whole", "dataset.crop=box"),
     *("dataset.crop_to_mask=true dataset.crop_margin=0.4", "model.flip_augmentation=true"),
     *("dataset.no_background=true dataset.fill_rgb=[255,0,0]", "model.dtype=bf16"),
     *("model.batch_size=5", "model.checkpoint=OTHER", "model.type=timm:resnet18"),
