@@ -9,6 +9,7 @@ from exreid.commands.common import (
     Command,
     config_arguments,
     config_of,
+    path,
     plain_arguments,
     show_result,
 )
@@ -37,6 +38,7 @@ def _metrics_arguments(parser: argparse.ArgumentParser) -> None:
 def _validate_arguments(parser: argparse.ArgumentParser) -> None:
     config_arguments(parser)
     parser.add_argument("--quick", action="store_true", help="do not decode the images")
+    parser.add_argument("--crops", type=path, help="draw ten images as a run takes them (a .png)")
 
 
 def _extract_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +104,9 @@ def _validate(options: argparse.Namespace) -> int:
     from exreid.runs.validate import run_validate
 
     with progress_shown() as progress:
-        found = run_validate(config, progress=progress, decode=not options.quick)
+        found = run_validate(
+            config, progress=progress, decode=not options.quick, crops=options.crops
+        )
     for line in found.summary:
         OUT.print(line, markup=False, soft_wrap=True)
     for name, lines in (("Warnings", found.warnings), ("Problems", found.problems)):

@@ -96,7 +96,8 @@ def read_numbers(cells: Sequence[str | None]) -> list[float] | None:
     if all(cell is None for cell in cells):
         return None
     if len(cells) == 1:
-        text = re.sub(r"^\s*(?:array|np\.array)?\s*[(\[]+|[)\]]+\s*$", "", cells[0] or "")
+        text = re.sub(r"\bnp\.(?:float|int)\d+\(([^()]*)\)", r"\1", cells[0] or "")
+        text = re.sub(r"^\s*(?:array|np\.array)?\s*[(\[]+|[)\]]+\s*$", "", text)
         parts = [part for part in re.split(r"\s*[,;]\s*|\s+", text.strip()) if part]
         if len(parts) != 4:  # with decimal commas, spaces or semicolons are between the numbers
             parts = [part.strip(",") for part in re.split(r"\s*;\s*|,?\s+", text.strip())]

@@ -85,6 +85,21 @@ def draw_contact_sheet(
     return _with_margin(sheet, 16)
 
 
+def draw_crops(
+    title: str, crops: Sequence[tuple[str, np.ndarray]], *, columns: int = 5, side_px: int = 200
+) -> np.ndarray:
+    """Images as a run takes them, each under its words (animal, file), row by row."""
+    tiles = []
+    for words, image_rgb in crops:
+        head = blank((side_px, round(1.7 * TEXT_PX)))
+        text = shortened(words, side_px, TEXT_PX, bold=True)
+        write(head, (0, 1.2 * TEXT_PX), text, size_px=TEXT_PX, bold=True)
+        tiles.append(below_each_other([head, fitted(image_rgb, (side_px, side_px), GROUND)]))
+    rows = [beside(tiles[i : i + columns], 12) for i in range(0, len(tiles), columns)]
+    width = max(row.shape[1] for row in rows)
+    return _with_margin(below_each_other([paragraph(title, width, TEXT_PX), *rows], 12), 16)
+
+
 def _cell(shown: CaptionedImage, wh_px: tuple[int, int]) -> np.ndarray:
     """An image in its frame under its verdict, and its words."""
     width, height = wh_px

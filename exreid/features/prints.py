@@ -100,8 +100,10 @@ def print_table(
 ) -> Prints:
     """The prints of the table's images, from the cache or made; ``source_for`` says where the
     work is done."""
-    # Of the file alone: an image with another mask is the same photograph.
-    bare = ImageTable(table.rows.assign(mask=None), table.original, table.root, table.source)
+    # Of the file alone: an image with another mask or box is the same photograph.
+    bare = ImageTable(
+        table.rows.assign(mask=None, bbox=None), table.original, table.root, table.source
+    )
     folder = stage_folder(cache, "prints", STAGE)
     positions, keys, report = decode_table(
         bare,

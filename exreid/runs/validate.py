@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from exreid.config.probe import ProbeConfig
 from exreid.data.images import Preprocessing, prepare_image
 from exreid.data.metadata import load_images, row_text, select_split
 from exreid.errors import ImageError, MaskError, MetadataError
+from exreid.explain.canvas import save_png
+from exreid.explain.prediction import draw_crops
 from exreid.pipeline.check_leaks import inspect_split, leak_check, make_prints
 from exreid.pipeline.inputs import cache_folder, settled, table_columns, with_made_split
 from exreid.progress import Progress, no_progress
@@ -23,6 +26,7 @@ SITES = ("site", "location")
 """Columns that name the place of a camera; the first that is there."""
 NEAR = np.timedelta64(1, "h")
 SHOWN_PAIRS = 3
+CROPS, CROP_PX = 10, 200
 CHECK_SIZE_PX = 64
 
 
@@ -39,11 +43,16 @@ class Validation:
 
 
 def run_validate(
-    config: ProbeConfig, *, progress: Progress = no_progress, decode: bool = True
+    config: ProbeConfig,
+    *,
+    progress: Progress = no_progress,
+    decode: bool = True,
+    crops: Path | None = None,
 ) -> Validation:
     """What the data set holds, and what is wrong with it.
 
     With ``decode`` every image and every mask is decoded, whatever the config uses of them.
+    ``crops`` is a PNG to draw: some images as a run takes them, to be looked at.
     """
     config = settled(config, skip=True)
     dataset = config.dataset
@@ -77,6 +86,8 @@ def run_validate(
         problems += [problem for problem in found if problem]
         problems += _unusable_splits(table, found)
     summary = _summary(table, len(rejected))
+    if crops is not None:
+        summary.append(_draw_crops(table, config, crops))
     warnings += _two_places(table)
     if config.safety != "off" and not split_problems:
         leaks = _leaks(table, config, progress, decode=decode)
@@ -161,6 +172,39 @@ def _image_problems(table: ImageTable, config: ProbeConfig) -> Iterator[str]:
     rows = zip(table.rows["path"], table.rows["row"], table.regions, strict=True)
     with ThreadPoolExecutor(THREADS) as pool:
         yield from pool.map(check, list(rows))
+
+
+def _draw_crops(table: ImageTable, config: ProbeConfig, file: Path) -> str:
+    """Draw up to `CROPS` images, spread over the animals; returns what to look at."""
+    rows, dataset = table.rows, config.dataset
+    named = rows.reset_index(drop=True).sort_values(["identity", "image_id"], kind="stable")
+    order = named.index.to_numpy()
+    wanted = Preprocessing(
+        image_wh_px=(CROP_PX, CROP_PX),
+        resize="pad",
+        crop_pct=1.0,
+        interpolation="bicubic",
+        no_background=dataset.no_background,
+        crop=dataset.cropped,
+        crop_margin=dataset.crop_margin,
+        fill_rgb=dataset.fill_rgb or (128, 128, 128),
+        no_mask="whole",
+    )
+    shown, regions = [], table.regions
+    for place in np.linspace(0, len(order) - 1, min(CROPS, len(order))).round().astype(int):
+        position = int(order[place])
+        row = rows.iloc[position]
+        words = f"{row['identity'] or 'no name'}: {PurePosixPath(row['image_id']).name}"
+        try:
+            image = prepare_image(read_bytes(table.root, row["path"]), regions[position], wanted)
+        except (ImageError, MaskError):  # told among the problems
+            words, image = f"unreadable: {row['path']}", np.full((CROP_PX, CROP_PX, 3), 128, "u1")
+        shown.append((words, image))
+    if not shown:
+        return "No image to draw."
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_png(file, draw_crops(f"{len(shown)} of {len(rows)} images, as a run takes them", shown))
+    return f"{len(shown)} images as a run takes them: {file}"
 
 
 def _two_places(table: ImageTable) -> list[str]:

@@ -4,9 +4,11 @@ import csv
 import json
 import shutil
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from exreid.cli import main
 from exreid.config.io import load_config
@@ -236,3 +238,28 @@ def test_validate_counts_sites_and_sees_an_animal_at_two_within_an_hour(folder, 
     said = capsys.readouterr().out
     assert "Sites (site): 2, 2 to 2 images each" in said
     assert "Kira at north (line 2) and south (line 3). Is a name wrong" in said
+
+
+def test_validate_draws_crops_to_look_at(folder, table, capsys):
+    file = folder / "crops.png"
+    words = [f"dataset.root={folder / 'photos'}", f"dataset.metadata_file={folder / 'boxes.csv'}"]
+    assert (
+        main(["validate", "--quick", *words, "dataset.make_split=closed_set", "--crops", str(file)])
+        == 0
+    )
+    assert f"10 images as a run takes them: {file}" in capsys.readouterr().out
+    sheet = np.asarray(Image.open(file).convert("RGB")).astype(int)
+    photograph = np.asarray(Image.open(folder / "photos" / table["path"][0]).convert("RGB"))
+    x, y, w, h = table["bbox"][0]
+    pad = round(0.1 * max(w, h))
+    crop = photograph[max(0, y - pad) : y + h + pad, max(0, x - pad) : x + w + pad]
+    scale = 200 / max(crop.shape[:2])
+    small = Image.fromarray(crop).resize(
+        (round(crop.shape[1] * scale), round(crop.shape[0] * scale))
+    )
+    # The first tile begins below the title and its words: the crop is somewhere in it.
+    tile, small = sheet[40:300, 16:216], np.asarray(small).astype(int)
+    found = cv2.matchTemplate(
+        tile.astype(np.uint8), small[10:-10, 10:-10].astype(np.uint8), cv2.TM_CCOEFF_NORMED
+    )
+    assert found.max() > 0.95

@@ -6,14 +6,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import pandas as pd
 
+from exreid.data.boxes import BoxFormat, read_numbers
 from exreid.data.imports.animals import NAME, SPLIT, Animal, Box, Cells, Reading, other_cells
 from exreid.errors import MetadataError
 
-BoxFormat = Literal["xywh_px", "xyxy_px", "xywh_norm"]
 ROLES = {
     "path": (
         *("path", "file_path", "filepath", "file_name", "filename", "file", "image", "image_path"),
@@ -137,34 +136,6 @@ def read_columns(
     return Reading(form.title if form else "table", animals, notes=notes)
 
 
-def number(text: str) -> float | None:
-    """A finite number, with a point or a comma before its decimals.
-
-    >>> number("12,5"), number("1e3"), number("NaN"), number("a")
-    (12.5, 1000.0, None, None)
-    """
-    try:
-        value = float(text.strip().replace(",", "."))
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def four_numbers(text: str) -> list[float] | None:
-    """The numbers of a box in one cell: JSON, Python's print, or parted by spaces, semicolons or
-    commas.
-
-    >>> four_numbers("[1, 2.5, 3, 4]"), four_numbers("1,5 2 3 4"), four_numbers("1;2,5;3;4")
-    ([1.0, 2.5, 3.0, 4.0], [1.5, 2.0, 3.0, 4.0], [1.0, 2.5, 3.0, 4.0])
-    """
-    inner = re.sub(r"np\.(float|int)\d+|array|tensor", "", text).strip("()[]{} \t\n")
-    for between in (r"\s*;\s*", r"\s*,\s+|\s+", r"\s*,\s*"):
-        numbers = [number(part.strip("()")) for part in re.split(between, inner) if part]
-        if len(numbers) == 4 and None not in numbers:
-            return [n for n in numbers if n is not None]
-    return None
-
-
 def _with_whole_paths(cells: pd.DataFrame, named: Mapping[str, str]) -> pd.DataFrame:
     """Timelapse keeps a photograph's folder and name in two columns: a ``path`` of both."""
     if not {"File", "RelativePath"} <= set(cells.columns) or "path" in {*cells.columns, *named}:
@@ -242,26 +213,16 @@ def _box_numbers(
     column: str | None,
     corners: Sequence[str],
 ) -> list[list[float] | None]:
+    names = [column] if column else list(corners)
     boxes: list[list[float] | None] = []
     for row, line in zip(rows, lines, strict=True):
-        if column is None:
-            parts = [_cell(row[name]) for name in corners]
-            if not any(parts):
-                boxes.append(None)
-                continue
-            numbers = [number(part or "") for part in parts]
-            text = f"{', '.join(corners)} {parts}"
-        else:
-            whole = _cell(row[column])
-            if whole is None or whole in ("[]", "()"):
-                boxes.append(None)
-                continue
-            numbers = [*(four_numbers(whole) or [])]
-            text = f"{column} {whole!r}"
-        good = [n for n in numbers if n is not None]
-        if len(good) != 4:
-            raise MetadataError(f"line {line}: its {text} is no box of four numbers.")
-        boxes.append(good)
+        cells = [_cell(row[name]) for name in names]
+        cells = [None if cell in ("[]", "()") else cell for cell in cells]
+        try:
+            boxes.append(read_numbers(cells) if cells else None)
+        except ValueError as error:
+            told = ", ".join(str(cell) for cell in cells)
+            raise MetadataError(f"line {line}: its {', '.join(names)} {told!r} {error}.") from None
     return boxes
 
 
@@ -308,7 +269,10 @@ def _box(numbers: Sequence[float], box_format: BoxFormat | None, place: str) -> 
 def _theta(text: str | None, place: str) -> float | None:
     if text is None:
         return None
-    value = number(text)
-    if value is None or abs(value) > 2 * math.pi + 0.01:
+    try:
+        value = float(text.replace(",", "."))
+    except ValueError:
+        value = math.nan
+    if not abs(value) <= 2 * math.pi + 0.01:
         raise MetadataError(f"{place}: its theta {text!r} is no angle in radians.")
     return value

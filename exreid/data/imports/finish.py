@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from exreid.data.boxes import OUTSIDE
 from exreid.data.imports.animals import FIRST_COLUMNS, NAME, Animal, Box, Reading, is_name
 from exreid.data.imports.photographs import PhotoSize, find_photographs, read_sizes
 from exreid.data.masks import Mask, parse_mask
@@ -17,8 +18,6 @@ from exreid.data.metadata_boxes import numbered_ids
 from exreid.errors import MaskError, MetadataError
 from exreid.records import region_text
 
-OUTSIDE = 0.02
-"""How far a box may leave the photograph, in sides."""
 SHOWN_PROBLEMS = 5
 Corners = tuple[float, float, float, float]
 """Left, top, right, bottom, or left, top, width, height."""

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from exreid.data.boxes import BoxFormat
 from exreid.data.imports.animals import NAME, Animal, Reading, is_name
 from exreid.data.imports.annotation_tools import (
     is_label_studio,
@@ -19,7 +20,7 @@ from exreid.data.imports.annotation_tools import (
 )
 from exreid.data.imports.camtrap import TABLES, read_camtrap, table_files
 from exreid.data.imports.coco import read_coco
-from exreid.data.imports.columns import FORMS, BoxFormat, read_columns
+from exreid.data.imports.columns import FORMS, read_columns
 from exreid.data.imports.content import Content, choose, read_content
 from exreid.data.imports.finish import Imported, finished
 from exreid.data.imports.folders import MINUTES, read_folders

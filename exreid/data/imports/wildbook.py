@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from exreid.data.boxes import read_numbers
 from exreid.data.imports.animals import NAME, Animal, Box, Cells, Reading, without_repeats
-from exreid.data.imports.columns import four_numbers
 from exreid.errors import MetadataError
 
 MEDIA = re.compile(r"Encounter\.mediaAsset(\d+)")
@@ -97,10 +97,8 @@ def _date(text: Cells, place: str) -> str | None:
 
 
 def _box(text: str | None, place: str) -> Box | None:
-    if text is None:
-        return None
-    numbers = four_numbers(text)
-    if numbers is None:
-        raise MetadataError(f"{place}: its annotation's bbox {text!r} is no [x, y, width, height].")
-    x, y, w, h = numbers
-    return Box((x, y, w, h))
+    try:
+        numbers = read_numbers([text])
+    except ValueError as error:
+        raise MetadataError(f"{place}: its annotation's bbox {text!r} {error}.") from None
+    return None if numbers is None else Box((numbers[0], numbers[1], numbers[2], numbers[3]))

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from exreid.data.imports.columns import four_numbers
+from exreid.data.boxes import read_numbers
 from exreid.data.imports.read import Choices, import_source
 from exreid.errors import MetadataError
 
@@ -198,7 +198,7 @@ def test_a_box_is_guessed_only_where_it_cannot_be_another(photos, tmp_path, text
     ],
 )
 def test_four_numbers_in_a_cell(text):
-    assert four_numbers(text) == [1.0, 2.5, 3.0, 4.0]
+    assert read_numbers([text]) == [1.0, 2.5, 3.0, 4.0]
 
 
 def test_timelapses_two_columns_are_one_path(photos, tmp_path):
