@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
+import os
 import re
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -20,8 +24,11 @@ from exreid.explain.told import UNSURE, found_words, quality_words
 from exreid.storage import mirror
 
 if TYPE_CHECKING:
+    from exreid.config.dataset import DatasetConfig
     from exreid.gallery.folder import Gallery
     from exreid.gallery.photo_answers import Identification, PhotoAnswer, VisitAnswer
+
+log = logging.getLogger(__name__)
 
 OVERRIDE = re.compile(r"[a-z_]+(\.[A-Za-z_]+)+=")
 REPORT_MATCHES = 3
@@ -38,6 +45,7 @@ def _identify_arguments(parser: argparse.ArgumentParser) -> None:
         "key=value of output.*, ray.*, benchmark.cache, benchmark.keep_matches")  # fmt: skip
     add("--gallery", type=path, required=True, help="made by exreid gallery build")
     add("--metadata", type=path, help="table of the photographs, as the gallery's: path, mask, ...")
+    add("--detections", type=path, help="MegaDetector's file: only its animals are asked for")
     add("--masks", type=path, help="folder of mask images, NAME.png for NAME.jpg, animal white")
     add("--visits", choices=("auto", "time", "folder", "none"), default="auto",
         help="what is one visit: photographs of one folder close in EXIF time, or one folder; "
@@ -86,19 +94,61 @@ def _answered(
     defaults = ["ray.num_actors=0", f"benchmark.keep_matches={matches}"]
     config = with_overrides(gallery.config, [*defaults, *overrides], IDENTIFY_KEYS)
     dataset = config.dataset.model_copy(update={"on_error": options.on_error})
-    with progress_shown() as progress:
+    with ExitStack() as stack:
+        metadata = options.metadata
+        if options.detections is not None:
+            scratch = Path(stack.enter_context(TemporaryDirectory(prefix="exreid-")))
+            given, metadata = _detected(given, dataset, options, scratch / "detections.csv")
+        progress = stack.enter_context(progress_shown())
         return run_identify(
             given,
             gallery,
             config.model_copy(update={"dataset": dataset}),
-            PhotoOptions(
-                options.metadata, options.masks, options.encounter_minutes, options.visits
-            ),
+            PhotoOptions(metadata, options.masks, options.encounter_minutes, options.visits),
             pictures=options.pictures,
             download=options.download,
             progress=progress,
             verbose=options.verbose,
         )
+
+
+def _detected(
+    given: list[Path], dataset: DatasetConfig, options: argparse.Namespace, out: Path
+) -> tuple[list[Path], Path]:
+    """The photographs on which a detector found an animal, and a table of its boxes, in the
+    columns that the gallery's own has; what is passed over is told."""
+    from exreid.data.imports.read import import_source, write_table
+    from exreid.data.photos import find_photos
+
+    if options.metadata is not None:
+        raise ConfigError("--detections and --metadata: one table of the photographs at a time.")
+    if len(dataset.bbox_cols) != 1 or dataset.bbox_format not in (None, "xywh_px"):
+        raise ConfigError(
+            "--detections: the gallery's tables have boxes in another form (dataset.bbox_cols, "
+            "bbox_format). Make such a table, and name it with --metadata."
+        )
+    found = find_photos(given)
+    made = import_source(str(options.detections), found.root, what="megadetector", skip=True)
+    boxes = made.cells[made.cells["path"].isin(found.paths)]
+    if not len(boxes):
+        raise ConfigError(
+            f"--detections {options.detections}: has an animal on none of the "
+            f"{len(found.paths)} photographs."
+        )
+    detected = [Path(found.root) / name for name in boxes["path"].unique()]
+    for line in made.report():
+        log.info("%s: %s", options.detections, line)
+    passed_over = len(found.paths) - len(detected)
+    if passed_over:
+        log.warning("%d photographs have no animal in %s.", passed_over, options.detections)
+    # The root of those left may be a deeper folder.
+    root = find_photos(detected).root
+    paths = [os.path.relpath(Path(found.root) / name, root) for name in boxes["path"]]
+    table = boxes[["bbox"]].set_axis([dataset.bbox_cols[0]], axis=1)
+    table.insert(0, dataset.path_col, [name.replace(os.sep, "/") for name in paths])
+    wanted = (*dataset.encounter_cols, dataset.viewpoint_col)
+    write_table(table.assign(**{name: None for name in wanted if name}), out)
+    return detected, out
 
 
 def _say(

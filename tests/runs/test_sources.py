@@ -221,6 +221,18 @@ def test_a_gallery_is_built_from_coco_and_names_new_photographs(folder, table, c
     assert main([*words, f"output.root={folder / 'out'}"]) == 0
     assert len(pd.read_csv(answers)) == (~known).sum()
 
+    # A detector's file says which of them have an animal, and where.
+    found = [{"category": "animal", "confidence": 0.9, "bbox": [20, 20, 500, 370]}]
+    names = sorted(file.name for file in card.iterdir())
+    content = [{"file": f"D:/x/{name}", "detections": found} for name in names[1:]]
+    content.append({"file": names[0], "detections": []})
+    (folder / "card.json").write_text(json.dumps(content))
+    capsys.readouterr()
+    words += ["--detections", str(folder / "card.json"), f"output.root={folder / 'out'}"]
+    assert main(words) == 0
+    assert "1 photographs have no animal in" in capsys.readouterr().err
+    assert sorted(pd.read_csv(answers).iloc[:, 0].str.rpartition("/")[2]) == names[1:]
+
 
 def test_validate_counts_sites_and_sees_an_animal_at_two_within_an_hour(folder, table, capsys):
     times = ["2020-06-12 04:00:00", "2020-06-12 04:59:00", "2020-06-12 06:00:01", "2020-06-12"]
