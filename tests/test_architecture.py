@@ -9,7 +9,7 @@ PARTS = [
     *("errors", "progress", "records"),
     *("config", "metrics", "storage", "data", "models", "calibration", "features", "matching"),
     *("openset", "training", "explain", "distributed", "pipeline", "gallery", "report", "runs"),
-    *("commands", "cli"),
+    *("api", "commands", "cli"),
 ]
 """Each part may import those before it."""
 

@@ -1,0 +1,69 @@
+"""exreid from Python gives what the commands give, and leaves nothing behind."""
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+import exreid
+from exreid.cli import main
+from exreid.errors import ConfigError, ExreidError
+
+KEYS = {
+    "dataset.image_size": 96,
+    "dataset.split_col": "split-time_open",
+    "dataset.encounter_cols": ["source", "encounter"],
+    "benchmark.bootstrap_resamples": 0,
+    "ray.num_actors": 0,
+}
+
+
+def test_importing_exreid_imports_no_heavy_package():
+    line = (
+        "import sys, exreid; print(sorted({'torch', 'pandas', 'numpy', 'ray'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_probe_is_the_commands_and_leaves_nothing(few, tmp_path, monkeypatch, capsys):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    measured = exreid.probe(keys={"dataset.root": few, **KEYS})
+    assert list((tmp_path / "here").iterdir()) == []
+    assert capsys.readouterr().out == ""
+
+    typed = [f"{key}={value}".replace("'", "") for key, value in KEYS.items()]
+    out = tmp_path / "out"
+    assert main(["probe", f"dataset.root={few}", f"output.root={out}", *typed]) == 0
+    (rankings,) = out.rglob("rankings.parquet")
+    pd.testing.assert_frame_equal(measured.rankings, pd.read_parquet(rankings), check_exact=True)
+    assert "top_1" in measured._repr_html_()
+
+
+def test_a_wrong_key_is_an_exception(few):
+    with pytest.raises(ConfigError, match="dataset"):
+        exreid.probe(keys={"dataset.rot": few})
+
+
+def test_photographs_are_identified_as_by_the_command(few, tmp_path, monkeypatch):
+    gallery, typed = tmp_path / "gallery", [f"{k}={v}".replace("'", "") for k, v in KEYS.items()]
+    build = ["gallery", "build", f"dataset.root={few}", "--out", str(gallery)]
+    assert main([*build, f"output.root={tmp_path / 'built'}", *typed]) == 0
+    photos = sorted(few.rglob("*.jpg"))[:3]
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    found = exreid.Gallery.open(gallery).identify(photos)
+    assert list((tmp_path / "here").iterdir()) == []
+
+    table, out = tmp_path / "found.csv", f"output.root={tmp_path / 'asked'}"
+    main(["identify", *map(str, photos), "--gallery", str(gallery), "--csv", str(table), out])
+    found.to_csv(tmp_path / "mine.csv", index=False)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "mine.csv"), pd.read_csv(table))
+    assert len(found) == 3
+
+
+def test_a_folder_that_is_no_gallery_is_an_exception(tmp_path):
+    with pytest.raises(ExreidError, match=str(tmp_path)):
+        exreid.Gallery.open(tmp_path)
