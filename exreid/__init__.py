@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from exreid.api import Gallery as Gallery
     from exreid.api import Probe as Probe
+    from exreid.api import embed as embed
+    from exreid.api import match as match
     from exreid.api import probe as probe
 
 __version__ = "0.1.0"
 
-_API = ("Gallery", "Probe", "probe")
+_API = ("Gallery", "Probe", "embed", "match", "probe")
 
 
 def __getattr__(name: str) -> object:

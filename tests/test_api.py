@@ -3,12 +3,14 @@
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import exreid
 from exreid.cli import main
-from exreid.errors import ConfigError, ExreidError
+from exreid.errors import ConfigError, ExreidError, RunError
 
 KEYS = {
     "dataset.image_size": 96,
@@ -40,6 +42,46 @@ def test_a_probe_is_the_commands_and_leaves_nothing(few, tmp_path, monkeypatch, 
     (rankings,) = out.rglob("rankings.parquet")
     pd.testing.assert_frame_equal(measured.rankings, pd.read_parquet(rankings), check_exact=True)
     assert "top_1" in measured._repr_html_()
+
+
+def test_vectors_are_those_of_extract_whatever_a_photograph_is_given_as(few, tmp_path):
+    out = tmp_path / "v.parquet"
+    typed = [f"output.root={tmp_path}", "ray.num_actors=0", "dataset.image_size=96"]
+    assert main(["extract", f"dataset.root={few}", "--out", str(out), *typed]) == 0
+    frame = pd.read_parquet(out).head(3)
+    files = [few / name for name in frame["image_id"]]
+    opened = Image.open(files[2])
+    given = [str(files[0]), files[1], opened]
+    vectors_ND = exreid.embed(given, {"dataset.image_size": 96, "dataset.reduced_decode": False})
+    assert np.array_equal(vectors_ND[:2], np.stack(frame["vector"])[:2])
+    as_array = exreid.embed([np.asarray(opened)], {"dataset.image_size": 96})
+    assert np.array_equal(as_array[0], vectors_ND[2])
+    assert exreid.embed([]).shape == (0, 0)
+
+
+def test_a_photograph_matches_its_shifted_self(few):
+    picture = Image.open(sorted(few.rglob("*.jpg"))[0]).convert("RGB")
+    shifted = Image.new("RGB", picture.size)
+    shifted.paste(picture, (24, 16))
+    keys = {"benchmark.local_size": 256, "benchmark.local_top_k": 128}
+    matches = exreid.match(picture, shifted, keys)
+    sure = matches[matches["confidence"] > 0.5]
+    assert len(sure) > 20
+    assert abs(np.median(sure["second_x"] - sure["first_x"]) - 24) < 2
+    assert abs(np.median(sure["second_y"] - sure["first_y"]) - 16) < 2
+    assert (np.diff(matches["confidence"]) <= 0).all()
+
+
+def test_a_gallery_is_built_and_a_report_drawn(few, tmp_path):
+    keys = {"dataset.root": few, **KEYS}
+    gallery = exreid.Gallery.build(tmp_path / "g", keys={**keys, "benchmark.open_set.queries": 10})
+    assert len(gallery) == 16
+    assert gallery.quality.startswith("Verdict: ")
+    kept = exreid.probe(keys=keys, output_dir=tmp_path)
+    assert kept.report().is_file()
+    assert kept.folder.is_relative_to(tmp_path)
+    with pytest.raises(RunError, match="output_dir"):
+        exreid.Probe(kept.result, kept.rankings, None).report()
 
 
 def test_a_wrong_key_is_an_exception(few):
