@@ -29,6 +29,7 @@ from exreid.commands import (
     terminal,
     tune,
 )
+from exreid.commands.common import data_overrides
 from exreid.commands.interrupts import signals_end_the_run
 from exreid.commands.terminal import ERR, OUT, SCREEN, reporting
 from exreid.config.io import load_config, to_yaml
@@ -93,7 +94,7 @@ def job(command: str, arguments: Sequence[str] | None = None) -> int:
 
 def _print_config(options: argparse.Namespace) -> int:
     more = {} if options.preset is None else {"preset": options.preset}
-    config = options.load(options.config, options.overrides, **more)
+    config = options.load(options.config, data_overrides(options.overrides), **more)
     OUT.print(to_yaml(config), end="", markup=False, soft_wrap=True)
     return 0
 

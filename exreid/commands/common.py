@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
@@ -78,8 +78,8 @@ def config_arguments(
     parser.add_argument(
         "overrides",
         nargs="*",
-        metavar="key=value",
-        help="config keys; a folder alone is dataset.root",
+        metavar="FOLDER|key=value",
+        help="the data set's folder or table, and config keys",
     )
 
 
@@ -88,7 +88,33 @@ Config = TypeVar("Config", bound=StrictModel)
 
 def config_of(options: argparse.Namespace, model: type[Config]) -> Config:
     """The config that `config_arguments` asks for."""
-    return load_config(model, options.config, options.overrides, preset=options.preset)
+    overrides = data_overrides(options.overrides)
+    return load_config(model, options.config, overrides, preset=options.preset)
+
+
+def data_overrides(words: Sequence[str]) -> list[str]:
+    """Overrides, where a data set's folder or table may be named alone.
+
+    >>> data_overrides(["seed=1", "."])
+    ['dataset.root=.', 'seed=1']
+    """
+    given = [word for word in words if "=" not in word or Path(word).exists()]
+    overrides = [word for word in words if word not in given]
+    if not given:
+        return overrides
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)}: one folder is read at a time.")
+    (word,) = given
+    if is_remote(word):
+        return [f"dataset.root={word}", *overrides]
+    place = named_path(word)
+    if place.suffix.lower() in (".yaml", ".yml"):
+        raise ConfigError(f"{word}: for a config file, write --config {word}.")
+    if place.is_dir():
+        return [f"dataset.root={place}", *overrides]
+    if place.is_file():
+        return [f"dataset.root={place.parent}", f"dataset.metadata_file={place.name}", *overrides]
+    raise ConfigError(f"{word}: no such folder or table. Keys are written key=value.")
 
 
 class _KeysHelp(argparse.Action):

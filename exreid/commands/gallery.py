@@ -6,22 +6,30 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from exreid.commands.common import Command, config_arguments, config_of, named_path, path
+from exreid.commands.common import (
+    Command,
+    config_arguments,
+    config_of,
+    data_overrides,
+    named_path,
+    path,
+)
 from exreid.commands.terminal import OUT, progress_shown
 from exreid.config.io import with_overrides
 from exreid.config.probe import ProbeConfig
 from exreid.errors import ConfigError
 from exreid.explain.told import quality_words
+from exreid.storage.urls import is_remote
 
 if TYPE_CHECKING:
     from exreid.gallery.folder import Gallery
     from exreid.runs.gallery_build import Built
 
 USAGE = """
-  exreid gallery build --out DIR --config FILE [key=value ...]
-      a gallery of the data set's images, or of those of one split
-  exreid gallery add DIR dataset.root=FOLDER [key=value ...]
-      the images of a data set that are not in the gallery yet
+  exreid gallery build FOLDER --out DIR [--config FILE] [key=value ...]
+      a gallery of the data set's photographs, or of those of one split
+  exreid gallery add DIR FOLDER [key=value ...]
+      the photographs of a data set that are not in the gallery yet
   exreid gallery info DIR
       what is in it, and how well it tells its animals apart
 """
@@ -90,7 +98,8 @@ def _add(gallery: Gallery, options: argparse.Namespace) -> int:
 
     if options.config is not None or options.preset is not None:
         raise ConfigError("exreid gallery add: takes the gallery's own config; give key=value.")
-    config = with_overrides(gallery.config, options.overrides[1:], ADD_KEYS)
+    overrides = _of_new_data(gallery.config, data_overrides(options.overrides[1:]))
+    config = with_overrides(gallery.config, overrides, ADD_KEYS)
     with progress_shown() as progress:
         built = add_to_gallery(
             gallery,
@@ -102,6 +111,16 @@ def _add(gallery: Gallery, options: argparse.Namespace) -> int:
         )
     _show_built(built)
     return 0
+
+
+def _of_new_data(config: ProbeConfig, overrides: list[str]) -> list[str]:
+    """With the new folder's own table, or none, where the gallery's was called otherwise."""
+    keys = dict(word.split("=", 1) for word in overrides)
+    root, name = keys.get("dataset.root"), config.dataset.metadata_file
+    if root is None or name is None or "dataset.metadata_file" in keys:
+        return overrides
+    here = not is_remote(root) and not (named_path(root) / name).exists()
+    return [*overrides, "dataset.metadata_file=null"] if here else overrides
 
 
 def _show_built(built: Built) -> None:

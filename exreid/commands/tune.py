@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from exreid.commands.common import Command, config_arguments, show_result
+from exreid.commands.common import Command, config_arguments, data_overrides, show_result
 from exreid.commands.terminal import OUT, progress_shown
 from exreid.config.sweep import SweepConfig, load_sweep
 
@@ -22,7 +22,7 @@ def _tune_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _tune(options: argparse.Namespace) -> int:
-    config = load_sweep(options.config, options.overrides)
+    config = load_sweep(options.config, data_overrides(options.overrides))
     from exreid.runs.tune import run_tune
 
     with progress_shown() as progress:

@@ -143,10 +143,8 @@ def _read(path: Path) -> bytes:
 
 
 def _parted(override: str) -> tuple[str, str]:
-    """The key and the text of an override. A folder alone is ``dataset.root``."""
+    """The key and the text of an override."""
     key, equals, text = override.partition("=")
-    if not equals and Path(override).expanduser().is_dir():
-        return "dataset.root", override
     if not equals or not key:
         raise ConfigError(f"{override!a} is no override; write dotted.key=value.")
     return key, text

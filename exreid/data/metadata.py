@@ -92,7 +92,7 @@ def load_images(
     for note in similar_notes((name, file.column(name)) for name in _named(columns)):
         say_similar(f"{file.source}: {note}.")
     if problems and on_error == "raise":
-        shown = [f"  line {p.row}: {p.text}." for p in problems[:SHOWN_PROBLEMS]]
+        shown = [f"  {line_text(p.row)}{p.text}." for p in problems[:SHOWN_PROBLEMS]]
         more = len(problems) - len(shown)
         shown += [f"  and {more} more; exreid validate lists them all"] if more else []
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
@@ -151,7 +151,17 @@ def row_text(row: int, path: str, reason: str) -> str:
     ('line 2: no such file data/a.jpg.', 'line 3, b.jpg: it is empty.')
     """
     named = path in reason or repr(path) in reason
-    return f"line {row}: {reason}" if named else f"line {row}, {path}: {reason}"
+    return f"{line_text(row)}{reason}" if named else f"{line_text(row, path)}{reason}"
+
+
+def line_text(row: int, path: str = "") -> str:
+    """How what is said of a row begins; row 0 is a photograph that no table describes.
+
+    >>> line_text(2), line_text(3, "b.jpg"), line_text(0, "b.jpg"), line_text(0)
+    ('line 2: ', 'line 3, b.jpg: ', 'b.jpg: ', '')
+    """
+    parts = [f"line {row}"] * bool(row) + [path] * bool(path)
+    return f"{', '.join(parts)}: " if parts else ""
 
 
 def select_split(table: ImageTable, value: str, rejected: Sequence[Rejected] = ()) -> np.ndarray:

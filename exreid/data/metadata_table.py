@@ -188,8 +188,9 @@ def find_metadata(root: str, metadata_file: str | None) -> str:
         if _guarded(root, partial(exists, root, name)):
             return join(root, name)
     raise MetadataError(
-        f"{root}: no metadata file; looked for {', '.join(DEFAULT_FILES)}. "
-        "Set dataset.root, or dataset.metadata_file."
+        f"{root}: no metadata file; looked for {', '.join(DEFAULT_FILES)}. Set dataset.root, or "
+        "dataset.metadata_file; or give each animal a folder (ANIMAL/photo.jpg). Photographs of "
+        "unknown animals are for exreid identify."
     )
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from exreid.data.images import Preprocessing, prepare_image, prepare_matte
-from exreid.data.metadata import left_out_text
+from exreid.data.metadata import left_out_text, line_text
 from exreid.errors import CheckpointError, ImageError, MaskError, RunError
 from exreid.features.embedding import Embedder
 from exreid.features.keys import content_hash, image_key
@@ -285,7 +285,7 @@ def sort_out_errors(
         if on_error == "raise":
             kind = MaskError if batch.stage_N[i] == "mask" else ImageError
             raise kind(
-                f"{table.source}, line {row['row']}, {row['path']}: {message} "
+                f"{table.source}, {line_text(int(row['row']), row['path'])}{message} "
                 "To leave such images out, set dataset.on_error=skip."
             )
         report.rejected.append(

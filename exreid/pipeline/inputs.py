@@ -12,7 +12,7 @@ from exreid.config.benchmark import ModelConfig
 from exreid.config.dataset import DatasetConfig
 from exreid.config.probe import ProbeConfig
 from exreid.config.training import FinetuneConfig
-from exreid.data.imports.direct import foreign_columns
+from exreid.data.imports.direct import foreign_columns, reads_folders
 from exreid.data.metadata import Columns, load_images
 from exreid.data.splits import closed_set_split, identity_disjoint_split, time_aware_split
 from exreid.errors import MetadataError
@@ -56,7 +56,8 @@ def settled(config: Config, *, skip: bool | None = None) -> Config:
             for key, value in wanted.items()
         )
         source = dataset.metadata_file or dataset.root
-        log.warning("%s: taken, as nothing else is said: %s", source, told)
+        if not reads_folders(dataset.root, dataset.metadata_file):
+            log.warning("%s: taken, as nothing else is said: %s", source, told)
     update = {"dataset": dataset.model_copy(update=wanted)}
     return cast(Config, config.model_copy(update=update))
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from exreid.calibration.identity_curve import fit_identity_curve
 from exreid.config.probe import ProbeConfig
-from exreid.data.metadata import retrieval_sides, select_split
+from exreid.data.metadata import line_text, retrieval_sides, select_split
 from exreid.data.metadata_cells import similar_notes
 from exreid.errors import CalibrationError, ConfigError, GalleryError
 from exreid.features.extraction import content_hashes
@@ -248,7 +248,7 @@ def _refuse_two_identities(table: ImageTable, contents: list[str], config: Probe
         row = table.rows.iloc[i]
         if content and before["identity"] != row["identity"]:
             clashes.append(
-                f"line {row['row']}: {row['image_id']} shows {row['identity']}; the same "
+                f"{line_text(row['row'])}{row['image_id']} shows {row['identity']}; the same "
                 f"photograph is {before['image_id']} and shows {before['identity']}"
             )
     if clashes:
@@ -289,15 +289,16 @@ def _unknown_images(
             kept = old.iloc[place[content]]
             if kept["identity"] != row["identity"]:
                 clashes.append(
-                    f"line {row['row']}: {row['path']} shows {row['identity']}; in the gallery the "
-                    f"same photograph is {kept['image_id']} and shows {kept['identity']}"
+                    f"{line_text(row['row'])}{row['path']} shows {row['identity']}; in the gallery "
+                    f"the same photograph is {kept['image_id']} and shows {kept['identity']}"
                 )
         elif row["image_id"] in known_ids and row["image_id"] == row["path"]:
             ids[i] = _id_with_folder(row["path"], table.root, known_ids.union(ids))
             new.append(i)
         elif row["image_id"] in known_ids:
             clashes.append(
-                f"line {row['row']}: the gallery has another photograph called {row['image_id']}"
+                f"{line_text(row['row'])}the gallery has another photograph called "
+                f"{row['image_id']}"
             )
         else:
             new.append(i)
@@ -314,7 +315,7 @@ def _unknown_images(
 def _id_with_folder(path: str, root: str, taken: set[str]) -> str:
     """An id of its own for a photograph whose path another card's has too: cameras call their
     files alike on every card."""
-    folder = PurePosixPath(root).name
+    folder = PurePosixPath(root).name or Path(root).resolve().name
     for number in count(1):
         name = f"{folder}{'' if number == 1 else f'-{number}'}/{path}"
         if name not in taken:

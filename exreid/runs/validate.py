@@ -54,6 +54,7 @@ def run_validate(
     With ``decode`` every image and every mask is decoded, whatever the config uses of them.
     ``crops`` is a PNG to draw: some images as a run takes them, to be looked at.
     """
+    given = config.dataset.model_fields_set
     config = settled(config, skip=True)
     dataset = config.dataset
     warnings: list[str] = []
@@ -69,6 +70,7 @@ def run_validate(
     )
     # Each entry holds every reason of its row, each with its remedy.
     problems = [row_text(item.row, item.path, item.reason) for item in rejected]
+    unasked = dataset.make_split is not None and "make_split" not in given
     if dataset.make_split is None:
         split_problems = _split_problems(table, config, rejected)
     else:
@@ -76,7 +78,10 @@ def run_validate(
             table, split_problems = with_made_split(table, config), []
         except MetadataError as error:
             split_problems = [str(error)]
-    problems += split_problems
+    if unasked:  # a gallery needs none
+        warnings += [f"exreid probe cannot split it: {problem}" for problem in split_problems]
+    else:
+        problems += split_problems
     if decode:
         count = progress("Decoding images", len(table))
         found = []

@@ -12,7 +12,11 @@ from exreid.data.imports.folders import has_animal_folders
 from exreid.data.imports.read import Choices, import_content
 from exreid.data.metadata_table import Columns, MetadataFile, find_metadata
 from exreid.errors import ImageError, MetadataError
+from exreid.progress import tell
 from exreid.storage.urls import file_signature
+
+FOLDERS_READ = "Folders read as"
+"""How the note begins that says nothing new where folders name animals alone."""
 
 
 def read_or_import(
@@ -35,7 +39,15 @@ def read_or_import(
         _content.cache_clear()  # a large table is not kept twice
         return content.table, []
     made = _made(source, _stamp(source), root, require_identity, skip)
-    notes = [f"read as {line}" if i == 0 else line for i, line in enumerate(made.report())]
+    lines = made.report()
+    if source == root:  # what was read was told, and folders may say nothing of some columns
+        cells = made.cells.copy()
+        for name in columns.required - {*cells.columns, columns.path, columns.identity}:
+            cells[name] = None
+        notes = [line for line in lines[1:] if not line.startswith(FOLDERS_READ)]
+        line_N = np.zeros(len(cells), dtype=np.int64)
+        return MetadataFile(cells, source, line_N), [note.rstrip(".") for note in notes]
+    notes = [f"read as {line}" if i == 0 else line for i, line in enumerate(lines)]
     line_N = np.arange(len(made.cells)) + 2
     return MetadataFile(made.cells, source, line_N), [note.rstrip(".") for note in notes]
 
@@ -54,7 +66,18 @@ def foreign_columns(
     content = _content(source, _stamp(source))
     if content.table is not None and not _is_foreign(content, columns, require_identity):
         return None
-    return list(_made(source, _stamp(source), root, require_identity, skip).cells.columns)
+    made = _made(source, _stamp(source), root, require_identity, skip)
+    if source == root:
+        tell(f"{root}: {made.photographs} photographs of {made.identities} animals, in folders.")
+    return list(made.cells.columns)
+
+
+def reads_folders(root: str, metadata_file: str | None) -> bool:
+    """Whether the data set has no table, but a folder for each animal."""
+    try:
+        return _source(root, metadata_file) == root
+    except MetadataError:
+        return False
 
 
 def _source(root: str, metadata_file: str | None) -> str:

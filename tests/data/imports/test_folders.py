@@ -92,3 +92,19 @@ def test_a_gallery_of_folders_takes_a_second_card_with_the_same_names(tmp_path, 
     assert "7 photographs of 3 animals" in out
     assert main(["identify", str(tmp_path / "card2"), "--gallery", gallery, more[0]]) == 0
     assert "card2/Zita/DSC_0.JPG" in capsys.readouterr().out, "it is known by its content"
+
+
+def test_a_card_without_times_is_added_to_a_gallery_with_visits(tmp_path, capsys):
+    for number in range(2):
+        for shade, name in enumerate(("Zita", "Bela")):
+            photo = tmp_path / "lynx" / name / f"DSC_{number}.JPG"
+            _photo(photo, datetime(2024, 5, 1 + number), shade=60 * shade + 20 * number)
+    _photo(tmp_path / "card2" / "Zita" / "DSC_0.JPG", shade=250)
+    gallery, small = str(tmp_path / "g"), ["dataset.image_size=32", "ray.num_actors=0"]
+    more = [f"output.root={tmp_path}", "benchmark.open_set.enabled=false"]
+    assert main(["gallery", "build", str(tmp_path / "lynx"), "--out", gallery, *small, *more]) == 0
+    assert main(["gallery", "add", gallery, str(tmp_path / "card2")]) == 0
+    told = capsys.readouterr()
+    assert "5 photographs of 2 animals" in told.out
+    assert "no time in their EXIF" in told.err
+    assert "taken, as nothing else is said" not in told.err
