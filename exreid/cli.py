@@ -125,7 +125,9 @@ def _guarded(run: Callable[[argparse.Namespace], int], options: argparse.Namespa
         return 1
     except KeyboardInterrupt as error:
         ERR.print("exreid: interrupted.")
-        _say_how_to_go_on(options, getattr(error, "run_id", None))
+        _say_how_to_go_on(
+            options, getattr(error, "run_id", None), in_cache=getattr(error, "in_cache", False)
+        )
         return 1
 
 
@@ -148,13 +150,20 @@ def _places(options: argparse.Namespace) -> dict[str, str | Path]:
     return found
 
 
-def _say_how_to_go_on(options: argparse.Namespace, run_id: str | None) -> None:
-    if run_id is None:
+def _say_how_to_go_on(
+    options: argparse.Namespace, run_id: str | None, *, in_cache: bool = False
+) -> None:
+    """The command that goes on from what was finished, as it can be pasted."""
+    if run_id is None and not in_cache:
         return
     key = "output.run_id"
     words = [word for word in options.again if not word.startswith(f"{key}=")]
+    if run_id is not None and hasattr(
+        options, "overrides" if hasattr(options, "load") else "words"
+    ):
+        words.append(f"{key}={run_id}")
     ERR.print("What was finished is kept. To go on from there:", markup=False)
-    ERR.print(f"  {shlex.join([*words, f'{key}={run_id}'])}", markup=False, soft_wrap=True)
+    ERR.print(f"  {shlex.join(words)}", markup=False, soft_wrap=True)
 
 
 COMMANDS = {

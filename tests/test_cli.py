@@ -4,6 +4,8 @@ import contextlib
 import errno
 import json
 import os
+import re
+import shlex
 
 import fsspec
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from exreid.cli import main
 from exreid.data import synthetic as drawing
 from exreid.data.synthetic import write_dataset
+from exreid.runs import gallery_build
 
 SMALL = ["dataset.image_size=64", "ray.num_actors=0", "benchmark.bootstrap_resamples=0"]
 
@@ -133,3 +136,36 @@ def test_what_several_runs_read_of_one_table_is_said_once(data, tmp_path, capsys
     err = capsys.readouterr().err
     assert err.count("cells read without the white space around them") == 2, err
     assert err.index("Warning:") < err.index("Warning:\n"), "when it arose, and under the result"
+
+
+def test_an_interrupted_gallery_goes_on_by_the_command_that_is_printed(
+    data, tmp_path, monkeypatch, capsys
+):
+    build = [
+        *("gallery", "build", str(data), "--out", str(tmp_path / "my gallery")),
+        *(f"output.root={tmp_path}", "benchmark.open_set.enabled=false", *SMALL),
+    ]
+
+    def interrupted(*unused, **too):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as during:
+        during.setattr(gallery_build, "_fit", interrupted)
+        assert main(build) == 1
+    (line,) = (
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("  exreid ")
+    )
+    assert main(shlex.split(line)[1:]) == 0
+    assert "12 photographs added" in (out := capsys.readouterr().out)
+    assert "; 0 features made" in out, "those of the first run are taken"
+
+
+def test_tables_say_nothing_twice_and_no_long_numbers(data, tmp_path, capsys):
+    assert main(["probe", str(data), f"output.root={tmp_path}", *SMALL]) == 0
+    out = capsys.readouterr().out
+    (file,) = tmp_path.glob("benchmark_runs/*/result.json")
+    result = json.loads(file.read_text())
+    assert result["counts"]["queries_without_positive"] == 0
+    assert "mAP_with_positive" in result["metrics"]
+    assert "with_positive" not in out
+    assert not re.search(r"\d\.\d{6}", out)

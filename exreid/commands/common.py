@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
@@ -34,6 +35,8 @@ class Command:
 
 BEFORE = "_before"
 """Ending of the metrics of the features that a training began with."""
+POSITIVE = "_with_positive"
+"""Ending of the metrics over the queries that the gallery can answer."""
 
 
 def path(text: str) -> Path:
@@ -117,6 +120,20 @@ def data_overrides(words: Sequence[str]) -> list[str]:
     raise ConfigError(f"{word}: no such folder or table. Keys are written key=value.")
 
 
+@contextmanager
+def features_kept(config: ProbeConfig) -> Iterator[None]:
+    """For what makes no run folder: whoever interrupts it is told that the features that are made
+    lie in the cache, so that the same command goes on from there."""
+    from exreid.pipeline.inputs import cache_folder
+
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        on = config.benchmark.cache != "off"
+        error.in_cache = on and cache_folder(config).is_dir()  # type: ignore[attr-defined]
+        raise
+
+
 class _KeysHelp(argparse.Action):
     """Lists config keys; made only when asked, since it needs the backbones."""
 
@@ -154,15 +171,21 @@ def show_result(result: Result) -> None:
     """The table of metrics, with intervals and counts."""
     table = Table(title=f"Method: {result.method}", title_justify="left", box=None, pad_edge=False)
     names = [name for name in result.metrics if not name.endswith(BEFORE)]
+    if result.counts.get("queries_without_positive") == 0:  # then both say the same
+        names = [n for n in names if n.removesuffix(POSITIVE) not in {*names} - {n}]
     ends = ["", BEFORE] if len(names) < len(result.metrics) else [""]
-    table.add_column("metric")
+    table.add_column("metric", overflow="fold")
     for end in ends:
         table.add_column("before" if end else "value", justify="right")
         table.add_column("95% interval", justify="right")
     for name in names:
         table.add_row(name, *(cell for end in ends for cell in _cells(result, name + end)))
     OUT.print(table)
-    counts = [f"{name} {value}" for name, value in result.counts.items() if value != {}]
+    counts = [
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in result.counts.items()
+        if value != {}
+    ]
     if counts:
         OUT.print()
         OUT.print(_wrapped(counts), markup=False, soft_wrap=True)

@@ -3,80 +3,110 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
+from rich.text import Text
 
 from exreid.commands.common import Command, plain_arguments
-from exreid.commands.terminal import OUT
+from exreid.commands.terminal import ERR, OUT
 from exreid.errors import ConfigError
 from exreid.storage import mirror
 
 if TYPE_CHECKING:
+    from exreid.report.method_table import MethodTable
     from exreid.report.side_by_side import Comparison, MetricChange
 
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     plain_arguments(parser)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of probes, or their URLs")
-    parser.add_argument("--out", default="comparison", help="folder or URL to write to")
-    parser.add_argument("--group", action="append", default=[], help="a column of the metadata")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add = parser.add_argument
+    add("runs", nargs="+", metavar="[NAME=]RUN", help="folders of probes, or their URLs; the "
+        "first is what the others are compared with")  # fmt: skip
+    add("--out", default="comparison", help="folder or URL to write to (default: comparison)")
+    add("--overwrite", action="store_true", help="replace a comparison of other runs there")
+    add("--group", action="append", default=[], help="a column of the metadata to group by")
+    add("--format", choices=("table", "markdown", "latex", "csv"), default="table",
+        help="of the table that is printed (default: table)")  # fmt: skip
+    add("--metric", action="append", default=[], help="a metric of the table; may be repeated")
+    add("--json", action="store_true", help="print every metric, change and p as JSON")
 
 
-def _show(comparison: Comparison) -> None:
-    """A line per metric and run; runs are letters, so that the table fits a terminal."""
-    letters = [chr(ord("A") + i) if i < 26 else str(i) for i in range(len(comparison.runs))]
-    for letter, run in zip(letters, comparison.runs, strict=True):
-        OUT.print(f"{letter}  {run.name}", markup=False, soft_wrap=True)
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for heading in ("metric", "", "value", "95%", "change", "95%", "p"):
-        left = heading in ("metric", "")
-        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
-    for name in comparison.runs[0].values:
-        if not any(name in run.metrics for run in comparison.runs):
-            continue  # shortlists have no mAP over the whole gallery
-        for number, run in enumerate(comparison.runs):
-            change = comparison.changes.get((name, run.name))
-            cells = [""] * 5 if change is None else _cells(change)
-            table.add_row("" if number else name, letters[number], *cells)
-    OUT.print(table)
-    OUT.print(
-        "In percent, with 95% intervals; changes against A. p: sign-flip test over animals, "
-        f"adjusted (Holm) for {len(comparison.runs) - 1} comparisons.",
-        markup=False,
-        soft_wrap=True,
-    )
+def _show(comparison: Comparison, table: MethodTable) -> None:
+    """A method a row, the best of each metric bold; then what changed against the first."""
+    from exreid.report.method_table import cell_text
 
-
-def _cells(change: MetricChange) -> list[str]:
-    """Value, interval, difference, its interval, adjusted p, in percent."""
-
-    def percent(form: str, *values: float | None) -> str:
-        return " ".join(format(100 * value, form) for value in values if value is not None)
-
-    return [
-        percent(".2f", change.value),
-        percent(".1f", change.low, change.high),
-        percent("+.2f", change.difference),
-        percent("+.1f", change.difference_low, change.difference_high),
-        "" if change.p_holm is None else f"{change.p_holm:.2g}",
+    shown = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    shown.add_column("method", overflow="fold")
+    for metric in table.metrics:
+        shown.add_column(metric.replace("_", " "), justify="right")
+    for run in table.runs:
+        cells = [cell_text(table, run, metric) for metric in table.metrics]
+        # The interval goes below the value where both do not fit: never inside a number.
+        texts = [
+            Text(text.replace(", ", ",\u00a0"), style="bold" if best else "")
+            for text, best in cells
+        ]
+        shown.add_row(run, *texts)
+    OUT.print(shown)
+    OUT.print("In percent, with 95% intervals; the best are bold.", markup=False)
+    base = table.runs[0]
+    lines = [
+        _change_text(change, base)
+        for run in table.runs[1:]
+        if (change := comparison.changes.get((table.metrics[0], run))) is not None
+        and change.difference is not None
     ]
+    if lines:
+        lines.append(f"p: sign-flip test over animals, adjusted (Holm) for {len(lines)}.")
+    for line in lines:
+        OUT.print(line, markup=False, soft_wrap=True)
+
+
+def _change_text(change: MetricChange, base: str) -> str:
+    """The change of one metric against the first run, in percentage points."""
+    assert change.difference is not None
+    text = f"{change.run}: {change.metric} {100 * change.difference:+.1f} points against {base}"
+    if change.difference_low is not None and change.difference_high is not None:
+        text += f" [{100 * change.difference_low:+.1f}, {100 * change.difference_high:+.1f}]"
+    return text if change.p_holm is None else f"{text}, p = {change.p_holm:.2g}"
+
+
+def _named_runs(words: list[str]) -> tuple[list[str | None], list[Path]]:
+    """Names that were given, None otherwise, and folders."""
+    names: list[str | None] = []
+    folders = []
+    for word in words:
+        name, equals, rest = word.partition("=")
+        if not equals or "/" in name or Path(word).exists():
+            name, rest = "", word
+        names.append(name or None)
+        folders.append(mirror.local_folder(rest))
+    return names, folders
 
 
 def _compare(options: argparse.Namespace) -> int:
+    from exreid.report.method_table import FORMATS, method_table
     from exreid.runs.compare import run_compare
 
     if len(options.runs) < 2:
         raise ConfigError("a comparison needs two runs at least: exreid compare RUN RUN ...")
-    folders = [mirror.local_folder(run) for run in options.runs]
+    names, folders = _named_runs(options.runs)
     out = mirror.local_root(options.out, key="--out")
-    comparison = run_compare(folders, out, groups=options.group)
+    comparison = run_compare(
+        folders, out, groups=options.group, names=names, overwrite=options.overwrite
+    )
+    table = method_table(comparison, options.metric)
     if options.json:
         text = (out / "comparison.json").read_text(encoding="utf-8")
         OUT.print(text, end="", markup=False, soft_wrap=True)
         return 0
-    _show(comparison)
+    if options.format != "table":
+        OUT.print(FORMATS[options.format](table), end="", markup=False, soft_wrap=True)
+        ERR.print(f"Written to {mirror.shown(out)}", markup=False, soft_wrap=True)
+        return 0
+    _show(comparison, table)
     OUT.print(f"Written to {mirror.shown(out)}", markup=False, soft_wrap=True)
     return 0
 

@@ -59,6 +59,7 @@ def _demo(options: argparse.Namespace) -> int:
         names.insert(1, "trained")
     _say("Compared: who is right how often, and is the difference more than chance?")
     compared = [*(str(runs / name) for name in names), "--out", str(out / "comparison")]
+    compared.append("--overwrite")
     _run("compare", compare.COMPARE, compared)
 
     _say("A gallery of the known animals, and three photographs of tonight.")

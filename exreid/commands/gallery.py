@@ -11,6 +11,7 @@ from exreid.commands.common import (
     config_arguments,
     config_of,
     data_overrides,
+    features_kept,
     named_path,
     path,
 )
@@ -80,7 +81,7 @@ def _build(options: argparse.Namespace) -> int:
     config = config_of(options, ProbeConfig)
     from exreid.runs.gallery_build import build_gallery, decided
 
-    with progress_shown() as progress:
+    with features_kept(config), progress_shown() as progress:
         built = build_gallery(
             decided(config),
             options.out,
@@ -100,7 +101,7 @@ def _add(gallery: Gallery, options: argparse.Namespace) -> int:
         raise ConfigError("exreid gallery add: takes the gallery's own config; give key=value.")
     overrides = _of_new_data(gallery.config, data_overrides(options.overrides[1:]))
     config = with_overrides(gallery.config, overrides, ADD_KEYS)
-    with progress_shown() as progress:
+    with features_kept(config), progress_shown() as progress:
         built = add_to_gallery(
             gallery,
             config,

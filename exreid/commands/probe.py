@@ -9,6 +9,7 @@ from exreid.commands.common import (
     Command,
     config_arguments,
     config_of,
+    features_kept,
     path,
     plain_arguments,
     show_result,
@@ -88,7 +89,7 @@ def _extract(options: argparse.Namespace) -> int:
     from exreid.runs.extract import run_extract
 
     out = mirror.local_file(options.out, key="--out")
-    with progress_shown() as progress:
+    with features_kept(config), progress_shown() as progress:
         report = run_extract(config, out, progress=progress, verbose=options.verbose)
     OUT.print(
         f"{options.out}: {report.cached + report.extracted} vectors, {report.extracted} extracted "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -113,12 +113,26 @@ def read_run(folder: Path) -> FinishedRun:
         )
 
 
-def compare(folders: Sequence[Path], *, resamples: int = 2000, seed: int = 0) -> Comparison:
-    """Compare every run with the first one; RunError unless all are completed probes that answered
-    the same queries against galleries of the same size."""
+def compare(
+    folders: Sequence[Path],
+    *,
+    names: Sequence[str | None] = (),
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare every run with the first one; ``names`` are for runs that shall not be called like
+    their folders. RunError unless all are completed probes that answered the same queries against
+    galleries of the same size."""
     runs = tuple(read_run(folder) for folder in folders)
+    if names:
+        runs = tuple(
+            replace(run, name=name or run.name) for run, name in zip(runs, names, strict=True)
+        )
     if len({run.name for run in runs}) < len(runs):
-        raise RunError("each run may be given once.")
+        raise RunError(
+            "two runs have one name. Give each run once, and name those whose folders are called "
+            "alike: NAME=RUN."
+        )
     for run in runs[1:]:
         _check_same(runs[0], run)
     base, rest = runs[0], runs[1:]

@@ -1,5 +1,6 @@
 """exreid compare on real runs: its files, its numbers, its refusals."""
 
+import io
 import json
 
 import pandas as pd
@@ -40,7 +41,8 @@ def test_the_files_say_what_the_runs_say(runs, tmp_path, capsys):
     arguments = [str(runs / name) for name in names]
     assert main(["compare", *arguments, "--out", str(tmp_path), "--group", "source"]) == 0
     shown = capsys.readouterr().out
-    assert "A  cosine\n" in shown
+    first = shown.split("In percent")[0]
+    assert all(any(line.startswith(name) for line in first.splitlines()) for name in names)
     assert "…" not in shown
     assert max(len(line) for line in shown.split("In percent")[0].splitlines()) <= 80
     rows = pd.DataFrame(json.loads((tmp_path / "comparison.json").read_text()))
@@ -128,3 +130,46 @@ def test_days_to_the_nearest_gallery_image_that_may_answer():
     visit = ["7 to 30 days", "7 to 30 days", *unknown, "over 365 days", "unknown"]
     assert date_gaps(queries, gallery, "image") == image
     assert date_gaps(queries, gallery, "encounter") == visit
+
+
+def test_one_table_in_each_format(runs, tmp_path, capsys):
+    words = [
+        "compare",
+        f"plain={runs / 'cosine'}",
+        f"a_b={runs / 'local6'}",
+        "--out",
+        str(tmp_path),
+    ]
+    metrics = ["--metric", "top_1", "--metric", "mAP"]
+    results = [json.loads((runs / n / "result.json").read_text()) for n in ("cosine", "local6")]
+    top_1 = [result["metrics"]["top_1"] for result in results]
+    best = max(top_1)
+    assert main([*words, *metrics, "--format", "csv"]) == 0
+    table = pd.read_csv(io.StringIO(capsys.readouterr().out)).set_index("method")
+    assert table["top_1"].tolist() == pytest.approx(top_1)
+    assert table.loc["plain", "top_1_low"] == results[0]["intervals"]["top_1"][0]
+    assert pd.isna(table.loc["a_b", "mAP"]), "a shortlist has none"
+    assert main([*words, *metrics, "--format", "markdown"]) == 0
+    head, rule, *rows = capsys.readouterr().out.splitlines()
+    assert (head, rule) == ("| method | top_1 | mAP |", "|---|---:|---:|")
+    bold = ["**" in row.split("|")[2] for row in rows]
+    assert bold == [value == best for value in top_1]
+    assert main([*words, *metrics, "--format", "latex"]) == 0
+    latex = capsys.readouterr().out
+    assert "\\begin{tabular}{lrr}" in latex
+    assert "a\\_b & " in latex
+    assert main([*words, "--metric", "top_2"]) == 2
+    assert "top_10" in capsys.readouterr().err
+
+
+def test_another_comparison_is_not_overwritten(runs, tmp_path, capsys):
+    first = ["compare", str(runs / "cosine"), str(runs / "stretched"), "--out", str(tmp_path)]
+    other = ["compare", str(runs / "cosine"), str(runs / "local3"), "--out", str(tmp_path)]
+    assert main(first) == 0
+    assert main(first) == 0, "the same comparison again"
+    before = (tmp_path / "comparison.json").read_bytes()
+    assert main(other) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert (tmp_path / "comparison.json").read_bytes() == before
+    assert main([*other, "--overwrite"]) == 0
+    assert (tmp_path / "comparison.json").read_bytes() != before
