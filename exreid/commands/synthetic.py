@@ -13,6 +13,7 @@ def _synth_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=path, required=True, help="folder to write to")
     parser.add_argument("--identities", type=int, required=True)
     parser.add_argument("--images-per-identity", type=int, required=True)
+    parser.add_argument("--animals-per-photo", type=int, default=1, metavar="N")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes")
 
@@ -27,6 +28,7 @@ def _synth(options: argparse.Namespace) -> int:
             identities=options.identities,
             images_per_identity=options.images_per_identity,
             seed=options.seed,
+            animals_per_photo=options.animals_per_photo,
             workers=options.workers,
             on_progress=progress("Drawing images", total),
         )

@@ -102,8 +102,10 @@ def copy_leaks(
     picture_P2: np.ndarray,
     *,
     same_encounter: bool,
+    path_N: Sequence[str] | None = None,
 ) -> Leaks:
-    """Gallery images that are a query's own file, or a copy of its photograph.
+    """Gallery images that are a query's own file, or a copy of its photograph. Several images of
+    one path (``path_N``, in the table's order) are its animals, and no copies.
 
     Equal ``file_Q`` and ``file_G``, equal files; ``picture_P2`` holds the pairs of copies, each
     query's nearest first. Of each query and kind the first is listed. Pairs of one known encounter
@@ -124,7 +126,11 @@ def copy_leaks(
         def is_visit(g: int, visit: int = int(visit)) -> bool:
             return visit >= 0 and int(gallery.encounter_N[g]) == visit
 
-        same = [g for g in files.get(name, ()) if gallery.position_N[g] != queries.position_N[q]]
+        def is_another(g: int, position: int = int(queries.position_N[q])) -> bool:
+            other = int(gallery.position_N[g])
+            return other != position and (path_N is None or path_N[other] != path_N[position])
+
+        same = [g for g in files.get(name, ()) if is_another(g)]
         near = pictures.get(q, [])
         if not same_encounter:
             same = [g for g in same if not is_visit(g)]

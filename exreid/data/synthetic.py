@@ -59,24 +59,32 @@ def write_dataset(
     images_per_identity: int,
     seed: int = 0,
     image_wh_px: tuple[int, int] = (512, 384),
+    animals_per_photo: int = 1,
     workers: int = 1,
     on_progress: Callable[[int], object] | None = None,
 ) -> Path:
     """Write a data set into ``out`` and return its metadata file.
 
     The same arguments give the same bytes, whatever ``workers`` (threads) is, and animal i looks
-    the same however many there are. The metadata file is written last. A folder that holds this
+    the same however many there are. With several ``animals_per_photo``, so many animals walk
+    together: each photograph, as many times wider, shows them side by side, and each has its own
+    row with its box and mask. The metadata file is written last. A folder that holds this
     very data set is left as it is, or finished where its writing was cut; any other folder that is
     not empty is a ConfigError.
     """
     _check(identities, images_per_identity, seed, image_wh_px)
-    arguments = {
+    if animals_per_photo < 1:
+        raise ConfigError("--animals-per-photo: at least 1.")
+    arguments: dict[str, object] = {
         "version": VERSION,
         "identities": identities,
         "images_per_identity": images_per_identity,
         "seed": seed,
         "image_wh_px": list(image_wh_px),
     }
+    if animals_per_photo > 1:
+        arguments["animals_per_photo"] = animals_per_photo
+    columns = [*COLUMNS, "bbox"] if animals_per_photo > 1 else COLUMNS
     metadata = out / METADATA_FILE
     if _is_there(out, arguments):
         return metadata
@@ -86,13 +94,22 @@ def write_dataset(
     marker.write_text(json.dumps(arguments, indent=1))
     marker.replace(out / MARKER_FILE)
     partial = temporary_beside(metadata)
-    shots = (shot for i in range(identities) for shot in plan(i, images_per_identity, seed))
+    groups = [
+        range(first, min(first + animals_per_photo, identities))
+        for first in range(0, identities, animals_per_photo)
+    ]
+    shots = (
+        [replace(shot, identity=i) for i in group]
+        for group in groups
+        for shot in plan(group[0], images_per_identity, seed)
+    )
     try:
         with ThreadPoolExecutor(workers) as pool, partial.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, COLUMNS)
+            writer = csv.DictWriter(stream, columns)
             writer.writeheader()
             for some in _chunks(shots, 64 * workers):
-                rows = list(pool.map(lambda shot: _take(shot, out, seed, image_wh_px), some))
+                taken = pool.map(lambda shot: _take(shot, out, seed, image_wh_px), some)
+                rows = [row for photo in taken for row in photo]
                 writer.writerows(rows)
                 if on_progress is not None:
                     on_progress(len(rows))
@@ -149,16 +166,39 @@ def _first_test_burst(sizes: list[int], images: int) -> int:
     return first
 
 
-def _take(shot: Shot, out: Path, seed: int, image_wh_px: tuple[int, int]) -> dict[str, object]:
-    """Render and write one photograph; returns its row of the metadata."""
+def _take(
+    shots: list[Shot], out: Path, seed: int, image_wh_px: tuple[int, int]
+) -> list[dict[str, object]]:
+    """Render and write one photograph of one or more animals; their rows of the metadata."""
     width, height = image_wh_px
-    image, visible = render_image(
-        coat(seed, shot.identity, shot.flank),
-        background(seed, shot.trap, width, height),
-        facing_right=shot.flank == 1,
-        encounter_random=np.random.default_rng([seed, 4, shot.encounter]),
-        image_random=np.random.default_rng([seed, 5, shot.identity, shot.number]),
-    )
+    scene = background(seed, shots[0].trap, width * len(shots), height)
+    drawn = [
+        render_image(
+            coat(seed, shot.identity, shot.flank),
+            np.ascontiguousarray(scene[:, width * place : width * (place + 1)]),
+            facing_right=shot.flank == 1,
+            encounter_random=np.random.default_rng([seed, 4, shot.encounter]),
+            image_random=np.random.default_rng([seed, 5, shot.identity, shot.number]),
+        )
+        for place, shot in enumerate(shots)
+    ]
+    path = _write_photo(np.hstack([image for image, _ in drawn]), shots[0], out)
+    rows = []
+    for place, (shot, (_, visible)) in enumerate(zip(shots, drawn, strict=True)):
+        whole = np.zeros((height, width * len(shots)), visible.dtype)
+        whole[:, width * place : width * (place + 1)] = visible
+        box = {} if len(shots) == 1 else {"bbox": _box_text(whole)}
+        rows.append(_row(shot, path, whole) | box)
+    return rows
+
+
+def _box_text(visible: np.ndarray) -> str:
+    x, y, width, height = cv2.boundingRect(visible.astype(np.uint8))
+    return json.dumps([x, y, width, height])
+
+
+def _write_photo(image: np.ndarray, shot: Shot, out: Path) -> str:
+    """Its path below ``out``."""
     name = f"lynx_{shot.identity:04d}"
     path = f"CzechLynx/{shot.source}/{name}/{shot.number:05d}_{name}.jpg"
     file = out / path
@@ -170,10 +210,14 @@ def _take(shot: Shot, out: Path, seed: int, image_wh_px: tuple[int, int]) -> dic
     )
     assert ok
     file.write_bytes(data.tobytes())
+    return path
+
+
+def _row(shot: Shot, path: str, visible: np.ndarray) -> dict[str, object]:
     return {
         "source": shot.source,
         "path": path,
-        "unique_name": name,
+        "unique_name": f"lynx_{shot.identity:04d}",
         "date": shot.day.strftime("%d.%m.%Y") if shot.day else "",
         "relative_age": "",
         "encounter": shot.encounter,
@@ -192,8 +236,8 @@ def _take(shot: Shot, out: Path, seed: int, image_wh_px: tuple[int, int]) -> dic
     }
 
 
-def _chunks(shots: Iterator[Shot], size: int) -> Iterator[list[Shot]]:
-    part: list[Shot] = []
+def _chunks(shots: Iterator[list[Shot]], size: int) -> Iterator[list[list[Shot]]]:
+    part: list[list[Shot]] = []
     for shot in shots:
         part.append(shot)
         if len(part) == size:

@@ -47,7 +47,7 @@ from exreid.features.local_extraction import LocalFeatureStore
 from exreid.gallery.swap import State, put_back, state_of
 from exreid.openset.decide import Decider
 from exreid.openset.group import Grouping
-from exreid.records import TABLE_COLUMNS, GalleryQuality, ImageTable, Json
+from exreid.records import TABLE_COLUMNS, GalleryQuality, ImageTable, Json, region_parts
 from exreid.storage.files import checksum_of, is_whole, mapped_array, read_json
 
 log = logging.getLogger(__name__)
@@ -139,6 +139,29 @@ class Gallery:
     def fingerprint(self) -> str:
         """16 hex digits: the same for the same animals, features, and fitted decisions."""
         return str(self.manifest["fingerprint"])
+
+    def place_of(self, content: str, region: str | None) -> int | None:
+        """The place of the image with a photograph's content and region; None where it has none.
+
+        Where one of the two has no box the photograph is one image, and its content says which.
+        """
+        places = self._places_of_content.get(content, [])
+        mine = [self._regions[place] for place in places]
+        if region in mine:
+            return places[mine.index(region)]
+        boxed = region_parts(region)[1] and any(region_parts(one)[1] for one in mine)
+        return places[0] if len(places) == 1 and not boxed else None
+
+    @cached_property
+    def _regions(self) -> list[str | None]:
+        return self.table.regions
+
+    @cached_property
+    def _places_of_content(self) -> dict[str, list[int]]:
+        places: dict[str, list[int]] = {}
+        for place, content in enumerate(self.content_G):
+            places.setdefault(content, []).append(place)
+        return places
 
     @cached_property
     def keys(self) -> list[str]:

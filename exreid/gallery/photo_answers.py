@@ -235,6 +235,8 @@ def _answered(retrieval: Retrieval, tables: AnswerTables, note: str) -> list[Pho
     if tables.new_animals is not None:
         groups = {row["query_id"]: row["group"] for row in tables.new_animals.to_pylist()}
     answered = []
+    paths = retrieval.table.rows["path"].iloc[retrieval.queries.position_N]
+    shared = set(paths[paths.duplicated()])
     for position in retrieval.queries.position_N.tolist():
         row = retrieval.table.rows.iloc[position]
         answers = rows_of.get(row["image_id"], pd.DataFrame()).to_dict("records")
@@ -254,7 +256,7 @@ def _answered(retrieval: Retrieval, tables: AnswerTables, note: str) -> list[Pho
             margin = animals[0].score - animals[1].score
         answered.append(
             PhotoAnswer(
-                row["path"],
+                row["image_id"] if row["path"] in shared else row["path"],
                 "answered",
                 leader=decision.get("leader") or (animals[0].animal if animals else None),
                 visit=row["encounter"],

@@ -71,7 +71,7 @@ def read_photos(
 ) -> Photos:
     """The photographs of the paths given, as a table; unreadable ones by ``dataset.on_error``."""
     found = find_photos(given)
-    rows, original = _described(found, config, options)
+    rows, original, photo_N = _described(found, config, options)
     count = len(found.paths) + len(found.unnamed)
     seen = _looked_at(found, memo, progress("Reading photographs", len(found.paths)))
     rejected = [
@@ -89,19 +89,21 @@ def read_photos(
             f"{found.root}/{first.path}: {first.reason} {len(rejected)} of {count} photographs "
             "cannot be read; --on-error skip lists them and goes on."
         )
-    place = {content: i for i, content in enumerate(gallery.content_G)}
-    known = gallery.table.rows
+    whole = ImageTable(rows, original, found.root, found.root)
+    known, regions = gallery.table.rows, whole.regions
     in_gallery, index, times = [], [], []
-    for i, one in enumerate(seen):
+    for i, photo in enumerate(photo_N):
+        one = seen[photo]
         if isinstance(one, ImageError):
             continue
-        if one.content in place:
-            row = known.iloc[place[one.content]]
-            in_gallery.append((found.paths[i], row["image_id"], row["identity"]))
+        place = gallery.place_of(one.content, regions[i])
+        if place is not None:
+            row = known.iloc[place]
+            in_gallery.append((rows["image_id"].iloc[i], row["image_id"], row["identity"]))
             continue
         index.append(i)
         times.append(_time_of(one.taken, rows["date"].iloc[i]))
-    table = ImageTable(rows, original, found.root, found.root).take(np.array(index, np.int64))
+    table = whole.take(np.array(index, np.int64))
     time_N = np.array(times, "datetime64[s]")
     table, how = _with_visits(table, time_N, options)
     table = _with_free_ids(table, set(known["image_id"]))
@@ -148,25 +150,32 @@ def _looked_at(
 
 def _described(
     found: FoundPhotos, config: ProbeConfig, options: PhotoOptions
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of an image table, filled with what the user's table and masks say."""
+) -> tuple[pd.DataFrame, pd.DataFrame, list[int]]:
+    """The rows of an image table, filled with what the user's table and masks say, and the place of
+    each one's photograph among those found: several animals of a photograph are several rows."""
     count = len(found.paths)
-    columns = ("identity", "split", "mask", "encounter", "viewpoint")
+    columns = ("identity", "split", "mask", "bbox", "encounter", "viewpoint")
+    photo_N = list(range(count))
     rows = pd.DataFrame({name: pd.Series([None] * count, dtype=object) for name in columns})
     rows["image_id"] = rows["path"] = pd.Series(found.paths, dtype=object)
     rows["date"] = np.full(count, "NaT", "datetime64[s]")
     rows["row"] = np.arange(1, count + 1)
     original = pd.DataFrame(index=range(count))
     if options.metadata is not None:
-        rows, original = _from_metadata(found, rows, config, options.metadata)
+        rows, original, photo_N = _from_metadata(found, rows, config, options.metadata)
     if options.masks is not None:
+        if len(photo_N) > count:
+            raise MetadataError(
+                f"--masks: {options.metadata} has several animals of one photograph, and a mask "
+                "image is of one. Put the masks into the table."
+            )
         rows["mask"] = _from_mask_images(found, rows["mask"].tolist(), options.masks)
-    return rows, original
+    return rows, original, photo_N
 
 
 def _from_metadata(
     found: FoundPhotos, rows: pd.DataFrame, config: ProbeConfig, file: Path
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> tuple[pd.DataFrame, pd.DataFrame, list[int]]:
     """Paths in the table are relative to its folder, or to the folder of the photographs."""
     file = Path(os.path.abspath(file.expanduser()))  # noqa: PTH100
     columns = replace(table_columns(config.dataset, with_split=False, require_identity=False))
@@ -180,25 +189,38 @@ def _from_metadata(
         require_identity=False,
     )
     # Disks and tables may write one name in two Unicode forms.
-    by_path = {_place(file.parent, path): i for i, path in enumerate(given.rows["path"])}
-    for i, path in enumerate(given.rows["path"]):
-        by_path.setdefault(_place(found.root, path), i)
-    wanted = [by_path.get(_place(found.root, path), -1) for path in found.paths]
+    by_path: dict[str, list[int]] = {}
+    for folder in dict.fromkeys((str(file.parent), found.root)):
+        theirs: dict[str, list[int]] = {}
+        for i, path in enumerate(given.rows["path"]):
+            theirs.setdefault(_place(folder, path), []).append(i)
+        by_path = theirs | by_path
+    wanted: list[int] = []
+    photo_N: list[int] = []
+    for photo, path in enumerate(found.paths):
+        places = by_path.get(_place(found.root, path), [-1])
+        wanted += places
+        photo_N += [photo] * len(places)
     if all(place < 0 for place in wanted):
         raise MetadataError(
             f"{file}: names none of the {len(wanted)} photographs in {found.root}. Its "
             f"{columns.path} column should be relative to its own folder, or to that one."
         )
+    rows = rows.iloc[photo_N].reset_index(drop=True)
+    count_P = np.bincount(photo_N, minlength=len(found.paths))
     for i, place in enumerate(wanted):
         if place < 0:
             continue
-        for name in ("mask", "encounter", "viewpoint", "date"):
+        for name in ("mask", "bbox", "encounter", "viewpoint", "date"):
             rows.loc[i, name] = given.rows[name].iloc[place]
+        if count_P[photo_N[i]] > 1:
+            number = given.rows["image_id"].iloc[place].rpartition("#")[2]
+            rows.loc[i, "image_id"] = f"{rows['path'].iloc[i]}#{number}"
     index = np.array(wanted)
     original = given.original.iloc[np.maximum(index, 0)].reset_index(drop=True)
     original = original.drop(columns=[config.dataset.label_col], errors="ignore").astype(object)
     original.loc[index < 0, :] = None
-    return rows, original
+    return rows, original, photo_N
 
 
 def _place(folder: str | Path, path: str) -> str:
@@ -228,6 +250,10 @@ def _with_visits(
         rule=options.visits,
     )
     names = pd.Series(visits.name_N, dtype=object)
+    several = table.rows["path"].duplicated(keep=False) & names.notna()
+    # A visit of several animals is no animal's: each image then has one of its own.
+    shared = names.isin(set(names[several]))
+    names = names.where(~shared, names.astype(str) + " " + table.rows["image_id"])
     told = table.rows["date"]
     rows = table.rows.assign(encounter=names, date=told.where(told.notna(), time_N))
     return replace(table, rows=rows), visits.how_N

@@ -139,10 +139,12 @@ def clusters_at_cuts(
     pair_P2: np.ndarray,
     probability_P: np.ndarray,
     cuts: Sequence[float],
+    photo_N: np.ndarray | None = None,
 ) -> Iterator[tuple[float, np.ndarray]]:
     """(cut, labels) of `cluster_new` with average linkage at each of several thresholds, from the
     highest to the lowest, for the price of the lowest: the mean of the next best two groups never
-    rises, so a higher threshold only stops earlier.
+    rises, so a higher threshold only stops earlier. Images with equal codes ``photo_N`` are never
+    in one group: two animals of one photograph.
 
     >>> pairs = np.array([[0, 1], [1, 2]])
     >>> for cut, group_N in clusters_at_cuts(np.arange(3), pairs, np.array([0.9, 0.8]), [0.4, 0.5]):
@@ -155,7 +157,8 @@ def clusters_at_cuts(
     place_N = np.empty_like(order_N)
     place_N[order_N] = np.arange(len(order_N))
     placed_P2 = np.sort(place_N[pair_P2.reshape(-1, 2)], axis=1)
-    merges = _average_linkage(len(position_N), placed_P2, probability_P, min(cuts))
+    shown_N = None if photo_N is None else photo_N[order_N]
+    merges = _average_linkage(len(position_N), placed_P2, probability_P, min(cuts), shown_N)
     owner_N, done = np.arange(len(position_N)), 0
     for cut in sorted(cuts, reverse=True):
         threshold = round(cut * PROBABILITY_STEPS)
@@ -174,7 +177,11 @@ def _joined(owner_N: np.ndarray, merges: Sequence[tuple[Fraction, int, int]]) ->
 
 
 def _average_linkage(
-    count: int, pair_P2: np.ndarray, probability_P: np.ndarray, threshold: float
+    count: int,
+    pair_P2: np.ndarray,
+    probability_P: np.ndarray,
+    threshold: float,
+    photo_N: np.ndarray | None,
 ) -> list[tuple[Fraction, int, int]]:
     """What is joined, in order: (mean, in steps; the group; the one that goes into it), groups
     named by their smallest place."""
@@ -184,6 +191,7 @@ def _average_linkage(
     for (left, right), steps in zip(pair_P2.tolist(), steps_P.tolist(), strict=True):
         total[left][right] = total[right][left] = steps
     size = [1] * count
+    shows = [{photo} for photo in (range(count) if photo_N is None else photo_N.tolist())]
     merges: list[tuple[Fraction, int, int]] = []
     heap: list[tuple[Fraction, int, int, int, int]] = []
 
@@ -199,6 +207,9 @@ def _average_linkage(
         falling, first, second, first_size, second_size = heapq.heappop(heap)
         if (size[first], size[second]) != (first_size, second_size):
             continue
+        if not shows[first].isdisjoint(shows[second]):
+            continue
+        shows[first] |= shows[second]
         for other, steps in total[second].items():
             del total[other][second]
             if other != first:

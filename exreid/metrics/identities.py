@@ -10,7 +10,7 @@ Letters: Q queries, K candidates, G gallery images, A animals named for one quer
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -119,6 +119,34 @@ def top_identities(
         identity_Q[q], score_Q[q] = code[first], score[first]
         margin_Q[q] = max(score[first] - after, 0.0)
     return TopIdentities(identity_Q, score_Q, margin_Q)
+
+
+def told_apart(ranking: Ranking, identity_G: np.ndarray, photo_Q: np.ndarray) -> Ranking:
+    """The ranking where the queries of one photograph (equal codes) name different animals: the
+    query with the best score keeps its first animal, which leaves the others' candidates; and so
+    on among these. For queries without known truth: exact ranks of positives stay as they are.
+
+    >>> both = _ranking([[0, 1], [0, 1]], [[0.9, 0.2], [0.8, 0.5]])
+    >>> told_apart(both, np.array([7, 8]), np.array([3, 3])).candidate_index_QK.tolist()
+    [[0, -1], [1, -1]]
+    """
+    index_QK = ranking.candidate_index_QK.copy()
+    score_QK = ranking.candidate_score_QK.copy()
+    code_U, count_U = np.unique(photo_Q, return_counts=True)
+    for code in code_U[count_U > 1].tolist():
+        open_N = np.flatnonzero(photo_Q == code)
+        open_N = open_N[index_QK[open_N, 0] >= 0]
+        while len(open_N):
+            first = open_N[np.argmax(score_QK[open_N, 0])]
+            animal = identity_G[index_QK[first, 0]]
+            for other in np.flatnonzero((photo_Q == code) & (np.arange(len(photo_Q)) != first)):
+                there_K = index_QK[other] >= 0
+                kept = np.flatnonzero(there_K & (identity_G[index_QK[other]] != animal))
+                index, score = index_QK[other, kept], score_QK[other, kept]
+                index_QK[other], score_QK[other] = -1, np.nan
+                index_QK[other, : len(kept)], score_QK[other, : len(kept)] = index, score
+            open_N = open_N[(open_N != first) & (index_QK[open_N, 0] >= 0)]
+    return replace(ranking, candidate_index_QK=index_QK, candidate_score_QK=score_QK)
 
 
 def pool_encounters(

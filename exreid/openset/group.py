@@ -10,7 +10,7 @@ Letters: N images, P pairs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,6 @@ from exreid.errors import CalibrationError
 from exreid.matching.cosine import rank_by_cosine
 from exreid.metrics.grouping import (
     adjusted_rand_index,
-    cluster_new,
     clusters_at_cuts,
     drawn_rand_index,
 )
@@ -74,12 +73,14 @@ class Grouper:
     vectors_ND: np.ndarray | None
     """In the table's order: they say which images are near. None: all pairs are scored."""
     options: OpenSetConfig
+    photo_N: np.ndarray | None = None
+    """Codes of the photographs, in the table's order: two images of one show two animals."""
 
     def fit(self, gallery: RetrievalSide, seed: int) -> Grouping:
         """The probability of a score, and the cut, on whole animals of the gallery: the highest
         cut, which joins least, whose adjusted Rand index is within a standard error of the best."""
         linked = _links_visits(gallery, self.options)
-        side = whole_identities(gallery, self.options.queries, seed)
+        side = self._told_apart(whole_identities(gallery, self.options.queries, seed))
         animals = len(np.unique(side.identity_N))
         pair_P2, score_P = self._scored(side, linked)
         same_P = side.identity_N[pair_P2[:, 0]] == side.identity_N[pair_P2[:, 1]]
@@ -92,7 +93,8 @@ class Grouper:
             level = np.quantile(curve.apply(score_P), np.arange(1, CUTS) / CUTS)
             cuts = np.unique(np.concatenate([level, np.arange(1, CUTS + 1) / CUTS])).tolist()
         pair_P2, probability_P = _probabilities(side, pair_P2, score_P, curve, linked)
-        tried = list(clusters_at_cuts(side.position_N, pair_P2, probability_P, cuts))
+        photo_N = None if self.photo_N is None else self.photo_N[side.position_N]
+        tried = list(clusters_at_cuts(side.position_N, pair_P2, probability_P, cuts, photo_N))
         chosen = _sparing_choice(side.identity_N, [group_N for _, group_N in tried], seed)
         ari = adjusted_rand_index(side.identity_N, tried[chosen][1])
         return Grouping(curve, tried[chosen][0], linked, len(side), animals, ari)
@@ -106,11 +108,27 @@ class Grouper:
 
     def group(self, side: RetrievalSide, grouping: Grouping) -> np.ndarray:
         """A group for each image of the side, int64 (N,)."""
+        side = self._told_apart(side)
         pair_P2, score_P = self._scored(side, grouping.linked)
         pair_P2, probability_P = _probabilities(
             side, pair_P2, score_P, grouping.curve, grouping.linked
         )
-        return cluster_new(side.position_N, pair_P2, probability_P, threshold=grouping.cut)
+        photo_N = None if self.photo_N is None else self.photo_N[side.position_N]
+        ((_, group_N),) = clusters_at_cuts(
+            side.position_N, pair_P2, probability_P, [grouping.cut], photo_N
+        )
+        return group_N
+
+    def _told_apart(self, side: RetrievalSide) -> RetrievalSide:
+        """Without the visits in which a photograph shows several animals: they are no animal's."""
+        if self.photo_N is None:
+            return side
+        _, place_N, count_U = np.unique(
+            self.photo_N[side.position_N], return_inverse=True, return_counts=True
+        )
+        shared = np.unique(side.encounter_N[count_U[place_N] > 1])
+        apart_N = np.where(np.isin(side.encounter_N, shared), -1, side.encounter_N)
+        return replace(side, encounter_N=apart_N)
 
     def _scored(self, side: RetrievalSide, linked: bool) -> tuple[np.ndarray, np.ndarray]:
         pair_P2 = near_pairs(side, self.vectors_ND, self.options.group_nearest, linked=linked)

@@ -104,12 +104,18 @@ def inspect_split(check: LeakCheck, prints: Prints | None) -> Inspected:
         found = partner_leaks(queries, gallery, animals, same_encounter=answers_own_visit)
         leaks.add(Leaks([] if check.open_set else found.found, found.counts))
     if prints is not None:
-        leaks.add(_copies(queries, gallery, prints, answers_own_visit))
+        paths = check.table.rows["path"].tolist()
+        leaks.add(_copies(queries, gallery, prints, paths, same_encounter=answers_own_visit))
     return Inspected(leaks, _warnings(check, leaks), _notes(check, leaks))
 
 
 def _copies(
-    queries: RetrievalSide, gallery: RetrievalSide, prints: Prints, same_encounter: bool
+    queries: RetrievalSide,
+    gallery: RetrievalSide,
+    prints: Prints,
+    paths: list[str],
+    *,
+    same_encounter: bool,
 ) -> Leaks:
     """Copies among the images that could be read."""
     queries, gallery = (
@@ -126,6 +132,7 @@ def _copies(
         [prints.keys[i] for i in row_G],
         find_copies(prints.print_NSS[row_Q], prints.print_NSS[row_G]),
         same_encounter=same_encounter,
+        path_N=paths,
     )
     leaks.counts["blank_images"] = int(is_blank(prints.print_NSS).sum())
     return leaks

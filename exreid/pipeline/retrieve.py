@@ -6,11 +6,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from exreid.matching.cascade import cascade_of
 from exreid.matching.rerank import Reranker
 from exreid.matching.shortlist import shortlist_pairs
+from exreid.metrics.identities import told_apart
 from exreid.metrics.openset import Answers
 from exreid.openset.decide import (
     CalibrationQueries,
@@ -128,7 +130,14 @@ def grouper_of(scoring: Scoring, fusion: FittedFusion | None) -> Grouper:
     """Groups images by the scores that the benchmark's method gives their pairs."""
     vectors = scoring.features.vectors
     options = scoring.config.benchmark.open_set
-    return Grouper(pair_scorer(scoring, fusion), vectors[0] if vectors else None, options)
+    photo_N = photograph_codes(scoring.features.table)
+    return Grouper(pair_scorer(scoring, fusion), vectors[0] if vectors else None, options, photo_N)
+
+
+def photograph_codes(table: ImageTable) -> np.ndarray | None:
+    """Equal codes for images of one photograph; None where each has its own."""
+    paths = table.rows["path"]
+    return pd.factorize(paths)[0] if paths.duplicated().any() else None
 
 
 def retrieve(
@@ -137,12 +146,17 @@ def retrieve(
     gallery: RetrievalSide,
     fitted: Fitted,
     reranker: Reranker | None,
+    *,
+    apart_Q: np.ndarray | None = None,
 ) -> Retrieval:
-    """The queries answered, decided and grouped."""
+    """The queries answered, decided and grouped. Queries with equal codes ``apart_Q``, animals of
+    one photograph, are answered with different animals."""
     benchmark, fusion = scoring.config.benchmark, fitted.fusion
     ranking, fused = rank(
         scoring, queries, gallery, exclude=benchmark.exclude, reranker=reranker, fusion=fusion
     )
+    if apart_Q is not None:
+        ranking = told_apart(ranking, gallery.identity_N, apart_Q)
     evidence = decisions = None
     if fusion is not None and fused is not None:
         names, keep = fusion.fusion.methods, benchmark.keep_candidates

@@ -279,14 +279,14 @@ def _unknown_images(
 ) -> tuple[ImageTable, int]:
     """The images that the gallery does not hold, and how many it does."""
     memo = SignatureMemo(cache_folder(config) / "signatures")
-    place = {content: i for i, content in enumerate(gallery.content_G)}
-    old = gallery.table.rows
+    old, regions = gallery.table.rows, table.regions
     known_ids, ids = set(old["image_id"]), table.rows["image_id"].tolist()
     new, clashes = [], []
     for i, content in enumerate(content_hashes(table, memo)):
         row = table.rows.iloc[i]
-        if content in place:
-            kept = old.iloc[place[content]]
+        place = gallery.place_of(content, regions[i])
+        if place is not None:
+            kept = old.iloc[place]
             if kept["identity"] != row["identity"]:
                 clashes.append(
                     f"{line_text(row['row'])}{row['path']} shows {row['identity']}; in the gallery "

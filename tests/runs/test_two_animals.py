@@ -1,0 +1,104 @@
+"""Two animals in one photograph: probed, kept in a gallery, identified as two, and never as one."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from exreid.cli import main
+from exreid.data.synthetic import METADATA_FILE, write_dataset
+from exreid.metrics.grouping import clusters_at_cuts
+
+
+@pytest.fixture(scope="module")
+def side_by_side(tmp_path_factory):
+    """Photographs of two animals each, side by side, made of one-animal photographs by PIL."""
+    folder = tmp_path_factory.mktemp("two")
+    write_dataset(folder / "one", identities=6, images_per_identity=4, image_wh_px=(160, 120))
+    one = pd.read_csv(folder / "one" / METADATA_FILE, dtype=str)
+    animals = [rows.to_dict("records") for _, rows in one.groupby("unique_name")]
+    rows = []
+    for left, right in zip(animals[::2], animals[1::2], strict=True):
+        for number, pair in enumerate(zip(left, right, strict=True)):
+            both = Image.new("RGB", (320, 120))
+            name = f"{left[0]['unique_name']}-{number}.png"
+            for place, row in enumerate(pair):
+                both.paste(Image.open(folder / "one" / row["path"]), (160 * place, 0))
+                rows.append({
+                    "path": name, "unique_name": row["unique_name"], "encounter": f"v{name}",
+                    "bbox": json.dumps([160 * place, 0, 160, 120]),
+                    "split-time_closed": "test" if number == 3 else "train",
+                })  # fmt: skip
+            (folder / "both").mkdir(exist_ok=True)
+            both.save(folder / "both" / name)
+    pd.DataFrame(rows).to_csv(folder / "both" / "metadata.csv", index=False)
+    return folder
+
+
+def _keys(folder, out):
+    return [f"dataset.root={folder}", "dataset.encounter_cols=[encounter]", f"output.root={out}",
+            "ray.num_actors=0", "dataset.image_size=96", "benchmark.bootstrap_resamples=20",
+            "dataset.crop_margin=0"]  # fmt: skip
+
+
+def test_a_probe_ranks_crops_as_it_ranks_the_animals_cut_out_by_hand(side_by_side, tmp_path):
+    """Truth: the same pixels as files of their own, probed without any box."""
+    both, cut = side_by_side / "both", tmp_path / "cut"
+    cut.mkdir()
+    rows = pd.read_csv(both / "metadata.csv")
+    for i, row in rows.iterrows():
+        x, y, w, h = json.loads(row["bbox"])
+        Image.open(both / row["path"]).crop((x, y, x + w, y + h)).save(cut / f"{i:03}.png")
+    rows = rows.assign(path=[f"{i:03}.png" for i in range(len(rows))]).drop(columns="bbox")
+    rows.to_csv(cut / "metadata.csv", index=False)
+    for name, folder in (("both", both), ("cut", cut)):
+        keys = [*_keys(folder, tmp_path), f"output.run_id={name}"]
+        assert main(["probe", *keys]) == 0
+    runs = [tmp_path / "benchmark_runs" / name for name in ("both", "cut")]
+    ranked = [pd.read_parquet(run / "rankings.parquet") for run in runs]
+    assert ranked[0]["query_id"].nunique() == 6
+    np.testing.assert_array_equal(ranked[0]["score"], ranked[1]["score"])
+    np.testing.assert_array_equal(ranked[0]["is_match"], ranked[1]["is_match"])
+
+
+def test_two_animals_get_two_answers_that_are_never_the_same(side_by_side, tmp_path):
+    both = side_by_side / "both"
+    gallery = tmp_path / "gallery"
+    keys = [*_keys(both, tmp_path), "benchmark.open_set.queries=12"]
+    assert main(["gallery", "build", "--out", str(gallery), "--split", "train", *keys]) == 0
+    rows = pd.read_csv(both / "metadata.csv")
+    rows = rows[rows["split-time_closed"] == "test"]
+    # Both boxes on the left animal, a little apart: alone, both would be called the same.
+    twice = [json.dumps([2 * (i % 2), 0, 156, 120]) for i in range(len(rows))]
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for path in set(rows["path"]):
+        (photos / path).write_bytes((both / path).read_bytes())
+    rows.assign(bbox=twice)[["path", "bbox", "encounter"]].to_csv(photos / "boxes.csv", index=False)
+    ask = ["identify", str(photos), "--gallery", str(gallery), "--metadata",
+           str(photos / "boxes.csv"), f"output.root={tmp_path}", "ray.num_actors=0",
+           "output.run_id=ask"]  # fmt: skip
+    assert main(ask) == 0
+    run = tmp_path / "identifications" / "ask"
+    answers = pd.read_csv(run / "identifications.csv")
+    answered = answers[answers["status"] == "answered"]
+    assert len(answered) == len(rows) == 6
+    assert answered["visit"].nunique() == 6
+    for _, pair in answered.groupby(answered["photo"].str.partition("#")[0]):
+        assert sorted(pair["photo"].str.partition("#")[2]) == ["1", "2"]
+        assert pair["nearest_known"].nunique() == 2
+        named = pair["animal"].dropna()
+        assert named.is_unique
+    assert main(["report", str(run)]) == 0
+    assert len(list((run / "report").rglob("p/*/*.jpg"))) >= 6
+
+
+def test_animals_of_one_photograph_are_never_one_group():
+    pair_P2 = np.array([[0, 1], [0, 2], [1, 2]])
+    sure = np.ones(3)
+    ((_, free),) = clusters_at_cuts(np.arange(3), pair_P2, sure, [0.5])
+    ((_, apart),) = clusters_at_cuts(np.arange(3), pair_P2, sure, [0.5], np.array([7, 7, 8]))
+    assert free.tolist() == [0, 0, 0]
+    assert apart.tolist() == [0, 1, 0]
