@@ -15,6 +15,8 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import shtab
+
 from exreid import __version__
 from exreid.commands import (
     compare,
@@ -23,13 +25,14 @@ from exreid.commands import (
     gallery,
     identify,
     imports,
+    init,
     probe,
     report,
     synthetic,
     terminal,
     tune,
 )
-from exreid.commands.common import data_overrides
+from exreid.commands.common import Command, data_overrides, plain_arguments
 from exreid.commands.interrupts import signals_end_the_run
 from exreid.commands.terminal import ERR, OUT, SCREEN, reporting
 from exreid.config.io import load_config, to_yaml
@@ -79,10 +82,10 @@ def main(arguments: Sequence[str] | None = None, *, called: Sequence[str] | None
 
 def _overview() -> str:
     """The commands, grouped, with a line each."""
-    lines = ["exreid: identify individual wild animals by image retrieval.", ""]
+    lines = ["exreid: identify individual wild animals by image retrieval."]
     for title, names in GROUPS.items():
         lines.append(title)
-        lines += [f"  {name:<10}{COMMANDS[name].text}" for name in names]
+        lines += [f"  {name:<12}{COMMANDS[name].text}" for name in names]
     return "\n".join([*lines, "", "exreid COMMAND --help says what a command takes."])
 
 
@@ -166,9 +169,35 @@ def _say_how_to_go_on(
     ERR.print(f"  {shlex.join(words)}", markup=False, soft_wrap=True)
 
 
+def _completion_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = COMPLETION_USAGE
+    plain_arguments(parser)
+    parser.add_argument("shell", choices=shtab.SUPPORTED_SHELLS)
+
+
+def _completion(options: argparse.Namespace) -> int:
+    whole = argparse.ArgumentParser(prog="exreid", add_help=False)
+    commands = whole.add_subparsers()
+    for name, command in COMMANDS.items():
+        parser = commands.add_parser(name, help=command.text, add_help=False)
+        terminal.add_arguments(parser)
+        command.add_arguments(parser)
+    OUT.print(shtab.complete(whole, options.shell), markup=False, soft_wrap=True)
+    return 0
+
+
+COMPLETION_USAGE = """Print a shell's completion.
+
+  bash: eval "$(exreid completion bash)" in ~/.bashrc
+  zsh:  eval "$(exreid completion zsh)" in ~/.zshrc
+  fish: exreid completion fish > ~/.config/fish/completions/exreid.fish
+"""
+
 COMMANDS = {
     "demo": demo.DEMO,
     "synth": synthetic.SYNTH,
+    "init": init.INIT,
     "import": imports.IMPORT,
     "validate": probe.VALIDATE,
     "gallery": gallery.GALLERY,
@@ -180,14 +209,15 @@ COMMANDS = {
     "finetune": finetune.FINETUNE,
     "tune": tune.TUNE,
     "extract": probe.EXTRACT,
+    "completion": Command("Print a shell's completion.", _completion_arguments, _completion),
 }
 GROUPS = {
     "See it work": ("demo", "synth"),
-    "Your photographs": ("import", "validate"),
+    "Your photographs": ("init", "import", "validate"),
     "Which animal is this?": ("gallery", "identify"),
     "How well does a method work?": ("probe", "compare", "report", "metrics"),
     "Train": ("finetune", "tune"),
-    "For other programs": ("extract",),
+    "For other programs": ("extract", "completion"),
 }
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def read_columns(
     line, for boxes that are none.
     """
     cells = _with_whole_paths(cells, named or {})
-    roles, notes = _roles(list(cells.columns), form, named or {})
+    roles, notes = roles_of(list(cells.columns), form, named or {})
     corners, from_names = _box_columns(list(cells.columns)) if "bbox" not in roles else ((), None)
     rows = [{str(k): v for k, v in row.items()} for row in cells.to_dict("records")]
     boxes = _box_numbers(rows, lines, roles.get("bbox"), corners)
@@ -158,7 +158,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s\-_.]+", "_", words.strip()).lower()
 
 
-def _roles(
+def roles_of(
     names: list[str], form: TableForm | None, named: Mapping[str, str]
 ) -> tuple[dict[str, str], list[str]]:
     """The column of each role that has one, and which were found by other names."""

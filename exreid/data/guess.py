@@ -1,0 +1,132 @@
+"""What a folder of a user's holds, guessed: the keys of ``dataset``, and why."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from exreid.data.imports.animals import NAME, SPLIT
+from exreid.data.imports.columns import roles_of
+from exreid.data.imports.folders import has_animal_folders, read_folders
+from exreid.data.metadata_table import DEFAULT_FILES, Columns, read_table
+from exreid.errors import MetadataError
+
+TABLE_ENDINGS = (".csv", ".tsv", ".parquet", ".xlsx")
+LOOKED_AT = 20
+"""Cells of a column of paths that are looked for on the disk."""
+SIDES = (("train", "test"), ("database", "query"), ("gallery", "query"), ("train", "val"))
+"""The two values of a split: the known animals, and the queries."""
+
+
+@dataclass
+class Guess:
+    """Keys of ``dataset`` with their values, and a sentence on each."""
+
+    keys: dict[str, str | list[str]] = field(default_factory=dict)
+    why: dict[str, str] = field(default_factory=dict)
+
+    def add(self, key: str, value: str | list[str], why: str) -> None:
+        """Say one more key."""
+        self.keys[key], self.why[key] = value, why
+
+
+def guess_dataset(folder: Path) -> Guess:
+    """The data set in a folder: a table with photographs, or a folder for each animal.
+
+    MetadataError where there is neither, or several tables and none of a known name.
+    """
+    root, guess = folder.expanduser().resolve(), Guess()
+    guess.add("root", str(root), "the folder of the photographs")
+    table = _table_in(root)
+    if table is None:
+        if not has_animal_folders(str(root)):
+            raise MetadataError(
+                f"{folder}: has no table ({', '.join(TABLE_ENDINGS)}) and no folder for each "
+                "animal (ANIMAL/photo.jpg). Photographs of unknown animals are for exreid identify."
+            )
+        animals = read_folders(str(root)).animals
+        count = len({one.cells[NAME] for one in animals})
+        guess.add("root", str(root), f"{len(animals)} photographs of {count} animals, in folders")
+        return guess
+    cells, _ = read_table(str(root), table)
+    names = [str(name) for name in cells.columns]
+    try:
+        roles, _ = roles_of(names, None, {})
+    except MetadataError as error:
+        raise MetadataError(
+            f"{root / table}: {str(error).replace('--column', 'Rename:')}"
+        ) from error
+    default = Columns()
+    inside = _folder_of_paths(root, cells[roles["path"]])
+    if inside != root:
+        guess.add("root", str(inside), "the folder that the table's paths begin in")
+    if table not in DEFAULT_FILES or inside != root:
+        guess.add("metadata_file", str(root / table), "the table")
+    if roles["path"] != default.path:
+        guess.add("path_col", roles["path"], "the column with the photographs' paths")
+    if NAME not in roles:
+        raise MetadataError(
+            f"{root / table}: no column names the animals; it has {', '.join(names)}. Call it "
+            f"{NAME}, or write dataset.label_col into a config by hand."
+        )
+    if roles[NAME] != default.identity:
+        guess.add("label_col", roles[NAME], "the column with the animals' names")
+    _guess_rest(guess, cells, roles, names)
+    return guess
+
+
+def _table_in(root: Path) -> str | None:
+    if not root.is_dir():
+        raise MetadataError(f"{root}: is no folder.")
+    known = [name for name in DEFAULT_FILES if (root / name).is_file()]
+    if known:
+        return known[0]
+    tables = sorted(file.name for file in root.iterdir() if file.suffix.lower() in TABLE_ENDINGS)
+    if len(tables) > 1:
+        raise MetadataError(
+            f"{root}: has the tables {', '.join(tables)}. Rename the right one metadata"
+            f"{Path(tables[0]).suffix}, or write dataset.metadata_file into a config by hand."
+        )
+    return tables[0] if tables else None
+
+
+def _folder_of_paths(root: Path, paths: pd.Series) -> Path:
+    """Where the paths of a table begin: the folder itself, or one in it."""
+    given = [str(path).replace("\\", "/") for path in paths.dropna().head(LOOKED_AT)]
+    inside = sorted(Path(entry.path) for entry in os.scandir(root) if entry.is_dir())
+    for folder in (root, *inside):
+        if given and all((folder / path).is_file() for path in given):
+            return folder
+    return root
+
+
+def _guess_rest(
+    guess: Guess, cells: pd.DataFrame, roles: dict[str, str], names: Sequence[str]
+) -> None:
+    """Encounters, sides, dates, and how the images are split."""
+    if "encounter" in roles:
+        both = ["source"] * ("source" in names) + [roles["encounter"]]
+        guess.add(
+            "encounter_cols", both, "one visit: what is known of it is no evidence for itself"
+        )
+    if "viewpoint" in roles:
+        guess.add("viewpoint_col", roles["viewpoint"], "the side of the animal")
+    if roles.get("date", "date") != "date":
+        guess.add("date_col", roles["date"], "when the photograph was taken")
+    if roles.get("mask", "mask") != "mask":
+        guess.add("mask_col", roles["mask"], "the animal's mask")
+    split = roles.get(SPLIT)
+    values = set() if split is None else {str(value) for value in cells[split].dropna()}
+    sides = next((pair for pair in SIDES if values >= set(pair)), None)
+    if split is not None and sides is not None:
+        if split != SPLIT:
+            guess.add("split_col", split, "the column with the split")
+        guess.add("database_split_value", sides[0], "the known animals")
+        guess.add("query_split_value", sides[1], "the photographs that are asked about")
+        return
+    why = "the table has no split: one is made, each visit on one side"
+    guess.add("make_split", "time_aware" if "date" in roles else "closed_set", why)
