@@ -62,6 +62,14 @@ def crop_description(crop: Crop) -> dict[str, Json]:
     return {"crop_to_mask": crop == "mask", **said}
 
 
+def with_crop(described: dict[str, Json], crop: Crop) -> dict[str, Json]:
+    """A description with `crop_description` where it has ``crop``."""
+    whole: dict[str, Json] = {}
+    for name, value in described.items():
+        whole |= crop_description(crop) if name == "crop" else {name: value}
+    return whole
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """How a photograph becomes the backbone's input."""
@@ -92,7 +100,7 @@ class Preprocessing:
     def describe(self) -> dict[str, Json]:
         """Everything that the pixels depend on, for cache keys."""
         described = {"stage_version": IMAGES_VERSION, **asdict(self)}
-        described |= crop_description(described.pop("crop"))
+        described = with_crop(described, self.crop)
         if self.no_mask == "raise":  # whose pixels are those of before there was a choice
             del described["no_mask"]
         return described

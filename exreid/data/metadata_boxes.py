@@ -64,23 +64,26 @@ def _theta(cell: str | None) -> float:
 
 
 def numbered_ids(paths: Sequence[str], regions: Sequence[str | None]) -> dict[int, str]:
-    """``path#n`` for each row whose path other rows have too. n counts a photograph's boxes from
-    left to right, and then its masks by their text, so that the order of rows does not matter.
+    """``path#n`` for each row whose path other rows have with another region. n counts a
+    photograph's boxes from left to right, and then its masks by their text, so that the order of
+    rows does not matter. A path that a row has without any region is no photograph of several.
 
     >>> numbered_ids(["a", "b", "a"], ["[50, 0, 9, 9]\\0", None, "[6, 0, 9, 9]\\0"])
-    {2: 'a#1', 0: 'a#2'}
+    {0: 'a#2', 2: 'a#1'}
     """
+    regions_of: dict[str, set[str | None]] = defaultdict(set)
+    for path, region in zip(paths, regions, strict=True):
+        regions_of[path].add(region)
 
-    def place(i: int) -> tuple[list[float], str]:
-        mask, bbox = region_parts(regions[i])
+    def place(region: str) -> tuple[list[float], str]:
+        mask, bbox = region_parts(region)
         return box_numbers(bbox) if bbox else [], mask or ""
 
-    places: dict[str, list[int]] = defaultdict(list)
-    for i, path in enumerate(paths):
-        places[path].append(i)
-    return {
-        i: f"{path}#{n}"
-        for path, members in places.items()
-        if len(members) > 1 and path
-        for n, i in enumerate(sorted(members, key=place), start=1)
+    number = {
+        (path, region): n
+        for path, found in regions_of.items()
+        if len(found) > 1 and path and None not in found
+        for n, region in enumerate(sorted((one for one in found if one), key=place), start=1)
     }
+    pairs = enumerate(zip(paths, regions, strict=True))
+    return {i: f"{pair[0]}#{number[pair]}" for i, pair in pairs if pair in number}

@@ -54,9 +54,7 @@ def contract_rows(
     has_ids = columns.image_id in file.cells.columns
     masks = file.column(columns.mask)
     regions = [region_text(*pair) for pair in zip(masks, boxes.text_N, strict=True)]
-    numbered = {
-        i: name for i, name in numbered_ids(paths, regions).items() if regions[i] is not None
-    }
+    numbered = numbered_ids(paths, regions)
     named = paths if has_ids else [path or "" for path in given]
     places = [numbered.get(i, path) for i, path in enumerate(named)]
     ids = zip(file.column(columns.image_id), places, strict=True)

@@ -17,10 +17,10 @@ from exreid.data.images import (
     IMAGES_VERSION,
     Crop,
     Preprocessing,
-    crop_description,
     prepare_image,
     prepare_matte,
     used_wh_px,
+    with_crop,
 )
 from exreid.errors import ImageError, MaskError
 from exreid.features.extraction import NOT_FINITE, not_finite, trusted_signature
@@ -58,7 +58,7 @@ class LocalPreprocessing:
     def describe(self) -> dict[str, Json]:
         """Everything that the extractor's input depends on, for cache keys."""
         described = {"images_version": IMAGES_VERSION, **asdict(self)}
-        described |= crop_description(described.pop("crop"))
+        described = with_crop(described, self.crop)
         if self.no_mask == "raise":
             del described["no_mask"]
         return described

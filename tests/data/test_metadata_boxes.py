@@ -100,6 +100,16 @@ def test_two_animals_that_would_be_the_same_picture_are_refused(tmp_path):
         read(crop="none")
 
 
+def test_a_row_that_repeats_another_leaves_the_id_of_the_first_as_it_was(tmp_path):
+    root = _two(tmp_path, bbox=["[5, 10, 40, 40]"] * 3)
+    table, rejected = load_images(root, columns=COLUMNS, on_error="skip")
+    assert table.rows["image_id"].tolist() == ["a.jpg", "b.jpg"]
+    assert [one.image_id for one in rejected] == ["a.jpg"]
+    root = _two(tmp_path, bbox=[None, "[5, 10, 40, 40]", None])
+    table, rejected = load_images(root, columns=COLUMNS, on_error="skip")
+    assert table.rows["image_id"].tolist() == ["a.jpg", "b.jpg"]
+
+
 def test_the_rows_of_a_table_keep_their_boxes(tmp_path):
     table, _ = load_images(_two(tmp_path), columns=COLUMNS)
     assert table.take(np.array([2, 0])).regions == ["[0, 0, 50, 50]\0", "[50, 10, 40, 40]\0"]
