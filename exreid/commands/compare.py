@@ -40,13 +40,11 @@ def _show(comparison: Comparison, table: MethodTable) -> None:
     shown = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     shown.add_column("method", overflow="fold")
     for metric in table.metrics:
-        shown.add_column(metric.replace("_", " "), justify="right")
+        shown.add_column(metric.replace("_", " "), justify="right", no_wrap=True)
     for run in table.runs:
         cells = [cell_text(table, run, metric) for metric in table.metrics]
-        # The interval goes below the value where both do not fit: never inside a number.
-        texts = [
-            Text(text.replace(", ", ",\u00a0"), style="bold" if best else "")
-            for text, best in cells
+        texts = [  # the interval below the value, so that the table fits a terminal
+            Text(text.replace(" [", "\n["), style="bold" if best else "") for text, best in cells
         ]
         shown.add_row(run, *texts)
     OUT.print(shown)
