@@ -199,7 +199,7 @@ def _runs(pid):
 
 
 def _until(happened):
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not happened() and time.monotonic() < end:
         time.sleep(0.05)
     return happened()
