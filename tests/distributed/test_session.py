@@ -273,7 +273,7 @@ def test_a_process_of_rays_that_dies_while_it_starts_is_named_at_once(tmp_path):
     head.wait()
     with pytest.raises(connecting._PartDiedError, match="gcs_server"):
         early.check(2.0)
-    late.before = {1: "as if there were others"}
+    late.before |= {1: "as if there were others"}
     late.check(2.0)  # not there yet
     with pytest.raises(connecting._PartDiedError, match="gcs_server"):
         late.check(connecting.HEAD_STARTS_S + 1)
