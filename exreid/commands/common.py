@@ -174,7 +174,7 @@ def show_result(result: Result) -> None:
     names = [name for name in result.metrics if not name.endswith(BEFORE)]
     if result.counts.get("queries_without_positive") == 0:  # then both say the same
         names = [n for n in names if n.removesuffix(POSITIVE) not in {*names} - {n}]
-    ends = ["", BEFORE] if len(names) < len(result.metrics) else [""]
+    ends = ["", BEFORE] if any(name.endswith(BEFORE) for name in result.metrics) else [""]
     table.add_column("metric", overflow="fold")
     for end in ends:
         table.add_column("before" if end else "value", justify="right")
