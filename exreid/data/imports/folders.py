@@ -6,16 +6,20 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from exreid.data.imports.animals import NAME, Animal, Cells, Reading
+from exreid.data.imports.photographs import read_head
 from exreid.data.photos import VISIT_NAME, find_photos, group_visits, taken_at
 from exreid.errors import ImageError, MetadataError
 from exreid.storage.urls import read_bytes
 
 THREADS = 4
+JPEG = b"\xff\xd8"
+"""A JPEG has its EXIF before its pixels; other files may have it behind them."""
 MINUTES = 10.0
 """Longest gap between two photographs of one visit."""
 DATE_NAME = re.compile(r"\d{4}([-_.]?\d\d){0,2}")
@@ -140,6 +144,10 @@ def _times(root: str, paths: Sequence[str]) -> np.ndarray:
 
     def time_of(path: str) -> np.datetime64:
         try:
+            head = read_head(root, path)
+            if head.startswith(JPEG):
+                with suppress(ImageError):  # a header that is longer
+                    return taken_at(head)
             return taken_at(read_bytes(root, path))
         except ImageError:  # told where the photographs are opened
             return np.datetime64("NaT", "s")

@@ -95,7 +95,7 @@ def read_sizes(root: str, paths: Sequence[str]) -> dict[str, PhotoSize | str]:
     def read(path: str) -> PhotoSize | str:
         try:
             try:
-                return PhotoSize(*displayed_wh_px(_head(root, path)))
+                return PhotoSize(*displayed_wh_px(read_head(root, path)))
             except ImageError:
                 return PhotoSize(*displayed_wh_px(read_bytes(root, path)))
         except ImageError as error:
@@ -106,7 +106,8 @@ def read_sizes(root: str, paths: Sequence[str]) -> dict[str, PhotoSize | str]:
         return dict(zip(unique, pool.map(read, unique), strict=True))
 
 
-def _head(root: str, path: str) -> bytes:
+def read_head(root: str, path: str) -> bytes:
+    """The first `HEAD_BYTES` of a file below ``root``; ImageError where it cannot be read."""
     try:
         if not is_remote(root):
             with open(join(root, path), "rb") as stream:  # noqa: PTH123
