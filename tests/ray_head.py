@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -68,6 +69,10 @@ def ray_head(folder, environment=()):
     command += f"--dashboard-host=127.0.0.1 --dashboard-port={dashboard} "
     command += f"--dashboard-agent-listen-port={agent} --metrics-export-port={metrics} "
     command += f"--ray-client-server-port={client} --object-store-memory=300000000"
+    # Jobs go to the head that is noted in this folder: another test's, were it Ray's usual one.
+    # Its name is short, since a socket's path has 107 characters at most.
+    temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    command += f" --temp-dir={temporary}"
     with (folder / "head.log").open("w") as log:
         process = subprocess.Popen(
             [ray, *command.split()], env=settings, stdout=log, stderr=log, start_new_session=True
@@ -81,6 +86,7 @@ def ray_head(folder, environment=()):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _free_ports(count):
