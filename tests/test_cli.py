@@ -85,6 +85,18 @@ def test_a_mistake_of_the_user_is_not_gone_on_from(data, tmp_path, capsys):
     assert written["status"] == "failed"
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    ["dataset.root=/none/such", "dataset.label_col=nam", "model.checkpoint=/none/such.pth"],
+)
+@pytest.mark.parametrize("command", ["probe", "finetune"])
+def test_a_wrong_path_or_name_leaves_no_run_folder(data, tmp_path, capsys, command, wrong):
+    assert main([command, f"dataset.root={data}", f"output.root={tmp_path}", wrong]) == 1
+    assert "exreid: " in capsys.readouterr().err
+    assert not list(tmp_path.rglob("result.json"))
+    assert not [folder for folder in tmp_path.iterdir() if not folder.name.startswith(".")]
+
+
 SYNTH = ["--identities", "2", "--images-per-identity", "2"]
 
 
@@ -168,4 +180,5 @@ def test_tables_say_nothing_twice_and_no_long_numbers(data, tmp_path, capsys):
     assert result["counts"]["queries_without_positive"] == 0
     assert "mAP_with_positive" in result["metrics"]
     assert "with_positive" not in out
+    assert "before" not in out  # no column without a value
     assert not re.search(r"\d\.\d{6}", out)

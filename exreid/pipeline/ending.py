@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import cast
 
 from exreid.distributed.sentry import noting_death
-from exreid.errors import ExreidError, RunInterrupted
+from exreid.errors import ExreidError, LeakError, RunInterrupted
 from exreid.pipeline.inputs import AnyConfig, cache_folder
 from exreid.pipeline.tracking import Tracker
 from exreid.storage.disk import places_of, storage_error
@@ -20,13 +20,15 @@ from exreid.training.checkpoint import LATEST_FULL
 @contextmanager
 def recording_failure(folder: RunFolder, tracker: Tracker | None = None) -> Iterator[None]:
     """What ends the block, and the warnings until then, go into the run's ``result.json``; what is
-    raised is an error that a user can act on, with the run's id."""
+    raised is an error that a user can act on, with the run's id. A wrong command leaves no folder,
+    unless the user named it (``output.run_id``)."""
     try:
         with noting_death(folder.path / "result.json"), _warnings_kept(folder.warnings):
             yield
     except BaseException as error:
         told = explained(error, folder)
-        folder.fail(told)
+        if not (_is_wrong_command(told, folder) and folder.withdraw()):
+            folder.fail(told)
         if tracker is not None:
             tracker.finish({"status": "failed"})
         if told is error:
@@ -64,6 +66,14 @@ def explained(error: BaseException, folder: RunFolder) -> BaseException:
         finished = _has_checkpoint(folder) or (not told.by_user and _has_finished(folder))
         told.run_id = folder.run_id if finished else None
     return told
+
+
+def _is_wrong_command(error: BaseException, folder: RunFolder) -> bool:
+    """Whether the user has to type another command, and looks for nothing in the run's folder:
+    neither its name nor its list of leaks."""
+    if isinstance(error, LeakError) or not isinstance(error, ExreidError) or not error.by_user:
+        return False
+    return cast(AnyConfig, folder.config).output.run_id is None
 
 
 def _has_checkpoint(folder: RunFolder) -> bool:

@@ -54,7 +54,8 @@ def run_probe(
     parent: Path | None = None,
     select: Callable[[ImageTable], ImageTable] = lambda table: table,
 ) -> tuple[Path, Result]:
-    """Run the probe and write its folder; a failed run keeps its folder, with the error.
+    """Run the probe and write its folder; a failed run keeps its folder, with the error; a
+    wrong command leaves none (`recording_failure`).
 
     Run again with the same ``output.run_id``, an interrupted one goes through its stages once
     more: what the caches hold by then is not computed again.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import shutil
 import time
 import uuid
 from collections.abc import Sequence
@@ -58,11 +59,11 @@ class RunFolder:
         self.results_table = results_table
         self.warnings: list[str] = []
         self.started_s = time.time()
-        there = self.path.is_dir() or mirror.exists(self.path)
+        self._was_there = self.path.is_dir() or mirror.exists(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.path / ".lock", timeout=0)
         self._take_lock()
-        if there:
+        if self._was_there:
             mirror.fetch_folder(self.path)
             self._check_resumable()
             self._clear_halves()
@@ -118,6 +119,21 @@ class RunFolder:
         for name in names - {"wandb"}:
             (self.path / name).unlink()
         mirror.remove_folder(self.path)
+
+    def withdraw(self) -> bool:
+        """Remove the folder again if it is new and nothing has been computed, and say so.
+
+        Never raises, as `fail`.
+        """
+        names = {file.name for file in self.path.iterdir() if not file.name.startswith(".")}
+        if self._was_there or names - (OPENING - {"wandb"}):
+            return False
+        with contextlib.suppress(OSError, StorageError):
+            self._lock.release()
+            shutil.rmtree(self.path)
+            mirror.remove_folder(self.path)
+            self.path.parent.rmdir()  # an OSError where it has other runs
+        return True
 
     def fail(self, error: BaseException) -> None:
         """Keep the folder, with what went wrong; half-written files go.

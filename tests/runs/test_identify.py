@@ -359,3 +359,12 @@ def test_another_backbone_here_is_an_error_that_says_what_differs(cosine, night,
     with pytest.raises(GalleryError, match="weights: '0000000000000000' in the gallery") as error:
         _identify([night], open_gallery(copy), out)
     assert "device" not in str(error.value)
+
+
+@pytest.mark.parametrize("card", ["none/such", "empty"])
+def test_a_card_without_photographs_leaves_no_run_folder(cosine, tmp_path, capsys, card):
+    (tmp_path / "empty").mkdir()
+    arguments = [str(tmp_path / card), "--gallery", str(cosine.folder)]
+    assert main(["identify", *arguments, f"output.root={tmp_path / 'out'}"]) == 1
+    assert str(tmp_path / card) in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("result.json"))
