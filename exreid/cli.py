@@ -32,7 +32,7 @@ from exreid.commands import (
     terminal,
     tune,
 )
-from exreid.commands.common import Command, data_overrides, plain_arguments
+from exreid.commands.common import Command, Parser, data_overrides, plain_arguments
 from exreid.commands.interrupts import signals_end_the_run
 from exreid.commands.terminal import ERR, OUT, SCREEN, reporting
 from exreid.config.io import load_config, to_yaml
@@ -68,10 +68,7 @@ def main(arguments: Sequence[str] | None = None, *, called: Sequence[str] | None
         return 2
     command = COMMANDS[name]
     # Overrides may stand before, between and after the flags; subparsers cannot do that.
-    parser = argparse.ArgumentParser(
-        prog=f"exreid {name}", description=command.text, add_help=False
-    )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = Parser(f"exreid {name}", command.text, words[1:])
     terminal.add_arguments(parser)
     parser.set_defaults(print_config=False)
     command.add_arguments(parser)
@@ -170,7 +167,6 @@ def _say_how_to_go_on(
 
 
 def _completion_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = COMPLETION_USAGE
     plain_arguments(parser)
     parser.add_argument("shell", choices=shtab.SUPPORTED_SHELLS)

@@ -21,6 +21,29 @@ def test_a_mistyped_command_is_answered_with_the_right_one(capsys):
     assert "Did you mean exreid probe?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("probe --presett quick", "--preset"),
+        ("probe --preset quik", "quick"),
+        ("gallery buid lynx", "build"),
+        ("identify card --galery=g", "--gallery"),
+        ("completion bsh", "bash"),
+    ],
+)
+def test_a_mistyped_option_is_answered_with_the_right_one(words, meant, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(words.split())
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"Did you mean {meant}? exreid {words.split()[0]} --help" in line
+
+
+def test_a_mistyped_kind_of_file_is_answered_with_the_right_one(tmp_path, capsys):
+    assert main(["import", "megadetektor", "x.json", "--out", str(tmp_path / "x.parquet")]) == 2
+    assert "Did you mean megadetector?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_the_help_of_a_command_is_one_screen(name, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")

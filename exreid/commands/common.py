@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from rich.table import Table
 
@@ -31,6 +33,37 @@ class Command:
     text: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
+
+
+class Parser(argparse.ArgumentParser):
+    """One whose errors are a line, with what was probably meant by one of these ``words``."""
+
+    def __init__(self, prog: str, text: str, words: Sequence[str] = ()) -> None:
+        super().__init__(
+            prog=prog,
+            description=text,
+            add_help=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self.words = words
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process, with exit code 2."""
+        options = list(self._option_string_actions)
+        typed = [word.partition("=")[0] for word in self.words if word.startswith("--")]
+        unknown = [word for word in typed if not any(o.startswith(word) for o in options)]
+        if unknown:
+            message = f"there is no option {unknown[0]}"
+            near = difflib.get_close_matches(unknown[0], options, n=1)
+        else:
+            wrong, _, choices = message.partition(" (choose from ")
+            near = difflib.get_close_matches(
+                wrong.rpartition("invalid choice: ")[2].strip("'"),
+                re.findall(r"[\w-]+", choices),
+                n=1,
+            )
+        meant = f" Did you mean {near[0]}?" if near else ""
+        self.exit(2, f"exreid: {message}.{meant} {self.prog} --help says what it takes.\n")
 
 
 BEFORE = "_before"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,8 +103,10 @@ def _what_and_file(words: list[str]) -> tuple[str | None, str]:
         return None, words[0]
     if len(words) == 2 and words[0] in WHAT:
         return words[0], words[1]
+    near = difflib.get_close_matches(words[0], WHAT, n=1)
     raise ConfigError(
         f"exreid import {' '.join(words)}: takes [WHAT] FILE; WHAT is one of {', '.join(WHAT)}."
+        + (f" Did you mean {near[0]}?" if near else "")
     )
 
 

@@ -187,6 +187,8 @@ def find_metadata(root: str, metadata_file: str | None) -> str:
     for name in DEFAULT_FILES:
         if _guarded(root, partial(exists, root, name)):
             return join(root, name)
+    if not is_remote(root) and not os.path.exists(root):  # noqa: PTH110
+        raise MetadataError(f"{root}: no such folder. Set dataset.root.")
     raise MetadataError(
         f"{root}: no metadata file; looked for {', '.join(DEFAULT_FILES)}. Set dataset.root, or "
         "dataset.metadata_file; or give each animal a folder (ANIMAL/photo.jpg). Photographs of "

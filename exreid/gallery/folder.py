@@ -341,7 +341,8 @@ def open_gallery(folder: Path) -> Gallery:
 def _opened(folder: Path, state: State) -> Gallery:
     if not (folder / MANIFEST).is_file():
         raise GalleryError(
-            f"{folder}: no gallery (no {MANIFEST} in it). Make one: exreid gallery build --out DIR."
+            f"{folder}: no gallery (no {MANIFEST} in it). Make one: exreid gallery build FOLDER "
+            "--out DIR."
         )
     checksums = _checksums(folder)
     manifest = _read_json(checked(folder, MANIFEST, checksums))
