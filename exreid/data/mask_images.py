@@ -1,8 +1,9 @@
-"""Masks that are image files: which belongs to which photograph, and where the animal is on it."""
+"""Masks that are image files: which belong to which photograph, and where each animal is."""
 
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from exreid.data.boxes import MIN_AREA_PX
 from exreid.data.images import foreign_bytes, open_image
 from exreid.errors import ImageError, MaskError
 from exreid.storage.urls import read_bytes
@@ -17,11 +19,18 @@ from exreid.storage.urls import read_bytes
 MASK_ENDINGS = frozenset((".png", ".tif", ".tiff", ".bmp", ".gif"))
 SHARE_OF_ENDS = 0.9
 """Of a grey mask, black and white alone make up so much; what is between smooths an edge."""
+MOST_ANIMALS = 60
+"""In one mask image; an image of more values is a picture."""
+MOST_GREY = 65_535
+"""A larger number is a colour's; see `_one_number`."""
+NUMBERED = re.compile(r"(.+)([#_](?:\d|[1-9]\d))")
+"""A mask's name, and the animal's number in it; ``IMG_0007`` has none."""
 
 
-def mask_files(folder: Path, paths: Sequence[str]) -> dict[str, Path]:
-    """Of each photograph (its path) that has one, its mask image: NAME.png where the photograph is
-    NAME.jpg, in the same subfolder of ``folder``, or in ``folder`` itself.
+def mask_files(folder: Path, paths: Sequence[str]) -> dict[str, dict[int, Path]]:
+    """Of each photograph (its path) that has some, its mask images: NAME.png where the photograph
+    is NAME.jpg (number 0), or NAME#1.png, NAME#2.png or NAME_1.png, NAME_2.png, an animal in each;
+    in the same subfolder of ``folder``, or in ``folder`` itself.
 
     MaskError where a mask could be of several photographs or a photograph's of several masks, and
     where there is no mask for any.
@@ -34,43 +43,98 @@ def mask_files(folder: Path, paths: Sequence[str]) -> dict[str, Path]:
             file = Path(parent) / name
             if file.suffix.lower() in MASK_ENDINGS:
                 masks[_key(file.relative_to(folder).as_posix())].append(file)
+    keys = {key for path in paths for key in _keys(path)}
+    parts: dict[str, dict[str, str]] = defaultdict(dict)
+    for key in masks:
+        numbered = None if key in keys else NUMBERED.fullmatch(key)
+        if numbered is not None:
+            parts[numbered[1]][numbered[2]] = key
     asking: dict[str, list[str]] = defaultdict(list)
     for path in paths:
-        key, bare = _key(path), _key(PurePosixPath(path).name)
-        if key in masks or bare in masks:
-            asking[key if key in masks else bare].append(path)
-    for key, photographs in asking.items():
-        if len(photographs) > 1:
-            raise MaskError(
-                f"--masks: {masks[key][0]} could be the mask of {photographs[0]} and of "
-                f"{photographs[1]}. Put masks into the photographs' own subfolders, and give every "
-                "photograph a name of its own."
-            )
-        if len(masks[key]) > 1:
-            raise MaskError(
-                f"--masks: {photographs[0]} could have the mask {masks[key][0]} or "
-                f"{masks[key][1]}. Leave one there."
-            )
+        for key in _keys(path):
+            if key in masks or _count(parts.get(key, {})):
+                asking[key].append(path)
+                break
     if not asking:
         raise MaskError(
             f"--masks: {folder} has no mask for any of the {len(paths)} photographs; it should "
             f"hold {PurePosixPath(paths[0]).stem if paths else 'NAME'}.png and so on."
         )
-    return {photographs[0]: masks[key][0] for key, photographs in asking.items()}
+    return {
+        photographs[0]: _files_of(photographs, masks, masks.get(key, []), parts.get(key, {}))
+        for key, photographs in asking.items()
+    }
 
 
-def read_mask_image(file: Path) -> np.ndarray:
-    """Where the animal is on a mask image, bool (H, W): white on black, 1 on 0, or one colour on
-    black. MaskError for what may mean something else."""
+def _files_of(
+    photographs: Sequence[str],
+    masks: dict[str, list[Path]],
+    whole: Sequence[Path],
+    parts: dict[str, str],
+) -> dict[int, Path]:
+    """The mask images of one photograph, by their numbers; MaskError where there is a choice.
+
+    An underscore and a number may also be another photograph's name: NAME.png is then alone.
+    """
+    sure = {end: key for end, key in parts.items() if end[0] == "#"}
+    numbered = parts if not whole else sure
+    files = [*((0, file) for file in whole)]
+    files += [(int(end[1:]), file) for end, key in numbered.items() for file in masks[key]]
+    files.sort()
+    if len(photographs) > 1:
+        raise MaskError(
+            f"--masks: {files[0][1]} could be the mask of {photographs[0]} and of "
+            f"{photographs[1]}. Put masks into the photographs' own subfolders, and give every "
+            "photograph a name of its own."
+        )
+    numbers = [number for number, _ in files]
+    if len(set(numbers)) < len(numbers) or (whole and len(files) > 1):
+        raise MaskError(
+            f"--masks: {photographs[0]} could have the mask {files[0][1]} or {files[1][1]}. Leave "
+            "one there, or number one for each animal: NAME#1.png, NAME#2.png."
+        )
+    return dict(files)
+
+
+def _count(parts: dict[str, str]) -> int:
+    """How many numbered masks are a photograph's: with underscores, only 1, 2, ... or 0, 1, ..."""
+    if any(end[0] == "#" for end in parts):
+        return len(parts)
+    numbers = sorted(int(end[1:]) for end in parts)
+    counted = numbers in ([*range(len(parts))], [*range(1, len(parts) + 1)])
+    return len(parts) if counted else 0
+
+
+def read_masks(files: dict[int, Path]) -> dict[int, np.ndarray]:
+    """Where each animal of a photograph is, bool (H, W), by its number: the image's, or that of
+    its value in an image of several animals (see `mask_files`).
+
+    MaskError for what may mean something else.
+    """
+    if set(files) == {0}:
+        return _read(files[0])
+    read: dict[int, np.ndarray] = {}
+    for number, file in files.items():
+        mine = _read(file)
+        if len(mine) > 1:
+            raise MaskError(
+                f"{file}: holds {len(mine)} animals, and is one of several masks of a photograph: "
+                "each should have one animal."
+            )
+        read[number] = next(iter(mine.values()))
+    return read
+
+
+def _read(file: Path) -> dict[int, np.ndarray]:
     try:
         data = read_bytes(str(file.parent), file.name)
         with foreign_bytes():
-            return _animal(data, file)
+            return _animals(data, file)
     except ImageError as error:
         raise MaskError(f"{file}: not a mask image: {error}") from error
 
 
-def _animal(data: bytes, file: Path) -> np.ndarray:
+def _animals(data: bytes, file: Path) -> dict[int, np.ndarray]:
     with open_image(data) as image:
         if image.mode in ("LA", "La", "RGBA", "RGBa", "PA"):
             alpha_HW = np.asarray(image.convert("RGBA"))[..., 3]
@@ -79,6 +143,7 @@ def _animal(data: bytes, file: Path) -> np.ndarray:
                     f"{file}: is partly transparent: is the animal what can be seen, or what is "
                     "white? Save it as black and white, without transparency."
                 )
+        index_HW = np.asarray(image).astype(np.int64) if image.mode == "P" else None
         if image.mode in ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "RGBa"):
             values_HW = _one_number(np.asarray(image.convert("RGB")))
         elif image.mode in ("LA", "La"):
@@ -87,16 +152,68 @@ def _animal(data: bytes, file: Path) -> np.ndarray:
             values_HW = np.asarray(image).astype(np.int64)
     values, counts = np.unique(values_HW, return_counts=True)
     if values[0] == 0 and len(values) <= 2:
-        return values_HW > 0
+        return {1: values_HW > 0}
     if len(values) == 1:
-        return np.ones(values_HW.shape, bool)
+        return {1: np.ones(values_HW.shape, bool)}
+    several = _instances(_numbered(values_HW, values, index_HW), file)
+    if several:
+        return several
     ends = counts[0] + counts[-1]
     if values[0] == 0 and values[-1] in (255, 65535) and ends >= SHARE_OF_ENDS * counts.sum():
-        return values_HW > values[-1] // 2
+        return {1: values_HW > values[-1] // 2}
     raise MaskError(
         f"{file}: holds {len(values)} colours or greys, and a mask has two: black, and one for the "
-        "animal. Of a picture with several animals or classes, save the one animal alone."
+        "animal. Of several animals, number them 1, 2, 3, ... in greys or indexed colours, or save "
+        "each alone: NAME#1.png, NAME#2.png. Of a picture of classes, save the animal alone."
     )
+
+
+def _numbered(values_HW: np.ndarray, values: np.ndarray, index_HW: np.ndarray | None) -> np.ndarray:
+    """The numbers that stand for animals: greys as they are; of indexed colours the index, where 0
+    is black; of other colours their number in Pascal VOC's palette, as CVAT paints them."""
+    if values[-1] <= MOST_GREY:
+        return values_HW
+    if index_HW is not None and np.array_equal(index_HW == 0, values_HW == 0):
+        return index_HW
+    number_of = {_one_number(_voc_colour(n))[0, 0]: n for n in range(256)}
+    if not number_of.keys() >= set(values.tolist()):
+        return values_HW
+    numbers = np.array([number_of[value] for value in values.tolist()])
+    return numbers[np.searchsorted(values, values_HW)]
+
+
+def _voc_colour(number: int) -> np.ndarray:
+    """uint8 (1, 1, 3): Pascal VOC's colour of a number, its bits dealt out to red, green, blue."""
+    rgb = [sum((number >> (3 * j + i) & 1) << (7 - j) for j in range(8)) for i in range(3)]
+    return np.array([[rgb]], np.uint8)
+
+
+def _instances(values_HW: np.ndarray, file: Path) -> dict[int, np.ndarray]:
+    """Each animal of an image that numbers them: 1, 2, 3, ... on 0, or a thousand for each class
+    more (KITTI MOTS, Cityscapes); empty where the values are other ones.
+
+    255 (10000 with classes) is the seam between animals and background, as in Pascal VOC, where
+    it covers less than they do. MaskError where a number is of a speck.
+    """
+    values, counts = np.unique(values_HW, return_counts=True)
+    if values[0] != 0 or len(values) > MOST_ANIMALS + 2:
+        return {}
+    area_of = dict(zip(values[1:].tolist(), counts[1:].tolist(), strict=True))
+    for seam in (255, 10_000):
+        rest = sum(area_of.values()) - area_of.get(seam, 0)
+        if seam in area_of and area_of[seam] < rest:
+            del area_of[seam]
+    numbers = sorted(area_of)
+    in_class = len({value // 1000 for value in numbers}) == 1 and numbers[0] >= 1000
+    if not in_class and numbers != [*range(1, len(numbers) + 1)]:
+        return {}
+    for value, area in area_of.items():
+        if area < MIN_AREA_PX:
+            raise MaskError(
+                f"{file}: its value {value} is of {area} pixels: that is no animal. A mask of one "
+                "animal is black and white; one of several numbers them 1, 2, 3, ..."
+            )
+    return {n: values_HW == value for n, value in enumerate(numbers, start=1)}
 
 
 def _one_number(rgb_HWC: np.ndarray) -> np.ndarray:
@@ -104,6 +221,11 @@ def _one_number(rgb_HWC: np.ndarray) -> np.ndarray:
     red, green, blue = (rgb_HWC[..., i].astype(np.int64) for i in range(3))
     grey = (red == green) & (green == blue)
     return np.where(grey, red, ((red + 1) << 16) | (green << 8) | blue)
+
+
+def _keys(path: str) -> tuple[str, str]:
+    """Under what a photograph's mask is looked for: its path, then its name alone."""
+    return _key(path), _key(PurePosixPath(path).name)
 
 
 def _key(path: str) -> str:

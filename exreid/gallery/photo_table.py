@@ -13,14 +13,13 @@ import numpy as np
 import pandas as pd
 
 from exreid.config.probe import ProbeConfig
-from exreid.data.mask_images import mask_files, read_mask_image
-from exreid.data.masks import encode_mask
 from exreid.data.metadata import load_images
 from exreid.data.photos import FoundPhotos, VisitRule, find_photos, group_visits, taken_at
 from exreid.errors import ImageError, MetadataError
 from exreid.features.extraction import trusted_signature
 from exreid.features.keys import content_hash
 from exreid.gallery.folder import Gallery
+from exreid.gallery.photo_masks import with_mask_images
 from exreid.pipeline.inputs import table_columns
 from exreid.progress import Progress, no_progress
 from exreid.records import ImageTable, Rejected
@@ -37,7 +36,7 @@ class PhotoOptions:
     metadata: Path | None = None
     """A table like the gallery's own: paths, and masks, encounters, dates, viewpoints."""
     masks: Path | None = None
-    """A folder of mask images called like the photographs; white is the animal."""
+    """A folder of mask images called like the photographs; see `exreid.data.mask_images`."""
     encounter_minutes: float = 10.0
     visits: VisitRule = "auto"
 
@@ -164,12 +163,9 @@ def _described(
     if options.metadata is not None:
         rows, original, photo_N = _from_metadata(found, rows, config, options.metadata)
     if options.masks is not None:
-        if len(photo_N) > count:
-            raise MetadataError(
-                f"--masks: {options.metadata} has several animals of one photograph, and a mask "
-                "image is of one. Put the masks into the table."
-            )
-        rows["mask"] = _from_mask_images(found, rows["mask"].tolist(), options.masks)
+        rows, source = with_mask_images(rows, photo_N, found, options.masks)
+        original = original.iloc[source].reset_index(drop=True)
+        photo_N = [photo_N[i] for i in source]
     return rows, original, photo_N
 
 
@@ -225,18 +221,6 @@ def _from_metadata(
 
 def _place(folder: str | Path, path: str) -> str:
     return unicodedata.normalize("NFC", os.path.join(folder, path))  # noqa: PTH118
-
-
-def _from_mask_images(
-    found: FoundPhotos, masks: list[str | None], folder: Path
-) -> list[str | None]:
-    """Masks from images: NAME.png in the same subfolders, or all in one folder."""
-    files = mask_files(folder, found.paths)
-    result = list(masks)
-    for i, path in enumerate(found.paths):
-        if path in files:
-            result[i] = encode_mask(read_mask_image(files[path]))
-    return result
 
 
 def _with_visits(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from exreid.data.mask_images import mask_files, read_mask_image
+from exreid.data.mask_images import mask_files, read_masks
 from exreid.errors import MaskError
 
 ANIMAL = np.zeros((20, 30), bool)
@@ -21,10 +21,30 @@ def _touch(folder, *names):
 def test_each_photograph_finds_its_own_mask(tmp_path):
     _touch(tmp_path, "cam1/IMG_1.png", "cam2/IMG_1.PNG", "img_7.tif")
     found = mask_files(tmp_path, ["cam1/IMG_1.JPG", "cam2/IMG_1.JPG", "cam3/IMG_7.jpg", "x.jpg"])
-    assert {path: file.relative_to(tmp_path).as_posix() for path, file in found.items()} == {
-        "cam1/IMG_1.JPG": "cam1/IMG_1.png",
-        "cam2/IMG_1.JPG": "cam2/IMG_1.PNG",
-        "cam3/IMG_7.jpg": "img_7.tif",
+    assert _names(found, tmp_path) == {
+        "cam1/IMG_1.JPG": {0: "cam1/IMG_1.png"},
+        "cam2/IMG_1.JPG": {0: "cam2/IMG_1.PNG"},
+        "cam3/IMG_7.jpg": {0: "img_7.tif"},
+    }
+
+
+def _names(found, folder):
+    return {
+        path: {number: file.relative_to(folder).as_posix() for number, file in files.items()}
+        for path, files in found.items()
+    }
+
+
+def test_masks_beside_each_other_are_of_one_photograph_unless_another_is_called_so(tmp_path):
+    _touch(tmp_path, "c/a#1.png", "c/a#2.png", "b_1.png", "b_2.png", "b_2_1.png", "d_0.png")
+    _touch(tmp_path, "IMG_0007.png", "e_1.png", "e_3.png", "f.png", "f_1.png")
+    paths = ["c/a.jpg", "b.jpg", "b_2.jpg", "d.jpg", "IMG.jpg", "e.jpg", "f.jpg"]
+    assert _names(mask_files(tmp_path, paths), tmp_path) == {
+        "c/a.jpg": {1: "c/a#1.png", 2: "c/a#2.png"},
+        "b.jpg": {1: "b_1.png"},
+        "b_2.jpg": {0: "b_2.png"},
+        "d.jpg": {0: "d_0.png"},
+        "f.jpg": {0: "f.png"},
     }
 
 
@@ -38,6 +58,9 @@ def test_each_photograph_finds_its_own_mask(tmp_path):
         ),
         (["a.png"], ["a.jpg", "a.png"], "could be the mask of a.jpg and of a.png"),
         (["a.png", "a.tif"], ["a.jpg"], "a.jpg could have the mask"),
+        (["a#1.png", "a#1.tif"], ["a.jpg"], "a.jpg could have the mask"),
+        (["a.png", "a#1.png"], ["a.jpg"], "a.jpg could have the mask.*NAME#1.png"),
+        (["a#1.png"], ["cam1/a.jpg", "cam2/a.jpg"], "could be the mask"),
         (["b.png"], ["a.jpg"], "no mask for any of the 1 photographs.*a.png"),
     ],
 )
@@ -74,13 +97,66 @@ def _smooth():
 )
 def test_two_values_are_a_mask(tmp_path, image):
     image.save(tmp_path / "m.png")
-    np.testing.assert_array_equal(read_mask_image(tmp_path / "m.png"), ANIMAL)
+    np.testing.assert_array_equal(read_masks({0: tmp_path / "m.png"})[1], ANIMAL)
 
 
 def test_a_smoothed_edge_is_cut_in_the_middle(tmp_path):
     _smooth().save(tmp_path / "m.png")
     expected = np.kron(ANIMAL, np.ones((4, 4))).astype(bool)
-    assert (read_mask_image(tmp_path / "m.png") != expected).mean() < 0.02
+    assert (read_masks({0: tmp_path / "m.png"})[1] != expected).mean() < 0.02
+
+
+NUMBERS = np.zeros((20, 30), np.uint8)
+NUMBERS[2:12, 1:9], NUMBERS[5:18, 15:28] = 2, 1
+SEAM = NUMBERS.copy()
+SEAM[2:12, 9], SEAM[4, 15:28] = 255, 255
+COLOURS = ([0, 0, 0], [128, 0, 0], [0, 128, 0])
+
+
+def _indexed(numbers):
+    """As Pascal VOC and DAVIS keep objects: an index for each, painted by a palette."""
+    image = Image.fromarray(numbers).convert("P")
+    image.putdata(numbers.reshape(-1).tolist())
+    image.putpalette([n for rgb in COLOURS for n in rgb] + [7] * 756 + [224, 224, 192])
+    return image
+
+
+def _mots():
+    """KITTI MOTS: 16 bits, a thousand for the class, and 10000 where nobody looks."""
+    values = np.where(NUMBERS > 0, 2000 + NUMBERS.astype(np.uint16), 0)
+    values[0, :5] = 10_000
+    return Image.fromarray(values.astype(np.uint16))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        *(Image.fromarray(NUMBERS), Image.fromarray(SEAM), _indexed(NUMBERS), _indexed(SEAM)),
+        *(_mots(), Image.fromarray(np.array(COLOURS, np.uint8)[NUMBERS])),
+    ],
+    ids=["grey", "grey with a seam", "indexed", "indexed with a seam", "MOTS", "CVAT's colours"],
+)
+def test_animals_that_an_image_numbers_are_read_one_by_one(tmp_path, image):
+    image.save(tmp_path / "m.png")
+    masks = read_masks({0: tmp_path / "m.png"})
+    assert sorted(masks) == [1, 2]
+    for number, mask_HW in masks.items():
+        np.testing.assert_array_equal(mask_HW, number == NUMBERS)
+
+
+def test_a_smoothed_mask_in_grey_indices_is_still_one_animal(tmp_path):
+    """Its indices are 0, 1, 2, ..., and none of them is an animal."""
+    _smooth().convert("RGB").quantize(16).save(tmp_path / "m.png")
+    masks = read_masks({0: tmp_path / "m.png"})
+    expected = np.kron(ANIMAL, np.ones((4, 4))).astype(bool)
+    assert len(masks) == 1
+    assert (masks[1] != expected).mean() < 0.02
+
+
+def test_one_of_several_mask_files_with_two_animals_is_refused(tmp_path):
+    Image.fromarray(NUMBERS).save(tmp_path / "a#1.png")
+    with pytest.raises(MaskError, match="a#1.png: holds 2 animals"):
+        read_masks({1: tmp_path / "a#1.png"})
 
 
 def _half_transparent():
@@ -92,7 +168,13 @@ def _half_transparent():
 @pytest.mark.parametrize(
     ("image", "says"),
     [
-        (Image.fromarray((ANIMAL + np.eye(20, 30)).astype(np.uint8)), "3 colours or greys"),
+        (Image.fromarray((ANIMAL + np.eye(20, 30)).astype(np.uint8)), "its value 2 is of 7 pixels"),
+        (
+            Image.fromarray(
+                np.where(ANIMAL, 8, 3).astype(np.uint8) * (1 - np.eye(20, 30, dtype=np.uint8))
+            ),
+            "3 colours",
+        ),
         (Image.fromarray(np.where(ANIMAL, 255, 200).astype(np.uint8)), "2 colours or greys"),
         (Image.effect_noise((30, 20), 50).convert("RGB"), "colours or greys"),
         (_half_transparent(), "partly transparent"),
@@ -101,10 +183,10 @@ def _half_transparent():
 def test_what_may_mean_something_else_is_refused_by_name(tmp_path, image, says):
     image.save(tmp_path / "m.png")
     with pytest.raises(MaskError, match=f"m.png.*{says}"):
-        read_mask_image(tmp_path / "m.png")
+        read_masks({0: tmp_path / "m.png"})
 
 
 def test_what_is_no_image_is_refused_by_name(tmp_path):
     (tmp_path / "m.png").write_bytes(b"no image")
     with pytest.raises(MaskError, match="m.png: not a mask image"):
-        read_mask_image(tmp_path / "m.png")
+        read_masks({0: tmp_path / "m.png"})

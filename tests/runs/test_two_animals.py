@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from pycocotools import mask as coco
 
 from exreid.cli import main
 from exreid.data.synthetic import METADATA_FILE, write_dataset
@@ -93,6 +94,86 @@ def test_two_animals_get_two_answers_that_are_never_the_same(side_by_side, tmp_p
         assert named.is_unique
     assert main(["report", str(run)]) == 0
     assert len(list((run / "report").rglob("p/*/*.jpg"))) >= 6
+
+
+@pytest.fixture(scope="module")
+def two_gallery(side_by_side, tmp_path_factory):
+    """A gallery of their photographs of training, by their boxes."""
+    out = tmp_path_factory.mktemp("gallery")
+    keys = [*_keys(side_by_side / "both", out), "benchmark.open_set.queries=12"]
+    assert main(["gallery", "build", "--out", str(out / "g"), "--split", "train", *keys]) == 0
+    return out / "g"
+
+
+def _asked(gallery, out, run_id, *given):
+    """The scores of a run of identify, by image and candidate."""
+    keys = [f"output.root={out}", "ray.num_actors=0", f"output.run_id={run_id}"]
+    assert main(["identify", *map(str, given), "--gallery", str(gallery), *keys]) == 0
+    run = out / "identifications" / run_id
+    return pd.read_parquet(run / "rankings.parquet"), pd.read_parquet(run / "photos.parquet")
+
+
+def _photographs(side_by_side, folder):
+    """The photographs asked about, in a folder of their own, and their boxes."""
+    rows = pd.read_csv(side_by_side / "both" / "metadata.csv")
+    rows = rows[rows["split-time_closed"] == "test"]
+    folder.mkdir()
+    for path in set(rows["path"]):
+        (folder / path).write_bytes((side_by_side / "both" / path).read_bytes())
+    return rows
+
+
+def test_a_mask_image_of_two_animals_asks_for_each_as_its_box_does(
+    side_by_side, two_gallery, tmp_path
+):
+    """Truth: the same boxes, told by a table."""
+    photos = tmp_path / "photos"
+    rows = _photographs(side_by_side, photos)
+    numbers = np.zeros((120, 320), np.uint8)
+    numbers[:, :160], numbers[:, 160:], numbers[60, 60:80] = 1, 2, 0
+    (tmp_path / "values").mkdir()
+    (tmp_path / "files").mkdir()
+    for path in set(rows["path"]):
+        stem = path.removesuffix(".png")
+        Image.fromarray(numbers).save(tmp_path / "values" / f"{stem}.png")
+        for number in (1, 2):
+            mask = Image.fromarray((numbers == number).astype(np.uint8) * 255)
+            mask.save(tmp_path / "files" / f"{stem}#{number}.png")
+    rows[["path", "bbox", "encounter"]].to_csv(photos / "boxes.csv", index=False)
+    expected, _ = _asked(two_gallery, tmp_path, "boxes", photos, "--metadata", photos / "boxes.csv")
+    assert expected["query_id"].nunique() == 6
+    for kind in ("values", "files"):
+        found, _ = _asked(two_gallery, tmp_path, kind, photos, "--masks", tmp_path / kind)
+        pd.testing.assert_frame_equal(found, expected)
+
+
+def test_each_of_two_boxes_gets_the_mask_that_lies_in_it(
+    side_by_side, two_gallery, tmp_path, capsys
+):
+    photos = tmp_path / "photos"
+    rows = _photographs(side_by_side, photos)
+    right_first = np.zeros((120, 320), np.uint8)
+    right_first[20:100, 180:300], right_first[30:90, 10:150] = 1, 2
+    (tmp_path / "masks").mkdir()
+    for path in set(rows["path"]):
+        Image.fromarray(right_first).save(tmp_path / "masks" / path)
+    rows[["path", "bbox", "encounter"]].to_csv(photos / "boxes.csv", index=False)
+    given = (photos, "--metadata", photos / "boxes.csv", "--masks", tmp_path / "masks")
+    _, shown = _asked(two_gallery, tmp_path, "both", *given)
+    shown = shown[shown["side"] == "query"]
+    assert len(shown) == 6
+    for bbox, mask in zip(shown["bbox"], shown["mask"], strict=True):
+        left = json.loads(bbox)[0] == 0
+        assert coco.area(json.loads(mask)) == (60 * 140 if left else 80 * 120)
+        assert coco.toBbox(json.loads(mask))[0] == (10 if left else 180)
+    one = np.zeros((120, 320), np.uint8)
+    one[:, 150:190] = 1
+    one[:, 290:320] = 2
+    for path in set(rows["path"]):
+        Image.fromarray(one).save(tmp_path / "masks" / path)
+    again = ["identify", *map(str, given), "--gallery", str(two_gallery), f"output.root={tmp_path}"]
+    assert main(again) == 1
+    assert "lies in the box [0, 0, 160, 120]" in capsys.readouterr().err
 
 
 def test_animals_of_one_photograph_are_never_one_group():

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from exreid.data.boxes import BoxFormat
-from exreid.data.imports.animals import NAME, Animal, Reading, is_name
+from exreid.data.imports.animals import NAME, Animal, Cells, Reading, is_name
 from exreid.data.imports.annotation_tools import (
     is_label_studio,
     is_sam,
@@ -27,7 +27,7 @@ from exreid.data.imports.folders import MINUTES, read_folders
 from exreid.data.imports.megadetector import read_megadetector
 from exreid.data.imports.photographs import find_photographs
 from exreid.data.imports.wildbook import read_wildbook
-from exreid.data.mask_images import mask_files, read_mask_image
+from exreid.data.mask_images import mask_files, read_masks
 from exreid.data.masks import encode_mask
 from exreid.data.metadata_table import parse_metadata, read_source
 from exreid.data.photos import find_photos
@@ -192,11 +192,17 @@ def _read_masks(content: Content, root: str) -> Reading:
         found = mask_files(masks, inside)
     except MaskError as error:
         raise MaskError(str(error).removeprefix("--masks: ")) from error
-    animals = [
-        Animal(path, str(file), mask=encode_mask(read_mask_image(file)))
-        for path, file in found.items()
-    ]
+    animals: list[Animal] = []
+    several = 0
+    for path, files in found.items():
+        shown = read_masks(files)
+        several += len(shown) > 1
+        for number, mask_HW in shown.items():
+            cells: Cells = {"image_id": f"{path}#{number}"} if len(shown) > 1 else {}
+            place = f"{next(iter(files.values()))}, animal {number}"
+            animals.append(Animal(path, place, cells, mask=encode_mask(mask_HW)))
     notes = [f"{len(inside) - len(found)} photographs have no mask"]
+    notes += [f"{several} photographs have several animals by their masks"] if several else []
     return Reading("folder of masks", animals, notes=notes)
 
 

@@ -265,6 +265,23 @@ def test_a_folder_of_pngs_and_a_table_of_names(photos, tmp_path):
     assert made.left_out == {"animals on photographs that the table does not have": 1}
 
 
+def test_animals_that_a_mask_image_numbers_get_a_row_each(photos, tmp_path):
+    root = photos("cam/1.jpg", "cam/2.jpg")
+    folder = tmp_path / "masks"
+    (folder / "cam").mkdir(parents=True)
+    numbers = np.zeros(BRUSH.shape, np.uint8)
+    numbers[:10, 30:50], numbers[20:30, :20] = 1, 2
+    Image.fromarray(numbers).save(folder / "cam" / "1.png")
+    Image.fromarray(BRUSH).save(folder / "cam" / "2.png")
+    made = import_source(str(folder), root)
+    assert made.cells["image_id"].tolist() == ["cam/1.jpg#1", "cam/1.jpg#2", None]
+    first, second, alone = _masks(made)
+    assert (first == (numbers == 1)).all()
+    assert (second == (numbers == 2)).all()
+    assert (alone == BRUSH).all()
+    assert "1 photographs have several animals by their masks" in made.notes
+
+
 def test_a_mask_of_another_size_is_an_error(photos, tmp_path):
     folder = tmp_path / "masks"
     folder.mkdir()
