@@ -15,11 +15,13 @@ class Detected(NamedTuple):
     count_B: torch.Tensor
     frame_BKF: torch.Tensor | None = None
     """Size in pixels and angle in radians, of detectors that measure them."""
+    score_BK: torch.Tensor | None = None
+    """The detector's own, falling; None: it says nothing."""
 
 
 def stacked(found: list[tuple[torch.Tensor, ...]]) -> Detected:
-    """Of images with different numbers of keypoints: each one's keypoints, descriptors, and frame
-    where there is one."""
+    """Of images with different numbers of keypoints: each one's keypoints, descriptors, scores
+    (K, 1), and frame where there is one."""
     most = max(len(parts[0]) for parts in found)
 
     def padded(values: torch.Tensor) -> torch.Tensor:
@@ -27,4 +29,6 @@ def stacked(found: list[tuple[torch.Tensor, ...]]) -> Detected:
 
     columns = [torch.stack([padded(part) for part in parts]) for parts in zip(*found, strict=True)]
     counts = torch.tensor([len(parts[0]) for parts in found])
-    return Detected(columns[0], columns[1], counts, *columns[2:])
+    points, descriptors, scores = columns[:3]
+    frame = columns[3] if len(columns) > 3 else None
+    return Detected(points, descriptors, counts, frame, scores[..., 0])

@@ -83,11 +83,18 @@ class LocalExtractor:
             "weights": self.weights,
         }
 
-    @torch.inference_mode()
     def __call__(
         self, images_BHWC: np.ndarray, mask_BHW: np.ndarray | None = None
     ) -> LocalFeatures:
         """Features of uint8 RGB images; with a mask (bool), only from where it is true."""
+        return self.scored(images_BHWC, mask_BHW)[0]
+
+    @torch.inference_mode()
+    def scored(
+        self, images_BHWC: np.ndarray, mask_BHW: np.ndarray | None = None
+    ) -> tuple[LocalFeatures, np.ndarray]:
+        """The features, and the detector's score of each keypoint, float32 (B, K), zeros beyond an
+        image's count."""
         pixels = torch.from_numpy(images_BHWC.copy()).to(self.device)
         images = pixels.permute(0, 3, 1, 2).float() / 255.0
         mask = None if mask_BHW is None else torch.from_numpy(mask_BHW.copy()).to(self.device)
@@ -95,7 +102,7 @@ class LocalExtractor:
             found = self._detect(images, mask)
         return self._padded(found, images_BHWC.shape[2:0:-1])
 
-    def _padded(self, found: Detected, wh_px: tuple[int, ...]) -> LocalFeatures:
+    def _padded(self, found: Detected, wh_px: tuple[int, ...]) -> tuple[LocalFeatures, np.ndarray]:
         count_B = found.count_B.cpu().numpy().astype(np.int32)
         padding = np.arange(self.keypoints) >= count_B[:, None]
 
@@ -106,13 +113,15 @@ class LocalExtractor:
             out[padding] = 0
             return out
 
-        return LocalFeatures(
+        features = LocalFeatures(
             padded(found.keypoints_BK2, 2, np.float32),
             padded(found.descriptors_BKL, self.length, np.float16),
             count_B,
             np.tile(np.array(wh_px, np.int32), (len(count_B), 1)),
             padded(found.frame_BKF, self.frame, np.float32),
         )
+        scores = None if found.score_BK is None else found.score_BK[..., None]
+        return features, padded(scores, 1, np.float32)[..., 0]
 
 
 class Aliked:
@@ -135,7 +144,8 @@ class Aliked:
         pixel = pixel.masked_fill(best <= 0, middle)
         points = aliked.refined(scores, pixel)
         features = aliked.PixelFeatures(maps, left_top, (kept.shape[2], kept.shape[1]))
-        return Detected(points, aliked.describe(self.network.desc_head, features, points), counts)
+        described = aliked.describe(self.network.desc_head, features, points)
+        return Detected(points, described, counts, score_BK=best)
 
 
 class Disk:
@@ -162,7 +172,7 @@ class Disk:
                 xy, score = xy[inside], score[inside]
             best = torch.argsort(score, descending=True, stable=True)[: self.keypoints]
             image = Keypoints(xy[best], score[best]).merge_with_descriptors(dense[b])
-            found.append((image.keypoints, image.descriptors))
+            found.append((image.keypoints, image.descriptors, score[best][:, None]))
         return stacked(found)
 
 

@@ -36,9 +36,7 @@ class Sift:
         on_device = [tuple(part.to(images.device) for part in parts) for parts in found]
         return stacked(on_device)
 
-    def _one(
-        self, grey_HW: np.ndarray, mask_HW: np.ndarray | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _one(self, grey_HW: np.ndarray, mask_HW: np.ndarray | None) -> tuple[torch.Tensor, ...]:
         points, descriptors = self.sift.detectAndCompute(grey_HW, None)
         rows = [(*p.pt, p.size, np.deg2rad(p.angle), p.response) for p in points]
         table = np.array(rows, np.float32).reshape(-1, 5)
@@ -47,6 +45,7 @@ class Sift:
         return (
             torch.from_numpy(table[kept, :2].copy()),
             torch.from_numpy(root_sift(raw)),
+            torch.from_numpy(table[kept, 4:].copy()),
             torch.from_numpy(table[kept, 2:4].copy()),
         )
 

@@ -31,7 +31,8 @@ class SuperPointDetector:
             kept = kept.masked_fill(~mask[:, :height, :width], 0.0)
         best, pixel = kept.flatten(1).topk(min(self.keypoints, height * width), dim=1)
         points = torch.stack([pixel % width, pixel // width], dim=2).float()
-        return Detected(points, sampled(maps, points), (best > 0).sum(dim=1))
+        counts = (best > 0).sum(dim=1)
+        return Detected(points, sampled(maps, points), counts, score_BK=best)
 
 
 def load_superpoint() -> SuperPoint:

@@ -1,0 +1,25 @@
+"""exreid from Python: the runs of the commands, with DataFrames instead of printed tables.
+
+Every number is the command's. Nothing is printed, and nothing is kept unless a folder is named.
+Errors are those of `exreid.errors`.
+"""
+
+from exreid.api.features import Keypoints, embed, local_features, match, rank
+from exreid.api.galleries import Gallery
+from exreid.api.photographs import Image
+from exreid.api.probing import Probe, load_images, probe
+from exreid.api.settings import Keys
+
+__all__ = [
+    "Gallery",
+    "Image",
+    "Keypoints",
+    "Keys",
+    "Probe",
+    "embed",
+    "load_images",
+    "local_features",
+    "match",
+    "probe",
+    "rank",
+]

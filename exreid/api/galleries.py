@@ -1,0 +1,132 @@
+"""Galleries from Python: built, opened and asked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from exreid.api.photographs import Images, PathLike, as_list, on_disk
+from exreid.api.settings import Keys, as_cells, overrides_of, places, table_overrides
+from exreid.api.watching import progress_here
+from exreid.config.io import load_config, with_overrides
+from exreid.config.probe import ProbeConfig
+from exreid.errors import MetadataError
+
+if TYPE_CHECKING:
+    from exreid.gallery.folder import Gallery as StoredGallery
+
+
+class Gallery:
+    """Known animals in a folder, made by ``exreid gallery build`` or `Gallery.build`."""
+
+    def __init__(self, stored: StoredGallery) -> None:
+        self._stored = stored
+
+    @classmethod
+    def open(cls, folder: PathLike) -> Gallery:
+        """The gallery in this folder; GalleryError where it is none, or damaged."""
+        from exreid.gallery.folder import open_gallery
+
+        return cls(open_gallery(Path(folder)))
+
+    @classmethod
+    def build(
+        cls,
+        folder: PathLike,
+        config: PathLike | None = None,
+        keys: Keys | None = None,
+        *,
+        table: pd.DataFrame | None = None,
+        preset: str | None = None,
+        split: str | None = None,
+        cache: PathLike | None = None,
+    ) -> Gallery:
+        """Make a gallery in ``folder`` of a data set's photographs, as ``exreid gallery build``
+        does: ``Gallery.build("g", keys={"dataset.root": "lynx"}, preset="quick")``. One that is
+        there is replaced once the new one is whole. The arguments are those of `exreid.probe`;
+        with ``split``, of photographs of that split alone."""
+        from exreid.runs.gallery_build import build_gallery, decided
+
+        with places(None, cache) as where:
+            given = table_overrides(table, ProbeConfig, config, keys, where)
+            overrides = [*overrides_of(keys), *given, *where.overrides]
+            settings = load_config(ProbeConfig, config, overrides, preset=preset)
+            build_gallery(decided(settings), Path(folder), split=split, progress=progress_here())
+        return cls.open(folder)
+
+    @property
+    def quality(self) -> str:
+        """How well it tells its animals apart, in words."""
+        from exreid.explain.told import quality_words
+
+        quality = self._stored.quality
+        if quality is None:
+            return "Verdict: unknown. It decides nothing, or an earlier version made it."
+        return " ".join(quality_words(quality, self._stored.config))
+
+    def __len__(self) -> int:
+        """How many photographs it has."""
+        return len(self._stored)
+
+    def identify(
+        self,
+        photos: Images | pd.DataFrame,
+        *,
+        output_dir: PathLike | None = None,
+        cache: PathLike | None = None,
+    ) -> pd.DataFrame:
+        """Which animals are on these photographs?
+
+        ``photos`` are files, or folders of them; or arrays (H, W, 3) and images of Pillow's, which
+        are called ``image_0.png`` and so on by their place in the list; or a DataFrame with the
+        photographs' paths and, where they are known, the columns of the gallery's own table that
+        say more of them: masks, boxes, encounters, dates, viewpoints.
+
+        A row for each photograph (for each animal, where a table gives several of one), with the
+        columns of the command's ``identifications.csv``. It runs in this process, without Ray.
+        Unreadable photographs have a row that says so.
+        """
+        from exreid.gallery.photo_table import PhotoOptions
+        from exreid.runs.identify import IDENTIFY_KEYS, run_identify
+
+        with places(output_dir, cache) as where:
+            metadata = None
+            if isinstance(photos, pd.DataFrame):
+                paths, metadata = self._described(photos, where.scratch)
+            else:
+                paths = on_disk(as_list(photos), where.scratch / "images")
+            overrides = ["ray.num_actors=0", "benchmark.keep_matches=0", *where.overrides]
+            config = with_overrides(self._stored.config, overrides, IDENTIFY_KEYS)
+            dataset = config.dataset.model_copy(update={"on_error": "skip"})
+            config = config.model_copy(update={"dataset": dataset})
+            options, progress = PhotoOptions(metadata), progress_here()
+            _, found = run_identify(paths, self._stored, config, options, progress=progress)
+        return pd.DataFrame([photo.row() for photo in found.photos])
+
+    def _described(self, table: pd.DataFrame, scratch: Path) -> tuple[list[Path], Path]:
+        """The photographs that the table names, and a file of it whose paths are relative to the
+        folder of them all. Encounter columns that it has none of say nothing."""
+        from exreid.data.photos import find_photos
+
+        dataset, frame = self._stored.config.dataset, as_cells(table)
+        if dataset.path_col not in frame and "path" in frame:
+            frame = frame.rename(columns={"path": dataset.path_col})
+        if dataset.path_col not in frame or frame[dataset.path_col].isna().any():
+            raise MetadataError(
+                f"the table of photographs: each row needs a path, in the column "
+                f"{dataset.path_col!r}. It has {', '.join(frame.columns)}."
+            )
+        if not set(dataset.encounter_cols) & set(frame.columns):
+            frame = frame.assign(**dict.fromkeys(dataset.encounter_cols, None))
+        named: Iterable[str] = frame[dataset.path_col]
+        whole = [os.path.abspath(os.path.expanduser(path)) for path in named]  # noqa: PTH100, PTH111
+        paths = [Path(path) for path in dict.fromkeys(whole)]
+        root = find_photos(paths).root
+        frame[dataset.path_col] = [os.path.relpath(path, root) for path in whole]
+        file = scratch / "table.parquet"
+        frame.to_parquet(file, index=False)
+        return paths, file

@@ -1,0 +1,102 @@
+"""Photographs as people have them in Python: paths, arrays, images of Pillow's."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Union
+
+import numpy as np
+
+from exreid.errors import ConfigError, ImageError
+from exreid.storage.urls import is_remote, read_bytes
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+PathLike = str | Path
+Image = Union[PathLike, "np.ndarray", "PIL.Image.Image"]
+"""A photograph: its file or URL, a uint8 RGB array (H, W, 3), or an image of Pillow's, which is
+turned as its EXIF says."""
+Images = Image | Sequence[Image]
+"""Photographs: one, or several. An array (N, H, W, 3) is several."""
+
+
+def as_list(images: Images) -> list[Image]:
+    """Several photographs, also where one is given without a list around it."""
+    from PIL import Image as Pillow
+
+    one = isinstance(images, str | Path | Pillow.Image)
+    if one or (isinstance(images, np.ndarray) and images.ndim == 3):
+        return [images]  # type: ignore[list-item]
+    return list(images)  # type: ignore[arg-type]
+
+
+def file_of(image: Image, place: int = 0) -> bytes:
+    """A photograph as the bytes of a file; arrays and images of Pillow's as PNG, without loss.
+
+    ``place`` is its place in a list, for messages. ImageError for what is no photograph.
+    """
+    from PIL import Image as Pillow
+    from PIL import ImageOps
+
+    if isinstance(image, str | Path):
+        return _read(image)
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ImageError(
+                f"image {place}: an array should be RGB, uint8, of shape (H, W, 3); it is "
+                f"{image.dtype} of shape {image.shape}."
+            )
+        picture, exif = Pillow.fromarray(np.ascontiguousarray(image)), Pillow.Exif()
+    elif isinstance(image, Pillow.Image):
+        turned = ImageOps.exif_transpose(image)
+        picture, exif = turned.convert("RGB"), turned.getexif()
+    else:
+        raise ImageError(
+            f"image {place}: {type(image).__name__} is no photograph. Give a path, an array "
+            "(H, W, 3) or an image of Pillow's."
+        )
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", compress_level=1, exif=exif)
+    return buffer.getvalue()
+
+
+@contextmanager
+def named(image: Image, place: int) -> Iterator[None]:
+    """An ImageError that says which photograph it is about."""
+    name = str(image) if isinstance(image, str | Path) else f"image {place}"
+    try:
+        yield
+    except ImageError as error:
+        text = str(error)
+        raise ImageError(text if name in text else f"{name}: {text}") from error
+
+
+def on_disk(images: Sequence[Image], folder: Path) -> list[Path]:
+    """The photographs as files: paths as they are; arrays and images of Pillow's written into the
+    folder, called ``image_0.png`` and so on by their place. ConfigError for some of both."""
+    paths = [Path(image) for image in images if isinstance(image, str | Path)]
+    if len(paths) == len(images):
+        return paths
+    if paths:
+        raise ConfigError(
+            "paths and images in one list: give either paths, or arrays and images of Pillow's."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    digits = len(str(len(images) - 1))
+    for place, image in enumerate(images):
+        file = folder / f"image_{place:0{digits}}.png"
+        file.write_bytes(file_of(image, place))
+        paths.append(file)
+    return paths
+
+
+def _read(path: PathLike) -> bytes:
+    if isinstance(path, str) and is_remote(path):
+        root, _, name = path.rpartition("/")
+        return read_bytes(root, name)
+    local = Path(path).expanduser()
+    return read_bytes(str(local.parent), local.name)

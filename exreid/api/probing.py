@@ -1,0 +1,120 @@
+"""Tables read and methods measured from Python."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from exreid.api.photographs import PathLike
+from exreid.api.settings import Keys, overrides_of, places, table_overrides
+from exreid.api.watching import progress_here
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig
+from exreid.errors import RunError
+from exreid.records import Result
+from exreid.storage.urls import is_remote, join
+
+SHOWN_COLUMNS = [
+    *("image_id", "path", "identity", "split", "encounter", "date", "viewpoint", "bbox", "mask")
+]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a probe measured."""
+
+    result: Result
+    """Metrics (fractions), their intervals, and counts."""
+    rankings: pd.DataFrame
+    """``query_id, rank, gallery_id, score, is_match``: the best candidates of each query, a row for
+    each of them, ranks from 1."""
+    folder: Path | None
+    """The run's own folder, where ``output_dir`` was named; None where it went."""
+
+    def report(self, out: PathLike | None = None) -> Path:
+        """Write the report's pages, into ``report/`` of the run's folder or into ``out``; the first
+        page. RunError for a probe whose folder is gone."""
+        from exreid.runs.report import write_report
+
+        if self.folder is None:
+            raise RunError("a report needs the run's folder: name output_dir when you probe.")
+        return write_report(self.folder, None if out is None else Path(out))
+
+    def _repr_html_(self) -> str:
+        return pd.Series(self.result.metrics, name=self.result.method).to_frame().to_html()
+
+
+def probe(
+    config: PathLike | None = None,
+    keys: Keys | None = None,
+    *,
+    table: pd.DataFrame | None = None,
+    preset: str | None = None,
+    output_dir: PathLike | None = None,
+    cache: PathLike | None = None,
+) -> Probe:
+    """Measure retrieval on a data set, as ``exreid probe`` does.
+
+    ``config`` is a YAML file, ``keys`` are dotted keys and their values, which go before those of
+    the file: ``probe(keys={"dataset.root": "lynx", "benchmark.method": "cosine"})``; ``preset`` is
+    ``quick``, ``accurate`` or ``published``, and goes behind both. ``table`` is the data set's
+    table in place of a file: a row for each image, with the columns that ``dataset.*_col`` name, or
+    those of `load_images` (``path, identity, split, encounter, ...``); in messages, line 2 is its
+    first row. The run's folder is kept under ``output_dir``, features in ``cache``; without them
+    both are temporary. Raises ConfigError, MetadataError or another ExreidError, as the command
+    would print it.
+    """
+    from exreid.runs.probe import run_probe
+
+    with places(output_dir, cache) as where:
+        given = table_overrides(table, ProbeConfig, config, keys, where)
+        overrides = [*overrides_of(keys), *given, *where.overrides]
+        settings = load_config(ProbeConfig, config, overrides, preset=preset)
+        folder, result = run_probe(settings, progress=progress_here())
+        rankings = pd.read_parquet(folder / "rankings.parquet")
+        return Probe(result, rankings, None if output_dir is None else folder)
+
+
+def load_images(
+    config: PathLike | None = None,
+    keys: Keys | None = None,
+    *,
+    table: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """The data set's images as a probe takes them: read, checked, with paths that open.
+
+    A row for each image (an animal in a photograph), with the columns ``image_id, path, identity,
+    split, encounter, date, viewpoint, bbox, mask`` (None where unknown), whatever the data set
+    calls them. `probe`, `finetune` and `Gallery.build` take such a table. The arguments are those
+    of `probe`. With ``dataset.on_error`` ``skip`` bad rows are left out, and
+    listed in ``.attrs["rejected"]``; otherwise they are a MetadataError.
+    """
+    from exreid.pipeline.inputs import read_images, settled
+
+    with places(None, None) as where:
+        given = table_overrides(table, ProbeConfig, config, keys, where)
+        settings = settled(load_config(ProbeConfig, config, [*overrides_of(keys), *given]))
+        there = settings.dataset.make_split is not None or _has_split(settings)
+        images, rejected = read_images(settings, with_split=there, require_identity=False)
+    root = images.root
+    root = root if is_remote(root) else os.path.abspath(os.path.expanduser(root))  # noqa: PTH100, PTH111
+    frame = images.rows[SHOWN_COLUMNS].copy()
+    frame["path"] = [join(root, path) for path in frame["path"]]
+    frame.attrs["rejected"] = [f"{one.path}: {one.reason}" for one in rejected]
+    return frame
+
+
+def _has_split(config: ProbeConfig) -> bool:
+    """Whether the table has the column that says which split a row belongs to."""
+    from exreid.data.imports.direct import read_or_import
+    from exreid.pipeline.inputs import table_columns
+
+    dataset = config.dataset
+    columns = table_columns(dataset, with_split=False, require_identity=False)
+    file, _ = read_or_import(
+        dataset.root, dataset.metadata_file, columns, require_identity=False, skip=True
+    )
+    return dataset.split_col in file.cells.columns
