@@ -54,6 +54,13 @@ def test_quiet_leaves_the_result_and_the_warnings(doubled, tmp_path, capsys):
     assert err.count("repeat a file") == 1
 
 
+def test_quiet_still_warns_where_the_command_fails(doubled, tmp_path, capsys):
+    assert main(_words(doubled, tmp_path, "--quiet", "model.checkpoint=/none/such.pth")) == 1
+    err = capsys.readouterr().err
+    assert err.count("repeat a file") == 1
+    assert err.splitlines()[-1].startswith("exreid: /none/such.pth")
+
+
 def test_programs_read_a_json_object_a_line(doubled, tmp_path, capsys):
     assert main(_words(doubled, tmp_path, "--log-json")) == 0
     records = [json.loads(line) for line in capsys.readouterr().err.splitlines()]

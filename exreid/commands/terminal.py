@@ -146,6 +146,10 @@ def reporting(*, verbose: bool, quiet: bool, file: Path | None, as_json: bool) -
         ours.setLevel(logging.INFO)
         try:
             yield
+        except BaseException:
+            if quiet:  # nothing has shown them yet
+                SCREEN.repeat_warnings()
+            raise
         finally:
             root.removeHandler(handler)
             root.setLevel(before[0])

@@ -15,6 +15,7 @@ from ray.data import ActorPoolStrategy
 
 from exreid.distributed.blocks import MAX_RESTARTS, table_blocks
 from exreid.distributed.session import Placement
+from exreid.distributed.worker_warnings import hand_warnings_on
 from exreid.features.embedding import Embedder
 from exreid.features.extraction import EmbedImages, Extracted, PrepareImages, as_extracted
 from exreid.models.backbones import Backbone
@@ -32,6 +33,7 @@ class EmbedActor:
         backbone: ray.ObjectRef,
         prepare: PrepareImages | None,
     ) -> None:
+        hand_warnings_on()
         self.embed = EmbedImages(make_embedder(ray.get(backbone)))
         self.prepare = prepare
 

@@ -11,6 +11,7 @@ from ray.data import ActorPoolStrategy
 
 from exreid.distributed.blocks import MAX_RESTARTS, table_blocks
 from exreid.distributed.session import Placement
+from exreid.distributed.worker_warnings import hand_warnings_on
 from exreid.features.local_extraction import (
     LOCAL_PART_IMAGES,
     ExtractLocal,
@@ -18,6 +19,18 @@ from exreid.features.local_extraction import (
     PrepareLocal,
 )
 from exreid.records import ImageTable
+
+
+class ExtractActor:
+    """`ExtractLocal` inside an actor."""
+
+    def __init__(self, arguments: LocalArguments, device: str, threads: int) -> None:
+        hand_warnings_on()
+        self.extract = ExtractLocal(**arguments, device=device, threads=threads)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """As `ExtractLocal`."""
+        return self.extract(batch)
 
 
 def extract_local_over_actors(
@@ -39,12 +52,8 @@ def extract_local_over_actors(
                 prepare, batch_size=None, batch_format="numpy", num_cpus=placement.decode_cpus
             )
         dataset = dataset.map_batches(
-            ExtractLocal,
-            fn_constructor_kwargs={
-                **arguments,
-                "device": placement.device,
-                "threads": placement.threads,
-            },
+            ExtractActor,
+            fn_constructor_args=(arguments, placement.device, placement.threads),
             # Whole blocks; with GPUs Ray wants their size by number.
             batch_size=blocks[0].num_rows if placement.gpus else None,
             batch_format="numpy",

@@ -27,6 +27,7 @@ from ray.exceptions import RayError, RayTaskError
 from exreid.distributed.head_watch import kill_actor
 from exreid.distributed.metrics import count_lost
 from exreid.distributed.session import Placement
+from exreid.distributed.worker_warnings import hand_warnings_on
 from exreid.errors import ExreidError, MatchingError
 from exreid.matching.tiles import Ask, FeaturesOf, Given, PairMatcher, Tile
 
@@ -56,6 +57,7 @@ class MatchActor:
         gallery: FeaturesOf,
         threads: int,
     ) -> None:
+        hand_warnings_on()
         torch.set_num_threads(threads)
         self.make_matcher, self.queries, self.gallery = make_matcher, queries, gallery
         self.one_at_a_time = threading.Lock()

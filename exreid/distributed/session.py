@@ -47,9 +47,12 @@ def ray_session(config: RayConfig, *, verbose: bool = False) -> Iterator[None]:
     _quiet_environment(verbose)
     import ray
 
+    from exreid.distributed.worker_warnings import workers_warnings_told
+
     if ray.is_initialized():
         _configure_data(verbose)
-        yield
+        with workers_warnings_told():
+            yield
         return
     from exreid.distributed.connect import connect, raylet_address
     from exreid.distributed.head_watch import head_watched
@@ -57,7 +60,10 @@ def ray_session(config: RayConfig, *, verbose: bool = False) -> Iterator[None]:
     sentry = connect(config.address, verbose=verbose)
     try:
         _configure_data(verbose)
-        with head_watched(raylet_address(), on_lost=sentry.silence):
+        with (
+            head_watched(raylet_address(), on_lost=sentry.silence),
+            workers_warnings_told(),
+        ):
             yield
     except ClusterLostError:
         raise

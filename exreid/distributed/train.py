@@ -22,6 +22,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from exreid.config.training import FinetuneRayConfig
 from exreid.distributed.placement import gpus_each, machines, room_for
 from exreid.distributed.threads import beside_main
+from exreid.distributed.worker_warnings import hand_warnings_on
 from exreid.errors import (
     CheckpointError,
     ConfigError,
@@ -138,6 +139,7 @@ def train_over_workers(
 
 def train_worker(arguments: WorkerArguments) -> ExreidError | None:
     """What Ray Train runs in each worker."""
+    hand_warnings_on()
     training: Training = ray.get(arguments["training"])
     torch.set_num_threads(arguments["threads"])
     world = World.of_process_group(get_device())

@@ -134,10 +134,7 @@ class LocalArguments(TypedDict):
 
 
 class ExtractLocal:
-    """Extracts the images of a batch and writes them into the cache; only keys go further.
-
-    Use it as a function, or as the class of an actor.
-    """
+    """Extracts the images of a batch and writes them into the cache; only keys go further."""
 
     def __init__(
         self,
