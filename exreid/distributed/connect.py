@@ -45,12 +45,12 @@ def connect(address: str | None, *, verbose: bool) -> Sentry:
         _check_head(address, key)
     sentry = Sentry()
     try:
-        _init(address, verbose=verbose)
+        with sentry.watching():
+            _init(address, verbose=verbose)
     except BaseException:
         sentry.silence()
         raise
     _take_sigterm_back()
-    sentry.watch()
     return sentry
 
 
@@ -185,7 +185,7 @@ class _StartedParts:
     def check(self, waited_s: float) -> None:
         """Raise where one has ended: Ray itself waits for minutes."""
         there = set()
-        for pid in children(os.getpid()).keys() - self.before.keys():
+        for pid in children(os.getpid()) - self.before:
             with contextlib.suppress(OSError):
                 there.add(Path(f"/proc/{pid}/comm").read_text().strip())
         wanted = self.seen | ({"gcs_server"} if waited_s > HEAD_STARTS_S and self.before else set())

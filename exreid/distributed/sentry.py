@@ -15,23 +15,21 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 PROC = Path("/proc")
+MARK = "EXREID_SENTRY"
+"""The environment variable by which all that Ray starts for a driver is known."""
 LOOK_EVERY_S = 0.5
-TRACK_EVERY_S = 5.0
 KNOCK_S = 2.0
 ALONE_S = 10.0
 """Seconds for Ray's processes to end by themselves once their driver is gone; they mostly do."""
 KILL_AFTER_S = 3.0
-DONE, SILENT = "done\n", "silent\n"
-
-Started = dict[int, str]
-"""Processes by id, with the time of their start: ids are given anew."""
+STARTED, DONE, SILENT = "started\n", "done\n", "silent\n"
 
 _noted: list[Path] = []
 
@@ -51,10 +49,10 @@ class Sentry:
 
     def __init__(self) -> None:
         """Before Ray is started, which may end the process at once."""
-        self.before = children(os.getpid())
+        self.mark = uuid.uuid4().hex
         orders = {
             "driver": os.getpid(),
-            "before": self.before,
+            "mark": self.mark,
             "runs": [str(file) for file in _noted],
             "alone_s": ALONE_S,
         }
@@ -68,12 +66,15 @@ class Sentry:
                 start_new_session=True,
             )
 
-    def watch(self) -> None:
-        """Ray is up: what this process has started since then, it has started for Ray."""
-        own = {} if self.process is None else {self.process.pid}
-        new = children(os.getpid()).items()
-        started = {pid: start for pid, start in new if pid not in {*self.before, *own}}
-        self._send(json.dumps(started) + "\n")
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Ray starts in the block: what is started there is ended when the driver is gone."""
+        os.environ[MARK] = self.mark
+        try:
+            yield
+        finally:
+            del os.environ[MARK]
+        self._send(STARTED)
 
     def silence(self) -> None:
         """Whatever ends this process now has been told; the rest is still to be done."""
@@ -93,9 +94,9 @@ class Sentry:
                 self.process.stdin.flush()
 
 
-def children(of: int) -> Started:
+def children(of: int) -> set[int]:
     """The processes that this one has started; none where there is no /proc."""
-    return {pid: started for pid, (parent, started) in _processes().items() if parent == of}
+    return {pid for pid, parent in _parents().items() if parent == of}
 
 
 def answers(address: str, timeout_s: float = KNOCK_S) -> bool:
@@ -108,15 +109,26 @@ def answers(address: str, timeout_s: float = KNOCK_S) -> bool:
     return True
 
 
-def _processes() -> dict[int, tuple[int, str]]:
-    """Parent and start of each process that runs."""
+def _parents() -> dict[int, int]:
+    """The parent of each process that runs."""
     found = {}
     for folder in PROC.glob("[0-9]*"):
         with suppress(OSError, IndexError, ValueError):
             # The name in brackets may hold anything.
             fields = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
             if fields[0] not in "ZX":
-                found[int(folder.name)] = (int(fields[1]), fields[19])
+                found[int(folder.name)] = int(fields[1])
+    return found
+
+
+def _marked(mark: str) -> list[int]:
+    """The processes that were started with this mark, by whomever: a raylet that dies leaves its
+    children to the system, and no parent leads to them any more."""
+    found, sought = [], f"{MARK}={mark}".encode()
+    for folder in PROC.glob("[0-9]*"):
+        with suppress(OSError):
+            if sought in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
     return found
 
 
@@ -137,63 +149,25 @@ class Lines:
         return [line.decode() + "\n" for line in whole]
 
 
-@dataclass
-class _DriverWatch:
-    """What the other process knows."""
+def _heard(driver: int, orders: Lines) -> set[str]:
+    """What the driver has said when it is gone, or sends us away."""
+    heard: set[str] = set()
+    while os.getppid() == driver and DONE not in heard:
+        heard.update(orders.within(LOOK_EVERY_S))
+    return heard.union(orders.within(0.0))
 
-    driver: int
-    before: Started
-    """The driver's children from before Ray."""
-    started: Started = field(default_factory=dict)
-    """Processes of Ray's."""
-    starting: bool = True
-    silent: bool = False
 
-    def stand(self, orders: Lines) -> bool:
-        """Until the driver is gone; False where it sent us away."""
-        tracked_s = 0.0
-        while os.getppid() == self.driver:
-            for line in orders.within(LOOK_EVERY_S):
-                if line == DONE:
-                    return False
-                if line == SILENT:
-                    self.silent = True
-                else:
-                    self.started = {int(pid): start for pid, start in json.loads(line).items()}
-                    self.starting = False
-            if self.starting or time.monotonic() - tracked_s > TRACK_EVERY_S:
-                self.track()
-                tracked_s = time.monotonic()
-        return True
-
-    def track(self) -> None:
-        """Forget the processes that have ended, and add what the others have started."""
-        there = _processes()
-        self.started = {
-            pid: start for pid, start in self.started.items() if there.get(pid, (0, ""))[1] == start
-        }
-        above = {self.driver} if self.starting else set()
-        known = {*self.before, os.getpid()}
-        grown = True
-        while grown:
-            above |= set(self.started)
-            new = {p: s for p, (up, s) in there.items() if up in above and p not in known}
-            grown = not new.keys() <= self.started.keys()
-            self.started |= new
-
-    def clear(self, alone_s: float) -> None:
-        """End what stays behind."""
-        self.starting = False  # the driver's id may be given anew
-        for kill, wait_s in ((0, alone_s), (signal.SIGTERM, KILL_AFTER_S), (signal.SIGKILL, 0.0)):
-            for pid in self.started:
-                with suppress(OSError):
-                    os.kill(pid, kill)  # 0 does nothing
-            end_s = time.monotonic() + wait_s
-            while self.started and time.monotonic() < end_s:
-                time.sleep(LOOK_EVERY_S)
-                self.track()
-            if not self.started:
-                return
+def _clear(mark: str, alone_s: float) -> None:
+    """End what stays behind."""
+    for kill, wait_s in ((0, alone_s), (signal.SIGTERM, KILL_AFTER_S), (signal.SIGKILL, 0.0)):
+        for pid in _marked(mark):
+            with suppress(OSError):
+                os.kill(pid, kill)  # 0 does nothing
+        end_s = time.monotonic() + wait_s
+        while (left := _marked(mark)) and time.monotonic() < end_s:
+            time.sleep(LOOK_EVERY_S)
+        if not left:
+            return
 
 
 def _note(file: Path, text: str) -> None:
@@ -218,24 +192,24 @@ def _note(file: Path, text: str) -> None:
 def main() -> None:
     """The other process."""
     orders = json.loads(sys.argv[1])
-    watch = _DriverWatch(orders["driver"], {int(p): s for p, s in orders["before"].items()})
-    if not watch.stand(Lines(0)):
+    heard = _heard(orders["driver"], Lines(0))
+    if DONE in heard:
         return
     text = (
         "this process was ended from outside: killed, or memory was full, or Ray's own process on "
         "this machine, the raylet, died."
     )
-    if watch.starting:
+    if STARTED not in heard:
         text = "this process was ended while Ray started: the machine is busy, or its memory full."
     text += " What was finished is kept: run the same command again."
-    if not watch.silent:
+    if SILENT not in heard:
         with suppress(OSError):
             os.write(2, f"exreid: {text}\n".encode())
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # who reads it need not wait for the rest
     for file in orders["runs"]:
         with suppress(Exception):  # no one is left to hear of it
             _note(Path(file), text)
-    watch.clear(orders["alone_s"])
+    _clear(orders["mark"], orders["alone_s"])
 
 
 if __name__ == "__main__":

@@ -161,10 +161,13 @@ null = subprocess.DEVNULL
 before = subprocess.Popen(["sleep", "300"], start_new_session=True, stdout=null, stderr=null)
 with sentry.noting_death(Path(sys.argv[1])):
     guard = sentry.Sentry()
-    child = subprocess.Popen(["sleep", "300"], start_new_session=True, stdout=null, stderr=null)
-    if sys.argv[2] != "starting":
-        guard.watch()
-    print(before.pid, child.pid, flush=True)
+    with guard.watching():
+        # A raylet starts agents and workers; it may be gone before they are.
+        script = "sleep 300 > /dev/null & echo $!"
+        raylet = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, stderr=null)
+        print(before.pid, int(raylet.stdout.readline()), flush=True)
+        if sys.argv[2] == "starting":
+            time.sleep(60)
     if sys.argv[2] == "dismissed":
         guard.dismiss()
     if sys.argv[2] == "silenced":
@@ -195,7 +198,7 @@ def _killed(tmp_path, how, *, status="running"):
 
 
 def _runs(pid):
-    return pid in sentry._processes()
+    return pid in sentry._parents()
 
 
 def _until(happened):
@@ -273,7 +276,7 @@ def test_a_process_of_rays_that_dies_while_it_starts_is_named_at_once(tmp_path):
     head.wait()
     with pytest.raises(connecting._PartDiedError, match="gcs_server"):
         early.check(2.0)
-    late.before |= {1: "as if there were others"}
+    late.before |= {1}  # as if there were others
     late.check(2.0)  # not there yet
     with pytest.raises(connecting._PartDiedError, match="gcs_server"):
         late.check(connecting.HEAD_STARTS_S + 1)
