@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from exreid import metrics as metrics
+    from exreid.api import Finetuned as Finetuned
     from exreid.api import Gallery as Gallery
     from exreid.api import Keypoints as Keypoints
     from exreid.api import Probe as Probe
     from exreid.api import embed as embed
+    from exreid.api import finetune as finetune
     from exreid.api import load_images as load_images
     from exreid.api import local_features as local_features
     from exreid.api import match as match
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _API = (
-    *("Gallery", "Keypoints", "Probe"),
-    *("embed", "load_images", "local_features", "match", "probe", "rank"),
+    *("Finetuned", "Gallery", "Keypoints", "Probe"),
+    *("embed", "finetune", "load_images", "local_features", "match", "probe", "rank"),
 )
 
 

@@ -9,14 +9,17 @@ from exreid.api.galleries import Gallery
 from exreid.api.photographs import Image
 from exreid.api.probing import Probe, load_images, probe
 from exreid.api.settings import Keys
+from exreid.api.training import Finetuned, finetune
 
 __all__ = [
+    "Finetuned",
     "Gallery",
     "Image",
     "Keypoints",
     "Keys",
     "Probe",
     "embed",
+    "finetune",
     "load_images",
     "local_features",
     "match",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,15 @@ class Gallery:
         if quality is None:
             return "Verdict: unknown. It decides nothing, or an earlier version made it."
         return " ".join(quality_words(quality, self._stored.config))
+
+    @property
+    def animals(self) -> list[str]:
+        """The names of its animals, sorted."""
+        return sorted(set(self._stored.table.rows["identity"]))
+
+    def _repr_html_(self) -> str:
+        text = f"{len(self):,} photographs of {len(self.animals):,} animals. {self.quality}"
+        return f"<p><b>{escape(str(self._stored.folder))}</b>: {escape(text)}</p>"
 
     def __len__(self) -> int:
         """How many photographs it has."""

@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from exreid.api.photographs import PathLike
 from exreid.api.settings import Keys, overrides_of, places, table_overrides
-from exreid.api.watching import progress_here
+from exreid.api.watching import progress_here, result_html
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
 from exreid.errors import RunError
-from exreid.records import Result
+from exreid.records import Embeddings, Result
 from exreid.storage.urls import is_remote, join
+
+if TYPE_CHECKING:
+    from exreid.pipeline.embed import Features
 
 SHOWN_COLUMNS = [
     *("image_id", "path", "identity", "split", "encounter", "date", "viewpoint", "bbox", "mask")
@@ -27,12 +31,15 @@ class Probe:
     """What a probe measured."""
 
     result: Result
-    """Metrics (fractions), their intervals, and counts."""
+    """``metrics`` (fractions), ``intervals`` (the ends of each one's 95% interval), ``counts``."""
     rankings: pd.DataFrame
-    """``query_id, rank, gallery_id, score, is_match``: the best candidates of each query, a row for
-    each of them, ranks from 1."""
+    """A row for each of a query's best candidates (``benchmark.keep_candidates`` of them):
+    ``query_id``, ``rank`` (from 1), ``gallery_id``, ``score`` (float32), ``is_match`` (bool)."""
     folder: Path | None
     """The run's own folder, where ``output_dir`` was named; None where it went."""
+    embeddings: Embeddings | None = None
+    """``image_ids``, and ``vectors_ND`` (float32, not normalised) of all queries and gallery images
+    in the table's order; None where the method uses no backbone."""
 
     def report(self, out: PathLike | None = None) -> Path:
         """Write the report's pages, into ``report/`` of the run's folder or into ``out``; the first
@@ -44,7 +51,7 @@ class Probe:
         return write_report(self.folder, None if out is None else Path(out))
 
     def _repr_html_(self) -> str:
-        return pd.Series(self.result.metrics, name=self.result.method).to_frame().to_html()
+        return result_html(self.result)
 
 
 def probe(
@@ -73,9 +80,13 @@ def probe(
         given = table_overrides(table, ProbeConfig, config, keys, where)
         overrides = [*overrides_of(keys), *given, *where.overrides]
         settings = load_config(ProbeConfig, config, overrides, preset=preset)
-        folder, result = run_probe(settings, progress=progress_here())
+        made: list[Features] = []
+        folder, result = run_probe(settings, progress=progress_here(), on_features=made.append)
         rankings = pd.read_parquet(folder / "rankings.parquet")
-        return Probe(result, rankings, None if output_dir is None else folder)
+    embeddings = None
+    if made[0].vectors:
+        embeddings = Embeddings(tuple(made[0].table.rows["image_id"]), made[0].vectors[0])
+    return Probe(result, rankings, None if output_dir is None else folder, embeddings)
 
 
 def load_images(

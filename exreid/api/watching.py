@@ -1,13 +1,15 @@
-"""Progress of runs that are started from Python: one line a stage in a notebook, else none."""
+"""What a notebook shows of runs: a line for each stage while they go on, and their results."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable
+from html import escape
 from typing import Any, Protocol
 
 from exreid.progress import Progress, duration, no_progress
+from exreid.records import Result
 
 EVERY_S = 0.5
 
@@ -45,3 +47,16 @@ def notebook_progress(stage: str, total: int) -> Callable[[int], object]:
             line.update(content, raw=True)
 
     return count
+
+
+def result_html(result: Result) -> str:
+    """A result as a small table: each metric and its 95% interval in per cent."""
+    rows = []
+    for name, value in result.metrics.items():
+        low, high = result.intervals.get(name, (None, None))
+        interval = "" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
+        cells = (escape(name), f"{100 * value:.1f}%", interval)
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    head = "<tr><th>metric</th><th>value</th><th>95% interval</th></tr>"
+    caption = f"<caption>{escape(result.method)}</caption>"
+    return f"<table>{caption}<thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"

@@ -24,7 +24,7 @@ from exreid.pipeline.answers import (
 )
 from exreid.pipeline.check_leaks import check_leaks, leak_check
 from exreid.pipeline.crossfit import cross_fitted, fits_on_queries
-from exreid.pipeline.embed import embed
+from exreid.pipeline.embed import Features, embed
 from exreid.pipeline.ending import recording_failure
 from exreid.pipeline.inputs import cache_folder, output_root, read_images, settled
 from exreid.pipeline.keypoints import find_keypoints, matching_placement
@@ -53,6 +53,7 @@ def run_probe(
     verbose: bool = False,
     parent: Path | None = None,
     select: Callable[[ImageTable], ImageTable] = lambda table: table,
+    on_features: Callable[[Features], object] = lambda features: None,
 ) -> tuple[Path, Result]:
     """Run the probe and write its folder; a failed run keeps its folder, with the error; a
     wrong command leaves none (`recording_failure`).
@@ -61,7 +62,7 @@ def run_probe(
     more: what the caches hold by then is not computed again.
 
     A trial of a sweep stands in a folder of its own, ``parent``, and goes by the splits of the
-    table that ``select`` makes of the data set's.
+    table that ``select`` makes of the data set's. ``on_features`` is given what was extracted.
     """
     config = settled(config)
     benchmark = config.benchmark
@@ -71,7 +72,7 @@ def run_probe(
     parent = parent or output_root(config) / "benchmark_runs"
     folder = RunFolder(parent, run_id, config, benchmark.method)
     with recording_failure(folder):
-        result, table = _probe(config, folder.path, RunLog(progress, verbose), select)
+        result, table = _probe(config, folder.path, RunLog(progress, verbose), select, on_features)
         folder.finish(result)
     if config.visualization.enabled:
         draw_run(folder.path, table, config, progress=progress)
@@ -90,6 +91,7 @@ def _probe(
     folder: Path,
     log: RunLog,
     select: Callable[[ImageTable], ImageTable],
+    on_features: Callable[[Features], object],
 ) -> tuple[Result, ImageTable]:
     benchmark, dataset = config.benchmark, config.dataset
     with log.timed("metadata"):
@@ -111,6 +113,7 @@ def _probe(
         placement = matching_placement(config, stack, images=images, verbose=log.verbose)
         features = find_keypoints(features, config, placement, log)
         rejected.extend(features.rejected)
+        on_features(features)
         scoring = scoring_of(features, config, placement, folder=folder, log=log, stack=stack)
         retrieval, fitted = _fit_and_retrieve(scoring, folder, rejected)
         # Pictures show at least what the first answer of each query rests on.
