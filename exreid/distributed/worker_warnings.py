@@ -1,0 +1,77 @@
+"""Warnings that arise in Ray's workers, told by the driver: a worker's own log is read by nobody.
+
+They go through the key-value store of the cluster's head, a key for each text: what many actors
+warn of is told once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import ray
+from ray.experimental import internal_kv
+
+from exreid.distributed.head_watch import head_is_lost
+
+OURS = logging.getLogger("exreid")
+NAMESPACE = "exreid-warnings"
+LOOK_EVERY_S = 2.0
+
+
+class _ToDriver(logging.StreamHandler):  # type: ignore[type-arg]  # stderr, the worker's own log
+    def emit(self, record: logging.LogRecord) -> None:
+        super().emit(record)
+        content = json.dumps([record.name, record.levelno, record.getMessage()])
+        key = f"{_job()} {hashlib.sha256(content.encode()).hexdigest()}"
+        with suppress(Exception):  # whatever Ray raises: the work goes on
+            internal_kv._internal_kv_put(key, content, overwrite=False, namespace=NAMESPACE)
+
+
+def hand_warnings_on() -> None:
+    """Called in a worker: from now on the driver tells what it warns of."""
+    if not any(isinstance(handler, _ToDriver) for handler in OURS.handlers):
+        handler = _ToDriver()
+        handler.setLevel(logging.WARNING)
+        OURS.addHandler(handler)
+
+
+@contextmanager
+def workers_warnings_told() -> Iterator[None]:
+    """Log what workers hand on during the with-block, within `LOOK_EVERY_S`, each text once."""
+    job, told, over = _job(), set[bytes](), threading.Event()
+
+    def tell() -> None:
+        if head_is_lost():
+            return  # no call to Ray returns any more
+        for key in internal_kv._internal_kv_list(job, namespace=NAMESPACE):
+            content = internal_kv._internal_kv_get(key, namespace=NAMESPACE)
+            if content is not None and key not in told:
+                told.add(key)
+                name, level, text = json.loads(content)
+                logging.getLogger(name).log(level, "%s", text)
+
+    def watch() -> None:
+        with suppress(Exception):  # a head that dies is told by who watches it
+            while not over.wait(LOOK_EVERY_S):
+                tell()
+
+    thread = threading.Thread(target=watch, daemon=True, name="workers-warnings")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        with suppress(Exception):
+            thread.join(LOOK_EVERY_S)
+            tell()
+            for key in () if head_is_lost() else told:
+                internal_kv._internal_kv_del(key, namespace=NAMESPACE)
+
+
+def _job() -> str:
+    return str(ray.get_runtime_context().get_job_id())
