@@ -171,7 +171,7 @@ class _Detector:
         from exreid.pipeline.keypoints import preprocessing_of
 
         benchmark = config.benchmark
-        self.preprocessing = preprocessing_of(config)
+        self.preprocessing = preprocessing_of(config, boxed=False)
         self.extractor = LocalExtractor(benchmark.local_features, keypoints=benchmark.local_top_k)
 
     def __call__(self, image: Image, place: int) -> _Found:

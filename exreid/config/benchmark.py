@@ -190,7 +190,7 @@ class BenchmarkConfig(StrictModel):
     local_square: bool = False
     """Stretch that image to a square, as the field's reference does; false keeps its aspect."""
     local_masks: Literal["filter", "blank", "none"] = "filter"
-    """filter: keypoints on the animal alone, where there is a mask. blank: fill the background
+    """filter: keypoints in the mask alone, or else in the box. blank: fill the background
     before, which makes the silhouette a feature. none: keypoints anywhere."""
     match_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Confidence from which a match counts."""

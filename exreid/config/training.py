@@ -161,7 +161,7 @@ class AugmentConfig(StrictModel):
     erase_area: tuple[PositiveFloat, PositiveFloat] = (0.02, 0.2)
     """Range of the erased share of the image."""
     background: UnitInterval = 0.0
-    """Chance that everything outside the mask becomes random colours. Needs dataset.mask_col."""
+    """Chance that everything outside the mask, or else the box, becomes random colours."""
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> Self:
@@ -229,8 +229,9 @@ class FinetuneConfig(StrictModel):
                 "validation.source=identities leaves no image of those animals to train on: "
                 "set validation.mode=leave_one_out"
             )
-        if self.augment.background and self.dataset.mask_col is None:
-            raise ValueError("augment.background needs dataset.mask_col")
+        located = self.dataset.mask_col is not None or self.dataset.bbox_cols
+        if self.augment.background and not located:
+            raise ValueError("augment.background needs dataset.mask_col or dataset.bbox_cols")
         if self.augment.background and self.dataset.no_background:
             raise ValueError("augment.background has no effect with dataset.no_background")
         if self.model.checkpoint is not None and not self.model.pretrained:

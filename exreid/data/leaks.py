@@ -120,6 +120,7 @@ def copy_leaks(
             pictures[q].append(g)
     leaks = Leaks()
     two_animals = 0
+    path_G = [position if path_N is None else path_N[position] for position in gallery.position_N]
     for q, name in enumerate(file_Q):
         visit = queries.encounter_N[q]
 
@@ -141,7 +142,9 @@ def copy_leaks(
         }
         for kind, found in groups.items():
             if found:
-                other = [g for g in found if gallery.identity_N[g] != queries.identity_N[q]]
+                own = queries.identity_N[q]
+                mine = {path_G[g] for g in found if gallery.identity_N[g] == own}
+                other = [g for g in found if path_G[g] not in mine]
                 two_animals += bool(other)
                 leaks.found.append(
                     Leak(
@@ -153,8 +156,8 @@ def copy_leaks(
                 )
     for kind in (SAME_FILE, SAME_PICTURE, IN_ENCOUNTER):
         leaks.counts[f"queries_{kind}"] = len(leaks.of(kind))
-    leaks.add(_duplicates(DUPLICATE_QUERY, queries, file_Q))
-    leaks.add(_duplicates(DUPLICATE_GALLERY, gallery, file_G))
+    leaks.add(_duplicates(DUPLICATE_QUERY, queries, file_Q, path_N))
+    leaks.add(_duplicates(DUPLICATE_GALLERY, gallery, file_G, path_N))
     if not np.array_equal(queries.position_N, gallery.position_N):  # else they were counted above
         two_animals += sum(
             leak.detail.endswith(OTHER_ANIMAL)
@@ -165,14 +168,22 @@ def copy_leaks(
     return leaks
 
 
-def _duplicates(kind: str, side: RetrievalSide, file_N: Sequence[str]) -> Leaks:
-    """Images of one side that repeat a file of it."""
+def _duplicates(
+    kind: str, side: RetrievalSide, file_N: Sequence[str], path_N: Sequence[str] | None
+) -> Leaks:
+    """Images of one side that repeat a file of it, under another path (``path_N``, if given)."""
     leaks = Leaks()
-    first: dict[str, int] = {}
+    path = [position if path_N is None else path_N[position] for position in side.position_N]
+    places: dict[str, list[int]] = defaultdict(list)
     for place, name in enumerate(file_N):
-        if first.setdefault(name, place) != place:
-            again, detail = side.image_ids[place], f"the same file as {side.image_ids[first[name]]}"
-            if side.identity_N[place] != side.identity_N[first[name]]:
+        others = [other for other in places[name] if path[other] != path[place]]
+        places[name].append(place)
+        if others:
+            animals = [other for other in others if path[other] == path[others[0]]]
+            mine = [one for one in animals if side.identity_N[one] == side.identity_N[place]]
+            again, first = side.image_ids[place], (mine or animals)[0]
+            detail = f"the same file as {side.image_ids[first]}"
+            if not mine:
                 detail = f"{detail}; {OTHER_ANIMAL}"
             ids = (again, "") if kind == DUPLICATE_QUERY else ("", again)
             leaks.found.append(Leak(kind, *ids, detail))

@@ -229,15 +229,19 @@ def visit_pairs(side: RetrievalSide) -> np.ndarray:
 def new_animals_table(
     found: NewAnimals, queries: RetrievalSide, table: ImageTable, probability_Q: np.ndarray
 ) -> pa.Table:
-    """``new_animals.parquet``: a row per query that was called new, groups counting from 1."""
+    """``new_animals.parquet``: a row per query that was called new, groups counting from 1; with
+    its encounter, unless a photograph of that shows several animals: it is then no animal's."""
     size_G = np.bincount(found.group_N)
-    rows = table.rows.iloc[queries.position_N[found.query_N]]
+    rows = table.rows.iloc[queries.position_N]
+    shared = set(rows["encounter"][rows["path"].duplicated(keep=False)])
+    rows = rows.iloc[found.query_N]
+    encounters = [None if name in shared else name for name in rows["encounter"]]
     return pa.table(
         {
             "query_id": pa.array([queries.image_ids[q] for q in found.query_N], pa.string()),
             "group": pa.array(found.group_N + 1),
             "group_photos": pa.array(size_G[found.group_N], pa.int64()),
-            "encounter": pa.array(rows["encounter"].tolist(), pa.string()),
+            "encounter": pa.array(encounters, pa.string()),
             "identity": pa.array(rows["identity"].tolist(), pa.string()),
             "known_probability": pa.array(probability_Q[found.query_N]),
         }

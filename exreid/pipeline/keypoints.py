@@ -105,7 +105,9 @@ def _with_keypoints(
         else features.table
     )
     bar = log.progress("Finding keypoints", len(new))
-    images, position_N, report = extract_local_images(new, config, placement, bar)
+    first = features.table.rows["bbox"].iloc[: stored_count or None]  # a gallery's own decide
+    boxed = bool(first.notna().any())
+    images, position_N, report = extract_local_images(new, config, placement, bar, boxed=boxed)
     matcher: dict[str, Json] = {
         "weights": images.weights,
         "stage_version": EVIDENCE_VERSION,
@@ -132,12 +134,14 @@ def extract_local_images(
     config: ProbeConfig,
     placement: Placement | None,
     on_progress: Callable[[int], object],
+    *,
+    boxed: bool,
 ) -> tuple[LocalImages, np.ndarray, ExtractionReport]:
     """The local features of the table's readable images, from the cache or extracted; their
-    positions, and a report."""
+    positions, and a report. ``boxed`` as `preprocessing_of` has it."""
     # Weights that cannot be had are better missed now than when all keypoints are found.
     lightglue_weights(lightglue_name(config))
-    benchmark, preprocessing = config.benchmark, preprocessing_of(config)
+    benchmark, preprocessing = config.benchmark, preprocessing_of(config, boxed=boxed)
     name, device = benchmark.local_features, placement.device if placement else "cpu"
     extractor = LocalExtractor(name, keypoints=benchmark.local_top_k)
     description = local_description(extractor, preprocessing, device)
@@ -184,13 +188,15 @@ def lightglue_name(config: ProbeConfig) -> str:
     return matcher
 
 
-def preprocessing_of(config: ProbeConfig) -> LocalPreprocessing:
-    """What the extractor is given, by the config."""
+def preprocessing_of(config: ProbeConfig, *, boxed: bool) -> LocalPreprocessing:
+    """What the extractor is given, by the config; ``boxed``: the data set has boxes, which do what
+    masks do where ``dataset.mask_col`` names none."""
     dataset, benchmark = config.dataset, config.benchmark
+    located = dataset.mask_col is not None or boxed
     return LocalPreprocessing(
         longer_side_px=benchmark.local_size,
         square=benchmark.local_square,
-        mask_use=benchmark.local_masks if dataset.mask_col is not None else "none",
+        mask_use=benchmark.local_masks if located else "none",
         crop=dataset.cropped,
         crop_margin=dataset.crop_margin,
         reduced_decode=dataset.reduced_decode,

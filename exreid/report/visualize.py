@@ -34,7 +34,7 @@ from exreid.pipeline.embed import preprocessing_for
 from exreid.pipeline.inputs import methods_of, output_root
 from exreid.pipeline.keypoints import preprocessing_of
 from exreid.progress import Progress, no_progress
-from exreid.records import ImageTable, region_text
+from exreid.records import ImageTable, region_parts, region_text
 from exreid.report.matched_pairs import kept_matches, matched_rows
 from exreid.report.outcomes import probability_of, query_outcomes
 from exreid.report.read import RunData, read_run_data
@@ -339,7 +339,9 @@ def _image_rgb(data: RunData, image: int) -> np.ndarray:
 
 def _as_matched(data: RunData, config: ProbeConfig, image: int) -> Seen:
     """As keypoints were looked for in it."""
-    return preprocessing_of(config).prepare(*_read(data, image))
+    content, region = _read(data, image)
+    boxed = region_parts(region)[1] is not None
+    return preprocessing_of(config, boxed=boxed).prepare(content, region)
 
 
 def _as_embedded(run: _Run, image: int) -> Seen:

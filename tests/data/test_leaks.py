@@ -92,6 +92,29 @@ def test_copies_on_one_side_under_two_animals_are_counted():
     assert leaks.counts["copies_under_two_animals"] == expected > 0
 
 
+def test_animals_of_one_photograph_are_no_copies_and_a_copy_of_it_is_one_of_each():
+    """Photographs a and b are the same file, and show animals 0 and 1 each; c shows 0 alone."""
+    paths = ["a", "a", "b", "b", "c"]
+    identity = np.array([0, 1, 1, 0, 0])
+    ids = ("a#1", "a#2", "b#1", "b#2", "c")
+    side = RetrievalSide(ids, np.arange(5), identity, np.full(5, -1))
+    none = np.zeros((0, 2), int)
+    alone = [side.take(np.array(places)) for places in ([0, 1], [4])]
+    leaks = copy_leaks(*alone, ["x"] * 2, ["y"], none, same_encounter=True, path_N=paths)
+    assert not leaks.found
+    both = [side.take(np.array(places)) for places in ([0, 1], [2, 3])]
+    leaks = copy_leaks(*both, ["x"] * 2, ["x"] * 2, none, same_encounter=True, path_N=paths)
+    assert leaks.counts["queries_same_file"] == 2
+    assert leaks.counts["copies_under_two_animals"] == 0
+    leaks = copy_leaks(side.take(np.arange(4)), side.take(np.array([4])), ["x"] * 4, ["y"], none,
+                       same_encounter=True, path_N=paths)  # fmt: skip
+    assert _lines(leaks) == [
+        ("duplicate_query", "b#1", "", "the same file as a#2"),
+        ("duplicate_query", "b#2", "", "the same file as a#1"),
+    ]
+    assert leaks.counts["copies_under_two_animals"] == 0
+
+
 def test_leave_one_out_copies_are_of_other_rows():
     side = _side(5, 6, 7)
     leaks = copy_leaks(side, side, *[["x", "x", "y"]] * 2, np.zeros((0, 2), int), same_encounter=1)

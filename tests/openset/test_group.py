@@ -3,12 +3,22 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from exreid.config.benchmark import OpenSetConfig
 from exreid.metrics.grouping import adjusted_rand_index
-from exreid.openset.group import Grouper, _sparing_choice, near_pairs, visit_pairs, whole_identities
-from exreid.records import RetrievalSide
+from exreid.openset.group import (
+    Grouper,
+    Grouping,
+    NewAnimals,
+    _sparing_choice,
+    near_pairs,
+    new_animals_table,
+    visit_pairs,
+    whole_identities,
+)
+from exreid.records import ImageTable, RetrievalSide
 
 
 def _side(identity, encounter=None, start=0):
@@ -108,3 +118,18 @@ def test_a_score_that_barely_helps_joins_nothing():
     assert _sparing_choice(truth, [visits, perfect], seed=0) == 1
     assert _sparing_choice(truth, [visits, by_chance], seed=0) == 0
     assert _sparing_choice(truth, [visits, by_chance, perfect], seed=0) == 2
+
+
+def test_a_visit_of_several_animals_is_no_visit_of_a_new_animal():
+    """Photograph b shows two animals, one of them known: visit v says nothing of the other."""
+    rows = pd.DataFrame({
+        "path": ["a", "b", "b", "c", "d"],
+        "encounter": pd.Series(["v", "v", "v", "w", None], dtype=object),
+        "identity": ["x", "x", "y", "z", "z"],
+    })  # fmt: skip
+    for name in ("image_id", "split", "mask", "date", "viewpoint", "row"):
+        rows[name] = None
+    table = ImageTable(rows, rows, ".", "table")
+    found = NewAnimals(np.array([0, 1, 3, 4]), np.zeros(4, int), Grouping(None, 1.0, True, 0, 0, 0))
+    made = new_animals_table(found, _side([0, 0, 1, 2, 2]), table, np.zeros(5))
+    assert made["encounter"].to_pylist() == [None, None, "w", None]

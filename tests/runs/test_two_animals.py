@@ -1,6 +1,7 @@
 """Two animals in one photograph: probed, kept in a gallery, identified as two, and never as one."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -9,33 +10,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from exreid.cli import main
-from exreid.data.synthetic import METADATA_FILE, write_dataset
 from exreid.metrics.grouping import clusters_at_cuts
-
-
-@pytest.fixture(scope="module")
-def side_by_side(tmp_path_factory):
-    """Photographs of two animals each, side by side, made of one-animal photographs by PIL."""
-    folder = tmp_path_factory.mktemp("two")
-    write_dataset(folder / "one", identities=6, images_per_identity=4, image_wh_px=(160, 120))
-    one = pd.read_csv(folder / "one" / METADATA_FILE, dtype=str)
-    animals = [rows.to_dict("records") for _, rows in one.groupby("unique_name")]
-    rows = []
-    for left, right in zip(animals[::2], animals[1::2], strict=True):
-        for number, pair in enumerate(zip(left, right, strict=True)):
-            both = Image.new("RGB", (320, 120))
-            name = f"{left[0]['unique_name']}-{number}.png"
-            for place, row in enumerate(pair):
-                both.paste(Image.open(folder / "one" / row["path"]), (160 * place, 0))
-                rows.append({
-                    "path": name, "unique_name": row["unique_name"], "encounter": f"v{name}",
-                    "bbox": json.dumps([160 * place, 0, 160, 120]),
-                    "split-time_closed": "test" if number == 3 else "train",
-                })  # fmt: skip
-            (folder / "both").mkdir(exist_ok=True)
-            both.save(folder / "both" / name)
-    pd.DataFrame(rows).to_csv(folder / "both" / "metadata.csv", index=False)
-    return folder
 
 
 def _keys(folder, out):
@@ -46,14 +21,7 @@ def _keys(folder, out):
 
 def test_a_probe_ranks_crops_as_it_ranks_the_animals_cut_out_by_hand(side_by_side, tmp_path):
     """Truth: the same pixels as files of their own, probed without any box."""
-    both, cut = side_by_side / "both", tmp_path / "cut"
-    cut.mkdir()
-    rows = pd.read_csv(both / "metadata.csv")
-    for i, row in rows.iterrows():
-        x, y, w, h = json.loads(row["bbox"])
-        Image.open(both / row["path"]).crop((x, y, x + w, y + h)).save(cut / f"{i:03}.png")
-    rows = rows.assign(path=[f"{i:03}.png" for i in range(len(rows))]).drop(columns="bbox")
-    rows.to_csv(cut / "metadata.csv", index=False)
+    both, cut = side_by_side / "both", side_by_side / "cut"
     for name, folder in (("both", both), ("cut", cut)):
         keys = [*_keys(folder, tmp_path), f"output.run_id={name}"]
         assert main(["probe", *keys]) == 0
@@ -174,6 +142,63 @@ def test_each_of_two_boxes_gets_the_mask_that_lies_in_it(
     again = ["identify", *map(str, given), "--gallery", str(two_gallery), f"output.root={tmp_path}"]
     assert main(again) == 1
     assert "lies in the box [0, 0, 160, 120]" in capsys.readouterr().err
+
+
+def test_a_visit_of_two_animals_is_answered_for_each_alone(side_by_side, tmp_path):
+    """Truth: the mean over the animal's own photographs, from the probe's ranking."""
+    folder = tmp_path / "visits"
+    shutil.copytree(side_by_side / "both", folder)
+    rows = pd.read_csv(folder / "metadata.csv")
+    late = rows["path"].str.contains("-[23].png")
+    rows["split-time_closed"] = np.where(late, "test", "train")
+    rows["encounter"] = rows["path"].str.replace("-[23].png", "-late", regex=True)
+    rows = rows.drop(columns="image_id")
+    rows.to_csv(folder / "metadata.csv", index=False)
+    assert main(["probe", *_keys(folder, tmp_path), "output.run_id=r"]) == 0
+    run = tmp_path / "benchmark_runs" / "r"
+    pooled = pd.read_parquet(run / "encounters.parquet")
+    assert len(pooled) == 6
+    assert (pooled["photos"] == 2).all()
+    assert pooled["encounter"].value_counts().tolist() == [2, 2, 2]
+    name_of = rows.assign(image_id=_ids(rows)).set_index("image_id")
+    ranked = pd.read_parquet(run / "rankings.parquet")
+    ranked["animal"] = ranked["gallery_id"].map(name_of["unique_name"])
+    ranked["of"] = ranked["query_id"].map(name_of["unique_name"])
+    best = ranked.groupby(["of", "query_id", "animal"])["score"].max()
+    mean = best.groupby(["of", "animal"]).mean()
+    leads = ranked[ranked["rank"] == 1].groupby("of")["animal"].agg(set)
+    for row in pooled.itertuples():
+        mine = mean[row.identity]
+        assert row.leader == mine[mine.index.isin(leads[row.identity])].idxmax()
+        assert row.score == pytest.approx(mine[row.leader])
+
+
+def _ids(rows):
+    """Left is 1, right is 2."""
+    left = rows["bbox"].map(json.loads).str[0] == 0
+    return rows["path"] + np.where(left, "#1", "#2")
+
+
+@pytest.mark.parametrize("masks", ["filter", "none"])
+def test_keypoints_lie_in_the_box_also_where_no_column_has_masks(side_by_side, tmp_path, masks):
+    """By hand: with a margin of half of 160 pixels the crop is 240 wide, a third of it margin."""
+    keys = ["benchmark.method=local_lightglue", "benchmark.local_top_k=48",
+            "benchmark.local_size=160", "benchmark.candidate_k=3", "benchmark.keep_matches=3",
+            "dataset.mask_col=null", f"benchmark.local_masks={masks}"]  # fmt: skip
+    keys = [*_keys(side_by_side / "both", tmp_path), *keys, "dataset.crop_margin=0.5"]
+    assert main(["probe", *keys, "output.run_id=r"]) == 0
+    rows = pd.read_parquet(tmp_path / "benchmark_runs" / "r" / "matches.parquet")
+    in_margin = 0
+    for side in ("query", "gallery"):
+        for image_id, xy, wh in zip(
+            rows[f"{side}_id"], rows[f"{side}_xy"], rows[f"{side}_wh_px"], strict=True
+        ):
+            share = np.ravel(xy)[::2] / wh[0]
+            pixel = 1 / wh[0]  # one that the box covers by half counts
+            first = image_id.endswith("#1")
+            beyond = share > 2 / 3 + pixel if first else share < 1 / 3 - pixel
+            in_margin += int(beyond.sum())
+    assert (in_margin == 0) == (masks == "filter")
 
 
 def test_animals_of_one_photograph_are_never_one_group():
