@@ -237,7 +237,12 @@ def _with_visits(
     several = table.rows["path"].duplicated(keep=False) & names.notna()
     # A visit of several animals is no animal's: each image then has one of its own.
     shared = names.isin(set(names[several]))
-    names = names.where(~shared, names.astype(str) + " " + table.rows["image_id"])
+    ids = table.rows["image_id"].tolist()
+    alone = [  # a table's visits are joined texts, each with its length
+        f"{name}|{len(one)}:{one}" if told == "table" else f"{name} {one}"
+        for name, one, told in zip(names, ids, visits.how_N, strict=True)
+    ]
+    names = names.where(~shared, alone)
     told = table.rows["date"]
     rows = table.rows.assign(encounter=names, date=told.where(told.notna(), time_N))
     return replace(table, rows=rows), visits.how_N

@@ -1,6 +1,7 @@
 """What several tests of runs share: photographs of two animals."""
 
 import json
+import math
 
 import pandas as pd
 import pytest
@@ -41,4 +42,27 @@ def side_by_side(tmp_path_factory):
         part.save(folder / "cut" / f"{row['image_id']}.png")
     cut = table.assign(path=table["image_id"] + ".png").drop(columns="bbox")
     cut.to_csv(folder / "cut" / "metadata.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def turned(side_by_side):
+    """The animals of ``cut`` on their sides, two in a photograph: the left one turned clockwise,
+    the right one back, by PIL."""
+    cut = pd.read_csv(side_by_side / "cut" / "metadata.csv", dtype=str)
+    folder = side_by_side / "turned"
+    folder.mkdir()
+    rows = []
+    for left, right in zip(*(cut[place::2].to_dict("records") for place in (0, 1)), strict=True):
+        photo = Image.new("RGB", (260, 170), (90, 90, 90))
+        name = left["image_id"].partition("#")[0]
+        for x, row, degrees in ((5, left, -90), (135, right, 90)):  # PIL turns anticlockwise
+            upright = Image.open(side_by_side / "cut" / row["path"])
+            photo.paste(upright.rotate(degrees, expand=True), (x, 5))
+            # Of the upright 160 x 120 pixels around the same centre, before they are turned.
+            box = [x + 60 - 80, 5 + 80 - 60, 160, 120]
+            theta = -math.radians(degrees)
+            rows.append(row | {"path": name, "bbox": json.dumps(box), "theta": theta})
+        photo.save(folder / name)
+    pd.DataFrame(rows).to_csv(folder / "metadata.csv", index=False)
     return folder

@@ -62,6 +62,9 @@ def test_two_animals_get_two_answers_that_are_never_the_same(side_by_side, tmp_p
         assert named.is_unique
     assert main(["report", str(run)]) == 0
     assert len(list((run / "report").rglob("p/*/*.jpg"))) >= 6
+    shown = pd.read_parquet(run / "photos.parquet")
+    shown = shown[shown["side"] == "query"]
+    assert (shown["visit"] == "v" + shown["path"] + " / " + shown["image_id"]).all()
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +180,35 @@ def _ids(rows):
     """Left is 1, right is 2."""
     left = rows["bbox"].map(json.loads).str[0] == 0
     return rows["path"] + np.where(left, "#1", "#2")
+
+
+def test_turned_boxes_are_probed_and_identified_as_the_animals_upright(
+    side_by_side, turned, tmp_path
+):
+    """Truth: the animals before they were laid on their sides, as files of their own."""
+    keys = ["dataset.crop=auto", "benchmark.open_set.queries=12"]
+    ranked = []
+    for folder in (turned, side_by_side / "cut"):
+        name = folder.name
+        mine = [*_keys(folder, tmp_path), *keys]
+        assert main(["probe", *mine[:-1], f"output.run_id={name}"]) == 0
+        ranked.append(pd.read_parquet(tmp_path / "benchmark_runs" / name / "rankings.parquet"))
+        gallery = tmp_path / f"g-{name}"
+        assert main(["gallery", "build", "--out", str(gallery), "--split", "train", *mine]) == 0
+        rows = pd.read_csv(folder / "metadata.csv")
+        rows = rows[rows["split-time_closed"] == "test"].drop(columns=["unique_name", "image_id"])
+        card = tmp_path / f"card-{name}"
+        card.mkdir()
+        for path in set(rows["path"]):
+            (card / path).write_bytes((folder / path).read_bytes())
+        rows.to_csv(card / "boxes.csv", index=False)
+        asked, _ = _asked(gallery, tmp_path, name, card, "--metadata", card / "boxes.csv")
+        ranked.append(asked.replace(r"\.png$", "", regex=True))
+    for ours, theirs in ((ranked[0], ranked[2]), (ranked[1], ranked[3])):
+        both = ours.merge(theirs, on=["query_id", "gallery_id"], suffixes=("", "_upright"))
+        assert len(both) > 60
+        np.testing.assert_allclose(both["score"], both["score_upright"], atol=0.01)
+    assert main(["report", str(tmp_path / "identifications" / "turned")]) == 0
 
 
 @pytest.mark.parametrize("masks", ["filter", "none"])
