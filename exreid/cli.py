@@ -21,6 +21,7 @@ from exreid import __version__
 from exreid.commands import (
     compare,
     demo,
+    exports,
     finetune,
     gallery,
     identify,
@@ -204,6 +205,7 @@ COMMANDS = {
     "metrics": probe.METRICS,
     "finetune": finetune.FINETUNE,
     "tune": tune.TUNE,
+    "export": exports.EXPORT,
     "extract": probe.EXTRACT,
     "completion": Command("Print a shell's completion.", _completion_arguments, _completion),
 }
@@ -213,7 +215,7 @@ GROUPS = {
     "Which animal is this?": ("gallery", "identify"),
     "How well does a method work?": ("probe", "compare", "report", "metrics"),
     "Train": ("finetune", "tune"),
-    "For other programs": ("extract", "completion"),
+    "For other programs": ("export", "extract", "completion"),
 }
 
 if __name__ == "__main__":

@@ -52,6 +52,14 @@ class Box:
         corners_42: np.ndarray = around @ turn.T + centre
         return corners_42
 
+    @property
+    def around(self) -> Box:
+        """The upright box around it."""
+        if not self.theta_rad:
+            return self
+        (left, top), (right, bottom) = self.corners_42.min(axis=0), self.corners_42.max(axis=0)
+        return Box(float(left), float(top), float(right), float(bottom))
+
     def grown(self, margin: float, image_wh_px: tuple[int, int]) -> Box:
         """With a margin, a fraction of its longer side, on each side. Whole pixels, inside the
         image; what is turned may reach over its edge."""

@@ -25,6 +25,7 @@ from exreid.data.boxes import BoxFormat
 from exreid.data.metadata_formats import IS_PARQUET, clean_text, decoded_text, split_header
 from exreid.data.workbooks import is_workbook, read_workbook
 from exreid.errors import MetadataError
+from exreid.storage.spreadsheets import SAFE_FORMULA, cell_as_it_was
 from exreid.storage.urls import exists, is_remote, join, open_file_system, read_regular, read_remote
 
 Content = TypeVar("Content")
@@ -259,6 +260,8 @@ def _parse_csv(data: bytes, source: str) -> tuple[pd.DataFrame, np.ndarray, froz
         line_N += in_header + np.cumsum(breaks_N) - breaks_N
     repeated = _repeated_names(text, separator)
     frame.columns = _free_names(frame.columns)
+    if SAFE_FORMULA.search(text):  # as exreid's own tables for people have it
+        frame = frame.map(lambda cell: cell_as_it_was(cell) if isinstance(cell, str) else cell)
     return frame.where(frame.notna(), None), line_N, repeated
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import io
 import zipfile
 from datetime import date, datetime, time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from exreid.errors import MetadataError
+from exreid.errors import ConfigError, MetadataError
+from exreid.storage.spreadsheets import FORMULA
 
 MAX_UNPACKED_BYTES = 2**30
+WIDEST = 60
+"""Characters of a column."""
 Rows = list[list[object]]
 
 
@@ -63,6 +67,45 @@ def read_workbook(
         )
     _refuse_uncomputed(values[name], formulas[name], source, name)
     return _as_table(values[name], source, name)
+
+
+def write_workbook(frame: pd.DataFrame, file: Path) -> None:
+    """Write a table as a workbook of one sheet. Texts stay texts: ``007`` keeps its zeros, and
+    ``=1+1`` is no formula. ConfigError for characters that a workbook cannot have, and where
+    openpyxl is not installed."""
+    try:
+        import openpyxl
+        from openpyxl.utils.exceptions import IllegalCharacterError
+    except ImportError as error:
+        raise ConfigError(
+            f"{file.name}: an Excel workbook is written by a package that is not installed. pip "
+            "install 'exreid[tables]'; --to table --out FILE.csv needs none."
+        ) from error
+    book = openpyxl.Workbook()
+    sheet = book.active
+    for row, values in enumerate([frame.columns, *frame.to_numpy(dtype=object)], 1):
+        for column, value in enumerate(values, 1):
+            if value is None or value != value or value == "":  # noqa: PLR0124 - NaN
+                continue
+            cell = sheet.cell(row, column)
+            try:
+                cell.value = value
+            except IllegalCharacterError as error:
+                raise ConfigError(
+                    f"{file.name}, row {row}: {value!r} has a character that no workbook can have. "
+                    "Rename it."
+                ) from error
+            if isinstance(value, str):
+                cell.data_type, cell.number_format = "s", "@"
+                cell.quotePrefix = bool(FORMULA.match(value))
+            if row == 1:
+                cell.font = openpyxl.styles.Font(bold=True)
+    for column, name in enumerate(frame.columns, 1):
+        longest = max([len(str(name)), *map(len, frame[name].dropna().astype(str))])
+        letter = openpyxl.utils.get_column_letter(column)
+        sheet.column_dimensions[letter].width = min(longest + 2, WIDEST)
+    sheet.freeze_panes = "A2"
+    book.save(file)
 
 
 def _sheets(workbook: object) -> dict[str, Rows]:

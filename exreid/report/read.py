@@ -139,7 +139,7 @@ def read_run_data(
     with damage_named(folder):
         result = _read_result(folder)
         snapshot = _if_there(folder / SNAPSHOT, lambda file: file.read_text(encoding="utf-8")) or ""
-        config = _config(folder, snapshot)
+        config = run_config(folder, snapshot)
         queries = _queries(folder)
         rows = read_run_table(
             folder / "rankings.parquet", RANKINGS, empty={"is_match": TRUTH, "score": NUMBER}
@@ -184,7 +184,9 @@ def _read_result(folder: Path) -> RunRecord:
     return record
 
 
-def _config(folder: Path, snapshot: str) -> ProbeConfig | None:
+def run_config(folder: Path, snapshot: str) -> ProbeConfig | None:
+    """The config of a probe or an identification; None for one of another version that brings its
+    photographs' places."""
     source = str(folder / SNAPSHOT)
     try:
         tree = tree_of_yaml(snapshot, ProbeConfig, source=source)

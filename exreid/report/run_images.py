@@ -99,7 +99,7 @@ def read_run_images(
         used = {"side", "gallery_images"}
     elif config is not None:
         if table is None:
-            table = _read_table(folder, config.dataset, root)
+            table = read_run_metadata(folder, config.dataset, root)
         whole, used = _from_table(table, config.dataset)
     else:
         raise RunError(f"{folder}: neither photos.parquet nor a probe's config.snapshot.yaml.")
@@ -115,7 +115,7 @@ def read_run_images(
         )
     gallery = _gallery(whole, folder, config)
     whole = whole.iloc[place].reset_index(drop=True)
-    column = _site_column(whole, site)
+    column = site_column(whole, site)
     rows = whole[list(SHOWN_COLUMNS)].copy()
     rows["site"] = whole[column] if column else None
     for name in rows.columns:
@@ -142,7 +142,8 @@ def _gallery(whole: pd.DataFrame, folder: Path, config: ProbeConfig | None) -> p
     return chosen[columns].reset_index(drop=True)
 
 
-def _read_table(folder: Path, dataset: DatasetConfig, root: str | None) -> ImageTable:
+def read_run_metadata(folder: Path, dataset: DatasetConfig, root: str | None) -> ImageTable:
+    """The data set that a run was made on, below ``root`` where it has moved; RunError."""
     place = dataset.root if root is None else root
     try:
         table, _ = load_images(
@@ -188,7 +189,9 @@ def _from_table(table: ImageTable, dataset: DatasetConfig) -> tuple[pd.DataFrame
     return whole, used
 
 
-def _site_column(whole: pd.DataFrame, site: str | None) -> str | None:
+def site_column(whole: pd.DataFrame, site: str | None) -> str | None:
+    """``site``, or the likeliest of a table's columns with the place; RunError where it has no
+    such column."""
     if site is not None:
         if site not in whole:
             raise RunError(

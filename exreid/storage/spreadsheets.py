@@ -15,6 +15,7 @@ import pandas as pd
 
 Cell = TypeVar("Cell")
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
+SAFE_FORMULA = re.compile(r"'[=+\-@\t\r]")
 NUMBER_CELL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 

@@ -44,6 +44,7 @@ BOX_COLUMNS: tuple[tuple[tuple[str, ...], BoxFormat | None], ...] = (
     (("x1", "y1", "x2", "y2"), "xyxy_px"),
     (("xmin", "ymin", "xmax", "ymax"), "xyxy_px"),
     (("x_min", "y_min", "x_max", "y_max"), "xyxy_px"),
+    (("box_left", "box_top", "box_right", "box_bottom"), "xyxy_px"),
 )
 """Four columns that are a box."""
 

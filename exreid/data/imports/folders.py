@@ -26,6 +26,8 @@ DATE_NAME = re.compile(r"\d{4}([-_.]?\d\d){0,2}")
 """Folders that are called like a year, a month or a day: what lies in them is still of the animal
 whose folder they are in."""
 VIEWPOINTS = frozenset(("left", "right", "front", "back", "top"))
+UNMATCHED = "unmatched"
+"""The folder of photographs whose animal is not known, as `exreid export` writes it."""
 REMEDY = (
     "--template says which folder means what: exreid import folders DIR --template "
     "'{site}/{unique_name}/*' --out metadata.csv (also {viewpoint}, {encounter} and other columns)."
@@ -73,12 +75,14 @@ def read_folders(root: str, *, template: str | None = None, minutes: float = MIN
             f"{REMEDY}"
         )
     paths = [found.paths[i] for i in kept]
-    time_N = _times(found.root, paths)
+    time_N = read_times(found.root, paths)
     rows = [cells_N[i] or {} for i in kept]
     known = [cells.get("encounter") for cells in rows]
     visits = group_visits(paths, time_N, known=known, minutes=minutes)
     animals = []
     for path, cells, time, visit in zip(paths, rows, time_N, visits.name_N, strict=True):
+        if cells[NAME] == UNMATCHED:
+            cells[NAME] = None
         date = None if np.isnat(time) else str(time).replace("T", " ")
         animals.append(Animal(path, path, {**cells, "date": date, "encounter": visit}))
     alone = visits.how_N.count("alone")
@@ -97,7 +101,7 @@ def _by_depth(paths: Sequence[str]) -> tuple[list[Cells | None], str]:
     depths: dict[int, str] = {}
     for path in paths:
         folders, cells = path.split("/")[:-1], Cells()
-        while folders and _is_inner(folders[-1]):
+        while folders and is_inner(folders[-1]):
             inner = folders.pop()
             if inner.lower() in VIEWPOINTS:
                 cells["viewpoint"] = inner.lower()
@@ -115,7 +119,7 @@ def _by_depth(paths: Sequence[str]) -> tuple[list[Cells | None], str]:
     return cells_N, "ANIMAL/photograph" if deep == 1 else f"{'SITE/' * (deep - 1)}ANIMAL/photograph"
 
 
-def _is_inner(name: str) -> bool:
+def is_inner(name: str) -> bool:
     """Whether a folder's name is that of a visit, a day or a side, and no animal's."""
     return bool(
         VISIT_NAME.fullmatch(name) or DATE_NAME.fullmatch(name) or name.lower() in VIEWPOINTS
@@ -139,7 +143,7 @@ def _part(part: str) -> str:
     return "[^/]*" if part == "*" else re.escape(part)
 
 
-def _times(root: str, paths: Sequence[str]) -> np.ndarray:
+def read_times(root: str, paths: Sequence[str]) -> np.ndarray:
     """When each photograph was taken, datetime64[s]; NaT where nothing says it."""
 
     def time_of(path: str) -> np.datetime64:

@@ -1,0 +1,1 @@
+"""What exreid knows, in the files of other programs."""

@@ -1,0 +1,255 @@
+"""Camtrap DP 1.0.2, the packages of camera traps (https://camtrap-dp.tdwg.org)."""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from exreid.data.exports.animals import Export, ExportedAnimal
+from exreid.records import Json
+
+VERSION_URL = "https://raw.githubusercontent.com/tdwg/camtrap-dp/1.0.2/"
+COLUMNS = {
+    "deployments": (
+        *("deploymentID", "locationID", "locationName", "latitude", "longitude"),
+        *("coordinateUncertainty", "deploymentStart", "deploymentEnd", "setupBy", "cameraID"),
+        *("cameraModel", "cameraDelay", "cameraHeight", "cameraDepth", "cameraTilt"),
+        *("cameraHeading", "detectionDistance", "timestampIssues", "baitUse", "featureType"),
+        *("habitat", "deploymentGroups", "deploymentTags", "deploymentComments"),
+    ),
+    "media": (
+        *("mediaID", "deploymentID", "captureMethod", "timestamp", "filePath", "filePublic"),
+        *("fileName", "fileMediatype", "exifData", "favorite", "mediaComments"),
+    ),
+    "observations": (
+        *("observationID", "deploymentID", "mediaID", "eventID", "eventStart", "eventEnd"),
+        *("observationLevel", "observationType", "cameraSetupType", "scientificName", "count"),
+        *("lifeStage", "sex", "behavior", "individualID", "individualPositionRadius"),
+        *("individualPositionAngle", "individualSpeed", "bboxX", "bboxY", "bboxWidth"),
+        *("bboxHeight", "classificationMethod", "classifiedBy", "classificationTimestamp"),
+        *("classificationProbability", "observationTags", "observationComments"),
+    ),
+}
+"""Every column of the standard's three tables, in its order."""
+UNKNOWN_SITE = "unknown"
+_FORBIDDEN_PATH = re.compile(r"[./~]|.*\.\.")
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package, and what its writer has to fill in, in words."""
+
+    tables: dict[str, pd.DataFrame]
+    """Of `COLUMNS`; None where nothing is known."""
+    description: dict[str, Json]
+    """``datapackage.json``."""
+    notes: list[str]
+
+
+def write_camtrap(export: Export, out: Path, zone: tzinfo | None) -> list[str]:
+    """``datapackage.json`` and the three tables; notes of what has to be filled in."""
+    package = camtrap_package(export, zone)
+    for name, table in package.tables.items():
+        table.to_csv(out / f"{name}.csv", index=False)
+    text = json.dumps(package.description, indent=2, ensure_ascii=False) + "\n"
+    (out / "datapackage.json").write_text(text, encoding="utf-8")
+    return package.notes
+
+
+def camtrap_package(export: Export, zone: tzinfo | None) -> Package:
+    """A deployment for each site, a medium for each photograph, an observation for each animal.
+
+    Only known animals are an ``individualID``. ``zone`` is that of the cameras' clocks; without one
+    times are written as UTC and marked by ``timestampIssues``. What nobody knows stays empty.
+    """
+    sites: dict[str, list[ExportedAnimal]] = {}
+    for one in export.animals:
+        sites.setdefault(_site(one), []).append(one)
+    events: dict[tuple[str, str], list[ExportedAnimal]] = {}
+    for one in export.animals:
+        events.setdefault(_event(one), []).append(one)
+    first = {one.path: one for one in reversed(export.animals)}
+    rows = {
+        "deployments": [_deployment(name, those, zone) for name, those in sites.items()],
+        "media": [_medium(first[path], zone) for path in export.paths],
+        "observations": [
+            _observation(one, events[_event(one)], export, zone) for one in export.animals
+        ],
+    }
+    tables = {
+        name: pd.DataFrame(rows[name], columns=list(columns), dtype=object)
+        for name, columns in COLUMNS.items()
+    }
+    notes = _notes(export, tables, zone)
+    return Package(tables, _description(export, tables["deployments"], notes), notes)
+
+
+def _site(one: ExportedAnimal) -> str:
+    """The site, or the folder of photographs whose site nobody says."""
+    return one.site or one.path.rpartition("/")[0] or UNKNOWN_SITE
+
+
+def _event(one: ExportedAnimal) -> tuple[str, str]:
+    return (_site(one), f"visit {one.visit}" if one.visit else f"photograph {one.path}")
+
+
+def _deployment(name: str, those: Sequence[ExportedAnimal], zone: tzinfo | None) -> dict[str, Json]:
+    located = next((one for one in those if None not in (one.latitude, one.longitude)), None)
+    start, end = _span(those, zone)
+    doubtful = zone is None or not all(one.moment and one.has_time for one in those)
+    return {
+        "deploymentID": name,
+        "locationID": those[0].site,
+        "latitude": None if located is None else located.latitude,
+        "longitude": None if located is None else located.longitude,
+        "deploymentStart": start,
+        "deploymentEnd": end,
+        "timestampIssues": "true" if doubtful else "false",
+        "deploymentComments": "Start and end are those of its first and last photograph here.",
+    }
+
+
+def _medium(one: ExportedAnimal, zone: tzinfo | None) -> dict[str, Json]:
+    ending = PurePosixPath(one.path).suffix.lower()
+    kind = mimetypes.types_map.get(ending) or f"image/{ending[1:] or 'jpeg'}"
+    return {
+        "mediaID": one.path,
+        "deploymentID": _site(one),
+        "timestamp": _time_text(one.moment, zone),
+        "filePath": one.path,
+        "filePublic": "false",
+        "fileName": PurePosixPath(one.path).name,
+        "fileMediatype": kind,
+    }
+
+
+def _observation(
+    one: ExportedAnimal, event: Sequence[ExportedAnimal], export: Export, zone: tzinfo | None
+) -> dict[str, Json]:
+    start, end = _span(event, zone)
+    machine = export.classified_by is not None
+    row: dict[str, Json] = {
+        "observationID": one.image_id,
+        "deploymentID": _site(one),
+        "mediaID": one.path,
+        "eventID": one.visit,
+        "eventStart": start,
+        "eventEnd": end,
+        "observationLevel": "media",
+        "observationType": "animal",
+        "scientificName": one.species,
+        "count": 1,
+        "individualID": one.animal,
+        "classificationMethod": "machine" if machine else None,
+        "classifiedBy": export.classified_by,
+        "classificationTimestamp": export.classified_at,
+        "classificationProbability": one.probability if machine and one.animal else None,
+        "observationTags": f"newAnimal:{one.new_animal}" if one.new_animal else None,
+        "observationComments": one.answer,
+    }
+    if (box := one.upright_box) is not None:
+        width, height = one.wh_px
+        row |= {
+            "bboxX": round(box.left / width, 6),
+            "bboxY": round(box.top / height, 6),
+            "bboxWidth": round(box.wh[0] / width, 6),
+            "bboxHeight": round(box.wh[1] / height, 6),
+        }
+    return row
+
+
+def _span(those: Sequence[ExportedAnimal], zone: tzinfo | None) -> tuple[str | None, str | None]:
+    moments = [one.moment for one in those if one.moment is not None]
+    if not moments:
+        return None, None
+    return _time_text(min(moments), zone), _time_text(max(moments), zone)
+
+
+def _time_text(moment: datetime | None, zone: tzinfo | None) -> str | None:
+    """ISO with its zone, as the standard asks."""
+    return None if moment is None else moment.replace(tzinfo=zone or UTC).isoformat()
+
+
+def _notes(export: Export, tables: dict[str, pd.DataFrame], zone: tzinfo | None) -> list[str]:
+    deployments, media = tables["deployments"], tables["media"]
+    notes = ["the photographs are not copied: filePath is below " + export.root]
+    unlocated = int(deployments[["latitude", "longitude"]].isna().any(axis=1).sum())
+    if unlocated:
+        notes.append(
+            f"Camtrap DP requires latitude and longitude: fill them in for {unlocated} of "
+            f"{len(deployments)} rows of deployments.csv"
+        )
+    if any(one.site is None for one in export.animals):
+        notes.append("no site is known of some photographs: their folder is their deploymentID")
+    untimed = int(media["timestamp"].isna().sum())
+    if untimed:
+        notes.append(
+            f"Camtrap DP requires times: fill in timestamp for {untimed} of {len(media)} rows of "
+            "media.csv, and eventStart and eventEnd in observations.csv"
+        )
+    if untimed < len(media) and zone is None:
+        notes.append(
+            "times are written as UTC and marked (timestampIssues), since nobody says the zone of "
+            "the cameras' clocks: --timezone does"
+        )
+    days = sum(one.moment is not None and not one.has_time for one in export.animals)
+    if days:
+        notes.append(f"{days} times are midnight, since only the day is known (timestampIssues)")
+    odd = int(media["filePath"].map(lambda path: bool(_FORBIDDEN_PATH.match(path))).sum())
+    if odd:
+        notes.append(
+            f"Camtrap DP forbids {odd} of the paths: they begin with a dot or ~, or have two dots "
+            "in a row. Rename those files"
+        )
+    if export.turned:
+        notes.append(f"{export.turned} turned boxes became upright ones around them")
+    return notes
+
+
+def _description(export: Export, deployments: pd.DataFrame, notes: list[str]) -> dict[str, Json]:
+    """``datapackage.json``; what only people know is missing, and noted."""
+    resources: list[Json] = [
+        {
+            "name": name,
+            "path": f"{name}.csv",
+            "profile": "tabular-data-resource",
+            "format": "csv",
+            "mediatype": "text/csv",
+            "encoding": "utf-8",
+            "schema": f"{VERSION_URL}{name}-table-schema.json",
+        }
+        for name in COLUMNS
+    ]
+    places = deployments[["longitude", "latitude"]].dropna()
+    moments = [one.moment.date().isoformat() for one in export.animals if one.moment]
+    species = sorted({one.species for one in export.animals if one.species})
+    missing = ["contributors", "project.samplingDesign", "project.captureMethod"]
+    missing += [] if len(places) else ["spatial"]
+    missing += [] if moments else ["temporal"]
+    missing += [] if species else ["taxonomic"]
+    notes.append(f"Camtrap DP also requires, in datapackage.json: {', '.join(missing)}")
+    content: dict[str, Json] = {
+        "name": re.sub(r"[^a-z0-9._-]+", "-", export.name.lower()).strip("-") or "exreid",
+        "title": export.name,
+        "created": export.classified_at or datetime.now(UTC).isoformat(timespec="seconds"),
+        "profile": f"{VERSION_URL}camtrap-dp-profile.json",
+        "resources": resources,
+        "project": {
+            "title": export.name,
+            "individualAnimals": True,
+            "observationLevel": ["media"],
+        },
+        "taxonomic": [{"scientificName": name} for name in species],
+    }
+    if len(places):
+        content["spatial"] = {"type": "MultiPoint", "coordinates": places.to_numpy().tolist()}
+    if moments:
+        content["temporal"] = {"start": min(moments), "end": max(moments)}
+    return content

@@ -1,0 +1,155 @@
+"""Wildbook's bulk import: spreadsheets of at most 200 encounters, and the folder of photographs
+that is uploaded with them (https://wildbook.docs.wildme.org/data/bulk-import-beta.html)."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from exreid.data.boxes import Box
+from exreid.data.exports.animals import Export, ExportedAnimal, Place
+from exreid.data.imports.animals import is_name
+from exreid.data.workbooks import write_workbook
+from exreid.errors import ConfigError
+
+MOST_ROWS = 200
+PHOTOGRAPHS = "photographs"
+
+
+def write_wildbook(export: Export, out: Path, place: Place) -> list[str]:
+    """``wildbook-1.xlsx``, ``-2``, ... and the folder ``photographs``; notes of what to look at.
+
+    ConfigError for an animal whose name Wildbook would take for no name.
+    """
+    nameless = [one.animal for one in export.animals if one.animal and not is_name(one.animal)]
+    if nameless:
+        raise ConfigError(
+            f"an animal is called {nameless[0]!r}, which databases take for no name. Rename it."
+        )
+    file_of = plain_names(export.paths)
+    for path, name in file_of.items():
+        place(path, f"{PHOTOGRAPHS}/{name}")
+    frame = wildbook_table(export, file_of)
+    starts = range(0, len(frame), MOST_ROWS)
+    for number, start in enumerate(starts, 1):
+        part = frame.iloc[start : start + MOST_ROWS].dropna(axis=1, how="all")
+        write_workbook(part, out / f"wildbook-{number}.xlsx")
+    notes = _notes(export)
+    renamed = sum(PurePosixPath(path).name != name for path, name in file_of.items())
+    if renamed:
+        notes.append(
+            f"{renamed} photographs have other names: Wildbook takes letters, digits, periods "
+            "and spaces; Encounter.otherCatalogNumbers says which they were"
+        )
+    return notes
+
+
+def wildbook_table(export: Export, file_of: dict[str, str]) -> pd.DataFrame:
+    """A row for each animal on a photograph: an encounter, as Wildbook calls that. What a machine
+    answered is ``unapproved``; an animal that is not known has no name, and the answer as a
+    remark."""
+    visits = [f"{export.name} {one.visit}" for one in export.animals if one.visit]
+    visit_of = _unique(visits, lambda text: re.sub(r"[^A-Za-z0-9_-]+", "_", text))
+    rows = []
+    for one in export.animals:
+        genus, _, epithet = (one.species or "").partition(" ")
+        moment = one.moment
+        timed = moment if one.has_time else None
+        rows.append(
+            {
+                "Encounter.mediaAsset0": file_of[one.path],
+                "Encounter.individualID": one.animal,
+                "Encounter.year": moment and moment.year,
+                "Encounter.month": moment and moment.month,
+                "Encounter.day": moment and moment.day,
+                "Encounter.hour": timed and timed.hour,
+                "Encounter.minutes": timed and timed.minute,
+                "Encounter.locationID": one.site if is_name(one.site) else None,
+                "Encounter.decimalLatitude": one.latitude,
+                "Encounter.decimalLongitude": one.longitude,
+                "Encounter.genus": genus or None,
+                "Encounter.specificEpithet": epithet or None,
+                "Encounter.occurrenceID": visit_of.get(f"{export.name} {one.visit}"),
+                "Encounter.otherCatalogNumbers": one.image_id,
+                "Encounter.state": "unapproved" if export.classified_by else None,
+                "Encounter.occurrenceRemarks": _remark(one),
+                "Annotation0.bbox": _box_text(one.upright_box),
+                "Annotation0.ViewPoint": one.viewpoint if is_name(one.viewpoint) else None,
+            }
+        )
+    return pd.DataFrame(rows, dtype=object)
+
+
+def plain_names(paths: Sequence[str]) -> dict[str, str]:
+    """A file's name of letters, digits, periods and spaces for each photograph, each once, whatever
+    their folders.
+
+    >>> plain_names(["1/IMG_01.jpg", "2/IMG_01.jpg", "Käfer.jpg"])
+    {'1/IMG_01.jpg': 'IMG 01.jpg', '2/IMG_01.jpg': '2 IMG 01.jpg', 'Käfer.jpg': 'Kafer.jpg'}
+    """
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for path in paths:
+        parts = path.split("/")
+        longer = [" ".join(parts[i:]) for i in range(len(parts) - 1, -1, -1)]
+        stem, dot, ending = path.rpartition(".")
+        numbered = (f"{stem} {number}{dot}{ending}" for number in range(2, len(paths) + 2))
+        for name in map(_letters, [*longer, *numbered]):
+            if name.casefold() not in taken:
+                break
+        taken.add(name.casefold())
+        names[path] = name
+    return names
+
+
+def _letters(text: str) -> str:
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return " ".join(re.sub(r"[^A-Za-z0-9.]+", " ", plain).split())
+
+
+def _unique(texts: Sequence[str], plain: Callable[[str], str]) -> dict[str, str]:
+    """A plain text for each text, no two the same."""
+    made: dict[str, str] = {}
+    taken: set[str] = set()
+    for text in dict.fromkeys(texts):
+        name, number = plain(text), 1
+        while name in taken:
+            number += 1
+            name = f"{plain(text)}_{number}"
+        taken.add(name)
+        made[text] = name
+    return made
+
+
+def _box_text(box: Box | None) -> str | None:
+    return None if box is None else json.dumps([round(n, 2) for n in (box.left, box.top, *box.wh)])
+
+
+def _remark(one: ExportedAnimal) -> str | None:
+    """What was answered, where that is no known animal."""
+    if one.animal is not None or one.answer is None:
+        return None
+    return one.answer if one.new_animal is None else f"{one.answer} ({one.new_animal})"
+
+
+def _notes(export: Export) -> list[str]:
+    """What Wildbook asks for and is not known."""
+    notes = []
+    for what, column in (
+        ("species", "Encounter.genus and Encounter.specificEpithet"),
+        ("moment", "Encounter.year"),
+        ("site", "Encounter.locationID"),
+    ):
+        missing = sum(not getattr(one, what) for one in export.animals)
+        if missing:
+            notes.append(f"Wildbook asks for {column}: fill it in, in {missing} rows")
+    if any(one.site for one in export.animals):
+        notes.append("a site (Encounter.locationID) has to be one of your Wildbook's own list")
+    if export.turned:
+        notes.append(f"{export.turned} turned boxes became upright ones around them")
+    return notes

@@ -1,0 +1,338 @@
+"""What a run answered, or what a gallery knows, as it is exported: animals on photographs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from exreid.data.boxes import Box, box_in_image
+from exreid.data.exports.animals import Export, ExportedAnimal
+from exreid.data.imports.folders import read_times
+from exreid.data.imports.photographs import PhotoSize, read_sizes
+from exreid.data.masks import Mask, decode_mask, fit_mask_to_image, parse_mask
+from exreid.errors import ConfigError, MaskError, RunError
+from exreid.explain.told import told_answer
+from exreid.gallery.folder import MANIFEST, open_gallery
+from exreid.gallery.photo_answers import visit_name
+from exreid.report.read import SNAPSHOT, run_config
+from exreid.report.run_images import read_run_images, read_run_metadata, site_column
+from exreid.storage import mirror
+from exreid.storage.run_files import NEW_ANIMALS, TEXT, WHOLE, read_run_table
+from exreid.storage.run_record import RESULT_FILE, RunRecord, read_record
+from exreid.storage.urls import missing_files
+
+RUN_FOLDERS = ("identifications", "benchmark_runs")
+"""Where a run is looked for whose id alone is given."""
+PLACES = {
+    "latitude": (("latitude", "lat", "decimallatitude"), 90.0),
+    "longitude": (("longitude", "lon", "long", "lng", "decimallongitude"), 180.0),
+}
+"""Names of a table's columns with the position, and its largest value in degrees."""
+SPECIES = ("scientificname", "scientific_name", "species")
+NEW_NAME = re.compile(r"new_(\d+)", re.IGNORECASE)
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a run answered of one image."""
+
+    leader: str | None
+    probability: float | None
+    decision: str | None
+    group: int | None
+    """Of those that were called new."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a run or a gallery says, before its photographs are looked at."""
+
+    root: str
+    name: str
+    rows: list[Row]
+    """image_id, path, mask, bbox, date, encounter, visit, viewpoint, site, and the metadata's own
+    columns."""
+    named: list[str] | None
+    """Of each row the animal that people named; None for a run."""
+    answers: dict[str, Answer]
+    record: RunRecord | None
+
+
+def find_source(what: str) -> Path:
+    """The folder of a run or a gallery: the folder itself, a URL, or a run by its id."""
+    folder = mirror.local_folder(what)
+    by_id = [] if "/" in what else [Path(one) / what for one in RUN_FOLDERS]
+    for one in (folder, *by_id):
+        if (one / RESULT_FILE).is_file() or (one / MANIFEST).is_file():
+            return one
+    there = "is no run and no gallery" if folder.is_dir() else "there is no such folder"
+    raise ConfigError(
+        f"{what}: {there}, and no run of that id in {' or '.join(RUN_FOLDERS)}. Name the folder of "
+        "an identification, of a probe, or of a gallery."
+    )
+
+
+def read_export(folder: Path, root: str | None, site: str | None) -> tuple[Export, list[str]]:
+    """The animals of a finished identification or probe, or of a gallery; and notes.
+
+    ``root`` is the folder of the photographs, which a gallery does not say; ``site`` the column
+    with the place. RunError for what holds no answers, and where photographs are missing.
+    """
+    if (folder / MANIFEST).is_file():
+        source = _of_gallery(folder, root, site)
+    else:
+        source = _of_run(folder, root, site)
+    paths = [str(row["path"]) for row in source.rows]
+    sizes = _sizes(source, folder, paths)
+    moments = _moments(source.root, source.rows)
+    first_new = _new_numbers_from(source)
+    notes: list[str] = []
+    unread: list[str] = []
+    animals = []
+    for i, row in enumerate(source.rows):
+        told = _told(_placed(row, sizes[paths[i]], unread), source, i, first_new)
+        moment, has_time = moments[i]
+        animals.append(replace(told, moment=moment, has_time=has_time))
+    if unread:
+        notes.append(f"{len(unread)} masks or boxes are left out: {unread[0]}")
+    if first_new > 0:
+        notes.append(
+            f"new animals count from {new_name(first_new + 1)}, since a known one is called "
+            f"{new_name(first_new)}"
+        )
+    record = source.record
+    export = Export(source.root, source.name, animals)
+    if record is not None:
+        by = f"exreid {record.versions.get('exreid', '')}".strip()
+        export = replace(export, classified_by=by, classified_at=record.written)
+    return export, notes
+
+
+def _of_gallery(folder: Path, root: str | None, site: str | None) -> Source:
+    gallery = open_gallery(folder)
+    if root is None:
+        raise ConfigError(
+            f"{folder}: a gallery has no photographs, only small pictures of them. Name the folder "
+            "of its photographs with --root."
+        )
+    whole = gallery.table.original.reset_index(drop=True)
+    column = site_column(whole, site)
+    known = gallery.table.rows
+    rows = whole.astype(object).where(whole.notna(), None)
+    for name in ("image_id", "path", "mask", "bbox", "encounter", "viewpoint", "date"):
+        rows[name] = known[name]
+    rows["visit"] = [visit_name(one) for one in known["encounter"]]
+    rows["site"] = None if column is None else whole[column]
+    name = folder.resolve().name
+    return Source(root, name, _records(rows), known["identity"].tolist(), {}, None)
+
+
+def _of_run(folder: Path, root: str | None, site: str | None) -> Source:
+    record = read_record(folder)
+    if record.status != "completed":
+        raise RunError(
+            f"{folder}: this run's status is {record.status!r}, not completed: it has no answers "
+            "to export."
+        )
+    if not (folder / "answers.parquet").exists():
+        what = "answered no photograph" if record.kind == "identify" else "answers no photographs"
+        raise RunError(
+            f"{folder}: this run {what}, so there is nothing to export. What can be exported are "
+            "an identification, a probe, and a gallery."
+        )
+    config = run_config(folder, (folder / SNAPSHOT).read_text(encoding="utf-8"))
+    queries = read_run_table(folder / "queries.parquet", {"query_id": TEXT}, key="query_id")
+    ids = [str(one) for one in queries["query_id"].to_pylist()]
+    table = None
+    if not (folder / "photos.parquet").exists() and config is not None:
+        table = read_run_metadata(folder, config.dataset, root)
+    images = read_run_images(folder, config, ids, [], root=root, site=site, table=table)
+    rows = pd.concat([images.details.astype(object), images.rows], axis=1)
+    if table is not None:  # with the time, which reports do not show
+        date_of = dict(zip(table.rows["image_id"], table.rows["date"], strict=True))
+        rows["date"] = [date_of[one] for one in rows["image_id"]]
+    roots = set(rows["root"])
+    if len(roots) != 1:
+        raise RunError(f"{folder}: its photographs lie in {len(roots)} folders. Name one: --root.")
+    where = str(roots.pop())
+    answers = _answers(folder, record)
+    return Source(where, record.run_id, _records(rows), None, answers, record)
+
+
+def _records(rows: pd.DataFrame) -> list[Row]:
+    rows = rows.loc[:, ~rows.columns.duplicated(keep="last")]
+    records: list[Row] = rows.astype(object).where(rows.notna(), None).to_dict("records")  # type: ignore[assignment]
+    visits = {row["encounter"]: row["visit"] for row in records}
+    if len(set(visits.values())) < len(visits):  # two encounters that people would call the same
+        records = [{**row, "visit": row["encounter"]} for row in records]
+    return records
+
+
+def _answers(folder: Path, record: RunRecord) -> dict[str, Answer]:
+    """What was answered of each query. Where a gallery cannot tell its animals apart, nothing was
+    decided, whatever its threshold says."""
+    decided: dict[str, Row] = {}
+    if (folder / "open_set.parquet").exists():
+        columns, nothing = {"query_id": TEXT}, {"decision": TEXT}  # of a gallery that decides none
+        table = read_run_table(folder / "open_set.parquet", columns, empty=nothing, key="query_id")
+        decided = {row["query_id"]: row for row in table.to_pylist()}
+    groups: dict[str, int] = {}
+    if (folder / "new_animals.parquet").exists():
+        table = read_run_table(folder / "new_animals.parquet", NEW_ANIMALS, key="query_id")
+        groups = {row["query_id"]: row["group"] for row in table.to_pylist()}
+    first: dict[str, str] = {}
+    columns = {"query_id": TEXT, "rank": WHOLE, "identity": TEXT}
+    for row in read_run_table(folder / "answers.parquet", columns).to_pylist():
+        first.setdefault(row["query_id"], row["identity"])
+    poor = record.quality is not None and record.quality.level == "poor"
+    answers = {}
+    for query_id in {**first, **decided}:
+        row = decided.get(query_id, {})
+        answers[query_id] = Answer(
+            row.get("leader") or first.get(query_id),
+            row.get("known_probability"),
+            None if poor else row.get("decision"),
+            groups.get(query_id),
+        )
+    return answers
+
+
+def new_name(number: int) -> str:
+    """What a new animal is called.
+
+    >>> new_name(3)
+    'new_03'
+    """
+    return f"new_{number:02d}"
+
+
+def _new_numbers_from(source: Source) -> int:
+    """After which number new animals count: no known animal is called like a new one."""
+    known = [answer.leader for answer in source.answers.values()]
+    found = (NEW_NAME.fullmatch(name) for name in known if name)
+    return max((int(one[1]) for one in found if one), default=0)
+
+
+def _told(one: ExportedAnimal, source: Source, i: int, first_new: int) -> ExportedAnimal:
+    """With what is said of it: the animal only where it was decided as a known one."""
+    if source.named is not None:
+        return replace(one, animal=source.named[i])
+    answer = source.answers.get(one.image_id, Answer(None, None, None, None))
+    told = told_answer(answer.leader, answer.probability, answer.decision)
+    grouped = told.kind == "new" and answer.group is not None
+    return replace(
+        one,
+        animal=answer.leader if told.kind == "known" else None,
+        new_animal=new_name(first_new + (answer.group or 0)) if grouped else None,
+        decision=told.kind,
+        answer=told.sentence,
+        nearest=answer.leader,
+        probability=answer.probability,
+    )
+
+
+def _sizes(source: Source, folder: Path, paths: Sequence[str]) -> dict[str, PhotoSize]:
+    """The photographs' sizes; RunError where some are missing or cannot be read."""
+    unique = list(dict.fromkeys(paths))
+    missing = [unique[i] for i in sorted(missing_files(source.root, unique))]
+    if missing:
+        raise RunError(
+            f"{folder}: {len(missing)} of its {len(unique)} photographs, such as {missing[0]!r}, "
+            f"are not below {source.root}. If they have moved, name their folder with --root."
+        )
+    found = read_sizes(source.root, unique)
+    bad = [size for size in found.values() if isinstance(size, str)]
+    if bad:
+        raise RunError(f"{bad[0]} {len(bad)} of {len(unique)} photographs cannot be read.")
+    return {path: size for path, size in found.items() if not isinstance(size, str)}
+
+
+def _moments(root: str, rows: Sequence[Row]) -> list[tuple[datetime | None, bool]]:
+    """When each row's photograph was taken, and whether its time is known: by the run; where that
+    says no time, by the photograph's EXIF, if it is of the same day."""
+    told = [pd.Timestamp(row["date"]) if row["date"] is not None else None for row in rows]
+    untimed = {str(row["path"]) for row, one in zip(rows, told, strict=True) if not _timed(one)}
+    paths = sorted(untimed)
+    by_exif = dict(zip(paths, read_times(root, paths), strict=True))
+    moments: list[tuple[datetime | None, bool]] = []
+    for row, one in zip(rows, told, strict=True):
+        exif = by_exif.get(str(row["path"]))
+        taken = None if exif is None or np.isnat(exif) else pd.Timestamp(exif)
+        if taken is not None and one in (None, taken.normalize()):
+            moments.append((taken.to_pydatetime(), True))
+        else:
+            moments.append((None if one is None else one.to_pydatetime(), _timed(one)))
+    return moments
+
+
+def _timed(moment: pd.Timestamp | None) -> bool:
+    return moment is not None and moment != moment.normalize()
+
+
+def _placed(row: Row, size: PhotoSize, unread: list[str]) -> ExportedAnimal:
+    """The row's animal with its box and mask on the photograph; the box around the mask where it
+    has none. What cannot be read is added to ``unread``."""
+    wh_px = size.displayed_wh_px
+    box: Box | None = None
+    mask: Mask | None = None
+    mask_px = 0
+    drawn = False
+    try:
+        if row["bbox"] is not None:
+            box = box_in_image(str(row["bbox"]), wh_px)
+        if row["mask"] is not None:
+            mask = parse_mask(str(row["mask"]))
+            decoded = decode_mask(mask, wh_px)
+            inside = np.nonzero(fit_mask_to_image(decoded, wh_px, size.exif_orientation))
+            mask_px = len(inside[0])
+            if box is None and mask_px:
+                box, drawn = _extent(inside), True
+    except MaskError as error:
+        mask, mask_px = None, 0
+        unread.append(f"{row['image_id']}: {error}")
+    return ExportedAnimal(
+        image_id=str(row["image_id"]),
+        path=str(row["path"]),
+        wh_px=wh_px,
+        box=box,
+        drawn=drawn,
+        mask=mask,
+        mask_px=mask_px,
+        visit=_text(row["visit"]),
+        site=_text(row["site"]),
+        viewpoint=_text(row["viewpoint"]),
+        latitude=_degrees(row, "latitude"),
+        longitude=_degrees(row, "longitude"),
+        species=_first(row, SPECIES),
+    )
+
+
+def _extent(inside: tuple[np.ndarray, ...]) -> Box:
+    y, x = inside
+    return Box(float(x.min()), float(y.min()), float(x.max() + 1), float(y.max() + 1))
+
+
+def _text(cell: object) -> str | None:
+    return None if cell is None or str(cell) == "" else str(cell)
+
+
+def _first(row: Row, names: Sequence[str]) -> str | None:
+    lowered = {str(name).removesuffix(" (metadata)").lower(): cell for name, cell in row.items()}
+    return next((text for name in names if (text := _text(lowered.get(name)))), None)
+
+
+def _degrees(row: Row, which: str) -> float | None:
+    names, most = PLACES[which]
+    try:
+        degrees = float((_first(row, names) or "").replace(",", "."))
+    except ValueError:
+        return None
+    return degrees if abs(degrees) <= most else None
