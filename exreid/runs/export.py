@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import tzinfo
 from pathlib import Path
@@ -79,7 +80,9 @@ def run_export(
     try:
         if not single:
             half.mkdir()
-        place = _placer(export, half, links=links, progress=progress)
+        folders = {(one.animal, one.new_animal, one.path) for one in export.animals}
+        count = len(export.paths) if to == "wildbook" else len(folders)
+        place = _placer(export.root, half, count, links=links, progress=progress)
         match to:
             case "camtrap-dp":
                 notes += write_camtrap(export, half, zone)
@@ -110,23 +113,22 @@ def _check_out(out: Path, *, single: bool) -> None:
         raise ConfigError(f"--out {out}: holds other files. Name a new folder, or an empty one.")
 
 
-def _placer(export: Export, out: Path, *, links: bool, progress: Progress) -> Place:
-    """Copies or links photographs below ``out``."""
-    pairs = {(one.animal, one.new_animal, one.path) for one in export.animals}
-    advance = None
+def _placer(root: str, out: Path, count: int, *, links: bool, progress: Progress) -> Place:
+    """Copies or links ``count`` photographs from below ``root`` to below ``out``."""
+    counted: list[Callable[[int], object]] = []
 
     def place(path: str, target: str) -> None:
-        nonlocal advance
-        advance = advance or progress("Linking" if links else "Copying", len(pairs))
+        if not counted:
+            counted.append(progress("Linking" if links else "Copying", count))
         file = out / target
         file.parent.mkdir(parents=True, exist_ok=True)
-        if is_remote(export.root):
-            file.write_bytes(read_bytes(export.root, path))
+        if is_remote(root):
+            file.write_bytes(read_bytes(root, path))
         elif links:
-            file.symlink_to(Path(join(export.root, path)).absolute())
+            file.symlink_to(Path(join(root, path)).absolute())
         else:
-            shutil.copy2(join(export.root, path), file)
-        advance(1)
+            shutil.copy2(join(root, path), file)
+        counted[0](1)
 
     return place
 

@@ -168,12 +168,22 @@ def _of_run(folder: Path, root: str | None, site: str | None) -> Source:
 
 
 def _records(rows: pd.DataFrame) -> list[Row]:
-    rows = rows.loc[:, ~rows.columns.duplicated(keep="last")]
-    records: list[Row] = rows.astype(object).where(rows.notna(), None).to_dict("records")  # type: ignore[assignment]
-    visits = {row["encounter"]: row["visit"] for row in records}
-    if len(set(visits.values())) < len(visits):  # two encounters that people would call the same
-        records = [{**row, "visit": row["encounter"]} for row in records]
-    return records
+    """The rows with the visit as people say it. Animals of one photograph, which an identification
+    keeps apart by visits of their own, share theirs again."""
+    rows = rows.loc[:, ~rows.columns.duplicated(keep="last")].astype(object)
+    records: list[dict[str, Any]] = rows.where(rows.notna(), None).to_dict("records")  # type: ignore[assignment]
+    shown: dict[str, str] = {}
+    for row in records:
+        if row["encounter"] is not None:
+            own = str(row["encounter"])
+            row["encounter"] = own.removesuffix(f" {row['image_id']}")
+            if row["encounter"] != own:
+                row["visit"] = visit_name(row["encounter"])
+            shown[row["encounter"]] = row["visit"]
+    if len(set(shown.values())) < len(shown):  # two encounters that people would call the same
+        for row in records:
+            row["visit"] = row["encounter"]
+    return [*records]
 
 
 def _answers(folder: Path, record: RunRecord) -> dict[str, Answer]:

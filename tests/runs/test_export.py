@@ -1,0 +1,220 @@
+"""Exporting a real identification, probe and gallery, as a user does, and reading them again."""
+
+import json
+import re
+import shutil
+
+import pandas as pd
+import pytest
+
+from exreid.cli import main
+from exreid.data.imports.read import import_source
+from exreid.data.synthetic import METADATA_FILE, write_dataset
+from exreid.openset import quality
+
+SMALL = [
+    *("dataset.image_size=96", "ray.num_actors=0", "benchmark.bootstrap_resamples=0"),
+    *("dataset.encounter_cols=[source,encounter]", "benchmark.open_set.enabled=true"),
+    *("benchmark.open_set.queries=16", "dataset.split_col=split-time_open"),
+    *("benchmark.open_set.false_match_rate=0.3", "benchmark.method=local_lightglue"),
+    *("benchmark.candidate_k=4", "benchmark.local_top_k=48", "benchmark.local_size=160"),
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A data set with two animals in each photograph, its gallery, an identification and a probe
+    of its test photographs."""
+    folder = tmp_path_factory.mktemp("export")
+    data = folder / "data"
+    write_dataset(data, identities=6, images_per_identity=4, seed=5, animals_per_photo=2,
+                  image_wh_px=(192, 144))  # fmt: skip
+    keys = [f"dataset.root={data}", f"output.root={folder}", *SMALL]
+    with pytest.MonkeyPatch.context() as patch:
+        # A gallery of eight animals at 96 pixels is poor: here it decides all the same.
+        patch.setitem(quality.FLOORS, "usable", quality.Floor(0.0, 0.0, 0.0))
+        gallery = str(folder / "known.gallery")
+        assert main(["gallery", "build", "--out", gallery, "--split", "train", *keys]) == 0
+        table = pd.read_csv(data / METADATA_FILE, dtype=str)
+        test = sorted(set(table[table["split-time_open"] == "test"]["path"]))
+        asked = [str(data / path) for path in test]
+        where = ["--metadata", str(data / METADATA_FILE), f"output.root={folder}"]
+        ask = ["identify", *asked, "--gallery", gallery, *where, "ray.num_actors=0"]
+        assert main([*ask, "output.run_id=card"]) == 0
+        assert main(["probe", *keys, "benchmark.method=cosine", "output.run_id=probe"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def said(world):
+    """What the identification told, by image: its animal's name, the new one's, or None."""
+    rows = pd.read_csv(world / "identifications" / "card" / "identifications.csv", dtype=str)
+    assert {"known", "new", "unsure"} == set(rows["decision"])  # so that all are seen here
+    names = {}
+    for photo, animal in zip(rows["photo"], rows["animal"], strict=True):
+        new = re.fullmatch(r"new (\d+)", str(animal))
+        names[photo] = f"new_{int(new[1]):02d}" if new else animal
+    return {photo: None if pd.isna(name) else name for photo, name in names.items()}
+
+
+@pytest.fixture(scope="module")
+def boxes(world):
+    """The box of each image, by its path's end and its place from the left."""
+    rows = pd.read_csv(world / "data" / METADATA_FILE, dtype=str)
+    rows["left"] = [json.loads(box)[0] for box in rows["bbox"]]
+    rows["n"] = rows.groupby("path")["left"].rank().astype(int)
+    end = rows["path"].str.removeprefix("CzechLynx/synthetic_south/")
+    return {
+        f"{path}#{n}": json.loads(box)
+        for path, n, box in zip(end, rows["n"], rows["bbox"], strict=True)
+    }
+
+
+def _export(world, what, to, out, *more):
+    assert main(["export", str(world / what), "--to", to, "--out", str(out), *more]) == 0
+    return out
+
+
+def _read(made, boxes, path_of=lambda row: row["path"]):
+    """What an import gives: name and box by image, the images told by their boxes."""
+    found = {}
+    for _, row in made.cells.iterrows():
+        path, box = path_of(row), json.loads(row["bbox"])
+        ids = [f"{path}#{n}" for n in (1, 2)]
+        (image,) = [one for one in ids if boxes[one] == pytest.approx(box, abs=0.01)]
+        found[image] = None if pd.isna(row["unique_name"]) else row["unique_name"]
+    return found
+
+
+CARD = "identifications/card"
+
+
+@pytest.mark.parametrize("to", ["coco", "camtrap-dp"])
+def test_an_identification_comes_back_whole(world, said, boxes, tmp_path, to):
+    """Only known animals have a name, and each its own box."""
+    out = _export(world, CARD, to, tmp_path / "new" / "out")
+    root = str(world / "data" / "CzechLynx" / "synthetic_south")
+    source = out / "annotations.json" if to == "coco" else out
+    found = _read(import_source(str(source), root), boxes)
+    known = {image: name if name and "new" not in name else None for image, name in said.items()}
+    assert found == known
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.xlsx"])
+def test_a_table_for_people_comes_back(world, said, boxes, tmp_path, name):
+    out = _export(world, CARD, "table", tmp_path / name)
+    root = str(world / "data" / "CzechLynx" / "synthetic_south")
+    assert _read(import_source(str(out), root, what="table"), boxes) == said
+
+
+def test_wildbook_gets_photographs_that_it_can_take(world, said, boxes, tmp_path):
+    out = _export(world, CARD, "wildbook", tmp_path / "out")
+    photographs = out / "photographs"
+    assert all(re.fullmatch(r"[A-Za-z0-9. ]+", file.name) for file in photographs.iterdir())
+    made = import_source(str(out / "wildbook-1.xlsx"), str(photographs))
+    found = _read(made, boxes, lambda row: row["Encounter.otherCatalogNumbers"].partition("#")[0])
+    known = {image: name if name and "new" not in name else None for image, name in said.items()}
+    assert found == known
+    assert set(made.cells["Encounter.state"]) == {"unapproved"}
+    assert made.cells["encounter"].nunique() == 4  # visits, as the metadata has them
+
+
+def test_a_folder_for_each_animal(world, said, tmp_path):
+    out = _export(world, CARD, "folders", tmp_path / "out")
+    wanted = {(name or "unmatched", image.partition("#")[0].rpartition("/")[2])
+              for image, name in said.items()}  # fmt: skip
+    assert {(file.parent.name, file.name) for file in out.glob("*/*")} == wanted
+    linked = _export(world, CARD, "folders", tmp_path / "links", "--links")
+    files = [*linked.glob("*/*")]
+    assert len(files) == len(wanted)
+    assert all(file.is_symlink() and file.resolve().is_file() for file in files)
+
+
+def test_a_gallery_needs_its_photographs(world, boxes, tmp_path, capsys):
+    words = ["export", str(world / "known.gallery"), "--to", "coco", "--out", str(tmp_path / "o")]
+    assert main(words) == 2
+    assert "Name the folder of its photographs with --root" in capsys.readouterr().err
+    root = world / "data"
+    assert main([*words, "--root", str(root)]) == 0
+    table = pd.read_csv(root / METADATA_FILE, dtype=str)
+    table = table[table["split-time_open"] == "train"]
+    made = import_source(str(tmp_path / "o" / "annotations.json"), str(root)).cells
+    columns = ["path", "unique_name"]
+    assert sorted(made[columns].to_numpy().tolist()) == sorted(table[columns].to_numpy().tolist())
+    # Masks as they came, to the letter of their counts.
+    assert {json.loads(mask)["counts"] for mask in made["mask"]} == {
+        json.loads(mask)["counts"] for mask in table["mask"]
+    }
+
+
+def test_a_probe_gives_its_answers(world, tmp_path):
+    run = world / "benchmark_runs" / "probe"
+    rows = pd.read_csv(_export(world, "benchmark_runs/probe", "table", tmp_path / "t.csv"))
+    decided = pd.read_parquet(run / "open_set.parquet")
+    assert rows["nearest known"].tolist() == decided["leader"].tolist()
+    sure = decided["known_probability"] > 0.5
+    known = (decided["decision"] == "known") & sure
+    assert (rows["decision"] == "known").tolist() == known.tolist()
+    assert rows["animal"][known].tolist() == decided["leader"][known].tolist()
+
+
+def test_where_a_gallery_cannot_tell_no_animal_is_named(world, tmp_path):
+    run = tmp_path / "poor"
+    shutil.copytree(world / "identifications" / "card", run)
+    result = json.loads((run / "result.json").read_text())
+    result["quality"]["level"] = "poor"
+    (run / "result.json").write_text(json.dumps(result))
+    rows = pd.read_csv(_export(tmp_path, "poor", "table", tmp_path / "t.csv"))
+    assert rows["animal"].isna().all()
+    assert set(rows["decision"]) == {"not decided"}
+    assert rows["nearest known"].notna().all()
+
+
+def test_new_animals_are_never_called_like_a_known_one(world, said, tmp_path):
+    run = tmp_path / "again"
+    shutil.copytree(world / "identifications" / "card", run)
+    table = pd.read_parquet(run / "open_set.parquet")
+    table["leader"] = table["leader"].replace("lynx_0001", "new_03")
+    table.to_parquet(run / "open_set.parquet")
+    rows = pd.read_csv(_export(tmp_path, "again", "table", tmp_path / "t.csv"))
+    assert set(rows["animal"][rows["decision"] == "known"]) <= {"new_03", "lynx_0000", "lynx_0002"}
+    new = rows["animal"][rows["decision"] == "new"]
+    assert set(new) == {f"new_{number:02d}" for number in range(4, 4 + new.nunique())}
+
+
+def test_a_run_is_found_by_its_id(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(world)
+    assert main(["export", "card", "--to", "table", "--out", str(tmp_path / "t.csv")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["nowhere", "--to", "coco", "--out", "o"], 2, "no run of that id in identifications"),
+        (["data", "--to", "coco", "--out", "o"], 2, "is no run and no gallery"),
+        (["card", "--to", "folders", "--out", "data"], 2, "--out data: holds other files"),
+        (["card", "--to", "coco", "--out", "o", "--links"], 2, "copies no photographs"),
+        (["card", "--to", "coco", "--out", "o", "--root", "known.gallery"], 1,
+         "are not below known.gallery. If they have moved, name their folder with --root"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_exported_is_told(world, monkeypatch, capsys, words, code, says):
+    monkeypatch.chdir(world)
+    before = sorted(world.iterdir())
+    assert main(["export", *words]) == code
+    assert says in capsys.readouterr().err
+    assert sorted(world.iterdir()) == before
+
+
+def test_a_run_without_answers_is_told(world, tmp_path, capsys):
+    run = tmp_path / "failed"
+    shutil.copytree(world / "identifications" / "card", run)
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps(result | {"status": "failed"}))
+    words = ["export", str(run), "--to", "coco", "--out", str(tmp_path / "o")]
+    assert main(words) == 1
+    assert "is 'failed', not completed" in capsys.readouterr().err
+    (run / "result.json").write_text(json.dumps(result))
+    (run / "answers.parquet").unlink()
+    assert main(words) == 1
+    assert "answered no photograph" in capsys.readouterr().err
