@@ -84,7 +84,7 @@ def _overview() -> str:
     for title, names in GROUPS.items():
         lines.append(title)
         lines += [f"  {name:<12}{COMMANDS[name].text}" for name in names]
-    return "\n".join([*lines, "", "exreid COMMAND --help says what a command takes."])
+    return "\n".join([*lines, "exreid COMMAND --help says what a command takes."])
 
 
 def job(command: str, arguments: Sequence[str] | None = None) -> int:
@@ -199,23 +199,23 @@ COMMANDS = {
     "validate": probe.VALIDATE,
     "gallery": gallery.GALLERY,
     "identify": identify.IDENTIFY,
+    "export": exports.EXPORT,
     "probe": probe.PROBE,
     "compare": compare.COMPARE,
     "report": report.REPORT,
     "metrics": probe.METRICS,
     "finetune": finetune.FINETUNE,
     "tune": tune.TUNE,
-    "export": exports.EXPORT,
     "extract": probe.EXTRACT,
     "completion": Command("Print a shell's completion.", _completion_arguments, _completion),
 }
 GROUPS = {
     "See it work": ("demo", "synth"),
     "Your photographs": ("init", "import", "validate"),
-    "Which animal is this?": ("gallery", "identify"),
+    "Which animal is this?": ("gallery", "identify", "export"),
     "How well does a method work?": ("probe", "compare", "report", "metrics"),
     "Train": ("finetune", "tune"),
-    "For other programs": ("export", "extract", "completion"),
+    "For other programs": ("extract", "completion"),
 }
 
 if __name__ == "__main__":
