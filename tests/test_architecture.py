@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "exreid"
 
 PARTS = [
-    *("errors", "progress", "records"),
+    *("errors", "progress", "records", "plugins"),
     *("config", "metrics", "storage", "data", "models", "calibration", "features", "matching"),
     *("openset", "training", "explain", "distributed", "pipeline", "gallery", "report", "runs"),
     *("api", "commands", "cli"),

@@ -187,6 +187,7 @@ class _KeysHelp(argparse.Action):
 
 
 def _keys_text(model: type[StrictModel], glob: str) -> str:
+    from exreid import plugins
     from exreid.models.backbones import BACKBONES
 
     keys = [key for key in describe_keys(model) if fnmatch(key[0], glob)]
@@ -196,7 +197,7 @@ def _keys_text(model: type[StrictModel], glob: str) -> str:
     for name, kind, default, meaning in keys:
         lines.append(f"  {name}  ({kind} = {default})\n      {meaning}")
     if any(name == "model.type" for name, *_ in keys):
-        names = ", ".join(BACKBONES)
+        names = ", ".join([*BACKBONES, *plugins.plugin_names(plugins.BACKBONES)])
         lines.append(f"\nbackbones for model.type: {names}, timm:NAME, hf-hub:OWNER/NAME")
     return "\n".join(lines)
 

@@ -15,13 +15,15 @@ from pydantic import (
 )
 
 from exreid.config.base import PathText, StrictModel, UnitInterval, switch_as_text, switch_as_word
+from exreid.config.names import LocalName, MetricName
 
 
 class ModelConfig(StrictModel):
     """The backbone that turns an image into a vector."""
 
     type: str = "efficientnet-lite0"
-    """A name of the table (exreid probe --help-keys lists it), timm:NAME, or hf-hub:OWNER/NAME."""
+    """A name of the table (exreid probe --help-keys lists it), timm:NAME, hf-hub:OWNER/NAME, or one
+    of an installed package (entry point exreid.backbones)."""
     checkpoint: PathText | None = None
     """Local .pth or .safetensors whose weights replace the published ones."""
     dtype: Literal["fp32", "bf16"] = "fp32"
@@ -65,9 +67,6 @@ class FastConfig(StrictModel):
     """Compile the layers with torch.compile: worth its start on a GPU."""
 
 
-LocalName = Literal[
-    "aliked-n16", "aliked-n16rot", "aliked-n32", "aliked-t16", "disk", "superpoint", "sift"
-]
 UNMATCHED: frozenset[str] = frozenset({"aliked-t16"})
 """Features that no LightGlue is trained for."""
 
@@ -182,7 +181,8 @@ class BenchmarkConfig(StrictModel):
     """Local methods: match only the best so many candidates of each query by the global score.
     null: all pairs, without global features."""
     local_features: LocalName = "aliked-n16"
-    """Keypoints and descriptors that are matched."""
+    """Keypoints and descriptors that are matched; or those of an installed package (entry point
+    exreid.extractors)."""
     local_top_k: PositiveInt = 512
     """Keypoints of each image; the field's reference takes 256."""
     local_size: Annotated[int, Field(ge=64)] = 512
@@ -221,6 +221,8 @@ class BenchmarkConfig(StrictModel):
     """The k of each top-k metric."""
     mAP: bool = True
     """Also report mean average precision and mINP."""
+    metrics: tuple[MetricName, ...] = ()
+    """Further metrics, of installed packages (entry point exreid.metrics)."""
     exclude: Literal["image", "encounter"] = "image"
     """What a query may not be answered with: itself, or any image of its own encounter."""
     keep_candidates: PositiveInt = 100

@@ -17,6 +17,7 @@ from pydantic import (
 from exreid.config.base import PathText, SafetyLevel, StrictModel, UnitInterval, switch_as_text
 from exreid.config.benchmark import ModelConfig
 from exreid.config.dataset import DatasetConfig
+from exreid.config.names import LossName
 from exreid.config.probe import OutputConfig, RayConfig, WandbConfig
 
 OpenUnitInterval = Annotated[float, Field(gt=0, lt=1)]
@@ -95,8 +96,9 @@ class TrainConfig(StrictModel):
 class LossConfig(StrictModel):
     """What is minimised."""
 
-    type: Literal["arcface", "softmax"] = "arcface"
-    """arcface: additive angular margin. softmax: a plain linear classifier, the baseline."""
+    type: LossName = "arcface"
+    """arcface: additive angular margin. softmax: a plain linear classifier, the baseline. Or one of
+    an installed package (entry point exreid.losses)."""
     margin_rad: Annotated[float, Field(ge=0, lt=3.14159)] = 0.5
     """Margin in radians added to the angle between an image and its own class."""
     scale: PositiveFloat = 64.0

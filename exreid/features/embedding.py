@@ -106,7 +106,10 @@ def stage_description(
 ) -> dict[str, Json]:
     """Everything besides the image and its mask that a vector depends on, for the cache's key."""
     mirrored = {"flip": True} if flip else {}
-    return mirrored | {
+    theirs = {"package": backbone.package} if backbone.package else {}
+    return {
+        **mirrored,
+        **theirs,
         "stage": "embedding",
         "stage_version": EMBEDDING_VERSION,
         "backbone": backbone.name,

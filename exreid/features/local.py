@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from exreid import plugins
 from exreid.errors import CheckpointError
 from exreid.features.detected import Detected, stacked
 from exreid.features.superpoint import SuperPointDetector, load_superpoint
@@ -25,6 +26,7 @@ from exreid.models import aliked
 from exreid.models.checkpoints import check_weights_finite, weights_fingerprint
 from exreid.models.device import whole_fp32
 from exreid.models.lightglue import packaged_weights
+from exreid.plugins import find_plugin
 from exreid.records import Json, LocalFeatures
 
 if TYPE_CHECKING:
@@ -61,21 +63,22 @@ class LocalExtractor:
         keypoints: int,
         device: str | torch.device = "cpu",
     ) -> None:
-        if name not in EXTRACTORS:
-            raise ValueError(f"no extractor {name!r}; there are {', '.join(EXTRACTORS)}.")
+        entry, self.package = find_extractor(name)
         if keypoints < 1:
             raise ValueError(f"an image needs one keypoint at least, not {keypoints}.")
         self.name, self.keypoints = name, keypoints
-        self.length, self.frame = EXTRACTORS[name].descriptor_length, EXTRACTORS[name].frame
+        self.length, self.frame = entry.descriptor_length, entry.frame
         self.device = torch.device(device)
-        self._detect, self.weights = EXTRACTORS[name].build(name, keypoints)
+        self._detect, self.weights = entry.build(name, keypoints)
         network = getattr(self._detect, "network", None)
         if network is not None:
             network.to(self.device)
 
     def describe(self) -> dict[str, Json]:
         """What the features of given pixels depend on, for cache keys."""
+        theirs = {"package": self.package} if self.package else {}
         return {
+            **theirs,
             "stage": "local",
             "stage_version": KEYPOINTS_VERSION,
             "extractor": self.name,
@@ -235,3 +238,14 @@ EXTRACTORS: dict[str, Extractor] = {
     "superpoint": Extractor(256, _build_superpoint, "superpoint"),
     "sift": Extractor(128, _build_sift, "sift", frame=2),
 }
+
+
+def find_extractor(name: str) -> tuple[Extractor, str]:
+    """The line of `EXTRACTORS`, or what another package registers (`exreid.plugins`: its callable
+    takes nothing and returns an `Extractor`, which loads nothing before it is built), with that
+    package and its version, else "". ValueError for an unknown name."""
+    if plugin := find_plugin(plugins.EXTRACTORS, name, EXTRACTORS):
+        return plugin.make(Extractor), plugin.package
+    if name not in EXTRACTORS:
+        raise ValueError(f"no extractor {name!r}; there are {', '.join(EXTRACTORS)}.")
+    return EXTRACTORS[name], ""

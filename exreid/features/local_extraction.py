@@ -25,7 +25,7 @@ from exreid.data.images import (
 from exreid.errors import ImageError, MaskError
 from exreid.features.extraction import NOT_FINITE, not_finite, trusted_signature
 from exreid.features.keys import content_hash, image_key
-from exreid.features.local import EXTRACTORS, LocalExtractor
+from exreid.features.local import LocalExtractor, find_extractor
 from exreid.models.device import in_parts, keep_memory
 from exreid.records import Json, LocalFeatures
 from exreid.storage.array_store import ArrayStore, write_part
@@ -241,7 +241,7 @@ class LocalFeatureStore:
     def __init__(self, folder: Path, extractor: str, keypoints: int, *also: Path) -> None:
         """See `ArrayStore` for the folders."""
         self.store = ArrayStore(folder, *also)
-        entry = EXTRACTORS[extractor]
+        entry, _ = find_extractor(extractor)
         self.empty = np.zeros(0, record_dtype(keypoints, entry.descriptor_length, entry.frame))
 
     def gather_places(self, keys: Sequence[str], index: np.ndarray) -> LocalFeatures:

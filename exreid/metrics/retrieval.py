@@ -16,6 +16,8 @@ from typing import Literal
 
 import numpy as np
 
+from exreid.errors import ConfigError
+from exreid.plugins import METRICS, find_plugin
 from exreid.records import Ranking, RetrievalSide
 
 
@@ -138,8 +140,10 @@ def query_values(
     mean_ap: bool = True,
     shortlist: int | None = None,
     open_split: bool = False,
+    more: Sequence[str] = (),
 ) -> dict[str, QueryValues]:
-    """Each metric's value for each query; `retrieval_metrics` says what the metrics are."""
+    """Each metric's value for each query; `retrieval_metrics` says what the metrics are. ``more``
+    names those of other packages (`exreid.plugins`)."""
     offset_Q1, rank_P = ranking.positive_offset_Q1, ranking.positive_rank_P
     first_Q = first_rank(offset_Q1, rank_P)
     every_Q = np.ones(len(first_Q), bool)
@@ -160,7 +164,23 @@ def query_values(
     table["balanced_top_1"] = QueryValues(hit(first_Q, 1), every_Q, average="identities")
     for k in top_k:
         table[f"identity_top_{k}"] = QueryValues(hit(ranking.identity_rank_Q, k), every_Q)
-    return table
+    return table | {name: _of_package(name, ranking) for name in more}
+
+
+def _of_package(name: str, ranking: Ranking) -> QueryValues:
+    """What another package's callable makes of a ranking: float64 (Q,), NaN for queries that do not
+    count."""
+    plugin = find_plugin(METRICS, name)
+    if plugin is None:
+        raise ConfigError(f"benchmark.metrics: no installed package registers {name!r}.")
+    value_Q = plugin.make(np.ndarray, ranking)
+    if value_Q.shape != (ranking.query_count,) or value_Q.dtype != np.float64:
+        raise ConfigError(
+            f"benchmark.metrics: {name!r} of {plugin.package} (entry point {METRICS}) returned "
+            f"{value_Q.dtype} of shape {value_Q.shape}; float64 of shape ({ranking.query_count},) "
+            "is needed."
+        )
+    return QueryValues(np.nan_to_num(value_Q), ~np.isnan(value_Q))
 
 
 def _shortlist_values(
@@ -226,6 +246,7 @@ def retrieval_metrics(
     mean_ap: bool = True,
     shortlist: int | None = None,
     open_split: bool = False,
+    more: Sequence[str] = (),
 ) -> dict[str, float]:
     """The metrics of a ranking, as fractions.
 
@@ -247,11 +268,18 @@ def retrieval_metrics(
       with a positive. ``shortlist_hit``: the share of all queries with one there at all, which no
       top-k of re-ranking can pass.
 
+    ``more`` names metrics of other packages (`exreid.plugins`).
+
     A metric that no query counts for is left out: all of them without queries, and the
     ``..._with_positive`` ones when no query has a positive.
     """
     values = query_values(
-        ranking, top_k=top_k, mean_ap=mean_ap, shortlist=shortlist, open_split=open_split
+        ranking,
+        top_k=top_k,
+        mean_ap=mean_ap,
+        shortlist=shortlist,
+        open_split=open_split,
+        more=more,
     )
     return average_values(values, query_identity_Q)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol, cast
@@ -16,10 +16,12 @@ from huggingface_hub import try_to_load_from_cache
 from timm.data import resolve_model_data_config
 from torch import nn
 
+from exreid import plugins
 from exreid.errors import CheckpointError, ConfigError
 from exreid.models.checkpoints import check_weights_finite, fit_state_dict, read_state_dict
 from exreid.models.lite0 import lite0_state_dict
 from exreid.models.published import check_downloaded, why_not_downloaded
+from exreid.plugins import Plugin, find_plugin
 
 MIEWID_ARCHITECTURE = "efficientnetv2_rw_m"
 MIEWID_REPOSITORY = "conservationxlabs/miewid-msv3"
@@ -94,6 +96,8 @@ class Backbone:
     """With resize "crop": the part of the resized shorter side that the centre crop keeps."""
     interpolation: str
     resize: Literal["crop", "stretch"]
+    package: str = ""
+    """Of a backbone of another package: that package and its version."""
 
     @property
     def mean_colour_rgb(self) -> tuple[int, int, int]:
@@ -132,11 +136,15 @@ def build_backbone(
 ) -> Backbone:
     """The backbone of that name with its weights loaded, in eval mode.
 
-    ``name`` is a key of `BACKBONES`, ``timm:NAME`` or ``hf-hub:OWNER/NAME``. With
+    ``name`` is a key of `BACKBONES`, ``timm:NAME``, ``hf-hub:OWNER/NAME``, or one that another
+    package registers (`exreid.plugins`): its callable is given ``image_size`` (None: its own) and
+    ``pretrained``, and returns a `Backbone`. With
     ``checkpoint``, a local .pth or .safetensors, or with ``pretrained=False``, which leaves the
     random weights of torch's generator, nothing is downloaded. Raises ConfigError for
     an unknown name and CheckpointError where weights are missing or do not fit.
     """
+    if plugin := find_plugin(plugins.BACKBONES, name, BACKBONES):
+        return _of_package(plugin, name, checkpoint, image_size, pretrained=pretrained)
     entry = find_entry(name)
     loaders: dict[str, Callable[..., nn.Module]] = {
         "timm": _load_timm,
@@ -167,6 +175,24 @@ def build_backbone(
     )
 
 
+def _of_package(
+    plugin: Plugin,
+    name: str,
+    checkpoint: str | Path | None,
+    image_size: int | None,
+    *,
+    pretrained: bool,
+) -> Backbone:
+    published = pretrained and checkpoint is None
+    made = plugin.make(Backbone, image_size=image_size, pretrained=published)
+    if checkpoint is not None:
+        fit_state_dict(made.module, read_state_dict(checkpoint), source=str(checkpoint))
+    if pretrained:
+        check_weights_finite(made.module, name)
+    module = made.module.eval().requires_grad_(False)
+    return replace(made, name=name, module=module, package=plugin.package)
+
+
 def find_entry(name: str) -> BackboneEntry:
     """The table's entry, or one made from a ``timm:`` or ``hf-hub:`` name."""
     if name in BACKBONES:
@@ -181,11 +207,12 @@ def find_entry(name: str) -> BackboneEntry:
             return BackboneEntry(architecture)
         near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
         raise ConfigError(f"model.type: timm has no model {architecture!r}; near: {near}.")
-    near = difflib.get_close_matches(name, BACKBONES, n=2, cutoff=0.4)
+    known = [*BACKBONES, *plugins.plugin_names(plugins.BACKBONES)]
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     raise ConfigError(
-        f"model.type: no backbone {name!r}.{hint} Known: {', '.join(BACKBONES)}, "
-        "timm:NAME, hf-hub:OWNER/NAME."
+        f"model.type: no backbone {name!r}.{hint} Known: {', '.join(known)}, "
+        f"timm:NAME, hf-hub:OWNER/NAME. Packages add names (entry point {plugins.BACKBONES})."
     )
 
 

@@ -16,7 +16,7 @@ from exreid.errors import ConfigError, RunError
 from exreid.features.decoding import decode_in_process, decode_table
 from exreid.features.extraction import ExtractionReport
 from exreid.features.keys import stage_folder
-from exreid.features.local import EXTRACTORS, LocalExtractor
+from exreid.features.local import LocalExtractor, find_extractor
 from exreid.features.local_extraction import (
     ExtractLocal,
     LocalArguments,
@@ -182,7 +182,7 @@ def extract_local_images(
 def lightglue_name(config: ProbeConfig) -> str:
     """The features that the config's LightGlue is trained for."""
     name = config.benchmark.local_features
-    matcher = EXTRACTORS[name].matcher
+    matcher = find_extractor(name)[0].matcher
     if matcher is None:
         raise ConfigError(f"benchmark.local_features: no LightGlue is trained for {name}.")
     return matcher

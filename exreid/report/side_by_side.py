@@ -109,6 +109,7 @@ def read_run(folder: Path) -> FinishedRun:
                 mean_ap=benchmark.mAP,
                 shortlist=benchmark.candidate_k if benchmark.method != "cosine" else None,
                 open_split=True,
+                more=benchmark.metrics,
             ),
         )
 

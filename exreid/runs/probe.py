@@ -207,6 +207,7 @@ def measure(ranking: Ranking, identity_Q: np.ndarray, config: ProbeConfig) -> Re
         mean_ap=benchmark.mAP,
         shortlist=shortlist,
         open_split=True,
+        more=benchmark.metrics,
     )
     if benchmark.bootstrap_resamples:
         values = query_values(
@@ -215,6 +216,7 @@ def measure(ranking: Ranking, identity_Q: np.ndarray, config: ProbeConfig) -> Re
             mean_ap=benchmark.mAP,
             shortlist=shortlist,
             open_split=True,
+            more=benchmark.metrics,
         )
         intervals = bootstrap_intervals(
             values, identity_Q, resamples=benchmark.bootstrap_resamples, seed=config.seed

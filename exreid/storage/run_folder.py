@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from exreid.config.base import StrictModel
 from exreid.config.io import fingerprint, to_yaml
 from exreid.errors import ConfigError, StorageError
+from exreid.plugins import plugin_packages
 from exreid.records import Embeddings, Rejected, Result
 from exreid.storage import mirror
 from exreid.storage.files import clear_leftovers, temporary_beside
@@ -182,8 +183,9 @@ def new_run_id(method: str, backbone: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in VERSIONS_OF}}
+    """Versions of what the numbers depend on, and of packages that add to exreid."""
+    known = {name: version(name) for name in VERSIONS_OF}
+    return {"python": platform.python_version(), **known, **plugin_packages()}
 
 
 def write_text(file: Path, text: str) -> None:

@@ -9,10 +9,12 @@ import torch
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 
+from exreid.config.names import OWN_LOSSES
 from exreid.config.training import FinetuneConfig, LossConfig, TrainConfig
 from exreid.errors import ConfigError
 from exreid.models.arcface import ArcFace, Softmax
 from exreid.models.backbones import Backbone, embedding_length
+from exreid.plugins import LOSSES, find_plugin
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -88,7 +90,17 @@ def build_model(
 
 
 def build_head(config: LossConfig, *, embedding_length: int, classes: int) -> nn.Module:
-    """The head that ``loss.type`` names."""
+    """The head that ``loss.type`` names; see `exreid.plugins` for those of other packages, which
+    are given ``embedding_length``, ``classes``, ``margin_rad``, ``scale`` and ``sub_centers``."""
+    if plugin := find_plugin(LOSSES, config.type, OWN_LOSSES):
+        return plugin.make(
+            nn.Module,
+            embedding_length=embedding_length,
+            classes=classes,
+            margin_rad=config.margin_rad,
+            scale=config.scale,
+            sub_centers=config.sub_centers,
+        )
     if config.type == "softmax":
         return Softmax(embedding_length, classes)
     return ArcFace(
