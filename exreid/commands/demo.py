@@ -19,9 +19,13 @@ from exreid.data.synthetic import METADATA_FILE, write_dataset
 
 IDENTITIES, IMAGES_PER_IDENTITY, EPOCHS = 20, 10, 10
 STRANGER_SEED = 7
-LOCAL = ["benchmark.precision=fast", "benchmark.local_top_k=256", "benchmark.fast.exact_best=1"]
+DEMO_MATCHING = [
+    "benchmark.precision=fast",
+    "benchmark.local_top_k=256",
+    "benchmark.fast.exact_best=1",
+]
 FUSED = [
-    *("benchmark.method=wildfusion", *LOCAL, f"benchmark.candidate_k={IDENTITIES * 10}"),
+    *("benchmark.method=wildfusion", *DEMO_MATCHING, f"benchmark.candidate_k={IDENTITIES * 10}"),
     *("benchmark.calibration.pairs=300", "benchmark.open_set.queries=40"),
 ]
 """What the demo fits on is small, so that it ends soon; `exreid probe` fits on more."""
@@ -46,7 +50,7 @@ def _demo(options: argparse.Namespace) -> int:
     _say("Global features: one vector for each photograph, compared by cosine.")
     _run("probe", probe.PROBE, [*on, "output.run_id=cosine"])
     _say("Local features: the spots of two photographs are matched.")
-    local = ["benchmark.method=local_lightglue", *LOCAL, "output.run_id=local"]
+    local = ["benchmark.method=local_lightglue", *DEMO_MATCHING, "output.run_id=local"]
     _run("probe", probe.PROBE, [*on, *local])
     _say("Both, as probabilities, with the decision whether the gallery knows the animal.")
     decide = ["benchmark.open_set.enabled=true", "benchmark.keep_matches=3", "output.run_id=fused"]

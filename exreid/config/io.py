@@ -21,7 +21,7 @@ Model = TypeVar("Model", bound=StrictModel)
 
 # Where a run writes, who watches it and on which machines it runs do not change its numbers.
 NOT_IN_FINGERPRINT = ("output", "wandb", "ray")
-SHOWN = 200
+MOST_SHOWN = 200
 """Characters of a wrong value that a message shows."""
 
 PRESETS = ("quick", "accurate", "published")
@@ -161,9 +161,11 @@ def _explain(model: type[StrictModel], details: ErrorDetails) -> str:
     if details["type"] == "value_error":
         return f"  {key}: {message}."
     shown = repr(given)
-    line = f"  {key}: {message}; it is {shown[:SHOWN]}{'...' if len(shown) > SHOWN else ''}."
+    line = (
+        f"  {key}: {message}; it is {shown[:MOST_SHOWN]}{'...' if len(shown) > MOST_SHOWN else ''}."
+    )
     if details["type"] == "tuple_type" and isinstance(given, str):
-        line += f" Write [{given[:SHOWN].strip('[] ')}]."
+        line += f" Write [{given[:MOST_SHOWN].strip('[] ')}]."
     if details["type"] == "literal_error" and isinstance(given, str):
         options = str(details["ctx"]["expected"]).replace(" or ", ", ").split(", ")
         near = difflib.get_close_matches(given, [o.strip("'") for o in options], n=1, cutoff=0.5)

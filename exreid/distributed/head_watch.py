@@ -19,7 +19,7 @@ from ray.actor import ActorHandle
 from exreid.distributed.sentry import answers
 from exreid.errors import ClusterLostError
 
-EVERY_S = 2.0
+KNOCK_EVERY_S = 2.0
 LOST_AFTER_S = 15.0
 """Seconds without an answer after which the head counts as dead; Ray's own limit is 60."""
 CLEAN_UP_S = 20.0
@@ -81,7 +81,7 @@ class HeadWatch(threading.Thread):
     def run(self) -> None:
         """Until one of them is lost, or nobody needs them any more."""
         last_s = time.monotonic()
-        while not self.ended.wait(EVERY_S):
+        while not self.ended.wait(KNOCK_EVERY_S):
             if self.answers():
                 last_s = time.monotonic()
             elif time.monotonic() - last_s > LOST_AFTER_S:

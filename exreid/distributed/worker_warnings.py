@@ -20,7 +20,7 @@ from exreid.distributed.head_watch import head_is_lost
 
 OURS = logging.getLogger("exreid")
 NAMESPACE = "exreid-warnings"
-LOOK_EVERY_S = 2.0
+ASK_EVERY_S = 2.0
 
 
 class _ToDriver(logging.StreamHandler):  # type: ignore[type-arg]  # stderr, the worker's own log
@@ -42,7 +42,7 @@ def hand_warnings_on() -> None:
 
 @contextmanager
 def workers_warnings_told() -> Iterator[None]:
-    """Log what workers hand on during the with-block, within `LOOK_EVERY_S`, each text once."""
+    """Log what workers hand on during the with-block, within `ASK_EVERY_S`, each text once."""
     job, told, over = _job(), set[bytes](), threading.Event()
 
     def tell() -> None:
@@ -57,7 +57,7 @@ def workers_warnings_told() -> Iterator[None]:
 
     def watch() -> None:
         with suppress(Exception):  # a head that dies is told by who watches it
-            while not over.wait(LOOK_EVERY_S):
+            while not over.wait(ASK_EVERY_S):
                 tell()
 
     thread = threading.Thread(target=watch, daemon=True, name="workers-warnings")
@@ -67,7 +67,7 @@ def workers_warnings_told() -> Iterator[None]:
     finally:
         over.set()
         with suppress(Exception):
-            thread.join(LOOK_EVERY_S)
+            thread.join(ASK_EVERY_S)
             tell()
             for key in () if head_is_lost() else told:
                 internal_kv._internal_kv_del(key, namespace=NAMESPACE)

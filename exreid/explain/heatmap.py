@@ -11,7 +11,7 @@ from exreid.explain.pair_layout import ImagePair, PairLayout
 
 SIGMA_SHARE = 0.035
 """Width of one keypoint's spot, as a share of the image's longer side."""
-WORK_SIDE_PX = 384
+HEATMAP_SIDE_PX = 384
 """Densities are smooth: they are computed at this size at most, and enlarged."""
 STRENGTH = 0.75
 HEAT_MAP = "inferno"
@@ -35,7 +35,7 @@ def evidence_density(
     if mask_HW is not None and mask_HW.shape != (height, width):
         raise ValueError(f"a mask of shape {mask_HW.shape} does not fit {width} x {height} pixels.")
     sigma = SIGMA_SHARE * max(width, height) if sigma_px is None else sigma_px
-    scale = min(1.0, WORK_SIDE_PX / max(width, height), 16.0 / sigma)
+    scale = min(1.0, HEATMAP_SIDE_PX / max(width, height), 16.0 / sigma)
     work_w, work_h = max(1, round(width * scale)), max(1, round(height * scale))
     # The mean over a cell's place is what counts, so that a rounded size moves nothing.
     x = (np.asarray(xy_X2, np.float64)[:, 0] + 0.5) * work_w / width - 0.5

@@ -14,7 +14,7 @@ from exreid.explain.heatmap import evidence_density
 FILL_SHARE = 0.06
 """Width of the blur that a hidden part is filled with, as a share of the longer side."""
 EDGE_PX = 2.0
-WORK_SIDE_PX = 96
+HIDING_SIDE_PX = 96
 """The filling is smooth: it is computed at this size, and enlarged."""
 LEAST_WEIGHT = 1e-3
 
@@ -66,7 +66,7 @@ def _surroundings(image_HWC: np.ndarray, keep_HW: np.ndarray) -> np.ndarray:
     if not keep_HW.any():
         return np.broadcast_to(image_HWC.mean(axis=(0, 1)), image_HWC.shape)
     height, width = keep_HW.shape
-    scale = min(1.0, WORK_SIDE_PX / max(height, width))
+    scale = min(1.0, HIDING_SIDE_PX / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     keep = cv2.resize(keep_HW, size, interpolation=cv2.INTER_AREA)
     colour = cv2.resize(image_HWC * keep_HW[..., None], size, interpolation=cv2.INTER_AREA)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-METRICS = {
+METRIC_WORDS = {
     "top_1": (
         "First answer right",
         (
@@ -160,8 +160,8 @@ METHODS = {
 
 def metric_words(name: str) -> tuple[str, str]:
     """Label and meaning of a metric; its own name where there are none."""
-    if name in METRICS:
-        return METRICS[name]
+    if name in METRIC_WORDS:
+        return METRIC_WORDS[name]
     for pattern, label, meaning in PATTERNS:
         match = re.fullmatch(pattern, name)
         if match:

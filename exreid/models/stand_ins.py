@@ -69,7 +69,7 @@ def array(*arguments: object) -> Array:
     return Array()
 
 
-def scalar(kind: NumberType, data: bytes = b"") -> object:
+def numpy_scalar(kind: NumberType, data: bytes = b"") -> object:
     """One of NumPy's numbers, as Python's."""
     return np.frombuffer(bytes(data), kind.dtype)[0].item()
 
@@ -83,7 +83,7 @@ def latin1(text: object, encoding: object = "latin1") -> bytes:
 
 STAND_INS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
     *((array, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
-    *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((numpy_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     (Array, "numpy.ndarray"),
     (NumberType, "numpy.dtype"),
     (latin1, "_codecs.encode"),

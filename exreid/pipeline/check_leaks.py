@@ -41,10 +41,10 @@ from exreid.storage.urls import is_remote
 log = logging.getLogger(__name__)
 
 LEAKS_FILE = "leaks.csv"
-SHOWN = 3
+SHOWN_LEAKS = 3
 FEW_PRINTS = 2000
 """Up to so many prints are made in this process: Ray takes longer to start."""
-COLUMNS = ["kind", "query_id", "gallery_id", "detail"]
+LEAK_COLUMNS = ["kind", "query_id", "gallery_id", "detail"]
 SPLIT_REMEDY = "use a split that does not (dataset.make_split makes one)"
 
 
@@ -205,7 +205,7 @@ def check_leaks(
         check, cache=cache, ray=ray, on_error=on_error, progress=progress, verbose=verbose
     )
     inspected = inspect_split(check, prints)
-    frame = pd.DataFrame([asdict(leak) for leak in inspected.leaks.found], columns=COLUMNS)
+    frame = pd.DataFrame([asdict(leak) for leak in inspected.leaks.found], columns=LEAK_COLUMNS)
     write_text(folder / LEAKS_FILE, csv_text(frame))
     if level == "strict" and inspected.warnings:
         raise LeakError(strict_message(inspected, folder / LEAKS_FILE))
@@ -220,11 +220,11 @@ def strict_message(inspected: Inspected, file: Path) -> str:
     for kind, text in inspected.warnings.items():
         lines.append(f"  {text}:")
         found = inspected.leaks.of(kind)
-        for leak in found[:SHOWN]:
+        for leak in found[:SHOWN_LEAKS]:
             pair = " - ".join(filter(None, (leak.query_id, leak.gallery_id)))
             lines.append(f"    {pair}" + (f" ({leak.detail})" if leak.detail else ""))
-        if len(found) > SHOWN:
-            lines.append(f"    and {len(found) - SHOWN} more")
+        if len(found) > SHOWN_LEAKS:
+            lines.append(f"    and {len(found) - SHOWN_LEAKS} more")
     lines.append(f"  All are listed in {file}; safety=warn goes on all the same.")
     return "\n".join(lines)
 

@@ -33,7 +33,7 @@ from exreid.pipeline.methods import score_all_methods, side_of_all
 from exreid.progress import RunLog
 from exreid.records import Ranking, RetrievalSide
 
-QUERY_BLOCK = 256
+QUERIES_AT_A_TIME = 256
 
 
 @dataclass(frozen=True)
@@ -160,8 +160,8 @@ def _in_table_order(queries: RetrievalSide, gallery: RetrievalSide, exclude: Exc
     """All candidates of each query in the table's order: what all pairs are matched from."""
     index = index_gallery(gallery, exclude=exclude)
     parts = []
-    for start in range(0, len(queries), QUERY_BLOCK):
-        block = side_slice(queries, start, min(start + QUERY_BLOCK, len(queries)))
+    for start in range(0, len(queries), QUERIES_AT_A_TIME):
+        block = side_slice(queries, start, min(start + QUERIES_AT_A_TIME, len(queries)))
         scores = np.zeros((len(block), len(gallery)), np.float32)
         parts.append(rank_block(scores, block, index, keep=len(gallery)))
     return concatenate_rankings(parts)

@@ -10,7 +10,7 @@ import pandas as pd
 from exreid.errors import ConfigError
 from exreid.report.side_by_side import Comparison
 
-HEADLINES = ("top_1", "top_5", "mAP", "mAP_at_k", "balanced_top_1")
+COMPARED_METRICS = ("top_1", "top_5", "mAP", "mAP_at_k", "balanced_top_1")
 """The metrics of a table that names none; those that a run has."""
 LOWER_IS_BETTER = ("error", "brier", "false_match", "fpr")
 LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}"}
@@ -27,12 +27,12 @@ class MethodTable:
 
 
 def method_table(comparison: Comparison, metrics: Sequence[str] = ()) -> MethodTable:
-    """The table of these metrics; without any, of `HEADLINES`. ConfigError for an unknown one."""
+    """The table of these metrics, or of `COMPARED_METRICS`. ConfigError for an unknown one."""
     known = list(dict.fromkeys(metric for metric, _ in comparison.changes))
     for name in metrics:
         if name not in known:
             raise ConfigError(f"--metric {name}: the runs have {', '.join(known)}.")
-    chosen = tuple(metrics) or tuple(name for name in HEADLINES if name in known)
+    chosen = tuple(metrics) or tuple(name for name in COMPARED_METRICS if name in known)
     runs = tuple(run.name for run in comparison.runs)
     cells = {}
     for metric in chosen:

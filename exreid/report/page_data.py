@@ -24,7 +24,7 @@ from exreid.report.queries import IDENTITIES, QueryNeighbour, QueryPage
 from exreid.report.read import MatchedRows, RunData
 
 QUERIES_PER_PART = 24
-DECISIONS = {"known": 0, "new": 1, "unsure": 2}
+DECISION_NUMBERS = {"known": 0, "new": 1, "unsure": 2}
 
 
 def write_index(
@@ -44,7 +44,7 @@ def write_index(
         "leader": identity_QQ[count:],
         "outcome": [kinds.index(outcome) for outcome in outcomes["outcome"]],
         "said": outcomes["said"].tolist(),
-        "decision": [DECISIONS.get(name, -1) for name in _decisions(data, outcomes)],
+        "decision": [DECISION_NUMBERS.get(name, -1) for name in _decisions(data, outcomes)],
         "p": outcomes["probability"].tolist(),
         "score": scores,
         "rank": outcomes["first_rank"].tolist(),

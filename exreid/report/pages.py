@@ -15,7 +15,7 @@ from exreid.explain.words import DECISIONS, MARKS, OUTCOMES
 from exreid.report.side_by_side import MetricChange
 from exreid.storage.files import temporary_beside
 
-HERE = Path(__file__).parent
+SOURCES = Path(__file__).parent
 STATIC = ("report.css", "theme.js", "queries.js", "detail.js")
 PAGES = (
     ("index.html", "Summary"),
@@ -25,7 +25,7 @@ PAGES = (
 )
 SHOWN_ROWS = 200
 """Of a table."""
-HEADLINES = ("top_1", "top_5", "BAKS", "BAUS", "encounter_top_1")
+HEADLINE_METRICS = ("top_1", "top_5", "BAKS", "BAUS", "encounter_top_1")
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _cell(cell: object) -> str:
 def write_pages(out: Path, run: Overview) -> None:
     """The four pages, the styles and the scripts; data and pictures come from elsewhere."""
     environment = Environment(
-        loader=FileSystemLoader(HERE / "templates"),
+        loader=FileSystemLoader(SOURCES / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -224,12 +224,12 @@ def write_pages(out: Path, run: Overview) -> None:
             title=title,
             marks=MARKS,
             parts=_outcome_shares(run),
-            headline=[rows[name] for name in HEADLINES if name in rows],
+            headline=[rows[name] for name in HEADLINE_METRICS if name in rows],
         )
         write_whole(out / file, text)
     (out / "static").mkdir(exist_ok=True)
     for name in STATIC:
-        shutil.copyfile(HERE / "static" / name, out / "static" / name)
+        shutil.copyfile(SOURCES / "static" / name, out / "static" / name)
 
 
 def write_whole(file: Path, text: str) -> None:
@@ -243,9 +243,9 @@ def write_whole(file: Path, text: str) -> None:
 def pages_version() -> str:
     """Changes with any template, style or script."""
     digest = hashlib.sha256()
-    for file in sorted([*(HERE / "templates").iterdir(), *(HERE / "static").iterdir()]):
+    for file in sorted([*(SOURCES / "templates").iterdir(), *(SOURCES / "static").iterdir()]):
         digest.update(file.read_bytes())
-    for file in sorted([*HERE.glob("*.py"), *(HERE.parent / "explain").glob("*.py")]):
+    for file in sorted([*SOURCES.glob("*.py"), *(SOURCES.parent / "explain").glob("*.py")]):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

@@ -19,7 +19,7 @@ from exreid.storage.run_files import PHOTOS, read_run_table
 
 SITE_COLUMNS = ("site", "trap_id", "station", "camera", "location", "cell_code", "place")
 """What a column with the place is called, the likeliest first."""
-SHOWN_COLUMNS = (
+TOLD_COLUMNS = (
     *("image_id", "root", "path", "mask", "bbox", "identity", "date", "encounter", "visit"),
     "viewpoint",
 )
@@ -30,7 +30,7 @@ class RunImages:
     """One entry per image; queries first, then those of the gallery that are not queries."""
 
     rows: pd.DataFrame
-    """Columns of `SHOWN_COLUMNS` and ``site``: text, or None where unknown."""
+    """Columns of `TOLD_COLUMNS` and ``site``: text, or None where unknown."""
     details: pd.DataFrame
     """Every other column of the metadata, as it stands there."""
     site_column: str | None
@@ -103,7 +103,7 @@ def read_run_images(
         whole, used = _from_table(table, config.dataset)
     else:
         raise RunError(f"{folder}: neither photos.parquet nor a probe's config.snapshot.yaml.")
-    for name in SHOWN_COLUMNS:
+    for name in TOLD_COLUMNS:
         if name not in whole:
             whole[name] = whole["encounter"] if name == "visit" else None
     place = pd.Index(whole["image_id"]).get_indexer(wanted)
@@ -116,12 +116,12 @@ def read_run_images(
     gallery = _gallery(whole, folder, config)
     whole = whole.iloc[place].reset_index(drop=True)
     column = site_column(whole, site)
-    rows = whole[list(SHOWN_COLUMNS)].copy()
+    rows = whole[list(TOLD_COLUMNS)].copy()
     rows["site"] = whole[column] if column else None
     for name in rows.columns:
         cells = [None if _empty(cell) else str(cell) for cell in rows[name]]
         rows[name] = pd.Series(cells, dtype=object)
-    hidden = {*SHOWN_COLUMNS, "split", *used, *([column] if column else [])}
+    hidden = {*TOLD_COLUMNS, "split", *used, *([column] if column else [])}
     details = whole[[name for name in whole.columns if name not in hidden]]
     return RunImages(rows, details, column, gallery)
 
@@ -175,7 +175,7 @@ def _from_table(table: ImageTable, dataset: DatasetConfig) -> tuple[pd.DataFrame
     rows = table.rows
     dates = rows["date"].dt.strftime("%Y-%m-%d").astype(object)
     whole = table.original.copy()
-    renamed = {name: f"{name} (metadata)" for name in (*SHOWN_COLUMNS, "split") if name in whole}
+    renamed = {name: f"{name} (metadata)" for name in (*TOLD_COLUMNS, "split") if name in whole}
     whole = whole.rename(columns=renamed)
     used = {renamed.get(name, name) for name in used} | {renamed.get("image_id", "")}
     for name in ("image_id", "path", "identity", "mask", "bbox", "encounter", "viewpoint"):

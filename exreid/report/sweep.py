@@ -26,7 +26,7 @@ TICKS = 5
 BEST_COLOUR = COLOURS[1]
 
 
-def write_report(
+def write_sweep_report(
     folder: Path, study: SweepStudy, metric: str, best: Trial, best_tree: Tree
 ) -> None:
     """Write the three files."""

@@ -48,7 +48,7 @@ from exreid.training.world import World
 
 log = logging.getLogger(__name__)
 
-RESULTS_TABLE = "train_metrics.csv"
+TRAINING_RESULTS = "train_metrics.csv"
 WATCH_EVERY_S = 0.5
 WATCH_URL_EVERY_S = 15.0
 CHOSEN_ON = {
@@ -81,7 +81,7 @@ def run_finetune(
         run_id,
         config,
         config.loss.type,
-        results_table=RESULTS_TABLE,
+        results_table=TRAINING_RESULTS,
     )
     tracker = Tracker(
         config.wandb, run_id=run_id, folder=folder.path, tree=config.model_dump(mode="json")

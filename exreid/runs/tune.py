@@ -21,7 +21,7 @@ from exreid.pipeline.sweep import Outcome, SweepPlan, SweepStudy, Trial
 from exreid.pipeline.training_inputs import decode_images, first_backbone, hold_out
 from exreid.progress import Progress, no_progress, timed
 from exreid.records import Counts, Result
-from exreid.report.sweep import write_report
+from exreid.report.sweep import write_sweep_report
 from exreid.runs.probe import run_probe
 from exreid.runs.tune_trial import TRIALS, ReportEpoch, run_trial, workers_of
 from exreid.storage import mirror
@@ -31,7 +31,7 @@ from exreid.training.checkpoint import BEST
 
 log = logging.getLogger(__name__)
 
-RESULTS_TABLE = "sweep_results.csv"
+SWEEP_RESULTS = "sweep_results.csv"
 TEST = "test"
 
 
@@ -54,7 +54,7 @@ def run_tune(
     run_id = config.output.run_id or new_run_id("tune", config.model.type)
     method = f"tune-{config.tune.run}"
     folder = RunFolder(
-        output_root(config) / "sweeps", run_id, config, method, results_table=RESULTS_TABLE
+        output_root(config) / "sweeps", run_id, config, method, results_table=SWEEP_RESULTS
     )
     with recording_failure(folder):
         sweep = _sweep(config, folder.path, progress, verbose)
@@ -76,7 +76,7 @@ def _sweep(config: AnySweepConfig, folder: Path, progress: Progress, verbose: bo
         reasons = {str(trial.error) for trial in study.trials}
         raise RunError(f"no trial of the sweep was completed: {'; '.join(sorted(reasons))}")
     best_tree = with_values(tree, best.values)
-    write_report(folder, study, config.metric, best, best_tree)
+    write_sweep_report(folder, study, config.metric, best, best_tree)
     test = None
     if config.tune.test:
         with timed(timings_s, "test"):

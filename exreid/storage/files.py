@@ -35,7 +35,7 @@ SEALED = re.compile(r"-([0-9a-f]{16})$")
 TEMPORARY = re.compile(r"^\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp")
 ABANDONED_S = 24 * 3600.0
 """A temporary file of another machine, unchanged for so long, has no writer any more."""
-HERE = hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
+THIS_MACHINE = hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
 """This machine, in the names of temporary files: process ids mean something here alone."""
 
 _known: dict[tuple[tuple[str, int, int, int], ...], str] = {}
@@ -157,7 +157,7 @@ def read_json(file: Path, *, error: type[ExreidError], remedy: str, kind: type =
 def temporary_beside(file: Path, *, ending: str = "") -> Path:
     """A hidden name in the file's folder for it while it is written; ``ending`` for writers that
     go by it. `clear_leftovers` knows by the name whether the writer is still there."""
-    writer = f"{HERE}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    writer = f"{THIS_MACHINE}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     return file.with_name(f".{file.name[:150]}.{writer}.tmp{ending}")
 
 
@@ -174,7 +174,7 @@ def clear_leftovers(folder: Path) -> None:
         file = folder / name
         try:
             old = time.time() - file.stat().st_mtime > ABANDONED_S
-            if old or (found[1] == HERE and not _is_running(int(found[2]))):
+            if old or (found[1] == THIS_MACHINE and not _is_running(int(found[2]))):
                 file.unlink()
         except OSError:
             continue  # Its writer has just finished, or the folder is not ours to tidy.

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 FOLDER_VARIABLE = "EXREID_MIRRORS"
-MARK = "url="
+URL_PREFIX = "url="
 WAITS_S = (0.5, 2.0, 8.0)
 """Before each further try of what failed."""
 WHOLE_PUTS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"})
@@ -57,7 +57,7 @@ class CopyPath(type(Path())):  # type: ignore[misc]
 
     def __reduce__(self) -> str | tuple[object, ...]:
         for place, part in enumerate(self.parts):
-            if part.startswith(MARK):
+            if part.startswith(URL_PREFIX):
                 return _own_copy, self.parts[place:]
         return super().__reduce__()
 
@@ -94,7 +94,7 @@ def local_root(root: str, *, key: str = "output.root") -> Path:
             f"{key}: {root!r} cannot be opened: {error}. For s3:// and gs:// install "
             '"exreid[cloud]"; other kinds of URL need their own fsspec package.'
         ) from error
-    name = MARK + quote(root.rstrip("/"), safe="")
+    name = URL_PREFIX + quote(root.rstrip("/"), safe="")
     if len(name) > 255:
         raise ConfigError(f"{key}: {root!r} is too long a URL.")
     return _own_copy(name)
@@ -103,8 +103,8 @@ def local_root(root: str, *, key: str = "output.root") -> Path:
 def url_of(path: Path) -> str | None:
     """The URL that this local path is a copy of; None where it is no copy."""
     for place, part in enumerate(path.parts):
-        if part.startswith(MARK):
-            return posixpath.join(unquote(part[len(MARK) :]), *path.parts[place + 1 :])
+        if part.startswith(URL_PREFIX):
+            return posixpath.join(unquote(part[len(URL_PREFIX) :]), *path.parts[place + 1 :])
     return None
 
 
@@ -144,7 +144,7 @@ def local_folder(folder: str) -> Path:
     return path
 
 
-def exists(path: Path) -> bool:
+def exists_at_url(path: Path) -> bool:
     """Whether the URL that this path is a copy of has such a file or folder."""
     return bool(_with(path, lambda system, inner: system.exists(inner)))
 

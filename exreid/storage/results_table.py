@@ -21,21 +21,21 @@ from exreid.storage.run_record import RESULT_FILE, RunRecord
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, str | int | float]
+ResultsRow = dict[str, str | int | float]
 ENDED = ("completed", "stopped")
 """States of a run that has a line."""
 MOST_LOOKS = 20
 """Times that the table is written anew because another machine's run was not in it."""
 
 
-def row_of(run: RunRecord) -> Row:
+def row_of(run: RunRecord) -> ResultsRow:
     """A run's line, of what its ``result.json`` says."""
     plain = {name: count for name, count in run.counts.items() if not isinstance(count, dict)}
     row = {"run_id": run.run_id, "method": run.method, **run.metrics, **plain}
     return row | {"config_fingerprint": run.config_fingerprint}
 
 
-def add_row(file: Path, row: Row) -> None:
+def add_row(file: Path, row: ResultsRow) -> None:
     """Write a run's line; a line that the run has already is replaced, new columns are joined in.
 
     Other runs may do so at the same time. Behind a URL the run's folder must be there before, and
@@ -57,7 +57,7 @@ def add_row(file: Path, row: Row) -> None:
             )
 
 
-def _publish(file: Path, row: Row) -> None:
+def _publish(file: Path, row: ResultsRow) -> None:
     new = [row]
     for _ in range(MOST_LOOKS):
         known = _read(file) if mirror.fetch(file) else []
@@ -70,9 +70,9 @@ def _publish(file: Path, row: Row) -> None:
             return
 
 
-def _of_others(folder: Path, known: list[Row]) -> list[Row]:
+def _of_others(folder: Path, known: list[ResultsRow]) -> list[ResultsRow]:
     """The lines of the runs that have ended and are not among the known ones."""
-    rows: list[Row] = []
+    rows: list[ResultsRow] = []
     names = {line.get("run_id") for line in known}
     for name in sorted(set(mirror.folder_names(folder)) - names):
         try:
@@ -84,22 +84,22 @@ def _of_others(folder: Path, known: list[Row]) -> list[Row]:
     return rows
 
 
-def _joined(rows: list[Row], more: list[Row]) -> list[Row]:
+def _joined(rows: list[ResultsRow], more: list[ResultsRow]) -> list[ResultsRow]:
     """All lines in their order; of two with one ``run_id`` the later, at the first one's place."""
-    lines: dict[object, Row] = {}
+    lines: dict[object, ResultsRow] = {}
     for line in (*rows, *more):
         lines[line.get("run_id") or object()] = line
     return list(lines.values())
 
 
-def _read(file: Path) -> list[Row]:
+def _read(file: Path) -> list[ResultsRow]:
     if not file.exists():
         return []
     with file.open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
 
 
-def _write(file: Path, rows: list[Row]) -> None:
+def _write(file: Path, rows: list[ResultsRow]) -> None:
     columns = list(dict.fromkeys(name for line in rows for name in line))
     temporary = temporary_beside(file)
     with temporary.open("w", newline="", encoding="utf-8") as stream:

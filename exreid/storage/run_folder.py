@@ -30,7 +30,7 @@ from exreid.storage.run_record import RESULT_FILE, SCHEMA_VERSION, RunRecord, St
 from exreid.storage.spreadsheets import csv_text
 
 VERSIONS_OF = ("exreid", "torch", "timm", "ray", "numpy", "pillow")
-RESULTS_TABLE = "benchmark_results.csv"
+PROBE_RESULTS = "benchmark_results.csv"
 SWEEP_FILE = "sweep.json"
 OPENING = {"config.snapshot.yaml", RESULT_FILE, "rejected.csv", "leaks.csv", "split.csv", "wandb"}
 """What a run's folder may hold before anything is computed."""
@@ -51,7 +51,7 @@ class RunFolder:
         config: StrictModel,
         method: str,
         *,
-        results_table: str = RESULTS_TABLE,
+        results_table: str = PROBE_RESULTS,
         kind: str | None = None,
     ) -> None:
         self.path, self.kind = parent / run_id, kind
@@ -60,7 +60,7 @@ class RunFolder:
         self.results_table = results_table
         self.warnings: list[str] = []
         self.started_s = time.time()
-        self._was_there = self.path.is_dir() or mirror.exists(self.path)
+        self._was_there = self.path.is_dir() or mirror.exists_at_url(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.path / ".lock", timeout=0)
         self._take_lock()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from exreid.storage.feature_store import FeatureStore, SignatureMemo, is_racy
-from exreid.storage.files import HERE, temporary_beside
+from exreid.storage.files import THIS_MACHINE, temporary_beside
 
 
 def _vectors(count, start=0):
@@ -104,7 +104,7 @@ def test_a_half_written_file_goes_once_its_writer_is_gone(tmp_path):
     process.wait()
     own = temporary_beside(tmp_path / "part-1.arrow")
     left = own.with_name(own.name.replace(f"-{os.getpid()}-", f"-{process.pid}-"))
-    other = own.with_name(own.name.replace(f".{HERE}-", ".00000000-"))
+    other = own.with_name(own.name.replace(f".{THIS_MACHINE}-", ".00000000-"))
     old = other.with_name(other.name.replace("part-1", "part-2"))
     for file in (own, left, other, old):
         file.write_bytes(b"half")

@@ -37,7 +37,7 @@ def test_a_local_folder_is_itself_and_is_left_alone(tmp_path):
     mirror.publish_folder(tmp_path)
     mirror.synchronise(tmp_path, "*")
     assert not mirror.fetch(file)
-    assert not mirror.exists(file)
+    assert not mirror.exists_at_url(file)
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
 
 
@@ -65,7 +65,7 @@ def test_files_go_there_whole_and_come_back(memory):
         "/bucket/run/result.json",
     ]
     (root / "run" / "result.json").unlink()
-    assert mirror.exists(root / "run")
+    assert mirror.exists_at_url(root / "run")
     assert mirror.fetch(root / "run" / "result.json")
     assert (root / "run" / "result.json").read_text() == "one"
     assert not mirror.fetch(root / "run" / "nothing.json")
