@@ -18,7 +18,7 @@ from exreid.config.probe import ProbeConfig
 from exreid.errors import MetadataError
 
 if TYPE_CHECKING:
-    from exreid.gallery.folder import Gallery as StoredGallery
+    from exreid.gallery.folder import StoredGallery
 
 
 class Gallery:

@@ -23,7 +23,7 @@ from exreid.explain.told import quality_words
 from exreid.storage.urls import is_remote
 
 if TYPE_CHECKING:
-    from exreid.gallery.folder import Gallery
+    from exreid.gallery.folder import StoredGallery
     from exreid.runs.gallery_build import Built
 
 USAGE = """
@@ -94,7 +94,7 @@ def _build(options: argparse.Namespace) -> int:
     return 0
 
 
-def _add(gallery: Gallery, options: argparse.Namespace) -> int:
+def _add(gallery: StoredGallery, options: argparse.Namespace) -> int:
     from exreid.runs.gallery_build import ADD_KEYS, add_to_gallery
 
     if options.config is not None or options.preset is not None:
@@ -141,7 +141,7 @@ def _show_built(built: Built) -> None:
         OUT.print(line, markup=False, soft_wrap=True)
 
 
-def _show(gallery: Gallery) -> None:
+def _show(gallery: StoredGallery) -> None:
     about, config = gallery.manifest, gallery.config
     models = ", ".join(
         model.type + (" with weights from a checkpoint" if model.checkpoint else "")

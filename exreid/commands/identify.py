@@ -25,7 +25,7 @@ from exreid.storage import mirror
 
 if TYPE_CHECKING:
     from exreid.config.dataset import DatasetConfig
-    from exreid.gallery.folder import Gallery
+    from exreid.gallery.folder import StoredGallery
     from exreid.gallery.photo_answers import Identification, PhotoAnswer, VisitAnswer
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def _identify(options: argparse.Namespace) -> int:
 
 
 def _answered(
-    gallery: Gallery, given: list[Path], overrides: list[str], options: argparse.Namespace
+    gallery: StoredGallery, given: list[Path], overrides: list[str], options: argparse.Namespace
 ) -> tuple[Path, Identification]:
     from exreid.gallery.photo_table import PhotoOptions
     from exreid.runs.identify import IDENTIFY_KEYS, run_identify
@@ -152,7 +152,7 @@ def _detected(
 
 
 def _say(
-    options: argparse.Namespace, gallery: Gallery, folder: Path, found: Identification
+    options: argparse.Namespace, gallery: StoredGallery, folder: Path, found: Identification
 ) -> None:
     if options.csv is not None:
         text = (folder / "identifications.csv").read_text(encoding="utf-8")
@@ -181,7 +181,7 @@ def _sorted_out(words: list[str]) -> tuple[list[Path], list[str]]:
     return given, overrides
 
 
-def _show(gallery: Gallery, found: Identification) -> None:
+def _show(gallery: StoredGallery, found: Identification) -> None:
     answered = [photo for photo in found.photos if photo.status == "answered"]
     if answered:
         table = _table(answered, {visit.visit: visit for visit in found.visits})
@@ -223,7 +223,7 @@ def _photo_cells(photo: PhotoAnswer, *, indent: bool) -> list[Text]:
     ]
 
 
-def _notes(gallery: Gallery, found: Identification) -> list[str]:
+def _notes(gallery: StoredGallery, found: Identification) -> list[str]:
     counts = found.counts
     lines = [_summary(found)]
     if counts["answered"]:

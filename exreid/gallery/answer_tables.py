@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from exreid.calibration.identity_curve import shared_out
 from exreid.config.probe import ProbeConfig
-from exreid.gallery.folder import Gallery
+from exreid.gallery.folder import StoredGallery
 from exreid.gallery.photo_answers import visit_name
 from exreid.metrics.identities import IdentityAnswer, TopIdentities, pool_encounters
 from exreid.openset.decide import Decisions
@@ -21,7 +21,7 @@ from exreid.records import Json, region_parts
 
 
 def photo_answer_tables(
-    retrieval: Retrieval, gallery: Gallery, config: ProbeConfig
+    retrieval: Retrieval, gallery: StoredGallery, config: ProbeConfig
 ) -> AnswerTables:
     """A probe's tables without their truth, which nobody knows; with the probability of each
     identity, where the gallery states one, and no decision where it cannot tell its animals
@@ -64,7 +64,7 @@ def without_truth(table: pa.Table) -> pa.Table:
 
 
 def _probabilities(
-    retrieval: Retrieval, gallery: Gallery, answers: pa.Table, names: dict[int, str]
+    retrieval: Retrieval, gallery: StoredGallery, answers: pa.Table, names: dict[int, str]
 ) -> np.ndarray:
     """Of each row of the answers; NaN where the gallery states none."""
     curve, decisions = gallery.answer_curve(), retrieval.decisions
@@ -164,7 +164,7 @@ def _visit_decision(
 
 
 def picture_table(
-    retrieval: Retrieval, gallery: Gallery, config: ProbeConfig, pictures: Path | None
+    retrieval: Retrieval, gallery: StoredGallery, config: ProbeConfig, pictures: Path | None
 ) -> pa.Table:
     """``photos.parquet``: where the pictures of queries and of their candidates are; those of the
     gallery below ``pictures``, or else its thumbnails."""
@@ -218,7 +218,7 @@ def _below(root: str, retrieval: Retrieval, position: int) -> dict[str, str | No
     return {"root": root, "path": row["path"], "mask": row["mask"], **_boxed(row["bbox"])}
 
 
-def _thumbnail(gallery: Gallery, position: int) -> dict[str, str | None]:
+def _thumbnail(gallery: StoredGallery, position: int) -> dict[str, str | None]:
     """The small picture of a gallery photograph; nothing where there is none."""
     file = gallery.thumbnail(gallery.content_G[position])
     if file is None:

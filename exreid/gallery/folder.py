@@ -21,17 +21,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 from exreid.calibration.budget import BudgetRule
@@ -40,26 +36,37 @@ from exreid.calibration.fusion import Fusion
 from exreid.config.base import Tree
 from exreid.config.io import from_values
 from exreid.config.probe import ProbeConfig
-from exreid.data.metadata import normalised_path
 from exreid.errors import CalibrationError, ConfigError, GalleryError
 from exreid.features.keys import image_key
 from exreid.features.local_extraction import LocalFeatureStore
+from exreid.gallery.fitted_json import decider_from_json, grouping_from_json
+from exreid.gallery.images_table import read_images_table
+from exreid.gallery.layout import (
+    AGAIN,
+    CHECKSUMS,
+    IMAGES,
+    MANIFEST,
+    backbone_name,
+    checked,
+    inside,
+    is_link,
+    part_is_whole,
+    read_checksums,
+    read_gallery_json,
+    refuse_links,
+    thumbnail_name,
+)
 from exreid.gallery.swap import State, put_back, state_of
 from exreid.openset.decide import Decider
 from exreid.openset.group import Grouping
-from exreid.records import TABLE_COLUMNS, GalleryQuality, ImageTable, Json, region_parts
-from exreid.storage.files import checksum_of, is_whole, mapped_array, read_json
+from exreid.records import GalleryQuality, ImageTable, Json, region_parts
+from exreid.storage.files import mapped_array
 
 log = logging.getLogger(__name__)
 
 FORMAT = 2
 EARLIER_FORMATS = (1,)
 """Their features are read as they are; what was fitted on them is fitted anew by `gallery add`."""
-MANIFEST, IMAGES, THUMBNAILS, PAIRS = "gallery.json", "images.parquet", "thumbnails", "pairs"
-CHECKSUMS = "checksums.json"
-ORIGINAL = "original:"
-"""Before the names of the metadata's own columns in images.parquet."""
-CONTENT = re.compile(r"[0-9a-f]{32}")
 DESCRIBES = ("dataset", "model", "benchmark", "seed", "deterministic")
 """Of a gallery's config, what is taken from it ..."""
 THIS_MACHINES = (
@@ -107,7 +114,7 @@ class Manifest(TypedDict):
 
 
 @dataclass(frozen=True)
-class Gallery:
+class StoredGallery:
     """A gallery that was opened; arrays stay on disk until they are needed."""
 
     folder: Path
@@ -195,11 +202,11 @@ class Gallery:
         try:
             vectors_GD = mapped_array(file)
         except (OSError, ValueError) as error:
-            raise GalleryError(f"{file}: not an array: {error}. {_AGAIN}") from error
+            raise GalleryError(f"{file}: not an array: {error}. {AGAIN}") from error
         if vectors_GD.dtype != np.float32 or vectors_GD.ndim != 2 or len(vectors_GD) != len(self):
             raise GalleryError(
                 f"{file}: {vectors_GD.dtype} of shape {vectors_GD.shape}, not a float32 row for "
-                f"each of the {len(self)} photographs. {_AGAIN}"
+                f"each of the {len(self)} photographs. {AGAIN}"
             )
         return vectors_GD
 
@@ -218,7 +225,7 @@ class Gallery:
         """
         there = self.description(name)
         if not there:
-            raise GalleryError(f"{self.folder}: has no features of {name}. {_AGAIN}")
+            raise GalleryError(f"{self.folder}: has no features of {name}. {AGAIN}")
         changed = _differences(there, json.loads(json.dumps(here)))
         if not changed:
             return
@@ -243,12 +250,12 @@ class Gallery:
             try:
                 records = mapped_array(part)
             except (OSError, ValueError) as error:
-                raise GalleryError(f"{part}: is damaged: {error}. {_AGAIN}") from error
+                raise GalleryError(f"{part}: is damaged: {error}. {AGAIN}") from error
             if records.dtype != found.empty.dtype or records.ndim != 1:
-                raise GalleryError(f"{part}: {records.dtype} is no local feature. {_AGAIN}")
+                raise GalleryError(f"{part}: {records.dtype} is no local feature. {AGAIN}")
         if any(key not in found.store for key in self.keys):
-            named = next((part for part in found.store.parts if not _there_whole(part)), folder)
-            raise GalleryError(f"{named}: lacks photographs of {IMAGES}. {_AGAIN}")
+            named = next((part for part in found.store.parts if not part_is_whole(part)), folder)
+            raise GalleryError(f"{named}: lacks photographs of {IMAGES}. {AGAIN}")
         return found
 
     def fusion(self) -> Fusion:
@@ -256,19 +263,19 @@ class Gallery:
         self._refuse_earlier()
         file = self.file("fusion.json")
         try:
-            return Fusion.from_json(_read_json(file)["fusion"])
+            return Fusion.from_json(read_gallery_json(file)["fusion"])
         except (KeyError, TypeError, CalibrationError) as error:
-            raise GalleryError(f"{file}: {error} {_AGAIN}") from error
+            raise GalleryError(f"{file}: {error} {AGAIN}") from error
 
     def budget_rule(self) -> BudgetRule | None:
         """When the local matching of a query may stop; None where that was not fitted."""
         self._refuse_earlier()
         file = self.file("fusion.json")
-        rule = _read_json(file).get("budget")
+        rule = read_gallery_json(file).get("budget")
         try:
             return None if rule is None else BudgetRule.from_json(rule)
         except (KeyError, TypeError, ValueError, CalibrationError) as error:
-            raise GalleryError(f"{file}: {error} {_AGAIN}") from error
+            raise GalleryError(f"{file}: {error} {AGAIN}") from error
 
     def decider(self) -> Decider | None:
         """The decision between known and new; None where none was fitted."""
@@ -285,7 +292,7 @@ class Gallery:
             return TypeAdapter(GalleryQuality | None).validate_python(found)
         except ValidationError as error:
             problem = error.errors()[0]["msg"].lower()
-            raise GalleryError(f"{MANIFEST}: not a quality: {problem}. {_AGAIN}") from error
+            raise GalleryError(f"{MANIFEST}: not a quality: {problem}. {AGAIN}") from error
 
     @property
     def decides(self) -> bool:
@@ -315,14 +322,10 @@ class Gallery:
     def thumbnail(self, content: str) -> Path | None:
         """The small picture of a photograph, where the gallery has one."""
         file = self.folder / thumbnail_name(content)
-        return file if file.is_file() and not _is_link(file, self.folder) else None
+        return file if file.is_file() and not is_link(file, self.folder) else None
 
 
-_AGAIN = "The gallery is damaged: get it again, or build it again."
-_read_json = partial(read_json, error=GalleryError, remedy=_AGAIN)
-
-
-def open_gallery(folder: Path) -> Gallery:
+def open_gallery(folder: Path) -> StoredGallery:
     """Read a gallery, and check what others rely on; GalleryError for what is none."""
     folder = Path(os.path.abspath(folder.expanduser()))  # noqa: PTH100 - keeps symbolic links
     for _ in range(SWAPS):
@@ -338,14 +341,14 @@ def open_gallery(folder: Path) -> Gallery:
     raise GalleryError(f"{folder}: is replaced again and again while it is read. Wait for that.")
 
 
-def _opened(folder: Path, state: State) -> Gallery:
+def _opened(folder: Path, state: State) -> StoredGallery:
     if not (folder / MANIFEST).is_file():
         raise GalleryError(
             f"{folder}: no gallery (no {MANIFEST} in it). Make one: exreid gallery build FOLDER "
             "--out DIR."
         )
-    checksums = _checksums(folder)
-    manifest = _read_json(checked(folder, MANIFEST, checksums))
+    checksums = read_checksums(folder)
+    manifest = read_gallery_json(checked(folder, MANIFEST, checksums))
     version = manifest.get("format")
     if version not in (*EARLIER_FORMATS, FORMAT):
         raise GalleryError(
@@ -354,11 +357,11 @@ def _opened(folder: Path, state: State) -> Gallery:
         )
     missing = {"config", "features", "open_set", "fingerprint", "checkpoints"} - set(manifest)
     if missing:
-        raise GalleryError(f"{folder / MANIFEST}: lacks {', '.join(sorted(missing))}. {_AGAIN}")
+        raise GalleryError(f"{folder / MANIFEST}: lacks {', '.join(sorted(missing))}. {AGAIN}")
     described = _described(manifest["config"])
     config = from_values(ProbeConfig, described, source=str(folder / MANIFEST))
     if checksums is None and "checksums" in manifest:
-        raise GalleryError(f"{folder / CHECKSUMS}: is missing. {_AGAIN}")
+        raise GalleryError(f"{folder / CHECKSUMS}: is missing. {AGAIN}")
     if checksums is None:
         log.warning(
             "%s: this gallery has no checksums (an earlier version of exreid wrote it): damage to "
@@ -367,21 +370,8 @@ def _opened(folder: Path, state: State) -> Gallery:
         )
     _complete(manifest, config)
     config = _with_checkpoints(config, folder, manifest, checksums)
-    images = _read_images(checked(folder, IMAGES, checksums))
-    return Gallery(folder, manifest, config, *images, checksums, state)
-
-
-def _there_whole(part: Path) -> bool:
-    try:
-        return is_whole(part.with_suffix(".npy"), part)
-    except OSError:
-        return False
-
-
-def _checksums(folder: Path) -> dict[str, str] | None:
-    if not (folder / CHECKSUMS).exists():
-        return None
-    return {name: str(value) for name, value in _read_json(inside(folder, CHECKSUMS)).items()}
+    images = read_images_table(checked(folder, IMAGES, checksums))
+    return StoredGallery(folder, manifest, config, *images, checksums, state)
 
 
 def _complete(manifest: Manifest, config: ProbeConfig) -> None:
@@ -390,18 +380,6 @@ def _complete(manifest: Manifest, config: ProbeConfig) -> None:
         described = manifest["features"].get(f"global-{number}")
         if isinstance(described, dict) and model.flip_augmentation:
             described.setdefault("flip", True)
-
-
-def checked(folder: Path, name: str, checksums: dict[str, str] | None) -> Path:
-    """A file right in the gallery; GalleryError where it is missing, a link, or damaged."""
-    file = inside(folder, name)
-    try:
-        whole = checksums is None or checksum_of(file) == checksums.get(name)
-    except OSError as error:
-        raise GalleryError(f"{file}: cannot be read: {error}. {_AGAIN}") from error
-    if not whole:
-        raise GalleryError(f"{file}: is damaged: not the bytes that were written. {_AGAIN}")
-    return file
 
 
 def _described(tree: Tree) -> Tree:
@@ -423,147 +401,12 @@ def _without(tree: Tree, names: Sequence[str]) -> Tree:
     return {name: value for name, value in tree.items() if name != first}
 
 
-def inside(folder: Path, name: str) -> Path:
-    """A file or folder of the gallery; GalleryError where it is missing, or a link."""
-    path = folder / name
-    if _is_link(path, folder):
-        raise GalleryError(f"{path}: is a link, and a gallery has real files only. {_AGAIN}")
-    if not path.exists():
-        raise GalleryError(f"{path}: is missing. {_AGAIN}")
-    return path
-
-
-def refuse_links(folder: Path) -> None:
-    """GalleryError where anything in the folder is a symbolic link."""
-    for path in folder.iterdir():
-        if path.is_symlink():
-            raise GalleryError(f"{path}: is a link, and a gallery has real files only. {_AGAIN}")
-
-
-def thumbnail_name(content: str) -> str:
-    """Where the small picture of a photograph lies in its gallery."""
-    return f"{THUMBNAILS}/{content[:2]}/{content}.jpg"
-
-
-def backbone_name(number: int) -> str:
-    """The file of a backbone's weights in a gallery."""
-    return f"backbone-{number}.safetensors"
-
-
 def _differences(old: object, new: object, key: str = "") -> list[tuple[str, object, object]]:
     if isinstance(old, dict) and isinstance(new, dict):
         names = [name for name in {**old, **new} if name not in LOOSE]
         parts = [_differences(old.get(n), new.get(n), f"{key}.{n}".strip(".")) for n in names]
         return [found for part in parts for found in part]
     return [] if old == new else [(key, old, new)]
-
-
-SAVED_AS = {
-    "threshold": "bar",
-    "fitted_images": "practice_images",
-    "fitted_identities": "practice_animals",
-    "fitted_ari": "practice_ari",
-}
-"""What fields are called in gallery.json, where that is another name."""
-
-
-def decider_to_json(decider: Decider) -> dict[str, Json]:
-    """All that `decider_from_json` needs; JSON keeps every bit of a float."""
-    values = {field.name: _plain(getattr(decider, field.name)) for field in fields(decider)}
-    return {SAVED_AS.get(name, name): value for name, value in values.items()}
-
-
-def decider_from_json(values: dict[str, Any]) -> Decider:
-    """What `decider_to_json` wrote; GalleryError for anything else."""
-    try:
-        return Decider(**{name: _tupled(value) for name, value in _fields(values).items()})
-    except TypeError as error:
-        raise GalleryError(f"{MANIFEST}: not a decision known/new: {error}. {_AGAIN}") from error
-
-
-def grouping_to_json(grouping: Grouping) -> dict[str, Json]:
-    """All that `grouping_from_json` needs."""
-    curve = None if grouping.curve is None else grouping.curve.as_json()
-    values = {field.name: getattr(grouping, field.name) for field in fields(grouping)}
-    values |= {"curve": curve}
-    return {SAVED_AS.get(name, name): value for name, value in values.items()}
-
-
-def grouping_from_json(values: dict[str, Any]) -> Grouping:
-    """What `grouping_to_json` wrote; GalleryError for anything else."""
-    try:
-        values = _fields(values)
-        curve = values["curve"]
-        curve = None if curve is None else Calibration.from_json(curve)
-        return Grouping(**(values | {"curve": curve}))
-    except (KeyError, TypeError, CalibrationError) as error:
-        raise GalleryError(f"{MANIFEST}: not a grouping: {error}. {_AGAIN}") from error
-
-
-def _fields(saved: dict[str, Any]) -> dict[str, Any]:
-    names = {name: field for field, name in SAVED_AS.items()}
-    return {names.get(name, name): value for name, value in saved.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple | list | np.ndarray):
-        return [_plain(one) for one in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return "inf" if value > 0 else "-inf"
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _tupled(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_tupled(one) for one in value)
-    return float(value) if value in ("inf", "-inf") else value
-
-
-def images_table(
-    table: ImageTable,
-    content_G: list[str],
-    small_masks: list[str | None],
-    mask_col: str | None,
-) -> pa.Table:
-    """``images.parquet``; the metadata's own columns with `ORIGINAL` before their names."""
-    rows = table.rows.assign(content=content_G, small_mask=pd.Series(small_masks, dtype=object))
-    if rows["bbox"].isna().all():  # then the file is as it was before there were boxes
-        rows = rows.drop(columns="bbox")
-    original = table.original.drop(columns=[mask_col] if mask_col in table.original else [])
-    named = original.astype(object).add_prefix(ORIGINAL)
-    frame = pd.concat([rows, named.where(named.notna(), None)], axis=1)
-    return pa.Table.from_pandas(frame, preserve_index=False)
-
-
-def _read_images(file: Path) -> tuple[ImageTable, list[str], list[str | None]]:
-    try:
-        frame = pq.read_table(file).to_pandas()
-        frame = frame.astype({name: object for name in frame if frame[name].dtype != "M8[s]"})
-        frame = frame.where(frame.notna(), None)
-        frame = frame if "bbox" in frame else frame.assign(bbox=None)
-        rows = frame[[*TABLE_COLUMNS]].copy()
-        rows["date"] = pd.to_datetime(rows["date"]).astype("datetime64[s]")
-        rows["row"] = rows["row"].astype(np.int64)
-        content_G = [str(value) for value in frame["content"]]
-        small_masks = frame["small_mask"].tolist()
-    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
-        raise GalleryError(f"{file}: not a gallery's table: {error}. {_AGAIN}") from error
-    _check_rows(file, rows, content_G)
-    names = [name for name in frame if name.startswith(ORIGINAL)]
-    original = frame[names].rename(columns=lambda name: name.removeprefix(ORIGINAL))
-    return ImageTable(rows, original, "", str(file)), content_G, small_masks
-
-
-def _check_rows(file: Path, rows: pd.DataFrame, content_G: list[str]) -> None:
-    if rows["image_id"].duplicated().any() or rows["identity"].isna().any() or len(rows) == 0:
-        raise GalleryError(f"{file}: ids repeat, or a photograph has no animal. {_AGAIN}")
-    for path, content in zip(rows["path"], content_G, strict=True):
-        try:
-            safe = normalised_path(path) == path
-        except ValueError:
-            safe = False
-        if not safe or not CONTENT.fullmatch(content):
-            raise GalleryError(f"{file}: {path!r} is no path inside a data set. {_AGAIN}")
 
 
 def _with_checkpoints(
@@ -579,9 +422,3 @@ def _with_checkpoints(
     fusion = config.benchmark.fusion.model_copy(update={"models": tuple(models[1:])})
     benchmark = config.benchmark.model_copy(update={"fusion": fusion})
     return config.model_copy(update={"model": models[0], "benchmark": benchmark})
-
-
-def _is_link(path: Path, folder: Path) -> bool:
-    """Whether the path, or a folder between it and the gallery, is a symbolic link."""
-    parts = path.relative_to(folder).parts
-    return any((folder / Path(*parts[: i + 1])).is_symlink() for i in range(len(parts)))

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from exreid.explain.told import ToldAnswer, told_answer
-from exreid.gallery.folder import Gallery
+from exreid.gallery.folder import StoredGallery
 from exreid.gallery.photo_table import Photos
 from exreid.pipeline.answers import AnswerTables
 from exreid.pipeline.retrieve import Retrieval
@@ -178,7 +178,7 @@ def visit_name(encounter: str | None) -> str | None:
 
 
 def identification(
-    gallery: Gallery,
+    gallery: StoredGallery,
     photos: Photos,
     rejected: Sequence[Rejected],
     retrieval: Retrieval | None,

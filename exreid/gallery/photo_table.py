@@ -18,7 +18,7 @@ from exreid.data.photos import FoundPhotos, VisitRule, find_photos, group_visits
 from exreid.errors import ImageError, MetadataError
 from exreid.features.extraction import trusted_signature
 from exreid.features.keys import content_hash
-from exreid.gallery.folder import Gallery
+from exreid.gallery.folder import StoredGallery
 from exreid.gallery.photo_masks import with_mask_images
 from exreid.pipeline.inputs import table_columns
 from exreid.progress import Progress, no_progress
@@ -61,7 +61,7 @@ class Photos:
 
 def read_photos(
     given: Sequence[Path],
-    gallery: Gallery,
+    gallery: StoredGallery,
     config: ProbeConfig,
     options: PhotoOptions,
     *,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exreid.gallery.folder import Gallery
+from exreid.gallery.folder import StoredGallery
 from exreid.matching.rerank import Reranker
 from exreid.pipeline.calibrate import FUSION_FILE, FittedFusion
 from exreid.pipeline.methods import fused_methods
@@ -14,7 +14,7 @@ from exreid.storage.run_folder import write_text
 
 
 def stored_fusion(
-    gallery: Gallery, scoring: Scoring, reranker: Reranker | None, folder: Path
+    gallery: StoredGallery, scoring: Scoring, reranker: Reranker | None, folder: Path
 ) -> FittedFusion:
     """The gallery's fusion and budget rule, of which the run's folder is given a copy."""
     methods = fused_methods(scoring.features, scoring.config, scoring.local, reranker)
@@ -24,7 +24,7 @@ def stored_fusion(
 
 
 def stored_fit(
-    gallery: Gallery, scoring: Scoring, reranker: Reranker | None, folder: Path
+    gallery: StoredGallery, scoring: Scoring, reranker: Reranker | None, folder: Path
 ) -> Fitted:
     """All that photographs are answered and decided by; nothing is fitted."""
     fusion = None

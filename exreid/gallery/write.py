@@ -24,22 +24,10 @@ from exreid.config.probe import OutputConfig, ProbeConfig, RayConfig, WandbConfi
 from exreid.data.thumbnails import Thumbnail, make_thumbnail
 from exreid.errors import MaskError
 from exreid.features.keys import image_key
-from exreid.gallery.folder import (
-    CHECKSUMS,
-    FORMAT,
-    IMAGES,
-    LOOSE,
-    MANIFEST,
-    PAIRS,
-    Gallery,
-    Manifest,
-    OpenSetFit,
-    backbone_name,
-    decider_to_json,
-    grouping_to_json,
-    images_table,
-    thumbnail_name,
-)
+from exreid.gallery.fitted_json import decider_to_json, grouping_to_json
+from exreid.gallery.folder import FORMAT, LOOSE, Manifest, OpenSetFit, StoredGallery
+from exreid.gallery.images_table import images_table
+from exreid.gallery.layout import CHECKSUMS, IMAGES, MANIFEST, PAIRS, backbone_name, thumbnail_name
 from exreid.openset.decide import Decider
 from exreid.openset.group import Grouping
 from exreid.pipeline.inputs import methods_of
@@ -94,7 +82,7 @@ class GalleryContent:
     """Hashes of the photographs' files."""
     fit: GalleryFit
     rejected: Sequence[Rejected]
-    old: Gallery | None
+    old: StoredGallery | None
     """The gallery whose photographs are the table's first."""
     thumbnail_px: int
 
@@ -192,7 +180,9 @@ def write_checksums(folder: Path) -> None:
     write_text(folder / CHECKSUMS, json.dumps(sums, indent=1) + "\n")
 
 
-def _write_local(folder: Path, store: ArrayStore, keys: list[str], old: Gallery | None) -> None:
+def _write_local(
+    folder: Path, store: ArrayStore, keys: list[str], old: StoredGallery | None
+) -> None:
     folder.mkdir()
     if old is not None:
         for file in (old.folder / folder.name).iterdir():
@@ -243,7 +233,7 @@ def _thumbnail(data: bytes, region: str | None, longer_side_px: int) -> Thumbnai
         return make_thumbnail(data, None, longer_side_px)
 
 
-def _rejected_before(old: Gallery | None) -> list[Rejected]:
+def _rejected_before(old: StoredGallery | None) -> list[Rejected]:
     if old is None or not (old.folder / "rejected.csv").exists():
         return []
     file = old.file("rejected.csv")

@@ -17,7 +17,8 @@ from exreid.data.metadata import line_text, retrieval_sides, select_split
 from exreid.data.metadata_cells import similar_notes
 from exreid.errors import CalibrationError, ConfigError, GalleryError
 from exreid.features.extraction import content_hashes
-from exreid.gallery.folder import MANIFEST, PAIRS, Gallery, open_gallery
+from exreid.gallery.folder import StoredGallery, open_gallery
+from exreid.gallery.layout import MANIFEST, PAIRS
 from exreid.gallery.stored import stored_fusion
 from exreid.gallery.swap import new_folder, put_back
 from exreid.gallery.write import GalleryContent, GalleryFit
@@ -52,7 +53,7 @@ ADD_KEYS = (
 class Built:
     """How a gallery was made or added to."""
 
-    gallery: Gallery
+    gallery: StoredGallery
     added: int
     """Photographs that were not in it before."""
     already: int
@@ -98,7 +99,7 @@ def build_gallery(
 
 
 def add_to_gallery(
-    gallery: Gallery,
+    gallery: StoredGallery,
     config: ProbeConfig,
     *,
     split: str | None = None,
@@ -143,7 +144,7 @@ def _make(
     rejected: list[Rejected],
     *,
     out: Path,
-    old: Gallery | None,
+    old: StoredGallery | None,
     already: int,
     thumbnail_px: int,
     log: RunLog,
@@ -181,7 +182,7 @@ def _make(
     )
 
 
-def _fit(scoring: Scoring, old: Gallery | None, folder: Path) -> GalleryFit:
+def _fit(scoring: Scoring, old: StoredGallery | None, folder: Path) -> GalleryFit:
     """What is fitted on all images together. A fusion that was loaded stays."""
     config = scoring.config
     every = np.arange(len(scoring.features.table))
@@ -229,7 +230,7 @@ def _fit_decisions(
     return GalleryFit(fitted, decider, content, curve, grouping, quality)
 
 
-def _contents(table: ImageTable, config: ProbeConfig, old: Gallery | None) -> list[str]:
+def _contents(table: ImageTable, config: ProbeConfig, old: StoredGallery | None) -> list[str]:
     """The hash of each photograph's file."""
     memo = SignatureMemo(cache_folder(config) / "signatures")
     known = [] if old is None else old.content_G
@@ -275,7 +276,7 @@ def join_tables(first: ImageTable, second: ImageTable) -> ImageTable:
 
 
 def _unknown_images(
-    gallery: Gallery, table: ImageTable, config: ProbeConfig
+    gallery: StoredGallery, table: ImageTable, config: ProbeConfig
 ) -> tuple[ImageTable, int]:
     """The images that the gallery does not hold, and how many it does."""
     memo = SignatureMemo(cache_folder(config) / "signatures")

@@ -14,7 +14,7 @@ import pandas as pd
 from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import codes
 from exreid.gallery.answer_tables import photo_answer_tables, picture_table, without_truth
-from exreid.gallery.folder import Gallery
+from exreid.gallery.folder import StoredGallery
 from exreid.gallery.photo_answers import Identification, identification
 from exreid.gallery.photo_table import PhotoOptions, Photos, read_photos
 from exreid.gallery.stored import stored_fit
@@ -40,7 +40,7 @@ IDENTIFY_KEYS = ("output.", "ray.", "benchmark.cache", "benchmark.keep_matches")
 
 def run_identify(
     given: Sequence[Path],
-    gallery: Gallery,
+    gallery: StoredGallery,
     config: ProbeConfig,
     options: PhotoOptions,
     *,
@@ -79,7 +79,7 @@ def run_identify(
 
 def _identify(
     photos: Photos,
-    gallery: Gallery,
+    gallery: StoredGallery,
     config: ProbeConfig,
     folder: Path,
     log: RunLog,
@@ -141,7 +141,7 @@ def _sides(table: ImageTable, known: int) -> tuple[RetrievalSide, RetrievalSide]
 
 
 def _write_answers(
-    folder: Path, retrieval: Retrieval, answers: AnswerTables, gallery: Gallery
+    folder: Path, retrieval: Retrieval, answers: AnswerTables, gallery: StoredGallery
 ) -> None:
     """The rankings and the answers, as a probe's without its truth."""
     queries, ranking = retrieval.queries, retrieval.ranking

@@ -22,7 +22,8 @@ from exreid.features.keys import image_key
 from exreid.features.local import LocalExtractor
 from exreid.features.local_extraction import as_record
 from exreid.gallery import folder as gallery_module
-from exreid.gallery.folder import Gallery, decider_from_json, decider_to_json, open_gallery
+from exreid.gallery.fitted_json import decider_from_json, decider_to_json
+from exreid.gallery.folder import StoredGallery, open_gallery
 from exreid.gallery.photo_table import PhotoOptions
 from exreid.gallery.swap import new_folder
 from exreid.gallery.write import write_checksums
@@ -322,7 +323,7 @@ def test_sift_galleries_open(tmp_path):
     config = load_config(ProbeConfig, None, ["benchmark.local_top_k=16"])
     rows = pd.DataFrame({name: [None] for name in TABLE_COLUMNS})
     table = ImageTable(rows, rows, "", "")
-    gallery = Gallery(tmp_path, {}, config, table, ["0" * 32], [None], None, None)
+    gallery = StoredGallery(tmp_path, {}, config, table, ["0" * 32], [None], None, None)
     found = gallery.local_store("sift").gather([key])
     assert np.array_equal(found.frame_NKF, features.frame_NKF)
     assert found.frame_NKF.shape == (1, 16, 2)
@@ -406,7 +407,7 @@ def test_a_gallery_that_is_replaced_while_it_is_opened_is_opened_again(
 ):
     folder = tmp_path / "gallery"
     shutil.copytree(cosine.folder, folder)
-    read = gallery_module._read_images
+    read = gallery_module.read_images_table
 
     def swapping(file):
         if open_gallery_count.append(1) or len(open_gallery_count) == 1:
@@ -415,7 +416,7 @@ def test_a_gallery_that_is_replaced_while_it_is_opened_is_opened_again(
         return read(file)
 
     open_gallery_count = []
-    monkeypatch.setattr(gallery_module, "_read_images", swapping)
+    monkeypatch.setattr(gallery_module, "read_images_table", swapping)
     gallery = open_gallery(folder)
     assert (gallery.fingerprint, len(gallery)) == (fused.fingerprint, len(fused))
     assert not gallery.is_replaced()

@@ -16,7 +16,7 @@ from exreid.config.io import load_config, with_overrides
 from exreid.config.probe import ProbeConfig
 from exreid.data.synthetic import write_dataset
 from exreid.errors import ConfigError, GalleryError
-from exreid.gallery.folder import Gallery, open_gallery
+from exreid.gallery.folder import StoredGallery, open_gallery
 from exreid.gallery.photo_table import PhotoOptions
 from exreid.gallery.swap import new_folder
 from exreid.gallery.write import write_checksums
@@ -331,7 +331,7 @@ def test_a_gallery_that_is_replaced_while_photographs_are_answered_is_read_again
 ):
     folder = tmp_path / "gallery"
     shutil.copytree(cosine.folder, folder)
-    vectors, swaps = Gallery.vectors, []
+    vectors, swaps = StoredGallery.vectors, []
 
     def swapping(self, number):
         if not swaps:
@@ -342,7 +342,7 @@ def test_a_gallery_that_is_replaced_while_photographs_are_answered_is_read_again
                 write_checksums(temporary)
         return vectors(self, number)
 
-    monkeypatch.setattr(Gallery, "vectors", swapping)
+    monkeypatch.setattr(StoredGallery, "vectors", swapping)
     arguments = ["identify", str(night), "--gallery", str(folder), f"output.root={tmp_path}"]
     assert main(arguments) == 0
     assert "was replaced while it was read" in capsys.readouterr().err

@@ -1,0 +1,76 @@
+"""What lies in a gallery's folder, under which names; damage and links are errors."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from exreid.errors import GalleryError
+from exreid.storage.files import checksum_of, is_whole, read_json
+
+MANIFEST, IMAGES, THUMBNAILS, PAIRS = "gallery.json", "images.parquet", "thumbnails", "pairs"
+CHECKSUMS = "checksums.json"
+AGAIN = "The gallery is damaged: get it again, or build it again."
+read_gallery_json = partial(read_json, error=GalleryError, remedy=AGAIN)
+
+
+def read_checksums(folder: Path) -> dict[str, str] | None:
+    """Those of the files right in the gallery; None where an earlier version wrote none."""
+    if not (folder / CHECKSUMS).exists():
+        return None
+    return {
+        name: str(value) for name, value in read_gallery_json(inside(folder, CHECKSUMS)).items()
+    }
+
+
+def checked(folder: Path, name: str, checksums: dict[str, str] | None) -> Path:
+    """A file right in the gallery; GalleryError where it is missing, a link, or damaged."""
+    file = inside(folder, name)
+    try:
+        whole = checksums is None or checksum_of(file) == checksums.get(name)
+    except OSError as error:
+        raise GalleryError(f"{file}: cannot be read: {error}. {AGAIN}") from error
+    if not whole:
+        raise GalleryError(f"{file}: is damaged: not the bytes that were written. {AGAIN}")
+    return file
+
+
+def inside(folder: Path, name: str) -> Path:
+    """A file or folder of the gallery; GalleryError where it is missing, or a link."""
+    path = folder / name
+    if is_link(path, folder):
+        raise GalleryError(f"{path}: is a link, and a gallery has real files only. {AGAIN}")
+    if not path.exists():
+        raise GalleryError(f"{path}: is missing. {AGAIN}")
+    return path
+
+
+def refuse_links(folder: Path) -> None:
+    """GalleryError where anything in the folder is a symbolic link."""
+    for path in folder.iterdir():
+        if path.is_symlink():
+            raise GalleryError(f"{path}: is a link, and a gallery has real files only. {AGAIN}")
+
+
+def thumbnail_name(content: str) -> str:
+    """Where the small picture of a photograph lies in its gallery."""
+    return f"{THUMBNAILS}/{content[:2]}/{content}.jpg"
+
+
+def backbone_name(number: int) -> str:
+    """The file of a backbone's weights in a gallery."""
+    return f"backbone-{number}.safetensors"
+
+
+def is_link(path: Path, folder: Path) -> bool:
+    """Whether the path, or a folder between it and the gallery, is a symbolic link."""
+    parts = path.relative_to(folder).parts
+    return any((folder / Path(*parts[: i + 1])).is_symlink() for i in range(len(parts)))
+
+
+def part_is_whole(part: Path) -> bool:
+    """Whether a part of the local features, and its array, are the bytes that were written."""
+    try:
+        return is_whole(part.with_suffix(".npy"), part)
+    except OSError:
+        return False
