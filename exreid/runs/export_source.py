@@ -19,7 +19,8 @@ from exreid.data.imports.photographs import PhotoSize, read_sizes
 from exreid.data.masks import Mask, decode_mask, fit_mask_to_image, parse_mask
 from exreid.errors import ConfigError, MaskError, RunError
 from exreid.explain.told import told_answer
-from exreid.gallery.folder import MANIFEST, open_gallery
+from exreid.gallery.folder import open_gallery
+from exreid.gallery.layout import MANIFEST
 from exreid.gallery.photo_answers import visit_name
 from exreid.report.read import SNAPSHOT, run_config
 from exreid.report.run_images import read_run_images, read_run_metadata, site_column
