@@ -159,7 +159,7 @@ def _show(gallery: StoredGallery) -> None:
     if gallery.is_earlier:
         lines.append(
             "  probabilities and decisions are an earlier version's: exreid gallery add fits "
-            "them anew"
+            "them again"
         )
     elif gallery.quality is not None:
         lines += [f"  {sentence}" for sentence in quality_words(gallery.quality, config)]

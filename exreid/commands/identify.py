@@ -48,10 +48,10 @@ def _identify_arguments(parser: argparse.ArgumentParser) -> None:
     add("--detections", type=path, help="MegaDetector's file: only its animals are asked for")
     add("--masks", type=path, help="folder of mask images, NAME.png for NAME.jpg, animal white")
     add("--visits", choices=("auto", "time", "folder", "none"), default="auto",
-        help="what is one visit: photographs of one folder close in EXIF time, or one folder; "
+        help="what is one encounter: photographs of one folder close in EXIF time, or one folder; "
         "auto: by time, else folders named like visit_12 or burst-3")  # fmt: skip
     add("--encounter-minutes", type=float, default=10.0,
-        help="longest gap between two photographs of one visit (default 10)")  # fmt: skip
+        help="longest gap between two photographs of one encounter (default 10)")  # fmt: skip
     add("--on-error", choices=("skip", "raise"), default="skip",
         help="an unreadable photograph: list it and go on (default), or stop")  # fmt: skip
     add("--pictures", type=path, help="folder of the gallery's own photographs, for the report")
@@ -275,8 +275,8 @@ def _how_visits(found: Identification) -> str:
     names = {"table": "by the table", "time": "by time", "folder": "by folder name"}
     parts = [f"{how.count(key)} {text}" for key, text in names.items() if key in how]
     alone = sum(photo.status == "answered" and photo.visit is None for photo in found.photos)
-    told = f"Visits: {', '.join(parts)}" if parts else "Visits: none known"
-    return told + (f"; {alone} photographs of no known visit." if alone else ".")
+    told = f"Encounters: {', '.join(parts)}" if parts else "Encounters: none known"
+    return told + (f"; {alone} photographs of no known encounter." if alone else ".")
 
 
 IDENTIFY = Command("Name the animals on new photographs.", _identify_arguments, _identify)

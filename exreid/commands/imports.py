@@ -54,7 +54,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--encounter-minutes",
         type=float,
         default=10.0,
-        help="folders: longest gap between two photographs of one visit (default 10)",
+        help="folders: longest gap between two photographs of one encounter (default 10)",
     )
 
 

@@ -26,7 +26,7 @@ def _init(options: argparse.Namespace) -> int:
     name = folder.resolve().name or "dataset"
     out: Path = options.out or Path(f"{name}.yaml")
     if out.exists():
-        raise ConfigError(f"{out}: is there already. Name another file: --out FILE.")
+        raise ConfigError(f"{out}: exists already. Name another file: --out FILE.")
     lines = [
         f"# What exreid init found in {folder.resolve()}. Correct what is wrong: keys and their",
         "# meanings are listed by exreid probe --help-keys 'dataset.*'.",

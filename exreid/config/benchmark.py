@@ -36,7 +36,7 @@ class ModelConfig(StrictModel):
 
 
 class FastConfig(StrictModel):
-    """What benchmark.precision=fast leaves out; each saving is an option of its own."""
+    """What benchmark.precision=fast leaves out; each saving is a separate option."""
 
     dtype: Literal["fp32", "bf16"] = "bf16"
     """Arithmetic of the matcher's layers."""
@@ -45,22 +45,22 @@ class FastConfig(StrictModel):
     prune_to: PositiveInt = 128
     """With prune_after: how many keypoints go on."""
     nearest_share: Annotated[float, Field(gt=0, le=1)] | None = 0.4
-    """Share of each query's candidates that go on to the first look (the full one where there is no
-    first), by the nearest neighbours of their raw descriptors; null: all do."""
+    """Share of each query's candidates that go on to the first look (or to full matching without
+    one), by the nearest neighbours of their raw descriptors; null: all do."""
     look_layers: Annotated[int, Field(ge=1, le=9)] | None = 3
-    """The first look goes through so many layers; null: no first look."""
+    """Layers of the first look; null: no first look."""
     look_keypoints: PositiveInt = 128
     """Keypoints of each image in the first look."""
     look_share: Annotated[float, Field(gt=0, le=1)] = 0.08
     """Share of each query's candidates that go through all layers after the first look; the others
-    stay below them, in the order of the first look."""
+    are ranked below them, in the order of the first look."""
     look_least: PositiveInt = 8
-    """Candidates of each query that go on at least from look to look."""
+    """Smallest number of candidates of each query that go on from look to look."""
     look_decided_sd: PositiveFloat | None = 3.0
-    """After the first look: candidates that lie further below their query's best, of score s, than
-    so many times sqrt(s) go no further, however few there are; null: places alone decide."""
+    """After the first look: a candidate goes no further if its score is below that of its query's
+    best, s, by more than this number times sqrt(s); null: only the number of candidates counts."""
     exact_best: NonNegativeInt = 3
-    """The best so many candidates of each query are matched exactly at last; 0: none."""
+    """Best candidates of each query that are matched exactly at last; 0: none."""
     full_decided_sd: PositiveFloat | None = 1.5
     """The same as look_decided_sd, before the exact matching."""
     compile: bool = False
@@ -79,8 +79,8 @@ class CalibrationConfig(StrictModel):
     pairs: Annotated[int, Field(ge=20)] = 2000
     """Pairs of database images that it is fitted on; up to half of them show one animal."""
     mode: Literal["disjoint_sets", "same_set"] = "disjoint_sets"
-    """disjoint_sets: the animals' encounters are dealt to two sets, and pairs stand between them.
-    same_set: all images against all, as the field's reference does it."""
+    """disjoint_sets: each animal's encounters are divided between two sets, and each pair has one
+    image of each set. same_set: all images against all, as the field's reference does it."""
     exclude: Literal["image", "encounter"] = "encounter"
     """Pairs that are left out: an image with itself, or also two of one encounter."""
     load: PathText | None = None
@@ -93,7 +93,7 @@ class FusionConfig(StrictModel):
     weights: Literal["equal", "learned"] = "equal"
     """equal: the mean of calibrated scores. learned: by logistic regression on the database."""
     local_features: tuple[LocalName, ...] | None = None
-    """Local methods; null: benchmark.local_features. []: global ones alone."""
+    """Local methods; null: benchmark.local_features. []: only global ones."""
     models: tuple[ModelConfig, ...] = ()
     """Further backbones besides model, which makes the shortlist."""
 
@@ -102,10 +102,10 @@ class OpenSetConfig(StrictModel):
     """Known or new: decisions, and how good they are."""
 
     enabled: bool = False
-    """Decide for each query whether the gallery knows its animal, and measure the decisions."""
+    """Decide for each query whether its animal is in the gallery, and measure the decisions."""
     queries: Annotated[int, Field(ge=10)] = 200
-    """Database images that are answered as queries (never from their own encounter), once as they
-    are and once as if the gallery lacked their animal: the decision is fitted on them."""
+    """Database images that are used as queries (never answered from their encounter), once as they
+    are and once as if their animal were missing: the decision is fitted on them."""
     rule: Literal["false_match_rate", "balanced"] = "false_match_rate"
     """false_match_rate: new animals pass for known ones at a stated rate. balanced: the best
     balanced accuracy on known and new animals."""
@@ -117,8 +117,8 @@ class OpenSetConfig(StrictModel):
     new_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Share of new animals that the stated probability assumes; no ranking depends on it."""
     group_nearest: NonNegativeInt = 20
-    """Queries called new are grouped into animals by each one's scores with its so many nearest.
-    0: they are not grouped, which saves up to half of a run."""
+    """New queries are grouped into animals by the scores of each one with this number of its
+    nearest. 0: they are not grouped, which saves up to half of a run."""
     link_visits: Annotated[Literal["auto", "on", "off"], BeforeValidator(switch_as_word)] = "auto"
     """Whether photographs of one encounter count as one animal's when new animals are grouped.
     auto: unless more than 1% of the database's encounters show two animals."""
@@ -129,10 +129,10 @@ class RerankConfig(StrictModel):
     images that may answer a query, and no other query."""
 
     method: Literal["none", "k_reciprocal", "query_expansion"] = "none"
-    """k_reciprocal: images are alike that have the same neighbours (Zhong et al. 2017).
-    query_expansion: the query asks again as the mean of itself and its best candidates."""
+    """k_reciprocal: images with the same neighbours are similar (Zhong et al. 2017).
+    query_expansion: search again with the mean of the query and its best candidates."""
     depth: PositiveInt = 100
-    """k_reciprocal: so many best candidates of each query are re-ranked, and never fewer than
+    """k_reciprocal: best candidates of each query that are re-ranked, and never fewer than
     benchmark.keep_candidates and the shortlist; the others stay below in their order."""
     k1: PositiveInt = 20
     """k_reciprocal: neighbours among which two images must name each other."""
@@ -178,19 +178,19 @@ class BenchmarkConfig(StrictModel):
     """cosine: global features. local_lightglue: keypoints matched by LightGlue. wildfusion: both,
     calibrated and added up."""
     candidate_k: PositiveInt | None = None
-    """Local methods: match only the best so many candidates of each query by the global score.
-    null: all pairs, without global features."""
+    """Local methods: the number of each query's best candidates by the global score that are
+    matched, the shortlist. null: all pairs, without global features."""
     local_features: LocalName = "aliked-n16"
     """Keypoints and descriptors that are matched; or those of an installed package (entry point
     exreid.extractors)."""
     local_top_k: PositiveInt = 512
     """Keypoints of each image; the field's reference takes 256."""
     local_size: Annotated[int, Field(ge=64)] = 512
-    """Longer side in pixels of the image that keypoints are looked for in."""
+    """Longer side in pixels of the image in which keypoints are found."""
     local_square: bool = False
     """Stretch that image to a square, as the field's reference does; false keeps its aspect."""
     local_masks: Literal["filter", "blank", "none"] = "filter"
-    """filter: keypoints in the mask alone, or else in the box. blank: fill the background
+    """filter: only keypoints in the mask, or else in the box. blank: fill the background
     before, which makes the silhouette a feature. none: keypoints anywhere."""
     match_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Confidence from which a match counts."""
@@ -224,12 +224,12 @@ class BenchmarkConfig(StrictModel):
     metrics: tuple[MetricName, ...] = ()
     """Further metrics, of installed packages (entry point exreid.metrics)."""
     exclude: Literal["image", "encounter"] = "image"
-    """What a query may not be answered with: itself, or any image of its own encounter."""
+    """What a query may not be answered with: itself, or any image of its encounter."""
     keep_candidates: PositiveInt = 100
     """Best candidates of each query that rankings.parquet keeps; positives are always kept."""
     keep_matches: NonNegativeInt = 0
-    """Local methods: so many of each query's best candidates have their matched keypoints written
-    to matches.parquet, for figures."""
+    """Local methods: best candidates of each query whose matched keypoints are written to
+    matches.parquet, for figures."""
     bootstrap_resamples: NonNegativeInt = 2000
     """Resamples of the identities behind each 95% interval; 0: no intervals."""
     cache: Annotated[PathText, BeforeValidator(switch_as_text)] = "auto"

@@ -17,7 +17,7 @@ MISSING_VALUES = (
 
 
 class DatasetConfig(StrictModel):
-    """Which images, whose they are, and how they are read."""
+    """Which images, of which animals, and how they are read."""
 
     root: PathText = "."
     """Folder of the data set; a path in the metadata is relative to it. Local, or an fsspec URL."""
@@ -33,7 +33,7 @@ class DatasetConfig(StrictModel):
     """Column that says which split a row belongs to."""
     make_split: Literal["closed_set", "identity_disjoint", "time_aware"] | None = None
     """For tables without a split: make one (train/test) instead of reading split_col. It never
-    cuts through an encounter; the seed decides. The run keeps it as split.csv."""
+    cuts an encounter; the seed decides. The run writes it to split.csv."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """With make_split: the share of images that go to test."""
     train_split_value: CellText = "train"
@@ -54,7 +54,7 @@ class DatasetConfig(StrictModel):
     """xywh_px: left, top, width, height in pixels. xyxy_px: left, top, right, bottom. xywh_norm: as
     fractions of the photograph. None: xywh_px, and xywh_norm where no number is over 1."""
     encounter_cols: tuple[str, ...] = ()
-    """Columns that together name an encounter (one visit, one burst), e.g. [source, encounter]."""
+    """Columns that together name an encounter, such as one burst, e.g. [source, encounter]."""
     viewpoint_col: str | None = None
     """Column with the side or pose of the animal."""
     date_col: str | None = "date"
@@ -62,10 +62,10 @@ class DatasetConfig(StrictModel):
     2016-03-14, 2016:03:14 22:00:00, 14-Mar-2016, ... May be absent. A date that cannot be read is
     an error where dates are used (make_split=time_aware), and no date elsewhere."""
     missing_values: tuple[CellText, ...] = MISSING_VALUES
-    """What a cell of these columns says, in any case, that means the same as an empty one. Name
-    your own list where an animal is called so; [] takes every word as it stands."""
+    """Words, in any case, that mean an empty cell in the columns that keys name. Give another list
+    if an animal has such a name; []: no such words."""
     unknown_identities: tuple[CellText, ...] = ()
-    """More words, of label_col alone, that mean "not known"."""
+    """More words that mean an unknown animal, in label_col only."""
     image_size: PositiveInt | None = None
     """Side in pixels of the square image that the backbone sees. None: the backbone's own."""
     resize: Literal["auto", "crop", "stretch", "pad"] = "auto"
@@ -74,8 +74,8 @@ class DatasetConfig(StrictModel):
     no_background: bool = False
     """Fill everything outside the mask."""
     crop: Literal["auto", "none", "box", "mask"] = "auto"
-    """What is seen of a photograph. auto: the row's box, or all where it has none. none: all. box:
-    the row's box, mask: the box around its mask; of a row without it, the other one."""
+    """The part of a photograph that is used. auto: the row's box, or all without one. none: all.
+    box: the row's box, mask: the box around its mask; of a row without it, the other one."""
     crop_to_mask: bool = False
     """The same as crop=mask."""
     no_mask: Literal["raise", "skip", "whole"] = "raise"
@@ -86,8 +86,8 @@ class DatasetConfig(StrictModel):
     fill_rgb: tuple[ColourByte, ColourByte, ColourByte] | None = None
     """Colour of what is filled or padded. None: the mean colour of the backbone's training."""
     reduced_decode: bool = True
-    """Decode large JPEGs at 1/2, 1/4 or 1/8 where the target size allows it. Faster, and moves an
-    answer in fifty: publish false."""
+    """Decode large JPEGs at 1/2, 1/4 or 1/8 if the target size allows it. Faster, but changes one
+    answer in fifty: publish with false."""
     on_error: Literal["raise", "skip"] = "raise"
     """A bad row, image or mask: stop with an error, or leave it out and list it in rejected.csv."""
 

@@ -68,21 +68,20 @@ class RayConfig(StrictModel):
     """Where the work runs, and how much of the machine each worker takes."""
 
     address: str | None = None
-    """Ray cluster: HOST:PORT of its head, or auto; local: a Ray of its own on this machine. None:
+    """Ray cluster: HOST:PORT of its head, or auto; local: start Ray on this machine. None:
     the cluster that submitted this job (RAY_ADDRESS), otherwise local."""
     num_workers: PositiveInt | None = None
     """Training workers. None: one per GPU, otherwise one."""
     num_actors: NonNegativeInt | None = None
-    """Actors that extract features and match. None: as many as the GPUs, otherwise the CPUs, hold,
+    """Actors that extract features and match. None: one per GPU, otherwise per CPU,
     and none for few images on CPUs. 0: in this process, without Ray."""
     cpus_per_worker: PositiveFloat = 1.0
     """CPUs of each worker or actor, and its threads."""
     gpus_per_worker: NonNegativeFloat | None = None
     """GPUs of each worker or actor; below 1, a share of one. None: 1 where there are GPUs."""
     wait_s: NonNegativeFloat = 0.0
-    """Seconds to wait at most for an autoscaling cluster to add the machines that are wanted; once
-    enough to begin are there and no more come, the work begins. 0: what does not fit on those that
-    are up is an error at once."""
+    """Longest wait in seconds for the machines that an autoscaling cluster adds. The work begins
+    once there are enough and no more come. 0: no wait; too few machines are an error at once."""
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> Self:

@@ -120,7 +120,7 @@ def _parse(key: str, spec: object) -> Distribution:
         raise ConfigError(f"{place}.{kind}: takes a list; it is {values!r}.")
     if kind in LISTS:
         if len({repr(value) for value in values}) < len(values):
-            raise ConfigError(f"{place}.{kind}: a value stands there twice.")
+            raise ConfigError(f"{place}.{kind}: has a value twice.")
         return Distribution(kind, choices=tuple(values))
     return Distribution(kind, numbers=_range(place, kind, values))
 

@@ -38,25 +38,25 @@ class TuneConfig(StrictModel):
     num_samples: PositiveInt | None = None
     """Trials in all. null: 10, and with search=grid every combination once."""
     max_concurrent: PositiveInt | None = None
-    """Trials at a time. null: as many as the CPUs or GPUs hold, each with ray.cpus_per_worker and
+    """Trials at a time. null: as many as fit on the CPUs or GPUs, each with ray.cpus_per_worker and
     ray.gpus_per_worker for each of its ray.num_workers."""
     search: Literal["optuna", "random", "grid"] = "optuna"
     """optuna: each trial learns from those before it (TPE). random: drawn from the distributions.
     grid: every combination of grid lists."""
     scheduler: Annotated[Literal["asha", "none"], BeforeValidator(_none_as_text)] = "asha"
-    """asha: a training that is not among the best of those that came as far is stopped early.
-    Probes have no epochs: none of them is."""
+    """asha: a training that is not among the best at the same epoch is stopped early. Probes have
+    no epochs and are never stopped."""
     grace_epochs: PositiveInt = 1
-    """asha: epochs that every training may do; the next looks are at this times reduction_factor,
-    and so on."""
+    """asha: epochs of every training before the first look; each further look is at
+    reduction_factor times as many."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
-    """asha: at each look the best one in so many goes on."""
+    """asha: at each look the best 1 / reduction_factor of the trainings go on."""
     metric: str | None = None
-    """What is maximised, on held-out images of the training split. null: output.best_metric for
-    trainings, whose best epoch counts; top_1 for probes."""
+    """What is maximised, on validation images cut out of the training split. null:
+    output.best_metric for trainings, whose best epoch counts; top_1 for probes."""
     baseline: bool = True
-    """The first trial is the config as it stands, never stopped early, so that the sweep says what
-    it gained. Not with search=grid, nor where the config's own values lie outside the space."""
+    """The first trial is the unchanged config, never stopped early, so that the sweep shows what
+    it gained. Not with search=grid, nor if the config's values are outside the space."""
     test: bool = True
     """Once, after the sweep, measure the best trial on the query split, which no trial has seen."""
 

@@ -130,7 +130,7 @@ class _Reading:
         if self.values > MOST_VALUES or depth > DEEPEST:
             raise ConfigError(
                 f"{_line(node)}: too much for a config: over {MOST_VALUES} values, or more than "
-                f"{DEEPEST} levels, with what its aliases (*name) stand for."
+                f"{DEEPEST} levels, its aliases (*name) written out."
             )
         if node.tag not in PLAIN_TAGS:
             raise ConfigError(f"{_line(node)}: {node.tag}: values are written without a tag.")
@@ -171,7 +171,7 @@ class _Reading:
                     merged |= found
                 continue
             if name in own:
-                raise ConfigError(f"{_line(key)}: {name!r} stands there twice.")
+                raise ConfigError(f"{_line(key)}: {name!r} is given twice.")
             inside = f"{place}.{name}" if place else name
             own[name] = self.value(value, _of_key(wanted, name), inside, depth + 1)
         return merged | own

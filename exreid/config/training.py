@@ -25,12 +25,12 @@ Decay = Annotated[float, Field(gt=0, le=1)]
 
 
 class FinetuneDatasetConfig(DatasetConfig):
-    """Which images, whose they are, and how they are read and kept."""
+    """Which images, of which animals, and how they are read and kept."""
 
     decoded_cache: Annotated[Literal["auto", "off"], BeforeValidator(switch_as_text)] = "auto"
     """auto: decoded and resized images are kept in .exreid_cache/decoded under output.root, by
-    content, and memory-mapped: memory while they fit, disk otherwise. off: decoded in
-    every epoch anew, on the CPUs of the cluster that no worker holds."""
+    content, and memory-mapped: memory while they fit, disk otherwise. off: decoded again in
+    every epoch, on the CPUs of the cluster that no worker uses."""
 
 
 class FinetuneModelConfig(ModelConfig):
@@ -45,17 +45,17 @@ class ValidationConfig(StrictModel):
     training split unless source says otherwise."""
 
     source: Literal["encounters", "identities", "split"] = "encounters"
-    """encounters: whole encounters of training animals are held out. identities: whole animals.
+    """encounters: whole encounters of training animals are left out. identities: whole animals.
     split: dataset.val_split_value as it is; the best epoch is then chosen on that split, and the
     result says so."""
     fraction: OpenUnitInterval = 0.2
-    """Share of the training split's images that is held out."""
+    """Share of the training split's images that is left out for validation."""
     mode: Literal["auto", "query_gallery", "leave_one_out"] = "auto"
-    """query_gallery: held-out images against the images trained on (with source=split, against
-    dataset.database_split_value). leave_one_out: each against the other held-out ones.
+    """query_gallery: validation images against the images trained on (with source=split, against
+    dataset.database_split_value). leave_one_out: each against the other validation images.
     auto: leave_one_out for identities, query_gallery otherwise."""
     exclude: Literal["image", "encounter"] = "image"
-    """What a query may not be answered with: itself, or any image of its own encounter."""
+    """What a query may not be answered with: itself, or any image of its encounter."""
     every: PositiveInt = 1
     """Epochs between validations; the last epoch is always validated."""
 
@@ -74,7 +74,7 @@ class TrainConfig(StrictModel):
     """plain: each image once an epoch. identity_balanced: as many images an epoch, each animal
     equally often."""
     frozen_epochs: NonNegativeInt = 0
-    """First epochs that train the head alone."""
+    """First epochs that train only the head."""
     batch_norm: Literal["local", "frozen", "sync"] = "local"
     """local: each worker normalises with its own share of the batch, and the running averages are
     averaged over the workers after each epoch. frozen: the pretrained statistics stay. sync: over
@@ -136,7 +136,7 @@ class SchedulerConfig(StrictModel):
     final_lr_factor: UnitInterval = 0.01
     """Learning rate at the end, as a fraction of the peak."""
     epochs: PositiveInt | None = None
-    """Length of the schedule where it is not train.epochs, as for a training in parts."""
+    """Length of the schedule if it is not train.epochs, as for a training in parts."""
 
 
 class AugmentConfig(StrictModel):
@@ -180,7 +180,7 @@ class FinetuneOutputConfig(OutputConfig):
     """Where a training writes, and what it keeps."""
 
     save_every: PositiveInt | None = None
-    """Keep checkpoint-epoch-<n>.pth each so many epochs."""
+    """Keep checkpoint-epoch-<n>.pth every save_every epochs."""
     best_metric: Literal["mAP", "top_1", "top_5", "mINP", "balanced_top_1"] = "mAP"
     """Validation metric that chooses checkpoint-best.pth."""
 
@@ -191,7 +191,7 @@ class FinetuneRayConfig(RayConfig):
     num_workers: NonNegativeInt | None = None
     """Training workers. None: one per GPU, otherwise one. 0: in this process, without Ray."""
     min_workers: PositiveInt | None = None
-    """Elastic: go on with as few workers as this while the cluster cannot hold num_workers."""
+    """Elastic: go on with as few workers as this while the cluster has no room for num_workers."""
     max_failures: NonNegativeInt = 3
     """Times that lost workers are replaced, from the last finished epoch, before giving up."""
 

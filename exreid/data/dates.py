@@ -149,12 +149,12 @@ def _order(counts: Counter[str]) -> tuple[bool, list[str]]:
         elif a != b:
             either.append(value)
     if month_first and not day_first:
-        return True, [f"the month stands first, as {month_first[0]!r} shows: all are read so"]
+        return True, [f"the month comes first, as {month_first[0]!r} shows: all are read so"]
     if either and not day_first:
         count = sum(counts[value] for value in either)
         note = (
             f"{count} dates such as {either[0]!r} are read day first; no other date of the column "
-            "says so. Where the month stands first, write them as 2016-03-14"
+            "says so. If the month comes first, write them as 2016-03-14"
         )
         return False, [note]
     return False, []

@@ -110,9 +110,7 @@ def _guess_rest(
     """Encounters, sides, dates, and how the images are split."""
     if "encounter" in roles:
         both = ["source"] * ("source" in names) + [roles["encounter"]]
-        guess.add(
-            "encounter_cols", both, "one visit: what is known of it is no evidence for itself"
-        )
+        guess.add("encounter_cols", both, "its photographs are no independent evidence")
     if "viewpoint" in roles:
         guess.add("viewpoint_col", roles["viewpoint"], "the side of the animal")
     if roles.get("date", "date") != "date":
@@ -128,5 +126,5 @@ def _guess_rest(
         guess.add("database_split_value", sides[0], "the known animals")
         guess.add("query_split_value", sides[1], "the photographs that are asked about")
         return
-    why = "the table has no split: one is made, each visit on one side"
+    why = "the table has no split: one is made, each encounter on one side"
     guess.add("make_split", "time_aware" if "date" in roles else "closed_set", why)

@@ -162,9 +162,9 @@ def _animals(data: bytes, file: Path) -> dict[int, np.ndarray]:
     if values[0] == 0 and values[-1] in (255, 65535) and ends >= SHARE_OF_ENDS * counts.sum():
         return {1: values_HW > values[-1] // 2}
     raise MaskError(
-        f"{file}: holds {len(values)} colours or greys, and a mask has two: black, and one for the "
+        f"{file}: has {len(values)} colours or greys, and a mask has two: black, and one for the "
         "animal. Of several animals, number them 1, 2, 3, ... in greys or indexed colours, or save "
-        "each alone: NAME#1.png, NAME#2.png. Of a picture of classes, save the animal alone."
+        "each alone: NAME#1.png, NAME#2.png. Of a picture of classes, save only the animal."
     )
 
 

@@ -148,7 +148,7 @@ def _other_format(parsed: Mask) -> str:
             return f"it has the keys {_shown(sorted(map(str, parsed)))}, not size and counts"
         return ""
     if all(isinstance(part, dict) for part in parsed):
-        return f"it holds {len(parsed)} masks; give the one of the row's animal"
+        return f"it has {len(parsed)} masks; give the one of the row's animal"
     if len(parsed) == 4 and all(isinstance(number, int | float) for number in parsed):
         return f"it looks like a box, 4 numbers; {as_rle} or a polygon of 3 points or more"
     return ""
@@ -157,13 +157,13 @@ def _other_format(parsed: Mask) -> str:
 def _other_text(text: str) -> str:
     """What text that is no JSON looks like."""
     if re.fullmatch(r"[^{}\[\]]+\.(png|tiff?|bmp|gif|jpe?g|npy)", text.strip(), re.IGNORECASE):
-        return " It looks like the name of a file; the column holds the masks themselves."
+        return " It looks like the name of a file; the column must have the masks themselves."
     if re.fullmatch(r"[\d\s]+", text):
         return " It looks like pairs of start and length; give COCO's run lengths."
     if "array(" in text or "np." in text:
         return " It looks like numpy's own print; write it with json.dumps(... .tolist())."
     if len(text) in (255, 32_759, 32_767) or text.lstrip()[:1] in ("{", "["):
-        return " It looks cut off: a cell of Excel holds 32,767 characters. Use Parquet or CSV."
+        return " It looks cut off: Excel cuts cells at 32,767 characters. Use Parquet or CSV."
     return ""
 
 

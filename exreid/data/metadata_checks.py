@@ -339,7 +339,7 @@ def _repeats(
             int(file.line_N[i]),
             column,
             shown,
-            f"{column} {shown!r} stands in line {line} {place}",
+            f"{column} {shown!r} is in line {line} {place}",
             remedy,
         )
 

@@ -132,7 +132,7 @@ def parse_metadata(data: bytes, source: str, sheet: str | None = None) -> Metada
         raise MetadataError(
             f"{source}: these are answers of exreid identify, not labels that a person gave: a "
             "gallery of guesses repeats their mistakes. Look at the photographs (exreid report), "
-            "and write the animals that you are sure of into a table of their own."
+            "and write only the animals that you are sure of into another table."
         )
     filled = cells.notna().any(axis=1).to_numpy()
     if not filled.any():

@@ -269,6 +269,6 @@ def _is_there(out: Path, arguments: dict[str, object]) -> bool:
         return (out / METADATA_FILE).exists()
     if left:
         raise ConfigError(
-            f"{out} is not empty and holds another data set. Choose another --out, or remove it."
+            f"{out} is not empty and has another data set. Choose another --out, or remove it."
         )
     return False

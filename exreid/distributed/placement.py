@@ -76,7 +76,7 @@ def room_for(
     deadline_s = time.monotonic() + config.wait_s
     if config.wait_s and (there := _holds(cpus, gpus)) < wanted:
         log.warning(
-            "Waiting up to %g s for machines: %d %s are wanted, the cluster holds %d.",
+            "Waiting up to %g s for machines: %d %s are wanted, the cluster has room for %d.",
             *(config.wait_s, wanted, what, there),
         )
         from ray.autoscaler.sdk import request_resources
@@ -95,8 +95,8 @@ def room_for(
         waited = f" after {config.wait_s:g} s" if config.wait_s else ""
         raise RunError(
             f"no room for {least} {what}, each with {cpus:g} CPUs and {gpus:g} GPUs on one "
-            f"machine: the cluster holds {fit} at once{waited}. Its machines: {_there()}. Lower "
-            "ray.cpus_per_worker, ray.gpus_per_worker or ray.num_workers; for an autoscaling "
+            f"machine: the cluster has room for {fit} at once{waited}. Its machines: {_there()}. "
+            "Lower ray.cpus_per_worker, ray.gpus_per_worker or ray.num_workers; for an autoscaling "
             "cluster, set ray.wait_s to the seconds that a machine takes to come up."
         )
     return min(fit, wanted)

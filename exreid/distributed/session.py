@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from exreid.config.probe import RayConfig
-from exreid.errors import ClusterLostError
+from exreid.errors import ClusterLostError, RunError
 
 NO_PROGRESS_S = 600
 
@@ -42,8 +43,13 @@ class Placement:
 def ray_session(config: RayConfig, *, verbose: bool = False) -> Iterator[None]:
     """Ray for the length of a with-block: the cluster that is there, or one on this machine.
 
-    A Ray that was running before in this process is used and left running.
+    A Ray that was running before in this process is used and left running. RunError on Windows.
     """
+    if not hasattr(signal, "SIGUSR2"):
+        raise RunError(
+            "work over Ray needs Linux or macOS. On Windows use WSL2, or work in this process: "
+            "ray.num_actors=0, and ray.num_workers=0 for trainings."
+        )
     _quiet_environment(verbose)
     import ray
 

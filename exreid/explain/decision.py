@@ -99,7 +99,7 @@ def card_warnings(
     warnings = _weak_values(card) if card.identity is not None else []
     if same_encounter:
         warnings.append(
-            "The best match is of the same visit: that the two look alike is no independent "
+            "The best match is of the same encounter: that the two look alike is no independent "
             "evidence."
         )
     query_side, other_side = viewpoints

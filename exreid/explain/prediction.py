@@ -43,7 +43,7 @@ class CaptionedImage:
     """Whether it shows the query's identity; None where that is not known."""
     is_query: bool = False
     note: str | None = None
-    """A warning that stands in the image, such as "same visit"."""
+    """A warning that stands in the image, such as "same encounter"."""
 
 
 def draw_predictions(

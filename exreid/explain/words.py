@@ -67,10 +67,10 @@ PATTERNS = (
     ),
     (
         r"encounter_top_(\d+)",
-        "Visits: right within the first {0}",
+        "Encounters: right within the first {0}",
         (
-            "All photographs of one visit answered together: share with the right animal among the "
-            "best {0}."
+            "All photographs of one encounter answered together: share with the right animal among "
+            "the best {0}."
         ),
     ),
     (
@@ -126,7 +126,7 @@ COUNTS = {
         "Such as frames of one burst, or copies that were saved again.",
     ),
     "queries_of_cut_encounters": (
-        "Photographs whose visit is in the gallery too",
+        "Photographs whose encounter is in the gallery too",
         "Light, place and pose are the same there, so a match is no independent evidence.",
     ),
     "copies_under_two_animals": (

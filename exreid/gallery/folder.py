@@ -188,8 +188,8 @@ class StoredGallery:
             anew = (
                 "Build it again, with a calibration of this version."
                 if self.manifest["calibration"] == "loaded"
-                else f"Fit them anew: exreid gallery add {self.folder} dataset.root=FOLDER, with "
-                "its own photographs or new ones. No features are computed again."
+                else f"Fit them again: exreid gallery add {self.folder} dataset.root=FOLDER, with "
+                "the photographs in it or new ones. No features are computed again."
             )
             raise GalleryError(
                 f"{self.folder}: an earlier version of exreid fitted its probabilities and "

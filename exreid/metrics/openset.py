@@ -92,7 +92,7 @@ def choose_threshold(
     ValueError without any answer, whose bar would mean nothing.
     """
     if len(answers.score_Q) == 0:
-        raise ValueError("a bar needs answers whose truth is known, and there are none.")
+        raise ValueError("a threshold needs answers whose truth is known, and there are none.")
     if rule == "false_match_rate":
         if not 0 < rate < 1:
             raise ValueError(f"a false-match rate is between 0 and 1, not {rate}.")

@@ -56,7 +56,7 @@ def read_checkpoint(file: Path, *, key: str) -> Any:
         except pickle.UnpicklingError as error:
             named = re.search(r"GLOBAL ([\w.]+)", str(error))
             raise CheckpointError(
-                f"{file}: holds {named[1] if named else 'something'} besides tensors, or is no "
+                f"{file}: has {named[1] if named else 'something'} besides tensors, or is no "
                 "checkpoint; it is not loaded, since unpickling can run code. Save the state_dict "
                 "alone, or convert it to .safetensors."
             ) from error
@@ -88,8 +88,8 @@ def _check_bytes(file: Path) -> None:
         names = {name.rsplit("/", 1)[-1] for name in archive.namelist()}
         if "constants.pkl" in names:
             raise CheckpointError(
-                f"{file}: is a TorchScript archive, which holds code; it is not loaded. Save its "
-                "state_dict: torch.save(torch.jit.load(FILE).state_dict(), ...)."
+                f"{file}: is a TorchScript archive, which contains code; it is not loaded. Save "
+                "its state_dict: torch.save(torch.jit.load(FILE).state_dict(), ...)."
             )
         for entry in archive.infolist():
             # torch can be told to write no checksums: they are 0 then.
@@ -111,7 +111,7 @@ def fit_state_dict(module: nn.Module, content: object, *, source: str) -> None:
     wanted = module.state_dict()
     found = sorted(_candidates(content), key=lambda one: _fit(one[1], wanted), reverse=True)
     if not found:
-        raise CheckpointError(f"{source}: holds no state_dict (a mapping of names to tensors).")
+        raise CheckpointError(f"{source}: has no state_dict (a mapping of names to tensors).")
     name, given = found[0]
     wrong = _differences(module, given, wanted)
     if wrong:
@@ -247,7 +247,7 @@ def _say_which(source: str, taken: str, others: list[str]) -> None:
     others = sorted({name for name in others if name not in (taken, "raw_model")})
     if others:
         log.warning(
-            "%s: holds several networks that fit. Taken: %s; not taken: %s.",
+            "%s: has several networks that fit. Taken: %s; not taken: %s.",
             source,
             taken or "the outermost",
             ", ".join(name or "the outermost" for name in others),

@@ -157,7 +157,7 @@ def _warnings(check: LeakCheck, leaks: Leaks) -> dict[str, str]:
         texts[CUT_ENCOUNTER] = (
             f"{counts['queries_of_cut_encounters']} of {total} {asked} share an encounter with the "
             f"{answering} ({counts['cut_encounters']} encounters are cut by the split): a hit from "
-            f"the same visit is no evidence. Set {check.cut_remedy}, or {SPLIT_REMEDY}"
+            f"the same encounter is no evidence. Set {check.cut_remedy}, or {SPLIT_REMEDY}"
         )
     if leaks.of(NO_PARTNER):
         texts[NO_PARTNER] = (

@@ -55,16 +55,16 @@ def missing_parts(data: RunData) -> list[MissingPart]:
     if data.encounters is None and not identify:
         columns = bool(config and config.dataset.encounter_cols)
         add(
-            "Answers by visit",
+            "Answers by encounter",
             "no photograph has an encounter"
             if columns
-            else "the run was not told which columns name a visit (encounters.parquet)",
+            else "the run was not told which columns name an encounter (encounters.parquet)",
             again + "dataset.encounter_cols=[COLUMN]",
         )
     if data.leaks is None:
         add(
             "Leaks between photographs and gallery",
-            "this run was not checked for copies and cut visits (leaks.csv)",
+            "this run was not checked for copies and cut encounters (leaks.csv)",
             f"{again}safety=warn",
         )
     if data.faithfulness is None:

@@ -175,7 +175,7 @@ def _tables(data: RunData) -> list[PageTable]:
 
 
 def _encounters(encounters: pd.DataFrame, images: pd.DataFrame) -> PageTable:
-    caption = "All photographs of one visit answered together, which is surer than each alone."
+    caption = "All photographs of one encounter answered together, which is surer than each alone."
     if "known_probability" in encounters:
         columns = encounters[["leader", "known_probability", "decision"]].astype(object)
         cells = columns.where(columns.notna(), None).to_numpy()
@@ -187,7 +187,6 @@ def _encounters(encounters: pd.DataFrame, images: pd.DataFrame) -> PageTable:
         caption += " Rank 0: the animal is not in the gallery."
     shown = _with_visits(encounters, images).rename(
         columns={
-            "encounter": "visit",
             "identity": "animal",
             "photos": "photographs",
             "identity_rank": "rank of the right animal",
@@ -195,7 +194,7 @@ def _encounters(encounters: pd.DataFrame, images: pd.DataFrame) -> PageTable:
             "next": "next animal",
         }
     )
-    return page_table("Visits with several photographs", caption, shown)
+    return page_table("Encounters with several photographs", caption, shown)
 
 
 def _with_visits(frame: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:

@@ -199,7 +199,7 @@ def _neighbour(
 
 def _details(data: RunData, image: int) -> list[list[str]]:
     row = data.images.rows.iloc[image]
-    named = {"date": "date", "site": data.images.site_column or "site", "visit": "visit"}
+    named = {"date": "date", "site": data.images.site_column or "site", "visit": "encounter"}
     named |= {"viewpoint": "side"}
     return [[label, row[name]] for name, label in named.items() if row[name]] + [
         [str(name), str(cell)]

@@ -294,7 +294,7 @@ def _candidate(run: _Run, q: int, place: int) -> CaptionedImage:
         f"{ranks.rank_R[place]}. {images.text(image, 'identity')}",
         (scored, *_lines(run.data, image)),
         is_match=bool(ranks.match_R[place] == 1),
-        note="same visit" if encounter is not None and encounter == own else None,
+        note="same encounter" if encounter is not None and encounter == own else None,
     )
 
 

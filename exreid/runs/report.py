@@ -170,4 +170,4 @@ def _check_out(out: Path) -> None:
     there = {file.name for file in out.iterdir()}
     ours = {"index.html", MARKER, "t", "p", "data", "pictures.parquet"}
     if there and not there & ours:
-        raise RunError(f"{out}: holds other files. Give an empty folder with --out.")
+        raise RunError(f"{out}: has other files. Give an empty folder with --out.")

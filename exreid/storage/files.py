@@ -134,7 +134,7 @@ def mapped_array(file: Path) -> np.ndarray:
         start, size = stream.tell(), os.fstat(stream.fileno()).st_size
     count = math.prod(shape)
     if dtype.hasobject or fortran:
-        raise ValueError("it holds objects, or columns first")
+        raise ValueError("it has objects, or columns first")
     if size != start + count * dtype.itemsize or min(shape, default=0) < 0:
         raise ValueError(f"{size} bytes, where its header says {start + count * dtype.itemsize}")
     if count == 0:
@@ -150,7 +150,7 @@ def read_json(file: Path, *, error: type[ExreidError], remedy: str, kind: type =
     except (ValueError, RecursionError) as reason:
         raise error(f"{file}: is not JSON. {remedy}") from reason
     if not isinstance(content, kind):
-        raise error(f"{file}: holds something else than a {kind.__name__}. {remedy}")
+        raise error(f"{file}: has something else than a {kind.__name__}. {remedy}")
     return content
 
 
@@ -181,6 +181,8 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def _is_running(process: int) -> bool:
+    if os.name == "nt":  # there os.kill would end the process
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:

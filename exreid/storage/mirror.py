@@ -360,7 +360,7 @@ def _with(path: Path, act: Callable[[AbstractFileSystem, str], Value]) -> Value 
             if wait_s is None or isinstance(error, (PermissionError, ImportError)):
                 raise StorageError(
                     f"{url}: cannot be reached or written ({str(error) or type(error).__name__}). "
-                    f"What was finished stands in {path.parent} and goes there when the same "
+                    f"What was finished is in {path.parent}, and is uploaded when the same "
                     "command is run again. Check the URL, its credentials and the network."
                 ) from error
             time.sleep(wait_s)

@@ -67,7 +67,7 @@ def read_run_table(
             column = column.cast(wanted)
         except (pa.ArrowException, ValueError) as error:
             raise RunError(
-                f"{file}: its column {name!r} holds {column.type}, not {wanted}. {AGAIN}"
+                f"{file}: its column {name!r} has {column.type}, not {wanted}. {AGAIN}"
             ) from error
         if name in columns and column.null_count:
             raise RunError(f"{file}: {column.null_count} cells of {name!r} are empty. {AGAIN}")

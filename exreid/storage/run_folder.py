@@ -104,7 +104,7 @@ class RunFolder:
             mirror.publish_folder(self.path)  # what an earlier start could not
             self._lock.release()
             raise ConfigError(
-                f"{self.shown} holds a completed run: it is there already. Set another "
+                f"{self.shown}: a completed run of this name exists already. Set another "
                 "output.run_id, or leave it unset; a training goes on from it with "
                 "train.resume_checkpoint=.../checkpoint-final-full.pth."
             )
@@ -114,7 +114,7 @@ class RunFolder:
         if names - OPENING:
             self._lock.release()
             raise ConfigError(
-                f"{self.shown} holds an interrupted run of another config; see its "
+                f"{self.shown} has an interrupted run of another config; see its "
                 "config.snapshot.yaml. Set another output.run_id."
             )
         for name in names - {"wandb"}:

@@ -202,7 +202,7 @@ def read_full(file: Path, training: Training) -> FullCheckpoint:
         _check_full(content)
     if content["backbone"] != backbone:
         raise CheckpointError(
-            f"{file}: holds a training of {content['backbone']}, not of {backbone}. Set model.type."
+            f"{file}: has a training of {content['backbone']}, not of {backbone}. Set model.type."
         )
     if tuple(content["labels"]) != labels:
         ours, theirs = set(labels), set(content["labels"])

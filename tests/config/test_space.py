@@ -36,7 +36,7 @@ def _space(text, *more):
         ("{train.epochs: {uniform: [2, 8]}}", "train.epochs: Input should be a valid integer"),
         ("{loss.type: {choice: [arcface, arcfase]}}", "Did you mean 'arcface'?"),
         ("{loss.scale: {choice: []}}", "takes a list"),
-        ("{loss.scale: {choice: [16, 16]}}", "stands there twice"),
+        ("{loss.scale: {choice: [16, 16]}}", "has a value twice"),
         ("{loss.scale: {grid: [16, 32]}}", "grid and tune.search=optuna do not go together"),
         ("{seed: {randint: [0, 9]}}", "seed says what is held out"),
         ("{dataset.root: {choice: [a, b]}}", "Of dataset, only image_size"),

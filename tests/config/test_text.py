@@ -118,7 +118,7 @@ def test_what_cannot_be_meant_is_explained(override, says):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("dataset: {root: a}\ndataset: {root: b}", "line 2: 'dataset' stands there twice"),
+        ("dataset: {root: a}\ndataset: {root: b}", "line 2: 'dataset' is given twice"),
         ("dataset: !!python/object/apply:os.system [ls]", "line 1: .*without a tag"),
         ("dataset: {root: '${oc.env:HOME}'}", r"line 1: dataset.root: \$\{oc.env:HOME\} is not"),
         ("dataset: {encounter_cols: ['${x}']}", "dataset.encounter_cols.0"),

@@ -63,7 +63,7 @@ def test_one_date_that_can_only_be_month_first_turns_its_column():
     days, unread, notes = _days(["01/02/2016", None, "03/14/2016", "05.06.2016"])
     assert days == ["2016-01-02", "NaT", "2016-03-14", "2016-06-05"]
     assert unread == []
-    assert "month stands first" in notes
+    assert "month comes first" in notes
     assert "'03/14/2016'" in notes
 
 

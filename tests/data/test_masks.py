@@ -186,7 +186,7 @@ def test_a_mask_of_another_size_names_both_sizes():
         ({"bbox": [0.1, 0.2, 0.5, 0.5]}, "looks like a box"),
         ({"rle": [0, 1], "original_width": 3}, "Label Studio"),
         ({"category": "lynx"}, r"the keys \['category'\]"),
-        ([{"segmentation": []}, {"segmentation": []}], "holds 2 masks"),
+        ([{"segmentation": []}, {"segmentation": []}], "has 2 masks"),
         ("masks/a0_0.png", "name of a file"),
         ("9641 140 9881 140", "start and length"),
         ("array([1., 2.])", "numpy's own print"),

@@ -163,7 +163,7 @@ def test_a_file_that_cannot_be_reached_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("cells", "says"),
     [
-        ({"path": (1, "img/./0.png")}, r"line 3: path 'img/0\.png' stands in line 2 already"),
+        ({"path": (1, "img/./0.png")}, r"line 3: path 'img/0\.png' is in line 2 already"),
         ({"path": (0, "../x.png")}, "line 2: path .* leaves the data set's folder.*dataset.root"),
         ({"path": (0, "/etc/passwd")}, "line 2: path .* is absolute"),
         ({"path": (0, "")}, "line 2: path is empty"),
@@ -208,7 +208,7 @@ def test_of_rows_that_repeat_a_path_the_first_good_one_is_kept(tmp_path):
     table, rejected = load_images(_write(tmp_path, rows), columns=COLUMNS, on_error="skip")
     assert table.rows["row"].tolist() == [3, 4, 5, 6]
     assert "not known" in rejected[0].reason
-    assert "stands in line 6 too" in rejected[0].reason
+    assert "is in line 6 too" in rejected[0].reason
     assert [item.row for item in rejected] == [2, 7, 8]
 
 
@@ -216,7 +216,7 @@ def test_ids_of_the_file_must_be_unique(tmp_path):
     rows = [f"{line},{'id' if i < 2 else ''}" for i, line in enumerate(CSV.splitlines()[1:])]
     text = "\n".join([CSV.splitlines()[0] + ",image_id", *rows])
     root = _write(tmp_path, text)
-    with pytest.raises(MetadataError, match="line 3: image_id 'id' stands in line 2 already"):
+    with pytest.raises(MetadataError, match="line 3: image_id 'id' is in line 2 already"):
         load_images(root, columns=COLUMNS)
     table, _ = load_images(root, columns=COLUMNS, on_error="skip")
     assert table.rows["image_id"].tolist() == ["id", "img/2.png", "img/3.png"]

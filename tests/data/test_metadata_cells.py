@@ -179,5 +179,5 @@ def test_a_file_that_is_there_as_told_is_taken_and_two_others_are_named(tmp_path
 def test_two_names_of_one_file_are_one_file(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"x")
     (tmp_path / "metadata.csv").write_text("path,unique_name\na.jpg,a\nA.JPG,b\n")
-    with pytest.raises(MetadataError, match="line 3: path 'a.jpg' stands in line 2 already"):
+    with pytest.raises(MetadataError, match="line 3: path 'a.jpg' is in line 2 already"):
         load_images(str(tmp_path), columns=Columns())

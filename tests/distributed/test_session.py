@@ -280,3 +280,9 @@ def test_a_process_of_rays_that_dies_while_it_starts_is_named_at_once(tmp_path):
     late.check(2.0)  # not there yet
     with pytest.raises(connecting._PartDiedError, match="gcs_server"):
         late.check(connecting.HEAD_STARTS_S + 1)
+
+
+def test_without_the_signals_of_linux_ray_is_refused_with_the_way_out(monkeypatch, no_ray):
+    monkeypatch.delattr(signal, "SIGUSR2")
+    with pytest.raises(RunError, match=r"WSL2.*ray\.num_actors=0"), ray_session(RayConfig()):
+        pytest.fail("Ray was started")

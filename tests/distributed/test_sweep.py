@@ -135,7 +135,7 @@ def test_trials_that_never_fit_are_refused_at_once(local_ray):
     with pytest.raises(RunError, match=r"5 CPUs and 0 GPUs.*1 x 4 CPUs and 0 GPUs"):
         place_trials(RayConfig(cpus_per_worker=5.0), workers=1, max_concurrent=None, samples=3)
     config = FinetuneRayConfig(cpus_per_worker=2.0)
-    with pytest.raises(RunError, match=r"3 workers of a trial.*holds 2 at once"):
+    with pytest.raises(RunError, match=r"3 workers of a trial.*has room for 2 at once"):
         place_trials(config, workers=3, max_concurrent=None, samples=3)
     assert time.monotonic() - start < 5
     config = FinetuneRayConfig()

@@ -89,7 +89,7 @@ def test_what_makes_evidence_weak_is_said():
     card = DecisionCard("Luna", reach=Reach(1, 0))
     warnings = card_warnings(card, same_encounter=True, viewpoints=("left", "right"))
     assert len(warnings) == 4
-    for part in ("few photographs", "shortlist", "same visit", "shows left"):
+    for part in ("few photographs", "shortlist", "same encounter", "shows left"):
         assert part in " ".join(warnings)
     assert "The gallery has 1 photograph of Luna; 0 were compared spot by spot." in card_sentences(
         card

@@ -202,7 +202,7 @@ def test_a_folder_names_the_files_in_it(tmp_path):
 
 def test_whole_networks_are_refused_by_name(tmp_path):
     torch.save(_network(), tmp_path / "file.pth")
-    with pytest.raises(CheckpointError, match=r"holds timm\.models\.\w+\.ResNet besides tensors"):
+    with pytest.raises(CheckpointError, match=r"has timm\.models\.\w+\.ResNet besides tensors"):
         read_checkpoint(tmp_path / "file.pth", key="model.checkpoint")
 
 

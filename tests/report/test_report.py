@@ -350,7 +350,7 @@ def test_folders_that_are_no_finished_run(made, tmp_path):
         write_report(stopped)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("dear")
-    with pytest.raises(RunError, match="holds other files"):
+    with pytest.raises(RunError, match="has other files"):
         write_report(run, tmp_path / "mine")
     with pytest.raises(RunError, match="no column 'sight'"):
         write_report(run, tmp_path / "out", site_column="sight")

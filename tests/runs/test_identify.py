@@ -174,7 +174,7 @@ def test_a_night_is_told_photograph_by_photograph(night, cosine, metadata, out, 
     assert f"cam1/IMG_5.jpg = {train['unique_name']}: {train['path']}" in shown
     assert "cam1/IMG_8.jpg: not an image" in shown
     assert "1 other files" in shown
-    assert "Visits: 2 by time, 1 by folder name" in shown
+    assert "Encounters: 2 by time, 1 by folder name" in shown
     rows = list(csv.DictReader((night.parent / "night.csv").open()))
     assert [row["photo"] for row in rows if row["status"] == "answered"] == [
         *("cam1/IMG_0.jpg", "cam1/IMG_1.jpg", "cam1/IMG_2.jpg", "visit_7/IMG_3.jpg")

@@ -91,7 +91,7 @@ def test_a_run_that_stands_there_is_not_written_over(dataset, bucket, machine, c
     assert f"Written to {ROOT}/benchmark_runs/once" in capsys.readouterr().out
     machine()
     assert main(["probe", *arguments]) == 2
-    assert f"{ROOT}/benchmark_runs/once holds a completed run" in capsys.readouterr().err
+    assert f"{ROOT}/benchmark_runs/once: a completed run" in capsys.readouterr().err
 
 
 def test_a_training_goes_on_on_another_machine(dataset, bucket, machine, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
 from exreid.config.training import FinetuneConfig
-from exreid.storage import disk
+from exreid.storage import disk, files
 from exreid.storage.disk import places_of, storage_error
 
 PLACES = {"output.root": "/runs", "dataset.root": "/data", "--out": "/else/where/g"}
@@ -24,7 +24,7 @@ PLACES = {"output.root": "/runs", "dataset.root": "/data", "--out": "/else/where
         (errno.EACCES, "/else/where/.g.lock", "/else/where/.g.lock (--out)"),
         (errno.EACCES, "/else", "/else (--out): permission is missing"),
         (errno.ENAMETOOLONG, "/runs/" + "x" * 300, "Set a shorter output.root"),
-        (errno.ENOTDIR, "/runs/r", "a file stands where a folder is needed. Check output.root"),
+        (errno.ENOTDIR, "/runs/r", "is a file where a folder is needed. Check output.root"),
         (errno.EMFILE, "/data/a.jpg", "too many files are open. Raise their number"),
         (errno.ESTALE, "/runs/r", "Check that output.root can be reached"),
         (errno.ENOSPC, "/nowhere/named", "Make room there"),
@@ -100,3 +100,9 @@ def test_the_places_of_a_config_are_its_paths():
     }
     places = places_of(load_config(FinetuneConfig, None, ["train.resume_checkpoint=/r.pth"]))
     assert places == {"output.root": ".", "dataset.root": ".", "train.resume_checkpoint": "/r.pth"}
+
+
+def test_nobody_is_killed_where_a_signal_of_0_would_end_a_process(monkeypatch):
+    monkeypatch.setattr(files.os, "kill", lambda process, number: pytest.fail("a signal was sent"))
+    monkeypatch.setattr(files.os, "name", "nt")
+    assert files._is_running(1)

@@ -41,10 +41,10 @@ def test_a_whole_table_comes_back_with_its_columns_as_asked(tmp_path):
     [
         ({"query_id": ["a", None]}, "1 cells of 'query_id' are empty"),
         ({"query_id": ["a", "a"]}, "the same 'query_id' comes more than once"),
-        ({"rank": ["x", "1"]}, "its column 'rank' holds string, not int64"),
-        ({"rank": [1.5, 2.0]}, "its column 'rank' holds double, not int64"),
-        ({"is_match": [[1], [2]]}, "its column 'is_match' holds list"),
-        ({"query_id": pa.array([b"\xff", b"b"])}, "its column 'query_id' holds binary"),
+        ({"rank": ["x", "1"]}, "its column 'rank' has string, not int64"),
+        ({"rank": [1.5, 2.0]}, "its column 'rank' has double, not int64"),
+        ({"is_match": [[1], [2]]}, "its column 'is_match' has list"),
+        ({"query_id": pa.array([b"\xff", b"b"])}, "its column 'query_id' has binary"),
     ],
 )
 def test_a_column_that_cannot_be_right_is_named(tmp_path, changed, said):

@@ -89,8 +89,8 @@ def read_folders(root: str, *, template: str | None = None, minutes: float = MIN
     notes = [f"folders read as {layout}"]
     if alone:
         notes.append(
-            f"{alone} photographs have no time in their EXIF and no visit's folder: each counts as "
-            "a visit of its own"
+            f"{alone} photographs have no time in their EXIF and no encounter's folder: each "
+            "counts as one encounter"
         )
     return Reading("photographs in folders", animals, left_out, notes)
 

@@ -18,7 +18,7 @@
   const photo = (chunk, i) => Object.fromEntries(fields.map((name, at) => [name, chunk.photos[i][at]]));
   const file = (one, size) => one.key ? `${size}/${one.key.slice(0, 2)}/${one.key}.jpg` : "";
   const source = (one) => file(one, one.large ? "p" : "t");
-  const about = (one) => exreid.joined([one.date, one.site, one.view, one.visit ? `visit ${one.visit}` : ""]);
+  const about = (one) => exreid.joined([one.date, one.site, one.view, one.visit ? `encounter ${one.visit}` : ""]);
   const short = (value) => value === null ? "–" : Math.abs(value) >= 100 || Number.isInteger(value) ? String(Math.round(value)) : value.toPrecision(3);
 
   function colour(confidence) {
@@ -115,7 +115,7 @@
     const { chunk, entry } = now;
     const thumbs = one.images.map((at) => {
       const shot = photo(chunk, at), [rank, score, p] = entry.ranks[at] || [null, null, null];
-      const weak = [one.own_visit.includes(at) ? "same visit" : "", one.other_side.includes(at) ? "other side" : ""].filter(Boolean).join(", ");
+      const weak = [one.own_visit.includes(at) ? "same encounter" : "", one.other_side.includes(at) ? "other side" : ""].filter(Boolean).join(", ");
       const number = p !== null ? p : score !== null ? `score ${short(score)}` : "";
       return el("button", { type: "button", "data-photo": at, "aria-pressed": String(now.chosen === at), title: shot.id, on: { click: () => choose(at) } },
         shot.key ? el("img", { src: file(shot, "t"), alt: `${shot.animal || "animal"}, match ${rank}`, loading: "lazy" }) : el("span", { class: "noimage" }, "no picture"),
