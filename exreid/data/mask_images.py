@@ -84,8 +84,8 @@ def _files_of(
     if len(photographs) > 1:
         raise MaskError(
             f"--masks: {files[0][1]} could be the mask of {photographs[0]} and of "
-            f"{photographs[1]}. Put masks into the photographs' own subfolders, and give every "
-            "photograph a name of its own."
+            f"{photographs[1]}. Put masks into subfolders like the photographs', and give "
+            "every photograph another name."
         )
     numbers = [number for number, _ in files]
     if len(set(numbers)) < len(numbers) or (whole and len(files) > 1):
@@ -118,7 +118,7 @@ def read_masks(files: dict[int, Path]) -> dict[int, np.ndarray]:
         mine = _read(file)
         if len(mine) > 1:
             raise MaskError(
-                f"{file}: holds {len(mine)} animals, and is one of several masks of a photograph: "
+                f"{file}: has {len(mine)} animals, and is one of several masks of a photograph: "
                 "each should have one animal."
             )
         read[number] = next(iter(mine.values()))

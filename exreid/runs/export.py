@@ -106,11 +106,11 @@ def run_export(
 
 def _check_out(out: Path, *, single: bool) -> None:
     if single and out.exists():
-        raise ConfigError(f"--out {out}: is there already. Name another file, or delete it.")
+        raise ConfigError(f"--out {out}: exists already. Name another file, or delete it.")
     if not single and out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is a file. Name a new folder.")
     if not single and out.is_dir() and any(out.iterdir()):
-        raise ConfigError(f"--out {out}: holds other files. Name a new folder, or an empty one.")
+        raise ConfigError(f"--out {out}: has other files. Name a new folder, or an empty one.")
 
 
 def _placer(root: str, out: Path, count: int, *, links: bool, progress: Progress) -> Place:

@@ -155,7 +155,7 @@ def test_a_smoothed_mask_in_grey_indices_is_still_one_animal(tmp_path):
 
 def test_one_of_several_mask_files_with_two_animals_is_refused(tmp_path):
     Image.fromarray(NUMBERS).save(tmp_path / "a#1.png")
-    with pytest.raises(MaskError, match="a#1.png: holds 2 animals"):
+    with pytest.raises(MaskError, match="a#1.png: has 2 animals"):
         read_masks({1: tmp_path / "a#1.png"})
 
 
