@@ -192,7 +192,7 @@ def test_a_run_is_found_by_its_id(world, tmp_path, monkeypatch):
     [
         (["nowhere", "--to", "coco", "--out", "o"], 2, "no run of that id in identifications"),
         (["data", "--to", "coco", "--out", "o"], 2, "is no run and no gallery"),
-        (["card", "--to", "folders", "--out", "data"], 2, "--out data: holds other files"),
+        (["card", "--to", "folders", "--out", "data"], 2, "--out data: has other files"),
         (["card", "--to", "coco", "--out", "o", "--links"], 2, "copies no photographs"),
         (["card", "--to", "coco", "--out", "o", "--root", "known.gallery"], 1,
          "are not below known.gallery. If they have moved, name their folder with --root"),
