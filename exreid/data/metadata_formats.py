@@ -20,7 +20,11 @@ _MARKS = (
 )
 _AS_CSV = "Save it as CSV UTF-8 (in Excel: Save As, CSV UTF-8)"
 _BINARY = (
-    (b"PK\x03\x04", f"an Excel workbook, or another zip file. {_AS_CSV}"),
+    (
+        b"PK\x03\x04",
+        "a zip file (exreid import FILE --out TABLE unpacks it), or a damaged Excel workbook. "
+        + _AS_CSV,
+    ),
     (b"\xd0\xcf\x11\xe0", f"an old Excel workbook. {_AS_CSV}"),
     (b"\x1f\x8b", "a gzip file. Unpack it"),
     (b"SQLite format 3", "an SQLite database. Export the table as CSV UTF-8"),

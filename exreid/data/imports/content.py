@@ -6,11 +6,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from exreid.data.imports.annotation_tools import is_label_studio, is_sam
+from exreid.data.imports.annotation_tools import is_sam
 from exreid.data.imports.camtrap import is_camtrap
 from exreid.data.imports.coco import is_coco
 from exreid.data.imports.columns import forms_of
 from exreid.data.imports.folders import has_animal_folders
+from exreid.data.imports.label_studio import is_label_studio, is_label_studio_min
 from exreid.data.imports.megadetector import form_of
 from exreid.data.imports.wildbook import is_wildbook
 from exreid.data.mask_images import MASK_ENDINGS
@@ -26,10 +27,10 @@ WHAT = {
     "miewid": "a table of MiewID",
     "wildbook": "a spreadsheet of Wildbook",
     "table": "any table: CSV, Parquet or XLSX",
-    "masks": "masks: a folder of PNGs, CVAT, Label Studio, SAM",
+    "masks": "masks and boxes: PNGs, CVAT, Label Studio, SAM",
 }
 """What can be read, in the words of the command line."""
-DATA_PACKAGE = "datapackage.json"
+DATA_PACKAGE, CVAT_FILE = "datapackage.json", "annotations.xml"
 TABLES = frozenset((".csv", ".tsv", ".txt"))
 """Endings of tables, whose header may begin like JSON."""
 
@@ -120,7 +121,7 @@ def _fits_of_json(content: object) -> list[str]:
         "megadetector": form_of(content) is not None,
         "coco": is_coco(content),
         "camtrap-dp": is_camtrap(content),
-        "masks": is_label_studio(content) or is_sam(content),
+        "masks": is_label_studio(content) or is_label_studio_min(content) or is_sam(content),
     }
     return [name for name, fit in fits.items() if fit]
 
@@ -130,6 +131,8 @@ def _folder(source: str, folder: Path) -> Content:
     if package.is_file():
         file = str(package)
         return Content(file, ["camtrap-dp"], json=parse_json(read_source(file), file))
+    if (folder / CVAT_FILE).is_file():
+        return read_content(str(folder / CVAT_FILE))
     files = [file for file in folder.rglob("*") if file.is_file() and file.name[0] != "."]
     endings = {file.suffix.lower() for file in files}
     if endings == {".json"}:

@@ -11,22 +11,24 @@ import pandas as pd
 
 from exreid.data.boxes import BoxFormat
 from exreid.data.imports.animals import NAME, Animal, Cells, Reading, is_name
-from exreid.data.imports.annotation_tools import (
-    is_label_studio,
-    is_sam,
-    read_cvat,
-    read_label_studio,
-    read_sam,
-)
+from exreid.data.imports.annotation_tools import is_sam, read_sam
 from exreid.data.imports.camtrap import TABLES, read_camtrap, table_files
 from exreid.data.imports.coco import read_coco
 from exreid.data.imports.columns import FORMS, read_columns
 from exreid.data.imports.content import Content, choose, read_content
+from exreid.data.imports.cvat import read_cvat
 from exreid.data.imports.finish import Imported, finished
 from exreid.data.imports.folders import MINUTES, read_folders
+from exreid.data.imports.label_studio import (
+    is_label_studio,
+    is_label_studio_min,
+    read_label_studio,
+    whole_tasks,
+)
 from exreid.data.imports.megadetector import read_megadetector
 from exreid.data.imports.photographs import find_photographs
 from exreid.data.imports.wildbook import read_wildbook
+from exreid.data.imports.zips import unpacked
 from exreid.data.mask_images import mask_files, read_masks
 from exreid.data.masks import encode_mask
 from exreid.data.metadata_table import parse_metadata, read_source
@@ -66,10 +68,12 @@ def import_source(
     counted, with ``only_named`` so are animals without a name. MetadataError.
     """
     choices = choices or Choices()
+    archive = unpacked(source)
+    source, told = archive or (source, "")
     content = read_content(source, choices.sheet)
     what = choose(content, what)
     folder = source if what == "folders" else content.source.rpartition("/")[0]
-    return import_content(
+    made = import_content(
         content,
         what,
         root or folder or ".",
@@ -78,6 +82,7 @@ def import_source(
         skip=skip,
         only_named=only_named,
     )
+    return replace(made, notes=[told, *made.notes]) if told else made
 
 
 def import_content(
@@ -177,9 +182,12 @@ def _read_package(content: Content) -> Reading:
 
 def _read_masks(content: Content, root: str) -> Reading:
     if content.xml is not None:
-        return read_cvat(content.xml)
+        tracks = "<track" in content.xml
+        return read_cvat(content.xml, find_photos([Path(root)]).paths if tracks else [])
     if is_label_studio(content.json):
         return read_label_studio(content.json)
+    if is_label_studio_min(content.json):
+        return read_label_studio(whole_tasks(content.json))
     if content.json is not None:
         single = is_sam(content.json)
         name = PurePosixPath(content.source).name

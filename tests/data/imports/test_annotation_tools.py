@@ -70,7 +70,7 @@ def test_shapes_of_cvat(photos, tmp_path):
     ("old", "new", "says"),
     [
         ("</annotations>", "", "damaged or cut off XML"),
-        ("<version>", "<track id='0'/><version>", "no XML of 'CVAT for images 1.1'"),
+        ("<version>", "<track id='0'/><version>", "has tracks, and no original_size"),
         ("<annotations>", "<!DOCTYPE a><annotations>", "DOCTYPE"),
         ('rle="1, 2, 3, 2"', 'rle="1, 2, 3, 3"', "'cam/2.jpg', shape 1: .*runs cover 9 pixels"),
         ('left="10"', 'left="58"', "leaves the image"),
@@ -288,3 +288,75 @@ def test_a_mask_of_another_size_is_an_error(photos, tmp_path):
     Image.fromarray(BRUSH[:20]).save(folder / "1.png")
     with pytest.raises(MetadataError, match="its mask is 60 x 20 pixels, the photograph 60 x 40"):
         import_source(str(folder), photos("1.jpg"))
+
+
+def _video(size=3, **task):
+    """Frame 0 has both animals, frame 1 one; Kira leaves at frame 1."""
+    told = "".join(f"<{name}>{value}</{name}>" for name, value in {"size": size, **task}.items())
+    box = "xtl='{}' ytl='6' xbr='{}' ybr='16'"
+    kira, nala = box.format(5, 25), box.format(30, 50)
+    return f"""<annotations><version>1.1</version><meta><task><name>night</name>{told}
+      <original_size><width>60</width><height>40</height></original_size>
+      <source>clip.mp4</source></task></meta>
+    <track id="0" label="lynx"><box frame="0" keyframe="1" outside="0" {kira}>
+      <attribute name="individual">Kira</attribute></box>
+      <box frame="1" keyframe="1" outside="1" {kira}>
+      <attribute name="individual">Kira</attribute></box></track>
+    <track id="1" label="lynx">
+      <box frame="0" keyframe="1" outside="0" {nala}></box>
+      <box frame="1" keyframe="0" outside="0" {nala}></box>
+      <points frame="2" outside="0" points="1,2"></points></track></annotations>"""
+
+
+@pytest.mark.parametrize(
+    ("names", "task"),
+    [
+        (["frame_000000.jpg", "frame_000001.png", "other.jpg"], {}),
+        (["a.jpg", "b.jpg", "c.jpg"], {"start_frame": 0, "frame_filter": ""}),
+    ],
+)
+def test_tracks_of_a_cvat_video_are_animals_on_its_frames(photos, tmp_path, names, task):
+    (tmp_path / "v.xml").write_text(_video(**task))
+    made = import_source(str(tmp_path / "v.xml"), photos(*names))
+    cells = made.cells
+    assert cells["path"].tolist() == [names[0], names[0], names[1]]
+    assert cells["unique_name"].tolist() == ["Kira", None, None]
+    assert cells["track"].tolist() == ["0", "1", "1"]
+    assert set(cells["encounter"]) == {"clip.mp4"}
+    assert [json.loads(box) for box in cells["bbox"]] == [[5, 6, 20, 10], *2 * [[30, 6, 20, 10]]]
+    assert made.left_out == {"frames that an animal has left": 1, "shapes of the kind points": 1}
+    assert any("order of names" in note for note in made.notes) == (names[0] == "a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("names", "task", "says"),
+    [
+        (["a.jpg", "b.jpg"], {}, "should be called frame_000000.jpg. ffmpeg"),
+        (["a.jpg", "b.jpg", "c.jpg"], {"start_frame": 100}, "frame_000000.jpg"),
+        (["a.jpg", "b.jpg", "c.jpg"], {"frame_filter": "step=5"}, "frame_000000.jpg"),
+        (["frame_000000.jpg", "b.jpg", "c.jpg"], {}, "frame 1 of its tracks"),
+        (["x/frame_000000.jpg", "y/frame_000000.jpg", "c.jpg"], {}, "could be x/.* or y/"),
+    ],
+)
+def test_frames_that_may_be_other_ones_are_refused(photos, tmp_path, names, task, says):
+    (tmp_path / "v.xml").write_text(_video(**task))
+    with pytest.raises(MetadataError, match=rf"v\.xml: .*{says}"):
+        import_source(str(tmp_path / "v.xml"), photos(*names))
+
+
+def test_the_short_json_of_label_studio_says_the_same(photos, tmp_path):
+    """JSON-MIN of the same task: regions have lost their ids, and lie where they lay."""
+    whole = LABEL_STUDIO[0]
+    short = {"image": whole["data"]["image"], "site": "den", "id": 1, "annotator": 2,
+             "annotation_id": 5, "created_at": "2026-01-01", "lead_time": 1.5}  # fmt: skip
+    for one in whole["annotations"][0]["result"]:
+        value = dict(one["value"])
+        if one["type"] == "choices":
+            value |= {"height": 50, "rotation": 0}  # of its region, as Label Studio writes it
+        short.setdefault(one["from_name"], []).append(value | SIZE)
+    root = photos("1.jpg", "cam/2.jpg")
+    for name, content in (("ls", [whole]), ("min", [short])):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    made, expected = (import_source(str(tmp_path / f"{n}.json"), root) for n in ("min", "ls"))
+    assert made.cells.to_dict("records") == expected.cells.to_dict("records")
+    assert made.left_out == expected.left_out

@@ -1,0 +1,111 @@
+"""Zip files: read as the folder that they hold, and never written beyond it."""
+
+import shutil
+import stat
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from exreid.cli import main
+from exreid.data.imports import zips
+from exreid.data.imports.read import import_source
+from exreid.errors import MetadataError
+from tests.data.imports.test_annotation_tools import CVAT
+from tests.data.imports.test_camtrap import package
+
+assert package
+
+
+def _zipped(folder, file, *, inside=""):
+    """The folder as a zip, as Python's own tool packs it."""
+    base = str(file).removesuffix(".zip")
+    parent, name = (str(Path(folder).parent), Path(folder).name) if inside else (folder, None)
+    return shutil.make_archive(base, "zip", parent, name)
+
+
+@pytest.mark.parametrize("inside", ["", "in a folder"])
+def test_a_zip_is_read_as_its_folder(photos, package, tmp_path, inside):
+    animals = photos("Kira/a.jpg", "Kira/b.jpg", "Nala/c.jpg", root="lynx")
+    cvat = photos("images/cam/1.jpg", "images/cam/2.jpg", root="cvat")
+    (Path(cvat) / "annotations.xml").write_text(CVAT)
+    (tmp_path / "zips").mkdir()
+    for folder in (animals, cvat, package()):
+        expected = import_source(folder)
+        file = _zipped(folder, tmp_path / "zips" / f"{Path(folder).name}.zip", inside=inside)
+        for told in ("unpacked", "taken from"):
+            made = import_source(file)
+            pd.testing.assert_frame_equal(made.cells, expected.cells)
+            assert made.notes[0].startswith(told)
+        assert made.left_out == expected.left_out
+
+
+def test_the_photographs_of_a_zip_are_there_for_the_next_command(photos, tmp_path, capsys):
+    file = _zipped(photos("Kira/a.jpg", "Nala/c.jpg", root="lynx"), tmp_path / "card.zip")
+    assert main(["import", file, "--out", str(tmp_path / "t.csv")]) == 0
+    said = capsys.readouterr().out
+    assert f"Unpacked 2 files into {tmp_path / 'card'}" in said
+    assert f"dataset.root={tmp_path / 'card'} " in said
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert all((tmp_path / "card" / path).is_file() for path in table["path"])
+    assert main(["validate", f"dataset.root={tmp_path}", f"dataset.metadata_file={file}"]) == 1
+    assert "is a zip file (exreid import FILE" in capsys.readouterr().err
+
+
+def _link(archive):
+    info = zipfile.ZipInfo("Kira/link.jpg")
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    archive.writestr(info, "/etc/passwd")
+
+
+def _secret(archive):
+    archive.writestr("Kira/a.jpg", "x")
+    archive.filelist[0].flag_bits |= 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda a: a.writestr("../evil.jpg", "x"), "'../evil.jpg' leads out of it"),
+        (lambda a: a.writestr("Kira/../../evil.jpg", "x"), "leads out of it"),
+        (lambda a: a.writestr("/tmp/evil.jpg", "x"), "leads out of it"),
+        (lambda a: a.writestr("C:\\evil.jpg", "x"), "leads out of it"),
+        (lambda a: a.writestr("Kira\\..\\..\\evil.jpg", "x"), "leads out of it"),
+        (_link, "'Kira/link.jpg' is a link"),
+        (_secret, "has a password"),
+        (lambda a: (a.writestr("K/a.jpg", "x"), a.writestr("k/A.JPG", "y")), "has two files"),
+        (lambda a: (a.writestr("K", "x"), a.writestr("K/a.jpg", "y")), "cannot be unpacked"),
+        (lambda a: a.writestr("K/a.jpg", bytes(10**6)), "which is a trap"),
+        (lambda a: a.writestr("__MACOSX/K/a.jpg", "x"), "an empty zip file"),
+    ],
+)
+def test_what_would_leave_its_folder_is_refused_and_leaves_nothing(
+    tmp_path, monkeypatch, spoil, says
+):
+    monkeypatch.setattr(zips, "OFTEN_ENOUGH", 10**5)
+    home = tmp_path / "deep" / "home"
+    home.mkdir(parents=True)
+    with zipfile.ZipFile(home / "z.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        spoil(archive)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(MetadataError, match=rf"z\.zip: .*{says}"):
+        import_source(str(home / "z.zip"))
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not Path("/tmp/evil.jpg").exists()
+
+
+def test_a_damaged_zip_and_a_folder_of_another_one_are_told(photos, tmp_path):
+    file = Path(_zipped(photos("Kira/a.jpg", "Nala/c.jpg", root="lynx"), tmp_path / "card.zip"))
+    whole = file.read_bytes()
+    at = len(whole) // 3
+    file.write_bytes(whole[:at] + bytes(64) + whole[at + 64 :])
+    with pytest.raises(MetadataError, match="cannot be unpacked: Bad CRC|Error -3"):
+        import_source(str(file))
+    assert not (tmp_path / "card").exists()
+    file.write_bytes(whole)
+    (tmp_path / "card" / "Kira").mkdir(parents=True)
+    (tmp_path / "card" / "Kira" / "a.jpg").write_bytes(b"another")
+    with pytest.raises(MetadataError, match=r"which is there with another Kira/a\.jpg"):
+        import_source(str(file))
+    assert (tmp_path / "card" / "Kira" / "a.jpg").read_bytes() == b"another"
