@@ -17,7 +17,10 @@ from exreid.metrics.identities import IdentityAnswer, TopIdentities, pool_encoun
 from exreid.openset.decide import Decisions
 from exreid.pipeline.answers import AnswerTables, answer_table, names_of, new_animals_of
 from exreid.pipeline.retrieve import Retrieval
-from exreid.records import Json, region_parts
+from exreid.records import ImageTable, Json, region_parts
+from exreid.storage.run_files import IN_GALLERY
+
+Row = dict[str, str | None]
 
 
 def photo_answer_tables(
@@ -164,61 +167,72 @@ def _visit_decision(
 
 
 def picture_table(
-    retrieval: Retrieval, gallery: StoredGallery, config: ProbeConfig, pictures: Path | None
+    retrieval: Retrieval | None,
+    known: ImageTable,
+    gallery: StoredGallery,
+    config: ProbeConfig,
+    pictures: Path | None,
 ) -> pa.Table:
     """``photos.parquet``: where the pictures of queries and of their candidates are; those of the
-    gallery below ``pictures``, or else its thumbnails."""
-    index_QK = retrieval.ranking.candidate_index_QK[:, : config.benchmark.keep_candidates]
-    shown_G = retrieval.gallery.position_N[np.unique(index_QK[index_QK >= 0])]
-    images = gallery.table.rows["identity"].value_counts()
-    count_of = {str(name): int(count) for name, count in images.items()}
-    rows = []
-    for position in (*retrieval.queries.position_N.tolist(), *shown_G.tolist()):
-        if position >= len(gallery):
-            where = _below(retrieval.table.root, retrieval, position)
-        elif pictures is not None:
-            where = _below(str(pictures), retrieval, position)
-        else:
-            where = _thumbnail(gallery, position)
-        side = "query" if position >= len(gallery) else "gallery"
-        rows.append(
-            _picture_row(retrieval, config, position, side=side, where=where, count_of=count_of)
-        )
+    gallery below ``pictures``, or else its thumbnails. ``known`` are the photographs that the
+    gallery has already."""
+    rows = [
+        _picture_row(known, config, i, side=IN_GALLERY, where=_below(known.root, known, i))
+        for i in range(len(known))
+    ]
+    if retrieval is not None:
+        rows = [*_pictures(retrieval, gallery, config, pictures), *rows]
     frame = pd.DataFrame(rows).astype(object)
     return pa.Table.from_pandas(frame.where(frame.notna(), None), preserve_index=False)
 
 
+def _pictures(
+    retrieval: Retrieval, gallery: StoredGallery, config: ProbeConfig, pictures: Path | None
+) -> list[dict[str, Json]]:
+    index_QK = retrieval.ranking.candidate_index_QK[:, : config.benchmark.keep_candidates]
+    shown_G = retrieval.gallery.position_N[np.unique(index_QK[index_QK >= 0])]
+    images, table = gallery.table.rows["identity"].value_counts(), retrieval.table
+    count_of = {str(name): int(count) for name, count in images.items()}
+    rows = []
+    for position in (*retrieval.queries.position_N.tolist(), *shown_G.tolist()):
+        if position >= len(gallery):
+            where = _below(table.root, table, position)
+        elif pictures is not None:
+            where = _below(str(pictures), table, position)
+        else:
+            where = _thumbnail(gallery, position)
+        side = "query" if position >= len(gallery) else "gallery"
+        row = _picture_row(table, config, position, side=side, where=where)
+        if side == "gallery":
+            row["gallery_images"] = count_of[str(row["identity"])]
+        rows.append(row)
+    return rows
+
+
 def _picture_row(
-    retrieval: Retrieval,
-    config: ProbeConfig,
-    position: int,
-    *,
-    side: str,
-    where: dict[str, str | None],
-    count_of: dict[str, int],
+    table: ImageTable, config: ProbeConfig, position: int, *, side: str, where: Row
 ) -> dict[str, Json]:
-    row = retrieval.table.rows.iloc[position]
+    row = table.rows.iloc[position]
     regions = [config.dataset.mask_col, *config.dataset.bbox_cols]
-    more = retrieval.table.original.iloc[position].drop(regions, errors="ignore")
+    more = table.original.iloc[position].drop(regions, errors="ignore")
     known = {name: row[name] for name in ("identity", "encounter", "viewpoint")}
     known |= {"date": _date_text(row["date"]), "visit": visit_name(row["encounter"])}
-    if side == "gallery":
-        known["gallery_images"] = count_of[row["identity"]]
     used = {"image_id": row["image_id"], "side": side} | where | known
+    taken = {*used, "split", "gallery_images"}
     original = {
-        f"{name} (metadata)" if name in {*used, "split"} else str(name): str(value)
+        f"{name} (metadata)" if name in taken else str(name): str(value)
         for name, value in more.items()
         if pd.notna(value)
     }
     return original | used
 
 
-def _below(root: str, retrieval: Retrieval, position: int) -> dict[str, str | None]:
-    row = retrieval.table.rows.iloc[position]
+def _below(root: str, table: ImageTable, position: int) -> Row:
+    row = table.rows.iloc[position]
     return {"root": root, "path": row["path"], "mask": row["mask"], **_boxed(row["bbox"])}
 
 
-def _thumbnail(gallery: StoredGallery, position: int) -> dict[str, str | None]:
+def _thumbnail(gallery: StoredGallery, position: int) -> Row:
     """The small picture of a gallery photograph; nothing where there is none."""
     file = gallery.thumbnail(gallery.content_G[position])
     if file is None:

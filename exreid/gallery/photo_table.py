@@ -52,6 +52,8 @@ class Photos:
     """How each one's visit was found; see `exreid.data.photos.Visits`."""
     in_gallery: list[tuple[str, str, str]]
     """Of each photograph that the gallery holds: path, the gallery's id of it, and its animal."""
+    known: ImageTable
+    """Those photographs, with their animals."""
     rejected: list[Rejected]
     others: int
     """Files in the folders that are no photographs."""
@@ -90,7 +92,7 @@ def read_photos(
         )
     whole = ImageTable(rows, original, found.root, found.root)
     known, regions = gallery.table.rows, whole.regions
-    in_gallery, index, times = [], [], []
+    in_gallery, index, times, there = [], [], [], []
     for i, photo in enumerate(photo_N):
         one = seen[photo]
         if isinstance(one, ImageError):
@@ -99,6 +101,7 @@ def read_photos(
         if place is not None:
             row = known.iloc[place]
             in_gallery.append((rows["image_id"].iloc[i], row["image_id"], row["identity"]))
+            there.append(i)
             continue
         index.append(i)
         times.append(_time_of(one.taken, rows["date"].iloc[i]))
@@ -106,7 +109,11 @@ def read_photos(
     time_N = np.array(times, "datetime64[s]")
     table, how = _with_visits(table, time_N, options)
     table = _with_free_ids(table, set(known["image_id"]))
-    return Photos(table, time_N, how, in_gallery, rejected, found.others, count)
+    held = whole.take(np.array(there, np.int64))
+    names = pd.Series([animal for *_, animal in in_gallery], dtype=object)
+    held = replace(held, rows=held.rows.assign(identity=names))
+    held = _with_free_ids(held, set(known["image_id"]))
+    return Photos(table, time_N, how, in_gallery, held, rejected, found.others, count)
 
 
 def _time_of(taken: np.datetime64, told: pd.Timestamp) -> np.datetime64:

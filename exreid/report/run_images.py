@@ -15,7 +15,7 @@ from exreid.data.metadata import load_images
 from exreid.errors import MetadataError, RunError
 from exreid.pipeline.inputs import table_columns
 from exreid.records import ImageTable
-from exreid.storage.run_files import PHOTOS, read_run_table
+from exreid.storage.run_files import IN_GALLERY, PHOTOS, read_run_table
 
 SITE_COLUMNS = ("site", "trap_id", "station", "camera", "location", "cell_code", "place")
 """What a column with the place is called, the likeliest first."""
@@ -94,6 +94,8 @@ def read_run_images(
     if file.exists():
         whole = read_run_table(file, PHOTOS).to_pandas().astype(object)
         whole = whole.where(whole.notna(), None)
+        if "side" in whole:
+            whole = whole[whole["side"] != IN_GALLERY].reset_index(drop=True)
         if root is not None:
             whole["root"] = root
         used = {"side", "gallery_images"}

@@ -25,10 +25,19 @@ from exreid.gallery.photo_answers import visit_name
 from exreid.report.read import SNAPSHOT, run_config
 from exreid.report.run_images import read_run_images, read_run_metadata, site_column
 from exreid.storage import mirror
-from exreid.storage.run_files import NEW_ANIMALS, TEXT, WHOLE, read_run_table
+from exreid.storage.run_files import (
+    AGAIN,
+    IN_GALLERY,
+    NEW_ANIMALS,
+    PHOTOS,
+    TEXT,
+    WHOLE,
+    read_run_table,
+)
 from exreid.storage.run_record import RESULT_FILE, RunRecord, read_record
 from exreid.storage.urls import missing_files
 
+ANSWERS, PHOTO_TABLE = "answers.parquet", "photos.parquet"
 RUN_FOLDERS = ("identifications", "benchmark_runs")
 """Where a run is looked for whose id alone is given."""
 PLACES = {
@@ -110,6 +119,11 @@ def read_export(folder: Path, root: str | None, site: str | None) -> tuple[Expor
             f"{new_name(first_new)}"
         )
     record = source.record
+    left_out = 0 if record is None else record.counts.get("images_left_out", 0)
+    if left_out:
+        notes.append(
+            f"{left_out} photographs are not exported: the run left them out (rejected.csv)"
+        )
     export = Export(source.root, source.name, animals)
     if record is not None:
         by = f"exreid {record.versions.get('exreid', '')}".strip()
@@ -143,29 +157,55 @@ def _of_run(folder: Path, root: str | None, site: str | None) -> Source:
             f"{folder}: this run's status is {record.status!r}, not completed: it has no answers "
             "to export."
         )
-    if not (folder / "answers.parquet").exists():
+    has_answers = (folder / ANSWERS).exists()
+    if record.counts.get("answered") and not has_answers:
+        raise RunError(f"{folder / ANSWERS}: is missing. {AGAIN}")
+    parts = [
+        *([_answered(folder, root, site)] if has_answers else []),
+        *([_in_gallery(folder, root, site)] if record.kind == "identify" else []),
+    ]
+    rows = pd.concat([part for part in parts if len(part)] or [pd.DataFrame()])
+    if not len(rows):
         what = "answered no photograph" if record.kind == "identify" else "answers no photographs"
         raise RunError(
             f"{folder}: this run {what}, so there is nothing to export. What can be exported are "
             "an identification, a probe, and a gallery."
         )
+    roots = set(rows["root"])
+    if len(roots) != 1:
+        raise RunError(f"{folder}: its photographs lie in {len(roots)} folders. Name one: --root.")
+    answers = _answers(folder, record) if has_answers else {}
+    return Source(str(roots.pop()), record.run_id, _records(rows), None, answers, record)
+
+
+def _answered(folder: Path, root: str | None, site: str | None) -> pd.DataFrame:
+    """The run's queries."""
     config = run_config(folder, (folder / SNAPSHOT).read_text(encoding="utf-8"))
     queries = read_run_table(folder / "queries.parquet", {"query_id": TEXT}, key="query_id")
     ids = [str(one) for one in queries["query_id"].to_pylist()]
     table = None
-    if not (folder / "photos.parquet").exists() and config is not None:
+    if not (folder / PHOTO_TABLE).exists() and config is not None:
         table = read_run_metadata(folder, config.dataset, root)
     images = read_run_images(folder, config, ids, [], root=root, site=site, table=table)
-    rows = pd.concat([images.details.astype(object), images.rows], axis=1)
+    rows = pd.concat([images.details.astype(object), images.rows.drop(columns="identity")], axis=1)
     if table is not None:  # with the time, which reports do not show
         date_of = dict(zip(table.rows["image_id"], table.rows["date"], strict=True))
         rows["date"] = [date_of[one] for one in rows["image_id"]]
-    roots = set(rows["root"])
-    if len(roots) != 1:
-        raise RunError(f"{folder}: its photographs lie in {len(roots)} folders. Name one: --root.")
-    where = str(roots.pop())
-    answers = _answers(folder, record)
-    return Source(where, record.run_id, _records(rows), None, answers, record)
+    return rows
+
+
+def _in_gallery(folder: Path, root: str | None, site: str | None) -> pd.DataFrame:
+    """The photographs that were given and that the gallery has already, with their ``identity``."""
+    if not (folder / PHOTO_TABLE).exists():
+        return pd.DataFrame()
+    rows = read_run_table(folder / PHOTO_TABLE, PHOTOS).to_pandas().astype(object)
+    if "side" not in rows or not (rows["side"] == IN_GALLERY).any():
+        return pd.DataFrame()
+    rows = rows[rows["side"] == IN_GALLERY].reset_index(drop=True)
+    column = site_column(rows, site)
+    rows["site"] = None if column is None else rows[column]
+    rows["bbox"] = rows.get("bbox")
+    return rows if root is None else rows.assign(root=root)
 
 
 def _records(rows: pd.DataFrame) -> list[Row]:
@@ -176,8 +216,8 @@ def _records(rows: pd.DataFrame) -> list[Row]:
     shown: dict[str, str] = {}
     for row in records:
         if row["encounter"] is not None:
-            own = str(row["encounter"])
-            row["encounter"] = own.removesuffix(f" {row['image_id']}")
+            own, name = str(row["encounter"]), str(row["image_id"]).removeprefix("new:")
+            row["encounter"] = own.removesuffix(f"|{len(name)}:{name}").removesuffix(f" {name}")
             if row["encounter"] != own:
                 row["visit"] = visit_name(row["encounter"])
             shown[row["encounter"]] = row["visit"]
@@ -201,7 +241,7 @@ def _answers(folder: Path, record: RunRecord) -> dict[str, Answer]:
         groups = {row["query_id"]: row["group"] for row in table.to_pylist()}
     first: dict[str, str] = {}
     columns = {"query_id": TEXT, "rank": WHOLE, "identity": TEXT}
-    for row in read_run_table(folder / "answers.parquet", columns).to_pylist():
+    for row in read_run_table(folder / ANSWERS, columns).to_pylist():
         first.setdefault(row["query_id"], row["identity"])
     poor = record.quality is not None and record.quality.level == "poor"
     answers = {}
@@ -236,6 +276,11 @@ def _told(one: ExportedAnimal, source: Source, i: int, first_new: int) -> Export
     """With what is said of it: the animal only where it was decided as a known one."""
     if source.named is not None:
         return replace(one, animal=source.named[i])
+    row = source.rows[i]
+    if row.get("side") == IN_GALLERY:
+        name = str(row["identity"])
+        said = f"The gallery has this photograph: {name}"
+        return replace(one, animal=name, decision=IN_GALLERY, answer=said, nearest=name)
     answer = source.answers.get(one.image_id, Answer(None, None, None, None))
     told = told_answer(answer.leader, answer.probability, answer.decision)
     grouped = told.kind == "new" and answer.group is not None

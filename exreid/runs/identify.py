@@ -109,14 +109,15 @@ def _identify(
         with log.timed("answers"):
             answers = photo_answer_tables(retrieval, gallery, config)
             _write_answers(folder, retrieval, answers, gallery)
-            places = picture_table(retrieval, gallery, config, pictures)
-            write_table(folder / "photos.parquet", places)
         undecided = replace(retrieval, decisions=None)  # decisions are counted as they are told
         counts = {
             **features.counts,
             **undecided.counts(config.benchmark.adaptive.risk),
             **(scoring.matching.counts() if features.local else {}),
         }
+    if retrieval is not None or len(photos.known):
+        places = picture_table(retrieval, photos.known, gallery, config, pictures)
+        write_table(folder / "photos.parquet", places)
     write_rejected(folder / "rejected.csv", rejected)
     identified = identification(gallery, photos, rejected, retrieval, answers)
     identified.counts.update(counts)

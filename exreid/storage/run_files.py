@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 from exreid.errors import ExreidError, RunError
 from exreid.storage.files import read_json
 
+IN_GALLERY = "in gallery"
+"""The ``side`` in ``photos.parquet`` of a photograph that was given, and that the gallery has."""
 AGAIN = "It is damaged, or another version wrote it: run again, or get the folder again."
 TEXT, WHOLE, NUMBER, TRUTH = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 QUERIES = {"query_id": TEXT, "candidates": WHOLE, "positives": WHOLE, "identity_rank": WHOLE}

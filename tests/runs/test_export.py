@@ -24,7 +24,7 @@ SMALL = [
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A data set with two animals in each photograph, its gallery, an identification and a probe
-    of its test photographs."""
+    of its test photographs; the identification has one photograph of the gallery's too."""
     folder = tmp_path_factory.mktemp("export")
     data = folder / "data"
     write_dataset(data, identities=6, images_per_identity=4, seed=5, animals_per_photo=2,
@@ -37,6 +37,7 @@ def world(tmp_path_factory):
         assert main(["gallery", "build", "--out", gallery, "--split", "train", *keys]) == 0
         table = pd.read_csv(data / METADATA_FILE, dtype=str)
         test = sorted(set(table[table["split-time_open"] == "test"]["path"]))
+        test.append(table[table["split-time_open"] == "train"]["path"].iloc[0])  # is known already
         asked = [str(data / path) for path in test]
         where = ["--metadata", str(data / METADATA_FILE), f"output.root={folder}"]
         ask = ["identify", *asked, "--gallery", gallery, *where, "ray.num_actors=0"]
@@ -49,9 +50,12 @@ def world(tmp_path_factory):
 def said(world):
     """What the identification told, by image: its animal's name, the new one's, or None."""
     rows = pd.read_csv(world / "identifications" / "card" / "identifications.csv", dtype=str)
-    assert {"known", "new", "unsure"} == set(rows["decision"])  # so that all are seen here
+    assert {"known", "new", "unsure"} == set(rows["decision"].dropna())  # all are seen here
+    there = rows["status"] == "in gallery"
+    assert there.sum() == 2
     names = {}
-    for photo, animal in zip(rows["photo"], rows["animal"], strict=True):
+    told = rows["animal"].where(~there, rows["note"].str.partition(":")[0])
+    for photo, animal in zip(rows["photo"], told, strict=True):
         new = re.fullmatch(r"new (\d+)", str(animal))
         names[photo] = f"new_{int(new[1]):02d}" if new else animal
     return {photo: None if pd.isna(name) else name for photo, name in names.items()}
@@ -116,7 +120,11 @@ def test_wildbook_gets_photographs_that_it_can_take(world, said, boxes, tmp_path
     known = {image: name if name and "new" not in name else None for image, name in said.items()}
     assert found == known
     assert set(made.cells["Encounter.state"]) == {"unapproved"}
-    assert made.cells["encounter"].nunique() == 4  # visits, as the metadata has them
+    table = pd.read_csv(world / "data" / METADATA_FILE, dtype=str)
+    asked = table["path"].isin(
+        {f"CzechLynx/synthetic_south/{image.partition('#')[0]}" for image in said}
+    )
+    assert made.cells["encounter"].nunique() == table[asked]["encounter"].nunique()
 
 
 def test_a_folder_for_each_animal(world, said, tmp_path):
@@ -165,8 +173,8 @@ def test_where_a_gallery_cannot_tell_no_animal_is_named(world, tmp_path):
     result["quality"]["level"] = "poor"
     (run / "result.json").write_text(json.dumps(result))
     rows = pd.read_csv(_export(tmp_path, "poor", "table", tmp_path / "t.csv"))
-    assert rows["animal"].isna().all()
-    assert set(rows["decision"]) == {"not decided"}
+    assert set(rows["decision"]) == {"not decided", "in gallery"}
+    assert rows["animal"][rows["decision"] == "not decided"].isna().all()
     assert rows["nearest known"].notna().all()
 
 
@@ -180,6 +188,20 @@ def test_new_animals_are_never_called_like_a_known_one(world, said, tmp_path):
     assert set(rows["animal"][rows["decision"] == "known"]) <= {"new_03", "lynx_0000", "lynx_0002"}
     new = rows["animal"][rows["decision"] == "new"]
     assert set(new) == {f"new_{number:02d}" for number in range(4, 4 + new.nunique())}
+
+
+def test_photographs_that_the_gallery_has_are_exported_alone(world, boxes, tmp_path):
+    gallery, data = str(world / "known.gallery"), world / "data"
+    table = pd.read_csv(data / METADATA_FILE, dtype=str)
+    path = table[table["split-time_open"] == "train"]["path"].iloc[0]
+    ask = ["identify", str(data / path), "--gallery", gallery, "--metadata",
+           str(data / METADATA_FILE), f"output.root={tmp_path}", "output.run_id=same"]  # fmt: skip
+    assert main([*ask, "ray.num_actors=0"]) == 0
+    out = _export(tmp_path, "identifications/same", "table", tmp_path / "t.csv")
+    rows = pd.read_csv(out)
+    names = table[table["path"] == path]["unique_name"]
+    assert sorted(rows["animal"]) == sorted(names)
+    assert set(rows["decision"]) == {"in gallery"}
 
 
 def test_a_run_is_found_by_its_id(world, tmp_path, monkeypatch):
@@ -217,4 +239,10 @@ def test_a_run_without_answers_is_told(world, tmp_path, capsys):
     (run / "result.json").write_text(json.dumps(result))
     (run / "answers.parquet").unlink()
     assert main(words) == 1
+    assert "answers.parquet: is missing" in capsys.readouterr().err
+    (run / "photos.parquet").unlink()
+    result["counts"]["answered"] = 0
+    (run / "result.json").write_text(json.dumps(result))
+    assert main(words) == 1
     assert "answered no photograph" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
