@@ -37,7 +37,9 @@ def main():
     say(report.text())
     disks = options.kills // 5 if options.disks is None else options.disks
     try:
-        full = run(plan(disks, options.scene, disks=True), world, folder, disks=True, **how)
+        full = run(
+            plan(disks, options.scene, disks=True), world, folder / "disks", disks=True, **how
+        )
     except OSError as error:
         say(f"no full disks: {error}")
         return 1 if report.faults else 0
