@@ -16,7 +16,7 @@ import numpy as np
 from exreid.data.masks import encode_mask
 from exreid.data.synthetic_coat import background, coat, render_image
 from exreid.errors import ConfigError
-from exreid.storage.files import clear_leftovers, temporary_beside
+from exreid.storage.files import clear_leftovers, written_whole
 
 VERSION = 1
 MARKER_FILE = "synthetic.json"
@@ -90,10 +90,8 @@ def write_dataset(
         return metadata
     out.mkdir(parents=True, exist_ok=True)
     clear_leftovers(out)
-    marker = temporary_beside(out / MARKER_FILE)
-    marker.write_text(json.dumps(arguments, indent=1))
-    marker.replace(out / MARKER_FILE)
-    partial = temporary_beside(metadata)
+    with written_whole(out / MARKER_FILE) as marker:
+        marker.write_text(json.dumps(arguments, indent=1))
     groups = [
         range(first, min(first + animals_per_photo, identities))
         for first in range(0, identities, animals_per_photo)
@@ -103,19 +101,19 @@ def write_dataset(
         for group in groups
         for shot in plan(group[0], images_per_identity, seed)
     )
-    try:
-        with ThreadPoolExecutor(workers) as pool, partial.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, columns)
-            writer.writeheader()
-            for some in _chunks(shots, 64 * workers):
-                taken = pool.map(lambda shot: _take(shot, out, seed, image_wh_px), some)
-                rows = [row for photo in taken for row in photo]
-                writer.writerows(rows)
-                if on_progress is not None:
-                    on_progress(len(rows))
-        partial.replace(metadata)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        written_whole(metadata) as partial,
+        ThreadPoolExecutor(workers) as pool,
+        partial.open("w", newline="") as stream,
+    ):
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        for some in _chunks(shots, 64 * workers):
+            taken = pool.map(lambda shot: _take(shot, out, seed, image_wh_px), some)
+            rows = [row for photo in taken for row in photo]
+            writer.writerows(rows)
+            if on_progress is not None:
+                on_progress(len(rows))
     return metadata
 
 

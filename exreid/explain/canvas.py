@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from exreid.storage.files import temporary_beside
+from exreid.storage.files import written_whole
 
 INK, QUIET, PAPER = (28, 30, 34), (105, 110, 118), (255, 255, 255)
 CONFIDENCE_MAP = "plasma"
@@ -210,6 +210,5 @@ def outlined(image: np.ndarray, mask_HW: np.ndarray, colour: Colour = PAPER) -> 
 
 def save_png(file: Path, image: np.ndarray) -> None:
     """Write the picture under a temporary name, then rename."""
-    temporary = temporary_beside(file)
-    Image.fromarray(image).save(temporary, format="PNG", compress_level=4)
-    temporary.replace(file)
+    with written_whole(file) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG", compress_level=4)

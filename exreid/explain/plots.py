@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exreid.metrics.reliability import Reliability
-from exreid.storage.files import temporary_beside
+from exreid.storage.files import written_whole
 from exreid.training.history import HIGH, LOW
 
 if TYPE_CHECKING:
@@ -81,9 +81,8 @@ def png_figure(file: Path, width: float, height: float, *, dpi: int) -> Iterator
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     yield figure
-    temporary = temporary_beside(file, ending=".png")
-    figure.savefig(temporary, dpi=dpi)
-    temporary.replace(file)
+    with written_whole(file, ending=".png") as temporary:
+        figure.savefig(temporary, dpi=dpi)
 
 
 @contextmanager

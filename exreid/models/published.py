@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from exreid.errors import CheckpointError
-from exreid.storage.files import temporary_beside
+from exreid.storage.files import written_whole
 
 TIMEOUT_S = 30.0
 """Silence after which a download is given up."""
@@ -154,15 +154,14 @@ def check_downloaded(file: Path) -> None:
 
 
 def _download(entry: Published, file: Path) -> None:
-    temporary = temporary_beside(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(entry.url, timeout=TIMEOUT_S) as response:
             data = response.read()
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             raise ValueError("invalid hash: it is not what was published")
-        temporary.write_bytes(data)
-        temporary.replace(file)
+        with written_whole(file) as temporary:
+            temporary.write_bytes(data)
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         terms = f" {entry.terms}" if entry.terms else ""

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from exreid.explain.words import DECISIONS, MARKS, OUTCOMES
 from exreid.report.side_by_side import MetricChange
-from exreid.storage.files import temporary_beside
+from exreid.storage.files import written_whole
 
 SOURCES = Path(__file__).parent
 STATIC = ("report.css", "theme.js", "queries.js", "detail.js")
@@ -235,9 +235,8 @@ def write_pages(out: Path, run: Overview) -> None:
 def write_whole(file: Path, text: str) -> None:
     """Write under a temporary name, then rename; what UTF-8 cannot hold stands escaped."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(file)
-    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-    temporary.replace(file)
+    with written_whole(file) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def pages_version() -> str:

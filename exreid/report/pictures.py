@@ -26,7 +26,7 @@ from exreid.data.images import Crop, Decoded, load_image, used_part
 from exreid.data.masks import decode_mask, fit_mask_to_image
 from exreid.errors import ImageError, MaskError
 from exreid.records import region_text
-from exreid.storage.files import temporary_beside
+from exreid.storage.files import written_whole
 from exreid.storage.urls import file_signature, read_bytes
 
 if TYPE_CHECKING:  # what the processes for pictures import stays small
@@ -256,9 +256,8 @@ def _save(image: Image.Image, longer_px: int, file: Path, quality: int) -> None:
     stream = io.BytesIO()
     small.save(stream, "JPEG", quality=quality, progressive=True)
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(file)
-    temporary.write_bytes(stream.getvalue())
-    temporary.replace(file)
+    with written_whole(file) as temporary:
+        temporary.write_bytes(stream.getvalue())
 
 
 def _mark(wanted: Wanted) -> str:
@@ -299,6 +298,5 @@ def _read_manifest(file: Path) -> dict[str, Picture]:
 def _write_manifest(file: Path, pictures: dict[str, Picture]) -> None:
     rows = [{"mark": mark, **asdict(picture)} for mark, picture in pictures.items()]
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(file)
-    pq.write_table(pa.Table.from_pylist(rows), temporary)
-    temporary.replace(file)
+    with written_whole(file) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows), temporary)

@@ -25,7 +25,7 @@ from exreid.storage.files import (
     mapped_array,
     sealed_stem,
     set_aside,
-    temporary_beside,
+    written_whole,
 )
 
 MOST_MAPPED = 4096
@@ -165,8 +165,7 @@ def write_part(folder: Path, keys: Sequence[str], arrays_N: np.ndarray) -> None:
     names = "".join(f"{key}\n" for key in keys).encode("ascii")
     part = folder / f"{sealed_stem('part', array.getbuffer(), names)}.keys"
     for file, content in ((_array_of(part), array.getbuffer()), (part, names)):
-        temporary = temporary_beside(file)
-        temporary.write_bytes(content)
-        temporary.replace(file)
+        with written_whole(file) as temporary:
+            temporary.write_bytes(content)
     mirror.put(_array_of(part))
     mirror.put(part)

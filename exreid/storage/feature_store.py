@@ -28,7 +28,7 @@ from exreid.storage.files import (
     mapped,
     sealed_stem,
     set_aside,
-    temporary_beside,
+    written_whole,
 )
 
 # A file that changed this shortly before it was read may change again within the same tick of
@@ -162,7 +162,6 @@ def _write_arrow(folder: Path, kind: str, table: pa.Table) -> None:
 
 
 def _write_renamed(file: Path, content: Bytes) -> None:
-    temporary = temporary_beside(file)
-    temporary.write_bytes(content)
-    temporary.replace(file)
+    with written_whole(file) as temporary:
+        temporary.write_bytes(content)
     mirror.put(file)

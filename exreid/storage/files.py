@@ -16,7 +16,8 @@ import re
 import socket
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -159,6 +160,20 @@ def temporary_beside(file: Path, *, ending: str = "") -> Path:
     go by it. `clear_leftovers` knows by the name whether the writer is still there."""
     writer = f"{THIS_MACHINE}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     return file.with_name(f".{file.name[:150]}.{writer}.tmp{ending}")
+
+
+@contextmanager
+def written_whole(file: Path, *, ending: str = "") -> Iterator[Path]:
+    """A temporary name to write under, as `temporary_beside` gives it, which becomes the file's at
+    the end of the block; what a block that raises has written is gone."""
+    temporary = temporary_beside(file, ending=ending)
+    try:
+        yield temporary
+        temporary.replace(file)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def clear_leftovers(folder: Path) -> None:

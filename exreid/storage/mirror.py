@@ -32,7 +32,7 @@ import fsspec
 from fsspec import AbstractFileSystem
 
 from exreid.errors import ConfigError, RunError, StorageError
-from exreid.storage.files import checksum_of, temporary_beside
+from exreid.storage.files import checksum_of, temporary_beside, written_whole
 from exreid.storage.urls import is_remote
 
 if TYPE_CHECKING:
@@ -254,9 +254,8 @@ def _sent(file: Path) -> list[str]:
 def _note_sent(file: Path, *checksums: str) -> None:
     note = file.parent / SENT / file.name
     note.parent.mkdir(exist_ok=True)
-    temporary = temporary_beside(note)
-    temporary.write_text(" ".join(checksums), encoding="utf-8")
-    temporary.replace(note)
+    with written_whole(note) as temporary:
+        temporary.write_text(" ".join(checksums), encoding="utf-8")
 
 
 def _note_published(file: Path) -> None:

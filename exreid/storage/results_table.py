@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from exreid.errors import StorageError
 from exreid.storage import mirror
-from exreid.storage.files import temporary_beside
+from exreid.storage.files import written_whole
 from exreid.storage.run_record import RESULT_FILE, RunRecord
 
 log = logging.getLogger(__name__)
@@ -101,9 +101,10 @@ def _read(file: Path) -> list[ResultsRow]:
 
 def _write(file: Path, rows: list[ResultsRow]) -> None:
     columns = list(dict.fromkeys(name for line in rows for name in line))
-    temporary = temporary_beside(file)
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
+    with (
+        written_whole(file) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as stream,
+    ):
         writer = csv.DictWriter(stream, columns, restval="")
         writer.writeheader()
         writer.writerows(rows)
-    temporary.replace(file)

@@ -24,7 +24,7 @@ from exreid.errors import ConfigError, StorageError
 from exreid.plugins import plugin_packages
 from exreid.records import Embeddings, Rejected, Result
 from exreid.storage import mirror
-from exreid.storage.files import clear_leftovers, temporary_beside
+from exreid.storage.files import clear_leftovers, written_whole
 from exreid.storage.results_table import add_row, row_of
 from exreid.storage.run_record import RESULT_FILE, SCHEMA_VERSION, RunRecord, Status, record_of
 from exreid.storage.spreadsheets import csv_text
@@ -190,16 +190,14 @@ def versions() -> dict[str, str]:
 
 def write_text(file: Path, text: str) -> None:
     """Write under a temporary name, then rename."""
-    temporary = temporary_beside(file)
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)
+    with written_whole(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_table(file: Path, table: pa.Table) -> None:
     """Parquet, under a temporary name, then renamed."""
-    temporary = temporary_beside(file)
-    pq.write_table(table, temporary, write_page_checksum=True)
-    temporary.replace(file)
+    with written_whole(file) as temporary:
+        pq.write_table(table, temporary, write_page_checksum=True)
 
 
 def write_rejected(file: Path, rejected: Sequence[Rejected]) -> None:

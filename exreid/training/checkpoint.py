@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -15,7 +13,7 @@ from torch import nn
 from exreid.errors import CheckpointError, reading
 from exreid.models.checkpoints import Tensors, fit_state_dict, read_checkpoint
 from exreid.storage import mirror
-from exreid.storage.files import temporary_beside
+from exreid.storage.files import written_whole
 from exreid.training.history import HistoryRow, best_row
 
 if TYPE_CHECKING:
@@ -66,14 +64,6 @@ class FullCheckpoint(TypedDict):
 
 FULL_KEYS = FullCheckpoint.__required_keys__ - {"image_size"}
 """Keys that a training needs to go on."""
-
-
-@contextmanager
-def written_whole(file: Path) -> Iterator[Path]:
-    """A temporary name to write under, which becomes the file's."""
-    temporary = temporary_beside(file)
-    yield temporary
-    temporary.replace(file)
 
 
 def save_atomic(file: Path, content: object) -> None:

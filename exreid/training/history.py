@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from exreid.storage.files import temporary_beside
+from exreid.storage.files import written_whole
 
 HISTORY_FILE = "history.csv"
 HISTORY_COLUMNS = (
@@ -130,9 +130,8 @@ def write_history(folder: Path, history: Sequence[HistoryRow]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     file = folder / HISTORY_FILE
-    temporary = temporary_beside(file)
-    temporary.write_text(text.getvalue(), encoding="utf-8")
-    temporary.replace(file)
+    with written_whole(file) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
 def read_history(folder: Path) -> list[HistoryRow]:

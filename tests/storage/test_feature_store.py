@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from exreid.storage.feature_store import FeatureStore, SignatureMemo, is_racy
-from exreid.storage.files import THIS_MACHINE, temporary_beside
+from exreid.storage.files import THIS_MACHINE, temporary_beside, written_whole
 
 
 def _vectors(count, start=0):
@@ -123,3 +123,18 @@ def test_the_memo_survives_and_the_latest_wins(tmp_path):
 def test_a_file_changed_just_now_is_not_trusted():
     assert is_racy(modified_s=100.0, read_s=101.0)
     assert not is_racy(modified_s=100.0, read_s=103.0)
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_and_the_one_before(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("before")
+    with pytest.raises(OSError, match="full"), written_whole(file) as temporary:
+        temporary.write_text("half")
+        raise OSError("the disk is full")
+    assert file.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [file]
+    with written_whole(file) as temporary:
+        temporary.write_text("after")
+        assert file.read_text() == "before"
+    assert file.read_text() == "after"
+    assert list(tmp_path.iterdir()) == [file]

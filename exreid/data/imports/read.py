@@ -34,7 +34,7 @@ from exreid.data.masks import encode_mask
 from exreid.data.metadata_table import parse_metadata, read_source
 from exreid.data.photos import find_photos
 from exreid.errors import MaskError, MetadataError
-from exreid.storage.files import temporary_beside
+from exreid.storage.files import written_whole
 
 
 @dataclass(frozen=True)
@@ -116,15 +116,11 @@ def import_content(
 def write_table(cells: pd.DataFrame, out: Path) -> None:
     """Write a table as Parquet or CSV, by its ending; half a file is never there."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    half = temporary_beside(out)
-    try:
+    with written_whole(out) as half:
         if out.suffix == ".parquet":
             cells.to_parquet(half, index=False)
         else:
             cells.to_csv(half, index=False)
-        half.replace(out)
-    finally:
-        half.unlink(missing_ok=True)
 
 
 def read_animals(content: Content, what: str, choices: Choices, root: str) -> Reading:
