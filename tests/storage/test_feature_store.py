@@ -128,9 +128,14 @@ def test_a_file_changed_just_now_is_not_trusted():
 def test_a_file_that_cannot_be_written_leaves_nothing_and_the_one_before(tmp_path):
     file = tmp_path / "a.txt"
     file.write_text("before")
-    with pytest.raises(OSError, match="full"), written_whole(file) as temporary:
-        temporary.write_text("half")
-        raise OSError("the disk is full")
+
+    def fail_halfway():
+        with written_whole(file) as temporary:
+            temporary.write_text("half")
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        fail_halfway()
     assert file.read_text() == "before"
     assert list(tmp_path.iterdir()) == [file]
     with written_whole(file) as temporary:
