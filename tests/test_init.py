@@ -7,8 +7,10 @@ import subprocess
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 
 from exreid.cli import main
+from exreid.data.masks import decode_mask
 from exreid.data.synthetic import METADATA_FILE, write_dataset
 
 FAST = [
@@ -64,6 +66,70 @@ def test_the_commands_that_are_printed_work(drawn, tmp_path, monkeypatch, capsys
     assert "16 photographs of 4 animals" in out
     for words in _printed(out):
         assert main([*words, *FAST] if words[0] != "validate" else words) == 0, words
+
+
+def _with_masks(drawn, folder):
+    """A folder for each animal with photographs, and their masks in masks/."""
+    table = pd.read_csv(drawn / METADATA_FILE)
+    for row in table.itertuples():
+        name = f"{row.unique_name}-{row.path.rpartition('/')[2]}"
+        place = folder / row.unique_name / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(drawn / row.path, place)
+        mask = folder / "masks" / name.replace(".jpg", ".png")
+        mask.parent.mkdir(exist_ok=True)
+        Image.fromarray(decode_mask(row.mask, (512, 384))).save(mask)
+    return table
+
+
+def test_masks_beside_the_animals_folders_are_found_and_cropped_to(
+    drawn, tmp_path, monkeypatch, capsys
+):
+    """Truth: the probe of the table with the same masks."""
+    monkeypatch.chdir(tmp_path)
+    table = _with_masks(drawn, tmp_path / "lynx")
+    assert main(["init", "lynx"]) == 0
+    dataset = yaml.safe_load((tmp_path / "lynx.yaml").read_text())["dataset"]
+    assert dataset == {"root": str(tmp_path / "lynx"), "crop": "mask"}
+    assert "masks/ has masks, of 16 of the 16 photographs" in capsys.readouterr().out
+    fast = [*FAST, "dataset.image_size=64", "output.root=out"]
+    assert main(["probe", "--config", "lynx.yaml", *fast, "output.run_id=folders"]) == 0
+    paths = [f"{r.unique_name}/{r.unique_name}-{r.path.rpartition('/')[2]}"
+             for r in table.itertuples()]  # fmt: skip
+    visits = pd.read_csv(tmp_path / "out/benchmark_runs/folders/split.csv")
+    table.assign(path=paths)[["path", "unique_name", "mask"]].to_csv("t.csv", index=False)
+    keys = ["dataset.root=lynx", f"dataset.metadata_file={tmp_path}/t.csv", "dataset.crop=mask",
+            "dataset.make_split=closed_set", "output.run_id=table"]  # fmt: skip
+    assert main(["probe", *keys, *fast]) == 0
+    both = [
+        pd.read_parquet(f"out/benchmark_runs/{run}/rankings.parquet").set_index(
+            ["query_id", "gallery_id"]
+        )["score"]
+        for run in ("folders", "table")
+    ]
+    assert len(visits) == 16
+    same = pd.concat(both, axis=1, keys=["folders", "table"]).dropna()
+    assert len(same) > 10
+    assert (same["folders"] == same["table"]).all()
+
+
+def test_masks_beside_a_table_are_told_with_the_command_that_takes_them(
+    drawn, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    table = _with_masks(drawn, tmp_path / "lynx")
+    (tmp_path / "lynx" / "photos").mkdir()
+    for name in table["unique_name"].unique():
+        (tmp_path / "lynx" / name).rename(tmp_path / "lynx" / "photos" / name)
+    paths = [f"photos/{r.unique_name}/{r.unique_name}-{r.path.rpartition('/')[2]}"
+             for r in table.itertuples()]  # fmt: skip
+    table.assign(path=paths)[["path", "unique_name"]].to_csv("lynx/metadata.csv", index=False)
+    assert main(["init", "lynx"]) == 0
+    said = capsys.readouterr().out
+    (line,) = (line for line in said.splitlines() if "has masks of 16 photographs" in line)
+    words = shlex.split(line.partition(": exreid ")[2])
+    assert main(words) == 0
+    assert pd.read_parquet("masked.parquet")["mask"].notna().all()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

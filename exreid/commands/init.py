@@ -37,6 +37,8 @@ def _init(options: argparse.Namespace) -> int:
     out.write_text("\n".join(lines) + "\n", encoding="utf-8")
     for key, value in guess.keys.items():
         OUT.print(f"  {key}: {value} - {guess.why[key]}", markup=False, soft_wrap=True)
+    for note in guess.notes:
+        OUT.print(f"  {note}", markup=False, soft_wrap=True)
     OUT.print(f"Written to {out}. Next:", markup=False, soft_wrap=True)
     config = ["--config", str(out)]
     for words in (

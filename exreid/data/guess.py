@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +12,11 @@ import pandas as pd
 
 from exreid.data.imports.animals import NAME, SPLIT
 from exreid.data.imports.columns import roles_of
+from exreid.data.imports.folder_masks import is_mask_folder
 from exreid.data.imports.folders import has_animal_folders, read_folders
+from exreid.data.mask_images import mask_files
 from exreid.data.metadata_table import DEFAULT_FILES, Columns, read_table
-from exreid.errors import MetadataError
+from exreid.errors import MaskError, MetadataError
 
 TABLE_ENDINGS = (".csv", ".tsv", ".parquet", ".xlsx")
 LOOKED_AT = 20
@@ -28,6 +31,8 @@ class Guess:
 
     keys: dict[str, str | list[str]] = field(default_factory=dict)
     why: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """What else lies in the folder, and how it is used."""
 
     def add(self, key: str, value: str | list[str], why: str) -> None:
         """Say one more key."""
@@ -48,9 +53,17 @@ def guess_dataset(folder: Path) -> Guess:
                 f"{folder}: has no table ({', '.join(TABLE_ENDINGS)}) and no folder for each "
                 "animal (ANIMAL/photo.jpg). Photographs of unknown animals are for exreid identify."
             )
-        animals = read_folders(str(root)).animals
+        reading = read_folders(str(root))
+        animals, masked = reading.animals, sum(one.mask is not None for one in reading.animals)
         count = len({one.cells[NAME] for one in animals})
         guess.add("root", str(root), f"{len(animals)} photographs of {count} animals, in folders")
+        guess.notes += [note for note in reading.notes if masked and "has masks" in note]
+        if masked == len(animals):
+            guess.add("crop", "mask", "every photograph has a mask")
+        elif masked:
+            guess.notes.append(
+                "dataset.crop=mask dataset.no_mask=whole uses the masks that are there"
+            )
         return guess
     cells, _ = read_table(str(root), table)
     names = [str(name) for name in cells.columns]
@@ -76,7 +89,27 @@ def guess_dataset(folder: Path) -> Guess:
     if roles[NAME] != default.identity:
         guess.add("label_col", roles[NAME], "the column with the animals' names")
     _guess_rest(guess, cells, roles, names)
+    if "mask" not in roles:
+        paths = [str(path) for path in cells[roles["path"]].dropna()]
+        guess.notes += _mask_folders(root, inside, root / table, paths)
     return guess
+
+
+def _mask_folders(root: Path, photographs: Path, table: Path, paths: Sequence[str]) -> list[str]:
+    """How masks in folders beside the photographs become the table's."""
+    notes = []
+    for folder in dict.fromkeys((root, photographs)):
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            if not entry.is_dir() or not is_mask_folder(entry.name):
+                continue
+            try:
+                count = len(mask_files(Path(entry.path), paths))
+            except MaskError:
+                continue
+            words = ["exreid", "import", "masks", entry.path, "--root", str(photographs)]
+            words += ["--table", str(table), "--out", "masked.parquet"]
+            notes.append(f"{entry.name}/ has masks of {count} photographs: {shlex.join(words)}")
+    return notes
 
 
 def _table_in(root: Path) -> str | None:

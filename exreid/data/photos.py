@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -98,16 +98,25 @@ def _is_text(name: str) -> bool:
     return True
 
 
+def walk_photos(folder: Path) -> Iterator[tuple[Path, list[str], int]]:
+    """Each folder from this one down: the names of its photographs, and how many other files.
+    Hidden files and folders count as no photographs."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        photographs = [
+            name
+            for name in names
+            if Path(name).suffix.lower() in PHOTO_ENDINGS and not name.startswith(".")
+        ]
+        yield Path(parent), photographs, len(names) - len(photographs)
+
+
 def _photos_below(folder: Path) -> tuple[set[Path], int]:
     found: set[Path] = set()
     others = 0
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if Path(name).suffix.lower() in PHOTO_ENDINGS and not name.startswith("."):
-                found.add(Path(parent) / name)
-            else:
-                others += 1
+    for parent, photographs, rest in walk_photos(folder):
+        found.update(parent / name for name in photographs)
+        others += rest
     return found, others
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from exreid.config.probe import ProbeConfig
+from exreid.data.imports.folder_masks import without_masks
 from exreid.data.metadata import load_images
 from exreid.data.photos import FoundPhotos, VisitRule, find_photos, group_visits, taken_at
 from exreid.errors import ImageError, MetadataError
@@ -21,7 +22,7 @@ from exreid.features.keys import content_hash
 from exreid.gallery.folder import StoredGallery
 from exreid.gallery.photo_masks import with_mask_images
 from exreid.pipeline.inputs import table_columns
-from exreid.progress import Progress, no_progress
+from exreid.progress import Progress, no_progress, tell
 from exreid.records import ImageTable, Rejected
 from exreid.storage.feature_store import SignatureMemo
 from exreid.storage.urls import read_bytes
@@ -71,7 +72,7 @@ def read_photos(
     progress: Progress = no_progress,
 ) -> Photos:
     """The photographs of the paths given, as a table; unreadable ones by ``dataset.on_error``."""
-    found = find_photos(given)
+    found = _without_masks(find_photos(given), options.masks)
     rows, original, photo_N = _described(found, config, options)
     count = len(found.paths) + len(found.unnamed)
     seen = _looked_at(found, memo, progress("Reading photographs", len(found.paths)))
@@ -114,6 +115,20 @@ def read_photos(
     held = replace(held, rows=held.rows.assign(identity=names))
     held = _with_free_ids(held, set(known["image_id"]))
     return Photos(table, time_N, how, in_gallery, held, rejected, found.others, count)
+
+
+def _without_masks(found: FoundPhotos, folder: Path | None) -> FoundPhotos:
+    """The photographs without the mask images among them: those of ``folder``, or of folders that
+    are known as such."""
+    if folder is None:
+        masked = without_masks(found.root, found.paths)
+        for note in masked.notes:
+            tell(f"{note}. They are no photographs; --masks FOLDER uses them.")
+        paths = masked.paths
+    else:
+        top = os.path.relpath(folder.expanduser().absolute(), found.root).replace(os.sep, "/")
+        paths = [path for path in found.paths if not path.startswith(f"{top}/")]
+    return replace(found, paths=tuple(paths), others=found.others + len(found.paths) - len(paths))
 
 
 def _time_of(taken: np.datetime64, told: pd.Timestamp) -> np.datetime64:

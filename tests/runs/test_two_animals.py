@@ -118,6 +118,23 @@ def test_a_mask_image_of_two_animals_asks_for_each_as_its_box_does(
         pd.testing.assert_frame_equal(found, expected)
 
 
+def test_masks_beside_the_photographs_are_not_asked_about(
+    side_by_side, two_gallery, tmp_path, capsys
+):
+    photos = tmp_path / "photos"
+    rows = _photographs(side_by_side, photos)
+    numbers = np.zeros((120, 320), np.uint8)
+    numbers[:, :150], numbers[:, 170:] = 1, 2
+    (photos / "masks").mkdir()
+    for path in set(rows["path"]):
+        Image.fromarray(numbers).save(photos / "masks" / path)
+    whole, _ = _asked(two_gallery, tmp_path, "whole", photos)
+    assert whole["query_id"].nunique() == 3
+    assert "masks/ has masks" in capsys.readouterr().err
+    each, _ = _asked(two_gallery, tmp_path, "each", photos, "--masks", photos / "masks")
+    assert each["query_id"].nunique() == 6
+
+
 def test_each_of_two_boxes_gets_the_mask_that_lies_in_it(
     side_by_side, two_gallery, tmp_path, capsys
 ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -133,8 +134,7 @@ def _folder(source: str, folder: Path) -> Content:
         return Content(file, ["camtrap-dp"], json=parse_json(read_source(file), file))
     if (folder / CVAT_FILE).is_file():
         return read_content(str(folder / CVAT_FILE))
-    files = [file for file in folder.rglob("*") if file.is_file() and file.name[0] != "."]
-    endings = {file.suffix.lower() for file in files}
+    endings, files = _endings(folder)
     if endings == {".json"}:
         parts = {
             file.relative_to(folder).as_posix(): parse_json(read_source(str(file)), str(file))
@@ -143,7 +143,19 @@ def _folder(source: str, folder: Path) -> Content:
         if all(is_sam(part) for part in parts.values()):
             return Content(source, ["masks"], json=parts)
         raise MetadataError(f"{source}: is a folder of JSON files that are no masks of SAM's.")
-    masks = bool(endings) and endings <= MASK_ENDINGS
-    if masks:  # photographs are seldom PNGs: who has such says so
+    if endings and endings <= MASK_ENDINGS:  # photographs are seldom PNGs: who has such says so
         return Content(source, ["masks"])
     return Content(source, ["folders"] if has_animal_folders(source) else [])
+
+
+def _endings(folder: Path) -> tuple[set[str], list[Path]]:
+    """The endings of a folder's files, and the files; no more of them than show that they are
+    neither JSON alone nor masks alone."""
+    endings: set[str] = set()
+    files: list[Path] = []
+    for parent, _, names in os.walk(folder):
+        files += [Path(parent) / name for name in names if not name.startswith(".")]
+        endings.update(PurePosixPath(name).suffix.lower() for name in names if name[0] != ".")
+        if endings - {".json"} and endings - MASK_ENDINGS:
+            break
+    return endings, files

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from exreid.data.imports.animals import NAME, Animal, Cells, Reading
+from exreid.data.imports.folder_masks import is_mask_folder, without_masks
 from exreid.data.imports.photographs import read_head
-from exreid.data.photos import VISIT_NAME, find_photos, group_visits, taken_at
+from exreid.data.photos import VISIT_NAME, find_photos, group_visits, taken_at, walk_photos
 from exreid.errors import ImageError, MetadataError
 from exreid.storage.urls import read_bytes
 
@@ -35,15 +36,12 @@ REMEDY = (
 
 
 def has_animal_folders(root: str) -> bool:
-    """Whether photographs lie in folders below this one."""
+    """Whether photographs lie in folders below this one; the first of them is enough."""
     folder = Path(root).expanduser()
-    if not folder.is_dir():
-        return False
-    try:
-        paths = find_photos([folder]).paths
-    except ImageError:
-        return False
-    return any("/" in path for path in paths)
+    return any(
+        photographs and parent != folder and not is_mask_folder(parent.name)
+        for parent, photographs, _ in walk_photos(folder)
+    )
 
 
 def read_folders(root: str, *, template: str | None = None, minutes: float = MINUTES) -> Reading:
@@ -51,7 +49,8 @@ def read_folders(root: str, *, template: str | None = None, minutes: float = MIN
     side (``left``, ``right``) inside an animal's; or what ``template`` says.
 
     Dates come from EXIF. Photographs of one folder with gaps of at most ``minutes`` are one visit,
-    as are those of a folder that is called like one. MetadataError where the folders differ in
+    as are those of a folder that is called like one. Masks in a folder ``masks`` are the
+    photographs'. MetadataError where the folders differ in
     their depth, or no photograph lies in one.
     """
     try:
@@ -59,22 +58,24 @@ def read_folders(root: str, *, template: str | None = None, minutes: float = MIN
     except ImageError as error:
         raise MetadataError(str(error)) from error
     left_out = Counter({"files that are no photographs": found.others})
+    masked = without_masks(found.root, found.paths)
+    all_paths = masked.paths
     if template is None:
-        cells_N, layout = _by_depth(found.paths)
+        cells_N, layout = _by_depth(all_paths)
     else:
         pattern = _pattern(template)
-        matches = [pattern.fullmatch(path) for path in found.paths]
+        matches = [pattern.fullmatch(path) for path in all_paths]
         cells_N = [dict(match.groupdict()) if match else None for match in matches]
         layout = template
     kept = [i for i, cells in enumerate(cells_N) if cells is not None]
     reason = "in no animal's folder" if template is None else "that the template does not fit"
-    left_out[f"photographs {reason}"] = len(found.paths) - len(kept)
+    left_out[f"photographs {reason}"] = len(all_paths) - len(kept)
     if not kept:
         raise MetadataError(
-            f"no photograph lies in a folder that names its animal, such as {found.paths[0]!r}. "
+            f"no photograph lies in a folder that names its animal, such as {all_paths[0]!r}. "
             f"{REMEDY}"
         )
-    paths = [found.paths[i] for i in kept]
+    paths = [all_paths[i] for i in kept]
     time_N = read_times(found.root, paths)
     rows = [cells_N[i] or {} for i in kept]
     known = [cells.get("encounter") for cells in rows]
@@ -84,9 +85,10 @@ def read_folders(root: str, *, template: str | None = None, minutes: float = MIN
         if cells[NAME] == UNMATCHED:
             cells[NAME] = None
         date = None if np.isnat(time) else str(time).replace("T", " ")
-        animals.append(Animal(path, path, {**cells, "date": date, "encounter": visit}))
+        mask = masked.mask_of.get(path)
+        animals.append(Animal(path, path, {**cells, "date": date, "encounter": visit}, mask=mask))
     alone = visits.how_N.count("alone")
-    notes = [f"folders read as {layout}"]
+    notes = [f"folders read as {layout}", *masked.notes]
     if alone:
         notes.append(
             f"{alone} photographs have no time in their EXIF and no encounter's folder: each "

@@ -1,13 +1,19 @@
 """Folders called like the animals on their photographs."""
 
+import os
 from datetime import datetime, timedelta
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from exreid.cli import main
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig
 from exreid.data.imports.read import Choices, import_source
+from exreid.data.masks import decode_mask
 from exreid.errors import MetadataError
+from exreid.pipeline.inputs import read_images, settled
 
 
 def _photo(file, taken=None, shade=0):
@@ -108,3 +114,88 @@ def test_a_card_without_times_is_added_to_a_gallery_with_visits(tmp_path, capsys
     assert "5 photographs of 2 animals" in told.out
     assert "no time in their EXIF" in told.err
     assert "taken, as nothing else is said" not in told.err
+
+
+ANIMAL = np.zeros((30, 40), np.uint8)
+ANIMAL[5:20, 10:30] = 255
+
+
+def _mask(file, pixels=ANIMAL):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(file)
+
+
+def _masks(made):
+    cells = made.cells.set_index("path")
+    masks = cells["mask"] if "mask" in cells else dict.fromkeys(cells.index)
+    return {
+        path: None if masks[path] is None else decode_mask(masks[path], (40, 30))
+        for path in cells.index
+    }
+
+
+@pytest.mark.parametrize("place", ["masks/{animal}/{name}", "Masks/{name}", "{animal}/mask/{name}"])
+@pytest.mark.parametrize("deep", ["", "north/"])
+def test_masks_in_a_folder_of_their_own_are_the_photographs(tmp_path, place, deep):
+    for number, animal in enumerate(("Kira", "Nala")):
+        for name in (f"{animal}1", f"{animal}2"):
+            _photo(tmp_path / deep / animal / f"{name}.jpg", shade=number)
+            if name != "Nala2":
+                shown = ANIMAL if name != "Kira2" else np.where(ANIMAL, 1, 0).astype(np.uint8)
+                _mask(tmp_path / deep / place.format(animal=animal, name=f"{name}.png"), shown)
+    made = _cells(tmp_path)
+    assert made.cells["unique_name"].tolist() == ["Kira", "Kira", "Nala", "Nala"]
+    masks = _masks(made)
+    assert masks.pop(f"{deep}Nala/Nala2.jpg") is None
+    for mask in masks.values():
+        np.testing.assert_array_equal(mask, ANIMAL > 0)
+    told = [note for note in made.notes if "has masks" in note]
+    beside = (2, 2) if "animal}/mask" in place else (3,)
+    assert len(told) == len(beside)
+    assert sum(f"of {n} of the" in note for note, n in zip(told, beside, strict=True)) >= 1
+    assert "ANIMAL/photograph" in "".join(made.notes)
+
+
+def test_an_animal_may_be_called_mask_and_masks_may_show_two(tmp_path):
+    for name in ("Mask/a.png", "Mask/b.png", "Kira/c.jpg", "Kira/d.jpg", "Nala/e.jpg"):
+        _photo(tmp_path / name, shade=ord(name[-5]))
+    made = _cells(tmp_path)
+    assert sorted(set(made.cells["unique_name"])) == ["Kira", "Mask", "Nala"]
+    assert not any("has masks" in note for note in made.notes)
+    two = np.zeros((30, 40), np.uint8)
+    two[:10, :10], two[20:, 20:] = 1, 2
+    _mask(tmp_path / "Kira" / "masks" / "c.png", two)
+    _mask(tmp_path / "Kira" / "masks" / "d.png")
+    _mask(tmp_path / "Kira" / "masks" / "x.png")
+    made = _cells(tmp_path)
+    assert len(made.cells) == 5
+    assert [path for path, mask in _masks(made).items() if mask is not None] == ["Kira/d.jpg"]
+    (told,) = (note for note in made.notes if "has masks" in note)
+    assert told == (
+        "Kira/masks/ has masks, of 2 of the 2 photographs beside it; 1 show several animals and "
+        "are not used; 1 of its images belong to no photograph"
+    )
+
+
+def test_masks_that_could_be_of_two_photographs_stop(tmp_path):
+    for animal in ("Kira", "Nala"):
+        _photo(tmp_path / animal / "a.jpg")
+    _mask(tmp_path / "masks" / "a.png")
+    with pytest.raises(MetadataError, match=r"a.png could be the mask of Kira/a.jpg and of Nala"):
+        _cells(tmp_path)
+
+
+def test_a_tree_of_folders_is_walked_once(tmp_path, monkeypatch):
+    """Each folder is listed once to read it; recognising it stops at the first photograph."""
+    animals = [f"animal{i:02}" for i in range(30)]
+    for animal in animals:
+        _photo(tmp_path / animal / "a.jpg")
+    listed, scandir = [], os.scandir
+    monkeypatch.setattr(
+        os, "scandir", lambda path=".": (listed.append(str(path)), scandir(path))[1]
+    )
+    config = load_config(ProbeConfig, None, [f"dataset.root={tmp_path}"])
+    table, _ = read_images(settled(config), with_split=False)
+    assert len(table) == 30
+    counts = [listed.count(str(tmp_path / animal)) for animal in animals]
+    assert sum(counts) <= 30 + 10, counts

@@ -1,0 +1,107 @@
+"""Folders of masks among folders of photographs: known by name and by what is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from exreid.data.mask_images import MASK_ENDINGS, mask_files, read_masks
+from exreid.data.masks import encode_mask
+from exreid.errors import MaskError, MetadataError
+
+MASK_FOLDERS = frozenset(
+    ("mask", "masks", "segmentation", "segmentations", "segmentationobject", "segmentationmask")
+)
+"""How people and tools call them, in any case."""
+THREADS = 4
+
+
+@dataclass(frozen=True)
+class FolderMasks:
+    """The photographs of a tree, without the masks that lie among them."""
+
+    paths: list[str]
+    mask_of: dict[str, str]
+    """Of photographs with a mask of one animal, its COCO run length."""
+    notes: list[str]
+    images: int
+    """Files that are masks."""
+
+
+def without_masks(root: str, paths: Sequence[str]) -> FolderMasks:
+    """Tell masks from photographs, by their paths below ``root``.
+
+    A folder called like one of `MASK_FOLDERS` has masks if its images are called like photographs
+    beside it or below its parent, and the first of them is a mask image; another folder of that
+    name is an animal's. A mask of several animals is used for none: a folder names one.
+    MetadataError for a mask that could be of several photographs, or that is none.
+    """
+    folders: dict[str, list[str]] = {}
+    for path in paths:
+        parts = path.split("/")
+        place = next((i for i, part in enumerate(parts[:-1]) if is_mask_folder(part)), None)
+        if place is not None:
+            folders.setdefault("/".join(parts[: place + 1]), []).append(path)
+    candidates = {path for inside in folders.values() for path in inside}
+    masks: set[str] = set()
+    mask_of: dict[str, str] = {}
+    notes: list[str] = []
+    for folder, inside in folders.items():
+        above = folder.rpartition("/")[0]
+        start = f"{above}/" if above else ""
+        below = [path for path in paths if path not in candidates and path.startswith(start)]
+        files = _files(root, folder, inside, [path.removeprefix(start) for path in below])
+        if not files:
+            continue
+        masks.update(inside)
+        found = _read(files)
+        one = {f"{start}{path}": text for path, text in found.items() if text is not None}
+        mask_of |= one
+        several = len(found) - len(one)
+        unused = len(inside) - sum(map(len, files.values()))
+        notes.append(
+            f"{folder}/ has masks, of {len(found)} of the {len(below)} photographs beside it"
+            + (f"; {several} show several animals and are not used" if several else "")
+            + (f"; {unused} of its images belong to no photograph" if unused else "")
+        )
+    return FolderMasks([path for path in paths if path not in masks], mask_of, notes, len(masks))
+
+
+def is_mask_folder(name: str) -> bool:
+    """Whether a folder is called as folders of masks are."""
+    return name.lower() in MASK_FOLDERS
+
+
+def _files(
+    root: str, folder: str, inside: Sequence[str], below: Sequence[str]
+) -> dict[str, dict[int, Path]]:
+    """The mask images of each photograph; empty where the folder has no masks."""
+    if not {PurePosixPath(path).suffix.lower() for path in inside} <= MASK_ENDINGS:
+        return {}
+    try:
+        files = mask_files(Path(root) / folder, below)
+    except MaskError as error:
+        if "no mask for any" in str(error):
+            return {}
+        raise MetadataError(str(error).removeprefix("--masks: ")) from error
+    try:
+        read_masks(next(iter(files.values())))
+    except MaskError:
+        return {}
+    return files
+
+
+def _read(files: dict[str, dict[int, Path]]) -> dict[str, str | None]:
+    """The run length of each photograph's mask; None where it shows several animals."""
+
+    def read(mine: dict[int, Path]) -> str | None:
+        try:
+            shown = list(read_masks(mine).values())
+        except MaskError as error:
+            raise MetadataError(str(error)) from error
+        return encode_mask(shown[0]) if len(shown) == 1 else None
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return dict(zip(files, pool.map(read, files.values()), strict=True))
