@@ -10,10 +10,11 @@ tables and tensors value by value, pages and texts line by line, pictures other 
 pixels, and of every other file that it is there. A stored file is for one machine and one set of
 installed libraries: another CPU or PyTorch has other last digits.
 
-Not compared, because two runs of the same code differ in it: dates, times and what is computed
-from them (`VOLATILE_KEY`, `VOLATILE_TEXT`), and pictures of plots, where a learning curve shows
-seconds; and a config's fingerprint, which in a sweep holds the folder. Nor versions, lock files,
-names of modules in messages, and the cache, whose files are named by the code's own versions.
+Not compared, because two runs of the same code differ in it: dates, times, rates and what is
+computed from them (`VOLATILE_KEY`, `VOLATILE_TEXT`), lines of waiting (`PASSING`), the checksum of
+a gallery's gallery.json, pictures of plots, where a learning curve shows seconds, and a config's
+fingerprint, which in a sweep holds the folder. Nor versions, lock files, names of modules in
+messages, and the cache, whose files are named by the code's own versions.
 """
 
 import argparse
@@ -42,10 +43,17 @@ VOLATILE_KEY = re.compile(
 )
 VOLATILE_TEXT = (
     (re.compile(r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?(\.\d+)?([+-]\d\d:\d\d|Z)?"), "<time>"),
-    (re.compile(r"\b\d+(\.\d+)? ?(ms|s|min|seconds?|minutes?)\b"), "<seconds>"),
+    (re.compile(r"\b[\d,.]+(e[+-]?\d+)? per (second|minute|hour)\b"), "<rate>"),
+    (re.compile(r"\b\d+(\.\d+)? ?(ms|s|min|h|seconds?|minutes?|hours?)\b"), "<seconds>"),
+    (re.compile(r"<seconds>( <seconds>)+"), "<seconds>"),
     (re.compile(r"\b(\w+_per_s|\w+_wait_share) \d+(\.\d+)?"), r"\1 <times>"),
     (re.compile(r"\bexreid(\.\w+)+:"), "exreid:"),
 )
+
+PASSING = re.compile(
+    r"\bWaiting for |<rate>, about .* left\.$|: none of .* yet, after <seconds>\.$|^Warning:$"
+)
+"""Lines that are there on a busy machine and not on another, and their heading."""
 
 DATA = "dataset.root=data 'dataset.encounter_cols=[source,encounter]' output.root={here} "
 SMALL = f"{DATA} ray.num_actors=0 dataset.image_size=96 benchmark.bootstrap_resamples=50 "
@@ -276,8 +284,9 @@ def _clean(text, work):
 
 
 def _lines(place, text, work):
-    lines = [(n, line) for n, line in enumerate(_clean(text, work).splitlines(), 1) if line.strip()]
-    return {f"{place}: line {n}": _short(line) for n, line in lines}
+    lines = _clean(text, work).splitlines()
+    kept = [line for line in lines if line.strip() and not PASSING.search(line)]
+    return {f"{place}: line {n}": _short(line) for n, line in enumerate(kept, 1)}
 
 
 def _short(line):
@@ -298,11 +307,16 @@ def _tree(place, value, work):
         }
     if isinstance(value, list) and any(isinstance(part, dict | list) for part in value):
         return _tree(place, dict(enumerate(value)), work)
+    if isinstance(value, list):
+        value = [one for one in value if not PASSING.search(str(one))]
     return {place: _clean(repr(value), work)}
 
 
 def _json(place, file, work):
-    return _tree(place, json.loads(file.read_text(encoding="utf-8")), work)
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if file.name == "checksums.json":  # of a gallery: one of its files has the time
+        content.pop("gallery.json", None)
+    return _tree(place, content, work)
 
 
 def _yaml(place, file, work):
