@@ -29,6 +29,7 @@ from exreid.openset.quality import gallery_quality, quality_without_fit
 from exreid.pipeline.answers import grouping_figures, open_set_content
 from exreid.pipeline.calibrate import FittedFusion
 from exreid.pipeline.embed import embed
+from exreid.pipeline.forecast import tell_forecast
 from exreid.pipeline.inputs import cache_folder, read_images, settled
 from exreid.pipeline.keypoints import find_keypoints, matching_placement
 from exreid.pipeline.rank import Scoring, reranker_of, scoring_of
@@ -150,6 +151,7 @@ def _make(
     log: RunLog,
 ) -> Built:
     """Features, fits, files; the first images of the table are those of the ``old`` gallery."""
+    tell_forecast(config, images=len(table), queries=0, gallery=len(table))
     with new_folder(out, _opened_whole) as folder, ExitStack() as stack:
         features = embed(table, config, log, stored=old, describe=True)
         images = len(features.table)

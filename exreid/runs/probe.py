@@ -26,6 +26,7 @@ from exreid.pipeline.check_leaks import check_leaks, leak_check
 from exreid.pipeline.crossfit import cross_fitted, fits_on_queries
 from exreid.pipeline.embed import Features, embed
 from exreid.pipeline.ending import recording_failure
+from exreid.pipeline.forecast import tell_forecast
 from exreid.pipeline.inputs import cache_folder, output_root, read_images, settled
 from exreid.pipeline.keypoints import find_keypoints, matching_placement
 from exreid.pipeline.rank import Scoring, reranker_of, scoring_of
@@ -152,7 +153,9 @@ def _read_table(
         frame = whole.rows[["image_id", "split"]]
         write_text(folder / "split.csv", frame.to_csv(index=False))
     query_N, gallery_N = _split(whole, config, rejected)
-    return whole.take(np.union1d(query_N, gallery_N)), rejected
+    table = whole.take(np.union1d(query_N, gallery_N))
+    tell_forecast(config, images=len(table), queries=len(query_N), gallery=len(gallery_N))
+    return table, rejected
 
 
 def _split(
