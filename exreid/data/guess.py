@@ -53,17 +53,7 @@ def guess_dataset(folder: Path) -> Guess:
                 f"{folder}: has no table ({', '.join(TABLE_ENDINGS)}) and no folder for each "
                 "animal (ANIMAL/photo.jpg). Photographs of unknown animals are for exreid identify."
             )
-        reading = read_folders(str(root))
-        animals, masked = reading.animals, sum(one.mask is not None for one in reading.animals)
-        count = len({one.cells[NAME] for one in animals})
-        guess.add("root", str(root), f"{len(animals)} photographs of {count} animals, in folders")
-        guess.notes += [note for note in reading.notes if masked and "has masks" in note]
-        if masked == len(animals):
-            guess.add("crop", "mask", "every photograph has a mask")
-        elif masked:
-            guess.notes.append(
-                "dataset.crop=mask dataset.no_mask=whole uses the masks that are there"
-            )
+        _guess_folders(guess, root)
         return guess
     cells, _ = read_table(str(root), table)
     names = [str(name) for name in cells.columns]
@@ -93,6 +83,19 @@ def guess_dataset(folder: Path) -> Guess:
         paths = [str(path) for path in cells[roles["path"]].dropna()]
         guess.notes += _mask_folders(root, inside, root / table, paths)
     return guess
+
+
+def _guess_folders(guess: Guess, root: Path) -> None:
+    """What a folder for each animal says, and the masks among them."""
+    reading = read_folders(str(root))
+    animals, masked = reading.animals, sum(one.mask is not None for one in reading.animals)
+    count = len({one.cells[NAME] for one in animals})
+    guess.add("root", str(root), f"{len(animals)} photographs of {count} animals, in folders")
+    guess.notes += [note for note in reading.notes if masked and "has masks" in note]
+    if masked == len(animals):
+        guess.add("crop", "mask", "every photograph has a mask")
+    elif masked:
+        guess.notes.append("dataset.crop=mask dataset.no_mask=whole uses the masks that are there")
 
 
 def _mask_folders(root: Path, photographs: Path, table: Path, paths: Sequence[str]) -> list[str]:

@@ -12,8 +12,8 @@ from exreid.cli import main
 from exreid.data.imports import zips
 from exreid.data.imports.read import import_source
 from exreid.errors import MetadataError
-from tests.data.imports.test_annotation_tools import CVAT
 from tests.data.imports.test_camtrap import package
+from tests.data.imports.test_cvat import CVAT
 
 assert package
 
