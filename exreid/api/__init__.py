@@ -4,12 +4,18 @@ Every number is the command's. Nothing is printed, and nothing is kept unless a 
 Errors are those of `exreid.errors`.
 """
 
+import warnings
+
 from exreid.api.features import Keypoints, embed, local_features, match, rank
 from exreid.api.galleries import Gallery
 from exreid.api.photographs import Image
 from exreid.api.probing import Probe, load_images, probe
 from exreid.api.settings import Keys
 from exreid.api.training import Finetuned, finetune
+from exreid.api.watching import in_notebook
+
+if in_notebook():  # libraries that are imported later look for widgets which exreid does not use
+    warnings.filterwarnings("ignore", message="IProgress not found")
 
 __all__ = [
     "Finetuned",

@@ -74,6 +74,9 @@ class Gallery:
         """The names of its animals, sorted."""
         return sorted(set(self._stored.table.rows["identity"]))
 
+    def __repr__(self) -> str:
+        return f"Gallery({self._stored.folder}: {len(self):,} photographs)"
+
     def _repr_html_(self) -> str:
         text = f"{len(self):,} photographs of {len(self.animals):,} animals. {self.quality}"
         return f"<p><b>{escape(str(self._stored.folder))}</b>: {escape(text)}</p>"

@@ -11,7 +11,7 @@ import pandas as pd
 
 from exreid.api.photographs import PathLike
 from exreid.api.settings import Keys, overrides_of, places, table_overrides
-from exreid.api.watching import progress_here, result_html
+from exreid.api.watching import progress_here, result_html, result_text
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
 from exreid.errors import RunError
@@ -26,7 +26,7 @@ SHOWN_COLUMNS = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Probe:
     """What a probe measured."""
 
@@ -49,6 +49,9 @@ class Probe:
         if self.folder is None:
             raise RunError("a report needs the run's folder: name output_dir when you probe.")
         return write_report(self.folder, None if out is None else Path(out))
+
+    def __repr__(self) -> str:
+        return result_text("Probe", self.result)
 
     def _repr_html_(self) -> str:
         return result_html(self.result)

@@ -10,13 +10,13 @@ import pandas as pd
 
 from exreid.api.photographs import PathLike
 from exreid.api.settings import Keys, overrides_of, places, table_overrides
-from exreid.api.watching import progress_here, result_html
+from exreid.api.watching import progress_here, result_html, result_text
 from exreid.config.io import load_config
 from exreid.config.training import FinetuneConfig
 from exreid.records import Result
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Finetuned:
     """What a training made."""
 
@@ -29,6 +29,9 @@ class Finetuned:
     """The weights of the best epoch, for ``model.checkpoint``."""
     folder: Path
     """The run's folder."""
+
+    def __repr__(self) -> str:
+        return result_text("Finetuned", self.result)
 
     def _repr_html_(self) -> str:
         return result_html(self.result)

@@ -12,6 +12,7 @@ from exreid.progress import Progress, duration, no_progress
 from exreid.records import Result
 
 EVERY_S = 0.5
+SHOWN = ("top_1", "mAP", "mAP_at_k", "BAKS", "BAUS")
 
 
 class _Line(Protocol):
@@ -19,11 +20,15 @@ class _Line(Protocol):
         """Show this in place of what the line shows."""
 
 
+def in_notebook() -> bool:
+    """Whether a notebook shows what this process tells."""
+    shell: Any = sys.modules.get("IPython")
+    return shell is not None and hasattr(shell.get_ipython(), "kernel")
+
+
 def progress_here() -> Progress:
     """In a notebook, a line for each stage that is rewritten in place; nothing elsewhere."""
-    shell: Any = sys.modules.get("IPython")
-    kernel = shell is not None and hasattr(shell.get_ipython(), "kernel")
-    return notebook_progress if kernel else no_progress
+    return notebook_progress if in_notebook() else no_progress
 
 
 def notebook_progress(stage: str, total: int) -> Callable[[int], object]:
@@ -49,10 +54,25 @@ def notebook_progress(stage: str, total: int) -> Callable[[int], object]:
     return count
 
 
+def result_text(kind: str, result: Result) -> str:
+    """A result in a line: its method and first metrics.
+
+    >>> result_text("Probe", Result("cosine", {"top_1": 0.5, "mAP": 0.25}, {}, {}))
+    'Probe(cosine: top_1 50.0%, mAP 25.0%)'
+    """
+    shown = [
+        f"{name} {100 * result.metrics[name]:.1f}%" for name in SHOWN if name in result.metrics
+    ]
+    return f"{kind}({result.method}: {', '.join(shown)})"
+
+
 def result_html(result: Result) -> str:
     """A result as a small table: each metric and its 95% interval in per cent."""
     rows = []
     for name, value in result.metrics.items():
+        base = name.removesuffix("_with_positive")
+        if base != name and result.metrics.get(base) == value:
+            continue  # every query has a positive: it says the same
         low, high = result.intervals.get(name, (None, None))
         interval = "" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
         cells = (escape(name), f"{100 * value:.1f}%", interval)

@@ -118,4 +118,4 @@ def _sign_flip(change: QueryValues, identity_Q: np.ndarray, *, resamples: int, s
         sign_I = rng.integers(0, 2, len(part_I)) * 2 - 1
         # Sums in another order differ in the last bits, and those must not decide.
         most += abs(sign_I @ part_I) >= abs(part_I.sum()) * (1 - 1e-12)
-    return (1 + most) / (1 + resamples)
+    return float((1 + most) / (1 + resamples))
