@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST = $(BIN)/python -m pytest -n $(or $(J),2) --no-loadscope-reorder
 
-.PHONY: demo test test-slow fuzz chaos lint format docs package bench clean
+.PHONY: demo test test-all fuzz chaos lint format docs package bench clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -26,8 +26,8 @@ demo: $(INSTALLED)  ## See it work on drawn animals: three methods compared, ide
 test: $(INSTALLED)  ## Run the tests in J processes (2).
 	@$(PYTEST)
 
-test-slow: $(INSTALLED)  ## Run the tests that take minutes: several nodes, sweeps, jobs, kills, full disks.
-	@$(PYTEST) -m slow
+test-all: $(INSTALLED)  ## Also run those that take minutes: several nodes, sweeps, jobs, kills, full disks.
+	@$(PYTEST) -m ""
 
 fuzz: $(INSTALLED)  ## Try N mutated inputs (1500) at every entry point; SEED=1 for others.
 	@$(BIN)/python -m tests.fuzz --cases $(or $(N),1500) --seed $(or $(SEED),0)

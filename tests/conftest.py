@@ -62,7 +62,8 @@ def local_ray():
 
 
 # Under xdist (`make test`) the tests of a file share a process with its fixtures, and all files
-# that use Ray share one, so that one Ray runs at a time. These come first: they take longest.
+# that use Ray share one, so that one Ray runs at a time. These come first, and then the slow ones:
+# what is left at the end is short.
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -79,7 +80,9 @@ def pytest_xdist_make_scheduler(config, log):
 
 def pytest_collection_modifyitems(items):
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: not _uses_ray(item.path))
+        items.sort(
+            key=lambda item: (not _uses_ray(item.path), item.get_closest_marker("slow") is None)
+        )
 
 
 @cache

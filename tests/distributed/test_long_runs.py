@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import signal
 import socket
 import subprocess
@@ -187,22 +186,3 @@ def test_a_dead_head_costs_a_probe_nothing_that_was_matched(dataset, tmp_path, h
     assert main(["probe", *arguments, "ray.num_actors=0"]) == 0
     counts = json.loads((run / "result.json").read_text())["counts"]
     assert 0 < counts["pairs_known"] < counts["pairs_matched"]
-
-
-@pytest.mark.timeout(1800)
-def test_trials_of_several_workers_train_with_ray_train_and_stop_early(
-    dataset, local_ray, tmp_path, capsys
-):
-    arguments = [f"dataset.root={dataset}", f"output.root={tmp_path}", *SMALL[:-1], SPACE]
-    arguments += ["train.epochs=3", "ray.num_workers=2", "ray.cpus_per_worker=0.5"]
-    arguments += ["tune.num_samples=3", "tune.max_concurrent=2", "output.run_id=s"]
-    assert main(["tune", *arguments]) == 0, capsys.readouterr().err
-    trials = json.loads((tmp_path / "sweeps" / "s" / "sweep.json").read_text())["trials"]
-    assert [trial["state"] for trial in trials].count("failed") == 0, shlex.join(map(str, trials))
-    assert sorted(map(int, trials[0]["scores"])) == [1, 2, 3]
-    import ray
-
-    deadline = time.monotonic() + 60
-    while ray.available_resources().get("CPU") != 4.0 and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert ray.available_resources()["CPU"] == 4.0, "nothing is left behind"

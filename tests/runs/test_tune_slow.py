@@ -1,6 +1,8 @@
-"""A whole sweep over Ray with early stops, whose best trial beats the config as it stood."""
+"""Whole sweeps over Ray with early stops; the best trial beats the config as it was."""
 
 import json
+import shlex
+import time
 
 import pytest
 
@@ -8,6 +10,12 @@ from exreid.cli import main
 from exreid.data.synthetic import write_dataset
 
 pytestmark = pytest.mark.slow
+SMALL = [
+    *("dataset.image_size=64", "dataset.encounter_cols=[source,encounter]"),
+    *("model.type=timm:test_vit", "model.pretrained=false", "train.batch_size=8"),
+    "validation.fraction=0.4",
+]
+SPACE = "tune.space={optimizer.lr: {loguniform: [1e-4, 1e-2]}}"
 
 
 @pytest.mark.timeout(1800)
@@ -38,3 +46,22 @@ def test_the_best_of_six_trials_beats_the_default(local_ray, tmp_path, capsys):
     assert result["metrics"]["validation_mAP"] > baseline == trials[0]["score"]
     assert len(list((folder / "trials").glob("*/result.json"))) == 6
     assert (folder / "test" / "result.json").exists()
+
+
+@pytest.mark.timeout(1800)
+def test_trials_of_several_workers_train_with_ray_train_and_stop_early(
+    dataset, local_ray, tmp_path, capsys
+):
+    arguments = [f"dataset.root={dataset}", f"output.root={tmp_path}", *SMALL, SPACE]
+    arguments += ["train.epochs=3", "ray.num_workers=2", "ray.cpus_per_worker=0.5"]
+    arguments += ["tune.num_samples=3", "tune.max_concurrent=2", "output.run_id=s"]
+    assert main(["tune", *arguments]) == 0, capsys.readouterr().err
+    trials = json.loads((tmp_path / "sweeps" / "s" / "sweep.json").read_text())["trials"]
+    assert [trial["state"] for trial in trials].count("failed") == 0, shlex.join(map(str, trials))
+    assert sorted(map(int, trials[0]["scores"])) == [1, 2, 3]
+    import ray
+
+    deadline = time.monotonic() + 60
+    while ray.available_resources().get("CPU") != 4.0 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert ray.available_resources()["CPU"] == 4.0, "nothing is left behind"
