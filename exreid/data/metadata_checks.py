@@ -194,6 +194,26 @@ def joined_text(parts: Sequence[Sequence[str | None]], count: int) -> list[str |
     ]
 
 
+PART = re.compile(r"(\d+):")
+
+
+def visit_name(encounter: str | None) -> str | None:
+    """An encounter as people say it: where it is made of columns of a table, their texts without
+    the lengths that `joined_text` keeps them apart by.
+
+    >>> visit_name("5:north|2:17"), visit_name("cam1 2024-05-01 22:00:00")
+    ('north / 17', 'cam1 2024-05-01 22:00:00')
+    """
+    parts, rest = [], encounter or ""
+    while found := PART.match(rest):
+        end = found.end() + int(found[1])
+        if end > len(rest) or rest[end : end + 1] not in ("", "|"):
+            break
+        parts.append(rest[found.end() : end])
+        rest = rest[end + 1 :]
+    return encounter if rest or not parts else " / ".join(parts)
+
+
 def _path_or_text(value: str | None) -> str:
     try:
         return normalised_path(value or "")

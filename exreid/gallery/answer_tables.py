@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from exreid.calibration.identity_curve import shared_out
 from exreid.config.probe import ProbeConfig
+from exreid.data.metadata_checks import visit_name
 from exreid.gallery.folder import StoredGallery
-from exreid.gallery.photo_answers import visit_name
 from exreid.metrics.identities import IdentityAnswer, TopIdentities, pool_encounters
 from exreid.openset.decide import Decisions
 from exreid.pipeline.answers import AnswerTables, answer_table, names_of, new_animals_of

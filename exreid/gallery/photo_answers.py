@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from exreid.data.metadata_checks import visit_name
 from exreid.explain.told import ToldAnswer, told_answer
 from exreid.gallery.folder import StoredGallery
 from exreid.gallery.photo_table import Photos
@@ -155,26 +155,6 @@ class Identification:
 def _short(value: float | None) -> float | None:
     """As tables have it, with six digits."""
     return None if value is None else float(f"{value:.6g}")
-
-
-PART = re.compile(r"(\d+):")
-
-
-def visit_name(encounter: str | None) -> str | None:
-    """An encounter as people say it: where it is made of columns of a table, their texts without
-    the lengths that keep them apart (see `exreid.data.metadata_checks.joined_text`).
-
-    >>> visit_name("5:north|2:17"), visit_name("cam1 2024-05-01 22:00:00")
-    ('north / 17', 'cam1 2024-05-01 22:00:00')
-    """
-    parts, rest = [], encounter or ""
-    while found := PART.match(rest):
-        end = found.end() + int(found[1])
-        if end > len(rest) or rest[end : end + 1] not in ("", "|"):
-            break
-        parts.append(rest[found.end() : end])
-        rest = rest[end + 1 :]
-    return encounter if rest or not parts else " / ".join(parts)
 
 
 def identification(

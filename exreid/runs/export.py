@@ -141,7 +141,8 @@ def _counted(export: Export) -> str:
     kinds = Counter(one.decision for one in animals)
     new = len({one.new_animal for one in animals} - {None})
     parts = [f"{kinds.pop('known', 0)} known"]
-    parts.append(f"{kinds.pop('new', 0)} new" + (f" ({new} new animals)" if new else ""))
+    grouped = f" ({new} new animal{'s' * (new > 1)})" if new else ""
+    parts.append(f"{kinds.pop('new', 0)} new{grouped}")
     parts += [f"{count} {kind}" for kind, count in kinds.items()]
     return f"{head}: {', '.join(parts)}."
 

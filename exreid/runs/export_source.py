@@ -17,11 +17,10 @@ from exreid.data.exports.animals import Export, ExportedAnimal
 from exreid.data.imports.folders import read_times
 from exreid.data.imports.photographs import PhotoSize, read_sizes
 from exreid.data.masks import Mask, decode_mask, fit_mask_to_image, parse_mask
+from exreid.data.metadata_checks import visit_name
 from exreid.errors import ConfigError, MaskError, RunError
 from exreid.explain.told import told_answer
-from exreid.gallery.folder import open_gallery
 from exreid.gallery.layout import MANIFEST
-from exreid.gallery.photo_answers import visit_name
 from exreid.report.read import SNAPSHOT, run_config
 from exreid.report.run_images import read_run_images, read_run_metadata, site_column
 from exreid.storage import mirror
@@ -132,6 +131,8 @@ def read_export(folder: Path, root: str | None, site: str | None) -> tuple[Expor
 
 
 def _of_gallery(folder: Path, root: str | None, site: str | None) -> Source:
+    from exreid.gallery.folder import open_gallery  # loads torch, which runs do without
+
     gallery = open_gallery(folder)
     if root is None:
         raise ConfigError(

@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import re
+import shutil
 import socket
 import time
 import uuid
@@ -177,7 +178,7 @@ def written_whole(file: Path, *, ending: str = "") -> Iterator[Path]:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Delete the temporary files in this folder whose writers are gone."""
+    """Delete the temporary files and folders in this folder whose writers are gone."""
     try:
         names = [entry.name for entry in os.scandir(folder) if entry.name.startswith(".")]
     except OSError:
@@ -190,7 +191,7 @@ def clear_leftovers(folder: Path) -> None:
         try:
             old = time.time() - file.stat().st_mtime > ABANDONED_S
             if old or (found[1] == THIS_MACHINE and not _is_running(int(found[2]))):
-                file.unlink()
+                shutil.rmtree(file) if file.is_dir() else file.unlink()
         except OSError:
             continue  # Its writer has just finished, or the folder is not ours to tidy.
 

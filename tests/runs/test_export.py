@@ -1,9 +1,14 @@
 """Exporting a real identification, probe and gallery, as a user does, and reading them again."""
 
+import errno
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 
+import fsspec
 import pandas as pd
 import pytest
 
@@ -11,6 +16,7 @@ from exreid.cli import main
 from exreid.data.imports.read import import_source
 from exreid.data.synthetic import METADATA_FILE, write_dataset
 from exreid.openset import quality
+from exreid.storage.files import temporary_beside
 
 SMALL = [
     *("dataset.image_size=96", "ray.num_actors=0", "benchmark.bootstrap_resamples=0"),
@@ -226,6 +232,48 @@ def test_what_cannot_be_exported_is_told(world, monkeypatch, capsys, words, code
     assert main(["export", *words]) == code
     assert says in capsys.readouterr().err
     assert sorted(world.iterdir()) == before
+
+
+def test_what_ends_in_between_leaves_nothing(world, tmp_path, monkeypatch, capsys):
+    """The disk is full at the third photograph."""
+    copied = []
+
+    def copy(source, target):
+        copied.append(target)
+        if len(copied) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        target.write_bytes(b"")
+
+    monkeypatch.setattr("exreid.runs.export.shutil.copy2", copy)
+    out = tmp_path / "o"
+    assert main(["export", str(world / CARD), "--to", "folders", "--out", str(out)]) == 1
+    assert "the disk is full" in capsys.readouterr().err
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_what_a_killed_export_left_goes_with_the_next(world, tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    name = temporary_beside(tmp_path / "o").name.replace(f"-{os.getpid()}-", f"-{process.pid}-")
+    (tmp_path / name / "Zita").mkdir(parents=True)
+    _export(world, CARD, "coco", tmp_path / "o")
+    assert [*tmp_path.iterdir()] == [tmp_path / "o"]
+
+
+def test_photographs_behind_a_url(world, tmp_path):
+    memory = fsspec.filesystem("memory")
+    for file in (world / "data" / "CzechLynx").rglob("*.jpg"):
+        memory.pipe(f"/card/{file.relative_to(world / 'data').as_posix()}", file.read_bytes())
+    words = ["export", str(world / "known.gallery"), "--to", "folders", "--root", "memory://card"]
+    assert main([*words, "--out", str(tmp_path / "o")]) == 0
+    table = pd.read_csv(world / "data" / METADATA_FILE, dtype=str)
+    table = table[table["split-time_open"] == "train"]
+    found = {(file.parent.name, file.read_bytes()) for file in (tmp_path / "o").glob("*/*")}
+    assert found == {
+        (name, (world / "data" / path).read_bytes())
+        for name, path in zip(table["unique_name"], table["path"], strict=True)
+    }
+    assert main([*words, "--links", "--out", str(tmp_path / "p")]) == 2
 
 
 def test_a_run_without_answers_is_told(world, tmp_path, capsys):

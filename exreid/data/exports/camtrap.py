@@ -150,7 +150,7 @@ def _observation(
         "classificationMethod": "machine" if machine else None,
         "classifiedBy": export.classified_by,
         "classificationTimestamp": export.classified_at,
-        "classificationProbability": one.probability if machine and one.animal else None,
+        "classificationProbability": _probability(one) if machine else None,
         "observationTags": f"newAnimal:{one.new_animal}" if one.new_animal else None,
         "observationComments": one.answer,
     }
@@ -163,6 +163,13 @@ def _observation(
             "bboxHeight": round(box.wh[1] / height, 6),
         }
     return row
+
+
+def _probability(one: ExportedAnimal) -> float | None:
+    """That the animal that is named is the right one."""
+    if one.animal is None or one.probability is None:
+        return None
+    return round(one.probability, 6)
 
 
 def _span(those: Sequence[ExportedAnimal], zone: tzinfo | None) -> tuple[str | None, str | None]:
