@@ -162,11 +162,9 @@ def read_again_command(made: Exported, to: To) -> list[str]:
     match to:
         case "folders":
             root = ""
+            # An animal that is called like a day or an encounter is no folder's by itself.
             if any(is_inner(one.animal or "") for one in made.export.animals):
-                more = [
-                    "--template",
-                    "{unique_name}/*",
-                ]  # an animal is called like a day or a visit
+                more = ["--template", "{unique_name}/*"]
         case "wildbook":
             root, file = str(file / PHOTOGRAPHS), file / "wildbook-1.xlsx"
         case "table" if file.is_dir():

@@ -45,7 +45,7 @@ class ExportedAnimal:
     """When it was taken, by the camera's clock."""
     has_time: bool = True
     """Whether the time of ``moment`` is known, and not its day alone."""
-    visit: str | None = None
+    encounter: str | None = None
     site: str | None = None
     viewpoint: str | None = None
     latitude: float | None = None

@@ -97,7 +97,7 @@ def _site(one: ExportedAnimal) -> str:
 
 
 def _event(one: ExportedAnimal) -> tuple[str, str]:
-    return (_site(one), f"visit {one.visit}" if one.visit else f"photograph {one.path}")
+    return (_site(one), f"encounter {one.encounter}" if one.encounter else f"photograph {one.path}")
 
 
 def _deployment(name: str, those: Sequence[ExportedAnimal], zone: tzinfo | None) -> dict[str, Json]:
@@ -139,7 +139,7 @@ def _observation(
         "observationID": one.image_id,
         "deploymentID": _site(one),
         "mediaID": one.path,
-        "eventID": one.visit,
+        "eventID": one.encounter,
         "eventStart": start,
         "eventEnd": end,
         "observationLevel": "media",

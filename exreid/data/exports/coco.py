@@ -59,7 +59,7 @@ def _annotation(one: ExportedAnimal) -> dict[str, Json]:
         "decision": one.decision,
         "nearest_known": one.nearest,
         "probability": one.probability,
-        "seq_id": one.visit,
+        "seq_id": one.encounter,
         "viewpoint": one.viewpoint,
     }
     if one.box is not None:

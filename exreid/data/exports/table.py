@@ -19,7 +19,7 @@ COLUMNS: dict[str, Callable[[ExportedAnimal], object]] = {
     "probability": lambda one: None if one.probability is None else round(one.probability, 4),
     "nearest known": lambda one: one.nearest,
     "date": lambda one: one.date_text,
-    "visit": lambda one: one.visit,
+    "encounter": lambda one: one.encounter,
     "site": lambda one: one.site,
     "side": lambda one: one.viewpoint,
     "species": lambda one: one.species,

@@ -53,8 +53,8 @@ def wildbook_table(export: Export, file_of: dict[str, str]) -> pd.DataFrame:
     """A row for each animal on a photograph: an encounter, as Wildbook calls that. What a machine
     answered is ``unapproved``; an animal that is not known has no name, and the answer as a
     remark."""
-    visits = [f"{export.name} {one.visit}" for one in export.animals if one.visit]
-    visit_of = _unique(visits, lambda text: re.sub(r"[^A-Za-z0-9_-]+", "_", text))
+    encounters = [f"{export.name} {one.encounter}" for one in export.animals if one.encounter]
+    sighting_of = _unique(encounters, lambda text: re.sub(r"[^A-Za-z0-9_-]+", "_", text))
     rows = []
     for one in export.animals:
         genus, _, epithet = (one.species or "").partition(" ")
@@ -74,7 +74,7 @@ def wildbook_table(export: Export, file_of: dict[str, str]) -> pd.DataFrame:
                 "Encounter.decimalLongitude": one.longitude,
                 "Encounter.genus": genus or None,
                 "Encounter.specificEpithet": epithet or None,
-                "Encounter.occurrenceID": visit_of.get(f"{export.name} {one.visit}"),
+                "Encounter.occurrenceID": sighting_of.get(f"{export.name} {one.encounter}"),
                 "Encounter.otherCatalogNumbers": one.image_id,
                 "Encounter.state": "unapproved" if export.classified_by else None,
                 "Encounter.occurrenceRemarks": _remark(one),

@@ -39,7 +39,7 @@ def answered(card, mask):
     """Two animals in one photograph, names of every kind, a new animal, and one not decided."""
     known = {"decision": "known", "probability": 0.9}
     at = datetime(2024, 5, 1, 22, 10, 5)
-    night = {"moment": at, "visit": "cam 1 2024-05-01", "site": "cam 1", "latitude": 49.5,
+    night = {"moment": at, "encounter": "cam 1 2024-05-01", "site": "cam 1", "latitude": 49.5,
              "longitude": 16.25, "species": "Lynx lynx"}  # fmt: skip
     animals = [
         ("cam 1/a.jpg#1", Box(5, 5, 25, 25), {"animal": "Zoë Ärmel", **known, **night}),

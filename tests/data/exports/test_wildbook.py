@@ -67,9 +67,9 @@ def test_nothing_is_called_na(answered, tmp_path, name):
         write_wildbook(replace(answered, animals=[named]), tmp_path, lambda path, target: None)
 
 
-def test_visits_of_one_plain_name_stay_two(answered, tmp_path):
+def test_encounters_of_one_plain_name_stay_two(answered, tmp_path):
     first = answered.animals[0]
-    animals = [replace(first, visit=visit) for visit in ("a b", "a/b", "a b")]
+    animals = [replace(first, encounter=one) for one in ("a b", "a/b", "a b")]
     write_wildbook(replace(answered, animals=animals), tmp_path, lambda path, target: None)
     visits = [row["Encounter.occurrenceID"] for row in _rows(tmp_path / "wildbook-1.xlsx")]
     assert visits == ["card-1_a_b", "card-1_a_b_2", "card-1_a_b"]
