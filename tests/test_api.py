@@ -1,5 +1,6 @@
 """exreid from Python gives what the commands give, and leaves nothing behind."""
 
+import json
 import subprocess
 import sys
 
@@ -7,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from pycocotools import mask as coco
 
 import exreid
 from exreid.cli import main
-from exreid.errors import ConfigError, ExreidError, RunError
+from exreid.errors import ConfigError, ExreidError, MaskError, RunError
 
 KEYS = {
     "dataset.image_size": 96,
@@ -70,6 +72,46 @@ def test_a_photograph_matches_its_shifted_self(few):
     assert abs(np.median(sure["second_x"] - sure["first_x"]) - 24) < 2
     assert abs(np.median(sure["second_y"] - sure["first_y"]) - 16) < 2
     assert (np.diff(matches["confidence"]) <= 0).all()
+
+
+def _decoded(text):
+    return coco.decode(json.loads(text)).astype(bool)
+
+
+@pytest.mark.parametrize("use", ["filter", "none"])
+def test_matches_of_a_pair_are_its_score_in_a_probe(few, use):
+    keys = {"benchmark.local_size": 128, "benchmark.local_top_k": 64, "benchmark.local_masks": use}
+    asked = {**KEYS, **keys, "dataset.root": few, "benchmark.method": "local_lightglue"}
+    rankings = exreid.probe(keys=asked).rankings
+    images = exreid.load_images(keys=asked).set_index("image_id")
+    for row in rankings.sort_values("score", ascending=False).head(3).itertuples():
+        pair = images.loc[[row.query_id, row.gallery_id]]
+        masks = [json.loads(pair["mask"].iloc[0]), _decoded(pair["mask"].iloc[1])]
+        matches = exreid.match(*pair["path"], keys, masks=masks)
+        assert (matches["confidence"] > 0.5).sum() == row.score > 0
+
+
+def test_masks_are_seen_by_all(few):
+    row = exreid.load_images(keys={"dataset.root": few}).iloc[0]
+    inside_HW = _decoded(row["mask"])
+    keys = {"benchmark.local_size": 256, "benchmark.local_top_k": 64}
+    (found,) = exreid.local_features(row["path"], keys, masks=inside_HW)
+    x, y = found.keypoints_K2.round().astype(int).T
+    assert inside_HW[y.clip(0, len(inside_HW) - 1), x].mean() > 0.9
+    (anywhere,) = exreid.local_features(row["path"], keys)
+    assert not np.array_equal(anywhere.keypoints_K2, found.keypoints_K2)
+    size = {"dataset.image_size": 64}
+    whole = exreid.embed(row["path"], size, masks=row["mask"])
+    assert np.array_equal(whole, exreid.embed(row["path"], size))
+    cropped = exreid.embed(row["path"], {**size, "dataset.crop": "mask"}, masks=row["mask"])
+    assert not np.array_equal(cropped, whole)
+    for masks, message in (([None] * 2, "2 masks for 1"), (np.zeros((3, 3)), "mask|size")):
+        with pytest.raises(MaskError, match=message):
+            exreid.local_features(row["path"], keys, masks=masks)
+    with pytest.raises(MaskError, match="no mask"):
+        exreid.embed(row["path"], {**size, "dataset.crop": "mask"})
+    with pytest.raises(ConfigError, match=r"dataset\.crop=mask"):
+        exreid.match(row["path"], row["path"], {**keys, "dataset.crop": "mask"})
 
 
 def test_a_gallery_is_built_and_a_report_drawn(few, tmp_path):

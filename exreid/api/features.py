@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from exreid.api.photographs import Image, Images, as_list, file_of, named
+from exreid.api.photographs import Image, Images, Mask, as_list, file_of, named, regions_of
 from exreid.api.settings import Keys, overrides_of
 from exreid.api.watching import progress_here
 from exreid.config.io import load_config
@@ -37,11 +38,14 @@ class Keypoints:
         return len(self.keypoints_K2)
 
 
-def embed(images: Images, keys: Keys | None = None) -> np.ndarray:
+def embed(
+    images: Images, keys: Keys | None = None, *, masks: Mask | Sequence[Mask] = None
+) -> np.ndarray:
     """The vectors of photographs: float32 (N, D), not normalised, as ``exreid extract`` gives them.
 
-    ``keys`` are those of a probe (``model.*``, ``dataset.image_size``, ...). Masks are not used.
-    ImageError, with its name, for what is no photograph.
+    ``keys`` are those of a probe (``model.*``, ``dataset.image_size``, ...). ``masks`` are one for
+    each photograph, for ``dataset.crop`` and ``dataset.no_background``. ImageError or MaskError,
+    with its name, for what is no photograph or does not fit it.
 
     >>> import numpy as np
     >>> embed([np.zeros((40, 60, 3), np.uint8)], {"dataset.image_size": 32}).shape
@@ -53,6 +57,7 @@ def embed(images: Images, keys: Keys | None = None) -> np.ndarray:
     from exreid.pipeline.embed import preprocessing_for
 
     config, given = _of_images(keys), as_list(images)
+    regions = regions_of(masks, len(given))
     model, size = config.model, config.dataset.image_size
     backbone = build_backbone(model.type, checkpoint=model.checkpoint, image_size=size)
     preprocessing = preprocessing_for(config, backbone)
@@ -70,35 +75,46 @@ def embed(images: Images, keys: Keys | None = None) -> np.ndarray:
         rows = []
         for place in range(start, min(start + model.batch_size, len(given))):
             with named(given[place], place):
-                rows.append(prepare_image(file_of(given[place], place), None, preprocessing))
+                data = file_of(given[place], place)
+                rows.append(prepare_image(data, regions[place], preprocessing))
         parts.append(embedder(np.stack(rows)))
         count(len(rows))
     return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
 
 
-def local_features(images: Images, keys: Keys | None = None) -> list[Keypoints]:
+def local_features(
+    images: Images, keys: Keys | None = None, *, masks: Mask | Sequence[Mask] = None
+) -> list[Keypoints]:
     """The keypoints of each photograph, with descriptors and scores; at most
     ``benchmark.local_top_k`` of each.
 
     ``keys`` are those of a probe (``benchmark.local_features``, ``local_top_k``, ``local_size``,
-    ...). Masks are not used. ImageError, with its name, for what is no photograph.
+    ...). ``masks`` are one for each photograph: keypoints are then on the animal alone. ImageError
+    or MaskError, with its name, for what is no photograph or does not fit it.
     """
     config, given = _of_images(keys), as_list(images)
     detect = _Detector(config)
     count = progress_here()("Finding keypoints", len(given))
     found = []
-    for place, image in enumerate(given):
-        found.append(detect(image, place).keypoints)
+    for place, (image, region) in enumerate(zip(given, regions_of(masks, len(given)), strict=True)):
+        found.append(detect(image, place, region).keypoints)
         count(1)
     return found
 
 
-def match(first: Image, second: Image, keys: Keys | None = None) -> pd.DataFrame:
+def match(
+    first: Image,
+    second: Image,
+    keys: Keys | None = None,
+    *,
+    masks: Sequence[Mask] = (None, None),
+) -> pd.DataFrame:
     """The keypoints that LightGlue matches between two photographs, the most certain first.
 
     Columns ``first_x, first_y, second_x, second_y`` in pixels of each photograph as people see it,
     and ``confidence``. A probe's score is the number of those over ``benchmark.match_threshold``
-    (0.5). ``keys`` are those of a probe (``benchmark.local_*``). Masks are not used.
+    (0.5). ``keys`` are those of a probe (``benchmark.local_*``); with the two ``masks``, keypoints
+    on the animals alone are matched.
     """
     from exreid.matching.lightglue import LightGlueMatcher, MatchSettings
     from exreid.models.lightglue import load_lightglue
@@ -109,7 +125,8 @@ def match(first: Image, second: Image, keys: Keys | None = None) -> pd.DataFrame
     threshold = config.benchmark.match_threshold
     matcher = LightGlueMatcher(network, MatchSettings(match_threshold=threshold))
     detect = _Detector(config)
-    one, other = detect(first, 0), detect(second, 1)
+    regions = regions_of(masks, 2)
+    one, other = detect(first, 0, regions[0]), detect(second, 1, regions[1])
     (matches,) = matcher.details(one.features, other.features, np.array([[0, 0]]))
     first_X2 = one.keypoints.keypoints_K2[matches.query_X]
     second_X2 = other.keypoints.keypoints_K2[matches.gallery_X]
@@ -171,17 +188,23 @@ class _Detector:
         from exreid.pipeline.keypoints import preprocessing_of
 
         benchmark = config.benchmark
+        if config.dataset.cropped in ("box", "mask"):
+            raise ConfigError(
+                f"dataset.crop={config.dataset.cropped}: keypoints are looked for in the whole "
+                "photograph here. Crop the arrays yourself, or give masks alone."
+            )
         self.preprocessing = preprocessing_of(config, boxed=False)
         self.extractor = LocalExtractor(benchmark.local_features, keypoints=benchmark.local_top_k)
 
-    def __call__(self, image: Image, place: int) -> _Found:
+    def __call__(self, image: Image, place: int, region: str | None) -> _Found:
         from exreid.data.images import displayed_wh_px
 
         with named(image, place):
             data = file_of(image, place)
-            pixels_HWC, _ = self.preprocessing.prepare(data, None)
+            pixels_HWC, animal_HW = self.preprocessing.prepare(data, region)
             width, height = displayed_wh_px(data)[0]
-        features, scores_NK = self.extractor.scored(pixels_HWC[None])
+        mask_BHW = None if animal_HW is None else animal_HW[None]
+        features, scores_NK = self.extractor.scored(pixels_HWC[None], mask_BHW)
         real = slice(features.count_N[0])
         scale_2 = (np.array((width, height)) / features.image_wh_px_N2[0]).astype(np.float32)
         keypoints = Keypoints(
@@ -201,7 +224,4 @@ def _device() -> str:
 
 def _of_images(keys: Keys | None) -> ProbeConfig:
     """The config of photographs that no table describes."""
-    config = load_config(ProbeConfig, None, overrides_of(keys))
-    if config.dataset.needs_region:
-        raise ConfigError("dataset.no_background and dataset.crop need masks, which are not used.")
-    return config
+    return load_config(ProbeConfig, None, overrides_of(keys))

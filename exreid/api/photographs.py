@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
 import numpy as np
 
-from exreid.errors import ConfigError, ImageError
+from exreid.errors import ConfigError, ImageError, MaskError
 from exreid.storage.urls import is_remote, read_bytes
 
 if TYPE_CHECKING:
@@ -22,6 +23,11 @@ Image = Union[PathLike, "np.ndarray", "PIL.Image.Image"]
 turned as its EXIF says."""
 Images = Image | Sequence[Image]
 """Photographs: one, or several. An array (N, H, W, 3) is several."""
+
+
+Mask = Union[str, Mapping[str, object], "np.ndarray", None]
+"""Where the animal is: COCO RLE or polygons, as JSON or as a dict; an array (H, W), bool or 0 and
+not 0; None: nobody says."""
 
 
 def as_list(images: Images) -> list[Image]:
@@ -64,15 +70,37 @@ def file_of(image: Image, place: int = 0) -> bytes:
     return buffer.getvalue()
 
 
+def regions_of(masks: Mask | Sequence[Mask], count: int) -> list[str | None]:
+    """A mask for each of ``count`` photographs, as tables have them; None for all where none is
+    given. MaskError for another number of them, or an array of another shape."""
+    from exreid.data.masks import encode_mask
+
+    one = masks is None or isinstance(masks, str | Mapping)
+    if one or (isinstance(masks, np.ndarray) and masks.ndim == 2):
+        masks = [None] * count if masks is None else [masks]  # type: ignore[list-item]
+    given: list[Mask] = list(masks)  # type: ignore[arg-type]
+    if len(given) != count:
+        raise MaskError(f"{len(given)} masks for {count} photographs: give each one, or None.")
+    regions: list[str | None] = []
+    for place, mask in enumerate(given):
+        if isinstance(mask, np.ndarray):
+            if mask.ndim != 2:
+                raise MaskError(f"mask {place}: an array should be (H, W), not {mask.shape}.")
+            regions.append(encode_mask(mask != 0))
+        else:
+            regions.append(json.dumps(mask) if isinstance(mask, Mapping) else mask)
+    return regions
+
+
 @contextmanager
 def named(image: Image, place: int) -> Iterator[None]:
-    """An ImageError that says which photograph it is about."""
+    """An ImageError or MaskError that says which photograph it is about."""
     name = str(image) if isinstance(image, str | Path) else f"image {place}"
     try:
         yield
-    except ImageError as error:
+    except (ImageError, MaskError) as error:
         text = str(error)
-        raise ImageError(text if name in text else f"{name}: {text}") from error
+        raise type(error)(text if name in text else f"{name}: {text}") from error
 
 
 def on_disk(images: Sequence[Image], folder: Path) -> list[Path]:
