@@ -1,13 +1,13 @@
 r"""A budget for local matching: which pairs of a shortlist to match next, and when to stop.
 
-What stopping may cost is a right answer: the query's animal is another one than the leader's, and
-an image of it that was not matched would have overtaken the leader. With the animals a of the
+The risk of stopping is a lost right answer: the query's animal is not the leading one, and an
+unmatched image of it would have overtaken the leader. With the animals a of the
 shortlist, their unmatched images j, and the leader's score s,
 
 .. math:: risk = \sum_{a \ne leader} P(a) \min(1, \sum_{j \in a} P(score_j \ge s | same\ animal))
 
-A query stops when this is small enough; until then the images with the largest part in it are
-matched. An unmatched image of the leading animal has none: it decides nothing.
+A query stops when the risk is small enough; until then the images with the largest part in it are
+matched. An unmatched image of the leading animal has no part in it.
 
 P(a) comes from each pair's own probability of "same animal": by its global scores while it is not
 matched, by the fused score afterwards (a curve that is never surer than one more pair of the other
@@ -17,8 +17,8 @@ right, and none need be. The score that an unmatched pair of the same animal wou
 global part and a local part drawn from the database's pairs of one animal that have about the same
 global scores.
 
-All of it is fitted on pairs of database images (`fit_budget_rule`), never on a query; that a pair
-resembles those is what the stated risk rests on.
+All of it is fitted on pairs of database images (`fit_budget_rule`), never on a query; the stated
+risk holds as far as a query's pairs resemble those.
 
 Letters: P pairs, B candidates of one query, A animals among them, S database pairs of one animal,
 M global methods.
@@ -37,13 +37,13 @@ from exreid.calibration.logistic import fit_logistic, sigmoid
 from exreid.errors import CalibrationError
 
 WINDOW = 100
-"""Database pairs of one animal, nearest by global score, that stand for an unmatched pair."""
+"""Database pairs of one animal, nearest by global score, that represent an unmatched pair."""
 BUDGET_RIDGE = 1e-3
 """For each pair; keeps the coefficients finite where the global scores separate the animals."""
 
 
 class SavedBudgetRule(TypedDict):
-    """A `BudgetRule` as JSON, which holds each float64 exactly."""
+    """A `BudgetRule` as JSON, which keeps each float64 exactly."""
 
     centre_M: list[float]
     slope_M: list[float]
@@ -55,17 +55,17 @@ class SavedBudgetRule(TypedDict):
 
 @dataclass(frozen=True)
 class BudgetRule:
-    """Fitted: what an unmatched pair may turn out to be."""
+    """The fitted probabilities of an unmatched pair; see the module's docstring."""
 
     centre_M: np.ndarray
-    """float64: what raw global scores are measured from."""
+    """float64: subtracted from raw global scores."""
     slope_M: np.ndarray
     """float64, 0 or more: logits per unit of each global method's raw score."""
     intercept: float
     same_logit_S: np.ndarray
     """float64, rising: the logits of the database's pairs of one animal."""
     same_local_S: np.ndarray
-    """float64: what local methods add to the fused score of those pairs."""
+    """float64: the local methods' part of the fused score of those pairs."""
     answer: Calibration
     """From the fused score to the probability that a matched pair shows one animal."""
 
@@ -115,8 +115,8 @@ def fit_budget_rule(
     same_P: np.ndarray,
     weight_P: np.ndarray,
 ) -> BudgetRule:
-    """Fit the rule to database pairs: raw global scores, what local methods add to the fused
-    score, that score, the answer, and how many pairs each one stands for.
+    """Fit the rule to database pairs: raw global scores, the local methods' part of the fused
+    score, that score, the answer, and the number of pairs that each one represents.
 
     The log odds are linear in the global scores, none counting against an animal (a logistic
     regression). The curve of matched pairs is isotonic.
@@ -149,23 +149,23 @@ class Candidates:
     logit_B: np.ndarray
     """float64: `BudgetRule.logits`."""
     part_B: np.ndarray
-    """float64: what global methods add to the fused score."""
+    """float64: the global methods' part of the fused score."""
 
 
 @dataclass(frozen=True)
 class QueryState:
-    """How a query stands."""
+    """The risk and the leader of a query after some of its pairs were matched."""
 
     risk: float
     """See the module's docstring; 1 before anything is matched."""
     part_of_risk_B: np.ndarray
-    """float64: each candidate's part in it; 0 for those that decide nothing."""
+    """float64: each candidate's part in it; 0 for matched ones and the leading animal's."""
     top: int
     """Place of the leading candidate; -1 before anything is matched."""
 
 
 def query_state(rule: BudgetRule, candidates: Candidates, score_B: np.ndarray) -> QueryState:
-    """How a query stands, by the fused score of each candidate that was matched; NaN for the
+    """The state of a query. ``score_B``: the fused score of each matched candidate; NaN for the
     others."""
     open_B = np.isnan(score_B)
     chance_B = np.where(open_B, sigmoid(candidates.logit_B), rule.answer.apply(score_B))
@@ -187,7 +187,7 @@ def query_state(rule: BudgetRule, candidates: Candidates, score_B: np.ndarray) -
 
 @dataclass(frozen=True)
 class BudgetUse:
-    """What became of the queries."""
+    """The pairs that were matched, and the risk of each query."""
 
     matched_P: np.ndarray
     """bool: pairs that were matched."""
@@ -198,7 +198,7 @@ class BudgetUse:
 
 
 ScoreRound = Callable[[np.ndarray], np.ndarray]
-"""Matches the pairs at these places of the list, and gives their fused scores."""
+"""Matches the pairs at these indices of the list, and returns their fused scores."""
 
 
 def match_by_risk(
@@ -216,7 +216,7 @@ def match_by_risk(
 
     The first round takes the ``least`` likeliest pairs of each query by global scores; each later
     one the ``batch`` pairs of each open query with the largest part in its risk, of equal ones
-    those that stand first on the shortlist. What happens to a query depends on no other query.
+    the first on the shortlist. No query's pairs depend on another query.
     """
     start_Q1 = np.cumsum([0, *(len(candidates.index_B) for candidates in shortlists)])
     score_P = np.full(start_Q1[-1], np.nan)

@@ -5,10 +5,10 @@ Its curve is a base curve, which rises or stays level, plus a `tilt` of at most 
 the sum is strictly increasing over all float32 scores, beyond the fitted range too, and stays
 between 0 and 1. So calibration never changes a method's own ranking.
 
-No probability is surer than its pairs support: where n pairs show one answer alone, the other one
-may yet turn up. So each step of a curve counts one pair more of either answer, which leaves
+No probability is surer than its pairs support: where all n pairs have one answer, the next may have
+the other. So each step of a curve counts one pair more of either answer, which leaves
 (n + 1) / (n + 2) at most (Laplace's rule of succession), and less where a pair of the other answer
-stands for many: see `_Support`.
+has a large weight: see `_Support`.
 
 Letters: P pairs, M knots, N scores.
 """
@@ -36,11 +36,11 @@ CURVE_RIDGE = 1e-8
 """Moves no digit that matters, and keeps curves finite through scores that differ by nothing."""
 CURVE_FORMAT = 2
 WINDOW_PAIRS = 10
-"""An unseen pair of an answer weighs what so many of that answer weigh that scored nearest."""
+"""An unseen pair of an answer has the mean weight of this many nearest pairs of that answer."""
 
 
 class SavedCalibration(TypedDict):
-    """A `Calibration` as JSON, which holds each float64 exactly."""
+    """A `Calibration` as JSON, which keeps each float64 exactly."""
 
     format: int
     kind: CalibrationKind
@@ -78,14 +78,14 @@ class Calibration:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of everything that was fitted, as hexadecimal text."""
+        """SHA-256 of all fitted numbers, as hexadecimal text."""
         text = json.dumps(self.as_json(), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def is_level(self) -> bool:
-        """Whether the base curve is the same everywhere: the scores say nothing, or the
-        opposite, about the animal."""
+        """Whether the base curve is constant: the scores do not rise with sameness, or even
+        fall."""
         if self.kind == "isotonic":
             return bool(self.knot_prob_M[0] == self.knot_prob_M[-1])
         slopes = self.coefficients[: -1 if self.kind == "logistic" else 2]
@@ -169,9 +169,9 @@ def fit_calibration(
     - ``beta``: logit p = a ln s - b ln(1 - s) + c, with s the score scaled to 0..1 by the
       lowest and highest fitted one (Kull, Silva Filho & Flach 2017), and the same targets.
 
-    ``weight_P`` says how many pairs each one stands for. A curve never falls: for scores that do
-    not rise with sameness it is level (`Calibration.is_level`). CalibrationError without pairs
-    of both answers, when all scores are one, or when one is no float32 number.
+    ``weight_P``: how many pairs of the database each one represents. A curve never falls: for
+    scores that do not rise with sameness it is level (`Calibration.is_level`). CalibrationError
+    without pairs of both answers, when all scores are one, or when one is no float32 number.
 
     >>> fitted = fit_calibration(np.array([1, 2, 2, 3]), np.array([False, True, False, True]))
     >>> fitted.apply(np.array([0, 1, 2, 3, 9])).round(3).tolist()
@@ -233,7 +233,7 @@ def isotonic_means(mean_M: np.ndarray, weight_M: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Support:
-    """What pairs of known answers, by rising score, support."""
+    """Pairs of known answers, by rising score, as the support of a curve's probabilities."""
 
     score_P: np.ndarray
     same_P: np.ndarray
@@ -251,8 +251,9 @@ class _Support:
     def one_more(
         self, lowest_B: np.ndarray, highest_B: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The weight of a pair of either answer that was not seen among scores from and to: that of
-        the pairs of one animal from there upwards, and of those of two from there downwards."""
+        """The weights of an unseen pair of one animal and of one of two animals, with a score from
+        ``lowest_B`` to ``highest_B``: the mean weight of the next pairs of one animal from the
+        lowest upwards, and of the next pairs of two animals from the highest downwards."""
         same, different = self.same_P, ~self.same_P
         above_B = np.searchsorted(self.score_P[same], lowest_B, side="left")
         below_B = np.searchsorted(self.score_P[different], highest_B, side="right")
@@ -263,7 +264,7 @@ class _Support:
 
 
 def _mean_of_window(value_N: np.ndarray, start_B: np.ndarray) -> np.ndarray:
-    """The means of `WINDOW_PAIRS` numbers from each start, or from as near as there are so many."""
+    """The means of `WINDOW_PAIRS` numbers from each start, which moves to where as many follow."""
     start_B = np.clip(start_B, 0, max(len(value_N) - WINDOW_PAIRS, 0))
     end_B = np.minimum(start_B + WINDOW_PAIRS, len(value_N))
     sum_N1 = np.concatenate([[0.0], np.cumsum(value_N)])
@@ -273,7 +274,7 @@ def _mean_of_window(value_N: np.ndarray, start_B: np.ndarray) -> np.ndarray:
 def _checked_pairs(
     score_P: np.ndarray, same_P: np.ndarray, weight_P: np.ndarray | None, kind: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The pairs in an order of their own, so that the order they came in changes no bit."""
+    """The pairs, sorted, so that their order in the input changes no bit."""
     if kind not in get_args(CalibrationKind):
         raise ValueError(f"calibration must be one of {get_args(CalibrationKind)}, not {kind!r}.")
     score_P = np.asarray(score_P, np.float64) + 0.0

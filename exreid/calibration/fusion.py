@@ -2,20 +2,20 @@
 
 With equal weights it is WildFusion's mean of calibrated scores (Cermak et al. 2024, "WildFusion:
 individual animal identification with calibrated similarity fusion"); with learned ones a logistic
-regression over them. Either way an answer's score is the sum of what each method contributes,
-exactly: the float64 sum, in the order of the methods.
+regression over them. Either way an answer's score is exactly the float64 sum of the methods'
+contributions, in the order of the methods.
 
-With isotonic calibration and equal weights, what a method adds goes by the order of its raw scores,
-not by their scale. Passing them through an increasing map before anything is fitted changes
+With isotonic calibration and equal weights, a method's contribution depends on the order of its raw
+scores, not on their scale. Passing them through an increasing map before anything is fitted changes
 
 - no bit of the score of a pair whose raw scores occur among the fitted ones, where those are at
   most 25 distinct numbers; where they are more, less than 8e-6 (see `exreid.calibration.tilt`), so
   that only pairs that nearly tie may change places;
-- of a raw score between two fitted ones, or beyond them, where it stands between the same two: the
+- of a raw score between two fitted ones, or beyond them, its position between the same two: the
   curve is linear there, and a map need not be. A method's own order never changes.
 
-The logistic and the beta curve go by the scale, and learned weights by held-out scores, which fall
-between fitted ones.
+The logistic and the beta curve depend on the scale, and learned weights on held-out scores, which
+are between fitted ones.
 
 Letters: P pairs, M methods.
 """
@@ -48,19 +48,19 @@ FUSION_FORMAT = 1
 
 @dataclass(frozen=True)
 class FusedScores:
-    """What became of P pairs."""
+    """The fused scores of P pairs, and the parts of each."""
 
     probability_PM: np.ndarray
     """float64: each method's calibrated score; NaN where it has none."""
     contribution_PM: np.ndarray
-    """float64: what each method adds to the score; NaN where it has none."""
+    """float64: each method's addend to the score; NaN where it has none."""
     score_P: np.ndarray
     """float64: the sum of the contributions, from the first method to the last."""
     probability_P: np.ndarray
     """float64: the score, calibrated; NaN for a pair that lacks a method."""
     methods_P: np.ndarray
-    """int64: how many methods scored the pair. A pair that lacks one stands below all that do
-    not, whatever its score: scores of different sums are not compared."""
+    """int64: how many methods scored the pair. A pair that lacks one ranks below all complete
+    pairs, whatever its score: sums over different methods are not compared."""
 
 
 class SavedFusion(TypedDict):
@@ -75,7 +75,7 @@ class SavedFusion(TypedDict):
 
 @dataclass(frozen=True)
 class Fusion:
-    """Fitted: how raw scores become one. Kept as JSON, with every bit."""
+    """The fitted map from the methods' raw scores to one score. Saved as JSON, with every bit."""
 
     methods: tuple[str, ...]
     calibrations: tuple[Calibration, ...]
@@ -91,7 +91,7 @@ class Fusion:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of everything that was fitted, as hexadecimal text."""
+        """SHA-256 of all fitted numbers, as hexadecimal text."""
         return hashlib.sha256(json.dumps(self.as_json()).encode()).hexdigest()
 
     def apply(self, score_PM: np.ndarray) -> FusedScores:
@@ -140,8 +140,8 @@ class Fusion:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Probabilities of the calibration pairs from curves that were fitted without the animals of
-    their fold; NaN where the other folds do not suffice for a fit."""
+    """Probabilities of the calibration pairs, by curves that were fitted without the animals of
+    their fold; NaN where the other folds are too small for a fit."""
 
     probability_PM: np.ndarray
     """float64, of each method."""
@@ -160,9 +160,9 @@ def fit_fusion(
 ) -> tuple[Fusion, HeldOut]:
     """Fit each method's calibration, the weights, and the calibration of the fused score.
 
-    ``score_PM`` holds the raw scores of the pairs, all there. What is fitted on top of calibrated
-    scores (the weights, the answer's probability, the held-out figures) sees only scores whose
-    curve was fitted on the other folds' animals: cross-fitting (Wolpert 1992, "Stacked
+    ``score_PM``: the raw scores of the pairs, none missing. Fits on calibrated scores (the weights,
+    the answer's probability, the held-out probabilities) use only scores whose curve was fitted on
+    the other folds' animals: cross-fitting (Wolpert 1992, "Stacked
     generalization"). Where there are too few animals for that, equal weights fall back to scores
     of the curves themselves, and nothing is held out. The answer's probability is that of pairs
     that are ``listed_P`` (bool), where only such pairs become answers; the ranking does not
@@ -241,7 +241,7 @@ def _weights(
         ridge=WEIGHTS_RIDGE,
         non_negative=True,
     )
-    # Scaled to sum to 1, which changes no ranking, so that scores of runs can be laid side by side.
+    # Scaled to sum to 1, which changes no ranking, so that scores of runs can be compared.
     total = float(weight_M.sum())
     if total <= 0:
         return (1 / count,) * count
@@ -251,7 +251,7 @@ def _weights(
 def _enough(
     score_P: np.ndarray, pairs: CalibrationPairs, rows_P: np.ndarray, listed_P: np.ndarray | None
 ) -> np.ndarray:
-    """Those of the rows that are listed, where a curve can be fitted on them; else all."""
+    """The listed ones of the rows, where a curve can be fitted on them; else all."""
     if listed_P is None:
         return rows_P
     some_P = rows_P & listed_P

@@ -1,6 +1,6 @@
 """From an animal's score to the probability that it is the photograph's animal.
 
-Letters: Q practice queries, A animals named for one of them, P pairs of both.
+Letters: Q calibration queries, A animals named for one of them, P pairs of both.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ def fit_identity_curve(
 ) -> Calibration:
     """Fit the curve on gallery images that were answered as queries.
 
-    Each query counts twice, as the decision known/new has it: once as it is, where its animal is
-    among its candidates at all, and once with its animal taken out, as a new one; the new ones
-    together weigh ``new_share``. Within a query each of its ``most`` best animals is one pair,
-    right or wrong.
+    Each query counts twice, as in the decision known/new: once as it is, where its animal is among
+    its candidates, and once with its animal taken out, as a new one; the new ones together weigh
+    ``new_share``. Within a query each of its ``most`` best animals is one pair, right or wrong.
     CalibrationError where no pair is right, or none is wrong.
     """
     scores, same, weights = [], [], []
@@ -55,9 +54,8 @@ def fit_identity_curve(
 
 
 def shared_out(leader: float, curve_A: np.ndarray) -> np.ndarray:
-    """The probabilities of one photograph's animals, best first: the leader's, as it was decided
-    with its margin; the others' in the proportions of the curve, none above the leader's, and
-    all together at most 1.
+    """The probabilities of one photograph's animals, best first: ``leader`` for the first; for the
+    others in the proportions of the curve, none above the leader's, and all together at most 1.
 
     >>> shared_out(0.6, np.array([0.5, 0.5, 0.25])).round(3).tolist()
     [0.6, 0.267, 0.133]

@@ -3,8 +3,8 @@
 Of a hundred animals one pair in a hundred shows the same one, and most of the others are told
 apart by any method. So pairs are drawn from three strata, each with its own share: pairs of one
 animal, near pairs (of two animals, but among each other's best candidates by the global score),
-and far ones. A pair's weight says how many pairs of its stratum it stands for: the weighted pairs
-are again a fair picture of all pairs.
+and far ones. A pair's weight is the number of pairs of its stratum that it represents, so that the
+weighted pairs represent all pairs.
 
 Letters: N database images, P pairs.
 """
@@ -27,7 +27,7 @@ NearestOf = Callable[[np.ndarray, np.ndarray], np.ndarray]
 those at others (rising): int (first, candidates), -1 where there are fewer."""
 CALIBRATION_FOLDS = 5
 LISTED_PAIRS = 2_000_000
-"""Up to so many pairs are all listed before some are drawn."""
+"""Up to this many pairs are listed, and some of them drawn; of more, pairs are drawn at random."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class CalibrationPairs:
     same_P: np.ndarray
     """bool: they show the same animal."""
     weight_P: np.ndarray
-    """float64: how many pairs of the database it stands for."""
+    """float64: the number of the database's pairs that it represents."""
     fold_P: np.ndarray
     """int64 from 0: all pairs whose first image shows one animal are in one fold."""
 
@@ -71,7 +71,7 @@ def calibration_pairs(
     encounter: they resemble each other for more reasons than the animal.
 
     Up to half of the pairs show one animal; the rest is half near and half far. The same seed
-    gives the same pairs, in whatever order the images stand. CalibrationError where there is no
+    gives the same pairs, whatever the order of the images. CalibrationError where there is no
     pair of one animal, or of two.
     """
     rng = np.random.default_rng(seed)
@@ -113,9 +113,10 @@ def candidate_pairs(
     seed: int = 0,
 ) -> CalibrationPairs:
     """All pairs of up to ``queries`` database images, drawn at random, with their best candidates
-    in the whole database: what a method sees that is left some candidates of each query. Half of a
-    database, as the sets of `calibration_pairs`, would leave others. ``nearest`` says how many
-    candidates there are, and leaves out what may not answer. Each pair stands for itself.
+    in the whole database, as a method meets them that scores a shortlist of each query. In half of
+    a database, as the sets of `calibration_pairs` are, the candidates would be others. ``nearest``
+    decides how many candidates there are, and leaves out images that may not answer. Each pair has
+    the weight 1.
     """
     rng = np.random.default_rng(seed)
     first_A = side.by_id
@@ -180,16 +181,16 @@ class _Plane:
             first, second = np.meshgrid(self.first_A, self.second_B, indexing="ij")
             every = self._far_only(np.stack([first.ravel(), second.ravel()], axis=1), near_keys)
             return _drawn(every, most, rng)
-        found = np.zeros((0, 2), np.int64)
+        far_P2 = np.zeros((0, 2), np.int64)
         # At most half of them, so that drawing again and again soon finds as many.
         wanted = min(most, (total + 1) // 2)
-        while len(found) < wanted:
+        while len(far_P2) < wanted:
             a = rng.choice(self.first_A, 2 * wanted)
             b = rng.choice(self.second_B, 2 * wanted)
-            found = np.concatenate([found, self._far_only(np.stack([a, b], axis=1), near_keys)])
-            _, place = np.unique(found[:, 0] * size + found[:, 1], return_index=True)
-            found = found[np.sort(place)]
-        return found[:wanted]
+            far_P2 = np.concatenate([far_P2, self._far_only(np.stack([a, b], axis=1), near_keys)])
+            _, place = np.unique(far_P2[:, 0] * size + far_P2[:, 1], return_index=True)
+            far_P2 = far_P2[np.sort(place)]
+        return far_P2[:wanted]
 
     def _far_only(self, pair_P2: np.ndarray, near_keys: np.ndarray) -> np.ndarray:
         pair_P2 = pair_P2.astype(np.int64)
@@ -219,15 +220,15 @@ def _two_sets(side: RetrievalSide, rng: np.random.Generator) -> tuple[np.ndarray
     """Database indices, by image id: the encounters of each animal go to one set and the other in
     turn; images of no known encounter each count as one."""
     alone = side.encounter_N < 0
-    own_N = np.empty(len(side), np.int64)
-    own_N[side.by_id] = side.encounter_N.max() + 1 + np.arange(len(side))
-    group_N = np.where(alone, own_N, side.encounter_N)
+    single_N = np.empty(len(side), np.int64)
+    single_N[side.by_id] = side.encounter_N.max() + 1 + np.arange(len(side))
+    group_N = np.where(alone, single_N, side.encounter_N)
     second_N = np.zeros(len(side), bool)
     for code in np.unique(side.identity_N).tolist():
-        mine = np.flatnonzero(side.identity_N == code)
-        groups = rng.permutation(np.unique(group_N[mine]))
+        own = np.flatnonzero(side.identity_N == code)
+        groups = rng.permutation(np.unique(group_N[own]))
         chosen = groups[int(rng.integers(2)) :: 2]
-        second_N[mine[np.isin(group_N[mine], chosen)]] = True
+        second_N[own[np.isin(group_N[own], chosen)]] = True
     return side.by_id[~second_N[side.by_id]], side.by_id[second_N[side.by_id]]
 
 

@@ -1,7 +1,7 @@
 """A tiny slope that keeps a flat curve strictly increasing in float64.
 
 A calibration curve is flat where it saturates, and a fused score must not tie there. A slope in
-the score itself drowns in rounding: next to 1.0 a float64 cannot hold the step between two
+the score itself drowns in rounding: next to 1.0 a float64 is too coarse for the step between two
 float32 scores near 0. So the slope runs over the *ordinal* of the score, which counts float32
 numbers: there are about 2^32 of them, and float64 has room for 2^53 numbers from 0 to 1.
 
@@ -26,8 +26,8 @@ def float32_ordinal(score_N: np.ndarray) -> np.ndarray:
     Whole for a float32 number; between two of them linear. Neighbouring float32 numbers differ
     by exactly 1.
 
-    >>> one = np.float32(1)
-    >>> float32_ordinal(np.array([0, one, np.nextafter(one, one + 1), -one])).tolist()
+    >>> next_above_1 = np.nextafter(np.float32(1), np.float32(2))
+    >>> float32_ordinal(np.array([0, 1, next_above_1, -1])).tolist()
     [0.0, 1065353216.0, 1065353217.0, -1065353216.0]
     """
     size_N = np.abs(np.asarray(score_N, np.float64))
@@ -43,13 +43,13 @@ ORDINAL_END = float(float32_ordinal(np.array([FLOAT32_MAX]))[0]) + 1
 
 
 def knot_rises(knot_score_M: np.ndarray, budget: float) -> np.ndarray:
-    """How much the tilt rises from the lowest float32 to the first knot, between neighbouring
-    knots, and from the last one to the highest float32: M + 1 numbers.
+    """The tilt's rise from the lowest float32 to the first knot, between neighbouring knots, and
+    from the last one to the highest float32: M + 1 numbers.
 
-    All rise alike, so that the tilt at the knots depends on nothing but their order: passing the
-    scores through an increasing map changes no bit of it. Only where two knots stand so far
-    apart that this were less than `STEP` for each float32 between them do they rise by that: less
-    than 4e-6 over all of them.
+    All are equal, so that the tilt at the knots depends on nothing but their order: passing the
+    scores through an increasing map changes no bit of it. Only between knots so far apart that this
+    would be less than `STEP` for each float32 between them, the rise is that: less than 4e-6 over
+    all of them.
     """
     ends = np.array([ORDINAL_END])
     ordinal = np.concatenate([-ends, float32_ordinal(knot_score_M), ends])

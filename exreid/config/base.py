@@ -1,4 +1,4 @@
-"""What every part of the config is made of: the strict model, and the types of its keys."""
+"""The parts of every config: the strict model, and the types of its keys."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 Tree = dict[str, Any]
-"""A config as plain dicts, lists and values; what stands where is its model's to check."""
+"""A config as plain dicts, lists and values, not yet checked by its model."""
 
 
 class StrictModel(BaseModel):
@@ -36,7 +36,7 @@ LARGEST = 2**53
 
 
 def _number_as_text(value: object) -> object:
-    # Trees that are no YAML may hold numbers and truth values; the cells of a table are text.
+    # Trees from Python may have numbers and truth values; the cells of a table are text.
     if isinstance(value, bool):
         return str(value).lower()
     return str(value) if isinstance(value, int) else value

@@ -35,12 +35,12 @@ def load_config(
     *,
     preset: str | None = None,
 ) -> Model:
-    """The config of a YAML file with ``dotted.key=value`` overrides laid over it, and below both a
-    preset: one of `PRESETS`.
+    """The config of a preset (one of `PRESETS`), changed by a YAML file, changed by
+    ``dotted.key=value`` overrides.
 
-    What a value means is for its key's type to say (see `exreid.config.text`): a text key's value
-    is its text, ``benchmark.top_k=[1,5]`` a list, ``model.checkpoint=null`` none.
-    Raises ConfigError naming the key, and the nearest right key or value.
+    The type of a key decides how its text is read (see `exreid.config.text`): a text key's value
+    is its text, ``benchmark.top_k=[1,5]`` a list, ``model.checkpoint=null`` none. Raises
+    ConfigError naming the key, and the nearest right key or value.
     """
     values = read_tree(model, file, overrides)
     if preset is not None:
@@ -51,7 +51,7 @@ def load_config(
 def read_tree(
     model: type[StrictModel], file: str | Path | None = None, overrides: Sequence[str] = ()
 ) -> Tree:
-    """What the file and the overrides say, as plain dicts and lists, unchecked."""
+    """The values of the file and the overrides, as plain dicts and lists, unchecked."""
     tree: Tree = {}
     if file is not None:
         tree = tree_of_yaml(_read(Path(file)), model, source=str(file))
@@ -66,17 +66,19 @@ def read_tree(
 
 
 def with_overrides(config: Model, overrides: Sequence[str], allowed: Sequence[str]) -> Model:
-    """A config with some of its keys said anew: those of ``allowed``, where ``block.`` stands for
-    all keys of a block. ConfigError for any other."""
+    """A config with overrides of keys of ``allowed``, where ``block.`` means all keys of a block.
+    ConfigError for any other key."""
     for override in overrides:
         key, _ = _parted(override)
-        if not any(key == one or (one.endswith(".") and key.startswith(one)) for one in allowed):
+        if not any(
+            key == name or (name.endswith(".") and key.startswith(name)) for name in allowed
+        ):
             raise ConfigError(
                 f"{key}: cannot be set here. These can: "
-                f"{', '.join(one + '*' if one.endswith('.') else one for one in allowed)}."
+                f"{', '.join(name + '*' if name.endswith('.') else name for name in allowed)}."
             )
-    given = read_tree(type(config), None, overrides)
-    tree = _laid_over(config.model_dump(mode="json"), given)
+    changes = read_tree(type(config), None, overrides)
+    tree = _laid_over(config.model_dump(mode="json"), changes)
     return from_values(type(config), tree, source="the overrides")
 
 
@@ -156,19 +158,19 @@ def _explain(model: type[StrictModel], details: ErrorDetails) -> str:
     key = ".".join(location) or "config"
     if details["type"] == "extra_forbidden":
         return f"  {key}: unknown key.{nearest_key(model, key)}"
-    given = details.get("input")
+    value = details.get("input")
     message = details["msg"].removeprefix("Value error, ")
     if details["type"] == "value_error":
         return f"  {key}: {message}."
-    shown = repr(given)
+    shown = repr(value)
     line = (
         f"  {key}: {message}; it is {shown[:MOST_SHOWN]}{'...' if len(shown) > MOST_SHOWN else ''}."
     )
-    if details["type"] == "tuple_type" and isinstance(given, str):
-        line += f" Write [{given[:MOST_SHOWN].strip('[] ')}]."
-    if details["type"] == "literal_error" and isinstance(given, str):
+    if details["type"] == "tuple_type" and isinstance(value, str):
+        line += f" Write [{value[:MOST_SHOWN].strip('[] ')}]."
+    if details["type"] == "literal_error" and isinstance(value, str):
         options = str(details["ctx"]["expected"]).replace(" or ", ", ").split(", ")
-        near = difflib.get_close_matches(given, [o.strip("'") for o in options], n=1, cutoff=0.5)
+        near = difflib.get_close_matches(value, [o.strip("'") for o in options], n=1, cutoff=0.5)
         line += f" Did you mean {near[0]!r}?" if near else ""
     return line
 

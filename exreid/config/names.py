@@ -23,7 +23,7 @@ OWN_METRIC_NAMES = (
 def _known(name: str, group: str, own: tuple[str, ...]) -> str:
     if name in own or find_plugin(group, name):
         return name
-    *most, last = [repr(one) for one in (*own, *plugin_names(group))] or ["no name"]
+    *most, last = [repr(known) for known in (*own, *plugin_names(group))] or ["no name"]
     expected = f"{', '.join(most)} or {last}" if most else last
     raise PydanticCustomError(
         "literal_error",

@@ -22,11 +22,11 @@ RANGES = {
     "lograndint": 2,
     "qrandint": 3,
 }
-"""Distributions over a range, and how many numbers each takes: low, high (both included), step."""
+"""Distributions over a range, with their number of parameters: low, high (both included), step."""
 LISTS = ("choice", "grid")
 """Distributions over the values that are listed."""
 CORNERS = 4096
-"""So many combinations of the ends of all distributions are checked at most."""
+"""At most this many combinations of the ends of all distributions are checked."""
 SAME_FOR_ALL = {
     "output": "where trials write",
     "wandb": "who watches them",
@@ -35,12 +35,12 @@ SAME_FOR_ALL = {
     "validation": "what trials are judged on",
     "dataset": "which images trials are judged on",
 }
-"""Blocks that are not searched, and what they say."""
+"""Blocks that are not searched, and their meaning."""
 SEARCHABLE_DATASET = (
     *("image_size", "resize", "no_background", "crop_to_mask", "crop", "crop_margin"),
     *("fill_rgb", "reduced_decode"),
 )
-"""Keys of dataset that change how images are seen, and not which."""
+"""Keys of dataset that change how images are prepared, not which are used."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Distribution:
 
     @property
     def step(self) -> float | None:
-        """The distance between the values, where there is one."""
+        """The distance between the values; None for a continuous range."""
         return self.numbers[2] if len(self.numbers) == 3 else None
 
     def ends(self) -> list[Json]:
@@ -73,7 +73,7 @@ class Distribution:
         return list(self.choices or self.numbers[:2])
 
     def within(self) -> list[float]:
-        """A value between the ends: it shows that a key takes no fractions."""
+        """A value between the ends, to find keys that take no fractions."""
         if not self.numbers or self.whole:
             return []
         low, high = self.numbers[:2]

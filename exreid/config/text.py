@@ -1,9 +1,9 @@
-"""What the text of a config means: the type of each key says, and not YAML's guess.
+"""From the text of a config to values: by the type of each key, not by YAML's guess.
 
 YAML alone takes an unquoted 007 for 7, 12:30 for 750, yes for a truth value and `data #2` for
 `data`. Here a text key gets its text, a number key a number, and a word is null only where the key
-can be null. In a file, quotes make any value text; an override of a text key is its text as it
-stands. Nothing is looked up (``${...}``), and nothing grows without bound.
+can be null. In a file, quotes make any value text; the value of an override of a text key is the
+written text. Nothing is looked up (``${...}``), and nothing grows without bound.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from exreid.errors import ConfigError
 MOST_BYTES = 2**20
 """Of a config file; the largest sweeps have some thousands."""
 MOST_VALUES = 50_000
-"""In a config, what its aliases stand for counted each time."""
+"""Values of a config, those of an alias counted each time that it is used."""
 DEEPEST = 50
 NULLS = frozenset({"null", "Null", "NULL", "~"})
 TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -56,8 +56,8 @@ def value_of_override(key: str, text: str, model: type[BaseModel]) -> object:
             remedy = f"Write {key}=null for none" if NoneType in wanted else "Leave it out"
             raise ConfigError(f"{key}= has no value. {remedy}.")
         return scalar(text, wanted)
-    block = any(_is_block(one) for one in wanted)
-    listed = any(get_origin(one) in (tuple, list) for one in wanted) and text.startswith("[")
+    block = any(_is_block(kind) for kind in wanted)
+    listed = any(get_origin(kind) in (tuple, list) for kind in wanted) and text.startswith("[")
     if not (block or listed or object in wanted) or (not text and not block):
         return scalar(text, wanted)
     try:
@@ -73,7 +73,7 @@ def value_of_override(key: str, text: str, model: type[BaseModel]) -> object:
 
 
 def scalar(text: str, wanted: list[object]) -> str | int | float | None:
-    """What an unquoted word means where these types are wanted; else the word itself.
+    """The value of an unquoted word where these types are wanted; else the word itself.
 
     >>> scalar("007", [str]), scalar("007", [int]), scalar("12:30", [int]), scalar("no", [bool])
     ('007', 7, '12:30', False)
@@ -104,13 +104,13 @@ def to_yaml_text(tree: Mapping[str, object]) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes also what is a number here and none to the library."""
+    """Also quotes words that `scalar` reads as numbers and the library does not."""
 
 
 def _quoted(dumper: _Dumper, text: str) -> yaml.ScalarNode:
     style = "'" if scalar(text, [object]) != text else None
     if not text.isprintable():
-        style = '"'  # the library writes line separators as they stand, and reads blanks
+        style = '"'  # the library writes line separators unescaped, and reads blanks
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
@@ -118,13 +118,13 @@ _Dumper.add_representer(str, _quoted)
 
 
 class _Reading:
-    """One document: how many values it has had so far."""
+    """Reads one document, and counts its values."""
 
     def __init__(self) -> None:
         self.values = 0
 
     def value(self, node: yaml.Node, wanted: object, place: str, depth: int) -> object:
-        """What a node means where a type, or one of a list of them, is wanted."""
+        """The value of a node where a type, or one of a list of them, is wanted."""
         wanted = wanted if isinstance(wanted, list) else _alternatives(wanted)
         self.values += 1
         if self.values > MOST_VALUES or depth > DEEPEST:
@@ -148,7 +148,7 @@ class _Reading:
         _check_text(text, f"{_line(node)}: {place}")
         if _is_quoted(node):
             return text
-        if any(_is_block(one) for one in wanted) and (not text or text in NULLS):
+        if any(_is_block(kind) for kind in wanted) and (not text or text in NULLS):
             return {}  # a block whose keys are all left out
         return scalar(text, wanted) if text else None
 
@@ -165,10 +165,10 @@ class _Reading:
             if name == "<<" and not _is_quoted(key):
                 parts = value.value if isinstance(value, yaml.SequenceNode) else [value]
                 for part in reversed(parts):
-                    found = self.value(part, wanted, place, depth + 1)
-                    if not isinstance(found, dict):
+                    block = self.value(part, wanted, place, depth + 1)
+                    if not isinstance(block, dict):
                         raise ConfigError(f"{_line(part)}: <<: takes a block, such as *name.")
-                    merged |= found
+                    merged |= block
                 continue
             if name in own:
                 raise ConfigError(f"{_line(key)}: {name!r} is given twice.")
@@ -187,35 +187,35 @@ def _alternatives(annotation: object) -> list[object]:
     if origin is Annotated:
         return _alternatives(parts[0])
     if origin in (Union, UnionType):
-        return [one for part in parts for one in _alternatives(part)]
+        return [kind for part in parts for kind in _alternatives(part)]
     if origin is Literal:
         return list(dict.fromkeys(type(value) for value in parts))
     return [annotation]
 
 
 def _annotation(model: type[BaseModel], names: list[str]) -> object:
-    """The type of a dotted key; object, which takes anything, for one that there is not."""
-    found: object = model
+    """The type of a dotted key; object, which takes anything, for an unknown one."""
+    annotation: object = model
     for name in names:
-        found = _of_key(_alternatives(found), name)
-    return found
+        annotation = _of_key(_alternatives(annotation), name)
+    return annotation
 
 
 def _of_key(wanted: list[object], name: str) -> object:
-    for one in wanted:
-        if isinstance(one, type) and issubclass(one, BaseModel) and name in one.model_fields:
-            return one.model_fields[name].annotation
-        if get_origin(one) is dict:
-            return get_args(one)[1]
+    for kind in wanted:
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and name in kind.model_fields:
+            return kind.model_fields[name].annotation
+        if get_origin(kind) is dict:
+            return get_args(kind)[1]
     return object
 
 
 def _of_item(wanted: list[object], place: int) -> object:
-    for one in wanted:
-        parts = get_args(one)
-        if get_origin(one) is list or (get_origin(one) is tuple and parts[-1] is Ellipsis):
+    for kind in wanted:
+        parts = get_args(kind)
+        if get_origin(kind) is list or (get_origin(kind) is tuple and parts[-1] is Ellipsis):
             return parts[0]
-        if get_origin(one) is tuple and place < len(parts):
+        if get_origin(kind) is tuple and place < len(parts):
             return parts[place]
     return object
 
@@ -232,12 +232,11 @@ def _check_text(text: str, place: str) -> None:
         raise ConfigError(f"{place}: {text!a} is no Unicode text.") from None
     if "\0" in text:
         raise ConfigError(f"{place}: {text!r} has a character 0 in it.")
-    found = LOOK_UP.search(text)
-    if found:
+    if reference := LOOK_UP.search(text):
         raise ConfigError(
-            f"{place}: {found.group()} is not looked up, since a config that was sent could copy "
-            "secrets into what a run writes. Write the value itself; of a variable of the shell, "
-            "give it as an override: key=$NAME."
+            f"{place}: {reference.group()} is not looked up, since a config that was sent could "
+            "copy secrets into what a run writes. Write the value itself; of a variable of the "
+            "shell, give it as an override: key=$NAME."
         )
 
 

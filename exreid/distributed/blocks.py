@@ -23,7 +23,7 @@ def table_block(table: ImageTable, positions: np.ndarray) -> pa.Table:
 
 
 def table_blocks(table: ImageTable, positions: np.ndarray, per_block: int) -> list[pa.Table]:
-    """Blocks of so many images, the last one of what is left."""
+    """Blocks of ``per_block`` images, the last one of the rest."""
     return [
         table_block(table, positions[start : start + per_block])
         for start in range(0, len(positions), per_block)

@@ -1,4 +1,4 @@
-"""Starting Ray or attaching to a cluster: each failure explained, no wait without an end."""
+"""Starting Ray or attaching to a cluster: each failure is explained, each wait has a limit."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ START_S, ATTACH_S = 300.0, 90.0
 """Seconds that Ray may take to start here, and to attach to a head that answers."""
 SHOWN_EVERY_S, LOOK_EVERY_S = 20.0, 1.0
 HEAD_STARTS_S = 30.0
-"""Seconds after which the head's process, the first that Ray starts, must be there."""
+"""Seconds after which the head's process, the first that Ray starts, must run."""
 WITHOUT = "Without Ray: ray.num_actors=0 (probes), ray.num_workers=0 (training)."
 
 
 def connect(address: str | None, *, verbose: bool) -> Sentry:
-    """Attach to the cluster that is named, by ``ray.address`` or else RAY_ADDRESS, or start Ray on
-    this machine; what watches over it.
+    """Attach to the cluster of ``ray.address`` or else RAY_ADDRESS, or start Ray on this machine;
+    returns the sentry that watches over it.
 
-    ConfigError for what is no address, NoClusterError where Ray does not come up.
+    ConfigError for a malformed address, NoClusterError where Ray does not come up.
     """
     key = "ray.address" if address else "RAY_ADDRESS"
     address = address or os.environ.get("RAY_ADDRESS") or LOCAL
@@ -55,7 +55,7 @@ def connect(address: str | None, *, verbose: bool) -> Sentry:
 
 
 def _take_sigterm_back() -> None:
-    """Ray's C++ side puts a handler of its own in the place of whoever has one."""
+    """Restore this process's handler of SIGTERM, which Ray's C++ side has replaced."""
     if threading.current_thread() is threading.main_thread():
         handler = signal.getsignal(signal.SIGTERM)
         if handler is not None:
@@ -75,28 +75,29 @@ def raylet_address() -> str | None:
 
 def _check_address(address: str, key: str) -> None:
     host, _, port = address.rpartition(":")
-    here = "To run on this machine, set ray.address=local."
+    remedy = "To run on this machine, set ray.address=local."
     if address.startswith(("http://", "https://")):
         raise ConfigError(
             f"{key}={address}: that is Ray's dashboard, which takes jobs and not programs: "
-            f"ray job submit --address {address} --working-dir . -- python jobs/probe.py ... {here}"
+            f"ray job submit --address {address} --working-dir . -- python jobs/probe.py ... "
+            f"{remedy}"
         )
     if "://" in address:
         raise ConfigError(
             f"{key}={address}: Ray Client can neither train nor stream data. On a machine of the "
             "cluster, set it to HOST:PORT of the head (its port is 6379, unless it was chosen); "
-            f"from elsewhere, use ray job submit. {here}"
+            f"from elsewhere, use ray job submit. {remedy}"
         )
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ConfigError(
             f"{key}={address}: an address is HOST:PORT of the head (its port is 6379, unless it "
-            f"was chosen), auto, or local. {here}"
+            f"was chosen), auto, or local. {remedy}"
         )
 
 
 def _check_head(address: str, key: str) -> None:
-    """NoClusterError where nobody answers, or nobody who speaks as a head does: Ray would try for a
-    quarter of an hour, without a word."""
+    """NoClusterError where no head of a cluster answers: Ray itself would try for a quarter of an
+    hour, without a message."""
     start_s = time.monotonic()
     while not answers(address):
         if time.monotonic() - start_s > ANSWER_S:
@@ -146,7 +147,7 @@ def _init(address: str, *, verbose: bool) -> None:
         ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)
 
     try:
-        # Out here: a start that is given up leaves no redirected stderr, which would swallow why.
+        # Outside the thread: an abandoned start must not leave stderr redirected.
         with contextlib.nullcontext() if verbose else without_chatter():
             beside_main(start, limit_s=limit_s, every_s=LOOK_EVERY_S, on_wait=look, stay=True)
     except TimeoutError as error:
@@ -184,21 +185,21 @@ class _StartedParts:
 
     def check(self, waited_s: float) -> None:
         """Raise where one has ended: Ray itself waits for minutes."""
-        there = set()
+        running = set()
         for pid in children(os.getpid()) - self.before:
             with contextlib.suppress(OSError):
-                there.add(Path(f"/proc/{pid}/comm").read_text().strip())
+                running.add(Path(f"/proc/{pid}/comm").read_text().strip())
         wanted = self.seen | ({"gcs_server"} if waited_s > HEAD_STARTS_S and self.before else set())
-        for name in sorted(wanted - there):
+        for name in sorted(wanted - running):
             raise _PartDiedError(name)
-        self.seen |= there & {"gcs_server", "raylet"}
+        self.seen |= running & {"gcs_server", "raylet"}
 
 
 @contextmanager
 def without_chatter() -> Iterator[None]:
-    """Of what is written to file descriptor 2 meanwhile, drop `CHATTER` alone.
+    """Drop lines with `CHATTER` from file descriptor 2 during the block; others pass.
 
-    Ray's C++ side announces there which log level it was given, whatever that level is.
+    Ray's C++ side announces its log level there, whatever that level is.
     """
     kept = os.dup(2)
     out, into = os.pipe()

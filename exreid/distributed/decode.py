@@ -1,4 +1,4 @@
-"""Decoding over Ray Data: once into the cache, or again in every epoch where there is none."""
+"""Decoding over Ray Data: once into the cache or, without a cache, again in every epoch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from exreid.features.extraction import PrepareImages
 from exreid.records import ImageTable
 
 STORE_SHARE = 0.3
-"""Of the cluster's object store, for what all workers together have decoded and not used yet."""
+"""Share of the cluster's object store for images that are decoded and not yet used."""
 
 
 def decode_over_tasks(
@@ -25,8 +25,8 @@ def decode_over_tasks(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Decode the images at these positions in tasks that write the cache themselves.
 
-    It runs to its end before the training begins, not beside it: an unreadable image changes
-    which classes there are, and that must be known before the first step.
+    It runs to its end before the training begins, not beside it: an unreadable image changes the
+    classes, and those must be known before the first step.
     """
     blocks = table_blocks(table, positions, DECODED_PART_IMAGES)
     dataset = ray.data.from_arrow(blocks).map_batches(
@@ -36,7 +36,7 @@ def decode_over_tasks(
 
 
 def decoders_each(all_cpus: float, free_cpus: float, workers: int, held_cpus: float) -> int:
-    """How many images each training worker's stream decodes at a time on CPUs that no worker holds,
+    """How many images each training worker's stream decodes at a time on CPUs that no worker has,
     of which ``free_cpus`` are free now.
 
     >>> decoders_each(16, 14, 2, 1), decoders_each(16, 3, 2, 1), decoders_each(4, 0, 2, 2)
@@ -46,12 +46,12 @@ def decoders_each(all_cpus: float, free_cpus: float, workers: int, held_cpus: fl
 
 
 class StreamedImages:
-    """Images decoded as they are wanted, by a Ray Data pipeline of each worker's own.
+    """Images decoded when they are used, by one Ray Data pipeline for each worker.
 
     A split of one stream over the workers would give each whatever block comes first. Here each
-    worker asks for its own shares in its own order, so that the batches are the same in every run
-    and for any number of workers; no image is decoded by two of them. The workers share the CPUs
-    that none of them holds, on whatever machine, and the object store.
+    worker reads its own shares in their order, so that the batches are the same in every run and
+    for any number of workers; no image is decoded by two of them. The workers share the CPUs that
+    none of them has, on all machines, and the object store.
     """
 
     def __init__(self, table: ImageTable, prepare: PrepareImages) -> None:
@@ -73,14 +73,14 @@ class StreamedImages:
 
     def _stream(self, places: Sequence[np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
         workers, held_cpus = _workers()
-        there = ray.cluster_resources()
+        resources = ray.cluster_resources()
         free_cpus = ray.available_resources().get("CPU", 0.0)
-        decoders = decoders_each(there.get("CPU", 0.0), free_cpus, workers, held_cpus)
+        decoders = decoders_each(resources.get("CPU", 0.0), free_cpus, workers, held_cpus)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
         context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
-            object_store_memory=STORE_SHARE * there["object_store_memory"] / workers
+            object_store_memory=STORE_SHARE * resources["object_store_memory"] / workers
         )
         # ray.data.from_arrow starts tasks that ask for a CPU, and would wait for ever for one.
         dataset = from_blocks([table_block(self.table, place_b) for place_b in places])
@@ -88,7 +88,7 @@ class StreamedImages:
             self.prepare,
             batch_size=None,
             batch_format="numpy",
-            # Where the workers hold all CPUs, decoding takes place on theirs.
+            # Where the workers have all CPUs, decoding uses theirs.
             num_cpus=1 if decoders else 0,
             compute=TaskPoolStrategy(size=decoders or max(1, int(held_cpus))),
         )
@@ -102,6 +102,6 @@ class StreamedImages:
 
 
 def _workers() -> tuple[int, float]:
-    """How many workers train together, and how many CPUs each one holds, seen from one of them."""
+    """The number of training workers and the CPUs of each, as one of them sees them."""
     own = ray.get_runtime_context().get_assigned_resources().get("CPU", 0.0)
     return dist.get_world_size() if dist.is_initialized() else 1, own

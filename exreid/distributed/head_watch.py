@@ -1,6 +1,9 @@
-"""A cluster whose head dies takes its drivers with it: Ray waits for a minute and then ends the
-process from C++, without a word. Where the raylet of this machine dies, some calls wait for ever.
-This notices, and raises an error in the main thread."""
+"""Notices that the cluster's head or this machine's raylet is dead, and raises an error in the main
+thread.
+
+Ray itself waits for a minute after the head's death, and then ends the process from C++ without a
+message; after the raylet's death some calls wait for ever.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ KNOCK_EVERY_S = 2.0
 LOST_AFTER_S = 15.0
 """Seconds without an answer after which the head counts as dead; Ray's own limit is 60."""
 CLEAN_UP_S = 20.0
-"""Seconds that a run then has to tidy up: whatever asks Ray for something waits for ever."""
+"""Seconds that a run then has to tidy up: a call to Ray would wait for ever."""
 _lost = threading.Event()
 
 
@@ -33,7 +36,7 @@ def head_is_lost() -> bool:
 
 
 def kill_actor(actor: ActorHandle) -> None:
-    """ray.kill, unless the head is dead: nobody would hear it, and the call would not return."""
+    """ray.kill, unless the head is dead: the call would not return."""
     if not head_is_lost():
         ray.kill(actor)
 
@@ -59,7 +62,7 @@ def head_watched(
         yield
     except Exception as error:
         if _lost.is_set() or not watch.answers():
-            # Nor say goodbye when this process ends: Ray would wait for an answer.
+            # Ray's own exit handlers would wait for an answer.
             atexit.register(exit_failed)
             on_lost()
             raise watch.error() from error
@@ -79,14 +82,14 @@ class HeadWatch(threading.Thread):
         self.ended = threading.Event()
 
     def run(self) -> None:
-        """Until one of them is lost, or nobody needs them any more."""
+        """Until one of them is lost, or the block has ended."""
         last_s = time.monotonic()
         while not self.ended.wait(KNOCK_EVERY_S):
             if self.answers():
                 last_s = time.monotonic()
             elif time.monotonic() - last_s > LOST_AFTER_S:
                 _lost.set()
-                # Ray's waits look for signals; nothing else would wake them.
+                # Only a signal interrupts Ray's waits.
                 signal.pthread_kill(_main_id(), signal.SIGUSR2)
                 if not self.ended.wait(CLEAN_UP_S):
                     self.on_lost()
@@ -100,7 +103,7 @@ class HeadWatch(threading.Thread):
         return not self.raylet_lost and answers(self.head)
 
     def raise_lost(self, *unused: object) -> None:
-        """What the signal does, in the main thread."""
+        """The handler of the signal, in the main thread."""
         if not self.ended.is_set():
             raise self.error()
 

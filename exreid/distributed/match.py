@@ -1,9 +1,9 @@
-"""Matching over actors: tiles go out, a few at a time, and evidence comes back.
+"""Matching over actors: tiles are sent, a few at a time, and evidence comes back.
 
 Ray's own restarts are not used: an actor that waits for a place in a cluster that has lost a
-machine would hold its tiles for ever. Here tiles go to actors that are up; those of a lost actor
-go to the others, and another actor is asked for in its place. Machines that join are used as soon
-as they are there: as long as tiles wait, actors are added to whatever is free.
+machine would keep its tiles for ever. Here tiles go to actors that are up; those of a lost actor
+go to the others, and a new actor is started in its place. Machines that join are used at once: as
+long as tiles wait, actors are added wherever resources are free.
 
 Letters: P pairs.
 """
@@ -29,7 +29,7 @@ from exreid.distributed.metrics import count_lost
 from exreid.distributed.session import Placement
 from exreid.distributed.worker_warnings import hand_warnings_on
 from exreid.errors import ExreidError, MatchingError
-from exreid.matching.tiles import Ask, FeaturesOf, Given, PairMatcher, Tile
+from exreid.matching.tiles import Answer, Ask, FeaturesOf, PairMatcher, Tile
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +42,13 @@ NO_ACTOR_S = 300.0
 TOLD_EVERY_S = 30.0
 MOST_ACTORS = 1024
 GROW_EVERY_S = 5.0
-"""Seconds between two looks for free places in the cluster."""
+"""Seconds between two checks for free resources in the cluster."""
 START_FAILURES = 3
 """Actors of a pool that may fail to start, beyond one for each actor, before it is given up."""
 
 
 class MatchActor:
-    """The matcher inside an actor, which fetches the features of its tiles itself."""
+    """The matcher inside an actor, which reads the features of its tiles itself."""
 
     def __init__(
         self,
@@ -67,9 +67,9 @@ class MatchActor:
         self.matcher = self.make_matcher()
 
     def run(
-        self, ask: Ask[Given], query_M: np.ndarray, gallery_M: np.ndarray, pair_P2: np.ndarray
-    ) -> tuple[Given, float]:
-        """What the matcher gives for a tile, and the seconds it took.
+        self, ask: Ask[Answer], query_M: np.ndarray, gallery_M: np.ndarray, pair_P2: np.ndarray
+    ) -> tuple[Answer, float]:
+        """The matcher's answer for a tile, and its seconds of work.
 
         An actor on a GPU runs two tiles at a time: the features of the next one are read while the
         device works on the one before.
@@ -77,13 +77,13 @@ class MatchActor:
         queries, gallery = self.queries(query_M), self.gallery(gallery_M)
         with self.one_at_a_time:
             start = time.perf_counter()
-            given = ask(self.matcher, queries, gallery, pair_P2)
-            return given, time.perf_counter() - start
+            answer = ask(self.matcher, queries, gallery, pair_P2)
+            return answer, time.perf_counter() - start
 
 
 @dataclass
 class MatchReport:
-    """How the matching went."""
+    """Failed tiles, lost actors, and the actors' times."""
 
     failed: list[tuple[Tile, str]] = field(default_factory=list)
     """Tiles that were given up, and why."""
@@ -143,8 +143,8 @@ class ActorPool:
         self.all.append(worker)
         self.workers[worker.handle.ready.remote()] = worker
 
-    def run(self, tiles: Iterator[Tile], ask: Ask[Given]) -> Iterator[tuple[Tile, Given]]:
-        """Finished tiles as they come; those given up stand in the report."""
+    def run(self, tiles: Iterator[Tile], ask: Ask[Answer]) -> Iterator[tuple[Tile, Answer]]:
+        """Finished tiles as they come; the report lists those given up."""
         waiting = iter(tiles)
         self.attempts.clear()
         while True:
@@ -191,7 +191,7 @@ class ActorPool:
     def _up(self) -> list[_Worker]:
         return [worker for worker in self.all if worker.up_since_s is not None]
 
-    def _hand_out(self, waiting: Iterator[Tile], ask: Ask[Given]) -> None:
+    def _hand_out(self, waiting: Iterator[Tile], ask: Ask[Answer]) -> None:
         """Fill up the actors that are up, the emptiest first."""
         while True:
             free = [worker for worker in self._up() if len(worker.tiles) < IN_FLIGHT]
@@ -224,9 +224,9 @@ class ActorPool:
             worker.up_since_s = time.perf_counter()
             return
         worker.tiles.remove(reference)
-        given, busy_s = value
+        answer, busy_s = value
         self.report.busy_s += busy_s
-        yield tile, given
+        yield tile, answer
 
     def _failed(self, tile: Tile, reason: str) -> None:
         """Try the tile again, unless it was tried often enough."""
@@ -238,10 +238,10 @@ class ActorPool:
             self.report.failed.append((tile, reason))
 
     def _lost(self, worker: _Worker, tile: Tile | None, reason: str) -> None:
-        """An actor is gone: its tiles go elsewhere, and another is asked for.
+        """An actor is gone: its tiles go to others, and a new actor is started.
 
-        The oldest of its tiles is the one that it was at work on, and may be what ended it: that
-        one alone counts as tried.
+        The oldest of its tiles is the one that it was working on, and may have ended it: only that
+        one counts as tried.
         """
         self.report.actors_lost += 1
         count_lost("actor")
@@ -275,7 +275,7 @@ class ActorPool:
             )
 
     def wake(self, report: MatchReport) -> None:
-        """Take the pool up again after `rest`, with a report of its own."""
+        """Use the pool again after `rest`, with a new report."""
         self.report, now_s = report, time.perf_counter()
         for worker in self._up():
             worker.up_since_s = now_s
@@ -294,21 +294,21 @@ class ActorPool:
 def match_over_actors(
     tiles: Iterator[Tile],
     make_matcher: Callable[[], PairMatcher],
-    ask: Ask[Given],
+    ask: Ask[Answer],
     *,
     queries: FeaturesOf,
     gallery: FeaturesOf,
     placement: Placement,
     report: MatchReport,
     keep: list[ActorPool] | None = None,
-) -> Iterator[tuple[Tile, Given]]:
-    """What the matcher gives for each tile, in the order in which they finish.
+) -> Iterator[tuple[Tile, Answer]]:
+    """Each tile with the matcher's answer, in the order in which they finish.
 
-    ``make_matcher`` builds the matcher inside each actor. ``queries`` and ``gallery`` are called
-    there too: features do not pass through the driver, but are read from the cache, which every
-    machine sees. ``report`` is filled in as it goes. ``keep`` holds the actors of the last call
-    with this matcher and these features, if any, and is given them back: many small calls start
-    them once. The caller stops those that are left.
+    ``make_matcher`` builds the matcher inside each actor. ``queries`` and ``gallery`` are called in
+    the actors too: features do not pass through the driver, but are read from the cache, which
+    every machine sees. ``report`` is updated during the work. ``keep`` has the pool of the last
+    call with this matcher and these features, if any, and gets it back, so that many small calls
+    start actors once. The caller stops the pool that is left in it.
     """
     pool = keep.pop() if keep else ActorPool(make_matcher, (queries, gallery), placement, report)
     pool.wake(report)

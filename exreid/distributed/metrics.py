@@ -1,7 +1,6 @@
-"""What a cluster's own monitoring is told while a run goes on: Ray's metrics, read by Prometheus.
+"""A run's progress as Ray's metrics, for a cluster's monitoring by Prometheus.
 
-They are those of the driver, which knows what is done, what is left, and what was lost. Without a
-Ray that runs, nothing is told.
+The driver counts what is done, left and lost. Without a running Ray nothing is counted.
 """
 
 from __future__ import annotations

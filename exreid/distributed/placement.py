@@ -1,10 +1,11 @@
-"""What a cluster can hold: how many workers, actors or trials, and an error for what never fits."""
+"""How many workers, actors or trials fit a cluster, and an error where none ever fits."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 import ray
@@ -16,21 +17,21 @@ log = logging.getLogger(__name__)
 
 POLL_S = 1.0
 SETTLED_S = 30.0
-"""Once what is needed is there and no machine has come for so long, the work begins."""
+"""Once enough fit and no machine has joined for this long, the work begins."""
 ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What one machine of the cluster has."""
+    """The CPUs and GPUs of one machine of the cluster."""
 
     cpus: float
     gpus: float
 
-    def holds(self, cpus: float, gpus: float) -> int:
-        """How many that take so much each fit here at once; a share of a GPU lies within one.
+    def fits(self, cpus: float, gpus: float) -> int:
+        """How many actors of this size fit at once; a share of a GPU is of one GPU.
 
-        >>> Machine(8, 2).holds(1, 0.6), Machine(8, 2).holds(3, 0.5), Machine(8, 2).holds(1, 2)
+        >>> Machine(8, 2).fits(1, 0.6), Machine(8, 2).fits(3, 0.5), Machine(8, 2).fits(1, 2)
         (2, 2, 1)
         """
         counts = []
@@ -69,15 +70,15 @@ def room_for(
 ) -> int:
     """How many of ``wanted`` fit at once, each on one machine.
 
-    Waits up to ``ray.wait_s`` for machines that an autoscaler may add, having told it what is
-    wanted; no longer once ``least`` fit and none has come for `SETTLED_S`. RunError naming what is
-    wanted and what is there where fewer than ``least`` fit.
+    Asks an autoscaler for what is wanted and waits up to ``ray.wait_s`` for machines; no longer
+    once ``least`` fit and none has joined for `SETTLED_S`. RunError with what is wanted and what
+    the cluster has where fewer than ``least`` fit.
     """
     deadline_s = time.monotonic() + config.wait_s
-    if config.wait_s and (there := _holds(cpus, gpus)) < wanted:
+    if config.wait_s and (room := _room(cpus, gpus)) < wanted:
         log.warning(
             "Waiting up to %g s for machines: %d %s are wanted, the cluster has room for %d.",
-            *(config.wait_s, wanted, what, there),
+            *(config.wait_s, wanted, what, room),
         )
         from ray.autoscaler.sdk import request_resources
 
@@ -85,19 +86,20 @@ def room_for(
         request_resources(bundles=[bundle] * wanted)
         fit, grown_s = 0, time.monotonic()
         while fit < wanted and time.monotonic() < deadline_s:
-            if (now_fit := _holds(cpus, gpus)) > fit:
+            if (now_fit := _room(cpus, gpus)) > fit:
                 fit, grown_s = now_fit, time.monotonic()
             if fit >= least and time.monotonic() - grown_s > SETTLED_S:
                 break
             time.sleep(POLL_S)
-    fit = _holds(cpus, gpus)
+    fit = _room(cpus, gpus)
     if fit < least:
         waited = f" after {config.wait_s:g} s" if config.wait_s else ""
         raise RunError(
             f"no room for {least} {what}, each with {cpus:g} CPUs and {gpus:g} GPUs on one "
-            f"machine: the cluster has room for {fit} at once{waited}. Its machines: {_there()}. "
-            "Lower ray.cpus_per_worker, ray.gpus_per_worker or ray.num_workers; for an autoscaling "
-            "cluster, set ray.wait_s to the seconds that a machine takes to come up."
+            f"machine: the cluster has room for {fit} at once{waited}. Its machines: "
+            f"{_machines_text()}. Lower ray.cpus_per_worker, ray.gpus_per_worker or "
+            "ray.num_workers; for an autoscaling cluster, set ray.wait_s to the seconds that a "
+            "machine takes to come up."
         )
     return min(fit, wanted)
 
@@ -112,22 +114,23 @@ def gpus_each(config: RayConfig) -> float:
 def place_trials(
     config: RayConfig, *, workers: int, max_concurrent: int | None, samples: int
 ) -> TrialPlacement:
-    """As many trials at a time as asked for, or as the cluster holds; RunError for none."""
+    """As many trials at a time as asked for, or as fit the cluster; RunError for none."""
     cpus, gpus = config.cpus_per_worker, gpus_each(config)
     most = min(max_concurrent or samples, samples)
     if max_concurrent is None and config.wait_s == 0:
-        most = min(most, max(1, _holds(cpus, gpus) // workers))
+        most = min(most, max(1, _room(cpus, gpus) // workers))
     fit = room_for(
         "workers of a trial", config, wanted=most * workers, least=workers, cpus=cpus, gpus=gpus
     )
     return TrialPlacement(max(1, fit // workers), workers, cpus, gpus)
 
 
-def _holds(cpus: float, gpus: float) -> int:
-    return sum(machine.holds(cpus, gpus) for machine in machines())
+def _room(cpus: float, gpus: float) -> int:
+    return sum(machine.fits(cpus, gpus) for machine in machines())
 
 
-def _there() -> str:
-    largest_first = sorted(machines(), key=lambda one: (-one.cpus, -one.gpus))
-    each = [f"{one.cpus:g} CPUs and {one.gpus:g} GPUs" for one in largest_first]
-    return "; ".join(f"{each.count(one)} x {one}" for one in dict.fromkeys(each)) or "none"
+def _machines_text() -> str:
+    counts = Counter((machine.cpus, machine.gpus) for machine in machines())
+    largest_first = sorted(counts.items(), reverse=True)
+    texts = [f"{n} x {cpus:g} CPUs and {gpus:g} GPUs" for (cpus, gpus), n in largest_first]
+    return "; ".join(texts) or "none"

@@ -1,8 +1,8 @@
-"""What a process that dies without a word can no longer do itself, done by a small one that stays.
+"""A small process that tidies up after a driver that was killed.
 
-Ray's C++ side ends a driver on the spot when the raylet of its machine dies, and nobody can catch
-SIGKILL. The sentry, a child with nothing but the standard library, then says what happened, notes
-it in the runs' ``result.json``, and ends those of Ray's processes that stay behind.
+Ray's C++ side ends a driver at once when the raylet of its machine dies, and nobody can catch
+SIGKILL. The sentry, a child with nothing but the standard library, then prints what happened, notes
+it in the runs' ``result.json``, and ends the processes of Ray that are left.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def noting_death(file: Path) -> Iterator[None]:
 
 
 class Sentry:
-    """The driver's side: starts the other process, and sends it away again."""
+    """The driver's side: starts the other process, and ends it again."""
 
     def __init__(self) -> None:
-        """Before Ray is started, which may end the process at once."""
+        """To be called before Ray is started, which may end the process at once."""
         self.mark = uuid.uuid4().hex
         orders = {
             "driver": os.getpid(),
@@ -68,7 +68,7 @@ class Sentry:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Ray starts in the block: what is started there is ended when the driver is gone."""
+        """Processes that Ray starts in the block are ended when the driver is gone."""
         os.environ[MARK] = self.mark
         try:
             yield
@@ -77,11 +77,11 @@ class Sentry:
         self._send(STARTED)
 
     def silence(self) -> None:
-        """Whatever ends this process now has been told; the rest is still to be done."""
+        """The user knows why this process ends: the sentry prints nothing, but tidies up."""
         self._send(SILENT)
 
     def dismiss(self) -> None:
-        """All is well."""
+        """Nothing is left to do: the sentry ends."""
         self._send(DONE)
         if self.process is not None:
             with suppress(subprocess.TimeoutExpired):
@@ -111,25 +111,25 @@ def answers(address: str, timeout_s: float = KNOCK_S) -> bool:
 
 def _parents() -> dict[int, int]:
     """The parent of each process that runs."""
-    found = {}
+    parents = {}
     for folder in PROC.glob("[0-9]*"):
         with suppress(OSError, IndexError, ValueError):
-            # The name in brackets may hold anything.
+            # The name in brackets may have any characters.
             fields = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
             if fields[0] not in "ZX":
-                found[int(folder.name)] = int(fields[1])
-    return found
+                parents[int(folder.name)] = int(fields[1])
+    return parents
 
 
 def _marked(mark: str) -> list[int]:
-    """The processes that were started with this mark, by whomever: a raylet that dies leaves its
-    children to the system, and no parent leads to them any more."""
-    found, sought = [], f"{MARK}={mark}".encode()
+    """The processes that were started with this mark. Parents do not lead to all of them: a raylet
+    that dies leaves its children to the system."""
+    pids, sought = [], f"{MARK}={mark}".encode()
     for folder in PROC.glob("[0-9]*"):
         with suppress(OSError):
             if sought in (folder / "environ").read_bytes():
-                found.append(int(folder.name))
-    return found
+                pids.append(int(folder.name))
+    return pids
 
 
 class Lines:
@@ -139,7 +139,7 @@ class Lines:
         self.pipe, self.rest = pipe, b""
 
     def within(self, seconds: float) -> list[str]:
-        """Those that come within so many seconds, or none."""
+        """Those that come within this many seconds, or none."""
         if select.select([self.pipe], [], [], seconds)[0]:
             data = os.read(self.pipe, 2**16)
             if not data:  # its other end is closed; whoever held it follows
@@ -150,7 +150,7 @@ class Lines:
 
 
 def _heard(driver: int, orders: Lines) -> set[str]:
-    """What the driver has said when it is gone, or sends us away."""
+    """The driver's messages, once it is gone or has sent `DONE`."""
     heard: set[str] = set()
     while os.getppid() == driver and DONE not in heard:
         heard.update(orders.within(LOOK_EVERY_S))
@@ -158,7 +158,7 @@ def _heard(driver: int, orders: Lines) -> set[str]:
 
 
 def _clear(mark: str, alone_s: float) -> None:
-    """End what stays behind."""
+    """End the processes that are left."""
     for kill, wait_s in ((0, alone_s), (signal.SIGTERM, KILL_AFTER_S), (signal.SIGKILL, 0.0)):
         for pid in _marked(mark):
             with suppress(OSError):
@@ -171,7 +171,7 @@ def _clear(mark: str, alone_s: float) -> None:
 
 
 def _note(file: Path, text: str) -> None:
-    """The run did not come to its end: unless another process is at work on it by now."""
+    """Note the failure in ``result.json``, unless another process is working on the run by now."""
     import fcntl
 
     with (file.parent / ".lock").open("a") as lock:

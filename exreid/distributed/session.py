@@ -1,4 +1,4 @@
-"""Starting Ray, or attaching to a cluster, quietly; and what it has to offer."""
+"""Starting Ray, or attaching to a cluster, quietly; and placing actors in it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ NO_PROGRESS_S = 600
 
 @dataclass(frozen=True)
 class Placement:
-    """How many actors there are, and what each one takes."""
+    """The number of actors, and the CPUs and GPUs of each."""
 
     actors: int
     cpus: float
     gpus: float
     most: int | None = None
-    """How many there may be once machines have joined; None: as many as they hold."""
+    """The largest number once machines have joined; None: as many as fit."""
     decode_cpus: float = 1.0
-    """Of a task that decodes for actors on GPUs: 0 where they hold every CPU already, since tasks
+    """Of a task that decodes for actors on GPUs: 0 where the actors have every CPU, since tasks
     that wait for one would wait for ever."""
 
     @property
@@ -41,7 +41,7 @@ class Placement:
 
 @contextmanager
 def ray_session(config: RayConfig, *, verbose: bool = False) -> Iterator[None]:
-    """Ray for the length of a with-block: the cluster that is there, or one on this machine.
+    """Ray for the length of a with-block: an existing cluster, or one on this machine.
 
     A Ray that was running before in this process is used and left running. RunError on Windows.
     """
@@ -83,12 +83,12 @@ def ray_session(config: RayConfig, *, verbose: bool = False) -> Iterator[None]:
 
 
 def place_actors(config: RayConfig) -> Placement:
-    """As many actors as asked for, or as the cluster holds; RunError for what never fits."""
+    """As many actors as asked for, or as fit the cluster; RunError where none ever fits."""
     from exreid.distributed.placement import gpus_each, machines, room_for
 
     cpus, gpus = config.cpus_per_worker, gpus_each(config)
     all_cpus = sum(machine.cpus for machine in machines())
-    wanted = config.num_actors or max(1, sum(one.holds(cpus, gpus) for one in machines()))
+    wanted = config.num_actors or max(1, sum(machine.fits(cpus, gpus) for machine in machines()))
     actors = room_for("actor", config, wanted=wanted, least=1, cpus=cpus, gpus=gpus)
     decode_cpus = 1.0 if all_cpus - actors * cpus >= 1 else 0.0
     return Placement(actors, cpus, gpus, most=config.num_actors, decode_cpus=decode_cpus)
@@ -102,7 +102,7 @@ def _quiet_environment(verbose: bool) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    # Of a Ray that is started here: at its own 15, any other process would go first.
+    # For a Ray on this machine: at Ray's default of 15, any other process would go first.
     os.environ.setdefault("RAY_worker_niceness", "0")
     if not verbose:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")

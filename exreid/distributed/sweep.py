@@ -1,9 +1,9 @@
 """Trials of a sweep through Ray Tune, which places them, starts them and tries lost ones again.
 
-What they are given, and which stops early, is decided by the sweep's study, an actor beside the
-driver that each trial asks itself. Tune's own searchers and schedulers are not asked: they remember
-in pickles, and end a trial by killing it in mid-epoch, with the training workers below it left in
-their places. A trial that the study stops ends as a finished one does, with its folder in order.
+The sweep's study, an actor beside the driver, decides which values a trial gets and which trial
+stops early; each trial asks it. Tune's own searchers and schedulers are not used: they store
+pickles, and end a trial by killing it in mid-epoch, while its training workers stay. A trial that
+the study stops ends as a finished one does, with a complete folder.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from exreid.errors import StorageError
 TrialT = TypeVar("TrialT")
 OutcomeT = TypeVar("OutcomeT")
 LEAST_CPU = 0.01
-"""What Tune is asked for where a trial's workers hold the resources: it refuses nothing at all."""
+"""A trial's own CPUs where its workers have the resources: Tune does not accept 0."""
 QUIET = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
 """Tune writes no logs of its own."""
 
@@ -46,12 +46,12 @@ def run_trials_over_ray(
     on_end: Callable[[int, OutcomeT], object],
     max_failures: int,
 ) -> None:
-    """Run the trials of these numbers, so many at a time.
+    """Run the trials of these numbers, ``placement.concurrent`` at a time.
 
-    The study is made of the ``plan``, in an actor. ``run_trial`` is given what the study's
-    ``begin(number)`` gives, and its ``report`` to ask after each epoch whether to stop; the outcome
-    goes to its ``end`` and, here, to ``on_end``. ``lost`` is the outcome of a trial whose process
-    died once more than ``max_failures`` times. A trial's StorageError ends the sweep.
+    The study is made of the ``plan``, in an actor. ``run_trial`` takes the result of the study's
+    ``begin(number)`` and a function that reports an epoch's score and returns whether to stop; its
+    outcome goes to the study's ``end`` and to ``on_end``. ``lost`` is the outcome of a trial whose
+    process died once more than ``max_failures`` times. A trial's StorageError ends the sweep.
     """
     beside_driver = NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
@@ -59,7 +59,7 @@ def run_trials_over_ray(
     study = (
         ray.remote(study_class).options(num_cpus=0, scheduling_strategy=beside_driver).remote(plan)
     )
-    # With more workers than one, they hold the resources, and the trial's own process none.
+    # With several workers, they have the resources, and the trial's own process none.
     alone = placement.workers == 1
     resources = {"cpu": placement.cpus if alone else LEAST_CPU}
     if alone and placement.gpus:
@@ -100,7 +100,7 @@ def _outcome(
     number: int,
     run_trial: Callable[[TrialT, Callable[[int, float], bool]], OutcomeT],
 ) -> OutcomeT | StorageError:
-    """Of one trial, in a process of its own; begun again where that process was lost."""
+    """The outcome of one trial, in the trial's process; begun again where that process was lost."""
     try:
         outcome = run_trial(_answer(study.begin.remote(number)), partial(_report, study, number))
         _answer(study.end.remote(number, outcome))
@@ -110,7 +110,7 @@ def _outcome(
 
 
 def _report(study: ActorHandle, number: int, epoch: int, score: float) -> bool:
-    """For whoever trains, in any process of the cluster: whether to stop."""
+    """Report an epoch's score from any process of the cluster; returns whether to stop."""
     stop: bool = _answer(study.report.remote(number, epoch, score))
     return stop
 
@@ -123,15 +123,14 @@ def _answer(reference: ray.ObjectRef) -> Any:
 
 
 class _TrialWatch(tune.Callback):
-    """Told by Tune how trials end; ends Tune once something went wrong that is not one trial's
-    fault."""
+    """Tune's callback at the end of trials; ends Tune after an error that is not one trial's."""
 
     def __init__(
         self, study: ActorHandle, lost: OutcomeT, on_end: Callable[[int, OutcomeT], object]
     ) -> None:
         self.study, self.lost, self.on_end = study, lost, on_end
         self.actors: list[ActorHandle] = []
-        """That trials ran in."""
+        """The actors of the trials."""
         self.error: BaseException | None = None
 
     def __getstate__(self) -> dict[str, object]:
@@ -141,13 +140,13 @@ class _TrialWatch(tune.Callback):
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: object
     ) -> None:
-        """Its process is there."""
+        """Called once the trial's process runs."""
         self.actors.append(trial.temporary_state.ray_actor)
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: object
     ) -> None:
-        """It came to its end."""
+        """Called at the end of a trial."""
         outcome = trial.last_result["outcome"]
         if isinstance(outcome, StorageError):
             self.error = self.error or outcome
@@ -157,12 +156,12 @@ class _TrialWatch(tune.Callback):
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: object
     ) -> None:
-        """Its process was lost too often."""
+        """Called for a trial whose process was lost too often."""
         number = trial.config["number"]
         _answer(self.study.end.remote(number, self.lost))
         self.on_end(number, self.lost)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
-        """Several times a second."""
+        """Called several times a second."""
         if self.error is not None:
             raise self.error

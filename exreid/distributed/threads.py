@@ -1,4 +1,4 @@
-"""Work that the main thread waits for, and can be called away from."""
+"""Work in a thread, while the main thread waits and still receives signals."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def beside_main(
 
     Signals are caught in the main thread, and not while it is within one of Ray's own calls, some
     of which never return once the cluster is dead. A thread that is left behind ends with the
-    process. Outside the main thread the work is done there and then. With ``limit_s``, TimeoutError
-    after so many seconds; ``on_wait`` is told every ``every_s`` how long it has been.
-    With ``stay`` the thread lives as long as the process: Linux ends processes that are to die with
+    process. Outside the main thread the work is done directly. With ``limit_s``, TimeoutError after
+    that many seconds; ``on_wait`` is called every ``every_s`` with the seconds waited so far. With
+    ``stay`` the thread lives as long as the process: Linux ends processes that are to die with
     their parent once the thread that started them ends.
     """
     if threading.current_thread() is not threading.main_thread():

@@ -45,7 +45,7 @@ SAME_EVERYWHERE = (NonFiniteLossError, CheckpointError, ConfigError)
 
 @dataclass(frozen=True)
 class WorkerPlacement:
-    """How many workers there are, and what each one takes."""
+    """The number of workers, and the CPUs and GPUs of each."""
 
     workers: int
     least_workers: int
@@ -54,7 +54,7 @@ class WorkerPlacement:
 
 
 class WorkerArguments(TypedDict):
-    """What each worker is told."""
+    """The arguments of each worker."""
 
     training: ray.ObjectRef
     """The `Training`."""
@@ -63,11 +63,11 @@ class WorkerArguments(TypedDict):
 
 
 def place_workers(config: FinetuneRayConfig, *, share: bool = False) -> WorkerPlacement:
-    """The workers asked for, or one per GPU, or one; RunError for what never fits.
+    """The workers asked for, or one per GPU, or one; RunError where they never fit.
 
     Without GPUs the workers share a machine's CPUs evenly, each with ``cpus_per_worker`` at least:
-    PyTorch uses as many threads. With ``share`` others train beside them, and they take no more
-    than they must.
+    PyTorch uses as many threads. With ``share`` other trainings run beside them, and each worker
+    takes ``cpus_per_worker`` only.
     """
     gpus = gpus_each(config)
     all_gpus = sum(machine.gpus for machine in machines())
@@ -83,15 +83,15 @@ def place_workers(config: FinetuneRayConfig, *, share: bool = False) -> WorkerPl
 
 
 def backend_for(gpus: float) -> Literal["nccl", "gloo"]:
-    """What workers talk over that hold so many GPUs each: NCCL refuses two on one GPU, and is not
-    in every build of PyTorch."""
+    """The communication backend for workers with this many GPUs each: NCCL refuses two workers on
+    one GPU, and is not in every build of PyTorch."""
     return "nccl" if gpus >= 1 and dist.is_nccl_available() else "gloo"
 
 
 def train_over_workers(
     training: Training, placement: WorkerPlacement, *, max_failures: int
 ) -> None:
-    """Train to the end; what came of it stands in the run's folder.
+    """Train to the end; the results are written into the run's folder.
 
     Lost workers are replaced up to ``max_failures`` times, each time from the last finished epoch.
     """
@@ -138,7 +138,7 @@ def train_over_workers(
 
 
 def train_worker(arguments: WorkerArguments) -> ExreidError | None:
-    """What Ray Train runs in each worker."""
+    """The function that Ray Train runs in each worker."""
     hand_warnings_on()
     training: Training = ray.get(arguments["training"])
     torch.set_num_threads(arguments["threads"])

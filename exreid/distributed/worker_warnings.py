@@ -1,7 +1,7 @@
-"""Warnings that arise in Ray's workers, told by the driver: a worker's own log is read by nobody.
+"""Warnings of Ray's workers, logged by the driver: nobody reads a worker's own log.
 
-They go through the key-value store of the cluster's head, a key for each text: what many actors
-warn of is told once.
+They go through the key-value store of the cluster's head, a key for each text: the same warning of
+many actors is logged once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _ToDriver(logging.StreamHandler):  # type: ignore[type-arg]  # stderr, the
 
 
 def hand_warnings_on() -> None:
-    """Called in a worker: from now on the driver tells what it warns of."""
+    """Called in a worker: from now on the driver logs its warnings."""
     if not any(isinstance(handler, _ToDriver) for handler in OURS.handlers):
         handler = _ToDriver()
         handler.setLevel(logging.WARNING)

@@ -32,7 +32,7 @@ class KeepDecoded:
 
     prepare: PrepareImages
     folder: Path | None
-    """None: nothing is written, the images are only tried."""
+    """None: nothing is written; the images are decoded to find the unreadable ones."""
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """As `PrepareImages`, without its ``image`` column."""
@@ -48,15 +48,15 @@ class KeepDecoded:
 DecodeSource = Callable[[ImageTable, np.ndarray], Iterable[dict[str, np.ndarray]]]
 """Runs a `KeepImages` over the images at these positions of the table, in any order."""
 
-
 KeepImages = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
-"""Reads the images of a batch, keeps something of them in a cache, and says how it went."""
+"""Reads the images of a batch, writes something made of them into a cache, and returns their keys
+and errors."""
 
 
 def decode_in_process(
     table: ImageTable, positions: np.ndarray, *, keep: KeepImages
 ) -> Iterable[dict[str, np.ndarray]]:
-    """The plain twin of the distributed decoding: part after part, here."""
+    """The plain twin of the distributed decoding: part after part, in this process."""
     for start in range(0, len(positions), DECODED_PART_IMAGES):
         yield keep(input_columns(table, positions[start : start + DECODED_PART_IMAGES]))
 
@@ -90,18 +90,18 @@ def decode_table(
         on_progress(report.cached)
     regions = table.regions
     for batch in source(table, missing) if len(missing) else ():
-        tried = _as_extracted(batch)
-        good = sort_out_errors(table, tried, report, on_error)
+        decoded = _as_extracted(batch)
+        good = sort_out_errors(table, decoded, report, on_error)
         for i in good:
-            position = int(tried.position_N[i])
-            keys[position] = image_key(tried.content_N[i], regions[position])
+            position = int(decoded.position_N[i])
+            keys[position] = image_key(decoded.content_N[i], regions[position])
         if memo is not None:
-            signed = [i for i in good if tried.signature_N[i]]
+            signed = [i for i in good if decoded.signature_N[i]]
             memo.remember(
-                [tried.signature_N[i] for i in signed], [tried.content_N[i] for i in signed]
+                [decoded.signature_N[i] for i in signed], [decoded.content_N[i] for i in signed]
             )
         report.extracted += len(good)
-        on_progress(len(tried.position_N))
+        on_progress(len(decoded.position_N))
     report.rejected.sort(key=lambda rejected: rejected.row)
     positions = np.array(sorted(keys), np.int64)
     return positions, [keys[position] for position in positions.tolist()], report

@@ -1,4 +1,4 @@
-"""What a detector gives for a batch of images."""
+"""The output of a detector for a batch of images."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ class Detected(NamedTuple):
     frame_BKF: torch.Tensor | None = None
     """Size in pixels and angle in radians, of detectors that measure them."""
     score_BK: torch.Tensor | None = None
-    """The detector's own, falling; None: it says nothing."""
+    """The detector's score of each keypoint, falling; None: it has none."""
 
 
-def stacked(found: list[tuple[torch.Tensor, ...]]) -> Detected:
-    """Of images with different numbers of keypoints: each one's keypoints, descriptors, scores
-    (K, 1), and frame where there is one."""
-    most = max(len(parts[0]) for parts in found)
+def stacked(images: list[tuple[torch.Tensor, ...]]) -> Detected:
+    """A batch of images with different numbers of keypoints. Each image: keypoints (K, 2),
+    descriptors (K, L), scores (K, 1) and, of some detectors, frames (K, F)."""
+    most = max(len(parts[0]) for parts in images)
 
     def padded(values: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.pad(values, (0, 0, 0, most - len(values)))
 
-    columns = [torch.stack([padded(part) for part in parts]) for parts in zip(*found, strict=True)]
-    counts = torch.tensor([len(parts[0]) for parts in found])
+    columns = [torch.stack([padded(part) for part in parts]) for parts in zip(*images, strict=True)]
+    counts = torch.tensor([len(parts[0]) for parts in images])
     points, descriptors, scores = columns[:3]
     frame = columns[3] if len(columns) > 3 else None
     return Detected(points, descriptors, counts, frame, scores[..., 0])

@@ -27,7 +27,7 @@ class Embedder:
     """A backbone ready to embed: on a device, in a precision, in batches of one fixed size.
 
     Convolutions give other last bits for other batch sizes, so the last batch is filled up with
-    blank images: a vector depends on its image alone, not on what stood beside it.
+    blank images: a vector depends on its image alone, not on the others of its batch.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Embedder:
         """uint8 RGB images (N, H, W, 3) to float32 vectors (N, D), not normalised."""
         with whole_fp32():
             parts = [self._embed_batch(batch) for batch in self._batches(images_NHWC)]
-        # A GPU is waited for once, when it has been given all batches.
+        # A GPU is waited for once, after all batches are queued.
         return torch.cat(parts).cpu().numpy() if parts else np.zeros((0, 0), np.float32)
 
     def _batches(self, images_NHWC: np.ndarray) -> Iterator[np.ndarray]:
@@ -90,7 +90,7 @@ class Embedder:
 
 
 def _unit(vectors_ND: torch.Tensor) -> torch.Tensor:
-    """Of length 1, but a vector of zeros as it is: what uses it names its image."""
+    """Vectors of length 1; one of zeros stays as it is, and ranking reports its image."""
     length_N1 = vectors_ND.norm(dim=1, keepdim=True)
     return vectors_ND / torch.where(length_N1 > 0, length_N1, 1.0)
 
@@ -106,10 +106,10 @@ def stage_description(
 ) -> dict[str, Json]:
     """Everything besides the image and its mask that a vector depends on, for the cache's key."""
     mirrored = {"flip": True} if flip else {}
-    theirs = {"package": backbone.package} if backbone.package else {}
+    package = {"package": backbone.package} if backbone.package else {}
     return {
         **mirrored,
-        **theirs,
+        **package,
         "stage": "embedding",
         "stage_version": EMBEDDING_VERSION,
         "backbone": backbone.name,

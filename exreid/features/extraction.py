@@ -28,8 +28,8 @@ NOT_FINITE = "not finite"
 
 @dataclass(frozen=True)
 class Extracted:
-    """What one batch of images gave. ``position_N`` are places in the table; a row with an
-    ``error_N`` that is not empty has no vector of its own (its row in ``vectors_ND`` is zero)."""
+    """The vectors of one batch of images. ``position_N`` are places in the table; a row whose
+    ``error_N`` is not empty has no vector (its row in ``vectors_ND`` is zero)."""
 
     position_N: np.ndarray
     content_N: list[str]
@@ -37,7 +37,7 @@ class Extracted:
     """Empty where the file changed too recently to be trusted."""
     error_N: list[str]
     stage_N: list[str]
-    """``image`` or ``mask``: what the error is about; `NOT_FINITE`: the network."""
+    """The subject of the error: ``image``, ``mask``, or for the network `NOT_FINITE`."""
     vectors_ND: np.ndarray
 
 
@@ -116,7 +116,7 @@ BatchSource = Callable[[ImageTable, np.ndarray], Iterable[Extracted]]
 def extract_in_process(
     table: ImageTable, positions: np.ndarray, *, prepare: PrepareImages, embedder: Embedder
 ) -> Iterator[Extracted]:
-    """The plain twin of the distributed extraction: batch after batch, here."""
+    """The plain twin of the distributed extraction: batch after batch, in this process."""
     embed = EmbedImages(embedder)
     for start in range(0, len(positions), embedder.batch_size):
         part = positions[start : start + embedder.batch_size]
@@ -134,7 +134,7 @@ def input_columns(table: ImageTable, positions: np.ndarray) -> dict[str, np.ndar
 
 
 def as_extracted(batch: dict[str, np.ndarray]) -> Extracted:
-    """The columns that `EmbedImages` gives, as a record."""
+    """The columns that `EmbedImages` returns, as a record."""
     return Extracted(
         position_N=np.asarray(batch["position"]),
         content_N=[str(value) for value in batch["content"]],
@@ -147,7 +147,7 @@ def as_extracted(batch: dict[str, np.ndarray]) -> Extracted:
 
 @dataclass
 class ExtractionReport:
-    """How the embeddings came about."""
+    """Numbers of cached and of newly extracted images, and the images left out."""
 
     cached: int = 0
     extracted: int = 0
@@ -163,10 +163,10 @@ def embed_table(
     on_error: Literal["raise", "skip"],
     on_progress: Callable[[int], object] = lambda count: None,
 ) -> tuple[Embeddings, np.ndarray, ExtractionReport]:
-    """Embeddings of the table's images, the positions they stand for, and a report.
+    """Embeddings of the table's images, their positions in the table, and a report.
 
-    What the store holds is not extracted again; what is extracted is put there as it comes, so
-    that a killed run goes on where it was. With ``on_error="skip"`` an unreadable image is left
+    Vectors in the store are not extracted again; new ones are stored as they come, so that a killed
+    run continues where it was. With ``on_error="skip"`` an unreadable image is left
     out of embeddings and positions, and listed in the report.
     """
     report = ExtractionReport()
@@ -175,8 +175,8 @@ def embed_table(
     if store is not None and memo is not None and len(store):
         keys = known_keys(table, memo)
         hits = np.array([key is not None and key in store for key in keys], dtype=bool)
-        found = store.gather([key for key, hit in zip(keys, hits, strict=True) if hit and key])
-        vectors.update(zip(np.flatnonzero(hits).tolist(), found, strict=True))
+        stored_ND = store.gather([key for key, hit in zip(keys, hits, strict=True) if hit and key])
+        vectors.update(zip(np.flatnonzero(hits).tolist(), stored_ND, strict=True))
         report.cached = int(hits.sum())
         missing = np.flatnonzero(~hits)
         on_progress(report.cached)

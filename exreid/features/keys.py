@@ -1,5 +1,5 @@
-"""The keys of all caches: of an image by its content and where its animal is, of a stage by what it
-depends on."""
+"""The keys of all caches: an image's is made of its content and its animal's region, a stage's of
+all that it depends on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 CACHE_VERSION = 2
-"""Raise it when the files of the caches change, not what they hold: 2 has checksums."""
+"""Raise it when the format of the caches' files changes, not their numbers: 2 has checksums."""
 
 
 def content_hash(image_bytes: bytes) -> str:
@@ -18,14 +18,14 @@ def content_hash(image_bytes: bytes) -> str:
 
 
 def image_key(content: str, region: str | None) -> str:
-    """32 hex digits of an image's content hash and where its animal is
+    """32 hex digits of an image's content hash and its animal's region
     (`exreid.records.region_text`): the cache's key for one image."""
     joined = f"{content}\0{region or ''}".encode()
     return hashlib.blake2b(joined, digest_size=16).hexdigest()
 
 
 def stage_folder(cache: Path, kind: str, description: Mapping[str, object]) -> Path:
-    """Where a cache keeps what a stage of this kind makes with this description."""
+    """The cache's folder for the output of a stage of this kind with this description."""
     return cache / kind / describe_fingerprint({**description, "cache_version": CACHE_VERSION})
 
 

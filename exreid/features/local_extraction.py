@@ -1,7 +1,7 @@
 """Local features of a table's images, each extracted at most once: reading, masks, cache.
 
-The pass over the table is that of the decoded images (`exreid.features.decoding`): what is
-extracted is written where it is extracted, and only keys travel. Letters: N images, K keypoints.
+The pass over the table is that of the decoded images (`exreid.features.decoding`): the process that
+extracts features writes them, and only keys travel. Letters: N images, K keypoints.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MIN_SIDE_PX = 32
 
 @dataclass(frozen=True)
 class LocalPreprocessing:
-    """What the extractor is given of a photograph."""
+    """How a photograph becomes the extractor's input."""
 
     longer_side_px: int
     """The longer side, smaller photographs enlarged; with ``square`` both sides."""
@@ -124,7 +124,7 @@ class PrepareLocal:
 
 
 class LocalArguments(TypedDict):
-    """What each `ExtractLocal` of a run is made with, wherever it works."""
+    """The arguments of each `ExtractLocal` of a run, on any machine."""
 
     root: str
     preprocessing: LocalPreprocessing
@@ -156,24 +156,24 @@ class ExtractLocal:
         self.extract = LocalExtractor(extractor, keypoints=keypoints, device=device)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What `PrepareLocal` takes or gives in; ``position``, ``content``, ``signature``,
+        """A batch before or after `PrepareLocal` in; ``position``, ``content``, ``signature``,
         ``error`` and ``stage`` out."""
         if "image" not in batch:
             batch = self.prepare(batch)
         features = self._features(batch)
-        bad = [i for i, one in features.items() if not _is_finite(one)]
+        bad = [i for i, image in features.items() if not _is_finite(image)]
         error, stage = (np.array(batch[name], dtype=object) for name in ("error", "stage"))
         error[bad], stage[bad] = not_finite("descriptor"), NOT_FINITE
-        features = {i: one for i, one in features.items() if i not in bad}
+        features = {i: image for i, image in features.items() if i not in bad}
         batch = {**batch, "error": error, "stage": stage}
         keys = [image_key(batch["content"][i], batch["region"][i] or None) for i in features]
-        records = [as_record(one) for one in features.values()]
+        records = [as_record(image) for image in features.values()]
         write_part(self.folder, keys, np.concatenate(records) if records else np.zeros(0))
-        left = ("position", "content", "signature", "error", "stage")
-        return {name: batch[name] for name in left}
+        returned = ("position", "content", "signature", "error", "stage")
+        return {name: batch[name] for name in returned}
 
     def _features(self, batch: dict[str, np.ndarray]) -> dict[int, LocalFeatures]:
-        """Of each image that could be read, images of one size in batches."""
+        """The features of each readable image, by its row; images of one size go in batches."""
         groups: dict[tuple[tuple[int, ...], bool], list[int]] = {}
         images, animals = batch["image"], batch["animal"]
         for i in np.flatnonzero([not error for error in batch["error"]]).tolist():
@@ -185,10 +185,10 @@ class ExtractLocal:
                 part = members[start : start + size]
                 stacked = np.stack([images[i] for i in part])
                 masks = None if bare else np.stack([animals[i] for i in part])
-                ones = iter(part)
-                for found in self._extracted(stacked, masks):
-                    for place in range(len(found)):
-                        features[next(ones)] = found.take(np.array([place]))
+                rows = iter(part)
+                for extracted in self._extracted(stacked, masks):
+                    for place in range(len(extracted)):
+                        features[next(rows)] = extracted.take(np.array([place]))
         return features
 
     def _extracted(
@@ -213,7 +213,7 @@ def local_description(
 
 
 def record_dtype(keypoints: int, length: int, frame: int = 0) -> np.dtype[np.void]:
-    """How one image's features lie in the cache."""
+    """The dtype of one image's features in the cache."""
     columns: list[tuple[str, str] | tuple[str, str, tuple[int, ...]]] = [
         ("keypoints", "<f4", (keypoints, 2)),
         ("descriptors", "<f2", (keypoints, length)),
@@ -245,7 +245,7 @@ class LocalFeatureStore:
         self.empty = np.zeros(0, record_dtype(keypoints, entry.descriptor_length, entry.frame))
 
     def gather_places(self, keys: Sequence[str], index: np.ndarray) -> LocalFeatures:
-        """The features of the images whose keys stand at these places."""
+        """The features of the images whose keys are at these indices."""
         return self.gather([keys[i] for i in index])
 
     def gather(self, keys: Sequence[str]) -> LocalFeatures:

@@ -41,9 +41,9 @@ class Prints:
     """The prints of a table's readable images."""
 
     positions: np.ndarray
-    """Of the table, rising: the images that could be read."""
+    """Of the readable images in the table, rising."""
     keys: list[str]
-    """Equal keys, equal files."""
+    """Equal for equal files."""
     print_NSS: np.ndarray
     """uint8 (N, S, S)."""
     report: ExtractionReport
@@ -59,19 +59,19 @@ class MakePrints:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Columns ``position`` and ``path`` in; ``content``, ``signature`` and ``error`` out."""
         with ThreadPoolExecutor(READER_THREADS) as pool:
-            made = list(pool.map(self._one, batch["path"].tolist()))
-        good = [(content, small) for content, *_, small in made if small is not None]
+            images = list(pool.map(self._print, batch["path"].tolist()))
+        good = [(content, small) for content, *_, small in images if small is not None]
         if good:
             keys = [image_key(content, None) for content, _ in good]
             write_part(self.folder, keys, np.stack([small for _, small in good]))
         columns = {
-            name: np.array([one[c] for one in made], dtype=object)
+            name: np.array([image[c] for image in images], dtype=object)
             for c, name in enumerate(("content", "signature", "error"))
         }
         stage = np.array(["image" if error else "" for error in columns["error"]], dtype=object)
         return {"position": batch["position"], "stage": stage, **columns}
 
-    def _one(self, path: str) -> tuple[str, str, str, np.ndarray | None]:
+    def _print(self, path: str) -> tuple[str, str, str, np.ndarray | None]:
         try:
             signature = trusted_signature(self.root, path)
             data = read_bytes(self.root, path)
@@ -98,9 +98,8 @@ def print_table(
     on_error: Literal["raise", "skip"],
     on_progress: Callable[[int], object] = lambda count: None,
 ) -> Prints:
-    """The prints of the table's images, from the cache or made; ``source_for`` says where the
-    work is done."""
-    # Of the file alone: an image with another mask or box is the same photograph.
+    """The prints of the table's images, from the cache or made by what ``source_for`` returns."""
+    # A print is of the file alone: an image with another mask or box is the same photograph.
     bare = ImageTable(
         table.rows.assign(mask=None, bbox=None), table.original, table.root, table.source
     )

@@ -32,11 +32,11 @@ class Sift:
         grey = torch.einsum("bchw,c->bhw", images, torch.tensor(LUMA, device=images.device))
         grey_BHW = (grey * 255).to(torch.uint8).cpu().numpy()
         masks = [None] * len(grey_BHW) if mask is None else mask.cpu().numpy()
-        found = [self._one(*pair) for pair in zip(grey_BHW, masks, strict=True)]
-        on_device = [tuple(part.to(images.device) for part in parts) for parts in found]
+        detected = [self._detect(*pair) for pair in zip(grey_BHW, masks, strict=True)]
+        on_device = [tuple(part.to(images.device) for part in parts) for parts in detected]
         return stacked(on_device)
 
-    def _one(self, grey_HW: np.ndarray, mask_HW: np.ndarray | None) -> tuple[torch.Tensor, ...]:
+    def _detect(self, grey_HW: np.ndarray, mask_HW: np.ndarray | None) -> tuple[torch.Tensor, ...]:
         points, descriptors = self.sift.detectAndCompute(grey_HW, None)
         rows = [(*p.pt, p.size, np.deg2rad(p.angle), p.response) for p in points]
         table = np.array(rows, np.float32).reshape(-1, 5)
@@ -53,8 +53,9 @@ class Sift:
 def best_of_each_pixel(
     table_K5: np.ndarray, shape_hw: tuple[int, ...], mask_HW: np.ndarray | None
 ) -> np.ndarray:
-    """Rows (x, y, size, angle, response) by falling response, one of each pixel: SIFT finds a place
-    once for each of its directions, and of equal responses the smallest angle stays."""
+    """Indices of the rows (x, y, size, angle, response), by falling response, one of each pixel:
+    SIFT has a row for each direction of a place, and of equal responses the smallest angle is kept.
+    """
     height, width = shape_hw
     column = np.clip(np.round(table_K5[:, 0] - 0.5).astype(int), 0, width - 1)
     row = np.clip(np.round(table_K5[:, 1] - 0.5).astype(int), 0, height - 1)

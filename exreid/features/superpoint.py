@@ -12,7 +12,7 @@ from exreid.models.superpoint import SuperPoint, sampled
 
 THRESHOLD = 0.0005
 RADIUS_PX = 4
-"""Keypoints keep so far from better ones, and from the border."""
+"""The least distance of a keypoint from a better one, and from the border."""
 
 
 class SuperPointDetector:

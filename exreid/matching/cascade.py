@@ -22,7 +22,7 @@ STAGE_COUNTS = {
     "pairs_matched": FULL_STAGE,
     "pairs_exact": EXACT_STAGE,
 }
-"""What the numbers of pairs are called in a result, by the stage's name."""
+"""The stages by the names of their numbers of pairs in a result."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class MakeMatcher:
 def details_of(
     matcher: PairMatcher, queries: LocalFeatures, gallery: LocalFeatures, pair_P2: np.ndarray
 ) -> list[PairMatches]:
-    """Asks the matcher of a cascade's last stage, which is LightGlue's, for all matches."""
+    """All matches of each pair, by the matcher of a cascade's last stage, which is LightGlue's."""
     assert isinstance(matcher, LightGlueMatcher)
     return matcher.details(queries, gallery, pair_P2)
 
@@ -60,13 +60,13 @@ class Stage:
     least: int = 1
     """Pairs of each query that it matches at least."""
     decided_sd: float | None = None
-    """Pairs so far below their query's best in the stage before stay behind, whatever their place;
-    see `best_of_each_query`."""
+    """Pairs further than this below their query's best in the stage before are dropped, whatever
+    their place; see `best_of_each_query`."""
     by_confidence: bool = False
-    """Ordered by the summed confidence, whatever benchmark.local_score is: a stage that sees little
-    counts little."""
+    """Order by the summed confidence, whatever benchmark.local_score is: cheap stages have too few
+    matches to count."""
     adds_to_last: bool = False
-    """Which pairs go on is decided by this stage's score and that of the stage before together."""
+    """Add this stage's score to that of the stage before to choose the pairs that go on."""
 
     @property
     def tile_factor(self) -> int:
@@ -127,10 +127,10 @@ def run_cascade(
     evidence_of: Callable[[Stage, np.ndarray, np.ndarray], PairEvidence],
     local_score: str,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of each pair, the number of the last stage that matched it, and its score there, float64.
+    """For each pair the number of the last stage that matched it, and its score in it, float64.
 
-    ``evidence_of`` matches pairs (query and gallery indices) as a stage says. ``local_score`` is
-    benchmark.local_score, by which stages are ordered that say nothing else.
+    ``evidence_of`` matches pairs (query and gallery indices) with a stage's settings.
+    ``local_score`` is benchmark.local_score, the order of stages without ``by_confidence``.
     """
     stage_P, score_P = np.zeros(len(query_P), np.int64), np.zeros(len(query_P))
     order_P = np.zeros(len(query_P))
@@ -183,11 +183,11 @@ def best_of_each_query(
     """Which pairs are among the best of their query: bool (P,).
 
     Of a query with n pairs those are ``ceil(share * n)``, or ``least`` where that is more; of
-    equal scores the smaller position stands first. ``count_Q`` gives n where a query had more pairs
-    than are left. With ``decided_sd`` none of them may lie further below the query's best score s
-    than so many times sqrt(s), the standard deviation of a number of events with mean s: where the
-    leader is decided, the others need no further look. Those scores are ``decided_by_P`` where they
-    are not ``score_P``.
+    equal scores the smaller position comes first. ``count_Q`` gives n where a query had more pairs
+    than are left. With ``decided_sd`` none of them may be further below the query's best score s
+    than decided_sd * sqrt(s), as sqrt(s) is the standard deviation of a number of events with mean
+    s: where the leader is decided, the others need no further stage. For this rule the scores are
+    ``decided_by_P``, where given.
 
     >>> best_of_each_query(np.array([0, 0, 0, 1]), np.array([1.0, 3.0, 3.0, 0.0]),
     ...                    np.array([4, 5, 6, 4]), share=0.3, least=1)

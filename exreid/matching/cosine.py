@@ -2,12 +2,12 @@
 
 The last bits of a matrix product depend on its shape, and a last bit decides a tie. So every
 product here has one fixed shape, on a grid that starts at the first query and the first gallery
-image and is padded with zeros at its ends: the scores of a pair depend on nothing but its two
-vectors, neither on the size of the tiles nor on what else the gallery holds.
+image and is padded with zeros at its ends: the score of a pair depends on nothing but its two
+vectors, neither on the size of the tiles nor on the rest of the gallery.
 
-Scores are float64: of 100,000 candidates some hundred stand closer than a float32 can tell, and
-rounding would decide which of them comes first. The vectors themselves stay as they are given;
-only one block of them at a time is made float64.
+Scores are float64: of 100,000 candidates some hundred are closer than a float32 can tell, and
+rounding would decide which of them comes first. The vectors keep their type; only one block of them
+at a time is made float64.
 
 Letters: B queries of one tile, Q queries, G gallery images, D vector length.
 """

@@ -1,7 +1,7 @@
-"""Query expansion: a query asks again, as the mean of itself and its best candidates.
+"""Query expansion: rank again by the sum of a query and its best candidates.
 
-The best candidates are those of the first ranking, so only gallery images that may answer the query
-enter, and no other query does: an answer depends on its query and the gallery alone.
+The best candidates are those of the first ranking: gallery images that may answer the query, and no
+other query. So an answer depends on its query and the gallery alone.
 
 Letters: Q queries, G gallery images, n best candidates, D vector length.
 """

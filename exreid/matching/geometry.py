@@ -35,7 +35,7 @@ def geometric_inliers(
     find = cv2.findFundamentalMat if geometry == "fundamental" else cv2.findHomography
     cv2.setRNGSeed(0)
     try:
-        # None where there is none, which the library's types do not say.
+        # Either may be None, which the library's types do not say.
         fitted: tuple[np.ndarray | None, np.ndarray | None] = find(
             np.ascontiguousarray(query_xy_M2, np.float64),
             np.ascontiguousarray(gallery_xy_M2, np.float64),

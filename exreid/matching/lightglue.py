@@ -1,8 +1,8 @@
-"""Matching pairs of images in batches: LightGlue's counts without its one-pair-at-a-time.
+"""Matching pairs of images in batches, with the same counts as LightGlue one pair at a time.
 
-What depends on one image alone is computed once for each image of a tile. Pairs go through the
-rest in batches of about equally many keypoints; padding is masked in every attention and in the
-assignment, so that a pair's evidence does not depend on what else is in its batch.
+The part that depends on one image alone is computed once for each image of a tile. Pairs go through
+the rest in batches of about equally many keypoints; padding is masked in every attention and in the
+assignment, so that a pair's evidence does not depend on the rest of its batch.
 
 Letters: P pairs of a tile, B of a batch, M and N keypoints of the two images, X matches.
 """
@@ -28,7 +28,7 @@ from exreid.records import Json, LocalFeatures, PairEvidence, PairMatches
 BF16_VERSION = 3
 """Raise it when the code changes what bf16 gives; fp32 is the published network."""
 WIDTH_STEP = 32
-"""Batches are padded to a multiple of so many keypoints."""
+"""Batches are padded to a multiple of this many keypoints."""
 GPU_BATCH_KEYPOINTS = 2**19
 """Keypoints of one batch on a GPU, both images of its pairs together (512 pairs of 512 keypoints, 3
 GiB): twice as many gain an H200 1 to 2%, half as many cost it 4%."""
@@ -47,9 +47,9 @@ class MatchSettings:
     filter_threshold: float = 0.1
     """A match exists from this confidence on; those are summed."""
     layers: int = LAYERS
-    """Layers that pairs go through, 1 to 9: each has an assignment of its own."""
+    """Layers that pairs go through, 1 to 9; after each an assignment can be read."""
     keypoints: int | None = None
-    """Only so many of each image's best keypoints; None: all."""
+    """At most this many of each image's best keypoints; None: all."""
     dtype: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the layers; the assignment's softmax is always fp32."""
     prune_after: int | None = None
@@ -85,7 +85,7 @@ class MatchSettings:
 
 
 class _Batch(NamedTuple):
-    """A batch of pairs on its way: what it will give is copied to the host meanwhile."""
+    """A batch of pairs whose result is being copied to the host."""
 
     place_B: np.ndarray
     """Places of the pairs in the tile."""
@@ -148,19 +148,19 @@ class LightGlueMatcher:
     ) -> list[PairMatches]:
         """All matches of each pair over the filter threshold, as figures need them."""
         empty = np.zeros(0, np.int32)
-        found = [PairMatches(empty, empty, np.zeros(0, np.float32), empty > 0)] * len(pair_P2)
+        matches = [PairMatches(empty, empty, np.zeros(0, np.float32), empty > 0)] * len(pair_P2)
         for place_B, row, column, confidence in self._matches(queries, gallery, pair_P2):
             for b, place in enumerate(place_B):
                 own = np.flatnonzero(row[:, 0] == b)
                 own = own[np.argsort(-confidence[own], kind="stable")]
                 query_X, gallery_X = row[own, 1].astype(np.int32), column[own].astype(np.int32)
-                found[place] = PairMatches(
+                matches[place] = PairMatches(
                     query_X,
                     gallery_X,
                     confidence[own].astype(np.float32),
                     self._inliers(queries, gallery, pair_P2[place], query_X, gallery_X),
                 )
-        return found
+        return matches
 
     def _inliers(
         self,
@@ -183,8 +183,7 @@ class LightGlueMatcher:
         """For each batch: the pairs' places, then of each match its pair within the batch and
         query keypoint (X, 2), its gallery keypoint and its confidence (float64).
 
-        A GPU works on the next batches while the matches of the first are counted here: nothing
-        waits for it but the copies of what it found.
+        A GPU works on the next batches while the matches of the first are counted on the CPU.
         """
         first, count_q = self._embed(queries)
         second, count_g = self._embed(gallery)
@@ -198,12 +197,12 @@ class LightGlueMatcher:
             place_B = order[start : start + self._batch_pairs(count_P2[order[-1]])]
             rows = slice(start, start + len(place_B))
             try:
-                found = self._launch(first, second, pairs_P2[rows], place_B, count_P2[place_B])
+                batch = self._launch(first, second, pairs_P2[rows], place_B, count_P2[place_B])
             except torch.OutOfMemoryError:
                 self._halve_batches(len(place_B))
                 continue
             start = rows.stop
-            under_way.append(found)
+            under_way.append(batch)
             while len(under_way) > ahead:
                 yield under_way.popleft().matches()
         while under_way:
@@ -263,7 +262,7 @@ class LightGlueMatcher:
         return points, count_N
 
     def _assign(self, first: Points, second: Points) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `mutual_matches`; keypoints that were cut on the way have no partner."""
+        """See `mutual_matches`; keypoints that were pruned have no partner."""
         kept0 = kept1 = None
         width = first.state_BKC.shape[1]
         for number in range(self.settings.layers):
@@ -286,9 +285,9 @@ class LightGlueMatcher:
 
 
 def mutual_matches(log_BMN: torch.Tensor, threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each first keypoint, its partner and how sure that is.
+    """The partner of each first keypoint, and the confidence.
 
-    Two keypoints are partners that are each other's best with a confidence over the threshold.
+    Two keypoints are partners where each is the other's best, with a confidence over the threshold.
     Returns the second keypoint (B, M), -1 where there is none, and the confidence (B, M) of the
     best, partner or not.
     """
@@ -301,7 +300,7 @@ def mutual_matches(log_BMN: torch.Tensor, threshold: float) -> tuple[torch.Tenso
 
 
 def _by_keypoints(count_P2: np.ndarray) -> np.ndarray:
-    """Places of the pairs by their number of keypoints; those without any have no match."""
+    """Indices of the pairs, by rising number of keypoints; without pairs that lack any."""
     some = np.flatnonzero(count_P2.min(axis=1) > 0)
     return some[np.lexsort((count_P2[some, 1], count_P2[some].sum(axis=1)))]
 

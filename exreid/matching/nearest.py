@@ -30,7 +30,7 @@ class NearestSettings:
     """How pairs are matched."""
 
     keypoints: int | None = None
-    """Only so many of each image's best keypoints; None: all."""
+    """At most this many of each image's best keypoints; None: all."""
 
     def describe(self) -> dict[str, Json]:
         """What the evidence depends on."""
@@ -38,15 +38,15 @@ class NearestSettings:
 
 
 class Nearest(NamedTuple):
-    """Of each first keypoint of B pairs, its nearest of the second image."""
+    """For each first keypoint of B pairs its nearest of the second image."""
 
     column_BM: torch.Tensor
     similarity_BM: torch.Tensor
     """Their cosine."""
     gap_BM: torch.Tensor
-    """How much that is above the cosine of the second nearest."""
+    """That cosine less the second nearest's."""
     mutual_BM: torch.Tensor
-    """bool: whether it is its nearest's nearest too; False for padding."""
+    """bool: whether the two are each other's nearest; False for padding."""
 
 
 def nearest_neighbours(
@@ -56,8 +56,8 @@ def nearest_neighbours(
     *,
     padded: tuple[bool, bool],
 ) -> Nearest:
-    """Compare all descriptors (of length 1) of B pairs of images with so many real keypoints;
-    ``padded``: which of the two sides have padding, as the caller knows without the device."""
+    """Compare all descriptors (of length 1) of B pairs of images. ``count_B2``: real keypoints of
+    each image; ``padded``: which sides have padding, which the caller knows without the device."""
     similarity_BMN = first_BML @ second_BNL.transpose(1, 2)
     place_M = torch.arange(first_BML.shape[1], device=first_BML.device)
     place_N = torch.arange(second_BNL.shape[1], device=first_BML.device)
@@ -71,7 +71,7 @@ def nearest_neighbours(
     row_BN = similarity_BMN.argmax(dim=1)
     mutual_BM = (row_BN.gather(1, column_BM) == place_M) & real_BM & (best_BM > PADDING)
     similarity_BMN.scatter_(2, column_BM[:, :, None], PADDING)
-    # Without a second keypoint there is nothing to be nearer than: as if it stood at right angles.
+    # Without a second keypoint the gap is taken to one at right angles.
     second_BM = similarity_BMN.amax(dim=2)
     second_BM = torch.where(second_BM > PADDING, second_BM, 0.0)
     return Nearest(column_BM, best_BM, (best_BM - second_BM).clamp_min(0.0), mutual_BM)
@@ -80,7 +80,7 @@ def nearest_neighbours(
 class NearestMatcher:
     """Scores the pairs of a tile; see `exreid.matching.tiles.PairMatcher`.
 
-    The match count is the number of mutual neighbours, the confidence sum that of their gaps.
+    The match count is the number of mutual neighbours, the confidence sum the sum of their gaps.
     """
 
     def __init__(self, settings: NearestSettings, device: str | torch.device = "cpu") -> None:
@@ -91,8 +91,8 @@ class NearestMatcher:
     ) -> PairEvidence:
         """The evidence of the pairs (row of ``queries``, row of ``gallery``)."""
         parts = [
-            (found.mutual_BM.sum(dim=1), (found.gap_BM * found.mutual_BM).sum(dim=1))
-            for found in self._batches(queries, gallery, pair_P2)
+            (nearest.mutual_BM.sum(dim=1), (nearest.gap_BM * nearest.mutual_BM).sum(dim=1))
+            for nearest in self._batches(queries, gallery, pair_P2)
         ]
         unknown_P = np.full(len(pair_P2), -1, np.int32)
         if not parts:

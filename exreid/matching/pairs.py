@@ -1,4 +1,4 @@
-"""Scoring a list of pairs: what was matched before is looked up, the rest goes out in tiles.
+"""Scoring a list of pairs: known evidence is read from the store, the rest is matched in tiles.
 
 Letters: P pairs, N images.
 """
@@ -15,21 +15,21 @@ from exreid.records import PairEvidence
 from exreid.storage.pair_store import PairStore, image_words, pair_words
 
 RunTiles = Callable[[Iterator[Tile]], Iterable[tuple[Tile, PairEvidence]]]
-"""Matches tiles, here or elsewhere, and gives them back as they finish, in any order."""
+"""Matches tiles, in this process or others, and yields them as they finish, in any order."""
 
 
 @dataclass(frozen=True)
 class ScoredPairs:
-    """What became of a list of pairs."""
+    """The evidence of a list of pairs."""
 
     evidence: PairEvidence
-    """Of each pair in order; zeros where ``missing_P``."""
+    """One entry a pair, in order; zeros where ``missing_P``."""
     missing_P: np.ndarray
     """bool: pairs whose tile was given up."""
     known: int
     """Pairs that had been matched before."""
     words_P2: np.ndarray
-    """uint64: what each pair is called in its store; see `exreid.storage.pair_store`."""
+    """uint64: each pair's key in its store; see `exreid.storage.pair_store`."""
 
 
 def score_pairs(
@@ -45,9 +45,9 @@ def score_pairs(
 ) -> ScoredPairs:
     """The evidence of each pair (query index, gallery index), matched at most once.
 
-    ``query_keys`` and ``gallery_keys`` say what the images' features are (see
-    `exreid.storage.pair_store`). Each finished tile is in the store before the next is looked at:
-    after a kill, the same call goes on with the unfinished ones.
+    ``query_keys`` and ``gallery_keys`` are the keys of the images' features (see
+    `exreid.storage.pair_store`). Each finished tile is in the store before the next is matched:
+    after a kill, the same call continues with the unfinished ones.
     """
     words_P2 = pair_words(words_at(query_keys, query_P), words_at(gallery_keys, gallery_P))
     if store is None:
@@ -59,12 +59,12 @@ def score_pairs(
     place_M = np.flatnonzero(~known_P)
     tiles = plan_tiles(query_P[place_M], gallery_P[place_M], pairs_per_tile=pairs_per_tile)
     try:
-        for tile, found in run(tiles) if len(place_M) else ():
+        for tile, matched in run(tiles) if len(place_M) else ():
             place = place_M[tile.place_P]
             if store is not None:
-                store.append(words_P2[place], found)
+                store.append(words_P2[place], matched)
             for name in PairEvidence.__dataclass_fields__:
-                getattr(evidence, name)[place] = getattr(found, name)
+                getattr(evidence, name)[place] = getattr(matched, name)
             known_P[place] = True
             on_progress(len(place))
     finally:

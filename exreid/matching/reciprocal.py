@@ -1,14 +1,13 @@
 r"""k-reciprocal re-ranking (Zhong et al. 2017, "Re-ranking person re-identification with
 k-reciprocal encoding"): two images are alike when they have the same neighbours.
 
-The set that a query is encoded in holds the query and the gallery images that may answer it,
-and nothing else: no other query, and none of the images that the protocol excludes. So an answer
-depends on its query and the gallery alone. Gallery images are neighbours of each other whatever
-their encounters.
+The set that a query is encoded in has the query and the gallery images that may answer it, and
+nothing else: no other query, and no image that the protocol excludes. So an answer depends on its
+query and the gallery alone. Gallery images are neighbours of each other whatever their encounters.
 
 Nothing of size N x N exists: the k nearest neighbours of each gallery image are found once, in
-tiles; a query is put into the lists that it belongs in, and the encoding is worked out for its
-candidates and what they reach within three steps.
+tiles; a query is inserted into the lists that it belongs in, and the encoding is computed for its
+candidates and the images within three steps of them.
 
 Letters: N gallery images, D vector length, K neighbours, C candidates of one query, B images that
 are encoded, F images within reach, U images that an encoding gives weight to.
@@ -25,7 +24,7 @@ from exreid.matching.expansion import unit_vectors
 from exreid.records import RetrievalSide
 
 NOBODY = -1
-"""Stands where a list has fewer neighbours than it has places."""
+"""Fills a list with fewer neighbours than places."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +58,13 @@ class ReciprocalGallery:
         as much longer, so that they are whole without them."""
         self.vectors_ND, self.gallery, self.settings = vectors_ND, gallery, settings
         keep = settings.k1 + most_excluded
-        found = rank_by_cosine(vectors_ND, vectors_ND, gallery, gallery, keep=max(keep, 1))
-        self._lists_NK = found.candidate_index_QK
+        nearest = rank_by_cosine(vectors_ND, vectors_ND, gallery, gallery, keep=max(keep, 1))
+        self._lists_NK = nearest.candidate_index_QK
         self._cosine_NK = np.full(self._lists_NK.shape, -np.inf)
         for row in range(len(self._lists_NK)):
-            there = np.flatnonzero(self._lists_NK[row] >= 0)
-            near = self._lists_NK[row, there]
-            self._cosine_NK[row, there] = _cosines(vectors_ND, vectors_ND[row], near)
+            places = np.flatnonzero(self._lists_NK[row] >= 0)
+            near = self._lists_NK[row, places]
+            self._cosine_NK[row, places] = _cosines(vectors_ND, vectors_ND[row], near)
 
     def scores(
         self,
@@ -85,9 +84,9 @@ class ReciprocalGallery:
         best allowed gallery images, best first (fewer where there are no more); ``candidate_C``
         and ``excluded`` are gallery indices.
         """
-        around = _Surroundings(self, query_D, position, neighbour_K, excluded)
-        query = np.array([around.query])
-        encoded_BU = around.encodings(np.concatenate([query, candidate_C]))
+        graph = _QueryGraph(self, query_D, position, neighbour_K, excluded)
+        query = np.array([graph.query])
+        encoded_BU = graph.encodings(np.concatenate([query, candidate_C]))
         shared_C = np.minimum(encoded_BU[:1], encoded_BU[1:]).sum(axis=1)
         # Each encoding adds up to 1, so the union of two is 2 minus what they share.
         jaccard_C = shared_C / (2.0 - shared_C)
@@ -95,8 +94,8 @@ class ReciprocalGallery:
         return (1 - share) * jaccard_C + share * _cosines(self.vectors_ND, query_D, candidate_C)
 
 
-class _Surroundings:
-    """One query among the gallery images that may answer it; the query has the index N."""
+class _QueryGraph:
+    """The neighbours of one query and its gallery images; the query has the index N."""
 
     def __init__(
         self,
@@ -139,9 +138,9 @@ class _Surroundings:
         near = np.unique(near_BK[near_BK >= 0])
         encoded_BU = self._single_encodings(near)
         row_BK = np.searchsorted(near, np.maximum(near_BK, 0))
-        there_BK1 = (near_BK >= 0)[:, :, None]
-        total_BU = np.where(there_BK1, encoded_BU[np.minimum(row_BK, len(near) - 1)], 0).sum(axis=1)
-        return np.asarray(total_BU / there_BK1.sum(axis=1))
+        real_BK1 = (near_BK >= 0)[:, :, None]
+        total_BU = np.where(real_BK1, encoded_BU[np.minimum(row_BK, len(near) - 1)], 0).sum(axis=1)
+        return np.asarray(total_BU / real_BK1.sum(axis=1))
 
     def _single_encodings(self, index_B: np.ndarray) -> np.ndarray:
         """exp(cos - 1) for each image of the expanded reciprocal set, scaled to add up to 1."""

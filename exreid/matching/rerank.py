@@ -1,4 +1,4 @@
-"""A second ranking by global features, as the config asks for it, and the scores of its pairs."""
+"""The second ranking by global features that a config sets, and the scores of its pairs."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class Reranker:
         exclude: Exclude,
         on_progress: Callable[[int], object],
     ) -> Ranking:
-        """A ranking by cosine, ranked again, with as many candidates kept. All of those are
-        re-ranked, or all there are (query expansion)."""
+        """The ranking by cosine, ranked again, with as many candidates kept. Query expansion ranks
+        the whole gallery, the other method the kept candidates."""
         query_QD = self.vectors_ND[queries.position_N]
         if self.options.method == "query_expansion":
             return rank_by_cosine(

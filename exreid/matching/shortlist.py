@@ -1,4 +1,4 @@
-"""A second look at the best candidates: the pairs to look at, and the ranking afterwards.
+"""Re-ranking the best candidates: the pairs to score, and the ranking by their new scores.
 
 Letters: Q queries, B candidates of each query's shortlist, P pairs.
 """
@@ -32,12 +32,11 @@ def rerank_shortlist(
 ) -> Ranking:
     """The ranking with each query's shortlist in the order of new scores.
 
-    Each of ``score_keys_P`` holds a number for each pair of `shortlist_pairs`, in its order: a
-    higher first key stands first, of equal ones the higher second key, and so on; of pairs that
-    are equal in all, the gallery image with the smaller place in the table. The last key is the
-    score that the ranking keeps. Candidates beyond the shortlist stay where they stand, below all
-    of it, so that the ranks of all positives remain exact; those positives have no new score, and
-    theirs is NaN.
+    Each of ``score_keys_P`` has a number for each pair of `shortlist_pairs`, in its order. A higher
+    first key comes first, of equal ones the higher second key, and so on; of pairs that are equal
+    in all, the gallery image with the smaller index. The last key is the score that the ranking
+    keeps. Candidates beyond the shortlist keep their ranks, below all of it, so that the ranks of
+    all positives remain exact; the score of those positives is NaN.
     """
     if not score_keys_P:
         raise ValueError("re-ranking needs one score at least.")

@@ -26,11 +26,11 @@ class PairMatcher(Protocol):
 
 @dataclass(frozen=True)
 class Tile:
-    """Some pairs, and the images that they are made of."""
+    """Some pairs, and their images."""
 
     number: int
     place_P: np.ndarray
-    """int64: where the pairs stand in the whole list of pairs."""
+    """int64: the pairs' indices in the whole list of pairs."""
     query_M: np.ndarray
     """The query indices, each once, rising."""
     gallery_M: np.ndarray
@@ -39,20 +39,20 @@ class Tile:
     """int32: each pair as places in ``query_M`` and ``gallery_M``."""
 
 
-Given = TypeVar("Given")
-Ask = Callable[[PairMatcher, LocalFeatures, LocalFeatures, np.ndarray], Given]
-"""What a matcher is asked about the pairs of a tile: a function that can be sent to an actor."""
+Answer = TypeVar("Answer")
+Ask = Callable[[PairMatcher, LocalFeatures, LocalFeatures, np.ndarray], Answer]
+"""Asks a matcher about the pairs of a tile; a function that can be sent to an actor."""
 
 
 def score_tile(
     matcher: PairMatcher, queries: LocalFeatures, gallery: LocalFeatures, pair_P2: np.ndarray
 ) -> PairEvidence:
-    """Asks a matcher for the evidence of each pair."""
+    """The evidence of each pair."""
     return matcher.score(queries, gallery, pair_P2)
 
 
 FeaturesOf = Callable[[np.ndarray], LocalFeatures]
-"""Gives the local features of the images at these indices of one side."""
+"""Returns the local features of the images at these indices of one side."""
 
 
 def plan_tiles(
@@ -60,7 +60,7 @@ def plan_tiles(
 ) -> Iterator[Tile]:
     """Cut pairs into tiles of at most ``pairs_per_tile``.
 
-    The pairs of a few neighbouring queries stand together, by gallery image: all pairs of two
+    The pairs of a few neighbouring queries follow each other, by gallery image: all pairs of two
     sets become nearly square tiles, and queries that share candidates share their features.
     The plan depends on the set of pairs alone, not on their order.
 
@@ -84,11 +84,11 @@ def plan_tiles(
 def match_in_process(
     tiles: Iterator[Tile],
     matcher: PairMatcher,
-    ask: Ask[Given],
+    ask: Ask[Answer],
     *,
     queries: FeaturesOf,
     gallery: FeaturesOf,
-) -> Iterator[tuple[Tile, Given]]:
-    """The plain twin of the distributed matching: tile after tile, here."""
+) -> Iterator[tuple[Tile, Answer]]:
+    """The plain twin of the distributed matching: tile after tile, in this process."""
     for tile in tiles:
         yield tile, ask(matcher, queries(tile.query_M), gallery(tile.gallery_M), tile.pair_P2)

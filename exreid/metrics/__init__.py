@@ -1,7 +1,6 @@
 """From scores to rankings, and from rankings to numbers with their uncertainty.
 
-`evaluate` measures a matrix of scores; the others are what it is made of. All are functions of
-arrays.
+`evaluate` measures a matrix of scores; the others are its parts. All are functions of arrays.
 """
 
 from exreid.metrics.comparison import holm, paired_differences

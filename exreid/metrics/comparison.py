@@ -16,7 +16,7 @@ from exreid.metrics.uncertainty import bootstrap_intervals
 
 @dataclass(frozen=True)
 class Difference:
-    """What a run adds to another one's metric."""
+    """A run's metric less another run's."""
 
     value: float
     interval: tuple[float, float] | None
@@ -43,8 +43,8 @@ def paired_differences(
     clusters). It is :math:`(1 + c) / (1 + R)` for c of R flips, never 0 (Phipson & Smyth 2010).
 
     >>> better, worse = (QueryValues(np.full(4, v), np.ones(4, bool)) for v in (1.0, 0.0))
-    >>> found = paired_differences({"top_1": worse}, {"top_1": better}, np.array([0, 0, 1, 1]))
-    >>> found["top_1"].value, found["top_1"].interval
+    >>> table = paired_differences({"top_1": worse}, {"top_1": better}, np.array([0, 0, 1, 1]))
+    >>> table["top_1"].value, table["top_1"].interval
     (1.0, (1.0, 1.0))
     """
     changes = {}
@@ -65,7 +65,7 @@ def paired_differences(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for how many there are (Holm 1979).
+    """P-values adjusted for their number (Holm 1979).
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -86,9 +86,9 @@ def group_averages(
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, tuple[int, int, float, tuple[float, float] | None]]:
-    """Of each group of queries, by sorted name: queries, identities, value and 95% interval."""
+    """For each group of queries, by sorted name: queries, identities, value and 95% interval."""
     names = np.asarray(group_Q, dtype=object)
-    found = {}
+    groups = {}
     for name in sorted(set(group_Q)):
         inside_Q = (names == name) & values.counted_Q
         if not inside_Q.any():
@@ -97,13 +97,13 @@ def group_averages(
         identities = identity_Q[inside_Q]
         interval = bootstrap_intervals(part, identities, resamples=resamples, seed=seed)
         value = average_values(part, identities)["value"]
-        found[name] = (
+        groups[name] = (
             int(inside_Q.sum()),
             len(np.unique(identities)),
             value,
             interval.get("value"),
         )
-    return found
+    return groups
 
 
 def _sign_flip(change: QueryValues, identity_Q: np.ndarray, *, resamples: int, seed: int) -> float:

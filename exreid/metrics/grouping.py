@@ -1,4 +1,4 @@
-"""New animals among the queries: which of their images show the same one, and how well that went.
+"""Grouping images of new animals by pairwise probabilities, and the quality of a grouping.
 
 Letters: N images, P pairs of them.
 """
@@ -92,8 +92,8 @@ def cluster_new(
     """Group images by the probabilities that pairs of them show one animal; int64 labels from 0,
     by first appearance.
 
-    ``pair_P2`` holds places among the N images, each pair once in either order; pairs that it
-    lacks have the probability 0. The two groups with the highest mean probability over all pairs
+    ``pair_P2`` has indices of the N images, each pair once in either order; other pairs have the
+    probability 0. The two groups with the highest mean probability over all pairs
     between them are joined, again and again, while that mean is at or above the threshold (UPGMA;
     Sokal & Michener 1958). Of equally high means the groups whose first images have the smaller
     ``position_N`` (the place in the table, each once) are joined first. So no order of the images
@@ -183,8 +183,8 @@ def _average_linkage(
     threshold: float,
     photo_N: np.ndarray | None,
 ) -> list[tuple[Fraction, int, int]]:
-    """What is joined, in order: (mean, in steps; the group; the one that goes into it), groups
-    named by their smallest place."""
+    """The merges in order: (mean, in steps; the group; the group that joins it), each group named
+    by its smallest place."""
     steps_P = np.rint(probability_P * PROBABILITY_STEPS).astype(np.int64)
     threshold_steps = round(threshold * PROBABILITY_STEPS)
     total: list[dict[int, int]] = [{} for _ in range(count)]

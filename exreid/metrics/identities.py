@@ -1,8 +1,8 @@
 """From candidate images to animals: identity scores, leaders and margins, pooled encounters.
 
-All work on the kept candidates of each query, best first, as `exreid.records.Ranking` holds them.
-An animal with none among them is somewhere below; where a number is needed for it, that is the
-score of the last kept candidate, which it cannot pass.
+All work on the kept candidates of each query, best first, as `exreid.records.Ranking` has them. An
+animal with none among them is ranked below; where it needs a number, that is the score of the last
+kept candidate, which it cannot pass.
 
 Letters: Q queries, K candidates, G gallery images, A animals named for one query.
 """
@@ -23,7 +23,7 @@ IdentityScore = Literal["max", "mean_top"]
 @dataclass(frozen=True)
 class IdentityAnswer:
     """The animals among one query's candidates, best first; of equal scores the one whose best
-    image stands first."""
+    image comes first."""
 
     identity_A: np.ndarray
     """int32 codes."""
@@ -51,7 +51,7 @@ def identity_answers(
     ranking: Ranking, identity_G: np.ndarray, *, how: IdentityScore = "max", top: int = 3
 ) -> Iterator[IdentityAnswer]:
     """Each query's animals. ``max``: by their best image. ``mean_top``: by the mean of their best
-    ``top`` images (of those that are there).
+    ``top`` images, or of all where they have fewer.
 
     >>> ranking = _ranking([[0, 1, 2]], [[0.9, 0.8, 0.7]])
     >>> [a.identity_A.tolist() for a in identity_answers(ranking, np.array([5, 6, 6]))]
@@ -87,12 +87,12 @@ def identity_answers(
 def top_identities(
     ranking: Ranking, identity_G: np.ndarray, *, without_Q: np.ndarray | None = None
 ) -> TopIdentities:
-    """The leading animal of each query; ``without_Q`` names one that is taken out of each query's
-    candidates first, as if the gallery did not know it.
+    """The leading animal of each query; ``without_Q`` is an animal that is taken out of each
+    query's candidates first, as if the gallery did not have it.
 
     >>> ranking = _ranking([[0, 1, 2]], [[0.9, 0.75, 0.5]])
-    >>> one = top_identities(ranking, np.array([5, 6, 7]))
-    >>> one.identity_Q.tolist(), one.margin_Q.round(2).tolist()
+    >>> leading = top_identities(ranking, np.array([5, 6, 7]))
+    >>> leading.identity_Q.tolist(), leading.margin_Q.round(2).tolist()
     ([5], [0.15])
     >>> top_identities(ranking, np.array([5, 6, 7]), without_Q=np.array([5])).identity_Q.tolist()
     [6]
@@ -110,7 +110,7 @@ def top_identities(
         allowed = np.ones(len(code), bool) if without_Q is None else code != without_Q[q]
         place = np.flatnonzero(allowed)
         if len(place) == 0:
-            # Whoever comes next stands below the last candidate.
+            # The next animal is below the last candidate.
             score_Q[q] = score[-1]
             continue
         first = place[0]
@@ -140,8 +140,8 @@ def told_apart(ranking: Ranking, identity_G: np.ndarray, photo_Q: np.ndarray) ->
             first = open_N[np.argmax(score_QK[open_N, 0])]
             animal = identity_G[index_QK[first, 0]]
             for other in np.flatnonzero((photo_Q == code) & (np.arange(len(photo_Q)) != first)):
-                there_K = index_QK[other] >= 0
-                kept = np.flatnonzero(there_K & (identity_G[index_QK[other]] != animal))
+                kept_K = index_QK[other] >= 0
+                kept = np.flatnonzero(kept_K & (identity_G[index_QK[other]] != animal))
                 index, score = index_QK[other, kept], score_QK[other, kept]
                 index_QK[other], score_QK[other] = -1, np.nan
                 index_QK[other, : len(kept)], score_QK[other, : len(kept)] = index, score
@@ -156,7 +156,7 @@ def pool_encounters(
 
     An animal's score is the mean over the photos of its best image's score in each; in a photo
     that has no image of it among the candidates, that photo's last kept score. Animals that lead
-    one of the photos stand before all others: what no photo says is no answer of the visit.
+    one of the photos come before all others: a visit's answer is the answer of one of its photos.
     Queries of a negative group are passed over.
     """
     for group in np.unique(group_Q[group_Q >= 0]).tolist():

@@ -1,8 +1,8 @@
 """Known or new: how well a score tells animals of the gallery from animals that it lacks.
 
 A query is known when a gallery image that may answer it shows its animal, and new otherwise. It
-is accepted, which claims that its leading identity is its own, where its score stands above a bar;
-a new animal that is accepted is a false match.
+is accepted, which claims that its leading identity is its own, where its score is above a
+threshold; a new animal that is accepted is a false match.
 
 Letters: Q queries, I identities.
 """
@@ -16,13 +16,13 @@ import numpy as np
 
 from exreid.metrics.retrieval import QueryValues
 
-BarRule = Literal["false_match_rate", "balanced"]
+ThresholdRule = Literal["false_match_rate", "balanced"]
 Promise = Literal["animals", "photos"]
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What was answered to each query, and what was right."""
+    """The answer to each query, and whether it is right."""
 
     score_Q: np.ndarray
     """float64: the higher, the surer that the animal is known and is the leading identity."""
@@ -58,14 +58,14 @@ def detection_auroc(answers: Answers, weight_Q: np.ndarray | None = None) -> flo
     return float((known * (below + new / 2)).sum() / pairs) if pairs > 0 else float("nan")
 
 
-def bar_at_rate(answers: Answers, rate: float) -> float:
-    """The lowest bar that no more than this share of the new animals at hand stands above.
+def threshold_at_rate(answers: Answers, rate: float) -> float:
+    """The lowest threshold that at most this share of the new animals' answers is above.
 
-    With fewer than 1 / rate of them it lets none through. Minus infinity without any.
+    With fewer than 1 / rate of them none is above it. Minus infinity without any.
 
     >>> answers = Answers(np.array([0.1, 0.2, 0.3]), np.zeros(3, bool), np.zeros(3, bool),
     ...                   np.arange(3))
-    >>> bar_at_rate(answers, 0.05), bar_at_rate(answers, 0.4)
+    >>> threshold_at_rate(answers, 0.05), threshold_at_rate(answers, 0.4)
     (0.3, 0.2)
     """
     falling = np.sort(answers.score_Q[~answers.known_Q])[::-1]
@@ -74,33 +74,34 @@ def bar_at_rate(answers: Answers, rate: float) -> float:
 
 
 def choose_threshold(
-    answers: Answers, *, rule: BarRule, rate: float = 0.05, promise: Promise = "animals"
+    answers: Answers, *, rule: ThresholdRule, rate: float = 0.05, promise: Promise = "animals"
 ) -> float:
-    """The bar to decide further queries by, from answers whose truth is known.
+    """The threshold for further queries, from answers whose truth is known.
 
     ``false_match_rate``: a photograph of a further new animal is accepted with a probability of at
     most ``rate`` (split conformal prediction; Vovk, Gammerman & Shafer 2005). What is exchangeable
     is the animal, not the photograph: those of one animal are alike. So with ``promise="animals"``
-    each of the K new animals at hand weighs 1 / (K + 1), shared by its answers, and the bar is the
-    lowest score with a weight of 1 - rate at or below it, which keeps the promise however alike
+    each of the K new animals here weighs 1 / (K + 1), shared by its answers, and the threshold is
+    the lowest score with a weight of 1 - rate at or below it, which keeps the promise however alike
     an animal's photographs are (Lee, Barber & Willett 2023, "Distribution-free inference with
     hierarchical data"). It is infinite where K is below 1 / rate - 1. ``"photos"`` weighs every
-    answer alike, and promises something only where each shows an animal of its own.
+    answer alike, and promises something only where each shows another animal.
     ``balanced``: the highest mean of `balanced_accuracies`, in the middle between two
-    scores; of equally good bars the lowest.
+    scores; of equally good thresholds the lowest.
 
-    ValueError without any answer, whose bar would mean nothing.
+    ValueError without any answer, whose threshold would mean nothing.
     """
     if len(answers.score_Q) == 0:
         raise ValueError("a threshold needs answers whose truth is known, and there are none.")
     if rule == "false_match_rate":
         if not 0 < rate < 1:
             raise ValueError(f"a false-match rate is between 0 and 1, not {rate}.")
-        return _conformal_bar(answers, rate, promise)
+        return _conformal_threshold(answers, rate, promise)
     score_S, place_Q = np.unique(answers.score_Q, return_inverse=True)
     gain_Q = np.where(answers.known_Q, -(_shares(answers, answers.known_Q) * answers.right_Q), 0.0)
     gain_Q = gain_Q + _shares(answers, ~answers.known_Q)
-    # The value of a bar at a score: what it rejects no longer counts as right, or counts as new.
+    # The value of a threshold at a score: what it rejects no longer counts as right, or counts as
+    # new.
     value_S = np.cumsum(np.bincount(place_Q, gain_Q))
     if value_S.max() <= 0:
         return float("-inf")
@@ -109,7 +110,7 @@ def choose_threshold(
     return float((score_S[best] + above) / 2)
 
 
-def _conformal_bar(answers: Answers, rate: float, promise: Promise) -> float:
+def _conformal_threshold(answers: Answers, rate: float, promise: Promise) -> float:
     new_Q = ~answers.known_Q
     count = exchangeable_count(answers, promise)
     if count == 0:
@@ -122,21 +123,21 @@ def _conformal_bar(answers: Answers, rate: float, promise: Promise) -> float:
 
 
 def exchangeable_count(answers: Answers, promise: Promise = "animals") -> int:
-    """How many exchangeable things the new answers hold; the lowest rate that can be promised is
-    1 / (this + 1)."""
+    """The number of exchangeable animals or photographs among the new answers; the lowest rate that
+    can be promised is 1 / (this + 1)."""
     new_Q = ~answers.known_Q
     if promise == "photos":
         return int(new_Q.sum())
     return len(np.unique(answers.identity_Q[new_Q]))
 
 
-def balanced_accuracies(answers: Answers, bar: float) -> dict[str, QueryValues]:
+def balanced_accuracies(answers: Answers, threshold: float) -> dict[str, QueryValues]:
     """BAKS and BAUS, as AnimalCLEF 2025 scores them, for `average_values` and the bootstrap.
 
     ``BAKS``: over known animals, the mean of each one's share of queries that were accepted with
     the right identity. ``BAUS``: over new animals, of those that were not accepted.
     """
-    accepted_Q = answers.score_Q > bar
+    accepted_Q = answers.score_Q > threshold
     return {
         "BAKS": QueryValues(
             (accepted_Q & answers.right_Q).astype(np.float64), answers.known_Q, "identities"
@@ -146,10 +147,10 @@ def balanced_accuracies(answers: Answers, bar: float) -> dict[str, QueryValues]:
 
 
 def rates_at(answers: Answers, rate: float) -> tuple[float, float]:
-    """At `bar_at_rate`: the share of known queries that is accepted (TPR), and the share that is
-    accepted with the right identity (the detection and identification rate of open-set
+    """At `threshold_at_rate`: the share of known queries that is accepted (TPR), and the share that
+    is accepted with the right identity (the detection and identification rate of open-set
     identification; Phillips, Grother & Micheals 2011). NaN without known queries."""
-    accepted_Q = answers.score_Q > bar_at_rate(answers, rate)
+    accepted_Q = answers.score_Q > threshold_at_rate(answers, rate)
     known_Q = answers.known_Q
     if not known_Q.any():
         return float("nan"), float("nan")
@@ -157,20 +158,21 @@ def rates_at(answers: Answers, rate: float) -> tuple[float, float]:
 
 
 def open_set_curve(answers: Answers) -> tuple[np.ndarray, np.ndarray]:
-    """False-match rate and detection-and-identification rate at every bar, both rising.
+    """False-match rate and detection-and-identification rate at every threshold, both rising.
 
-    The first point is the bar that accepts nothing; then one point for each distinct score. A rate
-    is NaN throughout where no query counts for it: none of a new animal, or none of a known one.
+    The first point is the threshold that accepts nothing; then one point for each distinct score. A
+    rate is NaN throughout where no query counts for it: none of a new animal, or none of a known
+    one.
     """
     score_S, place_Q = np.unique(-answers.score_Q, return_inverse=True)
     new_S = np.bincount(place_Q, ~answers.known_Q, minlength=len(score_S))
     right_S = np.bincount(place_Q, answers.right_Q, minlength=len(score_S))
     totals = int((~answers.known_Q).sum()), int(answers.known_Q.sum())
-    false, found = (
+    false_match_rate, identification_rate = (
         np.concatenate([[0.0], np.cumsum(part)]) / (total or np.nan)
         for part, total in zip((new_S, right_S), totals, strict=True)
     )
-    return false, found
+    return false_match_rate, identification_rate
 
 
 def _shares(answers: Answers, counted_Q: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
 """From scores to a `Ranking`: exclusions, the tie rule and exact ranks, in one place.
 
 Candidates of a query are the gallery images except the image itself and, on request, those of
-its encounter. A higher score stands first; of equal scores the image with the smaller place in
-the table does, which is the smaller gallery index, since sides stand in the table's order.
+its encounter. A higher score comes first; of equal scores the image with the smaller place in the
+table does, which is the smaller gallery index, since sides are in the table's order.
 
 Letters: B queries of one block, G gallery images, U buckets of scores, W wanted candidates.
 """
@@ -24,7 +24,7 @@ MIN_BUCKETS, MAX_BUCKETS = 1024, 16384
 
 @dataclass(frozen=True)
 class CodeGroups:
-    """Which images carry which code: those of ``code_C[c]`` are the entries ``offset_C1[c]`` up
+    """The images of each code: those of ``code_C[c]`` are the entries ``offset_C1[c]`` up
     to (not including) ``offset_C1[c + 1]`` of ``index_N``, by rising index."""
 
     code_C: np.ndarray
@@ -56,7 +56,7 @@ class GalleryIndex:
 
 
 class _RankedRow(NamedTuple):
-    """What is known of one query, best first; see `Ranking` for the meaning."""
+    """The ranking of one query, best first; see `Ranking` for the fields."""
 
     candidate_index: np.ndarray
     candidate_count: int
@@ -92,8 +92,8 @@ def rank_block(
 ) -> Ranking:
     """Rank the gallery for each query of a block of float32 or float64 scores, higher first.
 
-    At most ``keep`` candidates of each query are kept; the ranks of its positives are exact
-    and all there, however deep they stand. A score that is not finite, or too large for the float32
+    At most ``keep`` candidates of each query are kept; the ranks of all its positives are exact,
+    however deep. A score that is not finite, or too large for the float32
     that rankings are stored in, is an error.
     """
     _check_block(scores_BG, queries, index, keep)
@@ -179,7 +179,7 @@ def _check_block(
 
 
 def _own_image(queries: RetrievalSide, gallery: RetrievalSide) -> np.ndarray:
-    """The gallery index of each query's own image, -1 where the gallery does not hold it."""
+    """The gallery index of each query's own image, -1 where the gallery does not have it."""
     if len(gallery) == 0:
         return np.full(len(queries), -1)
     place_B = np.searchsorted(gallery.position_N, queries.position_N)
@@ -217,11 +217,11 @@ def _bucket_count(gallery_count: int) -> int:
 def _rank_row(
     score_G: np.ndarray, bucket_G: np.ndarray, positive: np.ndarray, slot_G: np.ndarray, keep: int
 ) -> _RankedRow:
-    """Rank one query's candidates: those in a bucket of 1 or more; 0 holds the excluded images.
+    """Rank one query's candidates: those in a bucket of 1 or more; 0 has the excluded images.
 
     Sorting a row costs more than its share of the matrix product. Counting the scores of each
-    bucket does not, and then only the buckets that hold a positive or one of the best ``keep``
-    are sorted; of the others it is enough to know how many scores stand above.
+    bucket does not, and then only the buckets with a positive or one of the best ``keep`` are
+    sorted; of the others the number of scores above is enough.
     """
     count_U = np.bincount(bucket_G, minlength=_bucket_count(len(score_G)))
     excluded_count = int(count_U[0])
@@ -254,7 +254,7 @@ def _rank_row(
 
 
 def _distinct(slot_N: np.ndarray) -> int:
-    """How many different numbers there are, from 0 upwards."""
+    """The number of different values, which are 0 or more."""
     if len(slot_N) == 0:
         return 0
     seen = np.zeros(int(slot_N.max()) + 1, bool)
@@ -268,9 +268,9 @@ def _assemble(rows: list[_RankedRow], scores_BG: np.ndarray, keep: int) -> Ranki
     candidate_index_BK = np.full(shape, -1, np.int32)
     candidate_score_BK = np.full(shape, np.nan, np.float32)
     for b, row in enumerate(rows):
-        found = row.candidate_index
-        candidate_index_BK[b, : len(found)] = found
-        candidate_score_BK[b, : len(found)] = scores_BG[b, found]
+        kept = row.candidate_index
+        candidate_index_BK[b, : len(kept)] = kept
+        candidate_score_BK[b, : len(kept)] = scores_BG[b, kept]
     offset = np.cumsum([0, *(len(row.positive_index) for row in rows)], dtype=np.int64)
     index_P = np.concatenate([np.zeros(0, np.int32), *(row.positive_index for row in rows)])
     query_P = np.repeat(np.arange(len(rows)), np.diff(offset))

@@ -1,4 +1,4 @@
-"""How far stated probabilities can be believed: reliability, calibration error, Brier score.
+"""How well stated probabilities fit the truth: reliability, calibration error, Brier score.
 
 Letters: P pairs, B bins.
 """
@@ -12,10 +12,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Reliability:
-    """A reliability diagram: for each bin of stated probabilities, what was really there."""
+    """A reliability diagram: the observed share of same-animal pairs by stated probability."""
 
     edge_B1: np.ndarray
-    """float64, from 0 to 1; a bin holds its lower edge, the last one its upper edge too."""
+    """float64, from 0 to 1; a bin includes its lower edge, the last one its upper edge too."""
     weight_B: np.ndarray
     """float64: the pairs in the bin, by weight."""
     stated_B: np.ndarray

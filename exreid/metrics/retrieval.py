@@ -1,8 +1,8 @@
 """From a `Ranking` to numbers: each metric's policy, per query first, averaged last.
 
-A metric is defined once, as `QueryValues`: what each query scored, which queries count, and
-whether queries or identities are averaged. The number and its interval (`uncertainty`) both
-come from that, so they cannot disagree about a denominator.
+A metric is defined once, as `QueryValues`: each query's value, which queries count, and whether
+queries or identities are averaged. The metric and its interval (`uncertainty`) both come from that,
+so that they have the same denominator.
 
 Letters: Q queries, P positives of all queries together, I identities.
 """
@@ -26,7 +26,7 @@ class QueryValues:
     """One metric before it is averaged."""
 
     value_Q: np.ndarray
-    """float64: what each query scored."""
+    """float64: each query's value."""
     counted_Q: np.ndarray
     """bool: the queries that the metric is an average over."""
     average: Literal["queries", "identities"] = "queries"
@@ -75,7 +75,7 @@ def inverse_negative_penalty(
 ) -> np.ndarray:
     r"""How soon the last positive is found: :math:`n / r_n`; 0.0 without a positive.
 
-    1.0 when all positives stand before all other candidates. Its mean is mINP (Ye et al. 2021,
+    1.0 when all positives come before all other candidates. Its mean is mINP (Ye et al. 2021,
     "Deep learning for person re-identification: a survey and outlook").
 
     >>> inverse_negative_penalty(np.array([0, 2, 2]), np.array([1, 8]))
@@ -142,7 +142,7 @@ def query_values(
     open_split: bool = False,
     more: Sequence[str] = (),
 ) -> dict[str, QueryValues]:
-    """Each metric's value for each query; `retrieval_metrics` says what the metrics are. ``more``
+    """Each metric's value for each query; `retrieval_metrics` defines the metrics. ``more``
     names those of other packages (`exreid.plugins`)."""
     offset_Q1, rank_P = ranking.positive_offset_Q1, ranking.positive_rank_P
     first_Q = first_rank(offset_Q1, rank_P)
@@ -168,8 +168,8 @@ def query_values(
 
 
 def _of_package(name: str, ranking: Ranking) -> QueryValues:
-    """What another package's callable makes of a ranking: float64 (Q,), NaN for queries that do not
-    count."""
+    """A metric of another package: its callable takes the ranking and returns float64 (Q,), NaN for
+    queries that do not count."""
     plugin = find_plugin(METRICS, name)
     if plugin is None:
         raise ConfigError(f"benchmark.metrics: no installed package registers {name!r}.")
@@ -218,7 +218,7 @@ def identity_sums(
 
 
 def average_values(table: Mapping[str, QueryValues], identity_Q: np.ndarray) -> dict[str, float]:
-    """The metrics themselves; one that no query counts for is left out.
+    """The averaged metrics; one that no query counts for is left out.
 
     The order of the queries changes no bit of them.
     """
@@ -257,7 +257,7 @@ def retrieval_metrics(
       queries, those without a positive counting 0; ``..._with_positive``: over the others only.
     - ``balanced_top_1``: the mean over query identities of each one's own top-1.
     - ``identity_top_k``: the share of all queries whose identity is among the first k
-      identities, each identity standing where its best candidate stands.
+      identities, each identity at the place of its best candidate.
 
     With ``shortlist``, the depth to which the candidates were re-ranked, mAP and mINP, which look
     deeper, give way to
@@ -287,17 +287,17 @@ def retrieval_metrics(
 def retrieval_counts(
     ranking: Ranking, queries: RetrievalSide, gallery: RetrievalSide
 ) -> dict[str, int]:
-    """What the metrics were computed on; an identity without a positive has no query with one."""
+    """The counts behind the metrics; an identity without a positive has no query with one."""
     has_positive_Q = np.diff(ranking.positive_offset_Q1) > 0
     query_identities = np.unique(queries.identity_N)
-    found_identities = np.unique(queries.identity_N[has_positive_Q])
+    with_positive = np.unique(queries.identity_N[has_positive_Q])
     return {
         "queries": len(queries),
         "gallery_images": len(gallery),
         "query_identities": len(query_identities),
         "gallery_identities": len(np.unique(gallery.identity_N)),
         "queries_without_positive": int(np.count_nonzero(~has_positive_Q)),
-        "identities_without_positive": len(query_identities) - len(found_identities),
+        "identities_without_positive": len(query_identities) - len(with_positive),
         "positives": len(ranking.positive_rank_P),
         "candidates_min": int(ranking.candidate_count_Q.min(initial=len(gallery))),
         "candidates_max": int(ranking.candidate_count_Q.max(initial=0)),

@@ -1,4 +1,4 @@
-"""Retrieval measured on a matrix of scores, whatever made it."""
+"""The metrics of retrieval from a matrix of scores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Labels = Sequence[object] | np.ndarray
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` measured."""
+    """The result of `evaluate`."""
 
     metrics: dict[str, float]
     """Fractions, as `retrieval_metrics` defines them."""
@@ -43,7 +43,7 @@ def evaluate(
 
     Identities are names or numbers, one for each row and each column. Without those of a gallery
     the queries are the gallery, and none is answered by itself. With encounters, no query is
-    answered by an image of its own encounter either; None is an unknown one. Equal scores stand in
+    answered by an image of its own encounter either; None is an unknown one. Equal scores keep
     the gallery's order. Intervals are bootstraps over identities; ``resamples=0``: none.
     ValueError for an unknown identity, a wrong shape, or a score that is not finite.
 
@@ -85,10 +85,10 @@ def _side(what: str, start: int, identity_N: np.ndarray, encounter_N: np.ndarray
 def _codes(first: Labels, second: Labels, needed: str | None) -> tuple[np.ndarray, np.ndarray]:
     """int32 codes that both share, in the order of their text; -1 for None and NaN, which is a
     ValueError where the label is ``needed``."""
-    given = [*first, *second]
-    known = sorted({label for label in given if not _is_unknown(label)}, key=str)
+    labels = [*first, *second]
+    known = sorted({label for label in labels if not _is_unknown(label)}, key=str)
     code_of = {label: code for code, label in enumerate(known)}
-    code_N = np.array([code_of.get(label, -1) for label in given], np.int32)
+    code_N = np.array([code_of.get(label, -1) for label in labels], np.int32)
     if needed and (code_N < 0).any():
         place = int(np.flatnonzero(code_N < 0)[0])
         side, at = ("query", place) if place < len(first) else ("gallery", place - len(first))
@@ -97,6 +97,6 @@ def _codes(first: Labels, second: Labels, needed: str | None) -> tuple[np.ndarra
 
 
 def _is_unknown(label: object) -> bool:
-    # pandas has two more, which compare with nothing.
+    # pandas has two more, which are equal to nothing.
     no_number = isinstance(label, float) and math.isnan(label)
     return label is None or no_number or type(label).__name__ in ("NAType", "NaTType")

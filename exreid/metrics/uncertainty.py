@@ -37,8 +37,8 @@ def bootstrap_intervals(
     metric over identities is :math:`\sum_i w_i (s_i / n_i) / \sum_i w_i` over those that count.
     All metrics see the same resamples. One in which no query counts for a metric is passed over.
 
-    A metric that fewer than two identities count for has no interval: nothing is known of how
-    identities differ. It is left out.
+    A metric with fewer than two counted identities is left out: nothing is known of how identities
+    differ.
 
     >>> values = QueryValues(np.array([1.0, 1.0, 0.0, 0.0]), np.ones(4, bool))
     >>> bootstrap_intervals({"top_1": values}, np.array([0, 0, 1, 1]))
@@ -85,21 +85,21 @@ def bootstrap_statistic(
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float] | None:
-    """The percentile interval of a number that is no mean of queries; the draws are those of
+    """The percentile interval of a statistic that is no mean over queries; the draws are those of
     `bootstrap_intervals`.
 
-    ``statistic`` gets how often each query was drawn (with its identity), float64 (Q,). Resamples
+    ``statistic`` takes how often each query was drawn (with its identity), float64 (Q,). Resamples
     for which it is NaN are passed over; None for fewer than two identities.
     """
     identity_I, place_Q = np.unique(identity_Q, return_inverse=True)
     if len(identity_I) < 2:
         return None
-    found = [
+    resampled = [
         statistic(weight_I[place_Q])
         for weight_RI in _identity_weights(len(identity_I), resamples, seed)
         for weight_I in weight_RI
     ]
-    known = np.array(found)[~np.isnan(found)]
+    known = np.array(resampled)[~np.isnan(resampled)]
     if not len(known):
         return None
     low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
@@ -109,7 +109,7 @@ def bootstrap_statistic(
 def _ratio_parts(
     values: QueryValues, identity_Q: np.ndarray, identity_I: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What each identity adds to a metric's numerator and denominator each time it is drawn."""
+    """The addends of each identity to a metric's numerator and denominator, for one draw of it."""
     counted_identity, total, count = identity_sums(values, identity_Q)
     place = np.searchsorted(identity_I, counted_identity)
     numerator_I = np.zeros(len(identity_I))

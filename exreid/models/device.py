@@ -1,4 +1,4 @@
-"""What a network's device needs: memory that is kept, arrays that are moved, whole fp32."""
+"""Helpers for a network's device: keeping memory, moving arrays, whole fp32, halving batches."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def whole_fp32() -> Iterator[None]:
 
 
 def on_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
-    """A copy there. To a GPU it goes from pinned memory, so that nothing waits for it."""
+    """A copy on the device; to a GPU from pinned memory, so that the CPU need not wait."""
     if device.type == "cpu":
         return torch.from_numpy(values.copy())
     tensor = torch.from_numpy(np.ascontiguousarray(values))
@@ -56,8 +56,8 @@ def on_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 def in_parts(work: Callable[[slice], Part], count: int) -> list[Part]:
-    """What ``work`` gives for all of ``count`` rows; for parts of them where the whole does not fit
-    the GPU's memory, which is said. torch.OutOfMemoryError where one row does not."""
+    """``work`` of all ``count`` rows; of parts of them, with a warning, where the whole is too
+    large for the GPU's memory. torch.OutOfMemoryError where one row is."""
     try:
         return [work(slice(0, count))]
     except torch.OutOfMemoryError:

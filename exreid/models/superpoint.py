@@ -2,8 +2,7 @@
 Self-supervised interest point detection and description".
 
 Written from the paper; the layers are named as the published weights name them. Those weights are
-Magic Leap's, for non-commercial research alone: they are downloaded by whoever asks for them, and
-come with nothing here.
+Magic Leap's, for non-commercial research alone: this package has none, users download them.
 
 Letters: B images of one size, K keypoints, C channels; maps have an eighth of the image's size.
 """
@@ -15,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 CELL_PX = 8
-"""Side of the square of pixels that one place of the maps stands for."""
+"""Side of the square of pixels that one place of the maps covers."""
 DESCRIPTOR_LENGTH = 256
 ENCODER = ((1, 64), (64, 64), (64, 128), (128, 128))
 """Channels in and out of each stage: two 3 x 3 convolutions, then (but for the last) a halving."""
@@ -48,7 +47,7 @@ class SuperPoint(nn.Module):
             if stage < len(ENCODER):
                 features = functional.max_pool2d(features, 2)
         logits = self.convPb(self.convPa(features).relu())
-        # The last channel stands for "no keypoint in this cell".
+        # The last channel means "no keypoint in this cell".
         inside = logits.softmax(dim=1)[:, :-1]
         scores = functional.pixel_shuffle(inside, CELL_PX)[:, 0]
         descriptors = self.convDb(self.convDa(features).relu())
@@ -65,5 +64,5 @@ def sampled(descriptors_BCHW: torch.Tensor, keypoint_BK2: torch.Tensor) -> torch
     size = torch.tensor([width, height], device=keypoint_BK2.device) * CELL_PX
     place = (keypoint_BK2 - (CELL_PX - 1) / 2) / (size - (CELL_PX + 1) / 2)
     grid = (place * 2 - 1)[:, None]
-    found = functional.grid_sample(descriptors_BCHW, grid, mode="bilinear", align_corners=True)
-    return functional.normalize(found[:, :, 0].transpose(1, 2), dim=2)
+    read_BC1K = functional.grid_sample(descriptors_BCHW, grid, mode="bilinear", align_corners=True)
+    return functional.normalize(read_BC1K[:, :, 0].transpose(1, 2), dim=2)

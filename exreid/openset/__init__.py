@@ -1,1 +1,1 @@
-"""Known or new: what is decided of a query, and which new images show one animal."""
+"""Deciding whether a query's animal is known or new, and grouping the new ones."""

@@ -18,9 +18,10 @@ DECISION_RIDGE = 1e-4
 """For each answer; keeps the coefficients finite where score and margin tell right from wrong."""
 LEVEL_SLOPE = 1e-6
 DECISION_FOLDS = 5
-"""The identities are dealt to so many folds; each is answered by what was fitted on the others."""
+"""Folds of the identities; the answers of each are scored by a fit on the others."""
 UNPROMISED_THRESHOLD = 0.5
-"""Where no rate can be promised: known is what is more probably right than not."""
+"""Where no rate can be promised, an animal counts as known if it is more probably right than
+not."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,16 @@ class Decider:
     coefficients: tuple[float, float]
     intercept: float
     scales: tuple[float, float]
-    """What score and margin are divided by."""
+    """Divisors of score and margin."""
     bounds: tuple[float, float]
-    """The lowest and the highest probability that the number of identities behind it supports."""
+    """The lowest and the highest probability that the number of fitted identities supports."""
     threshold: float
     """Queries above it are called known."""
     reason: str = ""
     """Why no false-match rate is promised; empty where one is, or where none was asked for."""
 
     def logit(self, score_Q: np.ndarray, margin_Q: np.ndarray) -> np.ndarray:
-        """What the probability rises with, float64 (Q,)."""
+        """The log odds of being right, before bounds, float64 (Q,)."""
         logit_Q = self.coefficients[0] * score_Q / self.scales[0] + self.intercept
         return logit_Q + self.coefficients[1] * margin_Q / self.scales[1]
 
@@ -65,12 +66,12 @@ class Decider:
 
 @dataclass(frozen=True)
 class Decisions:
-    """What was decided of the queries, and what that rests on."""
+    """Known or new for each query, and the fit behind it."""
 
     deciders: tuple[Decider, ...]
-    """One, or one of each fold of the queries' identities."""
+    """One, or one for each fold of the queries' identities."""
     calibration: Answers
-    """Of the calibration queries; empty where they are not at hand."""
+    """Of the calibration queries; empty where they are not stored."""
     top: TopIdentities
     """Of the queries."""
     probability_Q: np.ndarray
@@ -91,7 +92,7 @@ class Decisions:
 def decide(
     ranking: Ranking, identity_G: np.ndarray, decider: Decider, calibration: Answers
 ) -> Decisions:
-    """Known or new, of each query of the ranking of a gallery with these identities."""
+    """Known or new for each query, from its ranking of a gallery with these identities."""
     top = top_identities(ranking, identity_G)
     probability_Q = decider.probability(top)
     known_Q = probability_Q > decider.threshold
@@ -100,14 +101,15 @@ def decide(
 
 def calibration_queries(gallery: RetrievalSide, count: int, seed: int) -> RetrievalSide:
     """Up to ``count`` gallery images, drawn at random by the seed: one of each identity, then
-    another of each, and so on, since what can be promised goes by the number of identities."""
+    another of each, and so on, since the rate that can be promised depends on the number of
+    identities."""
     rng = np.random.default_rng(seed)
     mixed = gallery.by_id[rng.permutation(len(gallery))]
     identity = gallery.identity_N[mixed]
     by_identity = np.argsort(identity, kind="stable")
     start = np.flatnonzero(np.diff(identity[by_identity], prepend=-1))
     nth = np.arange(len(mixed)) - np.repeat(start, np.diff([*start, len(mixed)]))
-    # Identities in a drawn order too: where not all have a place, no name comes first.
+    # Identities are in a drawn order too: where not all fit, no name is preferred.
     turn = np.repeat(rng.permutation(len(start)), np.diff([*start, len(mixed)]))
     chosen = mixed[by_identity][np.lexsort((turn, nth))[:count]]
     return gallery.take(np.sort(chosen))
@@ -115,7 +117,7 @@ def calibration_queries(gallery: RetrievalSide, count: int, seed: int) -> Retrie
 
 @dataclass(frozen=True)
 class _Responses:
-    """Answers to the calibration queries: P top identities, and what was right."""
+    """Answers to the calibration queries: P top identities, and whether each is right."""
 
     score_P: np.ndarray
     margin_P: np.ndarray
@@ -137,15 +139,15 @@ def fit_decider(
     in the gallery, and with its identity taken out of its candidates, as a new one. A logistic
     regression over the top identity's score and its margin to the next one (neither may count
     against it) gives the probability that it is right, for ``options.new_share`` new animals. The
-    threshold is `choose_threshold` on the same answers, each with the probability that `_held_out`
-    gives it: what is fitted on an answer scores it too well, and a threshold on such scores lets
-    more new animals pass than stated. Where there are too few identities to state a rate, the
+    threshold is `choose_threshold` on the same answers, each with its probability by `_held_out`: a
+    fit scores the answers it was fitted on too well, and a threshold on such scores lets more new
+    animals pass than stated. Where there are too few identities to state a rate, the
     threshold is `UNPROMISED_THRESHOLD`, and `Decider.reason` says so. CalibrationError where there
     is nothing to fit on.
     """
     responses = _responses(calibration, gallery)
     decider = _fitted(responses, options.new_share)
-    # An identity that stands in as a new one is another one than itself as a known one.
+    # An identity in its role as a new animal counts as another than in its role as a known one.
     identity_P = responses.own_P + np.where(responses.known_P, 0, responses.own_P.max() + 1)
     probability_P = _held_out(responses, decider, options.new_share, seed)
     answers = Answers(probability_P, responses.known_P, responses.right_P, identity_P)
@@ -191,7 +193,7 @@ def _responses(calibration: CalibrationQueries, gallery: RetrievalSide) -> _Resp
         np.concatenate([right_Q[known_Q], np.zeros(int(new_Q.sum()), bool)]),
         np.concatenate([own_Q[known_Q], own_Q[new_Q]]),
     )
-    # In an order of their own, so that the order of the rows changes no bit of the fit.
+    # Sorted, so that the order of the rows changes no bit of the fit.
     keys = (responses.known_P, responses.right_P, responses.margin_P, responses.score_P)
     return responses.take(np.lexsort(keys))
 
@@ -214,21 +216,21 @@ def _fitted(responses: _Responses, new_share: float) -> Decider:
     )
     slopes = (float(coefficients[0]), float(coefficients[1]))
     if not any(slopes):
-        # Neither says anything on the database: all are about as likely, in the score's order.
+        # Neither helps on the database: all are about as likely, in the score's order.
         slopes = (LEVEL_SLOPE, 0.0)
-    # Images of one identity are alike, so that identities are what is counted.
+    # Images of one identity are alike, so identities are counted.
     right, wrong = (len(np.unique(responses.own_P[rows])) for rows in (right_P, ~right_P))
     bounds = (1 / (wrong + 2), (right + 1) / (right + 2))
     return Decider(slopes, intercept, scales, bounds, threshold=0.0)
 
 
 def _held_out(responses: _Responses, whole: Decider, new_share: float, seed: int) -> np.ndarray:
-    """Each answer's probability by what was fitted without its identity, float64 (P,).
+    """Each answer's probability by a fit without its identity, float64 (P,).
 
-    A fit on fewer identities may be steeper or flatter than the whole one, which would put its
-    answers beside all others. So its logits are brought to the mean and the spread that the whole
-    fit has on the new answers that it saw: what is held out is how score and margin weigh against
-    each other.
+    A fit on fewer identities may be steeper or flatter than the whole one, so that its answers
+    could not be compared with the others. So its logits are scaled to the mean and the spread of
+    the whole fit on the new answers of the fold's fit: only the weights of score and margin against
+    each other are held out.
     """
     whole_P = whole.logit(responses.score_P, responses.margin_P)
     logit_P = whole_P.copy()

@@ -1,8 +1,8 @@
 """New animals among the queries: those called new are grouped into animals.
 
 Pairs of the queries that were called new are scored by the run's own method, each image with its
-nearest only. Whole animals of the database are grouped in the same way first: on them the scores
-become probabilities, and the cut is chosen; nothing is taken from a query's truth.
+nearest only. Before, whole animals of the database are grouped in the same way, to calibrate the
+scores and to choose the cut; nothing is fitted on a query's truth.
 
 Letters: N images, P pairs.
 """
@@ -31,7 +31,7 @@ ScorePlaces = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """The run's own score of pairs of table positions, float64."""
 
 MOST_IMAGES = 20
-"""Images of one identity that are fitted on, so that several identities are."""
+"""Images of one identity in a fit at most, so that several identities take part."""
 SHARED_VISITS = 0.01
 """With link_visits=auto, visits are linked unless more than this share of the database's visits
 shows two animals."""
@@ -44,7 +44,7 @@ class Grouping:
     """How images are grouped: from score to probability, and the cut."""
 
     curve: Calibration | None
-    """None where the scores say nothing: then only encounters are linked."""
+    """None where the scores do not separate animals: then only encounters are linked."""
     cut: float
     linked: bool
     """Whether photographs of one encounter count as one animal's."""
@@ -71,7 +71,7 @@ class Grouper:
 
     score: ScorePlaces
     vectors_ND: np.ndarray | None
-    """In the table's order: they say which images are near. None: all pairs are scored."""
+    """In the table's order, to find near images. None: all pairs are scored."""
     options: OpenSetConfig
     photo_N: np.ndarray | None = None
     """Codes of the photographs, in the table's order: two images of one show two animals."""
@@ -80,7 +80,7 @@ class Grouper:
         """The probability of a score, and the cut, on whole animals of the gallery: the highest
         cut, which joins least, whose adjusted Rand index is within a standard error of the best."""
         linked = _links_visits(gallery, self.options)
-        side = self._told_apart(whole_identities(gallery, self.options.queries, seed))
+        side = self._without_shared_visits(whole_identities(gallery, self.options.queries, seed))
         animals = len(np.unique(side.identity_N))
         pair_P2, score_P = self._scored(side, linked)
         same_P = side.identity_N[pair_P2[:, 0]] == side.identity_N[pair_P2[:, 1]]
@@ -108,7 +108,7 @@ class Grouper:
 
     def group(self, side: RetrievalSide, grouping: Grouping) -> np.ndarray:
         """A group for each image of the side, int64 (N,)."""
-        side = self._told_apart(side)
+        side = self._without_shared_visits(side)
         pair_P2, score_P = self._scored(side, grouping.linked)
         pair_P2, probability_P = _probabilities(
             side, pair_P2, score_P, grouping.curve, grouping.linked
@@ -119,8 +119,9 @@ class Grouper:
         )
         return group_N
 
-    def _told_apart(self, side: RetrievalSide) -> RetrievalSide:
-        """Without the visits in which a photograph shows several animals: they are no animal's."""
+    def _without_shared_visits(self, side: RetrievalSide) -> RetrievalSide:
+        """The side without visits in which a photograph shows several animals: they are not
+        linked."""
         if self.photo_N is None:
             return side
         _, place_N, count_U = np.unique(
@@ -145,7 +146,7 @@ def _probabilities(
     curve: Calibration | None,
     linked: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scored pairs by their probability, and linked visits with 1."""
+    """The scored pairs and, with 1, the pairs of linked visits: pairs and probabilities."""
     if curve is None:
         pair_P2, probability_P = pair_P2[:0], np.zeros(0)
     else:
@@ -158,18 +159,19 @@ def _probabilities(
 
 
 def _sparing_choice(identity_N: np.ndarray, groups: list[np.ndarray], seed: int) -> int:
-    """Which of several partitions, the sparing ones first, to take: the first that the best one
-    does not beat by more than the standard error of their difference over resampled animals (the
-    one-standard-error rule: Breiman et al. 1984). A weak score thus joins nothing by chance."""
+    """The index of the partition to take; those that join least come first. It is the first one
+    that the best does not beat by more than the standard error of their difference over resampled
+    animals (the one-standard-error rule: Breiman et al. 1984). A weak score thus joins nothing by
+    chance."""
     _, place_N = np.unique(identity_N, return_inverse=True)
     animals = int(place_N.max()) + 1
     rng = np.random.default_rng(seed)
     weight_RI = rng.multinomial(animals, np.full(animals, 1 / animals), size=RESAMPLES)
     statistics = [drawn_rand_index(identity_N, group_N) for group_N in groups]
-    ari_C = np.array([statistic(np.ones(len(place_N))) for statistic in statistics])
+    ari_C = np.array([ari_of(np.ones(len(place_N))) for ari_of in statistics])
     best = int(np.argmax(ari_C))
     ari_CR = np.array(
-        [[one(w_I[place_N].astype(float)) for w_I in weight_RI] for one in statistics]
+        [[ari_of(w_I[place_N].astype(float)) for w_I in weight_RI] for ari_of in statistics]
     )
     error_C = np.nanstd(ari_CR[best] - ari_CR, axis=1)
     return int(np.argmax(ari_C >= ari_C[best] - error_C))
@@ -181,12 +183,12 @@ def whole_identities(gallery: RetrievalSide, count: int, seed: int) -> Retrieval
     rng = np.random.default_rng(seed)
     chosen: list[np.ndarray] = []
     for code in rng.permutation(np.unique(gallery.identity_N)).tolist():
-        mine = gallery.by_id[gallery.identity_N[gallery.by_id] == code]
-        if len(mine) > MOST_IMAGES:
-            mine = rng.choice(mine, MOST_IMAGES, replace=False)
-        if len(chosen) >= 2 and sum(map(len, chosen)) + len(mine) > count:
+        own = gallery.by_id[gallery.identity_N[gallery.by_id] == code]
+        if len(own) > MOST_IMAGES:
+            own = rng.choice(own, MOST_IMAGES, replace=False)
+        if len(chosen) >= 2 and sum(map(len, chosen)) + len(own) > count:
             break
-        chosen.append(mine)
+        chosen.append(own)
     return gallery.take(np.sort(np.concatenate(chosen)))
 
 
@@ -220,30 +222,30 @@ def visit_pairs(side: RetrievalSide) -> np.ndarray:
     """All pairs of images of one known encounter, int64 (P, 2)."""
     pairs = [np.zeros((0, 2), np.int64)]
     for code in np.unique(side.encounter_N[side.encounter_N >= 0]).tolist():
-        mine = np.flatnonzero(side.encounter_N == code)
-        first, second = np.triu_indices(len(mine), 1)
-        pairs.append(np.stack([mine[first], mine[second]], axis=1))
+        members = np.flatnonzero(side.encounter_N == code)
+        first, second = np.triu_indices(len(members), 1)
+        pairs.append(np.stack([members[first], members[second]], axis=1))
     return np.concatenate(pairs)
 
 
 def new_animals_table(
-    found: NewAnimals, queries: RetrievalSide, table: ImageTable, probability_Q: np.ndarray
+    new: NewAnimals, queries: RetrievalSide, table: ImageTable, probability_Q: np.ndarray
 ) -> pa.Table:
-    """``new_animals.parquet``: a row per query that was called new, groups counting from 1; with
-    its encounter, unless a photograph of that shows several animals: it is then no animal's."""
-    size_G = np.bincount(found.group_N)
+    """``new_animals.parquet``: a row per query that was called new, groups counting from 1. A
+    query's encounter is empty where a photograph of that encounter shows several animals."""
+    size_G = np.bincount(new.group_N)
     rows = table.rows.iloc[queries.position_N]
     shared = set(rows["encounter"][rows["path"].duplicated(keep=False)])
-    rows = rows.iloc[found.query_N]
+    rows = rows.iloc[new.query_N]
     encounters = [None if name in shared else name for name in rows["encounter"]]
     return pa.table(
         {
-            "query_id": pa.array([queries.image_ids[q] for q in found.query_N], pa.string()),
-            "group": pa.array(found.group_N + 1),
-            "group_photos": pa.array(size_G[found.group_N], pa.int64()),
+            "query_id": pa.array([queries.image_ids[q] for q in new.query_N], pa.string()),
+            "group": pa.array(new.group_N + 1),
+            "group_photos": pa.array(size_G[new.group_N], pa.int64()),
             "encounter": pa.array(encounters, pa.string()),
             "identity": pa.array(rows["identity"].tolist(), pa.string()),
-            "known_probability": pa.array(probability_Q[found.query_N]),
+            "known_probability": pa.array(probability_Q[new.query_N]),
         }
     )
 
@@ -255,5 +257,5 @@ def _links_visits(gallery: RetrievalSide, options: OpenSetConfig) -> bool:
     visits = np.unique(gallery.encounter_N[known])
     both = np.unique(np.stack([gallery.encounter_N, gallery.identity_N], axis=1)[known], axis=0)
     shared = np.count_nonzero(np.bincount(both[:, 0], minlength=1) > 1)
-    # A database that knows no visits says nothing against those of the queries.
+    # A database without visits is no evidence against those of the queries.
     return bool(shared <= SHARED_VISITS * len(visits))

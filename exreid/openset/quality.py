@@ -1,6 +1,6 @@
-"""How well a gallery tells its own animals apart: practice answers, and what they are good for.
+"""How well a gallery tells its own animals apart, by its answers to calibration queries.
 
-Letters: Q practice answers.
+Letters: Q answers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from exreid.records import GalleryQuality, QualityLevel, RetrievalSide
 
 @dataclass(frozen=True)
 class Floor:
-    """What each number of a gallery must reach for a level."""
+    """The least of each number of a gallery for a level."""
 
     recognised: float
     top_1: float
@@ -40,8 +40,8 @@ that a person finds the animal among a few; below, its pictures are not worth lo
 def gallery_quality(
     answers: Answers, decider: Decider, gallery: RetrievalSide, options: OpenSetConfig
 ) -> GalleryQuality:
-    """Of the answers that the decider's threshold comes from (see `fit_decider`), which were
-    scored by what was fitted on other animals."""
+    """The quality from the answers behind the decider's threshold (see `fit_decider`), each scored
+    by a fit on other animals."""
     known_Q = answers.known_Q
     shares = average_values(balanced_accuracies(answers, decider.threshold), answers.identity_Q)
     recognised, top_1 = shares["BAKS"], float(answers.right_Q[known_Q].mean())
@@ -76,7 +76,7 @@ def level_of(recognised: float, top_1: float, new_auroc: float) -> QualityLevel:
 
 
 def quality_without_fit(calibration: CalibrationQueries, gallery: RetrievalSide) -> GalleryQuality:
-    """Of answers that no decision can be fitted on: no animal could be answered by another
+    """The quality where no decision can be fitted: no animal could be answered by another
     encounter, or none was answered rightly."""
     own_Q = calibration.queries.identity_N
     known_Q = np.diff(calibration.ranking.positive_offset_Q1) > 0
@@ -94,7 +94,7 @@ def quality_without_fit(calibration: CalibrationQueries, gallery: RetrievalSide)
 
 
 def mean_quality(parts: Sequence[GalleryQuality]) -> GalleryQuality:
-    """Of folds that each fitted on other animals: the mean of each number, and its level."""
+    """The mean over folds that were each fitted on other animals, and its level."""
     recognised, top_1, new_auroc, passed = (
         float(np.mean([getattr(part, name) for part in parts]))
         for name in ("recognised", "top_1", "new_auroc", "passed")

@@ -10,7 +10,7 @@ import numpy as np
 
 from exreid.distributed.session import Placement
 from exreid.matching.cascade import STAGE_COUNTS, MakeMatcher
-from exreid.matching.tiles import Ask, FeaturesOf, Given, PairMatcher, Tile, match_in_process
+from exreid.matching.tiles import Answer, Ask, FeaturesOf, PairMatcher, Tile, match_in_process
 from exreid.records import Counts
 
 if TYPE_CHECKING:
@@ -66,11 +66,11 @@ class Matchers:
         self,
         tiles: Iterator[Tile],
         make: MakeMatcher,
-        ask: Ask[Given],
+        ask: Ask[Answer],
         features_of: FeaturesOf,
         *,
         failed: list[tuple[Tile, str]],
-    ) -> Iterator[tuple[Tile, Given]]:
+    ) -> Iterator[tuple[Tile, Answer]]:
         """What the matcher gives for each tile, in any order; ``failed`` is given those that were
         given up, and why."""
         if self.placement is None:

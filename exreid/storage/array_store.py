@@ -1,12 +1,12 @@
 """Arrays of one shape and type by key, memory-mapped when read: decoded images, local features.
 
 A store is a folder for one stage with one setting. Its parts are ``part-*.npy``, (n, ...), each
-with its keys in ``part-*.keys``, one a line; a checksum of both stands in their common name. Both
+with its keys in ``part-*.keys``, one a line; their common name has a checksum of both. Both
 are written under temporary names, then renamed, the keys last: a killed run leaves only whole
 parts, and several processes can write at once. What was read lately stays in memory as far as it
 fits, by the operating system's page cache, which all processes of a machine share; no file stays
-open. Where the folder is the copy of one behind a URL (see `exreid.storage.mirror`), parts go there
-as they are written, and come from there when they are read.
+open. Where the folder is the copy of a URL (`exreid.storage.mirror`), parts are uploaded when they
+are written, and downloaded when they are read.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ArrayStore:
     """Arrays by key; see the module's docstring for the files."""
 
     def __init__(self, folder: Path, *also: Path) -> None:
-        """What ``folder`` holds, and what the folders of ``also`` hold besides."""
+        """Reads ``folder`` and the folders of ``also``; nothing is written into the latter."""
         self.folder, self.also = folder, also
         self.parts: list[Path] = []
         """By the files of their keys."""
@@ -51,7 +51,7 @@ class ArrayStore:
     def _index(self, without: frozenset[Path]) -> None:
         self.parts, self._open, self._place, self._torn = [], {}, {}, []
         folders = (self.folder, *self.also)
-        for file in [file for one in folders for file in sorted(one.glob("part-*.keys"))]:
+        for file in [part for place in folders for part in sorted(place.glob("part-*.keys"))]:
             if file in without:
                 continue
             try:
@@ -66,8 +66,8 @@ class ArrayStore:
                 self._place.setdefault(key, (len(self.parts) - 1, row))
 
     def check(self, keys: Sequence[str]) -> list[Path]:
-        """Read what holds these keys, and forget the parts that are not whole: those, by the file
-        of their keys. What still lies at a URL alone is checked when it comes from there."""
+        """Read the parts with these keys and forget the damaged ones; returns the key files of the
+        damaged ones. A part that is only at the URL is checked when it is fetched."""
         damaged: list[Path] = []
         while True:
             numbers = {self._place[key][0] for key in keys if key in self._place} | {*self._torn}
@@ -78,12 +78,12 @@ class ArrayStore:
             self._index(frozenset(damaged))
 
     def set_damaged_aside(self, keys: Sequence[str]) -> None:
-        """As `check`; what is damaged is renamed and said, and may come from the URL again."""
+        """As `check`; damaged parts are renamed, with a warning, and fetched from the URL again."""
         damaged = [part for part in self.check(keys) if part.parent == self.folder]
         set_aside(damaged, ".npy")
-        again = [part for part in damaged if mirror.fetch(part) and mirror.fetch(_array_of(part))]
-        if again:
-            self._index(frozenset(part for part in damaged if part not in again))
+        fetched = [part for part in damaged if mirror.fetch(part) and mirror.fetch(_array_of(part))]
+        if fetched:
+            self._index(frozenset(part for part in damaged if part not in fetched))
             set_aside(self.check(keys), ".npy")
 
     def _part_is_whole(self, number: int) -> bool:
@@ -144,7 +144,7 @@ class ArrayStore:
         )
 
     def _mapped(self, part: Path) -> np.ndarray:
-        # On a machine that has not read this part yet both come from the URL.
+        # On a machine that has not read this part yet, both are fetched from the URL.
         array, keys = mirror.local_copy(_array_of(part)), mirror.local_copy(part)
         if not is_whole(array, keys):
             raise ValueError(f"{array.name} is damaged: not the bytes that were written")

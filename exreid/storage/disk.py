@@ -58,8 +58,8 @@ PATH_KEYS = (
 def storage_error(error: BaseException, places: Places) -> StorageError | None:
     """What an error of the operating system means for whoever named these places.
 
-    Libraries that write in C++ or Rust raise errors of their own: their text says what it was, or
-    a disk that is full. None for an error that is about no file.
+    Libraries in C++ or Rust raise other types: then the text of the error, or a full disk, tells
+    the cause. None for an error that is about no file.
     """
     cause = getattr(error, "cause", None)
     error = cause if isinstance(cause, OSError) else error  # of a worker on another machine
@@ -73,22 +73,23 @@ def storage_error(error: BaseException, places: Places) -> StorageError | None:
         number = errno.ENOSPC
     if number in FULL and path is None:
         path = _full_place(known)
-    meant, remedy = MEANINGS.get(number or 0, (_said(error), "Check that {role} can be reached"))
+    meaning, remedy = MEANINGS.get(number or 0, (_text(error), "Check that {role} can be reached"))
     role = None if path is None or number in TOO_MANY_FILES else _role(path, known)
-    told = StorageError(f"{_shown(path, role)}{meant}{_free(number, path)}. {_told(remedy, role)}")
-    told.by_user = number in MISTAKES
-    return told
+    message = f"{_shown(path, role)}{meaning}{_free(number, path)}. {_remedy(remedy, role)}"
+    storage = StorageError(message)
+    storage.by_user = number in MISTAKES
+    return storage
 
 
 def places_of(config: object) -> dict[str, str | Path]:
     """The paths that a config names."""
-    found = {key: _value(config, key) for key in PATH_KEYS}
+    paths = {key: _value(config, key) for key in PATH_KEYS}
     if file := _value(config, "dataset.metadata_file"):
-        found["dataset.metadata_file"] = join(str(found["dataset.root"]), file)
+        paths["dataset.metadata_file"] = join(str(paths["dataset.root"]), file)
     cache = _value(config, "benchmark.cache")
     if cache not in (None, "auto", "off"):
-        found["benchmark.cache"] = cache
-    return {key: value for key, value in found.items() if value and not is_remote(value)}
+        paths["benchmark.cache"] = cache
+    return {key: path for key, path in paths.items() if path and not is_remote(path)}
 
 
 def _value(config: object, key: str) -> str | None:
@@ -98,30 +99,30 @@ def _value(config: object, key: str) -> str | None:
 
 
 def _everywhere() -> dict[str, str | Path]:
-    """Places that nobody has to name; the temporary ones where they can be told."""
-    found: dict[str, str | Path] = {"HOME": os.path.expanduser("~")}  # noqa: PTH111
+    """Places that nobody has to name; without the temporary ones where they are unknown."""
+    places: dict[str, str | Path] = {"HOME": os.path.expanduser("~")}  # noqa: PTH111
     try:
-        found["TMPDIR"] = tempfile.gettempdir()
-        found[mirror.FOLDER_VARIABLE] = mirror.copies_folder()
+        places["TMPDIR"] = tempfile.gettempdir()
+        places[mirror.FOLDER_VARIABLE] = mirror.copies_folder()
     except (OSError, RuntimeError):
         pass
-    return found
+    return places
 
 
 def _number(error: BaseException) -> int | None:
     number = getattr(error, "errno", None)
     if isinstance(number, int):
         return number
-    found = NUMBER_IN_TEXT.search(str(error))
-    return int(found[1] or found[2]) if found else None
+    match = NUMBER_IN_TEXT.search(str(error))
+    return int(match[1] or match[2]) if match else None
 
 
 def _path(error: BaseException) -> Path | None:
     for name in (getattr(error, "filename", None), getattr(error, "filename2", None)):
         if isinstance(name, str | bytes | os.PathLike) and name:
             return Path(os.fsdecode(name)).absolute()
-    found = PATH_IN_TEXT.search(str(error)) if isinstance(error, OSError) else None
-    return Path(found[1]) if found else None
+    match = PATH_IN_TEXT.search(str(error)) if isinstance(error, OSError) else None
+    return Path(match[1]) if match else None
 
 
 def _full_place(places: Places) -> Path | None:
@@ -137,8 +138,8 @@ def _full_place(places: Places) -> Path | None:
 def _role(path: Path, places: Places) -> str | None:
     """What names the nearest of the places that the path is in, beside or on the way to."""
     best, most = None, 0
-    for role, given in places.items():
-        place = Path(given).absolute()
+    for role, named in places.items():
+        place = Path(named).absolute()
         inside, above = path.is_relative_to(place), place.is_relative_to(path)
         beside = path.parent == place.parent and path.name.startswith(f".{place.name}.")
         near = len((path if above else place).parts) if inside or above or beside else 0
@@ -153,13 +154,13 @@ def _shown(path: Path | None, role: str | None) -> str:
     return f"{path}: " if role is None else f"{path} ({role}): "
 
 
-def _told(remedy: str, role: str | None) -> str:
+def _remedy(remedy: str, role: str | None) -> str:
     if role is not None or "{role}" not in remedy:
         return f"{remedy.format(role=role)}."
     return "Make room there." if remedy.startswith("Make room") else "Check that path."
 
 
-def _said(error: BaseException) -> str:
+def _text(error: BaseException) -> str:
     text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
     return str(text).splitlines()[-1].rstrip(".")
 

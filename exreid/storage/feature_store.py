@@ -3,10 +3,9 @@
 A store is a folder for one stage (one model, one preprocessing, ...). Its files are Arrow files
 named ``part-*.arrow``, each with a ``key`` column and one column per array, written under a
 temporary name and renamed, so that a killed run leaves only whole files and two runs can write
-at once. ``signatures-*.arrow`` remembers which key a file on disk had when it was last read. A
-checksum stands in each name: a file that is not what was written is set aside, and what it held is
-computed again. Where the folder is the copy of one behind a URL, the two are kept level:
-`exreid.storage.mirror`.
+at once. ``signatures-*.arrow`` remembers which key a file on disk had when it was last read. Each
+name has a checksum: a file with other bytes is set aside, and its vectors are computed again. Where
+the folder is the copy of a URL, the two are kept equal: `exreid.storage.mirror`.
 """
 
 from __future__ import annotations
@@ -128,15 +127,15 @@ def _whole_tables(folder: Path, pattern: str) -> Iterator[pa.Table]:
     Files of an earlier version, without a checksum in their names, are left where they are."""
     mirror.synchronise(folder, pattern)
     files = [file for file in sorted(folder.glob(pattern)) if SEALED.search(file.stem)]
-    damaged = [file for file in files if not _there_and_whole(file)]
+    damaged = [file for file in files if not _exists_whole(file)]
     set_aside(damaged)
-    again = [file for file in damaged if mirror.fetch(file) and _there_and_whole(file)]
+    fetched = [file for file in damaged if mirror.fetch(file) and _exists_whole(file)]
     for file in files:
-        if file not in damaged or file in again:
+        if file not in damaged or file in fetched:
             yield _read_arrow(file)
 
 
-def _there_and_whole(file: Path) -> bool:
+def _exists_whole(file: Path) -> bool:
     try:
         return is_whole(file)
     except OSError:

@@ -1,8 +1,8 @@
-"""Files that are there whole or not at all, and that say whether they still are.
+"""Files that appear whole or not at all, and whose damage is noticed.
 
-A file is written under a temporary name that tells who writes it, then renamed. What has to be
-relied on later has a checksum in its name (a part of a cache) or in a list beside it (a gallery):
-XXH3, which finds damage, not forgery, as fast as memory is read.
+A file is written under a temporary name that names its writer, then renamed. A part of a cache has
+a checksum in its name, a gallery's file in a list beside it: XXH3, which finds damage, not forgery,
+as fast as memory is read.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ SEALED = re.compile(r"-([0-9a-f]{16})$")
 """The end of a name, before its ending, that is a checksum."""
 TEMPORARY = re.compile(r"^\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp")
 ABANDONED_S = 24 * 3600.0
-"""A temporary file of another machine, unchanged for so long, has no writer any more."""
+"""A temporary file of another machine that is unchanged for this long has no writer any more."""
 THIS_MACHINE = hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
-"""This machine, in the names of temporary files: process ids mean something here alone."""
+"""This machine, in the names of temporary files: its process ids mean nothing elsewhere."""
 
 _known: dict[tuple[tuple[str, int, int, int], ...], str] = {}
 """The checksums that this process has computed, by path, size, time and inode of the files."""
@@ -58,8 +58,8 @@ def checksum(contents: Iterable[Bytes]) -> str:
 
 def checksum_of(*files: Path) -> str:
     """The checksum of the files' bytes, one after the other; read once in a process, and again
-    where they have changed. They are not mapped: what is cut off or cannot be read is another
-    checksum or an OSError, never a signal."""
+    after a change. The files are not mapped: one that is cut off gives another checksum, one that
+    cannot be read an OSError, neither a signal."""
     states = tuple(_state(file) for file in files)
     if states not in _known:
         _known[states] = checksum(chunk for file in files for chunk in _chunks(file))
@@ -91,7 +91,7 @@ def _state(file: Path) -> tuple[str, int, int, int]:
 
 
 def set_aside(damaged: Sequence[Path], *endings: str) -> None:
-    """Rename damaged parts of a cache, so that what they held is computed again, and say so.
+    """Rename damaged parts of a cache, so that their entries are computed again, with a warning.
 
     ``endings``: of the files that belong to each under the same name.
     """
@@ -102,7 +102,7 @@ def set_aside(damaged: Sequence[Path], *endings: str) -> None:
             try:
                 file.replace(file.with_name(f"{file.name}.damaged"))
             except FileNotFoundError:
-                pass  # Another process was faster, or it is the one that is missing.
+                pass  # Another process was faster, or this is the file that is missing.
             except OSError as error:
                 log.warning("%s: damaged, and cannot be set aside: %s.", file, error.strerror)
     log.warning(
@@ -116,14 +116,14 @@ def set_aside(damaged: Sequence[Path], *endings: str) -> None:
 
 
 def mapped(file: Path) -> pa.Buffer:
-    """The file's bytes, memory-mapped, without a file that stays open."""
+    """The file's bytes, memory-mapped; the file itself is closed again."""
     with pa.memory_map(str(file)) as stream:
         return stream.read_buffer()
 
 
 def mapped_array(file: Path) -> np.ndarray:
-    """The array of a .npy file, read-only, as `mapped`. ValueError for a file that is none, is
-    longer or shorter than its array, or holds objects."""
+    """The array of a .npy file, read-only, as `mapped`. ValueError for a file of another kind, one
+    longer or shorter than its array, or an array of objects."""
     with file.open("rb") as stream:
         version = np.lib.format.read_magic(stream)
         reader = {
@@ -145,8 +145,8 @@ def mapped_array(file: Path) -> np.ndarray:
 
 
 def read_json(file: Path, *, error: type[ExreidError], remedy: str, kind: type = dict) -> Any:
-    """The JSON object in a file, or another ``kind``; what is none is an ``error`` with the file
-    and the remedy, and what the system refuses an OSError."""
+    """The JSON object (or another ``kind``) in a file. Raises ``error``, with the file and the
+    remedy, for anything else, and OSError where the system refuses."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as reason:
@@ -157,8 +157,8 @@ def read_json(file: Path, *, error: type[ExreidError], remedy: str, kind: type =
 
 
 def temporary_beside(file: Path, *, ending: str = "") -> Path:
-    """A hidden name in the file's folder for it while it is written; ``ending`` for writers that
-    go by it. `clear_leftovers` knows by the name whether the writer is still there."""
+    """A hidden name in the file's folder, for use while it is written; ``ending`` for writers that
+    need one. `clear_leftovers` learns from the name whether the writer still runs."""
     writer = f"{THIS_MACHINE}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     return file.with_name(f".{file.name[:150]}.{writer}.tmp{ending}")
 
@@ -184,13 +184,13 @@ def clear_leftovers(folder: Path) -> None:
     except OSError:
         return
     for name in names:
-        found = TEMPORARY.match(name)
-        if found is None:
+        named = TEMPORARY.match(name)
+        if named is None:
             continue
         file = folder / name
         try:
             old = time.time() - file.stat().st_mtime > ABANDONED_S
-            if old or (found[1] == THIS_MACHINE and not _is_running(int(found[2]))):
+            if old or (named[1] == THIS_MACHINE and not _is_running(int(named[2]))):
                 shutil.rmtree(file) if file.is_dir() else file.unlink()
         except OSError:
             continue  # Its writer has just finished, or the folder is not ours to tidy.

@@ -1,17 +1,17 @@
-"""Folders behind a URL: a local copy that a run works in, kept level with the URL.
+"""Folders behind a URL: a local copy that a run works in, kept equal to the URL.
 
-A run whose ``output.root`` is ``s3://bucket/runs`` works in a local folder whose name holds that
-URL, so that any machine that is handed a path knows what it is a copy of, and works in its own:
+A run whose ``output.root`` is ``s3://bucket/runs`` works in a local folder whose name contains that
+URL. A machine that receives such a path thus knows its URL, and works in its own copy:
 
     ~/.cache/exreid/mirrors/url=s3%3A%2F%2Fbucket%2Fruns/benchmark_runs/RUN_ID
 
-What a machine finishes it publishes at once, and what it needs it fetches first: machines share no
-disk. For a path that is no copy of anything, every function here does nothing, or says so.
+A machine publishes what it finishes at once, and fetches what it needs first: machines share no
+disk. For a path without a URL every function of this module does nothing, or says so.
 
 The files of caches never change, or only grow, under names that nobody else uses: of two that
-differ the longer one is right. The files of a run change. There the URL is right, except where this
-machine could not publish what it wrote, and nobody has written there since: beside each file stands
-in `SENT` which checksums the URL may hold of it as far as this machine knows.
+differ the longer one is right. The files of a run change: the URL is right, unless this machine
+could not publish what it wrote, and nobody has written to the URL since. To know that, `SENT` keeps
+for each file the checksums that the URL may have of it as far as this machine knows.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ WAITS_S = (0.5, 2.0, 8.0)
 WHOLE_PUTS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"})
 """Protocols whose objects appear whole: no other name is needed while they are written."""
 LAST = ("checkpoint-latest-full.pth", "history.csv", "result.json")
-"""Of a run's files these are published last, in this order: they say that the others are there."""
+"""These files of a run are published last, in this order: they say that the others are complete."""
 SENT = ".sent"
 """The folder beside a run's files with a small file for each: see the module's docstring."""
 
@@ -154,16 +154,16 @@ def publish(file: Path) -> None:
     if url_of(file) is None:
         return
     new = checksum_of(file)
-    _note_sent(file, *_sent(file), new)  # while it goes there, the URL holds either
+    _note_sent(file, *_sent(file), new)  # during the upload the URL may have either
     put(file)
     _note_sent(file, new)
 
 
 def put(file: Path) -> None:
-    """As `publish`, for files that are no run's own."""
+    """As `publish`, for a file of a cache or of several runs: no checksum is noted."""
     if url_of(file) is None:
         return
-    status = file.stat()
+    size_and_time = _size_and_time(file)
 
     def write(system: AbstractFileSystem, inner: str) -> None:
         whole = bool(WHOLE_PUTS & set(_protocols(system)))
@@ -176,11 +176,11 @@ def put(file: Path) -> None:
 
     _with(file, write)
     with _lock:
-        _published[file] = (status.st_size, status.st_mtime_ns)
+        _published[file] = size_and_time
 
 
 def publish_folder(folder: Path) -> None:
-    """Write what has changed in a run's folder to its URL; hidden files stay here."""
+    """Write the changed files of a run's folder to its URL, except hidden ones."""
     if url_of(folder) is None:
         return
     files = [
@@ -189,18 +189,17 @@ def publish_folder(folder: Path) -> None:
         if file.is_file() and not any(p.startswith(".") for p in file.relative_to(folder).parts)
     ]
     for file in sorted(files, key=lambda f: (LAST.index(f.name) if f.name in LAST else -1, f)):
-        status = file.stat()
-        if _published.get(file) != (status.st_size, status.st_mtime_ns):
+        if _published.get(file) != _size_and_time(file):
             publish(file)
 
 
 def fetch(file: Path) -> bool:
-    """Bring a file from its URL, over what is here; False where there is none, or no URL."""
+    """Replace a file by the one at its URL; False where the URL has none, or the path no URL."""
     return bring(file, file)
 
 
 def bring(source: Path, file: Path) -> bool:
-    """As `fetch`, to another place than the one that ``source`` is a copy at."""
+    """As `fetch` of ``source``, written to ``file``."""
     if url_of(source) is None:
         return False
     temporary = temporary_beside(file)
@@ -215,36 +214,36 @@ def bring(source: Path, file: Path) -> bool:
         return True
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    found = bool(_with(source, get))
-    if found and source == file:
+    fetched = bool(_with(source, get))
+    if fetched and source == file:
         _note_published(file)
-    return found
+    return fetched
 
 
 def fetch_folder(folder: Path, *names: str) -> int:
-    """Bring the files of a run's folder from its URL; how many there are.
+    """Fetch the files of a run's folder from its URL, or only those of ``names``; their number.
 
-    They come over what is here, unless the URL holds nothing but what this machine knows: then
-    files that differ here are newer, and wait for `publish_folder`. ``names``: of these files only.
+    They replace the local files, unless the URL has nothing that is new to this machine: then
+    local files that differ are newer, and wait for `publish_folder`.
     """
-    there = [folder / name for name in _listed(folder) if not names or name in names]
-    beside = {file: temporary_beside(file) for file in there}
-    brought = {file: temporary for file, temporary in beside.items() if bring(file, temporary)}
-    theirs = {file: checksum_of(temporary) for file, temporary in brought.items()}
-    ours = {file: checksum_of(file) for file in brought if file.is_file()}
-    ours_is_newer = all(theirs[file] in (*_sent(file), ours.get(file)) for file in brought)
-    for file, temporary in brought.items():
+    files = [folder / name for name in _listed(folder) if not names or name in names]
+    temporaries = {file: temporary_beside(file) for file in files}
+    fetched = {file: part for file, part in temporaries.items() if bring(file, part)}
+    theirs = {file: checksum_of(temporary) for file, temporary in fetched.items()}
+    ours = {file: checksum_of(file) for file in fetched if file.is_file()}
+    ours_is_newer = all(theirs[file] in (*_sent(file), ours.get(file)) for file in fetched)
+    for file, temporary in fetched.items():
         if ours_is_newer and file in ours and ours[file] != theirs[file]:
             temporary.unlink()
             continue
         temporary.replace(file)
         _note_sent(file, theirs[file])
         _note_published(file)
-    return len(brought)
+    return len(fetched)
 
 
 def _sent(file: Path) -> list[str]:
-    """The checksums of what the URL may hold of this file, as far as this machine knows."""
+    """The checksums that the URL may have of this file, as far as this machine knows."""
     try:
         return (file.parent / SENT / file.name).read_text(encoding="utf-8").split()
     except (FileNotFoundError, ValueError):
@@ -259,9 +258,13 @@ def _note_sent(file: Path, *checksums: str) -> None:
 
 
 def _note_published(file: Path) -> None:
-    status = file.stat()
     with _lock:
-        _published[file] = (status.st_size, status.st_mtime_ns)
+        _published[file] = _size_and_time(file)
+
+
+def _size_and_time(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def folder_names(folder: Path) -> list[str]:
@@ -270,7 +273,7 @@ def folder_names(folder: Path) -> list[str]:
 
 
 def read(file: Path) -> bytes | None:
-    """What stands in a file at its URL, without a copy here; None where there is none."""
+    """The bytes of a file at its URL, without a local copy; None where there is no such file."""
 
     def cat(system: AbstractFileSystem, inner: str) -> bytes | None:
         try:
@@ -282,19 +285,19 @@ def read(file: Path) -> bytes | None:
 
 
 def synchronise(folder: Path, pattern: str, *, beside: str = "") -> None:
-    """Bring a cache's files of this pattern level with the URL, both ways; the longer one wins.
+    """Exchange a cache's files of this pattern with the URL, both ways; the longer one wins.
 
-    ``beside``: the ending of the file that goes up before each of them, under the same name.
+    ``beside``: the ending of a file of the same name that is uploaded before each of them.
     """
     if url_of(folder) is None:
         return
-    there = {name: size for name, size in _listed(folder).items() if fnmatch(name, pattern)}
-    here = {file.name: file.stat().st_size for file in folder.glob(pattern)}
-    for name, size in there.items():
-        if here.get(name, -1) < size:
+    remote = {name: size for name, size in _listed(folder).items() if fnmatch(name, pattern)}
+    local = {file.name: file.stat().st_size for file in folder.glob(pattern)}
+    for name, size in remote.items():
+        if local.get(name, -1) < size:
             fetch(folder / name)
-    for name, size in here.items():
-        if there.get(name, -1) < size:
+    for name, size in local.items():
+        if remote.get(name, -1) < size:
             if beside:
                 put((folder / name).with_suffix(beside))
             put(folder / name)
@@ -312,7 +315,7 @@ def train_storage(folder: Path) -> tuple[str, PyFileSystem | None]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Delete a folder at the URL, where it has one and such a folder."""
+    """Delete the folder at its URL, where it has one and the folder exists."""
 
     def remove(system: AbstractFileSystem, inner: str) -> None:
         if system.exists(inner):
@@ -328,7 +331,7 @@ def _listed(folder: Path) -> dict[str, int]:
 
 
 def _entries(folder: Path) -> dict[str, int | None]:
-    """Names of what is right in the folder's URL, with the sizes of files; None of folders."""
+    """Names of what is right in the folder's URL, with the size of each file, None of a folder."""
 
     def list_all(system: AbstractFileSystem, inner: str) -> dict[str, int | None]:
         try:
@@ -346,7 +349,7 @@ def _entries(folder: Path) -> dict[str, int | None]:
 
 
 def _with(path: Path, act: Callable[[AbstractFileSystem, str], Value]) -> Value | None:
-    """What ``act`` gives on the file system and path of the URL, tried a few times."""
+    """``act`` of the URL's file system and path, tried a few times; None without a URL."""
     url = url_of(path)
     if url is None:
         return None

@@ -1,11 +1,11 @@
-"""What was matched before: the evidence of each pair, kept by what the pair's images are.
+"""What was matched before: the evidence of each pair, by the contents of its two images.
 
 A store is a folder for one matcher with one setting. Each process that adds to it writes one log,
 ``part-*.pairs``, a frame for each finished tile: a count, a checksum, then the records. A killed
 process leaves a torn frame at most, which is passed over, as damaged ones are; the pairs of all
 whole frames are never matched again. Several processes can add at the same time. Where the folder
-is the copy of one behind a URL, logs go there every `PUBLISH_EVERY_S`, and a full one is followed
-by another.
+is the copy of a URL, logs are uploaded every `PUBLISH_EVERY_S`, and a full one is followed by
+another.
 
 Letters: P pairs, N images.
 """
@@ -46,7 +46,7 @@ MAGIC = b"xpr1"
 
 
 def image_words(keys: Sequence[str]) -> np.ndarray:
-    """128 bits of each image's key as uint64 (N, 2); an image's key says all it depends on."""
+    """128 bits of each image's key (`exreid.features.keys.image_key`) as uint64 (N, 2)."""
     digests = b"".join(hashlib.blake2b(key.encode(), digest_size=16).digest() for key in keys)
     return np.frombuffer(digests, "<u8").reshape(-1, 2)
 
@@ -57,7 +57,7 @@ def pair_words(query_words_P2: np.ndarray, gallery_words_P2: np.ndarray) -> np.n
 
 
 def pair_records(words_P2: np.ndarray, evidence: PairEvidence) -> np.ndarray:
-    """Pairs and their evidence as they lie in a file: `RECORD` (P,)."""
+    """Pairs and their evidence as a file has them: `RECORD` (P,)."""
     records = np.zeros(len(words_P2), RECORD)
     records["key_a"], records["key_b"] = words_P2[:, 0], words_P2[:, 1]
     records["confidence_sum"] = evidence.confidence_sum_P
@@ -73,7 +73,7 @@ class PairStore:
         """Pairs are added to ``folder``, and found in those of ``also`` too."""
         self.folder = folder
         mirror.synchronise(folder, "part-*.pairs")
-        files = [file for one in (folder, *also) for file in sorted(one.glob("part-*.pairs"))]
+        files = [part for place in (folder, *also) for part in sorted(place.glob("part-*.pairs"))]
         parts = [read_log(file) for file in files]
         records = np.concatenate([np.zeros(0, RECORD), *parts])
         self._records, self._fresh = records[:0], [records]
@@ -82,7 +82,7 @@ class PairStore:
         self._published_s = time.monotonic()
 
     def __len__(self) -> int:
-        """Records that were there when the store was opened, or were added through it."""
+        """Records that the store had when it was opened, and those added through it."""
         return len(self._records) + sum(map(len, self._fresh))
 
     def find(self, words_P2: np.ndarray) -> tuple[np.ndarray, PairEvidence]:
@@ -107,7 +107,7 @@ class PairStore:
         self.append_records(pair_records(words_P2, evidence))
 
     def append_records(self, records: np.ndarray) -> None:
-        """As `append`, of records as they lie in the file."""
+        """As `append`, of `RECORD` (P,)."""
         data = records.tobytes()
         if self._log is None:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ class PairStore:
             self.publish()
 
     def publish(self) -> None:
-        """Bring the log to the folder's URL, where it has one."""
+        """Upload the log to the folder's URL, where it has one."""
         if self._log is not None and mirror.url_of(self._log) is not None:
             mirror.put(self._log)
             self._published_s = time.monotonic()
@@ -142,8 +142,8 @@ class PairStore:
 
 
 def read_log(file: Path) -> np.ndarray:
-    """The records of all whole frames. What is damaged between them is said; after the last one
-    stands what a killed process was writing, if anything."""
+    """The records of all whole frames, with a warning of damaged bytes between them. After the last
+    one there may be a part of a frame, which a killed process was writing."""
     data = file.read_bytes()
     parts, end, damaged = [np.zeros(0, RECORD)], 0, 0
     at = data.find(MAGIC)

@@ -1,8 +1,8 @@
-"""The table of all runs beside their folders: a line for each that came to its end.
+"""The table of all runs beside their folders: a line for each run that has ended.
 
-Behind a URL no lock keeps two machines from writing at once. There the folders of the runs are the
-truth: who writes the table joins in what a folder says and the table lacks, and looks again once it
-is written, so that the last one to write has them all.
+Behind a URL no lock keeps two machines from writing at once, so the folders of the runs are the
+truth: a writer adds the lines that the table lacks, and looks again after writing, so that the last
+one to write has them all.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MOST_LOOKS = 20
 
 
 def row_of(run: RunRecord) -> ResultsRow:
-    """A run's line, of what its ``result.json`` says."""
+    """A run's line, made of its ``result.json``."""
     plain = {name: count for name, count in run.counts.items() if not isinstance(count, dict)}
     row = {"run_id": run.run_id, "method": run.method, **run.metrics, **plain}
     return row | {"config_fingerprint": run.config_fingerprint}
@@ -38,8 +38,8 @@ def row_of(run: RunRecord) -> ResultsRow:
 def add_row(file: Path, row: ResultsRow) -> None:
     """Write a run's line; a line that the run has already is replaced, new columns are joined in.
 
-    Other runs may do so at the same time. Behind a URL the run's folder must be there before, and
-    a failure is a warning: the next run to end writes the line.
+    Other runs may do so at the same time. Behind a URL the run's folder must exist before, and a
+    failure is a warning: the next run to end writes the line.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):

@@ -1,5 +1,6 @@
-"""Reading a finished run's folder back. Its bytes are foreign: a disk may have damaged them, a hand
-edited them, another version written them. What cannot be right is a RunError that names the file.
+"""Reading a finished run's folder back. Its bytes are not trusted: a disk may have damaged them, a
+person edited them, another version written them. What cannot be right is a RunError that names the
+file.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ PHOTOS = {"image_id": TEXT}
 
 @contextmanager
 def damage_named(place: Path) -> Iterator[None]:
-    """Whatever fails while a run's files are read or worked on comes from what they hold.
+    """Any error of the block, which reads a run's files, as a RunError that names ``place``.
 
-    Errors of the system itself (no permission, no space) go on as they are.
+    Errors of the system itself (no permission, no space) pass as they are.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""The folder of a run: what it holds, and how each file is written whole or not at all."""
+"""The folder of a run: its files, each written whole or not at all."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ OPENING = {"config.snapshot.yaml", RESULT_FILE, "rejected.csv", "leaks.csv", "sp
 class RunFolder:
     """One run's folder; ``result.json`` always tells how far it came.
 
-    A folder that is there already is taken up again where it holds an interrupted or failed run of
-    the same config, and emptied where one of another config had computed nothing yet. While this
-    object is in use, no other process can take the same folder.
+    An existing folder is continued where it has an interrupted or failed run of the same config,
+    and emptied where a run of another config had computed nothing yet. While this object is in use,
+    no other process can take the same folder.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class RunFolder:
         self.results_table = results_table
         self.warnings: list[str] = []
         self.started_s = time.time()
-        self._was_there = self.path.is_dir() or mirror.exists_at_url(self.path)
+        self._existed = self.path.is_dir() or mirror.exists_at_url(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.path / ".lock", timeout=0)
         self._take_lock()
-        if self._was_there:
+        if self._existed:
             mirror.fetch_folder(self.path)
             self._check_resumable()
             self._clear_halves()
@@ -75,10 +75,10 @@ class RunFolder:
 
     def finish(self, result: Result, *, status: Status = "completed") -> None:
         """Write the numbers, and one line into the table of all runs."""
-        found = asdict(result)
+        outcome = asdict(result)
         if result.quality is None:
-            del found["quality"]
-        record = self._record(status, **found)
+            del outcome["quality"]
+        record = self._record(status, **outcome)
         table, row = self.path.parent / self.results_table, row_of(record)
         remote = mirror.url_of(self.path) is not None
         if not remote:
@@ -127,7 +127,7 @@ class RunFolder:
         Never raises, as `fail`.
         """
         names = {file.name for file in self.path.iterdir() if not file.name.startswith(".")}
-        if self._was_there or names - (OPENING - {"wandb"}):
+        if self._existed or names - (OPENING - {"wandb"}):
             return False
         with contextlib.suppress(OSError, StorageError):
             self._lock.release()
@@ -154,11 +154,11 @@ class RunFolder:
             self._lock.release()
 
     def _clear_halves(self) -> None:
-        """Whoever holds the run's lock is its only writer: what is half written has none."""
+        """The run's lock makes this process the only writer: a half-written file has no writer."""
         for half in self.path.glob(".*.tmp*"):
             half.unlink(missing_ok=True)
 
-    def _record(self, status: Status, **found: object) -> RunRecord:
+    def _record(self, status: Status, **outcome: object) -> RunRecord:
         return RunRecord.model_validate(
             {
                 "schema_version": SCHEMA_VERSION,
@@ -166,7 +166,7 @@ class RunFolder:
                 **({} if self.kind is None else {"kind": self.kind}),
                 "status": status,
                 "method": self.method,
-                **found,
+                **outcome,
                 **({"warnings": self.warnings} if self.warnings else {}),
                 "config_fingerprint": fingerprint(self.config),
                 "versions": versions(),
@@ -201,7 +201,7 @@ def write_table(file: Path, table: pa.Table) -> None:
 
 
 def write_rejected(file: Path, rejected: Sequence[Rejected]) -> None:
-    """``rejected.csv``: always there, with a header alone where nothing was left out."""
+    """``rejected.csv``: a header alone where nothing was left out."""
     columns = ["image_id", "path", "row", "stage", "reason"]
     frame = pd.DataFrame([asdict(item) for item in rejected], columns=columns)
     write_text(file, csv_text(frame))

@@ -1,4 +1,4 @@
-"""The tables of a run that hold its rankings and matches: how they are made, and read back."""
+"""A run's tables of rankings and matches: how they are made, and read back."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from exreid.storage.run_files import (
 def ranking_table(ranking: Ranking, queries: RetrievalSide, gallery: RetrievalSide) -> pa.Table:
     """``rankings.parquet``: query_id, rank, gallery_id, score, is_match.
 
-    Holds each query's kept candidates and, at their exact ranks, all its positives: by query,
-    then by rank.
+    Has each query's kept candidates and, at their exact ranks, all its positives: by query, then
+    by rank.
     """
     kept = ranking.candidate_index_QK >= 0
     query_kept, place = np.nonzero(kept)
     index_kept = ranking.candidate_index_QK[kept]
     query_positive = np.repeat(np.arange(ranking.query_count), np.diff(ranking.positive_offset_Q1))
-    # A positive among the kept candidates stands in both; it is written once.
+    # A positive among the kept candidates is in both lists; it is written once.
     kept_count_Q = kept.sum(axis=1)
     deeper = ranking.positive_rank_P > kept_count_Q[query_positive]
     query_index = np.concatenate([query_kept, query_positive[deeper]])
@@ -60,17 +60,17 @@ def matches_table(
 ) -> pa.Table:
     """``matches.parquet``: a row per pair, its matches by falling confidence.
 
-    Points are x, y, x, y, ... in pixels of the images that keypoints were looked for in, whose
-    sizes stand beside them. ``query`` and ``gallery`` hold the pairs' features, row for row.
+    Points are x, y, x, y, ... in pixels of the extractor's input images, whose sizes are columns
+    too. ``query`` and ``gallery``: the pairs' features, row for row.
     """
     columns: dict[str, list[np.ndarray]] = {
         name: [] for name in ("query_xy", "gallery_xy", "confidence", "inlier")
     }
-    for row, found in enumerate(matches):
-        columns["query_xy"].append(query.keypoints_NK2[row][found.query_X].ravel())
-        columns["gallery_xy"].append(gallery.keypoints_NK2[row][found.gallery_X].ravel())
-        columns["confidence"].append(found.confidence_X)
-        columns["inlier"].append(found.inlier_X)
+    for row, pair in enumerate(matches):
+        columns["query_xy"].append(query.keypoints_NK2[row][pair.query_X].ravel())
+        columns["gallery_xy"].append(gallery.keypoints_NK2[row][pair.gallery_X].ravel())
+        columns["confidence"].append(pair.confidence_X)
+        columns["inlier"].append(pair.inlier_X)
     number, truth = pa.list_(pa.float32()), pa.list_(pa.bool_())
     return pa.table(
         {

@@ -1,8 +1,8 @@
 """CSVs that people open in a spreadsheet: no cell of theirs is run as a formula.
 
 Names and paths come from tables and folders that were sent. A spreadsheet takes a cell that begins
-with =, +, - or @ for a formula; so it gets an apostrophe before it, which says "text". What is read
-back here loses it again. Tables for programs (Parquet, ``split.csv``) hold the texts as they are.
+with =, +, - or @ for a formula; so it gets an apostrophe before it, which says "text". Reading
+removes it again. Tables for programs (Parquet, ``split.csv``) have the texts as they are.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def safe_cell(cell: Cell) -> Cell | str:
 
 
 def cell_as_it_was(cell: str) -> str:
-    """What `safe_cell` was given.
+    """The cell that `safe_cell` changed, as it was.
 
     >>> cell_as_it_was("'=1+1"), cell_as_it_was("'tis")
     ('=1+1', "'tis")

@@ -16,7 +16,7 @@ from fsspec import AbstractFileSystem
 from exreid.errors import ImageError
 
 MAX_FILE_BYTES = 2**31
-"""A photograph or table that is larger is not read."""
+"""A larger photograph or table is not read."""
 
 Value = TypeVar("Value")
 
@@ -64,12 +64,12 @@ def read_bytes(root: str, path: str) -> bytes:
 
 
 LEAST_READ_BYTES, PIECE_BYTES = 2**16, 2**23
-"""Some files state no size."""
+"""Bytes read at least of a local file, and at a time of a URL's: some files state no size."""
 
 
 def read_regular(file: str) -> bytes:
-    """A local file's bytes; ValueError where it is none (a device has no end, a pipe no beginning),
-    or larger than `MAX_FILE_BYTES`."""
+    """A regular file's bytes; ValueError for a device or pipe, which may never end, and for more
+    than `MAX_FILE_BYTES`."""
     status = os.stat(file)  # noqa: PTH116 - half the time of Path.stat
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, "is a folder", file)
@@ -146,20 +146,20 @@ def names_on_disk(root: str, paths: Sequence[str]) -> list[str | list[str] | Non
             listed[folder] = names
         return listed[folder]
 
-    def found(path: str) -> str | list[str] | None:
-        there = [""]
+    def similar(path: str) -> str | list[str] | None:
+        files = [""]
         for part in path.split("/"):
-            there = [
+            files = [
                 posixpath.join(folder, name)
-                for folder in there
+                for folder in files
                 for name in inside(folder).get(_folded(part), [])
             ]
-        there = [one for one in there if exists(root, one)]
-        exact = [one for one in there if _composed(one) == _composed(path)]
-        there = exact if len(exact) == 1 else there
-        return there[0] if len(there) == 1 else there or None
+        files = [file for file in files if exists(root, file)]
+        same_case = [file for file in files if _composed(file) == _composed(path)]
+        files = same_case if len(same_case) == 1 else files
+        return files[0] if len(files) == 1 else files or None
 
-    return [found(path) for path in paths]
+    return [similar(path) for path in paths]
 
 
 def _entries(root: str, folder: str) -> list[str]:

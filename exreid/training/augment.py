@@ -18,7 +18,7 @@ from torch.nn import functional
 from exreid.config.training import AugmentConfig
 
 NOISE_CELLS = 6
-"""The random background is noise of so many cells across and down, blown up smoothly."""
+"""The random background is noise of this many cells across and down, enlarged smoothly."""
 
 _NAMES = (
     *("area", "aspect", "left", "top", "flip", "brightness", "contrast", "saturation"),
@@ -40,7 +40,7 @@ def augment(
     """uint8 images (B, H, W, 3 or 4) to changed, normalised ones: float32 (B, 3, H, W).
 
     A fourth channel is the mask, 255 on the animal. ``mean_rgb`` and ``std_rgb`` are fractions;
-    what is erased becomes the mean.
+    erased pixels get the mean.
     """
     device = images_BHWC.device
     u = {
@@ -69,7 +69,7 @@ def replace_background(
 ) -> torch.Tensor:
     """Smooth coloured noise where the mask is 0, with chance ``config.background``."""
     cells = noise.view(-1, 3, NOISE_CELLS, NOISE_CELLS)
-    # Between one flat colour and colours all over.
+    # Between one flat colour and a different one in each cell.
     spread = u["strength"].view(-1, 1, 1, 1)
     cells = cells.mean(dim=(2, 3), keepdim=True).lerp(cells, spread)
     behind = functional.interpolate(

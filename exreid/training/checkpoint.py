@@ -1,4 +1,5 @@
-"""Checkpoints of a training: tensors, numbers and text only, each file whole or not there."""
+"""Checkpoints of a training: tensors, numbers and text only, each file written whole or not at
+all."""
 
 from __future__ import annotations
 
@@ -40,10 +41,10 @@ class GeneratorStates(TypedDict):
 
 
 class FullCheckpoint(TypedDict):
-    """What a ``checkpoint-*-full.pth`` holds: all that a training goes on from."""
+    """The content of a ``checkpoint-*-full.pth``: all that a training needs to continue."""
 
     model: Tensors
-    """The weights that are published: the moving average where there is one."""
+    """The published weights: the moving average, where it is kept."""
     raw_model: Tensors | None
     """The backbone's own weights where ``model`` is their average."""
     head: Tensors
@@ -86,7 +87,7 @@ def save_epoch(training: Training, state: TrainingState) -> None:
     content = _content(training, state)
     own = [row for row in state.history if row.epoch >= state.best_from]
     best = best_row(own, output.best_metric)
-    # The best ones first: once the latest stands, this epoch is not trained again.
+    # The best ones first: once the latest is written, this epoch is not trained again.
     if best is not None and best.epoch == state.epochs:
         save_atomic(folder / BEST, content["model"])
         save_atomic(folder / BEST_FULL, content)
@@ -160,10 +161,10 @@ def _load(state: TrainingState, content: FullCheckpoint, source: str) -> None:
 def _bring_best(
     training: Training, state: TrainingState, file: Path, content: FullCheckpoint, world: World
 ) -> None:
-    """The best epoch of the other run comes along, where its checkpoint lies beside ``file``.
+    """Copy the best checkpoint of the other run, where it is beside ``file``.
 
-    Where it does not, or is a later epoch than the one resumed, the resumed one counts as
-    the best so far, and epochs before it no longer.
+    Where it is missing, or of a later epoch than the resumed one, the resumed epoch counts as the
+    best so far, and epochs before it no longer count.
     """
     best = best_row(state.history, training.config.output.best_metric)
     full = mirror.local_copy(file.parent / BEST_FULL)
@@ -206,7 +207,7 @@ def read_full(file: Path, training: Training) -> FullCheckpoint:
 
 
 def _check_full(content: dict[str, Any]) -> None:
-    """TypeError or ValueError for what no training can have written."""
+    """TypeError or ValueError for a content that no training can have written."""
     steps = (content["epoch"], content["best_from"], content["scheduler"]["step"])
     names = [content["backbone"], *content["labels"]]
     rows = [*content["history"]]

@@ -32,7 +32,7 @@ NONFINITE_FILE = "nonfinite_loss.json"
 
 
 class _Step(NamedTuple):
-    """A step of the optimiser that was taken, its numbers still on the device."""
+    """A finished step of the optimiser, its numbers still on the device."""
 
     number: int
     """From 0 in its epoch."""
@@ -55,8 +55,8 @@ def train_epoch(
 ) -> EpochStats:
     """Train the next epoch on this worker's share of each batch.
 
-    ``model`` is the state's, as `World.wrap` gives it. ``on_images`` is told how many images of
-    the epoch all workers together have trained on.
+    ``model`` is the state's, wrapped by `World.wrap`. ``on_images`` is called with the number of
+    images of the epoch that all workers together have trained on.
     """
     start_s, waited_s, done = time.perf_counter(), 0.0, 0
     shares = _shares(training, state.epochs, world)
@@ -98,7 +98,7 @@ def _order(training: Training, epoch: int) -> np.ndarray:
 
 
 def _shares(training: Training, epoch: int, world: World) -> list[Share]:
-    """This worker's."""
+    """This worker's shares of the epoch's batches."""
     train = training.config.train
     return epoch_shares(
         _order(training, epoch),

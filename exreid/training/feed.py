@@ -1,4 +1,4 @@
-"""From shares of batches to pixels: where images come from, and reading ahead of the training."""
+"""From shares of batches to pixels: the sources of images, and reading ahead of the training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 
 
 class ImageSource(Protocol):
-    """Gives the decoded images of a training, by their places in it."""
+    """Returns the decoded images of a training, by their indices."""
 
     def batches(self, places: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         """uint8 (b, H, W, C) for each array of places, in their order; empty ones included."""

@@ -1,4 +1,4 @@
-"""What a training writes for those who watch it: a row per epoch, and a count of images."""
+"""A training's history, a row per epoch, and its count of images, as files to watch."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ HISTORY_COLUMNS = (
 )
 VALIDATION_PREFIX = "val_"
 LOW, HIGH = "_low", "_high"
-"""Endings of the columns that hold the ends of a validation metric's 95% interval."""
+"""Endings of the columns with the ends of a validation metric's 95% interval."""
 
 
 @dataclass(frozen=True)
 class EpochStats:
-    """What one epoch of training was like, over all workers."""
+    """The statistics of one epoch of training, over all workers."""
 
     loss: float
-    """Mean over the images, each at the weights it was seen with."""
+    """Mean over the images, each at the weights of its step."""
     learning_rate: float
     """Of the last step."""
     gradient_norm: float
@@ -159,7 +159,7 @@ def best_row(history: Sequence[HistoryRow], metric: str) -> HistoryRow | None:
 
 
 class ProgressFile:
-    """How many images were trained on, in a small file for whoever shows the progress."""
+    """The number of images trained on so far, in a small file for progress displays."""
 
     NAME = ".progress"
     EVERY_S = 0.5

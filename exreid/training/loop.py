@@ -25,10 +25,10 @@ from exreid.training.world import World
 def train(
     training: Training, world: World, *, on_epoch: Callable[[int], object] = lambda epoch: None
 ) -> TrainingState:
-    """Train to the last epoch as this process of the world, from where the folder's checkpoint
-    stands; the state at the end.
+    """Train to the last epoch as this process of the world, from the folder's checkpoint on;
+    returns the state at the end.
 
-    ``on_epoch`` is told each epoch that is finished, and epoch 0 before the first.
+    ``on_epoch`` is called with each finished epoch, and with 0 before the first.
     """
     config, folder = training.config, training.folder
     keep_memory()
@@ -64,7 +64,7 @@ def train(
         torch.manual_seed(model_seed(config.seed, state.epochs, world.rank))
         if state.epochs in (resumed, config.train.frozen_epochs):
             state.model.freeze_backbone(state.epochs < config.train.frozen_epochs)
-            # DDP is to know which gradients will come.
+            # DDP must know which parameters get gradients.
             model = world.wrap(state.model)
         stats = train_epoch(training, state, model, images, world, on_images=show)
         check_weights(state)
@@ -85,13 +85,14 @@ def train(
 
 
 def stops(training: Training, state: TrainingState, world: World) -> bool:
-    """Whether all workers stop after this epoch, as the first one is told."""
-    told = world.is_first and training.stop_early and training.stop_early(state.history)
-    return world.sum(float(bool(told))) > 0
+    """Whether all workers stop after this epoch; the first one decides."""
+    stop = world.is_first and training.stop_early and training.stop_early(state.history)
+    return world.sum(float(bool(stop))) > 0
 
 
 def check_weights(state: TrainingState) -> None:
-    """Weights that the last step made infinite, or no numbers, are never saved or validated."""
+    """TrainingError where weights are infinite or no numbers, before they are saved or
+    validated."""
     weights = state.published.state_dict()
     bad = [name for name, tensor in weights.items() if not is_finite(tensor)]
     if bad:

@@ -21,7 +21,7 @@ AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class ModelWithLoss(nn.Module):
-    """Backbone and head, and how they behave while they are trained."""
+    """Backbone and head, with the modes and the arithmetic of training."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module, config: TrainConfig) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class ModelWithLoss(nn.Module):
         return cast(torch.Tensor, self.head(embeddings_BD, label_B, margin_factor))
 
     def prepare(self, *, images: int) -> None:
-        """Set the modes for a forward pass of so many images.
+        """Set the modes for a forward pass of this many images.
 
         A batch norm that sees one image alone would divide by no variance: it then uses its
         running averages, as a frozen one always does.
@@ -58,7 +58,7 @@ class ModelWithLoss(nn.Module):
                     module.eval()
 
     def freeze_backbone(self, frozen: bool) -> None:
-        """Whether the backbone's weights stand still."""
+        """Freeze the backbone's weights, or train them again."""
         self.backbone_trains = not frozen
         self.backbone.requires_grad_(not frozen)
 

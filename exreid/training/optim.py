@@ -18,8 +18,8 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW or SGD over the backbone's and the head's groups.
 
-    Each group holds ``lr_scale``, its learning rate as a multiple of the peak. Vectors (biases,
-    norms) and what the backbone's ``no_weight_decay()`` names are not decayed.
+    Each group has ``lr_scale``, its learning rate as a multiple of the peak. Vectors (biases,
+    norms) and the parameters of the backbone's ``no_weight_decay()`` are not decayed.
     """
     groups = [*_backbone_groups(backbone, config), *_head_groups(head, config)]
     for group in groups:
@@ -58,7 +58,7 @@ def learning_rate_factor(
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
-    # The peak stands on the last warm-up step; without one, on step 0.
+    # The peak is the last warm-up step; without one, step 0.
     peak_step = max(0, warmup_steps - 1)
     done = min(1.0, (step - peak_step) / max(1, total_steps - 1 - peak_step))
     return final_factor + (1.0 - final_factor) * 0.5 * (1.0 + math.cos(math.pi * done))
@@ -114,13 +114,13 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Move towards the module's weights of now."""
+        """Move towards the module's present weights."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for mine, theirs in zip(
+        for average, present in zip(
             self.module.state_dict().values(), module.state_dict().values(), strict=True
         ):
-            if mine.is_floating_point():
-                mine.lerp_(theirs, 1.0 - decay)
+            if average.is_floating_point():
+                average.lerp_(present, 1.0 - decay)
             else:
-                mine.copy_(theirs)
+                average.copy_(present)

@@ -1,4 +1,4 @@
-"""Which images an epoch trains on, in which order, and which share of a batch is whose.
+"""The images of an epoch, in order, and each worker's share of a batch.
 
 Everything random comes from (seed, purpose, epoch, place): it is the same for any number of
 workers, and a resumed training needs nothing but the epoch's number.
@@ -41,7 +41,7 @@ def epoch_order(
     """The images of an epoch in order (int64): as many as there are training images.
 
     plain: each once. identity_balanced: each identity as often as any other (to within one),
-    its images in random order, none again before all others of its own were drawn.
+    its images in random order, none again before all others of that identity were drawn.
     """
     random = np.random.default_rng([seed, SHUFFLE_STREAM, epoch])
     count = len(label_N)
@@ -66,7 +66,7 @@ def epoch_shares(
 ) -> list[Share]:
     """The worker's shares of an epoch's batches.
 
-    Every batch is cut into contiguous shares as equal as they can be, the larger ones first; the
+    Every batch is cut into contiguous shares of about equal size, the larger ones first; the
     last batch may be smaller, and a share of it empty. No image is left out or repeated.
 
     >>> [s.image_b.tolist() for s in epoch_shares(np.array([4, 2, 0, 1, 3]), batch_size=3,

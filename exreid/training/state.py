@@ -1,4 +1,4 @@
-"""A training: what it is, which never changes, and its state, which does."""
+"""A training: its settings, which never change, and its state, which does."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ from exreid.training.optim import MovingAverage, build_optimizer
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained on what, and where it writes: all that a worker is told, and every worker
-    is told the same."""
+    """The backbone, the images and the folder of a training; the same for every worker."""
 
     config: FinetuneConfig
     backbone: Backbone
-    """As it is before the first epoch."""
+    """Before the first epoch."""
     labels: tuple[str, ...]
-    """The class names, sorted: an image's class is its identity's place here."""
+    """The identities, sorted: an image's class is the index of its identity."""
     label_N: np.ndarray
     """int64: the class of each training image."""
     image_ids: tuple[str, ...]
@@ -71,11 +70,11 @@ class TrainingState:
     """Finished so far."""
     history: list[HistoryRow] = field(default_factory=list)
     best_from: int = 0
-    """The first epoch that can be the best: of those before it no checkpoint is left."""
+    """The first epoch that can be the best: earlier ones have no checkpoint."""
 
     @property
     def published(self) -> nn.Module:
-        """The backbone to validate and to publish: the moving average where there is one."""
+        """The backbone to validate and to publish: the moving average, where it is kept."""
         return self.average.module if self.average else self.model.backbone
 
 

@@ -31,7 +31,7 @@ from exreid.errors import ConfigError, RunError
 )
 def test_what_a_machine_with_eight_cpus_and_two_gpus_holds(cpus, gpus, count):
     """A share of a GPU lies within one: two GPUs hold two of 0.6, not three."""
-    assert Machine(8, 2).holds(cpus, gpus) == count
+    assert Machine(8, 2).fits(cpus, gpus) == count
 
 
 def test_a_share_above_one_gpu_is_refused():
@@ -61,7 +61,7 @@ def test_a_cluster_that_does_not_grow_is_not_waited_for(local_ray, monkeypatch):
     room = partial(placement.room_for, "actor", RayConfig(wait_s=120.0), cpus=1.0, gpus=0.0)
     assert room(wanted=32, least=1) == 4
     assert time.monotonic() - start < 60
-    monkeypatch.setattr(placement, "_holds", _growing([0, 0, 0, 2, 3]))
+    monkeypatch.setattr(placement, "_room", _growing([0, 0, 0, 2, 3]))
     monkeypatch.setattr(placement, "POLL_S", 0.05)
     assert room(wanted=3, least=2) == 3, "it waits for the first machines, and for the last"
 

@@ -7,12 +7,12 @@ from sklearn.metrics import roc_auc_score
 from exreid.metrics.openset import (
     Answers,
     balanced_accuracies,
-    bar_at_rate,
     choose_threshold,
     detection_auroc,
     exchangeable_count,
     open_set_curve,
     rates_at,
+    threshold_at_rate,
 )
 from exreid.metrics.retrieval import average_values
 
@@ -126,7 +126,7 @@ def test_rates_at_a_false_match_rate_against_a_naive_search():
                 right = (accepted & answers.right_Q)[answers.known_Q].mean()
                 best = max(best, (known, right))
         assert rates_at(answers, rate) == pytest.approx(best)
-        share = (answers.score_Q[~answers.known_Q] > bar_at_rate(answers, rate)).mean()
+        share = (answers.score_Q[~answers.known_Q] > threshold_at_rate(answers, rate)).mean()
         assert share <= rate + 1e-12
 
 
@@ -148,7 +148,7 @@ def test_the_curve_holds_every_bar_and_the_order_of_queries_changes_nothing():
 def test_one_kind_alone_has_no_auroc():
     answers = Answers(np.arange(3.0), np.ones(3, bool), np.ones(3, bool), np.arange(3))
     assert np.isnan(detection_auroc(answers))
-    assert bar_at_rate(answers, 0.05) == -np.inf
+    assert threshold_at_rate(answers, 0.05) == -np.inf
     false, found = open_set_curve(answers)
     assert np.isnan(false).all()
     assert found.tolist() == pytest.approx([0, 1 / 3, 2 / 3, 1])
