@@ -23,12 +23,19 @@ KEYS = {
 }
 
 
-def test_importing_exreid_imports_no_heavy_package():
-    line = (
-        "import sys, exreid; print(sorted({'torch', 'pandas', 'numpy', 'ray'} & set(sys.modules)))"
-    )
+@pytest.mark.parametrize(
+    ("module", "needed"),
+    [
+        ("exreid", "[]"),
+        ("exreid.metrics", "['numpy']"),
+        ("exreid.api", "['numpy', 'pandas', 'pyarrow', 'pydantic']"),
+    ],
+)
+def test_an_import_pulls_in_no_more_than_it_needs(module, needed):
+    heavy = {"numpy", "pandas", "pyarrow", "pydantic", "ray", "timm", "torch", "matplotlib"}
+    line = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == needed
 
 
 def test_a_probe_is_the_commands_and_leaves_nothing(few, tmp_path, monkeypatch, capsys):
@@ -129,6 +136,10 @@ def test_a_gallery_is_built_and_a_report_drawn(few, tmp_path):
 def test_a_wrong_key_is_an_exception(few):
     with pytest.raises(ConfigError, match="dataset"):
         exreid.probe(keys={"dataset.rot": few})
+    with pytest.raises(ConfigError, match=r"output\.root: .*output_dir"):
+        exreid.probe(keys={"dataset.root": few, "output.root": "here"})
+    with pytest.raises(ConfigError, match=r"benchmark\.cache: .*cache"):
+        exreid.probe(keys={"dataset.root": few, "benchmark.cache": "here"})
 
 
 def test_photographs_are_identified_as_by_the_command(few, tmp_path, monkeypatch):

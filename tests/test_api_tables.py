@@ -100,6 +100,8 @@ def test_arrays_and_pillows_images_are_identified_as_their_files(few, gallery, t
         pd.testing.assert_frame_equal(gallery.identify(given), of_file)
     found = gallery.identify(np.stack([array_HWC, array_HWC[:, ::-1]]))
     assert list(found["photo"]) == ["image_0.png", "image_1.png"]
+    with pytest.raises(ImageError, match="no photograph was given"):
+        gallery.identify([])
     with pytest.raises(ConfigError, match="either paths"):
         gallery.identify([file, array_HWC])
     with pytest.raises(ImageError, match="image 1: .*uint8.*float64"):

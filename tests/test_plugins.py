@@ -18,7 +18,7 @@ from exreid.cli import main
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
 from exreid.config.training import FinetuneConfig
-from exreid.errors import ConfigError
+from exreid.errors import ConfigError, GalleryError
 from exreid.features.local import LocalExtractor
 from exreid.models.backbones import build_backbone
 from exreid.training.model import build_head
@@ -107,6 +107,18 @@ def test_a_cache_is_another_one_for_another_version(few, example, package, tmp_p
     exreid.probe(keys=keys, cache=tmp_path / "cache")
     assert len(before) == 1
     assert len(folders() - before) == 1
+
+
+def test_a_gallery_knows_the_version_that_made_it(few, example, package, tmp_path):
+    keys = _keys(few, model__type="tiny-conv", benchmark__open_set__queries=10)
+    keys["dataset.encounter_cols"] = ["source", "encounter"]
+    gallery = exreid.Gallery.build(tmp_path / "g", keys=keys)
+    photo = np.zeros((80, 90, 3), np.uint8)
+    photo[20:60, 30:70] = 255
+    assert list(gallery.identify(photo)["status"]) == ["answered"]
+    package("exreid-plugin", "0.2.0", backbones={"tiny-conv": "exreid_plugin:tiny_conv"})
+    with pytest.raises(GalleryError, match=r"package: 'exreid-plugin 0\.1\.0' .* 0\.2\.0"):
+        exreid.Gallery.open(tmp_path / "g").identify(photo)
 
 
 def test_keypoints_of_another_package_are_matched(few, example):

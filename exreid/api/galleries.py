@@ -15,7 +15,7 @@ from exreid.api.settings import Keys, as_cells, overrides_of, places, table_over
 from exreid.api.watching import progress_here
 from exreid.config.io import load_config, with_overrides
 from exreid.config.probe import ProbeConfig
-from exreid.errors import MetadataError
+from exreid.errors import ImageError, MetadataError
 
 if TYPE_CHECKING:
     from exreid.gallery.folder import StoredGallery
@@ -112,6 +112,8 @@ class Gallery:
                 paths, metadata = self._described(photos, where.scratch)
             else:
                 paths = on_disk(as_list(photos), where.scratch / "images")
+            if not paths:
+                raise ImageError("no photograph was given.")
             overrides = ["ray.num_actors=0", "benchmark.keep_matches=0", *where.overrides]
             config = with_overrides(self._stored.config, overrides, IDENTIFY_KEYS)
             dataset = config.dataset.model_copy(update={"on_error": "skip"})

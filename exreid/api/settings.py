@@ -50,7 +50,10 @@ def places(output_dir: PathLike | None, cache: PathLike | None) -> Iterator[Plac
 
 
 def overrides_of(keys: Keys | None) -> list[str]:
-    """The keys as a command line has them."""
+    """The keys as a command line has them; ConfigError for those that say where a run writes."""
+    for key, argument in {"output.root": "output_dir", "benchmark.cache": "cache"}.items():
+        if key in (keys or {}):
+            raise ConfigError(f"{key}: from Python this is the argument {argument}.")
     return [f"{key}={as_typed(value)}" for key, value in (keys or {}).items()]
 
 
