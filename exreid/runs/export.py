@@ -34,6 +34,10 @@ TO: dict[To, str] = {
 """What can be written, in the words of the command line."""
 FILES = {"table": (".csv", ".xlsx"), "coco": (".json",)}
 """Endings by which ``out`` is a file, and no folder."""
+NO_FOLDERS = frozenset(
+    (*FILES["table"], *FILES["coco"], ".xls", ".ods", ".parquet", ".tsv", ".zip")
+)
+"""Endings that nobody gives to a folder."""
 TABLE_FILE, COCO_FILE = "animals.csv", "annotations.json"
 
 
@@ -70,7 +74,7 @@ def run_export(
     they are. ConfigError where ``out`` holds something; RunError where there is nothing to export.
     """
     single = out.suffix.lower() in FILES.get(to, ())
-    _check_out(out, single=single)
+    _check_out(out, to, single=single)
     export, notes = read_export(find_source(what), root, site)
     if links and is_remote(export.root):
         raise ConfigError(f"--links: the photographs lie at {export.root}, and are copied from it.")
@@ -104,7 +108,10 @@ def run_export(
     return Exported(export, out, notes + _drawn(export, to))
 
 
-def _check_out(out: Path, *, single: bool) -> None:
+def _check_out(out: Path, to: To, *, single: bool) -> None:
+    if not single and out.suffix.lower() in NO_FOLDERS:
+        files = " or ".join(f"a {ending} file" for ending in FILES.get(to, ()))
+        raise ConfigError(f"--out {out}: --to {to} writes {files or 'a folder'}. Name one.")
     if single and out.exists():
         raise ConfigError(f"--out {out}: exists already. Name another file, or delete it.")
     if not single and out.exists() and not out.is_dir():

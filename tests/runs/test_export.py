@@ -221,6 +221,8 @@ def test_a_run_is_found_by_its_id(world, tmp_path, monkeypatch):
         (["nowhere", "--to", "coco", "--out", "o"], 2, "no run of that id in identifications"),
         (["data", "--to", "coco", "--out", "o"], 2, "is no run and no gallery"),
         (["card", "--to", "folders", "--out", "data"], 2, "--out data: has other files"),
+        (["card", "--to", "table", "--out", "t.ods"], 2, "writes a .csv file or a .xlsx file"),
+        (["card", "--to", "folders", "--out", "t.zip"], 2, "--to folders writes a folder"),
         (["card", "--to", "coco", "--out", "o", "--links"], 2, "copies no photographs"),
         (["card", "--to", "coco", "--out", "o", "--root", "known.gallery"], 1,
          "are not below known.gallery. If they have moved, name their folder with --root"),
