@@ -59,6 +59,8 @@ class Source:
     named: list[str] | None
     """Of each row the animal that people named; None for a run."""
     answers: dict[str, Answer]
+    candidates: set[str]
+    """The known animals among the answers, named or not."""
     record: RunRecord | None
 
 
@@ -99,7 +101,7 @@ def read_export(folder: Path, root: str | None, site: str | None) -> tuple[Expor
         animals.append(replace(told, moment=moment, has_time=has_time))
     if unread:
         notes.append(f"{len(unread)} masks or boxes are left out: {unread[0]}")
-    if first_new > 0:
+    if first_new > 0 and any(one.new_animal for one in animals):
         notes.append(
             f"new animals count from {new_name(first_new + 1)}, since a known one is called "
             f"{new_name(first_new)}"
@@ -135,7 +137,7 @@ def _of_gallery(folder: Path, root: str | None, site: str | None) -> Source:
     rows["visit"] = [visit_name(one) for one in known["encounter"]]
     rows["site"] = None if column is None else whole[column]
     name = folder.resolve().name
-    return Source(root, name, _records(rows), known["identity"].tolist(), {}, None)
+    return Source(root, name, _records(rows), known["identity"].tolist(), {}, set(), None)
 
 
 def _of_run(folder: Path, root: str | None, site: str | None) -> Source:
@@ -162,8 +164,10 @@ def _of_run(folder: Path, root: str | None, site: str | None) -> Source:
     roots = set(rows["root"])
     if len(roots) != 1:
         raise RunError(f"{folder}: its photographs lie in {len(roots)} folders. Name one: --root.")
-    answers = _answers(folder, record) if has_answers else {}
-    return Source(str(roots.pop()), record.run_id, _records(rows), None, answers, record)
+    answers, candidates = _answers(folder, record) if has_answers else ({}, set())
+    candidates |= {name for name in rows.get("identity", ()) if isinstance(name, str)}
+    where = str(roots.pop())
+    return Source(where, record.run_id, _records(rows), None, answers, candidates, record)
 
 
 def _answered(folder: Path, root: str | None, site: str | None) -> pd.DataFrame:
@@ -215,9 +219,9 @@ def _records(rows: pd.DataFrame) -> list[Row]:
     return [*records]
 
 
-def _answers(folder: Path, record: RunRecord) -> dict[str, Answer]:
-    """What was answered of each query. Where a gallery cannot tell its animals apart, nothing was
-    decided, whatever its threshold says."""
+def _answers(folder: Path, record: RunRecord) -> tuple[dict[str, Answer], set[str]]:
+    """What was answered of each query, and the animals among its best. Where a gallery cannot tell
+    its animals apart, nothing was decided, whatever its threshold says."""
     decided: dict[str, Row] = {}
     if (folder / "open_set.parquet").exists():
         columns, nothing = {"query_id": TEXT}, {"decision": TEXT}  # of a gallery that decides none
@@ -228,9 +232,11 @@ def _answers(folder: Path, record: RunRecord) -> dict[str, Answer]:
         table = read_run_table(folder / "new_animals.parquet", NEW_ANIMALS, key="query_id")
         groups = {row["query_id"]: row["group"] for row in table.to_pylist()}
     first: dict[str, str] = {}
+    candidates = {row["leader"] for row in decided.values() if row.get("leader")}
     columns = {"query_id": TEXT, "rank": WHOLE, "identity": TEXT}
     for row in read_run_table(folder / ANSWERS, columns).to_pylist():
         first.setdefault(row["query_id"], row["identity"])
+        candidates.add(row["identity"])
     poor = record.quality is not None and record.quality.level == "poor"
     answers = {}
     for query_id in {**first, **decided}:
@@ -241,7 +247,7 @@ def _answers(folder: Path, record: RunRecord) -> dict[str, Answer]:
             None if poor else row.get("decision"),
             groups.get(query_id),
         )
-    return answers
+    return answers, candidates
 
 
 def new_name(number: int) -> str:
@@ -255,8 +261,7 @@ def new_name(number: int) -> str:
 
 def _new_numbers_from(source: Source) -> int:
     """After which number new animals count: no known animal is called like a new one."""
-    known = [answer.leader for answer in source.answers.values()]
-    found = (NEW_NAME.fullmatch(name) for name in known if name)
+    found = (NEW_NAME.fullmatch(name) for name in source.candidates)
     return max((int(one[1]) for one in found if one), default=0)
 
 

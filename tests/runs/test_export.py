@@ -187,9 +187,10 @@ def test_where_a_gallery_cannot_tell_no_animal_is_named(world, tmp_path):
 def test_new_animals_are_never_called_like_a_known_one(world, said, tmp_path):
     run = tmp_path / "again"
     shutil.copytree(world / "identifications" / "card", run)
-    table = pd.read_parquet(run / "open_set.parquet")
-    table["leader"] = table["leader"].replace("lynx_0001", "new_03")
-    table.to_parquet(run / "open_set.parquet")
+    for name, column in (("open_set", "leader"), ("answers", "identity")):
+        table = pd.read_parquet(run / f"{name}.parquet")
+        table[column] = table[column].replace("lynx_0001", "new_03")
+        table.to_parquet(run / f"{name}.parquet")
     rows = pd.read_csv(_export(tmp_path, "again", "table", tmp_path / "t.csv"))
     assert set(rows["animal"][rows["decision"] == "known"]) <= {"new_03", "lynx_0000", "lynx_0002"}
     new = rows["animal"][rows["decision"] == "new"]
