@@ -1,1 +1,1 @@
-"""Why an answer was given: pictures and plain words, made of what a run found."""
+"""Why an answer was given: pictures and plain words, made from a run's files."""

@@ -1,4 +1,4 @@
-"""What all pictures share: lettering, colours and panels, on uint8 RGB arrays (H, W, 3)."""
+"""Lettering, colours and panels of all pictures, on uint8 RGB arrays (H, W, 3)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Overlay:
-    """A picture and what it says, in words."""
+    """A picture and its caption."""
 
     image_rgb: np.ndarray
     """uint8 (H, W, 3)."""
@@ -91,7 +91,7 @@ def blank(wh_px: tuple[int, int], colour: Colour = PAPER) -> np.ndarray:
 
 
 def text_width(text: str, size_px: int, *, bold: bool = False) -> int:
-    """Pixels that the text is wide."""
+    """The width of the text in pixels."""
     return int(np.ceil(font(size_px, bold=bold).getlength(text)))
 
 
@@ -199,7 +199,7 @@ def colour_bar(
 
 
 def outlined(image: np.ndarray, mask_HW: np.ndarray, colour: Colour = PAPER) -> None:
-    """Draw the mask's edge into the image, in place: a thin light line on a dark one."""
+    """Draw the mask's edge into the image, in place: a thin light line on a dark line."""
     contours, _ = cv2.findContours(
         mask_HW.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
     )

@@ -1,4 +1,4 @@
-"""The decision card: what was decided for one query, why, and what to doubt."""
+"""The decision card: the decision for one query, its reasons, and its doubts."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ ProbabilityOf = Literal["identity", "pair"]
 
 @dataclass(frozen=True)
 class Contribution:
-    """What one method says about the best image of the top identity."""
+    """One method's score of the best image of the top identity."""
 
     method: str
     raw: float | None = None
-    """Its own score: a cosine, a number of matches."""
+    """Its raw score: a cosine, a number of matches."""
     contribution: float | None = None
-    """What it adds to the score; those of all methods add up to it."""
+    """Its addend to the score, which is the sum over all methods."""
 
 
 @dataclass(frozen=True)
 class Reach:
-    """How much of the top identity in the gallery was looked at."""
+    """The gallery's images of the top identity, and those that were compared."""
 
     gallery_images: int
-    """Images of it that the query could be answered with."""
+    """Its images that may answer the query."""
     matched_locally: int | None = None
     """Of these, how many were compared by their keypoints; None where no method does that."""
 
 
 @dataclass(frozen=True)
 class DecisionCard:
-    """Everything that the card says, as plain values; None is "not known"."""
+    """The content of the card, as plain values; None is "not known"."""
 
     identity: str | None
     """The top identity: that of the best gallery image."""
@@ -47,8 +47,8 @@ class DecisionCard:
     """None: no decision was asked for."""
     probability: float | None = None
     probability_of: ProbabilityOf = "identity"
-    """What it is the probability of: that the query shows the top identity, from its score and its
-    margin (open set); or only that the best pair shows one animal (calibration)."""
+    """``identity``: that the query shows the top identity, from its score and its margin (open
+    set). ``pair``: only that the best pair shows one animal (calibration)."""
     threshold: float | None = None
     """Probability over which an animal is called known."""
     false_match_rate: float | None = None
@@ -61,7 +61,7 @@ class DecisionCard:
     contributions: tuple[Contribution, ...] = ()
     reach: Reach | None = None
     group: tuple[int, int] | None = None
-    """Of images called new that may show one animal: its number, and how many there are."""
+    """The group of images called new that may show one animal: its number, and its images."""
     warnings: tuple[str, ...] = ()
 
 

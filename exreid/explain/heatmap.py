@@ -25,7 +25,7 @@ def evidence_density(
     mask_HW: np.ndarray | None = None,
     sigma_px: float | None = None,
 ) -> np.ndarray:
-    """How much evidence lies where: float32 (H, W) from 0 to 1, the densest place being 1.
+    """The density of the evidence: float32 (H, W) from 0 to 1, 1 at the densest place.
 
     The sum of a Gaussian of ``sigma_px`` (None: `SIGMA_SHARE` of the longer side) around each
     point (pixels, centres at whole numbers) times its weight, such as a match's confidence; then 0

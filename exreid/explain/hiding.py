@@ -20,7 +20,7 @@ LEAST_WEIGHT = 1e-3
 
 
 def densest_region(density_HW: np.ndarray, share: float, within_HW: np.ndarray) -> np.ndarray:
-    """bool (H, W): the densest places within a part, so many as make ``share`` of its area.
+    """bool (H, W): the densest places within a part, together ``share`` of its area.
 
     >>> density = np.array([[0.1, 0.9, 0.4, 0.8]])
     >>> densest_region(density, 0.5, np.array([[True, True, True, True]])).tolist()
@@ -46,7 +46,7 @@ def random_points(within_HW: np.ndarray, count: int, random: np.random.Generator
 def region_of_points(
     xy_X2: np.ndarray, weight_X: np.ndarray, share: float, within_HW: np.ndarray
 ) -> np.ndarray:
-    """bool (H, W): where these points lie densest, so much as makes ``share`` of the part."""
+    """bool (H, W): where these points are densest, together ``share`` of the part."""
     size = (within_HW.shape[1], within_HW.shape[0])
     return densest_region(evidence_density(xy_X2, weight_X, size), share, within_HW)
 
@@ -62,7 +62,8 @@ def hidden(image_HWC: np.ndarray, region_HW: np.ndarray) -> np.ndarray:
 
 
 def _surroundings(image_HWC: np.ndarray, keep_HW: np.ndarray) -> np.ndarray:
-    """For each place the mean colour of what is kept around it; all of it where nothing is."""
+    """For each place the mean colour of the kept places around it; of the whole where there are
+    none."""
     if not keep_HW.any():
         return np.broadcast_to(image_HWC.mean(axis=(0, 1)), image_HWC.shape)
     height, width = keep_HW.shape
@@ -71,7 +72,7 @@ def _surroundings(image_HWC: np.ndarray, keep_HW: np.ndarray) -> np.ndarray:
     keep = cv2.resize(keep_HW, size, interpolation=cv2.INTER_AREA)
     colour = cv2.resize(image_HWC * keep_HW[..., None], size, interpolation=cv2.INTER_AREA)
     filled, known = np.zeros_like(colour), np.zeros(keep.shape, bool)
-    # Wider and wider, until the middle of the largest hole has seen some of its surroundings.
+    # Wider and wider, until the largest hole is filled from its surroundings.
     sigma = FILL_SHARE * max(size)
     while not known.all():
         weight = cv2.GaussianBlur(keep, (0, 0), sigma)

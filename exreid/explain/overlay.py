@@ -96,8 +96,8 @@ def scale_matches(
     part of an image, ``boxes_px`` says which (left, top, right, bottom, in the pixels of
     ``to_wh_px``), and ``theta_rad`` how far that is turned about its centre, clockwise.
 
-    >>> one = MatchedKeypoints.from_lists([0, 0], [3, 1], [1.0])
-    >>> scale_matches(one, ((4, 2), (4, 2)), ((8, 4), (4, 2))).query_xy_X2.tolist()
+    >>> matches = MatchedKeypoints.from_lists([0, 0], [3, 1], [1.0])
+    >>> scale_matches(matches, ((4, 2), (4, 2)), ((8, 4), (4, 2))).query_xy_X2.tolist()
     [[0.5, 0.5]]
     """
 
@@ -119,9 +119,9 @@ def scale_matches(
 
 
 def thin_evenly(matches: MatchedKeypoints, most: int) -> MatchedKeypoints:
-    """At most so many matches: every n-th along a curve through the query's points, inliers first.
+    """At most ``most`` matches: every n-th along a curve through the query's points, inliers first.
 
-    So what is kept lies as widely, and holds as large a share of inliers, as the whole.
+    So the kept ones are spread as widely as all, with as large a share of inliers.
     """
     if most < 1:
         raise ValueError(f"a picture needs one line at least, not {most}.")
@@ -150,8 +150,8 @@ def match_counts_in_words(
     """For example "47 matches, 31 inliers, 2 outside the mask"; ``outside_X`` is None without a
     mask.
 
-    >>> one = MatchedKeypoints.from_lists([1, 2], [1, 2], [0.9], [True])
-    >>> match_counts_in_words(one, None, 0.5)
+    >>> matches = MatchedKeypoints.from_lists([1, 2], [1, 2], [0.9], [True])
+    >>> match_counts_in_words(matches, None, 0.5)
     '1 match with a confidence over 0.5, 1 inlier'
     """
     over = "" if threshold is None else f" with a confidence over {threshold:g}"
@@ -257,5 +257,5 @@ def _caption(words: str, shown: int, count: int, weak: int, verified: bool) -> s
     return " ".join(sentences)
 
 
-def _number(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"
+def _number(count: int, singular: str, plural: str) -> str:
+    return f"{count} {singular if count == 1 else plural}"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
 INK, GRID = "#010203", "#040506"
-"""Stand for the page's own colours until the picture is in it."""
+"""Placeholders of the page's own colours."""
 LINES = ("-", "--", "-.", ":")
 STYLE: dict[RcKeyType, object] = {
     "svg.fonttype": "none",
@@ -54,7 +54,7 @@ STYLE: dict[RcKeyType, object] = {
 def drawn(
     name: str, draw: Callable[[Axes], None], *, width: float = 6.4, height: float = 4.0, text: str
 ) -> str:
-    """The SVG of what ``draw`` puts on the axes; ``text`` says it to those who cannot see it."""
+    """The SVG of what ``draw`` puts on the axes; ``text`` is its alternative in words."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -104,7 +104,7 @@ def curves(
 
 
 def reliability_bars(name: str, diagram: Reliability, count_B: np.ndarray, *, text: str) -> str:
-    """What was stated against what turned out right: a bar for each bin of stated probabilities,
+    """Stated probability against the share that is right: a bar for each bin of probabilities,
     a line across it where it should end, and ``count_B``, how many are in it."""
     return drawn(name, partial(draw_reliability_bars, diagram, count_B), text=text)
 
@@ -190,7 +190,7 @@ def _plain(label: str) -> str:
 
 
 def _for_page(svg: str, name: str, text: str) -> str:
-    """The picture alone, with ids of its own, the page's colours, and its text for readers."""
+    """The SVG alone, with unique ids, the page's colours, and its text."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)

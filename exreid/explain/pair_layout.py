@@ -39,13 +39,13 @@ WH = tuple[int, int]
 
 @dataclass(frozen=True)
 class ImagePair:
-    """A query and a gallery image, as a network was given them."""
+    """A query and a gallery image, as a network's inputs."""
 
     query_rgb: np.ndarray
     """uint8 (H, W, 3)."""
     gallery_rgb: np.ndarray
     query_mask: np.ndarray | None = None
-    """bool (H, W): where the animal is; None where that is not known."""
+    """bool (H, W): the animal's pixels; None where they are not known."""
     gallery_mask: np.ndarray | None = None
     titles: tuple[str, str] = ("Query", "Candidate")
 
@@ -56,13 +56,13 @@ class ImagePair:
 
     @property
     def masks(self) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Theirs."""
+        """The masks of both."""
         return self.query_mask, self.gallery_mask
 
 
 @dataclass(frozen=True)
 class PairLayout:
-    """Where two images of one height lie side by side."""
+    """The layout of two images of one height side by side."""
 
     pair: ImagePair
     width_px: int
@@ -74,7 +74,7 @@ class PairLayout:
         """Room for both in ``width_px``."""
         gap = max(6, width_px // 150)
         aspects = [image.shape[1] / image.shape[0] for image in pair.images]
-        # Two tall images would make a picture that no page holds: they stay smaller.
+        # Two tall images would make a picture that is too high for a page: they are drawn smaller.
         height = min((width_px - gap) / sum(aspects), 0.62 * width_px)
         sizes = [(max(1, int(height * aspect)), max(1, round(height))) for aspect in aspects]
         scales = [

@@ -1,6 +1,6 @@
-"""The plots that runs write as PNG files, and what all plots share.
+"""The plots that runs write as PNG files, and the parts that all plots share.
 
-Their twins in the report's pages stand in `exreid.explain.page_plots`.
+Their twins in the report's pages are in `exreid.explain.page_plots`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class GroupTop1:
     """Top-1 of a run in a group of queries; the interval is None where there is one identity."""
 
     group: str
-    """What the queries are grouped by."""
+    """The kind of group, such as viewpoint."""
     name: str
     """Of the group."""
     run: str
@@ -73,7 +73,7 @@ class BudgetPoint:
 
 @contextmanager
 def png_figure(file: Path, width: float, height: float, *, dpi: int) -> Iterator[Figure]:
-    """A figure of that size in inches, written when the block ends: under a temporary name, then
+    """A figure of this size in inches, written at the end of the block under a temporary name, then
     renamed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -105,7 +105,7 @@ def literal(text: str) -> str:
 
 
 def _wrapped(text: str, most: int) -> str:
-    """A title in lines of at most so many letters: a longer one would be cut at the edges."""
+    """A title in short lines: a longer line would be cut at the edges."""
     return "\n".join(textwrap.wrap(text, most, break_on_hyphens=True)) or text
 
 
@@ -155,8 +155,8 @@ def _draw_validation(
 
 
 def draw_reliability(file: Path, bars: Reliability, diagrams: Mapping[str, Reliability]) -> None:
-    """``reliability.png``: what was stated against what turned out right, of all methods together
-    as bars, of each on logarithmic scales as a line."""
+    """``reliability.png``: stated probability against the share that is right, of all methods
+    together as bars, of each on logarithmic scales as a line."""
     with png_figure(file, 10, 5, dpi=130) as figure:
         figure.suptitle(
             "Are pairs the same animal as often as stated? (database pairs that were not fitted on)"

@@ -34,7 +34,7 @@ ROW = 7
 
 @dataclass(frozen=True)
 class CaptionedImage:
-    """One image of a picture, and what stands under it."""
+    """One image of a picture, and the text under it."""
 
     image_rgb: np.ndarray
     title: str
@@ -43,7 +43,7 @@ class CaptionedImage:
     """Whether it shows the query's identity; None where that is not known."""
     is_query: bool = False
     note: str | None = None
-    """A warning that stands in the image, such as "same encounter"."""
+    """A warning in the image, such as "same encounter"."""
 
 
 def draw_predictions(

@@ -1,4 +1,4 @@
-"""What each place of an image adds to its embedding, for any timm backbone.
+"""The addend of each place of an image to its embedding, for any timm backbone.
 
 Many heads are sums over places once their normalisation is held still: average pooling, followed
 by anything affine. Then every place has a part of the embedding, and the parts add up to it. Other
@@ -25,12 +25,12 @@ from exreid.errors import ExplanationError
 from exreid.models.backbones import Backbone, GemPooled
 
 SUM_TOLERANCE = 1e-4
-"""Parts that miss the embedding by more, relative to its length, are no parts."""
+"""The largest error of the parts' sum, relative to the embedding's length."""
 
 
 @dataclass(frozen=True)
 class Regions:
-    """The last features of one image, place by place, and what they add to the embedding."""
+    """The last features of one image, place by place, and their addends to the embedding."""
 
     grid_hw: tuple[int, int]
     """Rows and columns of places; place (row, column) is number row * columns + column."""
@@ -41,7 +41,7 @@ class Regions:
 
 
 class RegionReader:
-    """A backbone made ready to be looked into; the backbone itself is left as it is."""
+    """Reads a backbone's last features; the backbone itself is not changed."""
 
     def __init__(self, backbone: Backbone) -> None:
         module: Any = backbone.module
@@ -61,7 +61,7 @@ class RegionReader:
         self.std_3 = 255.0 * torch.tensor(backbone.std_rgb, device=self.device)
 
     def read(self, image_HWC: np.ndarray) -> Regions:
-        """The regions of an image as the backbone is given it: uint8 RGB (H, W, 3)."""
+        """The regions of the backbone's input image: uint8 RGB (H, W, 3)."""
         with torch.no_grad():
             features = self.trunk.forward_features(self._pixels(image_HWC))
             places_LC, grid = self._places(features)
@@ -134,7 +134,7 @@ class RegionReader:
         return part_LD.float()
 
     def _ignores_places(self, features: torch.Tensor) -> bool:
-        """Whether the embedding stays the same whatever the places hold."""
+        """Whether the embedding does not depend on the places."""
         if features.ndim != 3:
             return False
         other = features.clone()
@@ -156,7 +156,7 @@ class RegionReader:
     def _places(
         self, features: torch.Tensor, grid: tuple[int, int] | None = None
     ) -> tuple[torch.Tensor, tuple[int, int]]:
-        """Features of one image as (L, C), and the grid that they lie on."""
+        """Features of one image as (L, C), and their grid."""
         if features.ndim == 4:
             last = features[0] if self._channels_last() else features[0].permute(1, 2, 0)
             return last.reshape(-1, last.shape[2]), (last.shape[0], last.shape[1])
@@ -204,13 +204,13 @@ class RegionReader:
 
 @dataclass
 class _Norms:
-    """What the norms divided by; with ``replay`` they do so again, whatever they are given."""
+    """The norms' divisors; with ``replay`` they are used again, whatever the input."""
 
     scales: dict[nn.Module, torch.Tensor] = field(default_factory=dict)
     replay: bool = False
 
     def still(self, norm: Any, arguments: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-        """A forward hook: the norm's output, what it divides by being a constant."""
+        """A forward hook: the norm's output, with a constant divisor."""
         x = arguments[0]
         # The ...2d norms of timm work on the channels of (B, C, H, W), the others on the last axis.
         axis = 1 if x.ndim == 4 and type(norm).__name__.endswith("2d") else -1
@@ -232,7 +232,7 @@ def _is_rms(module: nn.Module) -> bool:
 
 @contextmanager
 def _still_norms(module: nn.Module) -> Iterator[_Norms]:
-    """Layer norms as affine maps: what they divide by is taken as a constant."""
+    """Layer norms as affine maps: their divisors are constants."""
     norms = _Norms()
     handles = [
         part.register_forward_hook(norms.still)

@@ -27,13 +27,13 @@ class RegionPairs:
     """Places of the two images that are each other's most alike, the weightiest first."""
 
     query_xy_R2: np.ndarray
-    """float32: middles of the places, pixels of the images as the backbone was given them."""
+    """float32: middles of the places, in pixels of the backbone's input images."""
     gallery_xy_R2: np.ndarray
     similarity_R: np.ndarray
     """float32: the cosine of the two places' features."""
     weight_R: np.ndarray
-    """float32: what the pair contributes to the cosine of the images where contributions sum to
-    it; otherwise the geometric mean of its two places' shares."""
+    """float32: the pair's contribution to the cosine of the images, where contributions sum to it;
+    otherwise the geometric mean of its two places' shares."""
 
     def __len__(self) -> int:
         return len(self.weight_R)
@@ -65,12 +65,12 @@ def explain_similarity(
 ) -> SimilarityMap:
     """Where the cosine of two images' embeddings comes from.
 
-    The images are as the backbone is given them: uint8 RGB (H, W, 3) of `prepare_image`.
+    The images are the backbone's inputs: uint8 RGB (H, W, 3) of `prepare_image`.
 
     Where an embedding is a sum of parts, one of each place (see `exreid.explain.regions`), the
     contribution of a place is its part times the other image's embedding over both lengths; they
     sum to the cosine, as those of all pairs of places do. Otherwise it is the gradient times the
-    feature, both maps scaled so that what speaks for the score sums to 1. Raises
+    feature, both maps scaled so that their positive parts sum to 1. Raises
     ExplanationError for a network whose places cannot be told apart.
     """
     reader = RegionReader(backbone)
@@ -97,10 +97,10 @@ def explain_similarity(
 
 
 def share_on_animal(map_HW: np.ndarray, matte_HW: np.ndarray) -> float:
-    """Of what speaks for the score, the part that lies on the animal.
+    """The share of a map's positive part that is on the animal.
 
-    ``matte_HW`` is bool of any size, the image as the backbone was given it; a place counts by
-    how much of it is animal. NaN where nothing speaks for it.
+    ``matte_HW`` is bool of any size, the backbone's input image; a place counts by how much of it
+    is animal. NaN where no place is positive.
 
     >>> share_on_animal(np.array([[3.0, 1.0]]), np.array([[True, True, True, False]]))
     0.875

@@ -14,7 +14,7 @@ from exreid.explain.similarity import SimilarityMap, share_on_animal
 
 
 def similarity_density(map_HW: np.ndarray, image_wh_px: tuple[int, int]) -> np.ndarray:
-    """What speaks for the score, smoothly over the image: float32 (H, W) from 0 to 1."""
+    """The map's positive part, smooth over the image: float32 (H, W) from 0 to 1."""
     positive = np.maximum(np.asarray(map_HW, np.float32), 0.0)
     smooth = np.maximum(cv2.resize(positive, image_wh_px, interpolation=cv2.INTER_CUBIC), 0.0)
     peak = float(smooth.max(initial=0.0))
@@ -51,7 +51,7 @@ def similarity_caption(
     query_mask: np.ndarray | None = None,
     gallery_mask: np.ndarray | None = None,
 ) -> str:
-    """The method, what the marked pairs carry, and how much lies on the animals."""
+    """The method, the marked pairs' part of the cosine, and the share on the animals."""
     pairs = similarity.pairs
     sentences = [f"Cosine {similarity.score:.3f}. Bright: {similarity.method}."]
     if len(pairs):

@@ -1,4 +1,4 @@
-"""What is told of an answer, and of a gallery: the same words and numbers in the terminal, in CSV
+"""Answers and verdicts on galleries in words: the same words and numbers in the terminal, in CSV
 and JSON, in pictures and in the report."""
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ToldAnswer:
     kind: AnswerKind
     """``unsure``: the threshold and the probability point to different sides."""
     sentence: str
-    """With the only number that is told of the answer."""
+    """With the answer's probability, the only number."""
 
 
 def told_answer(
@@ -40,8 +40,8 @@ def told_answer(
     probability: float | None,
     decision: str | None,
 ) -> ToldAnswer:
-    """Of the leading animal, the probability that it is right (None without one) and the decision
-    ``known`` or ``new`` (None without one).
+    """The answer from the leading animal, the probability that it is right (None without one) and
+    the decision ``known`` or ``new`` (None without one).
 
     >>> told_answer("Zita", 0.84, "known").sentence, told_answer("Zita", 0.06, "new").sentence
     ('Looks like Zita (84%)', 'No known animal; nearest Zita (6%)')
@@ -62,7 +62,7 @@ def told_answer(
 
 
 def found_words(known: int, new: int, unsure: int, *, new_animals: int = 0) -> str:
-    """How many photographs show what, of those that were decided.
+    """The numbers of photographs by decision, in words.
 
     >>> found_words(1, 17, 0, new_animals=15), found_words(0, 3, 0)
     ('1 looks like a known animal, 17 look new (15 new animals)', 'none matched a known animal')
@@ -88,7 +88,7 @@ def _number(count: int, what: str) -> str:
 
 
 def quality_words(quality: GalleryQuality, config: ProbeConfig) -> list[str]:
-    """The verdict on a gallery, what it rests on, and what to try where it is not good."""
+    """The verdict on a gallery, its numbers, and what to try where it is not good."""
     sentences = [f"Verdict: {VERDICTS[quality.level]}"]
     if quality.level != "unknown":
         sentences.append(_evidence(quality))

@@ -1,4 +1,4 @@
-"""Plain words for what is in a run's files, in pages and in pictures."""
+"""Plain words for the content of a run's files, in pages and in pictures."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def metric_words(name: str) -> tuple[str, str]:
 
 
 def _of_one(text: str) -> str:
-    """What is said of k things, of one."""
+    """A text about k things, made to fit one."""
     text = text.replace("within the first 1", "first").replace(
         "is among the best 1 animals", "leads"
     )
@@ -184,7 +184,7 @@ def count_words(name: str) -> tuple[str, str]:
 
 
 def method_words(method: str) -> str:
-    """What a method, or one of those that it fuses, looks at.
+    """A method, or one of those that it fuses, in words.
 
     >>> method_words("cosine:efficientnet-lite0"), method_words("aliked-n16")
     ('overall likeness', 'matched spots')
@@ -196,8 +196,8 @@ def method_words(method: str) -> str:
 
 
 def verdict_sentence(verdict: str, first_rank: int) -> str:
-    """What a picture says of a query's answer; ``first_rank``: of the query's identity, 0 where the
-    gallery lacks it. Verdicts are outcomes, and ``no candidate``."""
+    """A picture's sentence on a query's answer; ``first_rank``: of the query's identity, 0 where
+    the gallery lacks it. Verdicts are outcomes, and ``no candidate``."""
     if verdict == "wrong":
         if first_rank == 0:
             return "Wrong: a new animal was taken for a known one."

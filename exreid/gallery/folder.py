@@ -218,15 +218,15 @@ class StoredGallery:
         """What features of this name depend on besides the images; empty where it has none."""
         return dict(self.manifest["features"].get(name, {}))
 
-    def check_features(self, name: str, here: Mapping[str, Json]) -> None:
+    def check_features(self, name: str, description: Mapping[str, Json]) -> None:
         """GalleryError where features made here would differ from the gallery's.
 
         What only moves the last digits (device, versions of torch and timm) may differ.
         """
-        there = self.description(name)
-        if not there:
+        own = self.description(name)
+        if not own:
             raise GalleryError(f"{self.folder}: has no features of {name}. {AGAIN}")
-        changed = _differences(there, json.loads(json.dumps(here)))
+        changed = _differences(own, json.loads(json.dumps(description)))
         if not changed:
             return
         lines = [f"  {key}: {old!r} in the gallery, {new!r} here" for key, old, new in changed]

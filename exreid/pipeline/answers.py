@@ -1,4 +1,4 @@
-"""What a probe answers, by identity and by encounter, known or new; and the numbers of that."""
+"""A probe's answers by identity and by encounter, known or new, and their metrics."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ NEW_ANIMALS_FILE = "new_animals.parquet"
 
 @dataclass(frozen=True)
 class AnswerTables:
-    """What is answered, as it is written; None for what a run does not have."""
+    """The tables of the answers, as written; None for a table that a run does not have."""
 
     answers: pa.Table | None = None
     """``answers.parquet``: the best identities of each query."""
     encounters: pa.Table | None = None
     """``encounters.parquet``: a row for each encounter and identity of the queries."""
     open_set: pa.Table | None = None
-    """``open_set.parquet``: what was decided of each query."""
+    """``open_set.parquet``: the decision for each query."""
     new_animals: pa.Table | None = None
     """``new_animals.parquet``: a row for each query that was called new and grouped."""
 
@@ -90,7 +90,7 @@ def new_animals_of(retrieval: Retrieval) -> pa.Table | None:
 
 
 def read_answer_tables(folder: Path) -> AnswerTables:
-    """What metrics are made of, of a finished run; RunError for a damaged one."""
+    """The tables of a finished run that metrics need; RunError for a damaged one."""
     return AnswerTables(
         None,
         _read(folder / ENCOUNTER_FILE, {"identity_rank": WHOLE}, empty={"identity": TEXT}),
@@ -114,7 +114,7 @@ def _read(file: Path, columns: dict[str, Any], **how: Any) -> pa.Table | None:
 
 
 def write_tables(folder: Path, tables: AnswerTables) -> None:
-    """Each table of the answers to its file."""
+    """Write each table to its file."""
     for name, table in (
         ("answers.parquet", tables.answers),
         (ENCOUNTER_FILE, tables.encounters),
@@ -126,8 +126,8 @@ def write_tables(folder: Path, tables: AnswerTables) -> None:
 
 
 def write_evidence(folder: Path, retrieval: Retrieval) -> None:
-    """``fusion.parquet`` and ``budget.parquet``: where fused scores come from, and what was
-    spent on each query."""
+    """``fusion.parquet`` and ``budget.parquet``: the parts of fused scores, and the pairs matched
+    for each query."""
     fused = retrieval.fused
     if retrieval.evidence is not None:
         write_table(folder / "fusion.parquet", retrieval.evidence)
@@ -272,18 +272,19 @@ def _truth(retrieval: Retrieval, decisions: Decisions) -> tuple[np.ndarray, np.n
 def open_set_content(
     deciders: Sequence[Decider], calibration: Answers, options: OpenSetConfig
 ) -> dict[str, Json]:
-    """``open_set.json``: the rule, what was fitted (for each fold, where there are folds), and how
-    the calibration queries were answered."""
+    """``open_set.json``: the rule, the fitted numbers (of each fold, where there are folds), and
+    the answers to the calibration queries."""
     by_rate = options.rule == "false_match_rate"
     fitted: list[dict[str, Json]] = []
     for decider in deciders:
-        bar = decider.threshold if np.isfinite(decider.threshold) else -1.0
+        threshold = decider.threshold if np.isfinite(decider.threshold) else -1.0
         coefficients = {
             "score": decider.coefficients[0] / decider.scales[0],
             "margin": decider.coefficients[1] / decider.scales[1],
             "intercept": decider.intercept,
         }
-        fitted.append({"bar": bar, "coefficients": coefficients, "bounds": [*decider.bounds]})
+        bounds = [*decider.bounds]
+        fitted.append({"bar": threshold, "coefficients": coefficients, "bounds": bounds})
     reason = next((decider.reason for decider in deciders if decider.reason), None)
     promised = by_rate and reason is None
     return {
@@ -314,7 +315,7 @@ def _open_set_metrics(decided: pa.Table | None, config: ProbeConfig) -> tuple[Me
     # Decided by a threshold, or by that of the query's fold.
     accepted_Q = (rows["decision"] == "known").to_numpy()
     table = balanced_accuracies(replace(answers, score_Q=accepted_Q.astype(np.float64)), 0.5)
-    # Averaged as the rate is promised, so that the two can be laid side by side.
+    # Averaged as the rate is promised, so that the two can be compared.
     table["false_match_rate"] = QueryValues(
         accepted_Q.astype(np.float64),
         ~answers.known_Q,
@@ -367,15 +368,15 @@ def _statistic_intervals(
     identity_Q: np.ndarray,
     config: ProbeConfig,
 ) -> Intervals:
-    """The 95% intervals of statistics of weighted queries, of those that have one."""
+    """The 95% intervals of statistics of weighted queries; one without an interval is left out."""
     resamples = config.benchmark.bootstrap_resamples
     if not resamples:
         return {}
-    found = {
+    intervals = {
         name: bootstrap_statistic(statistic, identity_Q, resamples=resamples, seed=config.seed)
         for name, statistic in statistics.items()
     }
-    return {name: interval for name, interval in found.items() if interval is not None}
+    return {name: interval for name, interval in intervals.items() if interval is not None}
 
 
 def _geometric(

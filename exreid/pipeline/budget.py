@@ -1,4 +1,4 @@
-"""The budget of a probe's local matching: rounds over all queries, and what they spent."""
+"""The budget of a probe's local matching: rounds over all queries, and the matched pairs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class BudgetSpent:
         return pa.table(columns)
 
     def counts(self, query_P: np.ndarray, risk: float) -> Counts:
-        """What ``result.json`` says of it; a query with a whole shortlist matched is decided."""
+        """The counts for ``result.json``; a query with a whole shortlist matched is decided."""
         pairs_Q = self.pairs_of_each(query_P)
         whole_Q = pairs_Q == np.bincount(query_P, minlength=len(pairs_Q))
         return {
@@ -60,7 +60,7 @@ def match_within_budget(
     gallery: RetrievalSide,
     exclude: Exclude,
 ) -> BudgetSpent:
-    """Match the pairs of all shortlists (`shortlist_pairs`) as far as the budget rule asks for. The
+    """Match the pairs of all shortlists (`shortlist_pairs`) as far as the budget rule wants. The
     pairs of a round, of all queries, are matched together."""
     methods, fusion, rule = fitted.methods, fitted.fusion, fitted.rule
     assert rule is not None, "the config refuses a budget without local methods"

@@ -1,4 +1,4 @@
-"""The fusion of a probe's methods: fitted on pairs of the gallery, or loaded; and what it says."""
+"""The fusion of a probe's methods: fitted on pairs of the gallery, or loaded; and its files."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def calibrated(
 ) -> tuple[FittedFusion, Counts]:
     """The fusion, loaded or fitted on pairs of the gallery; and counts for the result.
 
-    ``vectors_ND``, in the table's order, say which pairs are near. Nothing is fitted on identities
-    that are ``left_out``. Where a cascade chooses the pairs that are matched in full
-    (precision=fast), it is fitted on pairs that were chosen in the same way: among those, the same
-    score means more. ``folder`` is given ``fusion.json``, ``calibration_pairs.parquet`` and
+    ``vectors_ND``, in the table's order, decide which pairs are near. Identities that are
+    ``left_out`` take no part in the fit. Where a cascade chooses the pairs that are matched in full
+    (precision=fast), the fit is on pairs that were chosen in the same way: among those, the same
+    score means more. Written into ``folder``: ``fusion.json``, ``calibration_pairs.parquet`` and
     ``reliability.png``.
     """
     options = config.benchmark.calibration
@@ -109,7 +109,7 @@ def _written(
     held_out: HeldOut,
     folder: Path,
 ) -> Counts:
-    """Write what the fusion was fitted on and how far it holds; its counts."""
+    """Write the fusion, its pairs and its held-out reliability; returns the counts."""
     names, pairs, fusion = fitted.fusion.methods, drawn.pairs, fitted.fusion
     counts: Counts = {}
     prob_PM = np.column_stack([held_out.probability_PM, held_out.probability_P])
@@ -141,7 +141,7 @@ def _written(
         draw_reliability(folder / "reliability.png", fused, curves)
         counts["calibration_error_before"] = own["fused"]["ece_before"]
         counts["calibration_error"] = own["fused"]["ece"]
-        counts |= _said_how_far_it_holds(shown.get("fused"))
+        counts |= _shown_counts(shown.get("fused"))
     counts |= {"calibration_pairs": len(pairs), "calibration_positives": int(pairs.same_P.sum())}
     write_table(folder / "calibration_pairs.parquet", _pair_table(names, drawn, held_out))
     content = {
@@ -176,9 +176,10 @@ def _pair_table(names: Sequence[str], drawn: DrawnPairs, held_out: HeldOut) -> p
     return pa.table(columns)
 
 
-def _said_how_far_it_holds(shown: dict[str, float] | None) -> Counts:
-    """Of candidates such as a person sees: over all pairs, nearly all of which show two identities
-    that nobody would mistake, any curve is nearly right."""
+def _shown_counts(shown: dict[str, float] | None) -> Counts:
+    """The reliability on candidates that a person is shown, with a warning where it is no better
+    than the base rate. Over all pairs, nearly all of which show two identities that nobody would
+    mistake, any curve is nearly right."""
     if shown is None:
         return {}
     if shown["brier"] >= shown["brier_base_rate"]:
@@ -198,7 +199,7 @@ def _said_how_far_it_holds(shown: dict[str, float] | None) -> Counts:
 
 
 def _scaled(score_PM: np.ndarray) -> np.ndarray:
-    """Raw scores from 0 to 1 by their range: what they would say as probabilities."""
+    """Raw scores scaled to 0..1 by their range, to be compared with probabilities."""
     low_M, high_M = score_PM.min(axis=0), score_PM.max(axis=0)
     return np.asarray((score_PM - low_M) / (high_M - low_M))
 
@@ -206,8 +207,8 @@ def _scaled(score_PM: np.ndarray) -> np.ndarray:
 def _figures(
     before_P: np.ndarray, prob_P: np.ndarray, pairs: CalibrationPairs, rows_P: np.ndarray
 ) -> dict[str, float]:
-    """Of these pairs the held-out calibration error and Brier score; those of raw scores and of
-    the base rate."""
+    """The held-out calibration error and Brier score of these pairs, and those of their raw scores
+    and of the base rate."""
     before_P, prob_P = before_P[rows_P], prob_P[rows_P]
     same_P, weight_P = pairs.same_P[rows_P], pairs.weight_P[rows_P]
     base_P = np.full(len(same_P), np.average(same_P, weights=weight_P))
@@ -223,7 +224,7 @@ def _figures(
 
 
 def _made_for(config: ProbeConfig, methods: Sequence[Method]) -> dict[str, str]:
-    """What each method's raw scores depend on, as a fingerprint."""
+    """A fingerprint of the settings that each method's raw scores depend on."""
     images = {name: getattr(config.dataset, name) for name in OF_IMAGES}
     images |= crop_description(config.dataset.cropped)
     models = iter((config.model, *config.benchmark.fusion.models))
@@ -243,8 +244,8 @@ def _made_for(config: ProbeConfig, methods: Sequence[Method]) -> dict[str, str]:
 def _loaded(
     config: ProbeConfig, methods: tuple[Method, ...], file: Path, folder: Path
 ) -> FittedFusion:
-    """The fusion of another run, of which this run keeps a copy; CalibrationError where it is none,
-    or was fitted for other methods or settings."""
+    """The fusion of another run, copied into this run's folder; CalibrationError for any other
+    file, and for one that was fitted for other methods or settings."""
     names = tuple(method.name for method in methods)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -257,8 +258,8 @@ def _loaded(
             f"{file}: not a saved fusion ({error}). Set benchmark.calibration.load to the "
             f"{FUSION_FILE} of a completed wildfusion run."
         ) from error
-    here = _made_for(config, methods)
-    changed = [name for name in {**here, **made_for} if here.get(name) != made_for.get(name)]
+    own = _made_for(config, methods)
+    changed = [name for name in {**own, **made_for} if own.get(name) != made_for.get(name)]
     if changed or fusion.methods != names:
         raise CalibrationError(
             f"{file}: fitted for {', '.join(fusion.methods)}, and this run fuses "

@@ -20,7 +20,7 @@ from exreid.pipeline.methods import Method, score_all_methods
 from exreid.records import RetrievalSide
 
 NEAR_DEPTH = 10
-"""Pairs of two identities count as near up to so many best candidates by the global score, or to
+"""Pairs of two identities count as near up to this many best candidates by the global score, or to
 the end of the shortlist. A person is shown such candidates, and hardly any others."""
 
 
@@ -29,13 +29,13 @@ class DrawnPairs:
     """Pairs of gallery images with a score by each method."""
 
     gallery: RetrievalSide
-    """What the pairs are indices of."""
+    """The pairs are indices of it."""
     pairs: CalibrationPairs
     score_PM: np.ndarray
     shown_P: np.ndarray
     """bool: the second is among the first's best candidates, as a person is shown them."""
     listed_P: np.ndarray
-    """bool: it is on the first's shortlist, where there is one: other pairs are never answers."""
+    """bool: the second is on the first's shortlist: other pairs are never answers."""
 
 
 def draw_pairs(
@@ -48,7 +48,7 @@ def draw_pairs(
     cascade_chooses: bool,
 ) -> DrawnPairs:
     """The pairs, none of an identity that is ``left_out``; ``vectors_ND``, in the table's order,
-    say which are near. Where ``cascade_chooses`` which pairs are matched in full, they are pairs
+    decide which are near. Where ``cascade_chooses`` which pairs are matched in full, they are pairs
     that it chooses when gallery images are answered as queries: among those, the same score means
     more."""
     draw = _chosen if cascade_chooses else _drawn
@@ -57,15 +57,15 @@ def draw_pairs(
     first_A, row_P = np.unique(pairs.first_P, return_inverse=True)
     depth = _near_depth(config)
     near_AK = _nearest(gallery, vectors_ND, first_A, keep=depth, exclude=exclude)
-    found_PK = near_AK[row_P] == pairs.second_P[:, None]
-    shown_P, listed_P = found_PK[:, :NEAR_DEPTH].any(axis=1), np.ones(len(pairs), bool)
+    same_PK = near_AK[row_P] == pairs.second_P[:, None]
+    shown_P, listed_P = same_PK[:, :NEAR_DEPTH].any(axis=1), np.ones(len(pairs), bool)
     if config.benchmark.candidate_k is not None and not cascade_chooses:
-        listed_P = found_PK[:, : config.benchmark.candidate_k].any(axis=1)
+        listed_P = same_PK[:, : config.benchmark.candidate_k].any(axis=1)
     return DrawnPairs(gallery, pairs, score_PM, shown_P, listed_P)
 
 
 def _near_depth(config: ProbeConfig) -> int:
-    """Near is at least whatever is on a shortlist, so that each of its pairs may be drawn."""
+    """Near pairs include the whole shortlist, so that each of its pairs may be drawn."""
     return max(NEAR_DEPTH, config.benchmark.candidate_k or 0)
 
 
@@ -100,7 +100,7 @@ def _chosen(
     methods: Sequence[Method],
     left_out: np.ndarray | None,
 ) -> tuple[RetrievalSide, CalibrationPairs, np.ndarray]:
-    """About as many as are asked for come through."""
+    """About ``calibration.pairs`` of the drawn pairs get through the cascade."""
     options = config.benchmark.calibration
     if left_out is not None:
         gallery = gallery.take(np.flatnonzero(~np.isin(gallery.identity_N, left_out)))
@@ -141,7 +141,8 @@ def _nearest(
     """The best candidates, among some gallery images or all, of gallery images (both rising), by
     the cosine; -1 where there are fewer."""
     second_B = np.arange(len(gallery)) if second_B is None else second_B
-    one, two = gallery.take(first_A), gallery.take(second_B)
-    vectors = vectors_ND[one.position_N], vectors_ND[two.position_N]
-    found = rank_by_cosine(*vectors, one, two, keep=keep, exclude=exclude).candidate_index_QK
-    return np.where(found >= 0, second_B[np.maximum(found, 0)], -1)
+    first, second = gallery.take(first_A), gallery.take(second_B)
+    vectors = vectors_ND[first.position_N], vectors_ND[second.position_N]
+    ranking = rank_by_cosine(*vectors, first, second, keep=keep, exclude=exclude)
+    near_AK = ranking.candidate_index_QK
+    return np.where(near_AK >= 0, second_B[np.maximum(near_AK, 0)], -1)

@@ -1,4 +1,4 @@
-"""Leak checks before anything is measured: what the split gives away, and what then happens."""
+"""Leak checks before anything is measured, and their warnings and errors."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ log = logging.getLogger(__name__)
 LEAKS_FILE = "leaks.csv"
 SHOWN_LEAKS = 3
 FEW_PRINTS = 2000
-"""Up to so many prints are made in this process: Ray takes longer to start."""
+"""Up to this many prints are made in this process: Ray takes longer to start."""
 LEAK_COLUMNS = ["kind", "query_id", "gallery_id", "detail"]
 SPLIT_REMEDY = "use a split that does not (dataset.make_split makes one)"
 
 
 @dataclass(frozen=True)
 class LeakCheck:
-    """Which images are asked with and answered with, and what of it is meant to be so."""
+    """The images of queries and gallery, and which findings are intended."""
 
     table: ImageTable
     query: np.ndarray
@@ -58,9 +58,9 @@ class LeakCheck:
     gallery: np.ndarray
     exclude: Exclude = "image"
     partners: bool = True
-    """Whether queries without a gallery image of their animal are looked for."""
+    """Whether to look for queries without a gallery image of their animal."""
     open_set: bool = False
-    """New animals among the queries are meant to be there."""
+    """New animals among the queries are intended."""
     asked: str = "queries"
     """What messages call the queries, and the gallery."""
     answering: str = "gallery"
@@ -69,11 +69,11 @@ class LeakCheck:
 
 @dataclass(frozen=True)
 class Inspected:
-    """What the checks found: ``result.json``'s ``leaks``, the file's lines, and the warnings."""
+    """The leaks: ``result.json``'s counts, the file's lines, and the warnings."""
 
     leaks: Leaks
     warnings: dict[str, str]
-    """By the kind of leak; what ``safety: strict`` stops at."""
+    """By the kind of leak; ``safety: strict`` stops at any of them."""
     notes: list[str]
     """Worth a warning, and no reason to stop."""
 
@@ -91,7 +91,7 @@ def leak_check(table: ImageTable, config: ProbeConfig) -> LeakCheck:
 
 
 def inspect_split(check: LeakCheck, prints: Prints | None) -> Inspected:
-    """Everything that the checks find; without ``prints`` in the table alone."""
+    """All leaks; without ``prints`` those that the table alone shows."""
     queries, gallery = retrieval_sides(check.table, check.query, check.gallery)
     names = check.table.rows["encounter"].tolist()
     leaks = Leaks()
@@ -101,8 +101,8 @@ def inspect_split(check: LeakCheck, prints: Prints | None) -> Inspected:
         leaks.found.clear()
     if check.partners:
         animals = check.table.rows["identity"].tolist()
-        found = partner_leaks(queries, gallery, animals, same_encounter=answers_own_visit)
-        leaks.add(Leaks([] if check.open_set else found.found, found.counts))
+        lonely = partner_leaks(queries, gallery, animals, same_encounter=answers_own_visit)
+        leaks.add(Leaks([] if check.open_set else lonely.found, lonely.counts))
     if prints is not None:
         paths = check.table.rows["path"].tolist()
         leaks.add(_copies(queries, gallery, prints, paths, same_encounter=answers_own_visit))
@@ -195,7 +195,7 @@ def check_leaks(
     progress: Progress,
     verbose: bool,
 ) -> dict[str, int | str]:
-    """Run the checks, write ``leaks.csv``, warn of what was found; the counts for the result.
+    """Run the checks, write ``leaks.csv``, and warn of leaks; returns the counts for the result.
 
     LeakError with ``safety: strict`` where there is a leak. Nothing is done with ``off``.
     """
@@ -219,12 +219,12 @@ def strict_message(inspected: Inspected, file: Path) -> str:
     lines = ["safety=strict stops here: the split gives answers away."]
     for kind, text in inspected.warnings.items():
         lines.append(f"  {text}:")
-        found = inspected.leaks.of(kind)
-        for leak in found[:SHOWN_LEAKS]:
+        leaks = inspected.leaks.of(kind)
+        for leak in leaks[:SHOWN_LEAKS]:
             pair = " - ".join(filter(None, (leak.query_id, leak.gallery_id)))
             lines.append(f"    {pair}" + (f" ({leak.detail})" if leak.detail else ""))
-        if len(found) > SHOWN_LEAKS:
-            lines.append(f"    and {len(found) - SHOWN_LEAKS} more")
+        if len(leaks) > SHOWN_LEAKS:
+            lines.append(f"    and {len(leaks) - SHOWN_LEAKS} more")
     lines.append(f"  All are listed in {file}; safety=warn goes on all the same.")
     return "\n".join(lines)
 

@@ -1,8 +1,8 @@
-"""Leave-one-out with something fitted: each query is answered by what never saw its identity.
+"""Cross-fitting where the queries are the database: each query's fit leaves out its identity.
 
-Where the queries are the database, a calibration or a decision that is fitted on the database has
-seen the queries' answers. So the identities are dealt to folds, and the queries of a fold are
-answered by what was fitted on the identities of the other folds.
+A calibration or a decision that is fitted on the whole database would have seen the queries'
+answers. So the identities are dealt to folds, and the queries of a fold are answered with a fit on
+the identities of the other folds.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ class Fold:
     members: np.ndarray
     """Indices of the queries, rising."""
     left_out: np.ndarray
-    """Identity codes that nothing is fitted on."""
+    """The codes of their identities, which are left out of the fit."""
 
     def others(self, gallery: RetrievalSide) -> RetrievalSide:
-        """What may be fitted on."""
+        """The gallery images that may be fitted on."""
         return gallery.take(np.flatnonzero(~np.isin(gallery.identity_N, self.left_out)))
 
 
 def fits_on_queries(config: ProbeConfig) -> bool:
-    """Whether what is fitted on the database would be fitted on the queries."""
+    """Whether a fit on the database would be a fit on the queries."""
     dataset, benchmark = config.dataset, config.benchmark
     fits = benchmark.method == "wildfusion" and benchmark.calibration.load is None
     same = split_value(dataset.query_split_value) == split_value(dataset.database_split_value)
@@ -61,15 +61,16 @@ def cross_fitted(
     reranker: Reranker | None,
     folder: Path,
 ) -> tuple[Retrieval, GalleryQuality | None]:
-    """Each query answered by what never saw its identity, and how well the gallery tells its
-    animals apart, where decisions are fitted; what was fitted for each fold is written below
-    ``folder``. New animals are not grouped: one cut for all queries would be fitted on the
-    queries."""
+    """Each query answered with a fit that left out its identity and, where decisions are fitted,
+    how well the gallery tells its animals apart; each fold's fit is written below ``folder``. New
+    animals are not grouped: one cut for all queries would be fitted on the queries."""
     folds = identity_folds(queries, scoring.config.seed)
     sides = {"queries": queries, "gallery": gallery}
-    found = [_of_fold(fold, scoring, **sides, reranker=reranker, folder=folder) for fold in folds]
-    parts = [part for part, _ in found]
-    qualities = [quality for _, quality in found if quality is not None]
+    answered = [
+        _of_fold(fold, scoring, **sides, reranker=reranker, folder=folder) for fold in folds
+    ]
+    parts = [part for part, _ in answered]
+    qualities = [quality for _, quality in answered if quality is not None]
     members = [fold.members for fold in folds]
     ranking = joined_rankings([part.ranking for part in parts], members)
     decisions = [part.decisions for part in parts if part.decisions is not None]

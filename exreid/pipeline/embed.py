@@ -37,50 +37,53 @@ if TYPE_CHECKING:
     from exreid.pipeline.keypoints import LocalImages
 
 FEW_TO_EMBED = 256
-"""To embed; one process uses all CPUs too, and Ray takes some seconds to start."""
+"""Up to this many images are embedded in this process: it uses all CPUs too, and Ray takes some
+seconds to start."""
 
 
 class StoredFeatures(Protocol):
-    """Features that are not made again: a gallery's, of the images that stand first in a table."""
+    """Features that are not made again: a gallery's, of the first images of a table."""
 
     def __len__(self) -> int:
-        """How many images it has."""
+        """The number of images."""
 
     @property
     def keys(self) -> list[str]:
-        """Each image's key, as caches have it."""
+        """Each image's key (`exreid.features.keys.image_key`)."""
 
     def vectors(self, number: int) -> np.ndarray:
         """float32 (G, D) of one backbone."""
 
     def local_folder(self, name: str) -> Path:
-        """Where the local features of one extractor lie."""
+        """The folder of the local features of one extractor."""
 
     def description(self, name: str) -> dict[str, Json]:
-        """What features of this name depend on besides the images; empty where it has none."""
+        """The description of the features of this name (`exreid.features.keys`); empty where it has
+        none."""
 
-    def check_features(self, name: str, here: Mapping[str, Json]) -> None:
-        """An error where features made here cannot be compared with those of this name."""
+    def check_features(self, name: str, description: Mapping[str, Json]) -> None:
+        """An error where features of this description cannot be compared with those of this
+        name."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """The images whose features could all be made, and these."""
+    """The images whose features could all be made, and their features."""
 
     table: ImageTable
     vectors: tuple[np.ndarray, ...] = ()
-    """float32 (N, D) of each backbone."""
+    """float32 (N, D) by each backbone."""
     local: tuple[LocalImages, ...] = ()
     """Of each kind of local features."""
     descriptions: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
-    """What each kind of features depends on besides the images, by its name."""
+    """What each kind of features depends on besides the images, by the kind's name."""
     rejected: tuple[Rejected, ...] = ()
     """The images that could not be read."""
     counts: Mapping[str, int] = field(default_factory=dict)
 
     def at(self, position_N: np.ndarray, report: ExtractionReport, kind: str) -> Features:
-        """Of the images at these positions (rising) alone, which could be read once more;
-        ``report`` says how that went, for images or keypoints."""
+        """The features of the images at these positions (rising), which a further step could use;
+        ``report`` is that step's, and ``kind`` says of what: images or keypoints."""
         counted = {f"{kind}_cached": report.cached, f"{kind}_extracted": report.extracted}
         added = {name: self.counts.get(name, 0) + count for name, count in counted.items()}
         return replace(
@@ -104,8 +107,8 @@ def embed(
     """The vectors of each backbone that the benchmark's method needs.
 
     The first images of the table are those of ``stored``, and not read. With ``describe`` the
-    features come with their descriptions. Without, beside stored ones, a backbone is not built
-    where the cache has all vectors: its import and weights take seconds.
+    features have their descriptions. Without it, where features are stored and the cache has all
+    other vectors, no backbone is built: its import and weights take seconds.
     """
     features = Features(table)
     for number, model in enumerate(methods_of(config)[0]):
@@ -166,12 +169,14 @@ def _with_vectors(
 def _cached(
     new: ImageTable, config: ProbeConfig, stored: StoredFeatures, name: str
 ) -> np.ndarray | None:
-    """The vectors of new images where the cache has them all, made by a backbone that is described
-    as that of the stored ones."""
+    """The vectors of new images by the backbone of the stored ones, where the cache has them
+    all."""
     description = stored.description(name)
-    here = {"torch": torch.__version__, "timm": version("timm")}
+    installed = {"torch": torch.__version__, "timm": version("timm")}
     folder = embedding_folder(config, description)
-    if not folder.is_dir() or any(description.get(part) != here[part] for part in here):
+    if not folder.is_dir() or any(
+        description.get(package) != installed[package] for package in installed
+    ):
         return None
     store = FeatureStore(folder, description)
     keys = known_keys(new, SignatureMemo(cache_folder(config) / "signatures"))
@@ -250,8 +255,8 @@ def _batch_source(
 
 
 def works_alone(config: ProbeConfig, images: int, few: int) -> bool:
-    """Whether the work is done in this process: as asked for, or, where nothing is asked for and
-    no GPU or cluster is there, because so few images are done before Ray has started."""
+    """Whether the work is done in this process: where the config says so, or, without such a
+    setting, a GPU or a cluster, where ``few`` images or less are done before Ray has started."""
     actors = config.ray.num_actors
     return actors == 0 or (actors is None and images <= few and _runs_on_this_cpu(config))
 
@@ -266,7 +271,7 @@ def _runs_on_this_cpu(config: ProbeConfig) -> bool:
 
 
 def preprocessing_for(config: ProbeConfig | FinetuneConfig, backbone: Backbone) -> Preprocessing:
-    """The data set's wishes, and the backbone's own way where there are none."""
+    """The data set's settings and, where it has none, the backbone's own."""
     dataset = config.dataset
     resize = backbone.resize if dataset.resize == "auto" else dataset.resize
     return Preprocessing(
@@ -284,8 +289,8 @@ def preprocessing_for(config: ProbeConfig | FinetuneConfig, backbone: Backbone) 
 
 
 def embedding_description(config: ProbeConfig, backbone: Backbone, device: str) -> dict[str, Json]:
-    """All that global features depend on besides the image and its mask: probes, galleries and
-    identification find them in the cache by this alone."""
+    """All that global features depend on besides the image and its mask; probes, galleries and
+    identification share cached features by it."""
     return stage_description(
         backbone,
         preprocessing_for(config, backbone).describe(),
@@ -297,5 +302,5 @@ def embedding_description(config: ProbeConfig, backbone: Backbone, device: str) 
 
 
 def embedding_folder(config: ProbeConfig, description: Mapping[str, Json]) -> Path:
-    """Where the cache keeps global features with this `embedding_description`."""
+    """The cache's folder of global features with this `embedding_description`."""
     return stage_folder(cache_folder(config), "embeddings", description)

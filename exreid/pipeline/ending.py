@@ -1,4 +1,4 @@
-"""How a run ends that does not come to its end: its folder says so, and the error what to do."""
+"""Recording a run's failure in its folder, with an error that says what to do."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from exreid.training.checkpoint import LATEST_FULL
 
 @contextmanager
 def recording_failure(folder: RunFolder, tracker: Tracker | None = None) -> Iterator[None]:
-    """What ends the block, and the warnings until then, go into the run's ``result.json``; what is
-    raised is an error that a user can act on, with the run's id. A wrong command leaves no folder,
+    """Write an error of the block, and the warnings until then, into the run's ``result.json``. The
+    raised error is one that a user can act on, with the run's id. A wrong command leaves no folder,
     unless the user named it (``output.run_id``)."""
     try:
         with noting_death(folder.path / "result.json"), _warnings_kept(folder.warnings):
             yield
     except BaseException as error:
-        told = explained(error, folder)
-        if not (_is_wrong_command(told, folder) and folder.withdraw()):
-            folder.fail(told)
+        shown = explained(error, folder)
+        if not (_is_wrong_command(shown, folder) and folder.withdraw()):
+            folder.fail(shown)
         if tracker is not None:
             tracker.finish({"status": "failed"})
-        if told is error:
+        if shown is error:
             raise
-        raise told from error
+        raise shown from error
 
 
 @contextmanager
 def _warnings_kept(warnings: list[str]) -> Iterator[None]:
-    """Append what exreid warns of during the with-block, each once."""
+    """Append exreid's warnings during the with-block, each text once."""
 
     class Keep(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -55,22 +55,22 @@ def _warnings_kept(warnings: list[str]) -> Iterator[None]:
 
 
 def explained(error: BaseException, folder: RunFolder) -> BaseException:
-    """The error that says what happened to the run and what to do; often the same one."""
+    """The error to show: what happened to the run and what to do; often ``error`` itself."""
     if isinstance(error, KeyboardInterrupt):
-        told: BaseException = RunInterrupted(folder.run_id)
+        shown: BaseException = RunInterrupted(folder.run_id)
     elif isinstance(error, ExreidError):
-        told = error
+        shown = error
     else:
-        told = storage_error(error, places_of(folder.config)) or error
-    if isinstance(told, (ExreidError, RunInterrupted)):
-        finished = _has_checkpoint(folder) or (not told.by_user and _has_finished(folder))
-        told.run_id = folder.run_id if finished else None
-    return told
+        shown = storage_error(error, places_of(folder.config)) or error
+    if isinstance(shown, (ExreidError, RunInterrupted)):
+        finished = _has_checkpoint(folder) or (not shown.by_user and _has_finished(folder))
+        shown.run_id = folder.run_id if finished else None
+    return shown
 
 
 def _is_wrong_command(error: BaseException, folder: RunFolder) -> bool:
-    """Whether the user has to type another command, and looks for nothing in the run's folder:
-    neither its name nor its list of leaks."""
+    """Whether the user has to type another command, and needs nothing of the run's folder: neither
+    its name nor its list of leaks."""
     if isinstance(error, LeakError) or not isinstance(error, ExreidError) or not error.by_user:
         return False
     return cast(AnyConfig, folder.config).output.run_id is None
@@ -81,7 +81,7 @@ def _has_checkpoint(folder: RunFolder) -> bool:
 
 
 def _has_finished(folder: RunFolder) -> bool:
-    """Whether this start has finished something that a command run again does not do again."""
+    """Whether this start has finished some work that the same command would not repeat."""
     with suppress(OSError, ValueError, ExreidError):
         sweep = folder.path / SWEEP_FILE
         trials = json.loads(sweep.read_text())["trials"] if sweep.exists() else []

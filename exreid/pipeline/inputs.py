@@ -1,4 +1,4 @@
-"""What every run begins with: the data set's table, and where this machine reads and writes."""
+"""The beginning of every run: the data set's table, and the folders to read and write."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Config = TypeVar("Config", bound=AnyConfig)
 
 
 def settled(config: Config, *, skip: bool | None = None) -> Config:
-    """The config with what another program's file as ``dataset.metadata_file`` leaves no choice
-    about, where the user has not said otherwise: its visits, its sides, and a split made where it
-    has none. What was set is told. With ``skip`` entries of the file that cannot be used do not
-    matter here; None: as ``dataset.on_error`` says.
+    """The config with keys that follow from another program's file as ``dataset.metadata_file``,
+    where the user has not set them: its visits, its sides, and a split made where it has none. A
+    warning lists them. ``skip``: pass over unusable entries of the file; None: as
+    ``dataset.on_error`` says.
     """
     dataset = config.dataset
     try:
@@ -51,13 +51,13 @@ def settled(config: Config, *, skip: bool | None = None) -> Config:
     if dataset.split_col not in columns and "split_col" not in dataset.model_fields_set:
         wanted["make_split"] = dataset.make_split or "closed_set"
     if wanted:
-        told = ", ".join(
+        taken = ", ".join(
             f"dataset.{key}={value if isinstance(value, str) else list(value)}"
             for key, value in wanted.items()
         )
         source = dataset.metadata_file or dataset.root
         if not reads_folders(dataset.root, dataset.metadata_file):
-            log.warning("%s: taken, as nothing else is said: %s", source, told)
+            log.warning("%s: taken, as nothing else is said: %s", source, taken)
     update = {"dataset": dataset.model_copy(update=wanted)}
     return cast(Config, config.model_copy(update=update))
 
@@ -90,7 +90,7 @@ def read_images(
     _check_told_apart(table, dataset)
     if dataset.no_mask == "skip" and dataset.needs_region:
         table, without = _with_regions(table)
-        rejected = sorted([*rejected, *without], key=lambda one: one.row)
+        rejected = sorted([*rejected, *without], key=lambda image: image.row)
     if with_split and dataset.make_split is not None:
         table = with_made_split(table, config)
     return table, rejected
@@ -126,7 +126,7 @@ def _with_regions(table: ImageTable) -> tuple[ImageTable, list[Rejected]]:
 def table_columns(
     dataset: DatasetConfig, *, with_split: bool = True, require_identity: bool = True
 ) -> Columns:
-    """Which columns of the metadata mean what, and which must be there."""
+    """The columns of the metadata by their meaning, and the required ones."""
     split = dataset.split_col if with_split and dataset.make_split is None else None
     required = {dataset.path_col, *dataset.encounter_cols}
     if require_identity:
@@ -176,7 +176,7 @@ def output_root(config: AnyConfig) -> Path:
 
 
 def cache_folder(config: AnyConfig) -> Path:
-    """Where what is computed is kept between runs."""
+    """The folder of the cache, which runs share."""
     cache = config.benchmark.cache if isinstance(config, ProbeConfig) else "auto"
     return (
         output_root(config) / ".exreid_cache"

@@ -33,19 +33,19 @@ from exreid.storage.feature_store import SignatureMemo
 from exreid.storage.urls import is_remote
 
 FEW_TO_MATCH = 16
-"""To match among each other; see `works_alone`."""
+"""Up to this many images are matched in this process; see `works_alone`."""
 EVIDENCE_VERSION = 1
 """Raise it when the code of the matching changes its evidence."""
 
 
 @dataclass(frozen=True)
 class LocalImages:
-    """Images whose local features lie in the cache."""
+    """Images whose local features are in the cache."""
 
     name: str
     """Of the extractor."""
     keys: tuple[str, ...]
-    """Of each image, in the table's order."""
+    """The key of each image, in the table's order."""
     store: LocalFeatureStore
     description: Mapping[str, Json]
     """What the features depend on besides the images."""
@@ -60,8 +60,8 @@ class LocalImages:
 def matching_placement(
     config: ProbeConfig, stack: ExitStack, *, images: int, verbose: bool
 ) -> Placement | None:
-    """The actors that find keypoints and match, for so many images; Ray is up for as long as
-    ``stack`` is open. None for the work in this process, or where there is none."""
+    """The actors that find keypoints and match, for this many images; Ray is up as long as
+    ``stack`` is open. None where the work is done in this process, or nothing is matched."""
     if not methods_of(config)[1] or works_alone(config, images, FEW_TO_MATCH):
         return None
     from exreid.distributed.session import place_actors, ray_session
@@ -139,7 +139,7 @@ def extract_local_images(
 ) -> tuple[LocalImages, np.ndarray, ExtractionReport]:
     """The local features of the table's readable images, from the cache or extracted; their
     positions, and a report. ``boxed`` as `preprocessing_of` has it."""
-    # Weights that cannot be had are better missed now than when all keypoints are found.
+    # Missing weights should be an error now, not after all keypoints are found.
     lightglue_weights(lightglue_name(config))
     benchmark, preprocessing = config.benchmark, preprocessing_of(config, boxed=boxed)
     name, device = benchmark.local_features, placement.device if placement else "cpu"
@@ -162,12 +162,12 @@ def extract_local_images(
         assert placement is not None
         return extract_local_over_actors(table, positions, arguments=arguments, placement=placement)
 
-    def here(table: ImageTable, positions: np.ndarray) -> Iterable[dict[str, np.ndarray]]:
+    def in_process(table: ImageTable, positions: np.ndarray) -> Iterable[dict[str, np.ndarray]]:
         return decode_in_process(table, positions, keep=ExtractLocal(**arguments))
 
     position_N, keys, report = decode_table(
         table,
-        over_actors if placement else here,
+        over_actors if placement else in_process,
         folder=folder,
         memo=SignatureMemo(cache / "signatures"),
         on_error=config.dataset.on_error,
@@ -189,8 +189,8 @@ def lightglue_name(config: ProbeConfig) -> str:
 
 
 def preprocessing_of(config: ProbeConfig, *, boxed: bool) -> LocalPreprocessing:
-    """What the extractor is given, by the config; ``boxed``: the data set has boxes, which do what
-    masks do where ``dataset.mask_col`` names none."""
+    """The preparation of the extractor's input by the config; ``boxed``: the data set has boxes,
+    which take the part of masks where ``dataset.mask_col`` is null."""
     dataset, benchmark = config.dataset, config.benchmark
     located = dataset.mask_col is not None or boxed
     return LocalPreprocessing(

@@ -43,9 +43,9 @@ from exreid.storage.run_tables import matches_table
 from exreid.storage.spreadsheets import safe_cell
 
 PAIRS_PER_TILE = {"cpu": 64, "cuda": 4096}
-"""A few seconds of work, or one of a data-centre GPU: what a lost actor costs. First looks are
-cheap, and take 8 times as many: the work for each image, which is not repeated within a tile, is a
-large part of theirs."""
+"""A few seconds of work, or one second of a data-centre GPU, which is what a lost actor costs.
+Cheap stages take 8 times as many: the work for each image, which is not repeated within a tile, is
+a large part of theirs."""
 FAILED_FILE = "failed_pairs.csv"
 
 
@@ -61,7 +61,7 @@ class LocalMethod:
     image_ids: Sequence[str]
     matchers: Matchers
     open_store: Callable[[str], PairStore]
-    """The evidence that is known already, and where new one goes; by the name of its folder."""
+    """Opens the store of known evidence, which new evidence is added to, by its folder's name."""
     folder: Path
     """Of the run."""
     progress: Progress
@@ -78,7 +78,8 @@ def local_methods(
     tally: MatchingTally,
     known_pairs: Path | None = None,
 ) -> tuple[LocalMethod, ...]:
-    """Each kind of local features as a method; ``known_pairs`` holds more evidence to look in."""
+    """Each kind of local features as a method; ``known_pairs``: a folder of further known
+    evidence."""
     stores: dict[str, PairStore] = {}
     pairs = cache_folder(config) / "pairs"
 
@@ -110,7 +111,7 @@ def score_by_cascade(
     second_P: np.ndarray,
     stages: Sequence[Stage] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of each pair, the number of the last stage that matched it, and its score there, float64."""
+    """For each pair the number of the last stage that matched it, and its score in it, float64."""
     return run_cascade(
         cascade_of(method.config) if stages is None else stages,
         first_P,
@@ -164,7 +165,8 @@ def _match_stage(
 
 
 def _evidence_name(method: LocalMethod, stage: Stage) -> str:
-    """What a stage's evidence depends on besides the images, as the name of its store."""
+    """The name of a stage's store: a fingerprint of what its evidence depends on besides the
+    images."""
     description = {
         "stage": "pairs",
         "stage_version": EVIDENCE_VERSION,
@@ -181,7 +183,7 @@ def match_details(
 ) -> pa.Table:
     """``matches.parquet``: the matched keypoints of each pair, by the last of the stages that
     matched it, as many of them over the threshold as its score counts."""
-    stage_P, count_P = _last_looks(method, stages, first_P, second_P)
+    stage_P, count_P = _last_stages(method, stages, first_P, second_P)
     failed: list[tuple[Tile, str]] = []
     details: dict[int, PairMatches] = {}
     advance = method.progress("Writing matches", len(first_P))
@@ -193,8 +195,8 @@ def match_details(
         for tile, matches in method.matchers.run(
             tiles, make, details_of, method.features_of, failed=failed
         ):
-            for pair, found in zip(place_M[tile.place_P].tolist(), matches, strict=True):
-                details[pair] = _as_counted(found, int(count_P[pair]), method.config)
+            for pair, of_pair in zip(place_M[tile.place_P].tolist(), matches, strict=True):
+                details[pair] = _as_counted(of_pair, int(count_P[pair]), method.config)
             advance(len(matches))
     if failed:
         missing_P = np.array([pair not in details for pair in range(len(first_P))])
@@ -208,11 +210,11 @@ def match_details(
     )
 
 
-def _last_looks(
+def _last_stages(
     method: LocalMethod, stages: Sequence[Stage], first_P: np.ndarray, second_P: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of each pair the last stage that matched it, first looks aside, and the number of matches
-    that it found; the last of all and -1 for a pair that none of them matched."""
+    """For each pair the last stage, stages by confidence aside, that matched it, and its number of
+    matches; the last of all stages and -1 for a pair that none of them matched."""
     keys = method.images.keys
     words_P2 = pair_words(words_at(keys, first_P), words_at(keys, second_P))
     stage_P, count_P = np.full(len(first_P), len(stages) - 1), np.full(len(first_P), -1)
@@ -225,16 +227,16 @@ def _last_looks(
     return stage_P, count_P
 
 
-def _as_counted(found: PairMatches, count: int, config: ProbeConfig) -> PairMatches:
-    """With ``count`` matches over the threshold: in another batch confidences differ in their last
-    digits, and one at the threshold could change sides."""
+def _as_counted(matches: PairMatches, count: int, config: ProbeConfig) -> PairMatches:
+    """The matches with exactly ``count`` over the threshold: in another batch confidences differ in
+    their last digits, and one at the threshold could change sides."""
     if count < 0:
-        return found
+        return matches
     low = np.float32(config.benchmark.match_threshold)
-    confidence_X = found.confidence_X.copy()
+    confidence_X = matches.confidence_X.copy()
     confidence_X[:count] = np.maximum(confidence_X[:count], np.nextafter(low, np.float32(1)))
     confidence_X[count:] = np.minimum(confidence_X[count:], low)
-    return replace(found, confidence_X=confidence_X)
+    return replace(matches, confidence_X=confidence_X)
 
 
 def _make_matcher(method: LocalMethod, stage: Stage) -> MakeMatcher:

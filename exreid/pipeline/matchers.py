@@ -1,4 +1,4 @@
-"""Where the pairs of a run are matched, in this process or over actors, and how that went."""
+"""Matching the pairs of a run, in this process or over actors, and counting them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class MatchingTally:
-    """How the matching of a run went, counted up over all its stages."""
+    """The counts of a run's matching, over all its stages."""
 
     pairs: dict[str, int] = field(default_factory=dict)
     """Pairs of each stage, by its name."""
@@ -28,8 +28,8 @@ class MatchingTally:
     actors_lost: int = 0
     wait_share: float | None = None
     asked: dict[str, list[np.ndarray]] | None = None
-    """Where a dictionary is given: the words of all pairs that were asked for (see
-    `exreid.storage.pair_store.pair_words`), by the name of their store."""
+    """The words of all pairs that were asked for (see `exreid.storage.pair_store.pair_words`), by
+    the name of their store; None: they are not noted."""
 
     def counts(self) -> Counts:
         """For the result."""
@@ -45,7 +45,7 @@ class MatchingTally:
 
 
 class Matchers:
-    """Where the pairs of a run are matched: in this process, or over actors.
+    """Matches the pairs of a run, in this process or over actors.
 
     A matcher stays up for the next pairs of the same stage. Actors of another stage end first,
     since each takes CPUs or a GPU. The caller closes it.
@@ -53,7 +53,7 @@ class Matchers:
 
     def __init__(self, placement: Placement | None, tally: MatchingTally) -> None:
         self.placement, self.tally = placement, tally
-        self._here: dict[MakeMatcher, PairMatcher] = {}
+        self._own: dict[MakeMatcher, PairMatcher] = {}
         self._actors_for: tuple[MakeMatcher, FeaturesOf] | None = None
         self._actors: list[ActorPool] = []
 
@@ -71,13 +71,13 @@ class Matchers:
         *,
         failed: list[tuple[Tile, str]],
     ) -> Iterator[tuple[Tile, Answer]]:
-        """What the matcher gives for each tile, in any order; ``failed`` is given those that were
-        given up, and why."""
+        """Each tile with the matcher's answer, in any order; tiles that were given up are added to
+        ``failed``, with the reason."""
         if self.placement is None:
-            if make not in self._here:
-                self._here[make] = make()
+            if make not in self._own:
+                self._own[make] = make()
             yield from match_in_process(
-                tiles, self._here[make], ask, queries=features_of, gallery=features_of
+                tiles, self._own[make], ask, queries=features_of, gallery=features_of
             )
             return
         from exreid.distributed.match import MatchReport, match_over_actors

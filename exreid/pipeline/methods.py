@@ -21,12 +21,12 @@ from exreid.records import ImageTable, RetrievalSide
 
 
 class ScorePairs(Protocol):
-    """Raw scores of pairs of table positions, float64; NaN for a pair that the cascade left."""
+    """Raw scores of pairs of table positions, float64; NaN for a pair that the cascade dropped."""
 
     def __call__(
         self, first_P: np.ndarray, second_P: np.ndarray, /, *, all_pairs: bool, exclude: Exclude
     ) -> np.ndarray:
-        """``all_pairs``: none is left. ``exclude``: what a first image may not be answered with,
+        """``all_pairs``: none is dropped. ``exclude``: images that may not answer a first image,
         for scores that depend on its other candidates."""
 
 
@@ -45,8 +45,8 @@ def fused_methods(
     local: Sequence[LocalMethod],
     reranker: Reranker | None,
 ) -> tuple[Method, ...]:
-    """The methods of benchmark.fusion, the global ones first; CalibrationError for one twice. The
-    first gives the scores of the second ranking, where there is one."""
+    """The methods of benchmark.fusion, the global ones first; CalibrationError for one twice.
+    With a ``reranker`` the first method's scores are those of the second ranking."""
     methods = [
         Method(f"cosine:{model.type}", "global", cosine_scores(vectors_ND))
         for model, vectors_ND in zip(methods_of(config)[0], features.vectors, strict=True)

@@ -38,14 +38,14 @@ QUERIES_AT_A_TIME = 256
 
 @dataclass(frozen=True)
 class Scoring:
-    """A table's features, and what matches its images: all that scores of pairs are made of."""
+    """A table's features and the methods that match its images: all that pair scores need."""
 
     config: ProbeConfig
     features: Features
     local: tuple[LocalMethod, ...]
     log: RunLog
     matching: MatchingTally
-    """How the matching goes."""
+    """Counts the matched pairs."""
 
 
 def scoring_of(
@@ -59,9 +59,9 @@ def scoring_of(
     known_pairs: Path | None = None,
     note_pairs: bool = False,
 ) -> Scoring:
-    """What scores pairs of these images, for as long as ``stack`` is open. ``folder`` is the run's,
-    where pairs that cannot be matched are listed; ``known_pairs`` holds evidence to look in besides
-    the cache. With ``note_pairs`` the log knows all pairs that were asked for."""
+    """Scores pairs of these images, as long as ``stack`` is open. ``folder`` is the run's, where
+    pairs that cannot be matched are listed; ``known_pairs`` is a folder of known evidence besides
+    the cache. With ``note_pairs`` the tally lists all pairs that were asked for."""
     matching = MatchingTally(asked={} if note_pairs else None)
     matchers = Matchers(placement, matching)
     stack.callback(matchers.close)
@@ -79,7 +79,7 @@ def scoring_of(
 
 @dataclass(frozen=True)
 class FusedPairs:
-    """The pairs of all shortlists, and where their fused scores come from."""
+    """The pairs of all shortlists, and the parts of their fused scores."""
 
     query_P: np.ndarray
     gallery_P: np.ndarray
@@ -87,11 +87,11 @@ class FusedPairs:
     """float64: raw scores by each method; NaN where it did not score the pair."""
     fused: FusedScores
     budget: BudgetSpent | None
-    """What was spent on each query, where that was decided."""
+    """The pairs matched for each query; None without benchmark.adaptive."""
 
 
 def reranker_of(scoring: Scoring, gallery: RetrievalSide) -> Reranker | None:
-    """The second ranking of this gallery, where the config asks for one."""
+    """The second ranking of this gallery; None without benchmark.rerank."""
     options, features = scoring.config.benchmark.rerank, scoring.features
     if options.method == "none":
         return None
@@ -107,8 +107,8 @@ def rank(
     reranker: Reranker | None,
     fusion: FittedFusion | None,
 ) -> tuple[Ranking, FusedPairs | None]:
-    """The gallery ranked for these queries by the benchmark's method; where the scores come from,
-    where they are fused. Exact ranks of all positives, whatever is on a shortlist."""
+    """The gallery ranked for these queries by the benchmark's method, and the parts of fused
+    scores. The ranks of all positives are exact, also of those on no shortlist."""
     benchmark, log = scoring.config.benchmark, scoring.log
     with log.timed("ranking"):
         ranking = _by_global_features(scoring, queries, gallery, exclude, reranker)
@@ -123,7 +123,7 @@ def rank(
             stage_P, score_P = score_by_cascade(scoring.local[0], first_P, second_P)
             return rerank_shortlist(ranking, gallery, shortlist, stage_P, score_P), None
         pairs = _fused(scoring, fusion, query_P, gallery_P, **sides, exclude=exclude)
-    # A pair that lacks a local score stands below all that have theirs.
+    # A pair that lacks a local score ranks below all that have theirs.
     keys_P = pairs.fused.methods_P, pairs.fused.score_P
     return rerank_shortlist(ranking, gallery, shortlist, *keys_P), pairs
 
@@ -157,7 +157,7 @@ def _by_global_features(
 
 
 def _in_table_order(queries: RetrievalSide, gallery: RetrievalSide, exclude: Exclude) -> Ranking:
-    """All candidates of each query in the table's order: what all pairs are matched from."""
+    """All candidates of each query in the table's order, where all pairs are matched."""
     index = index_gallery(gallery, exclude=exclude)
     parts = []
     for start in range(0, len(queries), QUERIES_AT_A_TIME):
@@ -200,7 +200,8 @@ def _fused(
 def pair_scorer(
     scoring: Scoring, fusion: FittedFusion | None
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Gives the benchmark's own score, float64, of any pairs of table positions, none left out."""
+    """A function from pairs of table positions to the benchmark's scores, float64, of all of
+    them."""
     if fusion is not None:
         return partial(_fused_scores, fusion)
     if scoring.config.benchmark.method == "cosine":
@@ -222,12 +223,12 @@ def evidence_table(
     *,
     keep: int,
 ) -> pa.Table:
-    """``fusion.parquet``: where the scores of each query's ``keep`` best candidates come from, by
-    the methods of these names."""
+    """``fusion.parquet``: the parts, by the methods of these names, of the scores of each query's
+    ``keep`` best candidates."""
     kept_QK = ranking.candidate_index_QK[:, :keep]
     query, place = np.nonzero(kept_QK >= 0)
     index = kept_QK[query, place]
-    # Where each (query, gallery index) stands in the list of pairs.
+    # The row of each (query, gallery index) in the list of pairs.
     key_P = pairs.query_P.astype(np.int64) * len(gallery) + pairs.gallery_P
     order_P = np.argsort(key_P)
     wanted = query.astype(np.int64) * len(gallery) + index

@@ -1,4 +1,4 @@
-"""What is fitted on the gallery, and what the queries are answered with it."""
+"""Fitting on the gallery, and answering queries with the fit."""
 
 from __future__ import annotations
 
@@ -33,29 +33,29 @@ from exreid.records import Counts, GalleryQuality, ImageTable, Ranking, Retrieva
 
 @dataclass(frozen=True)
 class Fitted:
-    """What was fitted on the gallery's own images."""
+    """All fits on the gallery's own images."""
 
     fusion: FittedFusion | None = None
     decider: Decider | None = None
     calibration: Answers | None = None
-    """Of the calibration queries, which the decider's threshold comes from."""
+    """The answers to the calibration queries, which the decider's threshold comes from."""
     grouping: Grouping | None = None
     quality: GalleryQuality | None = None
-    """How well the gallery tells its animals apart, where that was measured."""
+    """How well the gallery tells its animals apart, if measured."""
     counts: Counts = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """The gallery ranked for each query, and what was decided."""
+    """The gallery ranked for each query, and the decisions."""
 
     queries: RetrievalSide
     gallery: RetrievalSide
     ranking: Ranking
     table: ImageTable
-    """The images that both sides' positions are places of."""
+    """The images; both sides' positions are its rows."""
     decisions: Decisions | None
-    """Where known and new are told apart."""
+    """None without benchmark.open_set."""
     evidence: pa.Table | None = None
     """``fusion.parquet``, where scores are fused."""
     fused: FusedPairs | None = None
@@ -76,8 +76,8 @@ def fit_methods(
     *,
     left_out: np.ndarray | None = None,
 ) -> Fitted:
-    """The fusion, where the method is one, fitted on nothing of identities ``left_out``; what it
-    was fitted on is written to ``folder``."""
+    """The fusion, for the method wildfusion, fitted without the identities ``left_out``; its files
+    are written to ``folder``."""
     config, features = scoring.config, scoring.features
     if config.benchmark.method != "wildfusion":
         return Fitted()
@@ -112,8 +112,8 @@ def fit_decisions(
     *,
     grouped: bool = True,
 ) -> Fitted:
-    """With the decision known/new, and how new animals are grouped, where the config asks for
-    them; ``gallery`` is what may be fitted on."""
+    """``fitted`` with the decision known/new and the grouping of new animals, where the config sets
+    them; ``gallery`` has the images that may be fitted on."""
     options, seed = scoring.config.benchmark.open_set, scoring.config.seed
     if not options.enabled:
         return fitted
@@ -127,7 +127,7 @@ def fit_decisions(
 
 
 def grouper_of(scoring: Scoring, fusion: FittedFusion | None) -> Grouper:
-    """Groups images by the scores that the benchmark's method gives their pairs."""
+    """Groups images by the benchmark's scores of their pairs."""
     vectors = scoring.features.vectors
     options = scoring.config.benchmark.open_set
     photo_N = photograph_codes(scoring.features.table)

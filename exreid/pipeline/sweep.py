@@ -1,8 +1,8 @@
-"""What a sweep decides by: the values of each trial, early stops, and the file that remembers both.
+"""The decisions of a sweep: the values of each trial and early stops, kept in a file.
 
-Optuna draws and stops. Whenever it is asked, it is handed the trials so far, which ``sweep.json``
-holds: an interrupted sweep goes on as if nothing had happened. Each trial's values are drawn from a
-seed of its own, so that they depend on the trials before it alone.
+Optuna draws values and stops trials. It gets the trials so far from ``sweep.json`` each time, so
+that an interrupted sweep continues unchanged. Each trial's values are drawn with the trial's seed,
+so that they depend only on the trials before it.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class Trial:
 
     number: int
     values: dict[str, Any]
-    """Of each dotted key that is searched."""
+    """The value of each searched dotted key."""
     baseline: bool = False
-    """Whether it is the config as it stands, which is never stopped early."""
+    """Whether it is the unchanged config, which is never stopped early."""
     state: Literal["running", "completed", "stopped", "failed"] = "running"
     score: float | None = None
-    """The metric at its best so far."""
+    """The best metric so far."""
     scores: dict[int, float] = field(default_factory=dict)
     """By epoch, the best so far."""
     rungs: dict[str, float] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The name of its folder."""
         return f"{self.number:03d}"
 
 
@@ -82,17 +82,18 @@ class Outcome:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What a sweep searches, and the file that remembers its trials."""
+    """The search space of a sweep, and the file of its trials."""
 
     tune: TuneConfig
     seed: int
     base_values: Mapping[str, Json]
-    """The config's own values of the keys that are searched."""
+    """The config's values of the searched keys."""
     file: Path
 
 
 class SweepStudy:
-    """The trials of a sweep: each begins, reports its epochs, and ends; the file knows at once."""
+    """The trials of a sweep: each begins, reports its epochs, and ends; each change is saved at
+    once."""
 
     def __init__(self, plan: SweepPlan) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -121,7 +122,7 @@ class SweepStudy:
         return max(done, key=lambda trial: trial.score or 0.0, default=None)
 
     def begin(self, number: int) -> Trial:
-        """The trial of this number; its values, and those of all before it, are drawn by now."""
+        """The trial of this number; draws its values, and those of all before it, where missing."""
         while len(self.trials) <= number:
             self.trials.append(self._drawn(len(self.trials)))
         self.begun_s.setdefault(number, time.monotonic())
@@ -129,7 +130,7 @@ class SweepStudy:
         return self.trials[number]
 
     def report(self, number: int, epoch: int, score: float) -> bool:
-        """Note a trial's best score so far; True when it should stop here."""
+        """Note a trial's best score so far; True when it should stop after this epoch."""
         stop = self._note(number, epoch, score)
         self._save()
         return stop
@@ -182,7 +183,7 @@ class SweepStudy:
         return Trial(number, self._decoded(asked.params))
 
     def _optuna_study(self, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
-        """The trials so far, as Optuna knows them."""
+        """The trials so far as a study of Optuna's."""
         study = optuna.create_study(direction="maximize", sampler=sampler)
         for trial in self.trials:
             study.add_trial(

@@ -1,4 +1,4 @@
-"""Weights & Biases: one run per probe or training, and never the reason that it fails."""
+"""Weights & Biases: one run per probe or training; its errors never end the run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from exreid.records import Result
 log = logging.getLogger(__name__)
 
 WAIT_S, SAY_AFTER_S = 90.0, 3.0
-"""Seconds that a start waits for the server at most, and without a word."""
+"""Seconds that a start waits for the server at most, and those before the first message."""
 WAITING = (
     "Weights & Biases: waiting for %s to answer, %.0f s at most; the run goes on without it. "
     "wandb.mode=offline waits for nothing."
@@ -26,7 +26,7 @@ WAITING = (
 
 
 class Tracker:
-    """A run of Weights & Biases, or nothing: where it is not wanted, and once it has failed."""
+    """A run of Weights & Biases; does nothing where it is off, and once it has failed."""
 
     def __init__(self, config: WandbConfig, *, run_id: str, folder: Path, tree: Tree) -> None:
         self.folder = folder
@@ -59,23 +59,23 @@ class Tracker:
     def _start(self, config: WandbConfig, run_id: str, tree: Tree) -> None:
         import wandb
 
-        # What is None here is left to W&B, which asks its own WANDB_... variables.
-        said = os.environ.get
-        wait_s = float(said("WANDB_INIT_TIMEOUT") or WAIT_S)
-        server = said("WANDB_BASE_URL") or wandb.Settings().base_url
+        # Where an argument is None, W&B reads its own WANDB_... variables.
+        variable = os.environ.get
+        wait_s = float(variable("WANDB_INIT_TIMEOUT") or WAIT_S)
+        server = variable("WANDB_BASE_URL") or wandb.Settings().base_url
         slow = threading.Timer(SAY_AFTER_S, log.warning, [WAITING, server, wait_s])
         slow.daemon = True
-        if (config.mode or said("WANDB_MODE")) not in ("offline", "disabled"):
+        if (config.mode or variable("WANDB_MODE")) not in ("offline", "disabled"):
             slow.start()
         try:
             self.run = wandb.init(
-                project=config.project or said("WANDB_PROJECT") or "exreid",
+                project=config.project or variable("WANDB_PROJECT") or "exreid",
                 entity=config.entity,
                 group=config.group,
                 tags=list(config.tags) or None,
-                name=config.name or said("WANDB_NAME") or run_id,
+                name=config.name or variable("WANDB_NAME") or run_id,
                 mode=config.mode,
-                dir=said("WANDB_DIR") or str(self.folder),
+                dir=variable("WANDB_DIR") or str(self.folder),
                 config=tree,
                 settings=wandb.Settings(silent=True, init_timeout=wait_s),
             )

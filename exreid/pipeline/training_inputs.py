@@ -1,4 +1,4 @@
-"""What a training starts from: its images decoded, its classes, its validation."""
+"""The inputs of a training: decoded images, classes, validation."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ class DecodedImages:
     """Positions in ``table``."""
     prepare: PrepareImages
     folder: Path | None
-    """Of the decoded cache."""
+    """The folder of the decoded cache; None without a cache."""
     keys: list[str]
     """Of the cache, one per row of ``table``."""
     report: ExtractionReport
 
     def source(self, positions: np.ndarray, *, in_process: bool) -> Callable[[], ImageSource]:
-        """Makes the source whose places are these positions."""
+        """Makes the source of the images at these positions, which it numbers from 0."""
         if self.folder is not None:
             return partial(CachedImages, self.folder, [self.keys[i] for i in positions])
         part = self.table.take(positions)
@@ -99,7 +99,8 @@ def decode_images(
     verbose: bool,
     on_progress: Callable[[int], object],
 ) -> DecodedImages:
-    """Decode what is trained and validated on, or find it in the cache; drop what is unreadable."""
+    """Decode the images of training and validation, or find them in the cache; without unreadable
+    ones."""
     wanted = holdout.all_positions
     part = table.take(wanted)
     root = part.root if is_remote(part.root) else os.path.abspath(part.root)  # noqa: PTH100
@@ -143,7 +144,7 @@ def _decode_source(config: FinetuneConfig, keep: KeepDecoded, *, verbose: bool) 
 
 
 def _placed(holdout: Holdout, kept_N: np.ndarray) -> Holdout:
-    """The positions as places among ``kept_N`` (rising), without those that are not there."""
+    """The positions as indices into ``kept_N`` (rising), without those that it lacks."""
     return Holdout(
         *(
             np.flatnonzero(np.isin(kept_N, part))
@@ -160,7 +161,7 @@ def plan_training(
     *,
     stop_early: Callable[[list[HistoryRow]], bool] | None = None,
 ) -> Training:
-    """Classes and validation of the images that are left, for the workers."""
+    """The training of the readable images, with their classes and validation."""
     table, holdout = images.table, images.holdout
     check_holdout(table, holdout, exclude=config.validation.exclude)
     names = table.rows["identity"].to_numpy(object)[holdout.train_N]

@@ -1,4 +1,4 @@
-"""Whom an identification found: its title, the known animals, the new ones, and what is unsure."""
+"""The animals of an identification: its title, the known, the new, and the unsure ones."""
 
 from __future__ import annotations
 
@@ -62,14 +62,15 @@ def animal_sections(
     )
 
     def cards(part: pd.DataFrame, names: pd.Series, *, linked: bool) -> list[AnimalCard]:
-        found = []
+        animals = []
         for key, rows in part.groupby(names, sort=True):
             name = key if linked else f"New {key}" if key else "Not grouped"
             shown = rows[:SHOWN_PHOTOGRAPHS].iterrows()
             examples = [example(data, query, pictures[query["image"]]) for _, query in shown]
             link = f"decision=known&find={quote(str(name))}" if linked else "decision=new"
-            found.append(AnimalCard(str(name), _photographs(len(rows)), len(rows), examples, link))
-        return sorted(found, key=lambda card: -card.count)  # by name, or number, where equal
+            note = _photographs(len(rows))
+            animals.append(AnimalCard(str(name), note, len(rows), examples, link))
+        return sorted(animals, key=lambda card: -card.count)  # by name, or number, where equal
 
     known = asked[asked["kind"] == "known"]
     new = asked[asked["kind"] == "new"]

@@ -1,4 +1,4 @@
-"""How often first answers are right: by how many candidates are looked at, and by group of queries.
+"""How often answers are right: by the number of candidates looked at, and by group of queries.
 
 Letters: Q queries, G gallery images.
 """

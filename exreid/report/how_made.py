@@ -1,4 +1,4 @@
-"""What a report says of how a run was made: its settings, and what it did not write."""
+"""How a run was made, as a report shows it: its settings, and the files that it lacks."""
 
 from __future__ import annotations
 

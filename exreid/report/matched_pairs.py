@@ -31,7 +31,7 @@ GRID = 2000
 
 @dataclass(frozen=True)
 class PairTask:
-    """One pair's matches, in pixels of what keypoints were looked for in."""
+    """One pair's matches, in pixels of the extractor's input images."""
 
     matches: MatchedKeypoints
     looked_wh_px: tuple[WH, WH]
@@ -55,14 +55,14 @@ class PairEntry:
     weaker: int
     verified: bool
     points: list[int]
-    """Of each match drawn, one after the other: query x, y, gallery x, y in `GRID`, confidence in
+    """For each drawn match, one after the other: query x, y, gallery x, y in `GRID`, confidence in
     percent, 1 for an inlier or where none were asked for, 1 for an end off the animal."""
     heat: tuple[str, str] | None
     """A layer for each image, as a data address; None without a match."""
 
 
 def matched_rows(data: RunData) -> list[MatchedRows]:
-    """Of each query."""
+    """The matched pairs of each query, in order."""
     rows: list[MatchedRows] = [[] for _ in range(len(data.queries))]
     if data.matches is None:
         return rows
@@ -86,7 +86,7 @@ def kept_matches(data: RunData, row: int) -> MatchedKeypoints:
 
 
 def pair_task(data: RunData, row: int, query: Picture, gallery: Picture) -> PairTask:
-    """What is needed to draw a row of ``matches.parquet``."""
+    """The input for drawing a row of ``matches.parquet``."""
     threshold = data.config.benchmark.match_threshold if data.config else 0.0
     query_wh, gallery_wh = (
         tuple(_values(data, name, row).tolist()) for name in ("query_wh_px", "gallery_wh_px")
@@ -102,19 +102,19 @@ def _values(data: RunData, name: str, row: int) -> np.ndarray:
 
 
 def encode_pairs(tasks: list[PairTask]) -> list[PairEntry]:
-    """What the pages draw of each pair."""
+    """The drawing of each pair."""
     return [encode_pair(task) for task in tasks]
 
 
 def encode_pair(task: PairTask) -> PairEntry:
-    """What the pages draw of a pair."""
+    """The drawing of a pair."""
     sizes = _small_wh(task.query), _small_wh(task.gallery)
     boxes = _box(task.query, sizes[0]), _box(task.gallery, sizes[1])
     turned = task.query.theta_rad, task.gallery.theta_rad
     whole = scale_matches(task.matches, task.looked_wh_px, sizes, boxes_px=boxes, theta_rad=turned)
     counted = whole.take(whole.confidence_X > task.threshold)
     masks = task.query.unpacked_mask(), task.gallery.unpacked_mask()
-    # The small masks are too coarse to doubt what the extractor saw with the whole ones.
+    # The small masks are too coarse to check keypoints that were filtered with the whole ones.
     checked = (None, None) if task.on_animal else masks
     off_X = outside_masks(counted, *checked)
     masked = checked != (None, None)

@@ -11,19 +11,19 @@ from exreid.errors import ConfigError
 from exreid.report.side_by_side import Comparison
 
 COMPARED_METRICS = ("top_1", "top_5", "mAP", "mAP_at_k", "balanced_top_1")
-"""The metrics of a table that names none; those that a run has."""
+"""The metrics of a table by default, as far as a run has them."""
 LOWER_IS_BETTER = ("error", "brier", "false_match", "fpr")
 LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}"}
 
 
 @dataclass(frozen=True)
 class MethodTable:
-    """Of each run and metric: the value, the ends of its 95% interval, and whether it is best."""
+    """For each run and metric: the value, the ends of its 95% interval, and whether it is best."""
 
     metrics: tuple[str, ...]
     runs: tuple[str, ...]
     cells: Mapping[tuple[str, str], tuple[float, float | None, float | None, bool]]
-    """By the names of run and metric; fractions. A metric that a run has not is not there."""
+    """By the names of run and metric; fractions. Metrics that a run lacks are left out."""
 
 
 def method_table(comparison: Comparison, metrics: Sequence[str] = ()) -> MethodTable:
@@ -88,7 +88,7 @@ def _latex(text: str) -> str:
 
 
 def as_csv(table: MethodTable) -> str:
-    """A row a method; of each metric the fraction and the ends of its interval."""
+    """A row a method; for each metric the fraction and the ends of its interval."""
     rows = []
     for run in table.runs:
         row: dict[str, str | float | None] = {"method": run}

@@ -13,14 +13,15 @@ from exreid.explain.told import told_answer
 from exreid.report.read import RunData
 
 
-def outcomes(told_Q: np.ndarray, in_gallery_Q: np.ndarray, right_Q: np.ndarray) -> np.ndarray:
-    """What each query's top identity is, of `exreid.explain.words.OUTCOMES` (bool arrays)."""
-    found_Q = np.where(right_Q, "right", "wrong")
-    return np.where(told_Q, np.where(in_gallery_Q, found_Q, "new"), "open").astype(object)
+def outcomes(labelled_Q: np.ndarray, in_gallery_Q: np.ndarray, right_Q: np.ndarray) -> np.ndarray:
+    """The outcome of each query's top identity (`exreid.explain.words.OUTCOMES`), from bool arrays:
+    the query's identity is known, it is in the gallery, the top identity is it."""
+    answered_Q = np.where(right_Q, "right", "wrong")
+    return np.where(labelled_Q, np.where(in_gallery_Q, answered_Q, "new"), "open").astype(object)
 
 
 def verdicts(outcome_Q: np.ndarray, decision_Q: np.ndarray) -> np.ndarray:
-    """Whether each answer is right: its outcome, but that a new animal which was called known is
+    """Whether each answer is right: its outcome, except that a new animal which was called known is
     ``wrong``. A decision is ``known``, ``new`` or None.
 
     >>> verdicts(np.array(["new", "new", "right"]), np.array(["known", None, "new"])).tolist()
@@ -45,13 +46,13 @@ def query_outcomes(data: RunData) -> pd.DataFrame:
         hits = np.flatnonzero(ranks.match_R[rows] == 1)
         first_rank_Q[q] = ranks.rank_R[rows][hits[0]] if len(hits) else 0
     truth_Q = queries["identity"].to_numpy(dtype=object)
-    told_Q = np.array([identity is not None for identity in truth_Q], bool)
+    labelled_Q = np.array([identity is not None for identity in truth_Q], bool)
     in_gallery_Q = queries["positives"].to_numpy() > 0
-    outcome_Q = outcomes(told_Q, in_gallery_Q, np.array(top_Q == truth_Q, bool))
+    outcome_Q = outcomes(labelled_Q, in_gallery_Q, np.array(top_Q == truth_Q, bool))
     decision_Q, probability_Q = np.full(count, None, object), np.full(count, np.nan)
     open_set = decisions_by_query(data)
     if open_set is not None:
-        # Of a gallery that decides nothing, pandas makes NaN.
+        # Where a gallery decides nothing, the cells are NaN.
         decided = [name if isinstance(name, str) else None for name in open_set["decision"]]
         decision_Q = np.array(decided, object)
         probability_Q = open_set["known_probability"].to_numpy()
@@ -63,7 +64,7 @@ def query_outcomes(data: RunData) -> pd.DataFrame:
         columns = data.new_animals["query_id"], data.new_animals["group"]
         group_of = dict(zip(*columns, strict=True))
     group_Q = [group_of.get(query_id) for query_id in data.query_ids]
-    told = [
+    answers = [
         told_answer(top, p if np.isfinite(p) else None, decision)
         for top, p, decision in zip(top_Q, probability_Q, decision_Q, strict=True)
     ]
@@ -77,22 +78,22 @@ def query_outcomes(data: RunData) -> pd.DataFrame:
             "decision": pd.Series(decision_Q, dtype=object),
             "probability": probability_Q,
             "group": pd.Series(group_Q, dtype=object),
-            "kind": pd.Series([one.kind for one in told], dtype=object),
-            "said": pd.Series([one.sentence for one in told], dtype=object),
+            "kind": pd.Series([answer.kind for answer in answers], dtype=object),
+            "said": pd.Series([answer.sentence for answer in answers], dtype=object),
             "verdict": verdicts(outcome_Q, decision_Q),
         }
     )
 
 
 def probability_of(data: RunData) -> ProbabilityOf | None:
-    """What the probability of `query_outcomes` is of; None without one."""
+    """The meaning of the probability of `query_outcomes`; None without one."""
     if decisions_by_query(data) is not None:
         return "identity"
     return None if data.fusion is None else "pair"
 
 
 def decisions_by_query(data: RunData) -> pd.DataFrame | None:
-    """``open_set.parquet`` in the queries' order; None where there is none, or a query lacks its
+    """``open_set.parquet`` in the queries' order; None without the file, or where a query lacks its
     row."""
     if data.open_set is None:
         return None

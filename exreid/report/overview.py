@@ -1,4 +1,4 @@
-"""What a report says of the run as a whole: its first page, and what all pages show."""
+"""A report's first page, and the values that all pages show."""
 
 from __future__ import annotations
 
@@ -179,8 +179,8 @@ def _encounters(encounters: pd.DataFrame, images: pd.DataFrame) -> PageTable:
     if "known_probability" in encounters:
         columns = encounters[["leader", "known_probability", "decision"]].astype(object)
         cells = columns.where(columns.notna(), None).to_numpy()
-        told = [told_answer(*row).sentence for row in cells]
-        encounters = encounters.assign(leader=told).drop(
+        sentences = [told_answer(*row).sentence for row in cells]
+        encounters = encounters.assign(leader=sentences).drop(
             columns=["known_probability", "decision", "known_photos", "score"], errors="ignore"
         )
     else:
@@ -198,7 +198,7 @@ def _encounters(encounters: pd.DataFrame, images: pd.DataFrame) -> PageTable:
 
 
 def _with_visits(frame: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
-    """The table with encounters as they are shown, without columns that hold nothing."""
+    """The table with encounters as they are shown, without empty columns."""
     shown_as = dict(zip(images["encounter"], images["visit"], strict=True))
     if "encounter" in frame:
         names = [shown_as.get(encounter) or encounter for encounter in frame["encounter"]]
@@ -209,7 +209,7 @@ def _with_visits(frame: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
 def _example_rows(
     data: RunData, outcomes: pd.DataFrame, pictures: Mapping[int, Picture]
 ) -> list[ExampleRow]:
-    """What the first page shows of the queries: mistakes first, as they teach most."""
+    """The queries on the first page: mistakes first, as they teach most."""
     p = outcomes["probability"].fillna(-np.inf)
     stated = bool(np.isfinite(p).any())
     surest = ", with the highest probabilities." if stated else "."

@@ -68,8 +68,8 @@ def write_index(
 
 
 def _decisions(data: RunData, outcomes: pd.DataFrame) -> pd.Series:
-    """What the list is filtered by: the decision, of which the truth says whether it is right; or
-    the kind of answer, where nobody knows."""
+    """The column that filters the list: the decision where the truth is known, else the kind of
+    answer."""
     return outcomes["decision" if data.truth_known else "kind"]
 
 
@@ -83,7 +83,7 @@ def write_parts(
     workers: int,
     on_progress: Callable[[int], object],
 ) -> None:
-    """``data/part-0000.js`` and so on: what the pages of single queries show."""
+    """``data/part-0000.js`` and so on: the content of the pages of single queries."""
     starts = range(0, len(pages), QUERIES_PER_PART)
 
     def tasks() -> Iterator[list[PairTask]]:
@@ -211,7 +211,7 @@ def _details(data: RunData, image: int) -> list[list[str]]:
 def write_script(file: Path, name: str, value: object) -> None:
     """A script that gives ``value`` to the page under ``name``."""
     text = json.dumps(_for_json(value), ensure_ascii=True, separators=(",", ":"), allow_nan=False)
-    # "<" as an escape: the same text stays harmless should it ever stand inside a page.
+    # "<" as an escape: the same text is harmless inside a page too.
     text = text.replace("<", "\\u003c")
     write_whole(file, f"exreid.data({json.dumps(name)},{text});\n")
 

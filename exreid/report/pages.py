@@ -1,4 +1,4 @@
-"""The pages: what they show, as plain values, and the templates that are filled with it."""
+"""The pages: their content as plain values, and the templates that show it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PAGES = (
     ("run.html", "How it was made"),
 )
 SHOWN_ROWS = 200
-"""Of a table."""
+"""The most rows of a shown table."""
 HEADLINE_METRICS = ("top_1", "top_5", "BAKS", "BAUS", "encounter_top_1")
 
 
@@ -35,7 +35,7 @@ class MissingPart:
     what: str
     why: str
     command: str
-    """Makes it; empty where no command does."""
+    """The command that makes it; empty where there is none."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,19 @@ class MetricRow:
     value: float
     interval: tuple[float, float] | None
     others: Sequence[MetricChange | None]
-    """The same of the runs beside it; None where one has no such metric."""
+    """The changes of the runs beside it; None for a run without this metric."""
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture of numbers, as inline SVG, and what it says."""
+    """A plot as inline SVG, and its meaning."""
 
     name: str
     title: str
     caption: str
     svg: str
     more: str = ""
-    """The same for readers who know more, behind a click; empty where there is nothing more."""
+    """A more detailed plot, behind a click; empty without one."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class AnimalSection:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is said of the gallery at the top of the report."""
+    """The verdict on the gallery at the top of the report."""
 
     level: str
     sentences: Sequence[str]
@@ -159,10 +159,10 @@ class Overview:
     kind: str
     """``probe`` or ``identify``."""
     verdict: Verdict | None
-    """None where the run knows none."""
+    """None where the run has none."""
     written: str
     lead: Sequence[str]
-    """What came out, in sentences."""
+    """The result in sentences."""
     outcomes: dict[str, int]
     decisions: dict[str, int]
     metrics: Sequence[MetricRow]
@@ -186,7 +186,7 @@ class Overview:
     notes: Sequence[str]
     """What could not be shown, such as images that cannot be read."""
     probability_of: str
-    """What the probability of an answer means; empty without one."""
+    """The meaning of an answer's probability; empty without one."""
     threshold: float | None
     """Probability over which an animal is called known."""
     no_rate: str
@@ -233,7 +233,7 @@ def write_pages(out: Path, run: Overview) -> None:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write under a temporary name, then rename; what UTF-8 cannot hold stands escaped."""
+    """Write under a temporary name, then rename; characters outside UTF-8 are escaped."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(file) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -250,7 +250,7 @@ def pages_version() -> str:
 
 
 def _outcome_shares(run: Overview) -> list[OutcomeShare]:
-    """The parts of the bar: outcomes, or what was decided where nobody knows the truth."""
+    """The parts of the bar: outcomes or, where the truth is unknown, decisions."""
     shares = [
         OutcomeShare(kind, label, run.outcomes[kind], f"outcome={kind}")
         for kind, label in OUTCOMES.items()

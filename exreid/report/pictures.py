@@ -1,6 +1,6 @@
-"""The pictures of a report: two sizes of each image, named by what they show, made once.
+"""The pictures of a report: two sizes of each image, named by their content, made once.
 
-Each process holds one image in memory at a time.
+Each process has one image in memory at a time.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ THUMB_PX, LARGE_PX, MASK_PX = 320, 1000, 128
 """Longer side of each; nothing is enlarged."""
 QUALITY = {"t": 78, "p": 84}
 GREYED = 0.75
-"""How much of its colour and contrast a photograph loses outside the animal's box."""
+"""The share of its colour and contrast that a photograph loses outside the animal's box."""
 BOX_RGB = (255, 255, 255)
 MANIFEST = "pictures.parquet"
 PICTURES_PER_TASK = 16
 LARGE_IDENTITIES = 3
-"""Of so many identities of each query the best image is shown large."""
+"""The best image of this many identities of each query is shown large."""
 Task = TypeVar("Task")
 Made = TypeVar("Made")
 
@@ -58,10 +58,10 @@ class Wanted:
     """None: there is no picture of it."""
     mask: str | None
     large: bool
-    """Whether it is shown large, too."""
+    """Whether it is also shown large."""
     bbox: str | None = None
     crop: Crop = "none"
-    """What of the photograph keypoints were looked for in, as the run's config says."""
+    """The part of the photograph that keypoints were looked for in, by the run's config."""
     crop_margin: float = 0.0
 
     @property
@@ -72,20 +72,20 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Picture:
-    """What became of it."""
+    """The pictures of an image, or the error."""
 
     key: str
     """Its files are ``t/KE/KEY.jpg`` and ``p/KE/KEY.jpg``; empty where it cannot be shown."""
     wh_px: tuple[int, int]
     """Of the image as displayed, at full scale."""
     box: tuple[float, float, float, float]
-    """Left, top, right, bottom of what keypoints were looked for in, as shares of the whole."""
+    """Left, top, right, bottom of the part that keypoints were looked for in, as shares."""
     mask_wh_px: tuple[int, int]
     mask: bytes
     """The mask at a small size, packed bits by row; empty without one."""
     error: str = ""
     large: bool = False
-    """Whether it is there large, too."""
+    """Whether the large size exists."""
     theta_rad: float = 0.0
     """How far ``box`` is turned about its centre, clockwise."""
 
@@ -104,7 +104,7 @@ NOTHING = Picture("", (0, 0), (0.0, 0.0, 1.0, 1.0), (0, 0), b"")
 def wanted_pictures(
     data: RunData, pages: Sequence[QueryPage], matched: Sequence[MatchedRows]
 ) -> dict[int, Wanted]:
-    """Which images the report shows, by their row of `RunImages`, and which of them large."""
+    """The images that the report shows, by their row of `RunImages`."""
     queries = set(range(len(data.queries)))
     large, small = set(queries), set(queries)
     for page in pages:
@@ -131,7 +131,7 @@ def make_pictures(
     workers: int,
     on_progress: Callable[[int], object] = lambda count: None,
 ) -> dict[int, Picture]:
-    """Both sizes of each image under ``folder``, only those that are not there yet.
+    """Make both sizes of each image under ``folder``, where they are missing.
 
     An image that cannot be read has an ``error`` and no key.
     """
@@ -230,7 +230,7 @@ def _with_box(decoded: Decoded, bbox: str) -> Image.Image:
 
 
 def _with_part(picture: Picture, data: bytes, wanted: Wanted) -> Picture:
-    """With what keypoints were looked for in."""
+    """With the part that keypoints were looked for in."""
     width, height = picture.wh_px
     part = used_part(data, wanted.region, wanted.crop, wanted.crop_margin)
     box = (part.left / width, part.top / height, part.right / width, part.bottom / height)
@@ -261,7 +261,7 @@ def _save(image: Image.Image, longer_px: int, file: Path, quality: int) -> None:
 
 
 def _mark(wanted: Wanted) -> str:
-    """What changes when the picture would; a file that cannot be reached never stays the same."""
+    """A text that changes when the picture would; another each time for an unreachable file."""
     try:
         signature = file_signature(wanted.root or "", wanted.path or "")
     except ImageError:

@@ -1,4 +1,4 @@
-"""What a page says of each query: its nearest identities, its decision card.
+"""The page of each query: its nearest identities, its decision card.
 
 Letters: R rows of a ranking, F rows of ``fusion.parquet`` and M its columns of numbers.
 """
@@ -17,9 +17,9 @@ from exreid.report.outcomes import decisions_by_query, probability_of
 from exreid.report.read import RunData
 
 IDENTITIES, IMAGES_OF_EACH = 6, 3
-"""Shown of each query: so many identities, and so many images of each."""
+"""Identities shown of each query, and images of each identity."""
 CANDIDATES = 100
-"""Best candidates of each query that are looked through for them."""
+"""Best candidates of each query that are searched for them."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class QueryNeighbour:
     is_match: bool | None
     """Whether it is the query's identity."""
     probability: float | None
-    """That the query shows it, where the answers state one."""
+    """The stated probability that the query shows it, if any."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class QueryPage:
     query: int
     image: int
     first_rank: int
-    """Of the query's own identity, by its best image; 0 where there is none."""
+    """The rank of the query's own identity, by its best image; 0 without an image."""
     neighbours: list[QueryNeighbour]
     card: DecisionCard
     ranks: dict[int, tuple[int, float, float | None]]
-    """Of each image shown: its rank, score, and probability where one is stated."""
+    """The rank, score and stated probability, if any, of each shown image."""
 
 
 @dataclass(frozen=True)
@@ -71,19 +71,19 @@ class _FusionRows:
 
 @dataclass(frozen=True)
 class _Tables:
-    """What the pages of all queries look up."""
+    """The tables behind the pages of all queries."""
 
     data: RunData
     outcomes: pd.DataFrame
-    """Of `query_outcomes`."""
+    """See `query_outcomes`."""
     fusion: _FusionRows | None
     decisions: pd.DataFrame | None
-    """Of `decisions_by_query`."""
+    """See `decisions_by_query`."""
     probability_of: ProbabilityOf
     probability: dict[tuple[str, str], float]
-    """Of each identity of each query, where the answers state one."""
+    """By query and identity, where the answers state one."""
     groups: dict[str, tuple[int, int]]
-    """Of each query that was called new: its group, and the group's images."""
+    """By query that was called new: its group, and the number of the group's images."""
 
 
 def query_pages(data: RunData, outcomes: pd.DataFrame) -> Iterator[QueryPage]:
@@ -104,10 +104,10 @@ def query_pages(data: RunData, outcomes: pd.DataFrame) -> Iterator[QueryPage]:
 def neighbours(
     image_R: np.ndarray, score_R: np.ndarray, identity_N: np.ndarray, *, own: str | None, most: int
 ) -> list[QueryNeighbour]:
-    """The first ``most`` identities among candidates, which stand best first.
+    """The first ``most`` identities among candidates, which are given best first.
 
     ``identity_N`` are those of all images, ``own`` is the query's; both None where not known. An
-    image of unknown identity stands for itself.
+    image of unknown identity counts as an identity.
     """
     groups: dict[str | int, list[int]] = {}
     for r, image in enumerate(image_R.tolist()):

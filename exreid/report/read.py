@@ -36,7 +36,7 @@ from exreid.storage.spreadsheets import read_cells
 Content = TypeVar("Content")
 SNAPSHOT = "config.snapshot.yaml"
 MatchedRows = list[tuple[int, int]]
-"""Of a query: rows of ``matches.parquet``, and the gallery images that they are with."""
+"""A query's rows of ``matches.parquet``, each with its gallery image (a row of `RunImages`)."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class RankRows:
 
 @dataclass(frozen=True)
 class HeldOutFigures:
-    """Of ``fusion.json``: how far probabilities were off on pairs that they were not fitted on."""
+    """``fusion.json``: the errors of probabilities on pairs that they were not fitted on."""
 
     ece: float
     ece_before: float
@@ -70,14 +70,14 @@ class HeldOutFigures:
 
 @dataclass(frozen=True)
 class OpenSetRule:
-    """Of ``open_set.json``: how known was told from new."""
+    """``open_set.json``: the rule that tells known from new."""
 
     threshold: float | None
     """Probability over which an animal is called known; None where every fold has its own."""
     false_match_rate: float | None
-    """As promised for new animals; None where none is."""
+    """The promised rate; None without a promise."""
     no_rate: str
-    """Why none is promised; empty where one is."""
+    """Why no rate is promised; empty where one is."""
 
     @property
     def shown_threshold(self) -> float | None:
@@ -114,7 +114,7 @@ class RunData:
 
     @cached_property
     def query_ids(self) -> list[str]:
-        """In order."""
+        """The ids of the queries, in order."""
         return [str(query_id) for query_id in self.queries["query_id"]]
 
     @property
@@ -130,11 +130,11 @@ def read_run_data(
     site_column: str | None = None,
     table: ImageTable | None = None,
 ) -> RunData:
-    """Everything that is shown of a run.
+    """A finished run, read from its folder.
 
     ``root`` replaces the data set's folder, ``site_column`` is the column with the place (None:
     the likeliest), ``table`` the run's images where they are read already. RunError where the
-    folder is no finished run, or its images are not where the run found them.
+    folder is no finished run, or its images have moved.
     """
     with damage_named(folder):
         result = _read_result(folder)
@@ -230,13 +230,13 @@ def _rank_rows(rows: pa.Table, query_ids: Sequence[str], image_ids: Sequence[str
 
 
 def _places(coded: pa.DictionaryArray, ids: Sequence[str]) -> np.ndarray:
-    """Each value's place among the ids, -1 where it is not there."""
+    """Each value's index among the ids, -1 for a value that is not one of them."""
     place = pd.Index(ids).get_indexer(coded.dictionary.to_pylist())
     return np.asarray(place[coded.indices.to_numpy(zero_copy_only=False)])
 
 
 def _held_out(file: Path) -> HeldOutFigures | None:
-    """Of candidates such as are shown, where the run has figures of those."""
+    """The errors on candidates as a person is shown them, or else on all pairs."""
     figures = read_run_json(file).get("held_out", {}).get("fused")
     if not figures:
         return None

@@ -1,4 +1,4 @@
-"""The images of a run, and what the metadata says about each."""
+"""The images of a run, with their metadata."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from exreid.records import ImageTable
 from exreid.storage.run_files import IN_GALLERY, PHOTOS, read_run_table
 
 SITE_COLUMNS = ("site", "trap_id", "station", "camera", "location", "cell_code", "place")
-"""What a column with the place is called, the likeliest first."""
+"""Names of a column with the place, the likeliest first."""
 TOLD_COLUMNS = (
     *("image_id", "root", "path", "mask", "bbox", "identity", "date", "encounter", "visit"),
     "viewpoint",
@@ -32,7 +32,7 @@ class RunImages:
     rows: pd.DataFrame
     """Columns of `TOLD_COLUMNS` and ``site``: text, or None where unknown."""
     details: pd.DataFrame
-    """Every other column of the metadata, as it stands there."""
+    """Every other column of the metadata, unchanged."""
     site_column: str | None
     gallery: pd.DataFrame
     """``image_id``, ``identity``, ``encounter``, ``date`` of every gallery image, shown or not."""
@@ -49,7 +49,8 @@ class RunImages:
 
     @cached_property
     def gallery_images(self) -> dict[str, int]:
-        """How many images the gallery has of each identity, where that is known."""
+        """The number of gallery images by identity; an identity without a known number is left
+        out."""
         if "gallery_images" in self.gallery:
             known = self.gallery.dropna(subset=["identity", "gallery_images"])
             columns = known["identity"], known["gallery_images"]
@@ -87,7 +88,7 @@ def read_run_images(
 ) -> RunImages:
     """The images from ``photos.parquet``, or from the data set that the config names.
 
-    RunError where neither is there, with the path and the remedy.
+    RunError where neither exists, with the path and the remedy.
     """
     wanted = list(dict.fromkeys([*query_ids, *gallery_ids]))
     file = folder / "photos.parquet"

@@ -66,7 +66,7 @@ class Comparison:
 
     runs: tuple[FinishedRun, ...]
     changes: dict[tuple[str, str], MetricChange]
-    """By the names of metric and run; in the runs' order, of every metric of each."""
+    """By the names of metric and run; in the runs' order, all metrics of each."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,9 @@ def compare(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Comparison:
-    """Compare every run with the first one; ``names`` are for runs that shall not be called like
-    their folders. RunError unless all are completed probes that answered the same queries against
-    galleries of the same size."""
+    """Compare every run with the first one; ``names`` replace the names of the runs' folders.
+    RunError unless all are completed probes that answered the same queries against galleries of the
+    same size."""
     runs = tuple(read_run(folder) for folder in folders)
     if names:
         runs = tuple(
@@ -146,9 +146,9 @@ def compare(
         )
     adjusted: list[dict[str, float]] = [{} for _ in runs]
     for name in base.values:
-        there = [i for i, of_run in enumerate(differences) if name in of_run]
-        p_values = holm([differences[i][name].p_value for i in there])
-        for i, p_value in zip(there, p_values, strict=True):
+        compared = [i for i, of_run in enumerate(differences) if name in of_run]
+        p_values = holm([differences[i][name].p_value for i in compared])
+        for i, p_value in zip(compared, p_values, strict=True):
             adjusted[i][name] = p_value
     changes = {}
     for run, of_run, p_holm in zip(runs, differences, adjusted, strict=True):
@@ -229,7 +229,7 @@ def top_1_by_groups(runs: Sequence[FinishedRun], columns: Sequence[str]) -> list
 
 
 def _groups(run: FinishedRun, columns: Sequence[str]) -> dict[str, list[str]]:
-    """The name of each query's group, by what the queries are grouped by."""
+    """The name of each query's group, for each kind of group."""
     groups = {"gallery images of the animal": [binned(n, COUNT_EDGES, "") for n in run.positives_Q]}
     dataset = run.config.dataset
     dated = dataset.date_col is not None

@@ -51,9 +51,9 @@ def _cumulative(outcomes: pd.DataFrame, comparison: Comparison | None) -> Plot:
             cumulative_match(run.name, run.first_rank_Q, run.identity_Q) for run in comparison.runs
         ]
     else:
-        told = outcomes[outcomes["outcome"] != "open"]
-        identity_Q = pd.factorize(told["truth"], sort=True)[0]
-        lines = [cumulative_match(THIS, told["first_rank"].to_numpy(), identity_Q)]
+        labelled = outcomes[outcomes["outcome"] != "open"]
+        identity_Q = pd.factorize(labelled["truth"], sort=True)[0]
+        lines = [cumulative_match(THIS, labelled["first_rank"].to_numpy(), identity_Q)]
     value = lines[0].y
     text = (
         f"Looking at the best match alone finds the right animal in {percent(value[0])} of all "

@@ -1,4 +1,4 @@
-"""What a sweep leaves: trials.csv, best.yaml and a picture of all trials."""
+"""The files of a finished sweep: trials.csv, best.yaml and a plot of all trials."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _height(distribution: Distribution, value: Any) -> float:
 
 
 def _ticks(distribution: Distribution) -> list[tuple[float, str]]:
-    """The height of each tick of an axis, and what stands there."""
+    """The height of each tick of an axis, and its label."""
     if distribution.choices:
         return [(_height(distribution, value), str(value)) for value in distribution.choices]
     spread = np.geomspace if distribution.logarithmic else np.linspace

@@ -1,4 +1,4 @@
-"""What a report says of how far a run can be believed."""
+"""How far a run can be trusted, as a report shows it."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def trust_tables(data: RunData) -> list[PageTable]:
 
 
 def trust_plots(data: RunData, outcomes: pd.DataFrame) -> list[Plot]:
-    """Whether stated probabilities hold: on gallery pairs, and on the answers themselves."""
+    """Whether stated probabilities are right: on gallery pairs, and on the answers themselves."""
     plots = []
     pairs = data.calibration_pairs
     if pairs is not None:

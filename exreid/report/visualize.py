@@ -1,6 +1,6 @@
-"""Seed outputs: pictures of a finished run's answers, for a first look.
+"""Pictures of a finished run's answers, for a first look.
 
-``visualizations/RUN_ID/`` under output.root holds ``predictions_*.png``, ``matches_*.png`` where
+``visualizations/RUN_ID/`` under output.root has ``predictions_*.png``, ``matches_*.png`` where
 keypoints were matched and ``evidence_*.png`` of where they lie, ``similarity_*.png`` where a
 backbone took part, ``contact_sheet.png``, ``failures.png``, ``index.csv`` and, where a picture
 could not be drawn, ``problems.csv``.
@@ -49,7 +49,7 @@ IMAGES_KEPT = 64
 CONFIDENCE = {"identity": "probability that it is right", "pair": "probability of the pair"}
 FURTHER_PICTURES = ("match_pictures", "evidence_picture", "similarity_picture")
 Seen = tuple[np.ndarray, np.ndarray | None]
-"""An image as a network was given it, and where the animal is, where that is known."""
+"""A network's input image, and its mask of the animal; None where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class PicturedAnswer:
 
 @dataclass(frozen=True)
 class _Run:
-    """What the pictures are drawn from; images are rows of `RunImages`."""
+    """The data of the pictures; images are rows of `RunImages`."""
 
     data: RunData
     config: ProbeConfig
@@ -90,13 +90,13 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Folder:
-    """Where the pictures go, and which of them failed."""
+    """The pictures' folder, and the errors of those that could not be drawn."""
 
     path: Path
     problems: dict[str, str]
 
     def drawn(self, name: str, draw: Callable[[], np.ndarray]) -> str:
-        """The picture's name, or nothing where it could not be drawn: why is kept."""
+        """The picture's name; empty where it could not be drawn, and the error is kept."""
         try:
             save_png(self.path / name, draw())
         except Exception as error:  # noqa: BLE001 - whatever it raises, the numbers are on disk
@@ -114,7 +114,7 @@ def draw_run(
 ) -> None:
     """Draw the pictures of a completed run from its files; a picture that fails is listed.
 
-    ``table`` holds the run's images. Nothing is raised, so that a run never fails by a picture.
+    ``table``: the run's images. Nothing is raised, so that a run never fails because of a picture.
     """
     folder = _Folder(output_root(config) / "visualizations" / run_folder.name, {})
     try:
@@ -188,15 +188,15 @@ def _answers(data: RunData, score_name: str) -> list[PicturedAnswer]:
     answers = []
     for q, outcome in enumerate(query_outcomes(data).to_dict("records")):
         rows = data.ranks.of(q)
-        there, best, score = rows.start < rows.stop, None, math.nan
-        if there:
+        has_candidate, best, score = rows.start < rows.stop, None, math.nan
+        if has_candidate:
             best = data.images.text(data.ranks.image_R[rows.start], "image_id")
             score = float(data.ranks.score_R[rows.start])
         answers.append(
             PicturedAnswer(
                 query_id=data.query_ids[q],
                 identity=outcome["truth"],
-                verdict=outcome["verdict"] if there else "no candidate",
+                verdict=outcome["verdict"] if has_candidate else "no candidate",
                 confidence_name=confidence_name,
                 confidence=float(outcome["probability"]) if probability else score,
                 score=score,
@@ -283,7 +283,7 @@ def _query(run: _Run, q: int) -> CaptionedImage:
 
 
 def _candidate(run: _Run, q: int, place: int) -> CaptionedImage:
-    """A row of the ranking."""
+    """The candidate at a row of the ranking."""
     ranks, images = run.data.ranks, run.data.images
     image, score = int(ranks.image_R[place]), float(ranks.score_R[place])
     encounter = images.text(image, "encounter")
@@ -300,8 +300,8 @@ def _candidate(run: _Run, q: int, place: int) -> CaptionedImage:
 
 def _lines(data: RunData, image: int) -> tuple[str, ...]:
     texts = [data.images.text(image, name) for name in ("date", "viewpoint")]
-    told = " · ".join(text for text in texts if text)
-    return tuple(line for line in (told, data.images.text(image, "image_id")) if line)
+    known = " · ".join(text for text in texts if text)
+    return tuple(line for line in (known, data.images.text(image, "image_id")) if line)
 
 
 def _matches(
@@ -338,14 +338,14 @@ def _image_rgb(data: RunData, image: int) -> np.ndarray:
 
 
 def _as_matched(data: RunData, config: ProbeConfig, image: int) -> Seen:
-    """As keypoints were looked for in it."""
+    """The extractor's input of this image."""
     content, region = _read(data, image)
     boxed = region_parts(region)[1] is not None
     return preprocessing_of(config, boxed=boxed).prepare(content, region)
 
 
 def _as_embedded(run: _Run, image: int) -> Seen:
-    """As the backbone was given it."""
+    """The backbone's input of this image."""
     content, region = _read(run.data, image)
     preprocessing = preprocessing_for(run.config, run.backbone())
     image_rgb = prepare_image(content, region, preprocessing)
