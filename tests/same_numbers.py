@@ -55,6 +55,9 @@ PASSING = re.compile(
 )
 """Lines that are there on a busy machine and not on another, and their heading."""
 
+PART = re.compile(r"part-\d{20}-[0-9a-f]{8}")
+"""Parts of stores are named by their time and writer."""
+
 DATA = "dataset.root=data 'dataset.encounter_cols=[source,encounter]' output.root={here} "
 SMALL = f"{DATA} ray.num_actors=0 dataset.image_size=96 benchmark.bootstrap_resamples=50 "
 PROBE = f"probe {SMALL} output.run_id=r "
@@ -268,7 +271,7 @@ def play(name, work):
         seen |= _lines(f"{said} output", run.stdout, work)
         seen |= _lines(f"{said} messages", run.stderr, work)
     for file in sorted((work / name).rglob("*")):
-        place = file.relative_to(work / name).as_posix()
+        place = PART.sub("part", file.relative_to(work / name).as_posix())
         if file.is_file() and not ({".exreid_cache", ".lock"} & {*file.parts, file.suffix}):
             seen[place] = "there"
             seen |= READERS.get(file.suffix, lambda *_: {})(place, file, work)
