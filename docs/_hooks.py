@@ -25,6 +25,18 @@ def on_page_markdown(markdown: str, **unused: Any) -> str:
     return re.sub(r"<!-- file (\S+) -->", lambda found: _file(found[1]), markdown)
 
 
+def on_post_page(output: str, **unused: Any) -> str:
+    """Name the theme's search dialog, for screen readers; let code in tables break, for phones."""
+    output = output.replace('role="dialog"', 'role="dialog" aria-label="Search"')
+    return re.sub(r"<td[^>]*>.*?</td>", lambda cell: _breakable(cell[0]), output, flags=re.DOTALL)
+
+
+def _breakable(cell: str) -> str:
+    """A table's cell whose code may break after the parts of a name."""
+    parts = re.compile(r"(?<=[._=/,|])(?=[^._=/,|\s])")
+    return re.sub(r"(?<=<code>)[^<]+", lambda code: parts.sub("<wbr>", code[0]), cell)
+
+
 def commands_text() -> str:
     """Each command of the command line, with its own help."""
     from exreid.cli import COMMANDS
@@ -58,9 +70,9 @@ def keys_text() -> str:
             if head != block or not parts[-1].startswith("|"):
                 block = head
                 parts.append(f"\n### {model.__name__}: {block or 'the run'}\n")
-                parts.append("| key | type | default | meaning |\n|---|---|---|---|")
+                parts.append("| key | type, default | meaning |\n|---|---|---|")
             kinds = kind.replace("|", " | ")
-            cells = (f"`{key}`", _cell(kinds), f"`{_cell(default)}`", _cell(meaning))
+            cells = (f"`{key}`", f"{_cell(kinds)}<br>`{_cell(default)}`", _cell(meaning))
             parts.append(f"| {' | '.join(cells)} |")
     return "\n".join(parts)
 
@@ -87,7 +99,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
 
 
 def _help(name: str) -> str:
-    os.environ["COLUMNS"] = "96"
+    os.environ["COLUMNS"] = "76"
     return _parser(name).format_help().strip()
 
 
