@@ -20,6 +20,7 @@ import ray
 from ray.actor import ActorHandle
 
 from exreid.distributed.sentry import answers
+from exreid.distributed.threads import beside_main
 from exreid.errors import ClusterLostError
 
 KNOCK_EVERY_S = 2.0
@@ -43,11 +44,13 @@ def kill_actor(actor: ActorHandle) -> None:
 
 @contextmanager
 def head_watched(
-    raylet: str | None = None, *, on_lost: Callable[[], object] = lambda: None
+    find_raylet: Callable[[], str | None] = lambda: None,
+    *,
+    on_lost: Callable[[], object] = lambda: None,
 ) -> Iterator[None]:
     """Raise ClusterLostError in the block once the head of the cluster, or the raylet of this
-    machine (by its HOST:PORT), no longer answers; ``on_lost`` is called right before that is told,
-    since Ray may end the process on the spot until then.
+    machine, no longer answers; ``find_raylet`` asks the head for its HOST:PORT. ``on_lost`` is
+    called right before that is told, since Ray may end the process on the spot until then.
 
     Outside the main thread, where no signal can be caught, the block is run as it is.
     """
@@ -55,10 +58,12 @@ def head_watched(
         yield
         return
     _lost.clear()
-    watch = HeadWatch(ray.get_runtime_context().gcs_address, raylet, on_lost)
+    watch = HeadWatch(ray.get_runtime_context().gcs_address, on_lost)
     before = signal.signal(signal.SIGUSR2, watch.raise_lost)
     watch.start()
     try:
+        # A head that dies now answers nobody: this one too has to be called away.
+        watch.raylet = beside_main(find_raylet)
         yield
     except Exception as error:
         if _lost.is_set() or not watch.answers():
@@ -75,9 +80,10 @@ def head_watched(
 class HeadWatch(threading.Thread):
     """Connects to the head and to this machine's raylet, again and again."""
 
-    def __init__(self, head: str, raylet: str | None, on_lost: Callable[[], object]) -> None:
+    def __init__(self, head: str, on_lost: Callable[[], object]) -> None:
         super().__init__(daemon=True, name="watch-head")
-        self.head, self.raylet, self.on_lost = head, raylet, on_lost
+        self.head, self.on_lost = head, on_lost
+        self.raylet: str | None = None
         self.raylet_lost = False
         self.ended = threading.Event()
 

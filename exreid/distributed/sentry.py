@@ -81,11 +81,8 @@ class Sentry:
         self._send(SILENT)
 
     def dismiss(self) -> None:
-        """Nothing is left to do: the sentry ends."""
+        """All is well, and Ray is shut down: what it leaves behind is ended soon."""
         self._send(DONE)
-        if self.process is not None:
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(KNOCK_S)
 
     def _send(self, line: str) -> None:
         if self.process is not None:
@@ -194,6 +191,8 @@ def main() -> None:
     orders = json.loads(sys.argv[1])
     heard = _heard(orders["driver"], Lines(0))
     if DONE in heard:
+        # Without a head, Ray's agents take a minute to end by themselves.
+        _clear(orders["mark"], orders["alone_s"])
         return
     text = (
         "this process was ended from outside: killed, or memory was full, or Ray's own process on "

@@ -66,10 +66,7 @@ def ray_session(config: RayConfig, *, verbose: bool = False) -> Iterator[None]:
     sentry = connect(config.address, verbose=verbose)
     try:
         _configure_data(verbose)
-        with (
-            head_watched(raylet_address(), on_lost=sentry.silence),
-            workers_warnings_told(),
-        ):
+        with head_watched(raylet_address, on_lost=sentry.silence), workers_warnings_told():
             yield
     except ClusterLostError:
         raise

@@ -16,8 +16,6 @@ from contextlib import contextmanager, suppress
 import ray
 from ray.experimental import internal_kv
 
-from exreid.distributed.head_watch import head_is_lost
-
 OURS = logging.getLogger("exreid")
 NAMESPACE = "exreid-warnings"
 ASK_EVERY_S = 2.0
@@ -46,8 +44,6 @@ def workers_warnings_told() -> Iterator[None]:
     job, told, over = _job(), set[bytes](), threading.Event()
 
     def tell() -> None:
-        if head_is_lost():
-            return  # no call to Ray returns any more
         for key in internal_kv._internal_kv_list(job, namespace=NAMESPACE):
             content = internal_kv._internal_kv_get(key, namespace=NAMESPACE)
             if content is not None and key not in told:
@@ -59,6 +55,9 @@ def workers_warnings_told() -> Iterator[None]:
         with suppress(Exception):  # a head that dies is told by who watches it
             while not over.wait(ASK_EVERY_S):
                 tell()
+            tell()
+            for key in told:
+                internal_kv._internal_kv_del(key, namespace=NAMESPACE)
 
     thread = threading.Thread(target=watch, daemon=True, name="workers-warnings")
     thread.start()
@@ -66,11 +65,7 @@ def workers_warnings_told() -> Iterator[None]:
         yield
     finally:
         over.set()
-        with suppress(Exception):
-            thread.join(ASK_EVERY_S)
-            tell()
-            for key in () if head_is_lost() else told:
-                internal_kv._internal_kv_del(key, namespace=NAMESPACE)
+        thread.join(ASK_EVERY_S)  # not longer: a dead head answers nobody
 
 
 def _job() -> str:
