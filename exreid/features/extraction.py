@@ -55,19 +55,11 @@ class PrepareImages:
         width, height = self.preprocessing.image_wh_px
         count = len(batch["position"])
         images_NHWC = np.zeros((count, height, width, 4 if self.with_matte else 3), np.uint8)
-        columns: dict[str, list[str]] = {
-            name: [""] * count for name in ("content", "signature", "error", "stage")
-        }
-        for i, (path, region) in enumerate(zip(batch["path"], batch["region"], strict=True)):
-            try:
-                columns["signature"][i] = trusted_signature(self.root, path)
-                data = read_bytes(self.root, path)
-                columns["content"][i] = content_hash(data)
-                images_NHWC[i] = self._prepared(data, region or None)
-            except (ImageError, MaskError) as error:
-                columns["error"][i] = str(error)
-                columns["stage"][i] = "mask" if isinstance(error, MaskError) else "image"
-        texts = {name: np.array(values, dtype=object) for name, values in columns.items()}
+
+        def prepare(row: int, data: bytes, region: str | None) -> None:
+            images_NHWC[row] = self._prepared(data, region)
+
+        texts = read_batch(self.root, batch, prepare)
         return {"position": batch["position"], "image": images_NHWC, **texts}
 
     def _prepared(self, data: bytes, region: str | None) -> np.ndarray:
@@ -80,6 +72,28 @@ class PrepareImages:
             else np.full(image_HWC.shape[:2], 255, np.uint8)
         )
         return np.dstack([image_HWC, matte_HW])
+
+
+def read_batch(
+    root: str,
+    batch: dict[str, np.ndarray],
+    prepare: Callable[[int, bytes, str | None], None],
+) -> dict[str, np.ndarray]:
+    """Read the images of a batch (columns ``path`` and ``region``) and call ``prepare`` with each
+    one's row, bytes and region. Returns ``content``, ``signature``, ``error`` and ``stage``, texts
+    as `Extracted` has them: an ImageError or MaskError stays with its own row."""
+    names = ("content", "signature", "error", "stage")
+    columns = {name: np.full(len(batch["path"]), "", dtype=object) for name in names}
+    for row, (path, region) in enumerate(zip(batch["path"], batch["region"], strict=True)):
+        try:
+            columns["signature"][row] = trusted_signature(root, path)
+            data = read_bytes(root, path)
+            columns["content"][row] = content_hash(data)
+            prepare(row, data, region or None)
+        except (ImageError, MaskError) as error:
+            columns["error"][row] = str(error)
+            columns["stage"][row] = "mask" if isinstance(error, MaskError) else "image"
+    return columns
 
 
 @dataclass

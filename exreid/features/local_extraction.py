@@ -22,14 +22,12 @@ from exreid.data.images import (
     used_wh_px,
     with_crop,
 )
-from exreid.errors import ImageError, MaskError
-from exreid.features.extraction import NOT_FINITE, not_finite, trusted_signature
-from exreid.features.keys import content_hash, image_key
+from exreid.features.extraction import NOT_FINITE, not_finite, read_batch
+from exreid.features.keys import image_key
 from exreid.features.local import LocalExtractor, find_extractor
 from exreid.models.device import in_parts, keep_memory
 from exreid.records import Json, LocalFeatures
 from exreid.storage.array_store import ArrayStore, write_part
-from exreid.storage.urls import read_bytes
 
 BATCH = {"cpu": 1, "cuda": 16}
 """On a CPU one image is as fast as several, and its features then depend on nothing else."""
@@ -105,21 +103,16 @@ class PrepareLocal:
         `exreid.features.extraction.PrepareImages` has them, ``content``, ``signature``, ``error``
         and ``stage`` added."""
         count = len(batch["position"])
-        columns = {name: [""] * count for name in ("content", "signature", "error", "stage")}
         images, animals = np.empty(count, object), np.empty(count, object)
-        for i, (path, region) in enumerate(zip(batch["path"], batch["region"], strict=True)):
-            images[i], animals[i] = np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), bool)
-            try:
-                columns["signature"][i] = trusted_signature(self.root, path)
-                data = read_bytes(self.root, path)
-                columns["content"][i] = content_hash(data)
-                images[i], animal_HW = self.preprocessing.prepare(data, region or None)
-                if animal_HW is not None:
-                    animals[i] = animal_HW
-            except (ImageError, MaskError) as error:
-                columns["error"][i] = str(error)
-                columns["stage"][i] = "mask" if isinstance(error, MaskError) else "image"
-        texts = {name: np.array(values, dtype=object) for name, values in columns.items()}
+        for row in range(count):
+            images[row], animals[row] = np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), bool)
+
+        def prepare(row: int, data: bytes, region: str | None) -> None:
+            images[row], animal_HW = self.preprocessing.prepare(data, region)
+            if animal_HW is not None:
+                animals[row] = animal_HW
+
+        texts = read_batch(self.root, batch, prepare)
         return {**batch, "image": images, "animal": animals, **texts}
 
 

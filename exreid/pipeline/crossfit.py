@@ -65,13 +65,23 @@ def cross_fitted(
     how well the gallery tells its animals apart; each fold's fit is written below ``folder``. New
     animals are not grouped: one cut for all queries would be fitted on the queries."""
     folds = identity_folds(queries, scoring.config.seed)
-    sides = {"queries": queries, "gallery": gallery}
-    answered = [
-        _of_fold(fold, scoring, **sides, reranker=reranker, folder=folder) for fold in folds
-    ]
-    parts = [part for part, _ in answered]
-    qualities = [quality for _, quality in answered if quality is not None]
     members = [fold.members for fold in folds]
+    parts: list[Retrieval] = []
+    qualities: list[GalleryQuality] = []
+    for fold in folds:
+        fold_folder = folder / "folds" / str(fold.number)
+        if scoring.config.benchmark.method == "wildfusion":
+            fold_folder.mkdir(parents=True, exist_ok=True)
+        others, asked = fold.others(gallery), queries.take(fold.members)
+        fitted = fit_methods(scoring, gallery, reranker, fold_folder, left_out=fold.left_out)
+        fitted = fit_decisions(scoring, fitted, others, reranker_of(scoring, others), grouped=False)
+        part = retrieve(scoring, asked, gallery, fitted, reranker)
+        if part.fused is not None and part.fused.budget is not None:
+            budget = part.fused.budget.table(asked, part.fused.query_P)
+            write_table(fold_folder / "budget.parquet", budget)
+        parts.append(part)
+        if fitted.quality is not None:
+            qualities.append(fitted.quality)
     ranking = joined_rankings([part.ranking for part in parts], members)
     decisions = [part.decisions for part in parts if part.decisions is not None]
     evidence = [part.evidence for part in parts if part.evidence is not None]
@@ -84,28 +94,6 @@ def cross_fitted(
         _joined_evidence(evidence, queries) if evidence else None,
     )
     return joined, mean_quality(qualities) if qualities else None
-
-
-def _of_fold(
-    fold: Fold,
-    scoring: Scoring,
-    *,
-    queries: RetrievalSide,
-    gallery: RetrievalSide,
-    reranker: Reranker | None,
-    folder: Path,
-) -> tuple[Retrieval, GalleryQuality | None]:
-    folder = folder / "folds" / str(fold.number)
-    if scoring.config.benchmark.method == "wildfusion":
-        folder.mkdir(parents=True, exist_ok=True)
-    others = fold.others(gallery)
-    fitted = fit_methods(scoring, gallery, reranker, folder, left_out=fold.left_out)
-    fitted = fit_decisions(scoring, fitted, others, reranker_of(scoring, others), grouped=False)
-    members = queries.take(fold.members)
-    part = retrieve(scoring, members, gallery, fitted, reranker)
-    if part.fused is not None and part.fused.budget is not None:
-        write_table(folder / "budget.parquet", part.fused.budget.table(members, part.fused.query_P))
-    return part, fitted.quality
 
 
 def identity_folds(queries: RetrievalSide, seed: int) -> list[Fold]:

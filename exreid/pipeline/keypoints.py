@@ -157,7 +157,7 @@ def extract_local_images(
     }
 
     def over_actors(table: ImageTable, positions: np.ndarray) -> Iterable[dict[str, np.ndarray]]:
-        from exreid.distributed.extract_local import extract_local_over_actors
+        from exreid.distributed.extract import extract_local_over_actors
 
         assert placement is not None
         return extract_local_over_actors(table, positions, arguments=arguments, placement=placement)

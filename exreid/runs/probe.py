@@ -14,10 +14,10 @@ from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import retrieval_sides, select_split
 from exreid.metrics.retrieval import query_values, retrieval_counts, retrieval_metrics
 from exreid.metrics.uncertainty import bootstrap_intervals
+from exreid.pipeline.answer_metrics import with_answers
 from exreid.pipeline.answers import (
     answer_tables,
     read_answer_tables,
-    with_answers,
     write_decisions,
     write_evidence,
     write_tables,

@@ -13,8 +13,7 @@ from exreid.config.training import FinetuneRayConfig
 from exreid.data.images import Preprocessing
 from exreid.data.metadata import Columns, load_images
 from exreid.data.synthetic import write_dataset
-from exreid.distributed.extract import extract_over_actors
-from exreid.distributed.extract_local import extract_local_over_actors
+from exreid.distributed.extract import extract_local_over_actors, extract_over_actors
 from exreid.distributed.match import MatchReport, match_over_actors
 from exreid.distributed.placement import place_trials
 from exreid.distributed.session import Placement, place_actors

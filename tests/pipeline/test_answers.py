@@ -14,7 +14,7 @@ from exreid.data.synthetic import write_dataset
 from exreid.errors import CalibrationError
 from exreid.explain.plots import draw_open_set
 from exreid.metrics.openset import Answers, balanced_accuracies, open_set_curve
-from exreid.pipeline.answers import _geometric
+from exreid.pipeline.answer_metrics import _geometric
 from exreid.runs.probe import recompute_metrics, run_probe
 
 OPTIONS = [
