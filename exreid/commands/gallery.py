@@ -138,7 +138,7 @@ def _show_built(built: Built) -> None:
             f"{built.gallery.folder / 'rejected.csv'}."
         )
     for line in lines:
-        OUT.print(line, markup=False, soft_wrap=True)
+        OUT.print(line, markup=False, soft_wrap=not OUT.is_terminal)
 
 
 def _show(gallery: StoredGallery) -> None:
@@ -177,7 +177,7 @@ def _show(gallery: StoredGallery) -> None:
     last = about["history"][-1]
     lines.append(f"  written {last['written']} by exreid {last['exreid']}")
     for line in lines:
-        OUT.print(line, markup=False, soft_wrap=True)
+        OUT.print(line, markup=False, soft_wrap=not OUT.is_terminal)
 
 
 def _threshold_words(content: dict[str, Any]) -> str:

@@ -189,21 +189,26 @@ def _show(gallery: StoredGallery, found: Identification) -> None:
         console = OUT if OUT.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
         console.print(table)
     for line in _notes(gallery, found):
-        OUT.print(line, markup=False, soft_wrap=True)
+        # A terminal wraps sentences between words; a piped line, and one with a file, stays whole.
+        OUT.print(line, markup=False, soft_wrap=not OUT.is_terminal or line.startswith("  "))
 
 
 def _table(answered: list[PhotoAnswer], visits: dict[str, VisitAnswer]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("photo", overflow="fold")
     table.add_column("answer", overflow="fold")
-    table.add_column("animal", overflow="fold")
+    named = any(photo.animal for photo in answered)
+    if named:
+        table.add_column("animal", overflow="fold")
+    columns = 2 + named
     last = None
     for photo in answered:
         visit = visits.get(photo.visit or "")
         if visit is not None and visit.photos > 1 and photo.visit != last:
-            table.add_row(*_visit_cells(visit), style="bold")
+            table.add_row(*_visit_cells(visit)[:columns], style="bold")
         last = photo.visit
-        table.add_row(*_photo_cells(photo, indent=visit is not None and visit.photos > 1))
+        cells = _photo_cells(photo, indent=visit is not None and visit.photos > 1)
+        table.add_row(*cells[:columns])
     return table
 
 

@@ -62,7 +62,7 @@ def run_and_show(config: ProbeConfig, *, verbose: bool) -> int:
     if result.quality is not None:
         OUT.print()
         for sentence in quality_words(result.quality, config):
-            OUT.print(sentence, markup=False, soft_wrap=True)
+            OUT.print(sentence, markup=False, soft_wrap=not OUT.is_terminal)
     OUT.print(f"Written to {mirror.shown(folder)}", markup=False, soft_wrap=True)
     if config.visualization.enabled:
         pictures = folder.parent.parent / "visualizations" / folder.name

@@ -4,14 +4,17 @@ import csv
 import json
 import re
 import shutil
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from exreid.cli import main
+from exreid.commands import identify as identifying
 from exreid.config.io import load_config, with_overrides
 from exreid.config.probe import ProbeConfig
 from exreid.data.synthetic import write_dataset
@@ -264,8 +267,14 @@ def test_a_poor_gallery_shows_the_nearest_animals_and_decides_nothing(
     built = build_gallery(_config(data, out), out / "poor", split="train")
     assert built.gallery.quality.level == "poor"
     arguments = ["identify", str(night), "--gallery", str(out / "poor"), f"output.root={out}"]
+    screen = Console(highlight=False, force_terminal=True, no_color=True, width=80, file=StringIO())
+    monkeypatch.setattr(identifying, "OUT", screen)
     assert main([*arguments, "--csv", str(out / "poor.csv"), "output.run_id=poor"]) == 0
-    shown = capsys.readouterr().out
+    lines = re.sub(r"\x1b\[\d*m", "", screen.file.getvalue()).splitlines()
+    assert next(line for line in lines if line.startswith("photo")).split() == ["photo", "answer"]
+    sentences = [line for line in lines if not line.startswith(("  ", "Written to"))]
+    assert max(map(len, sentences)) <= 80, "sentences are wrapped between words"
+    shown = " ".join(line.strip() for line in lines)
     assert "This gallery cannot tell these animals apart." in shown
     assert "Known and new are not told apart." in shown
     rows = [row for row in csv.DictReader((out / "poor.csv").open()) if row["time"] or row["visit"]]
