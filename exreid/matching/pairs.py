@@ -51,7 +51,8 @@ def score_pairs(
     """
     words_P2 = pair_words(words_at(query_keys, query_P), words_at(gallery_keys, gallery_P))
     if store is None:
-        known_P, evidence = np.zeros(len(query_P), bool), _no_evidence(len(query_P))
+        known_P, zeros = np.zeros(len(query_P), bool), np.zeros(len(query_P), np.int32)
+        evidence = PairEvidence(zeros, zeros.astype(np.float64), zeros.copy())
     else:
         known_P, evidence = store.find(words_P2)
     known = int(known_P.sum())
@@ -77,7 +78,3 @@ def words_at(keys: Sequence[str], index_P: np.ndarray) -> np.ndarray:
     """The words of the images of P pairs; only keys that are asked for are hashed, each once."""
     index_M, row_P = np.unique(index_P, return_inverse=True)
     return image_words([keys[i] for i in index_M])[row_P]
-
-
-def _no_evidence(count: int) -> PairEvidence:
-    return PairEvidence(np.zeros(count, np.int32), np.zeros(count), np.zeros(count, np.int32))

@@ -63,7 +63,8 @@ def explained(error: BaseException, folder: RunFolder) -> BaseException:
     else:
         shown = storage_error(error, places_of(folder.config)) or error
     if isinstance(shown, (ExreidError, RunInterrupted)):
-        finished = _has_checkpoint(folder) or (not shown.by_user and _has_finished(folder))
+        checkpoint = next(folder.path.rglob(LATEST_FULL), None)
+        finished = checkpoint is not None or (not shown.by_user and _has_finished(folder))
         shown.run_id = folder.run_id if finished else None
     return shown
 
@@ -74,10 +75,6 @@ def _is_wrong_command(error: BaseException, folder: RunFolder) -> bool:
     if isinstance(error, LeakError) or not isinstance(error, ExreidError) or not error.by_user:
         return False
     return cast(AnyConfig, folder.config).output.run_id is None
-
-
-def _has_checkpoint(folder: RunFolder) -> bool:
-    return next(folder.path.rglob(LATEST_FULL), None) is not None
 
 
 def _has_finished(folder: RunFolder) -> bool:

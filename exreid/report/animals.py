@@ -12,7 +12,6 @@ from exreid.report.pages import AnimalCard, AnimalSection, Example
 from exreid.report.pictures import Picture
 from exreid.report.read import RunData
 
-SHOWN_ANIMALS = 24
 SHOWN_PHOTOGRAPHS = 6
 """Of each animal."""
 MakeExample = Callable[[RunData, pd.Series, Picture], Example]
