@@ -19,7 +19,7 @@ MakeExample = Callable[[RunData, pd.Series, Picture], Example]
 
 def run_title(data: RunData) -> str:
     """What was photographed, and when; or, where the truth is known, what was asked of what."""
-    count = _photographs(len(data.queries))
+    count = asked(data)
     queries = data.images.rows.iloc[: len(data.queries)]
     if data.result.kind != "identify":
         place = Path(data.config.dataset.root).name if data.config else ""
@@ -29,6 +29,15 @@ def run_title(data: RunData) -> str:
     when = _period(queries["date"].tolist())
     folder = f" from the folder {where}" if where else ""
     return f"{count}{folder}{f', {when}' if when else ''}"
+
+
+def asked(data: RunData) -> str:
+    """What was asked: photographs, or animals where some photographs show several."""
+    queries = data.images.rows.iloc[: len(data.queries)]
+    photographs = len(queries[["root", "path"]].drop_duplicates())
+    if photographs == len(queries):
+        return _photographs(photographs)
+    return f"{len(queries):,} animals on {_photographs(photographs)}"
 
 
 def _photographs(count: int) -> str:

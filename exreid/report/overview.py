@@ -11,7 +11,7 @@ import pandas as pd
 from exreid import __version__
 from exreid.explain.told import UNSURE, found_words, quality_words, told_answer
 from exreid.explain.words import count_words, method_words, metric_words, percent
-from exreid.report.animals import animal_sections, run_title
+from exreid.report.animals import animal_sections, asked, run_title
 from exreid.report.how_made import missing_parts, settings
 from exreid.report.outcomes import probability_of
 from exreid.report.pages import (
@@ -103,7 +103,7 @@ def _lead(data: RunData, outcomes: dict[str, int], decisions: dict[str, int]) ->
     total = len(data.queries)
     if total == 0:
         return ["This run answered no photograph."]
-    photographs = "1 photograph" if total == 1 else f"{total:,} photographs"
+    photographs = asked(data)
     if not data.truth_known:
         known, new, unsure = (decisions.get(kind, 0) for kind in ("known", "new", "unsure"))
         if not known + new + unsure:

@@ -62,6 +62,7 @@ def test_two_animals_get_two_answers_that_are_never_the_same(side_by_side, tmp_p
         assert named.is_unique
     assert main(["report", str(run)]) == 0
     assert len(list((run / "report").rglob("p/*/*.jpg"))) >= 6
+    assert "6 animals on 3 photographs" in (run / "report" / "index.html").read_text()
     shown = pd.read_parquet(run / "photos.parquet")
     shown = shown[shown["side"] == "query"]
     assert (shown["visit"] == "v" + shown["path"] + " / " + shown["image_id"]).all()
