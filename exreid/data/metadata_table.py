@@ -262,6 +262,7 @@ def _parse_csv(data: bytes, source: str) -> tuple[pd.DataFrame, np.ndarray, froz
     frame.columns = _free_names(frame.columns)
     if SAFE_FORMULA.search(text):  # as exreid's own tables for people have it
         frame = frame.map(lambda cell: cell_as_it_was(cell) if isinstance(cell, str) else cell)
+        frame = frame.astype(object)  # a column without a value has become one of numbers
     return frame.where(frame.notna(), None), line_N, repeated
 
 

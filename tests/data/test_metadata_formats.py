@@ -53,3 +53,13 @@ def test_names_of_columns_are_stripped(tmp_path):
     (tmp_path / "metadata.csv").write_text(" path ,\u00a0unique_name\na,b\n", encoding="utf-8")
     cells, _ = read_table(str(tmp_path))
     assert list(cells.columns) == ["path", "unique_name"]
+
+
+def test_a_formula_made_safe_is_the_name_again_beside_a_column_without_a_value(tmp_path):
+    (tmp_path / "t.csv").write_text("path,unique_name,visit\na.jpg,'=1+1,\nb.jpg,Zita,\n")
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    (tmp_path / "b.jpg").write_bytes(b"y")
+    columns = Columns(split=None, encounter=("visit",))
+    table, _ = load_images(str(tmp_path), metadata_file="t.csv", columns=columns)
+    assert table.rows["identity"].tolist() == ["=1+1", "Zita"]
+    assert table.rows["encounter"].isna().all()
