@@ -13,13 +13,13 @@ def test_the_demo_answers_and_ends_with_the_report(local_ray, tmp_path, monkeypa
     monkeypatch.setattr(demo, "IDENTITIES", 6)
     monkeypatch.setattr(demo, "IMAGES_PER_IDENTITY", 5)
     small = [
-        *demo.LOCAL,
+        *demo.DEMO_MATCHING,
         "benchmark.local_size=160",
         "benchmark.local_top_k=64",
         "ray.num_actors=0",
     ]
-    fused = [word for word in demo.FUSED if word not in demo.LOCAL]
-    monkeypatch.setattr(demo, "LOCAL", small)
+    fused = [word for word in demo.FUSED if word not in demo.DEMO_MATCHING]
+    monkeypatch.setattr(demo, "DEMO_MATCHING", small)
     monkeypatch.setattr(demo, "FUSED", [*fused, *small])
     assert main(["demo", "--out", str(tmp_path / "demo")]) == 0
     said = capsys.readouterr().out
