@@ -9,8 +9,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from exreid.distributed.head_watch import exit_failed
@@ -45,8 +45,7 @@ def connect(address: str | None, *, verbose: bool) -> Sentry:
         _check_head(address, key)
     sentry = Sentry()
     try:
-        with sentry.watching():
-            _init(address, verbose=verbose)
+        _init(address, verbose=verbose, watching=sentry.watching)
     except BaseException:
         sentry.silence()
         raise
@@ -122,7 +121,12 @@ def _check_head(address: str, key: str) -> None:
             ) from error
 
 
-def _init(address: str, *, verbose: bool) -> None:
+def _init(
+    address: str,
+    *,
+    verbose: bool,
+    watching: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+) -> None:
     import ray
 
     # Ray's own loggers print tracebacks of what is raised as well.
@@ -144,7 +148,9 @@ def _init(address: str, *, verbose: bool) -> None:
             log.warning("Waiting for Ray to %s: %.0f of at most %g s.", what, waited_s, limit_s)
 
     def start() -> None:
-        ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)
+        # In the thread: an abandoned start may go on, and start more processes.
+        with watching():
+            ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)
 
     try:
         # Outside the thread: an abandoned start must not leave stderr redirected.

@@ -261,6 +261,23 @@ def test_a_start_that_is_given_up_leaves_stderr_to_say_so(monkeypatch):
     assert (os.fstat(2).st_dev, os.fstat(2).st_ino) == (before.st_dev, before.st_ino)
 
 
+def test_what_an_abandoned_start_still_starts_is_known_by_its_mark(monkeypatch):
+    going_on = threading.Event()
+    monkeypatch.setattr(ray, "init", lambda **options: going_on.wait(20))
+    monkeypatch.setattr(connecting, "ATTACH_S", 0.3)
+    monkeypatch.setattr(connecting.atexit, "register", lambda call: None)
+    guard = sentry.Sentry()
+    try:
+        with pytest.raises(RunError):
+            connecting._init("auto", verbose=False, watching=guard.watching)
+        assert os.environ[sentry.MARK] == guard.mark
+        going_on.set()
+        assert _until(lambda: sentry.MARK not in os.environ)
+    finally:
+        going_on.set()
+        guard.dismiss()
+
+
 def test_a_process_of_rays_that_dies_while_it_starts_is_named_at_once(tmp_path):
     program = tmp_path / "gcs_server"  # a process is called as its file is
     shutil.copy(shutil.which("sleep"), program)
