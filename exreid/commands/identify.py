@@ -280,8 +280,10 @@ def _how_visits(found: Identification) -> str:
     names = {"table": "by the table", "time": "by time", "folder": "by folder name"}
     parts = [f"{how.count(key)} {text}" for key, text in names.items() if key in how]
     alone = sum(photo.status == "answered" and photo.visit is None for photo in found.photos)
-    told = f"Encounters: {', '.join(parts)}" if parts else "Encounters: none known"
-    return told + (f"; {alone} photographs of no known encounter." if alone else ".")
+    if not parts:
+        return "Encounters: none known."
+    rest = f"; {alone} photographs of no known encounter" if alone else ""
+    return f"Encounters: {', '.join(parts)}{rest}."
 
 
 IDENTIFY = Command("Name the animals on new photographs.", _identify_arguments, _identify)
