@@ -47,7 +47,7 @@ def connect(address: str | None, *, verbose: bool) -> Sentry:
     try:
         _init(address, verbose=verbose, watching=sentry.watching)
     except BaseException:
-        sentry.silence()
+        atexit.register(sentry.silence)  # by then the error was printed
         raise
     _take_sigterm_back()
     return sentry

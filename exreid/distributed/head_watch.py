@@ -46,11 +46,11 @@ def kill_actor(actor: ActorHandle) -> None:
 def head_watched(
     find_raylet: Callable[[], str | None] = lambda: None,
     *,
-    on_lost: Callable[[], object] = lambda: None,
+    on_told: Callable[[], object] = lambda: None,
 ) -> Iterator[None]:
     """Raise ClusterLostError in the block once the head of the cluster, or the raylet of this
-    machine, no longer answers; ``find_raylet`` asks the head for its HOST:PORT. ``on_lost`` is
-    called right before that is told, since Ray may end the process on the spot until then.
+    machine, no longer answers; ``find_raylet`` asks the head for its HOST:PORT. ``on_told`` is
+    called after that was printed and the process ends: Ray may end it on the spot until then.
 
     Outside the main thread, where no signal can be caught, the block is run as it is.
     """
@@ -58,7 +58,7 @@ def head_watched(
         yield
         return
     _lost.clear()
-    watch = HeadWatch(ray.get_runtime_context().gcs_address, on_lost)
+    watch = HeadWatch(ray.get_runtime_context().gcs_address, on_told)
     before = signal.signal(signal.SIGUSR2, watch.raise_lost)
     watch.start()
     try:
@@ -69,7 +69,7 @@ def head_watched(
         if _lost.is_set() or not watch.answers():
             # Ray's own exit handlers would wait for an answer.
             atexit.register(exit_failed)
-            on_lost()
+            atexit.register(on_told)  # what is registered last is called first
             raise watch.error() from error
         raise
     finally:
@@ -80,9 +80,9 @@ def head_watched(
 class HeadWatch(threading.Thread):
     """Connects to the head and to this machine's raylet, again and again."""
 
-    def __init__(self, head: str, on_lost: Callable[[], object]) -> None:
+    def __init__(self, head: str, on_told: Callable[[], object]) -> None:
         super().__init__(daemon=True, name="watch-head")
-        self.head, self.on_lost = head, on_lost
+        self.head, self.on_told = head, on_told
         self.raylet: str | None = None
         self.raylet_lost = False
         self.ended = threading.Event()
@@ -98,8 +98,8 @@ class HeadWatch(threading.Thread):
                 # Only a signal interrupts Ray's waits.
                 signal.pthread_kill(_main_id(), signal.SIGUSR2)
                 if not self.ended.wait(CLEAN_UP_S):
-                    self.on_lost()
                     os.write(2, f"exreid: {self.error()}\n".encode())
+                    self.on_told()
                     os._exit(1)
                 return
 

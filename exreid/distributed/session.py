@@ -66,12 +66,13 @@ def ray_session(config: RayConfig, *, verbose: bool = False) -> Iterator[None]:
     sentry = connect(config.address, verbose=verbose)
     try:
         _configure_data(verbose)
-        with head_watched(raylet_address, on_lost=sentry.silence), workers_warnings_told():
+        with head_watched(raylet_address, on_told=sentry.silence), workers_warnings_told():
             yield
     except ClusterLostError:
         raise
-    except BaseException:
-        sentry.silence()
+    except BaseException as error:
+        if not isinstance(error, Exception):  # the user's own interruption
+            sentry.silence()
         ray.shutdown()
         sentry.dismiss()
         raise

@@ -232,6 +232,41 @@ def test_who_has_said_it_himself_is_not_spoken_for(tmp_path):
     assert _until(lambda: not _runs(child))
 
 
+LOST = """
+import os, signal, sys
+from pathlib import Path
+from types import SimpleNamespace
+from exreid.distributed import head_watch, sentry
+from exreid.errors import ClusterLostError
+head = SimpleNamespace(gcs_address="127.0.0.1:1")  # nobody answers there
+head_watch.ray = SimpleNamespace(get_runtime_context=lambda: head)
+with sentry.noting_death(Path(sys.argv[1])):
+    guard = sentry.Sentry()
+    with guard.watching():
+        pass
+    try:
+        with head_watch.head_watched(on_told=guard.silence):
+            raise RuntimeError("a worker is gone")
+    except ClusterLostError as error:
+        if sys.argv[2] == "killed first":
+            os.kill(os.getpid(), signal.SIGKILL)
+        print(error, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("how", ["told", "killed first"])
+def test_a_lost_head_is_told_once_by_the_driver_or_else_by_the_sentry(tmp_path, how):
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps({"run_id": "r", "status": "running"}))
+    command = [sys.executable, "-c", LOST, str(file), how]
+    driver = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert driver.returncode == (1 if how == "told" else -signal.SIGKILL)
+    (line,) = driver.stderr.splitlines()
+    assert ("this process was ended from outside" in line) == (how == "killed first")
+    assert ("its head is dead" in line) == (how == "told")
+    assert _until(lambda: json.loads(file.read_text())["status"] == "failed")
+
+
 def test_a_finished_run_and_one_that_another_process_took_up_stay_as_they_are(tmp_path):
     from filelock import FileLock
 
