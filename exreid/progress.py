@@ -1,4 +1,4 @@
-"""How runs tell whoever shows it what they are at."""
+"""How runs tell whoever shows it what they are at; durations and numbers in words."""
 
 from __future__ import annotations
 
@@ -55,6 +55,15 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest_s} s" if minutes else f"{rest_s} s"
+
+
+def counted(count: int, one: str, several: str = "") -> str:
+    """A number of things; ``several`` is the plural where it is no added s.
+
+    >>> counted(1, "photograph"), counted(1200, "query", "queries")
+    ('1 photograph', '1,200 queries')
+    """
+    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
 
 
 @contextmanager

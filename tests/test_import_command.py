@@ -27,7 +27,7 @@ def test_a_table_is_written_and_read_again(detections, tmp_path, capsys, ending)
     out = tmp_path / "new" / f"t.{ending}"
     assert main(["import", "megadetector", str(detections), "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert "MegaDetector's file: 1 rows, 1 photographs, 0 animals by name" in said
+    assert "MegaDetector's file: 1 row, 1 photograph, 0 animals by name" in said
     assert f"dataset.metadata_file={out}" in said
     assert list(out.parent.iterdir()) == [out]
     table, _ = load_images(

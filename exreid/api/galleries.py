@@ -16,6 +16,7 @@ from exreid.api.watching import progress_here
 from exreid.config.io import load_config, with_overrides
 from exreid.config.probe import ProbeConfig
 from exreid.errors import ImageError, MetadataError
+from exreid.progress import counted
 
 if TYPE_CHECKING:
     from exreid.gallery.folder import StoredGallery
@@ -75,10 +76,11 @@ class Gallery:
         return sorted(set(self._stored.table.rows["identity"]))
 
     def __repr__(self) -> str:
-        return f"Gallery({self._stored.folder}: {len(self):,} photographs)"
+        return f"Gallery({self._stored.folder}: {counted(len(self), 'photograph')})"
 
     def _repr_html_(self) -> str:
-        text = f"{len(self):,} photographs of {len(self.animals):,} animals. {self.quality}"
+        photographs = counted(len(self), "photograph")
+        text = f"{photographs} of {counted(len(self.animals), 'animal')}. {self.quality}"
         return f"<p><b>{escape(str(self._stored.folder))}</b>: {escape(text)}</p>"
 
     def __len__(self) -> int:

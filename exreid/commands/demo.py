@@ -49,7 +49,7 @@ def _demo(options: argparse.Namespace) -> int:
 
     _say("Global features: one vector for each photograph, compared by cosine.")
     _run("probe", probe.PROBE, [*on, "output.run_id=cosine"])
-    _say("Local features: the spots of two photographs are matched.")
+    _say("Local features: the keypoints of two photographs are matched.")
     local = ["benchmark.method=local_lightglue", *DEMO_MATCHING, "output.run_id=local"]
     _run("probe", probe.PROBE, [*on, *local])
     _say("Both, as probabilities, with the decision whether the gallery knows the animal.")

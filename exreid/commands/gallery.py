@@ -20,6 +20,7 @@ from exreid.config.io import with_overrides
 from exreid.config.probe import ProbeConfig
 from exreid.errors import ConfigError
 from exreid.explain.told import quality_words
+from exreid.progress import counted
 from exreid.storage.urls import is_remote
 
 if TYPE_CHECKING:
@@ -127,8 +128,9 @@ def _of_new_data(config: ProbeConfig, overrides: list[str]) -> list[str]:
 def _show_built(built: Built) -> None:
     _show(built.gallery)
     done = (
-        f"{built.added} photographs added, {built.already} were in it already; "
-        f"{built.extracted} features made and {built.pairs_matched} pairs matched now; "
+        f"{counted(built.added, 'photograph')} added, {built.already:,} were in it already; "
+        f"{counted(built.extracted, 'feature')} made and "
+        f"{counted(built.pairs_matched, 'pair')} matched now; "
         f"{sum(built.timings_s.values()):.0f} s."
     )
     lines = [done]
@@ -148,8 +150,8 @@ def _show(gallery: StoredGallery) -> None:
         for model in (config.model, *config.benchmark.fusion.models)
     )
     head = (
-        f"{gallery.folder}: {about['photographs']} photographs of {about['animals']} animals, "
-        f"{about['encounters']} encounters"
+        f"{gallery.folder}: {counted(about['photographs'], 'photograph')} of "
+        f"{counted(about['animals'], 'animal')}, {counted(about['encounters'], 'encounter')}"
     )
     lines = [
         head,

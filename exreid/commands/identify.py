@@ -21,6 +21,7 @@ from exreid.commands.terminal import ERR, OUT, progress_shown
 from exreid.config.io import with_overrides
 from exreid.errors import ConfigError, ExreidError
 from exreid.explain.told import UNSURE, found_words, quality_words
+from exreid.progress import counted
 from exreid.storage import mirror
 
 if TYPE_CHECKING:
@@ -133,14 +134,15 @@ def _detected(
     if not len(boxes):
         raise ConfigError(
             f"--detections {options.detections}: has an animal on none of the "
-            f"{len(found.paths)} photographs."
+            f"{counted(len(found.paths), 'photograph')}."
         )
     detected = [Path(found.root) / name for name in boxes["path"].unique()]
     for line in made.report():
         log.info("%s: %s", options.detections, line)
     passed_over = len(found.paths) - len(detected)
     if passed_over:
-        log.warning("%d photographs have no animal in %s.", passed_over, options.detections)
+        have = counted(passed_over, "photograph has", "photographs have")
+        log.warning("%s no animal in %s.", have, options.detections)
     # The root of those left may be a deeper folder.
     root = find_photos(detected).root
     paths = [os.path.relpath(Path(found.root) / name, root) for name in boxes["path"]]
@@ -237,7 +239,12 @@ def _notes(gallery: StoredGallery, found: Identification) -> list[str]:
         lines.append(UNSURE)
     same = [photo for photo in found.photos if photo.status == "in gallery"]
     if same:
-        lines.append(f"{len(same)} are in the gallery already, and were not asked about:")
+        known = counted(
+            len(same),
+            "photograph is in the gallery already, and was not searched for:",
+            "photographs are in the gallery already, and were not searched for:",
+        )
+        lines.append(known)
         lines += [f"  {photo.photo} = {photo.note}" for photo in same[:SHOWN_UNREADABLE]]
         lines += _more(len(same))
     bad = [photo for photo in found.photos if photo.status == "unreadable"]
@@ -246,7 +253,12 @@ def _notes(gallery: StoredGallery, found: Identification) -> list[str]:
         lines += [f"  {photo.photo}: {photo.note}" for photo in bad[:SHOWN_UNREADABLE]]
         lines += _more(len(bad))
     if counts["other_files"]:
-        lines.append(f"{counts['other_files']} other files in the folders are no photographs.")
+        others = counted(
+            counts["other_files"],
+            "other file in the folders is no photograph",
+            "other files in the folders are no photographs",
+        )
+        lines.append(f"{others}.")
     if counts["answered"] and found.quality is not None:
         verdict, *more = quality_words(found.quality, gallery.config)
         if found.quality.level == "good":
@@ -261,7 +273,7 @@ def _summary(found: Identification) -> str:
     """How many photographs there are, and what they show."""
     counts = found.counts
     total, answered = counts["photographs"], counts["answered"]
-    head = "1 photograph" if total == 1 else f"{total} photographs"
+    head = counted(total, "photograph")
     if answered < total:
         head += f", {answered} answered"
     if "known" not in counts:
@@ -282,7 +294,7 @@ def _how_visits(found: Identification) -> str:
     alone = sum(photo.status == "answered" and photo.visit is None for photo in found.photos)
     if not parts:
         return "Encounters: none known."
-    rest = f"; {alone} photographs of no known encounter" if alone else ""
+    rest = f"; {counted(alone, 'photograph')} of no known encounter" if alone else ""
     return f"Encounters: {', '.join(parts)}{rest}."
 
 

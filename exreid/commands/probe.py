@@ -18,6 +18,7 @@ from exreid.commands.terminal import OUT, progress_shown
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
 from exreid.explain.told import quality_words
+from exreid.progress import counted
 from exreid.storage import mirror
 
 
@@ -116,7 +117,7 @@ def _validate(options: argparse.Namespace) -> int:
         for line in lines:
             OUT.print(f"  {line.removesuffix('.')}.", markup=False, soft_wrap=True)
     counts = [
-        f"{len(lines)} {name}{'s' if len(lines) > 1 else ''}"
+        counted(len(lines), name)
         for name, lines in (("problem", found.problems), ("warning", found.warnings))
         if lines
     ]

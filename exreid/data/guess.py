@@ -17,6 +17,7 @@ from exreid.data.imports.folders import has_animal_folders, read_folders
 from exreid.data.mask_images import mask_files
 from exreid.data.metadata_table import DEFAULT_FILES, Columns, read_table
 from exreid.errors import MaskError, MetadataError
+from exreid.progress import counted
 
 TABLE_ENDINGS = (".csv", ".tsv", ".parquet", ".xlsx")
 LOOKED_AT = 20
@@ -90,7 +91,11 @@ def _guess_folders(guess: Guess, root: Path) -> None:
     reading = read_folders(str(root))
     animals, masked = reading.animals, sum(one.mask is not None for one in reading.animals)
     count = len({one.cells[NAME] for one in animals})
-    guess.add("root", str(root), f"{len(animals)} photographs of {count} animals, in folders")
+    guess.add(
+        "root",
+        str(root),
+        f"{counted(len(animals), 'photograph')} of {counted(count, 'animal')}, in folders",
+    )
     guess.notes += [note for note in reading.notes if masked and "has masks" in note]
     if masked == len(animals):
         guess.add("crop", "mask", "every photograph has a mask")
@@ -111,7 +116,9 @@ def _mask_folders(root: Path, photographs: Path, table: Path, paths: Sequence[st
                 continue
             words = ["exreid", "import", "masks", entry.path, "--root", str(photographs)]
             words += ["--table", str(table), "--out", "masked.parquet"]
-            notes.append(f"{entry.name}/ has masks of {count} photographs: {shlex.join(words)}")
+            notes.append(
+                f"{entry.name}/ has masks of {counted(count, 'photograph')}: {shlex.join(words)}"
+            )
     return notes
 
 

@@ -29,6 +29,7 @@ from exreid.data.metadata_table import (
     read_table,
 )
 from exreid.errors import MetadataError
+from exreid.progress import counted
 from exreid.records import ImageTable, Rejected, RetrievalSide
 
 __all__ = [
@@ -95,7 +96,7 @@ def load_images(
         shown = [f"  {line_text(p.row)}{p.text}." for p in problems[:SHOWN_PROBLEMS]]
         more = len(problems) - len(shown)
         shown += [f"  and {more} more; exreid validate lists them all"] if more else []
-        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        count = counted(len(problems), "problem")
         head = f"{file.source}: {count}. dataset.on_error=skip leaves such rows out."
         raise MetadataError("\n".join([head, *shown]))
     good = np.setdiff1d(np.arange(len(rows)), [problem.index for problem in problems])

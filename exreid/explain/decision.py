@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from exreid.explain.words import stated_percent, threshold_percent
+from exreid.progress import counted
 
 CLOSE_CALL = 0.05
 """Probabilities this near to the threshold are called a close call."""
@@ -125,7 +126,7 @@ def _weak_values(card: DecisionCard) -> list[str]:
         warnings.append("The gallery has few photographs of this animal.")
     if reach is not None and reach.matched_locally == 0 and reach.gallery_images:
         warnings.append(
-            "None of its photographs was compared spot by spot: they are not on the shortlist."
+            "None of its photographs was compared by its keypoints: they are not on the shortlist."
         )
     return warnings
 
@@ -139,7 +140,7 @@ def _answer(card: DecisionCard) -> str:
 def _group(number: int, images: int) -> str:
     if images == 1:
         return f"New animal {number}: no other photograph here resembles it enough."
-    others = "1 other photograph" if images == 2 else f"{images - 1} other photographs"
+    others = counted(images - 1, "other photograph")
     return f"New animal {number}: this and {others} may show the same animal."
 
 
@@ -172,9 +173,8 @@ def _margin(card: DecisionCard, margin: float) -> str:
 
 def _reach(identity: str, reach: Reach) -> str:
     count = reach.gallery_images
-    images = "1 photograph" if count == 1 else f"{count} photographs"
-    text = f"The gallery has {images} of {identity}"
+    text = f"The gallery has {counted(count, 'photograph')} of {identity}"
     if reach.matched_locally is None:
         return f"{text}."
     were = "was" if reach.matched_locally == 1 else "were"
-    return f"{text}; {reach.matched_locally} {were} compared spot by spot."
+    return f"{text}; {reach.matched_locally} {were} compared by keypoints."

@@ -20,6 +20,7 @@ from exreid.explain.pair_layout import (
     draw_line,
     quiet,
 )
+from exreid.progress import counted
 
 MOST_LINES = 60
 """More lines hide the coats that they should explain."""
@@ -155,9 +156,9 @@ def match_counts_in_words(
     '1 match with a confidence over 0.5, 1 inlier'
     """
     over = "" if threshold is None else f" with a confidence over {threshold:g}"
-    parts = [f"{_number(len(matches), 'match', 'matches')}{over}"]
+    parts = [f"{counted(len(matches), 'match', 'matches')}{over}"]
     if matches.inlier_X is not None:
-        parts.append(_number(int(matches.inlier_X.sum()), "inlier", "inliers"))
+        parts.append(counted(int(matches.inlier_X.sum()), "inlier"))
     if outside_X is not None and len(matches):
         parts.append(f"{int(outside_X.sum()) or 'none'} outside the mask")
     return ", ".join(parts)
@@ -249,13 +250,9 @@ def _along_curve(cell_X2: np.ndarray) -> np.ndarray:
 def _caption(words: str, shown: int, count: int, weak: int, verified: bool) -> str:
     sentences = [f"{words[:1].upper()}{words[1:]}."]
     if weak:
-        sentences.append(f"{_number(weak, 'weaker one', 'weaker ones')} not drawn.")
+        sentences.append(f"{counted(weak, 'weaker one')} not drawn.")
     if shown < count:
         sentences.append(f"{shown} of the {count} are drawn, thinned evenly.")
     if verified and count:
         sentences.append("Inliers agree on one geometry; outliers are faint.")
     return " ".join(sentences)
-
-
-def _number(count: int, singular: str, plural: str) -> str:
-    return f"{count} {singular if count == 1 else plural}"

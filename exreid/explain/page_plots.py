@@ -21,6 +21,7 @@ from exreid.explain.plots import (
     draw_reliability_lines,
 )
 from exreid.metrics.reliability import Reliability
+from exreid.progress import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -166,7 +167,8 @@ def groups_plot(name: str, rows: Sequence[GroupTop1], *, text: str) -> str:
             axes.plot(x, y, marker, color=colour, markersize=7, label=_plain(run))
         counts = {row.name: (row.queries, row.identities) for row in rows}
         labels = [
-            f"{_short(group)}\n{counts[group][0]:,} photographs, {counts[group][1]:,} animals"
+            f"{_short(group)}\n{counted(counts[group][0], 'photograph')}, "
+            f"{counted(counts[group][1], 'animal')}"
             for group in names
         ]
         axes.set_yticks(range(len(names)), labels)

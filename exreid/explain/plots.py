@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exreid.metrics.reliability import Reliability
+from exreid.progress import counted
 from exreid.storage.files import written_whole
 from exreid.training.history import HIGH, LOW
 
@@ -275,7 +276,11 @@ def draw_groups(file: Path, rows: Sequence[GroupTop1]) -> None:
             if row.low is not None and row.high is not None:
                 ends = [100 * row.low, 100 * row.high]
                 axes.plot(ends, [y, y], color="0.2", linewidth=1.2)
-        counts = {row.name: f"{row.queries} queries, {row.identities} animals" for row in rows}
+        counts = {
+            row.name: f"{counted(row.queries, 'query', 'queries')}, "
+            f"{counted(row.identities, 'animal')}"
+            for row in rows
+        }
         axes.set_yticks(
             [i * step + (len(runs) - 1) / 2 for i in range(len(names))],
             [f"{literal(name)}\n{counts[name]}" for name in names],

@@ -8,6 +8,7 @@ from typing import Literal
 
 from exreid.config.probe import ProbeConfig
 from exreid.explain.words import stated_percent
+from exreid.progress import counted
 from exreid.records import GalleryQuality
 
 AnswerKind = Literal["known", "new", "unsure", "not decided", "no candidate"]
@@ -69,7 +70,7 @@ def found_words(known: int, new: int, unsure: int, *, new_animals: int = 0) -> s
     """
     if new and not known and not unsure:
         text = "none matched a known animal"
-        return f"{text} ({_number(new_animals, 'new animal')})" if new_animals else text
+        return f"{text} ({counted(new_animals, 'new animal')})" if new_animals else text
     parts = []
     if known:
         alike = "1 looks like a known animal"
@@ -77,14 +78,10 @@ def found_words(known: int, new: int, unsure: int, *, new_animals: int = 0) -> s
     if new:
         parts.append("1 looks new" if new == 1 else f"{new:,} look new")
         if new_animals:
-            parts[-1] += f" ({_number(new_animals, 'new animal')})"
+            parts[-1] += f" ({counted(new_animals, 'new animal')})"
     if unsure:
         parts.append("1 is unsure" if unsure == 1 else f"{unsure:,} are unsure")
     return ", ".join(parts)
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def quality_words(quality: GalleryQuality, config: ProbeConfig) -> list[str]:

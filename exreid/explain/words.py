@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 METRIC_WORDS = {
     "top_1": (
@@ -109,9 +110,9 @@ PATTERNS = (
     (r"mAP_at_(\w+)", "Ordering of the shortlist", "mAP over the shortlist alone."),
 )
 COUNTS = {
-    "queries": ("Photographs asked about", "Each is answered on its own."),
+    "queries": ("Queries", "The photographs whose animal is searched for; each is answered alone."),
     "gallery_images": ("Photographs in the gallery", "Of known animals; these are searched."),
-    "query_identities": ("Animals asked about", ""),
+    "query_identities": ("Animals of the queries", ""),
     "gallery_identities": ("Animals in the gallery", ""),
     "queries_without_positive": (
         "Photographs without a match",
@@ -135,7 +136,7 @@ COUNTS = {
     ),
     "blank_images": ("Blank photographs", "One colour all over."),
     "images_left_out": ("Photographs left out", "They could not be read; listed under Trust."),
-    "pairs_matched": ("Pairs looked at closely", "Matched spot by spot."),
+    "pairs_matched": ("Pairs looked at closely", "By their keypoints."),
     "calibration_pairs": ("Pairs behind the probabilities", "All from the gallery."),
     "calibration_positives": ("of these, of one animal", ""),
 }
@@ -152,9 +153,10 @@ MARKS = {"right": "✓", "wrong": "✕", "new": "✦", "open": "?", "known": "="
 """Of outcomes and decisions."""
 METHODS = {
     "cosine": "overall likeness",
-    "local_lightglue": "matched spots",
-    "wildfusion": "overall likeness and matched spots together",
+    "local_lightglue": "matched keypoints",
+    "wildfusion": "overall likeness and matched keypoints together",
     "identify": "identification of new photographs",
+    "fused": "all together",
 }
 
 
@@ -184,15 +186,26 @@ def count_words(name: str) -> tuple[str, str]:
 
 
 def method_words(method: str) -> str:
-    """A method, or one of those that it fuses, in words.
+    """A method, or one of those that are fused, in words: of these all but cosines are extractors
+    of keypoints.
 
-    >>> method_words("cosine:efficientnet-lite0"), method_words("aliked-n16")
-    ('overall likeness', 'matched spots')
+    >>> method_words("cosine:efficientnet-lite0"), method_words("sift")
+    ('overall likeness', 'matched keypoints')
     """
-    kind = method.split(":", 1)[0]
-    if kind in METHODS:
-        return METHODS[kind]
-    return "matched spots" if kind.startswith(("aliked", "disk")) else method
+    return METHODS.get(method.split(":", 1)[0], "matched keypoints")
+
+
+def fused_words(methods: Sequence[str]) -> list[str]:
+    """The words of methods that are fused, with the name where two have the same words.
+
+    >>> fused_words(["cosine:efficientnet-lite0", "sift", "disk"])
+    ['overall likeness', 'matched keypoints (sift)', 'matched keypoints (disk)']
+    """
+    words = [method_words(method) for method in methods]
+    return [
+        f"{word} ({method.removeprefix('cosine:')})" if words.count(word) > 1 else word
+        for method, word in zip(methods, words, strict=True)
+    ]
 
 
 def verdict_sentence(verdict: str, first_rank: int) -> str:

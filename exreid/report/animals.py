@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from exreid.progress import counted
 from exreid.report.pages import AnimalCard, AnimalSection, Example
 from exreid.report.pictures import Picture
 from exreid.report.read import RunData
@@ -36,12 +37,8 @@ def asked(data: RunData) -> str:
     queries = data.images.rows.iloc[: len(data.queries)]
     photographs = len(queries[["root", "path"]].drop_duplicates())
     if photographs == len(queries):
-        return _photographs(photographs)
-    return f"{len(queries):,} animals on {_photographs(photographs)}"
-
-
-def _photographs(count: int) -> str:
-    return "1 photograph" if count == 1 else f"{count:,} photographs"
+        return counted(photographs, "photograph")
+    return f"{counted(len(queries), 'animal')} on {counted(photographs, 'photograph')}"
 
 
 def _period(dates: list[str | None]) -> str:
@@ -76,7 +73,7 @@ def animal_sections(
             shown = rows[:SHOWN_PHOTOGRAPHS].iterrows()
             examples = [example(data, query, pictures[query["image"]]) for _, query in shown]
             link = f"decision=known&find={quote(str(name))}" if linked else "decision=new"
-            note = _photographs(len(rows))
+            note = counted(len(rows), "photograph")
             animals.append(AnimalCard(str(name), note, len(rows), examples, link))
         return sorted(animals, key=lambda card: -card.count)  # by name, or number, where equal
 

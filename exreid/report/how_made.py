@@ -30,7 +30,7 @@ def missing_parts(data: RunData) -> list[MissingPart]:
         if data.result.method == "cosine":
             more = f"benchmark.method=wildfusion benchmark.candidate_k=50 {more}"
         add(
-            "Matched spots on the photographs",
+            "Matched keypoints on the photographs",
             "this run kept no matched keypoints (matches.parquet)",
             again + more,
         )

@@ -11,6 +11,7 @@ import pandas as pd
 from exreid import __version__
 from exreid.explain.told import UNSURE, found_words, quality_words, told_answer
 from exreid.explain.words import count_words, method_words, metric_words, percent
+from exreid.progress import counted
 from exreid.report.animals import animal_sections, asked, run_title
 from exreid.report.how_made import missing_parts, settings
 from exreid.report.outcomes import probability_of
@@ -116,23 +117,30 @@ def _lead(data: RunData, outcomes: dict[str, int], decisions: dict[str, int]) ->
     sentences = []
     if known:
         sentences.append(
-            f"Of {known:,} photographs of animals that the gallery knows, {right:,} "
-            f"({percent(right / known)}) were answered with the right animal "
-            f"first, by {method_words(data.result.method)}."
+            f"Of {counted(known, 'photograph')} of animals that the gallery knows, {right:,} "
+            f"({percent(right / known)}) {_were(right)} answered with the right animal first, by "
+            f"{method_words(data.result.method)}."
         )
     new = outcomes.get("new", 0)
     table = data.open_set
     if new and table is not None:
         noticed = int(((table["decision"] == "new") & ~table["is_known"].astype(bool)).sum())
-        sentences.append(f"Of {new:,} photographs of new animals, {noticed:,} were counted as new.")
+        sentences.append(
+            f"Of {counted(new, 'photograph')} of new animals, {noticed:,} {_were(noticed)} counted "
+            "as new."
+        )
     elif new:
         sentences.append(
-            f"{new:,} photographs show animals that the gallery does not have; this run was not "
-            "asked to notice that."
+            f"{counted(new, 'photograph shows an animal', 'photographs show animals')} that the "
+            "gallery does not have; this run was not asked to notice that."
         )
     if outcomes.get("open"):
-        sentences.append(f"Of {outcomes['open']:,} photographs the animal is not known.")
+        sentences.append(f"Of {counted(outcomes['open'], 'photograph')} the animal is not known.")
     return sentences
+
+
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"
 
 
 def _verdict(data: RunData) -> Verdict | None:

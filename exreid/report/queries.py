@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from exreid.explain.decision import Contribution, DecisionCard, ProbabilityOf, Reach, card_warnings
-from exreid.explain.words import method_words
+from exreid.explain.words import fused_words
 from exreid.report.outcomes import decisions_by_query, probability_of
 from exreid.report.read import RunData
 
@@ -207,16 +207,13 @@ def _card(
 
 def _contributions(values: Mapping[str, float]) -> tuple[Contribution, ...]:
     methods = [name.removeprefix("raw:") for name in values if name.startswith("raw:")]
-    words = [method_words(method) for method in methods]
-    if len(set(words)) < len(words):
-        words = methods
     return tuple(
         Contribution(
             word,
             raw=_finite(values.get(f"raw:{method}")),
             contribution=_finite(values.get(f"contribution:{method}")),
         )
-        for word, method in zip(words, methods, strict=True)
+        for word, method in zip(fused_words(methods), methods, strict=True)
     )
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from exreid.explain.page_plots import reliability_bars, reliability_lines
-from exreid.explain.words import count_words, method_words, percent
+from exreid.explain.words import count_words, fused_words, percent
 from exreid.metrics.reliability import brier_score, reliability
+from exreid.progress import counted
 from exreid.report.pages import NumberWithMeaning, PageTable, Plot, page_table
 from exreid.report.read import RunData
 
@@ -160,15 +161,15 @@ def _reliability(
 
 
 def _pair_reliability(pairs: pd.DataFrame, names: list[str]) -> Plot:
-    stated: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     same_P = pairs["is_match"].to_numpy(bool)
-    for name in names:
-        label = name.removeprefix("held_out:")
-        words = "all together" if label == "fused" else method_words(label)
-        stated[label if words in stated else words] = pairs[name].to_numpy(np.float64), same_P
+    words = fused_words([name.removeprefix("held_out:") for name in names])
+    stated = {
+        label: (pairs[name].to_numpy(np.float64), same_P)
+        for label, name in zip(words, names, strict=True)
+    }
     text = (
-        f"{len(pairs):,} pairs of gallery photographs, such as are shown as candidates, whose "
-        "probabilities were fitted on other animals."
+        f"{counted(len(pairs), 'pair')} of gallery photographs, such as are shown as candidates, "
+        "whose probabilities were fitted on other animals."
     )
     weight_P = pairs["weight"].to_numpy(np.float64)
     title = "Are pairs the same animal as often as stated?"

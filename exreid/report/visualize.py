@@ -33,7 +33,7 @@ from exreid.models.backbones import Backbone, build_backbone
 from exreid.pipeline.embed import preprocessing_for
 from exreid.pipeline.inputs import methods_of, output_root
 from exreid.pipeline.keypoints import preprocessing_of
-from exreid.progress import Progress, no_progress
+from exreid.progress import Progress, counted, no_progress
 from exreid.records import ImageTable, region_parts, region_text
 from exreid.report.matched_pairs import kept_matches, matched_rows
 from exreid.report.outcomes import probability_of, query_outcomes
@@ -163,15 +163,14 @@ def _draw_all(
         row_of = {image: row for row, image in matched[q]}
         rows += _draw_query(run, number, q, row_of, folder)
         advance(1)
+    queries, mistakes = counted(count, "query", "queries"), counted(len(wrong), "wrong answer")
+    failures = f"{len(wrong[:most])} of {mistakes}, the most confident first"
     sheets = {
-        "contact_sheet.png": (f"The first candidate of {len(chosen)} of {count} queries", chosen),
-        "failures.png": (
-            f"{len(wrong[:most])} of {len(wrong)} wrong answers, the most confident first",
-            wrong[:most],
-        ),
+        "contact_sheet.png": (f"The first candidate of {len(chosen)} of {queries}", chosen),
+        "failures.png": (failures, wrong[:most]),
     }
-    for name, (title, queries) in sheets.items():
-        folder.drawn(name, partial(_contact_sheet, run, title, queries))
+    for name, (title, shown) in sheets.items():
+        folder.drawn(name, partial(_contact_sheet, run, title, shown))
         advance(1)
     columns = ["picture", *(field.name for field in fields(PicturedAnswer)), *FURTHER_PICTURES]
     index = pd.DataFrame(rows, columns=columns)

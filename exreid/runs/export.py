@@ -18,7 +18,7 @@ from exreid.data.exports.table import people_table, write_table
 from exreid.data.exports.wildbook import PHOTOGRAPHS, write_wildbook
 from exreid.data.imports.folders import is_inner
 from exreid.errors import ConfigError
-from exreid.progress import Progress, no_progress
+from exreid.progress import Progress, counted, no_progress
 from exreid.runs.export_source import find_source, read_export
 from exreid.storage.files import clear_leftovers, temporary_beside
 from exreid.storage.urls import is_remote, join, read_bytes
@@ -142,13 +142,13 @@ def _placer(root: str, out: Path, count: int, *, links: bool, progress: Progress
 
 def _counted(export: Export) -> str:
     animals = export.animals
-    head = f"{len(export.paths)} photographs, {len(animals)} animals on them"
+    head = f"{counted(len(export.paths), 'photograph')}, {counted(len(animals), 'animal')} on them"
     if export.classified_by is None:
         return f"{head}: {len({one.animal for one in animals})} by name."
     kinds = Counter(one.decision for one in animals)
     new = len({one.new_animal for one in animals} - {None})
     parts = [f"{kinds.pop('known', 0)} known"]
-    grouped = f" ({new} new animal{'s' * (new > 1)})" if new else ""
+    grouped = f" ({counted(new, 'new animal')})" if new else ""
     parts.append(f"{kinds.pop('new', 0)} new{grouped}")
     parts += [f"{count} {kind}" for kind, count in kinds.items()]
     return f"{head}: {', '.join(parts)}."

@@ -34,7 +34,7 @@ from exreid.pipeline.inputs import cache_folder, read_images, settled
 from exreid.pipeline.keypoints import find_keypoints, matching_placement
 from exreid.pipeline.rank import Scoring, reranker_of, scoring_of
 from exreid.pipeline.retrieve import Fitted, answer_calibration_queries, fit_methods, grouper_of
-from exreid.progress import Progress, RunLog, no_progress
+from exreid.progress import Progress, RunLog, counted, no_progress
 from exreid.records import ImageTable, Rejected, RetrievalSide
 from exreid.storage.feature_store import SignatureMemo
 
@@ -255,10 +255,11 @@ def _refuse_two_identities(table: ImageTable, contents: list[str], config: Probe
                 f"photograph is {before['image_id']} and shows {before['identity']}"
             )
     if clashes:
+        are = counted(len(clashes), "photograph is", "photographs are")
         raise GalleryError(
-            f"{table.source}: {len(clashes)} photographs are under two animals:\n"
-            f"{_shown_clashes(clashes)}\nDelete the wrong rows; where both animals are in the "
-            "picture, give each its box (dataset.bbox_cols), or a mask and set dataset.crop=mask."
+            f"{table.source}: {are} under two animals:\n{_shown_clashes(clashes)}\n"
+            "Delete the wrong rows; where both animals are in the picture, give each its box "
+            "(dataset.bbox_cols), or a mask and set dataset.crop=mask."
         )
 
 

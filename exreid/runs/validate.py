@@ -17,7 +17,7 @@ from exreid.explain.canvas import save_png
 from exreid.explain.prediction import draw_crops
 from exreid.pipeline.check_leaks import inspect_split, leak_check, make_prints
 from exreid.pipeline.inputs import cache_folder, settled, table_columns, with_made_split
-from exreid.progress import Progress, no_progress
+from exreid.progress import Progress, counted, no_progress
 from exreid.records import ImageTable, Rejected, region_parts
 from exreid.storage.urls import read_bytes
 
@@ -249,10 +249,10 @@ def _summary(table: ImageTable, rejected: int) -> list[str]:
     rows = table.rows
     per_identity = rows["identity"].value_counts().to_numpy()
     splits = rows["split"].value_counts(dropna=False).to_dict() if len(rows) else {}
-    lines = [f"{table.source}: {len(rows)} good rows, {rejected} bad."]
+    lines = [f"{table.source}: {counted(len(rows), 'good row')}, {rejected:,} bad."]
     if len(rows):
         lines.append(
-            f"{len(per_identity)} identities, {int(per_identity.min())} to "
+            f"{counted(len(per_identity), 'identity', 'identities')}, {int(per_identity.min())} to "
             f"{int(per_identity.max())} images each, median {np.median(per_identity):g}."
         )
         count = int(rows["bbox"].notna().sum())

@@ -27,7 +27,7 @@ def test_a_known_animal_in_plain_words():
         "Looks like Luna (93%).",
         KNOWN_FROM,
         "It leads the next animal, Mira, by 0.2 (a score of 0.71 against 0.51).",
-        "The gallery has 12 photographs of Luna; 9 were compared spot by spot.",
+        "The gallery has 12 photographs of Luna; 9 were compared by keypoints.",
     ]
     assert card_warnings(card) == []
 
@@ -91,7 +91,7 @@ def test_what_makes_evidence_weak_is_said():
     assert len(warnings) == 4
     for part in ("few photographs", "shortlist", "same encounter", "shows left"):
         assert part in " ".join(warnings)
-    assert "The gallery has 1 photograph of Luna; 0 were compared spot by spot." in card_sentences(
+    assert "The gallery has 1 photograph of Luna; 0 were compared by keypoints." in card_sentences(
         card
     )
     assert card_warnings(DecisionCard("Luna"), viewpoints=("left", None)) == []

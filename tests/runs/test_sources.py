@@ -230,7 +230,7 @@ def test_a_gallery_is_built_from_coco_and_names_new_photographs(folder, table, c
     capsys.readouterr()
     words += ["--detections", str(folder / "card.json"), f"output.root={folder / 'out'}"]
     assert main(words) == 0
-    assert "1 photographs have no animal in" in capsys.readouterr().err
+    assert "1 photograph has no animal in" in capsys.readouterr().err
     assert sorted(pd.read_csv(answers).iloc[:, 0].str.rpartition("/")[2]) == names[1:]
 
 

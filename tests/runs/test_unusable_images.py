@@ -106,7 +106,7 @@ def _copied(data, mask="same"):
 def test_one_photograph_under_two_animals_is_no_gallery(data, tmp_path):
     _copied(data)
     config = _config(data, "benchmark.open_set.enabled=false")
-    with pytest.raises(GalleryError, match=r"1 photographs are under two animals:\n.*copy.png"):
+    with pytest.raises(GalleryError, match=r"1 photograph is under two animals:\n.*copy.png"):
         build_gallery(config, tmp_path / "gallery", thumbnail_px=0)
     assert not (tmp_path / "gallery").exists()
     _, result = run_probe(_config(data, "safety=warn"))

@@ -12,7 +12,7 @@ from exreid.data.imports.folders import has_animal_folders
 from exreid.data.imports.read import Choices, import_content
 from exreid.data.metadata_table import Columns, MetadataFile, find_metadata
 from exreid.errors import ImageError, MetadataError
-from exreid.progress import tell
+from exreid.progress import counted, tell
 from exreid.storage.urls import file_signature
 
 FOLDERS_READ = "Folders read as"
@@ -68,7 +68,8 @@ def foreign_columns(
         return None
     made = _made(source, _stamp(source), root, require_identity, skip)
     if source == root:
-        tell(f"{root}: {made.photographs} photographs of {made.identities} animals, in folders.")
+        photographs = counted(made.photographs, "photograph")
+        tell(f"{root}: {photographs} of {counted(made.identities, 'animal')}, in folders.")
     return list(made.cells.columns)
 
 

@@ -16,6 +16,7 @@ from exreid.data.imports.photographs import PhotoSize, find_photographs, read_si
 from exreid.data.masks import Mask, parse_mask
 from exreid.data.metadata_boxes import numbered_ids
 from exreid.errors import MaskError, MetadataError
+from exreid.progress import counted
 from exreid.records import region_text
 
 SHOWN_PROBLEMS = 5
@@ -41,8 +42,10 @@ class Imported:
         """What was made of the source, in lines."""
         named = sum(map(is_name, self.cells[NAME])) if NAME in self.cells else 0
         told = (
-            f"{self.form}: {len(self.cells)} rows, {self.photographs} photographs, "
-            f"{self.identities} animals by name, {len(self.cells) - named} rows without a name."
+            f"{self.form}: {counted(len(self.cells), 'row')}, "
+            f"{counted(self.photographs, 'photograph')}, "
+            f"{counted(self.identities, 'animal')} by name, "
+            f"{counted(len(self.cells) - named, 'row')} without a name."
         )
         lines = [told]
         lines += [f"Left out: {count} {reason}." for reason, count in self.left_out.most_common()]

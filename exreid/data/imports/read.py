@@ -34,6 +34,7 @@ from exreid.data.masks import encode_mask
 from exreid.data.metadata_table import parse_metadata, read_source
 from exreid.data.photos import find_photos
 from exreid.errors import MaskError, MetadataError
+from exreid.progress import counted
 from exreid.storage.files import written_whole
 
 
@@ -205,8 +206,10 @@ def _read_masks(content: Content, root: str) -> Reading:
             cells: Cells = {"image_id": f"{path}#{number}"} if len(shown) > 1 else {}
             place = f"{next(iter(files.values()))}, animal {number}"
             animals.append(Animal(path, place, cells, mask=encode_mask(mask_HW)))
-    notes = [f"{len(inside) - len(found)} photographs have no mask"]
-    notes += [f"{several} photographs have several animals by their masks"] if several else []
+    notes = [f"{counted(len(inside) - len(found), 'photograph has', 'photographs have')} no mask"]
+    if several:
+        have = counted(several, "photograph has", "photographs have")
+        notes.append(f"{have} several animals by their masks")
     return Reading("folder of masks", animals, notes=notes)
 
 
@@ -257,5 +260,7 @@ def _with_table(reading: Reading, cells: pd.DataFrame, root: str) -> Reading:
     rest = sum(map(len, by_path.values()))
     left_out["animals on photographs that the table does not have"] += rest
     notes = [*reading.notes]
-    notes += [f"{whole} photographs of the table have no box or mask: taken whole"] if whole else []
+    if whole:
+        has = counted(whole, "photograph of the table has", "photographs of the table have")
+        notes.append(f"{has} no box or mask: taken whole")
     return replace(reading, animals=kept, left_out=+left_out, notes=notes)

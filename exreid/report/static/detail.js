@@ -36,7 +36,7 @@
     const gx = stacked || !other ? 0 : qw + GAP, gy = stacked && other ? qh + GAP : 0;
     const width = stacked ? HEIGHT : qw + (other ? GAP + gw : 0), height = stacked ? qh + (other ? GAP + gh : 0) : HEIGHT;
     const words = pair ? pair.words : "no matches were kept for this pair";
-    const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": other ? `The photograph asked about, and one of ${other.animal || "an animal"}: ${words}` : "The photograph asked about" });
+    const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": other ? `The query, and a photograph of ${other.animal || "an animal"}: ${words}` : "The query" });
     const place = (href, x, y, w, h, name) => root.append(svg("image", { href, x, y, width: w, height: h, preserveAspectRatio: "none", class: name }));
     place(source(query), 0, 0, qw, qh, "photo");
     if (other) place(source(other), gx, gy, gw, gh, "photo");
@@ -81,12 +81,12 @@
     slider.addEventListener("input", () => { view.least = Number(slider.value); now.figure.querySelector("svg").replaceWith(drawing(query, other, pair)); });
     const scale = el("span", { class: "scale" }, `confidence ${Math.round(100 * exreid.index.threshold)}%`, el("i", { style: `background:linear-gradient(90deg,${exreid.index.colours.join(",")})` }), "100%");
     const words = pair ? [`${pair.words[0].toUpperCase()}${pair.words.slice(1)}.`, pair.shown < pair.count ? ` ${pair.shown} of them are drawn, thinned evenly.` : "", pair.weaker ? ` ${pair.weaker} weaker ${pair.weaker === 1 ? "one is" : "ones are"} not drawn, and did not count.` : "", pair.verified ? " Dashed lines do not agree with the others." : ""].join("")
-      : chosen === null ? "" : exreid.index.has_matches ? `Matched spots are kept for the best ${exreid.index.kept_matches} matches of each photograph.` : "This run kept no matched spots.";
+      : chosen === null ? "" : exreid.index.has_matches ? `Matched keypoints are kept for the best ${exreid.index.kept_matches === 1 ? "match" : `${exreid.index.kept_matches} matches`} of each photograph.` : "This run kept no matched keypoints.";
     const caption = (one, lead) => el("div", {}, el("p", {}, el("b", {}, lead)), el("p", { class: "meta" }, about(one)), one.key && one.large ? el("p", { class: "meta screen" }, el("a", { href: file(one, "p"), target: "_blank", rel: "noopener" }, "the photograph alone")) : null);
     return el("figure", { class: "viewer" },
       drawing(query, other, pair),
-      el("div", { class: "captions" }, caption(query, "Photograph asked about"), other ? caption(other, `${other.animal || "An animal"}, match ${entry.ranks[chosen] ? entry.ranks[chosen][0] : "?"}`) : null),
-      pair && pair.count ? el("div", { class: "toggles" }, toggle("lines", "Matched spots", "m"), toggle("heat", "Heat map", "h"), el("label", {}, "at least", slider), scale) : null,
+      el("div", { class: "captions" }, caption(query, "The query"), other ? caption(other, `${other.animal || "An animal"}, match ${entry.ranks[chosen] ? entry.ranks[chosen][0] : "?"}`) : null),
+      pair && pair.count ? el("div", { class: "toggles" }, toggle("lines", "Matched keypoints", "m"), toggle("heat", "Heat map", "h"), el("label", {}, "at least", slider), scale) : null,
       el("figcaption", {}, words));
   }
 

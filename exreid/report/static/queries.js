@@ -130,8 +130,8 @@ const exreid = (() => {
     const pages = Math.max(1, Math.ceil(shown.length / PER_PAGE));
     const page = Math.min(pages, Math.max(1, Number(state.page) || 1));
     const part = shown.slice((page - 1) * PER_PAGE, page * PER_PAGE);
-    const total = index.id.length.toLocaleString("en");
-    $("found").textContent = shown.length === index.id.length ? `${total} photographs` : `${shown.length.toLocaleString("en")} of ${total} photographs`;
+    const count = index.id.length, total = `${count.toLocaleString("en")} photograph${count === 1 ? "" : "s"}`;
+    $("found").textContent = shown.length === count ? total : `${shown.length.toLocaleString("en")} of ${total}`;
     if (at === undefined) $("found").textContent = `There is no photograph ${state.photo} in this report. ${$("found").textContent}`;
     $("grid").replaceChildren(...part.map(card));
     const turn = (to, label, off) => el("button", { type: "button", disabled: off, on: { click: () => { go({ page: to === 1 ? "" : to }); scrollTo(0, 0); } } }, label);

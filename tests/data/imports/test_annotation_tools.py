@@ -215,7 +215,7 @@ def test_animals_that_a_mask_image_numbers_get_a_row_each(photos, tmp_path):
     assert (first == (numbers == 1)).all()
     assert (second == (numbers == 2)).all()
     assert (alone == BRUSH).all()
-    assert "1 photographs have several animals by their masks" in made.notes
+    assert "1 photograph has several animals by their masks" in made.notes
 
 
 def test_a_mask_of_another_size_is_an_error(photos, tmp_path):

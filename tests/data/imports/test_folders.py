@@ -94,7 +94,7 @@ def test_a_gallery_of_folders_takes_a_second_card_with_the_same_names(tmp_path, 
     assert main(["gallery", "build", str(tmp_path / "lynx"), "--out", gallery, *small, *more]) == 0
     assert main(["gallery", "add", gallery, str(tmp_path / "card2")]) == 0
     out = capsys.readouterr().out
-    assert "1 photographs added" in out
+    assert "1 photograph added" in out
     assert "7 photographs of 3 animals" in out
     assert main(["identify", str(tmp_path / "card2"), "--gallery", gallery, more[0]]) == 0
     assert "card2/Zita/DSC_0.JPG" in capsys.readouterr().out, "it is known by its content"
