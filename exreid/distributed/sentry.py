@@ -108,25 +108,50 @@ def answers(address: str, timeout_s: float = KNOCK_S) -> bool:
 
 def _parents() -> dict[int, int]:
     """The parent of each process that runs."""
+    return {pid: parent for (pid, _), parent in _processes().items()}
+
+
+def _processes() -> dict[tuple[int, str], int]:
+    """The parent of each process that runs. A process is its number and its time of start, since
+    numbers come again."""
     parents = {}
     for folder in PROC.glob("[0-9]*"):
         with suppress(OSError, IndexError, ValueError):
             # The name in brackets may have any characters.
             fields = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
             if fields[0] not in "ZX":
-                parents[int(folder.name)] = int(fields[1])
+                parents[int(folder.name), fields[19]] = int(fields[1])
     return parents
 
 
-def _marked(mark: str) -> list[int]:
-    """The processes that were started with this mark. Parents do not lead to all of them: a raylet
-    that dies leaves its children to the system."""
-    pids, sought = [], f"{MARK}={mark}".encode()
-    for folder in PROC.glob("[0-9]*"):
+class Started:
+    """The processes that Ray has started for a driver: those with its mark, and their children.
+
+    Neither says it for long: a process that changes its title may lose its environment in /proc,
+    and a raylet that dies leaves its children to the system. So they are looked for all the time,
+    and remembered.
+    """
+
+    def __init__(self, mark: str) -> None:
+        self.sought = f"{MARK}={mark}".encode()
+        self.known: set[tuple[int, str]] = set()
+
+    def running(self) -> list[int]:
+        """Those that run."""
+        parents = _processes()
+        self.known &= parents.keys()
+        self.known |= {process for process in parents.keys() - self.known if self._marked(process)}
+        while True:
+            known = {pid for pid, _ in self.known}
+            new = {process for process, parent in parents.items() if parent in known} - self.known
+            if not new:
+                return sorted(known)
+            self.known |= new
+
+    def _marked(self, process: tuple[int, str]) -> bool:
         with suppress(OSError):
-            if sought in (folder / "environ").read_bytes():
-                pids.append(int(folder.name))
-    return pids
+            return self.sought in (PROC / str(process[0]) / "environ").read_bytes()
+        return False
 
 
 class Lines:
@@ -146,22 +171,23 @@ class Lines:
         return [line.decode() + "\n" for line in whole]
 
 
-def _heard(driver: int, orders: Lines) -> set[str]:
+def _heard(driver: int, orders: Lines, started: Started) -> set[str]:
     """The driver's messages, once it is gone or has sent `DONE`."""
     heard: set[str] = set()
     while os.getppid() == driver and DONE not in heard:
+        started.running()
         heard.update(orders.within(LOOK_EVERY_S))
     return heard.union(orders.within(0.0))
 
 
-def _clear(mark: str, alone_s: float) -> None:
+def _clear(started: Started, alone_s: float) -> None:
     """End the processes that are left."""
     for kill, wait_s in ((0, alone_s), (signal.SIGTERM, KILL_AFTER_S), (signal.SIGKILL, 0.0)):
-        for pid in _marked(mark):
+        for pid in started.running():
             with suppress(OSError):
                 os.kill(pid, kill)  # 0 does nothing
         end_s = time.monotonic() + wait_s
-        while (left := _marked(mark)) and time.monotonic() < end_s:
+        while (left := started.running()) and time.monotonic() < end_s:
             time.sleep(LOOK_EVERY_S)
         if not left:
             return
@@ -189,10 +215,11 @@ def _note(file: Path, text: str) -> None:
 def main() -> None:
     """The other process."""
     orders = json.loads(sys.argv[1])
-    heard = _heard(orders["driver"], Lines(0))
+    started = Started(orders["mark"])
+    heard = _heard(orders["driver"], Lines(0), started)
     if DONE in heard:
         # Without a head, Ray's agents take a minute to end by themselves.
-        _clear(orders["mark"], orders["alone_s"])
+        _clear(started, orders["alone_s"])
         return
     text = (
         "this process was ended from outside: killed, or memory was full, or Ray's own process on "
@@ -208,7 +235,7 @@ def main() -> None:
     for file in orders["runs"]:
         with suppress(Exception):  # no one is left to hear of it
             _note(Path(file), text)
-    _clear(orders["mark"], orders["alone_s"])
+    _clear(started, orders["alone_s"])
 
 
 if __name__ == "__main__":

@@ -267,6 +267,27 @@ def test_a_lost_head_is_told_once_by_the_driver_or_else_by_the_sentry(tmp_path, 
     assert _until(lambda: json.loads(file.read_text())["status"] == "failed")
 
 
+def test_a_process_without_its_mark_is_known_by_its_parent_also_when_that_is_gone():
+    started = sentry.Started("a mark")
+    script = "env -i sleep 300 > /dev/null & echo $!; sleep 300"
+    raylet = subprocess.Popen(
+        ["sh", "-c", script],
+        stdout=subprocess.PIPE,
+        env={**os.environ, sentry.MARK: "a mark"},
+        start_new_session=True,
+    )
+    try:
+        agent = int(raylet.stdout.readline())
+        assert _until(lambda: {raylet.pid, agent} <= set(started.running()))
+        raylet.kill()
+        raylet.wait()
+        assert agent in started.running()
+        assert agent not in sentry.Started("a mark").running()
+    finally:
+        os.killpg(raylet.pid, signal.SIGKILL)
+    assert _until(lambda: not started.running())
+
+
 def test_a_finished_run_and_one_that_another_process_took_up_stay_as_they_are(tmp_path):
     from filelock import FileLock
 
