@@ -18,7 +18,12 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", help="folder or URL to write to; without it, RUN_DIR/report")
     parser.add_argument(
-        "--root", type=os.path.expanduser, help="the data set's folder, where it has moved"
+        "--root", type=os.path.expanduser, help="the photographs' folder, where it has moved"
+    )
+    parser.add_argument(
+        "--gallery",
+        type=os.path.expanduser,
+        help="an identification's gallery, where it has moved",
     )
     parser.add_argument("--site", metavar="COLUMN", help="column of the metadata with the place")
     parser.add_argument("--workers", type=int, help="processes that make pictures")
@@ -33,6 +38,7 @@ def _report(options: argparse.Namespace) -> int:
             mirror.local_root(options.out, key="--out") if options.out else None,
             compare=[mirror.local_folder(run) for run in options.compare],
             root=options.root,
+            gallery_root=options.gallery,
             site_column=options.site,
             workers=options.workers,
             progress=progress,

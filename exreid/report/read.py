@@ -127,12 +127,14 @@ def read_run_data(
     folder: Path,
     *,
     root: str | None = None,
+    gallery_root: str | None = None,
     site_column: str | None = None,
     table: ImageTable | None = None,
 ) -> RunData:
     """A finished run, read from its folder.
 
-    ``root`` replaces the data set's folder, ``site_column`` is the column with the place (None:
+    ``root`` replaces the photographs' folder, ``gallery_root`` that of the pictures of an
+    identification's gallery, ``site_column`` is the column with the place (None:
     the likeliest), ``table`` the run's images where they are read already. RunError where the
     folder is no finished run, or its images have moved.
     """
@@ -147,7 +149,14 @@ def read_run_data(
         query_ids = queries["query_id"].tolist()
         gallery_ids = rows["gallery_id"].unique().to_pylist()
         images = read_run_images(
-            folder, config, query_ids, gallery_ids, root=root, site=site_column, table=table
+            folder,
+            config,
+            query_ids,
+            gallery_ids,
+            root=root,
+            gallery_root=gallery_root,
+            site=site_column,
+            table=table,
         )
         return RunData(
             folder,

@@ -83,10 +83,13 @@ def read_run_images(
     gallery_ids: Sequence[str],
     *,
     root: str | None = None,
+    gallery_root: str | None = None,
     site: str | None = None,
     table: ImageTable | None = None,
 ) -> RunImages:
-    """The images from ``photos.parquet``, or from the data set that the config names.
+    """The images from ``photos.parquet``, or from the data set that the config names. ``root`` and
+    ``gallery_root`` are where they have moved: those of an identification's gallery have a folder
+    besides that of the queries.
 
     RunError where neither exists, with the path and the remedy.
     """
@@ -97,9 +100,14 @@ def read_run_images(
         whole = whole.where(whole.notna(), None)
         if "side" in whole:
             whole = whole[whole["side"] != IN_GALLERY].reset_index(drop=True)
+        of_gallery = whole.get("side", pd.Series("query", whole.index)) == "gallery"
         if root is not None:
-            whole["root"] = root
+            whole.loc[~of_gallery, "root"] = root
+        if gallery_root is not None:
+            whole.loc[of_gallery & whole["path"].notna(), "root"] = gallery_root
         used = {"side", "gallery_images"}
+    elif gallery_root is not None:
+        raise RunError(f"{folder}: --gallery is for identifications; this run needs --root alone.")
     elif config is not None:
         if table is None:
             table = read_run_metadata(folder, config.dataset, root)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ from exreid.report.side_by_side import compare as compare_runs
 from exreid.storage import mirror
 from exreid.storage.run_files import damage_named
 
+log = logging.getLogger(__name__)
 MOST_WORKERS = 8
 IN_PROCESS = 64
 """Fewer images are not worth other processes."""
@@ -51,6 +53,7 @@ def write_report(
     *,
     compare: Sequence[Path] = (),
     root: str | None = None,
+    gallery_root: str | None = None,
     site_column: str | None = None,
     workers: int | None = None,
     progress: Progress = no_progress,
@@ -60,20 +63,21 @@ def write_report(
     ``out`` is ``RUN_DIR/report`` by default; where that is a copy of a URL, it goes there too.
     Where it holds the report of this very run already, nothing is done; pictures that are there
     are never made again. ``compare``: further runs on the same split. ``root`` replaces the data
-    set's folder where it has moved. ``site_column``: the column with the place; by default the
-    likeliest. ``workers``: processes (None: as the CPUs allow).
+    set's folder, or that of an identification's photographs, where it has moved; ``gallery_root``
+    the folder of an identification's gallery. ``site_column``: the column with the place; by
+    default the likeliest. ``workers``: processes (None: as the CPUs allow).
 
     RunError where a folder is no finished run, its images cannot be found, or runs are not on
     one split.
     """
     out = (run_dir / "report" if out is None else out).absolute()
     first = out / "index.html"
-    mark = _mark(run_dir, compare, root, site_column)
+    mark = _mark(run_dir, compare, root, gallery_root, site_column)
     if first.exists() and _marked(out) == mark:
         return first
     _check_out(out)
     workers = min(MOST_WORKERS, os.cpu_count() or 1) if workers is None else workers
-    data = read_run_data(run_dir, root=root, site_column=site_column)
+    data = read_run_data(run_dir, root=root, gallery_root=gallery_root, site_column=site_column)
     with damage_named(run_dir):
         _write(data, out, _comparison(data, compare), workers=workers, progress=progress)
     mirror.publish_folder(out)
@@ -124,27 +128,37 @@ def _comparison(data: RunData, folders: Sequence[Path]) -> Comparison | None:
 
 def _faults(data: RunData, pictures: Mapping[int, Picture]) -> list[str]:
     """What is wrong with some pictures; RunError where there is none at all."""
+    identifies = data.result.kind == "identify"
     if pictures and not any(picture.key for picture in pictures.values()):
         lost = next(picture.error for picture in pictures.values())
+        gallery = ", and that of the gallery with --gallery FOLDER" if identifies else ""
         raise RunError(
-            f"{data.folder}: none of its {len(pictures)} photographs can be read ({lost}) If the "
-            "data set has moved, give its folder with --root FOLDER."
+            f"{data.folder}: none of its {len(pictures)} photographs can be read ({lost}) If they "
+            f"have moved, give their folder with --root FOLDER{gallery}."
         )
     image_ids = data.images.rows["image_id"]
-    faults = [
+    notes = [
         f"{image_ids.iat[image]}: {picture.error}"
         for image, picture in pictures.items()
         if picture.error
     ]
-    notes = faults[:SHOWN_FAULTS]
-    if len(faults) > SHOWN_FAULTS:
-        notes.append(f"and {len(faults) - SHOWN_FAULTS} more photographs that are not shown whole.")
+    if len(notes) > SHOWN_FAULTS:
+        more = f"and {len(notes) - SHOWN_FAULTS} more photographs that are not shown whole."
+        notes = [*notes[:SHOWN_FAULTS], more]
+    known = [picture for image, picture in pictures.items() if image >= len(data.queries)]
+    if identifies and known and all(picture.error for picture in known):
+        lost = (
+            "None of the gallery's photographs can be read. If the gallery has moved, give its "
+            "folder with --gallery FOLDER."
+        )
+        log.warning("%s: %s", data.folder, lost)
+        notes = [lost, *notes]
     return notes
 
 
-def _mark(run_dir: Path, compare: Sequence[Path], root: str | None, site_column: str | None) -> str:
+def _mark(run_dir: Path, compare: Sequence[Path], *options: str | None) -> str:
     """What changes when the report would."""
-    lines = [pages_version(), str(root), str(site_column)]
+    lines = [pages_version(), *map(str, options)]
     for folder in (run_dir, *compare):
         for file in sorted(folder.glob("*")) if folder.is_dir() else []:
             if file.is_file() and not file.name.startswith("."):

@@ -176,7 +176,7 @@ def test_a_night_is_told_photograph_by_photograph(night, cosine, metadata, out, 
     assert "7 photographs, 4 answered" in shown
     assert f"cam1/IMG_5.jpg = {train['unique_name']}: {train['path']}" in shown
     assert "cam1/IMG_8.jpg: not an image" in shown
-    assert "1 other files" in shown
+    assert "1 other file in the folders is no photograph." in shown
     assert "Encounters: 2 by time, 1 by folder name" in shown
     rows = list(csv.DictReader((night.parent / "night.csv").open()))
     assert [row["photo"] for row in rows if row["status"] == "answered"] == [
@@ -207,6 +207,35 @@ def test_a_night_is_told_photograph_by_photograph(night, cosine, metadata, out, 
     result = published_record(out / "identifications/night")
     assert (result["kind"], result["status"]) == ("identify", "completed")
     assert result["counts"]["in_gallery"] == 1
+
+
+def test_a_copied_identification_finds_its_card_and_its_gallery(
+    night, cosine, out, tmp_path, capsys
+):
+    folder, _ = _identify([night], cosine, out)
+    sent = tmp_path / "sent"
+    assert main(["report", str(folder), "--out", str(tmp_path / "before"), "--workers", "1"]) == 0
+    every = len(pd.read_parquet(tmp_path / "before" / "pictures.parquet"))
+    for name, source in {"run": folder, "card": night, "gallery": cosine.folder}.items():
+        shutil.copytree(source, sent / name)
+    night.rename(tmp_path / "moved")
+    places = pd.read_parquet(sent / "run" / "photos.parquet")
+    places.loc[places["side"] == "gallery", "root"] = str(tmp_path / "gone")
+    places.to_parquet(sent / "run" / "photos.parquet")
+    report = ["report", str(sent / "run"), "--workers", "1"]
+    assert main(report) == 1
+    assert re.search("with --root FOLDER, .*--gallery FOLDER", capsys.readouterr().err)
+
+    def shown(*more):
+        assert main([*report, *more]) == 0
+        pictures = pd.read_parquet(sent / "run" / "report" / "pictures.parquet")
+        return len(pictures), "give its folder with --gallery" in capsys.readouterr().err
+
+    card = ["--root", str(sent / "card")]
+    answered = (places["side"] == "query").sum()
+    assert shown(*card) == (answered, True)
+    assert every > answered
+    assert shown(*card, "--gallery", str(sent / "gallery")) == (every, False)
 
 
 def test_json_says_the_same_as_the_files(night, cosine, out, capsys):
