@@ -144,10 +144,11 @@ def _places(options: argparse.Namespace) -> dict[str, str | Path]:
     for number, word in enumerate(words):
         if "=" not in word:
             found[f"argument {number + 1}"] = word
-    keys = [word for word in words if "=" in word]
-    load = getattr(options, "load", partial(load_config, ProbeConfig))
-    with suppress(ExreidError):
-        found |= places_of(load(getattr(options, "config", None), keys))
+    if hasattr(options, "overrides") or hasattr(options, "words"):  # the command takes keys
+        keys = [word for word in words if "=" in word]
+        load = getattr(options, "load", partial(load_config, ProbeConfig))
+        with suppress(ExreidError):
+            found |= places_of(load(getattr(options, "config", None), keys))
     return found
 
 

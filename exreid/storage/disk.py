@@ -136,12 +136,14 @@ def _full_place(places: Places) -> Path | None:
 
 
 def _role(path: Path, places: Places) -> str | None:
-    """What names the nearest of the places that the path is in, beside or on the way to."""
+    """What names the nearest of the places that the path is in or on the way to, or whose
+    temporary file or folder it is in."""
     best, most = None, 0
     for role, named in places.items():
         place = Path(named).absolute()
         inside, above = path.is_relative_to(place), place.is_relative_to(path)
-        beside = path.parent == place.parent and path.name.startswith(f".{place.name}.")
+        below = path.parts[len(place.parts) - 1 :] if path.is_relative_to(place.parent) else ()
+        beside = bool(below) and below[0].startswith(f".{place.name}.")
         near = len((path if above else place).parts) if inside or above or beside else 0
         if near > most:
             best, most = role, near

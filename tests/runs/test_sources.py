@@ -211,14 +211,15 @@ def test_a_gallery_is_built_from_coco_and_names_new_photographs(folder, table, c
     name = _coco(rows[known].reset_index(drop=True), folder / "photos")
     words = [f"dataset.root={folder / 'photos'}", f"dataset.metadata_file={name}", *SMALL]
     gallery = folder / "g"
-    assert main(["gallery", "build", "--out", str(gallery), *words]) == 0
+    out = f"output.root={folder / 'out'}"
+    assert main(["gallery", "build", "--out", str(gallery), *words, out]) == 0
     card = folder / "card"
     card.mkdir()
     for path in rows["path"][~known]:
         shutil.copy(folder / "photos" / path, card)
     answers = folder / "answers.csv"
     words = ["identify", str(card), "--gallery", str(gallery), "--csv", str(answers)]
-    assert main([*words, f"output.root={folder / 'out'}"]) == 0
+    assert main([*words, out]) == 0
     assert len(pd.read_csv(answers)) == (~known).sum()
 
     # A detector's file says which of them have an animal, and where.
@@ -228,8 +229,7 @@ def test_a_gallery_is_built_from_coco_and_names_new_photographs(folder, table, c
     content.append({"file": names[0], "detections": []})
     (folder / "card.json").write_text(json.dumps(content))
     capsys.readouterr()
-    words += ["--detections", str(folder / "card.json"), f"output.root={folder / 'out'}"]
-    assert main(words) == 0
+    assert main([*words, "--detections", str(folder / "card.json"), out]) == 0
     assert "1 photograph has no animal in" in capsys.readouterr().err
     assert sorted(pd.read_csv(answers).iloc[:, 0].str.rpartition("/")[2]) == names[1:]
 

@@ -22,6 +22,7 @@ PLACES = {"output.root": "/runs", "dataset.root": "/data", "--out": "/else/where
         (errno.EROFS, "/else/where/g/images", "(--out): can only be read, not written"),
         (errno.EACCES, "/data/a.jpg", "/data/a.jpg (dataset.root): permission is missing"),
         (errno.EACCES, "/else/where/.g.lock", "/else/where/.g.lock (--out)"),
+        (errno.ENOSPC, "/else/where/.g.1b2c-7.tmp/photos/a.jpg", "a.jpg (--out): the disk is full"),
         (errno.EACCES, "/else", "/else (--out): permission is missing"),
         (errno.ENAMETOOLONG, "/runs/" + "x" * 300, "Set a shorter output.root"),
         (errno.ENOTDIR, "/runs/r", "is a file where a folder is needed. Check output.root"),

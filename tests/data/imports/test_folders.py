@@ -92,7 +92,7 @@ def test_a_gallery_of_folders_takes_a_second_card_with_the_same_names(tmp_path, 
     gallery, small = str(tmp_path / "g"), ["dataset.image_size=32", "ray.num_actors=0"]
     more = [f"output.root={tmp_path}", "benchmark.open_set.enabled=false"]
     assert main(["gallery", "build", str(tmp_path / "lynx"), "--out", gallery, *small, *more]) == 0
-    assert main(["gallery", "add", gallery, str(tmp_path / "card2")]) == 0
+    assert main(["gallery", "add", gallery, str(tmp_path / "card2"), more[0]]) == 0
     out = capsys.readouterr().out
     assert "1 photograph added" in out
     assert "7 photographs of 3 animals" in out
@@ -109,7 +109,7 @@ def test_a_card_without_times_is_added_to_a_gallery_with_visits(tmp_path, capsys
     gallery, small = str(tmp_path / "g"), ["dataset.image_size=32", "ray.num_actors=0"]
     more = [f"output.root={tmp_path}", "benchmark.open_set.enabled=false"]
     assert main(["gallery", "build", str(tmp_path / "lynx"), "--out", gallery, *small, *more]) == 0
-    assert main(["gallery", "add", gallery, str(tmp_path / "card2")]) == 0
+    assert main(["gallery", "add", gallery, str(tmp_path / "card2"), more[0]]) == 0
     told = capsys.readouterr()
     assert "5 photographs of 2 animals" in told.out
     assert "no time in their EXIF" in told.err
