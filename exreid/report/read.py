@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from exreid.config.io import from_values
 from exreid.config.probe import ProbeConfig
@@ -146,6 +147,9 @@ def read_run_data(
         rows = read_run_table(
             folder / "rankings.parquet", RANKINGS, empty={"is_match": TRUTH, "score": NUMBER}
         )
+        if result.kind == "identify" and config is not None:
+            # Earlier versions wrote more candidates than they have pictures of.
+            rows = rows.filter(pc.less_equal(rows["rank"], config.benchmark.keep_candidates))
         query_ids = queries["query_id"].tolist()
         gallery_ids = rows["gallery_id"].unique().to_pylist()
         images = read_run_images(

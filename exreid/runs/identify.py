@@ -31,7 +31,7 @@ from exreid.records import ImageTable, Result, RetrievalSide
 from exreid.runs.gallery_build import join_tables
 from exreid.storage.feature_store import SignatureMemo
 from exreid.storage.run_folder import RunFolder, new_run_id, write_rejected, write_table, write_text
-from exreid.storage.run_tables import query_table, ranking_table
+from exreid.storage.run_tables import best_candidates, query_table, ranking_table
 from exreid.storage.spreadsheets import csv_text
 
 IDENTIFY_KEYS = ("output.", "ray.", "benchmark.cache", "benchmark.keep_matches")
@@ -108,7 +108,7 @@ def _identify(
                 write_table(folder / "matches.parquet", matches)
         with log.timed("answers"):
             answers = photo_answer_tables(retrieval, gallery, config)
-            _write_answers(folder, retrieval, answers, gallery)
+            _write_answers(folder, retrieval, answers, gallery, config.benchmark.keep_candidates)
         undecided = replace(retrieval, decisions=None)  # decisions are counted as they are told
         counts = {
             **features.counts,
@@ -142,10 +142,10 @@ def _sides(table: ImageTable, known: int) -> tuple[RetrievalSide, RetrievalSide]
 
 
 def _write_answers(
-    folder: Path, retrieval: Retrieval, answers: AnswerTables, gallery: StoredGallery
+    folder: Path, retrieval: Retrieval, answers: AnswerTables, gallery: StoredGallery, keep: int
 ) -> None:
     """The rankings and the answers, as a probe's without its truth."""
-    queries, ranking = retrieval.queries, retrieval.ranking
+    queries, ranking = retrieval.queries, best_candidates(retrieval.ranking, keep)
     rankings = without_truth(ranking_table(ranking, queries, retrieval.gallery))
     write_table(folder / "rankings.parquet", rankings)
     none = [None] * len(queries)

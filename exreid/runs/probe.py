@@ -44,7 +44,7 @@ from exreid.records import Counts, ImageTable, Ranking, Rejected, Result
 from exreid.report.visualize import draw_run
 from exreid.storage.run_files import damage_named
 from exreid.storage.run_folder import RunFolder, new_run_id, write_rejected, write_table, write_text
-from exreid.storage.run_tables import query_table, ranking_table, read_ranking
+from exreid.storage.run_tables import best_candidates, query_table, ranking_table, read_ranking
 
 
 def run_probe(
@@ -190,7 +190,7 @@ def _write(
     ranking, queries = retrieval.ranking, retrieval.queries
     write_rejected(folder / "rejected.csv", rejected)
     write_evidence(folder, retrieval)
-    ranking = _cut(ranking, keep_candidates)
+    ranking = best_candidates(ranking, keep_candidates)
     identity = retrieval.table.rows["identity"]
     identities = [identity.iloc[position] for position in queries.position_N]
     rankings = ranking_table(ranking, queries, retrieval.gallery)
@@ -233,15 +233,6 @@ def recompute_metrics(folder: Path, config: ProbeConfig) -> Result:
     with damage_named(folder):
         measured = measure(ranking, identity_Q, config)
         return with_answers(measured, read_answer_tables(folder), config)
-
-
-def _cut(ranking: Ranking, keep: int) -> Ranking:
-    """The ranking with its best candidates alone; the positives' ranks stay as they are."""
-    return replace(
-        ranking,
-        candidate_index_QK=ranking.candidate_index_QK[:, :keep],
-        candidate_score_QK=ranking.candidate_score_QK[:, :keep],
-    )
 
 
 def _left_out(rejected: list[Rejected]) -> Counts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,15 @@ from exreid.storage.run_files import (
     damage_named,
     read_run_table,
 )
+
+
+def best_candidates(ranking: Ranking, keep: int) -> Ranking:
+    """The ranking with its best candidates alone; the positives' ranks stay as they are."""
+    return replace(
+        ranking,
+        candidate_index_QK=ranking.candidate_index_QK[:, :keep],
+        candidate_score_QK=ranking.candidate_score_QK[:, :keep],
+    )
 
 
 def ranking_table(ranking: Ranking, queries: RetrievalSide, gallery: RetrievalSide) -> pa.Table:

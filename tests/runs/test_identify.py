@@ -238,6 +238,17 @@ def test_a_copied_identification_finds_its_card_and_its_gallery(
     assert shown(*card, "--gallery", str(sent / "gallery")) == (every, False)
 
 
+def test_a_report_needs_no_pictures_of_candidates_that_are_not_kept(night, data, out, tmp_path):
+    config = _config(data, out, "wildfusion", "benchmark.keep_candidates=2")
+    gallery = build_gallery(config, tmp_path / "few", split="train").gallery
+    folder, _ = _identify([night], gallery, out)
+    places = pd.read_parquet(folder / "photos.parquet")
+    assert set(pd.read_parquet(folder / "rankings.parquet")["rank"]) == {1, 2}
+    assert main(["report", str(folder), "--out", str(tmp_path / "pages"), "--workers", "1"]) == 0
+    pictures = pd.read_parquet(tmp_path / "pages" / "pictures.parquet")
+    assert len(pictures) == places["side"].isin(["query", "gallery"]).sum()
+
+
 def test_json_says_the_same_as_the_files(night, cosine, out, capsys):
     arguments = ["identify", str(night), "--gallery", str(cosine.folder), "--json"]
     assert main([*arguments, "--encounter-minutes", "120", f"output.root={out}"]) == 0
