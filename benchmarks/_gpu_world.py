@@ -17,7 +17,7 @@ from _report import Report
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from exreid.data.metadata import Columns, load_images
+from exreid.data.metadata import Columns, read_image_table
 from exreid.data.synthetic import write_dataset
 from exreid.features.local import LocalExtractor
 from exreid.features.local_extraction import LocalPreprocessing
@@ -75,7 +75,9 @@ class Bench:
     @cached_property
     def table(self) -> ImageTable:
         """Those photographs."""
-        table, _ = load_images(str(self.root), columns=Columns(encounter=("source", "encounter")))
+        table, _ = read_image_table(
+            str(self.root), columns=Columns(encounter=("source", "encounter"))
+        )
         return table
 
     @cached_property

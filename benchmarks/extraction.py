@@ -14,7 +14,7 @@ from _report import Report, arguments
 
 from exreid.config.probe import RayConfig
 from exreid.data.images import Preprocessing
-from exreid.data.metadata import Columns, load_images
+from exreid.data.metadata import Columns, read_image_table
 from exreid.data.synthetic import write_dataset
 from exreid.distributed.extract import extract_over_actors
 from exreid.distributed.session import Placement, place_actors, ray_session
@@ -71,7 +71,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ray_session(RayConfig()):
         root = Path(folder) / "data"
         write_dataset(root, identities=images // 10, images_per_identity=10, workers=2)
-        table, _ = load_images(str(root), columns=Columns())
+        table, _ = read_image_table(str(root), columns=Columns())
         preprocessing = Preprocessing(
             image_wh_px=(224, 224),
             resize="crop",

@@ -26,7 +26,7 @@ import pandas as pd
 from _report import Report
 
 from exreid.data.images import Preprocessing, prepare_image, prepare_matte
-from exreid.data.metadata import Columns, load_images, retrieval_sides
+from exreid.data.metadata import Columns, read_image_table, retrieval_sides
 from exreid.data.synthetic import write_dataset
 from exreid.explain.hiding import densest_region, hidden, random_points, region_of_points
 from exreid.explain.similarity import explain_similarity
@@ -414,7 +414,7 @@ def data_set(options: argparse.Namespace) -> tuple[ImageTable, np.ndarray]:
         identities, each = (8, 6) if options.quick else (20, 8)
         write_dataset(Path(root), identities=identities, images_per_identity=each, seed=7)
     columns = Columns(encounter=tuple(options.encounter.split(",")), viewpoint=options.viewpoint)
-    table, _ = load_images(root, columns=columns)
+    table, _ = read_image_table(root, columns=columns)
     masked = table.rows["mask"].notna() & (table.rows["mask"] != "")
     if not masked.any():
         raise SystemExit(f"{root}: no image has a mask, which says where the animal is.")

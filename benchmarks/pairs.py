@@ -26,7 +26,7 @@ from _report import Report, interleaved_s
 
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
-from exreid.data.metadata import Columns, load_images
+from exreid.data.metadata import Columns, read_image_table
 from exreid.data.synthetic import write_dataset
 from exreid.features.local import LocalExtractor
 from exreid.features.local_extraction import LocalPreprocessing
@@ -208,7 +208,7 @@ def animals(identities: int, per_identity: int, keypoints: int) -> tuple[LocalFe
     """Synthetic animals' features with their masks, and their table."""
     root = Path(tempfile.mkdtemp()) / "data"
     write_dataset(root, identities=identities, images_per_identity=per_identity, seed=5)
-    table, _ = load_images(str(root), columns=Columns(encounter=("source", "encounter")))
+    table, _ = read_image_table(str(root), columns=Columns(encounter=("source", "encounter")))
     preprocessing = LocalPreprocessing(512, False, "filter", "none", 0.0)
     extract = LocalExtractor("aliked-n16", keypoints=keypoints)
     parts = []

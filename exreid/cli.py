@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None, *, called: Sequence[str] | None
 def _overview() -> str:
     """The commands, grouped, with a line each."""
     lines = ["exreid: identify individual wild animals by image retrieval."]
-    for title, names in GROUPS.items():
+    for title, names in COMMAND_GROUPS.items():
         lines.append(title)
         lines += [f"  {name:<12}{COMMANDS[name].text}" for name in names]
     return "\n".join([*lines, "exreid COMMAND --help says what a command takes."])
@@ -210,7 +210,7 @@ COMMANDS = {
     "extract": probe.EXTRACT,
     "completion": Command("Print a shell's completion.", _completion_arguments, _completion),
 }
-GROUPS = {
+COMMAND_GROUPS = {
     "See it work": ("demo", "synth"),
     "Your photographs": ("init", "import", "validate"),
     "Which animal is this?": ("gallery", "identify", "export"),

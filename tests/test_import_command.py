@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from exreid.cli import main
-from exreid.data.metadata import Columns, load_images
+from exreid.data.metadata import Columns, read_image_table
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_a_table_is_written_and_read_again(detections, tmp_path, capsys, ending)
     assert "MegaDetector's file: 1 row, 1 photograph, 0 animals by name" in said
     assert f"dataset.metadata_file={out}" in said
     assert list(out.parent.iterdir()) == [out]
-    table, _ = load_images(
+    table, _ = read_image_table(
         str(tmp_path), metadata_file=str(out), columns=Columns(), require_identity=False
     )
     assert table.original["bbox"].tolist() == ["[6.0, 10.0, 30.0, 20.0]"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from exreid.api.photographs import Image, Images, Mask, as_list, file_of, named, regions_of
+from exreid.api.photographs import Image, Images, MaskLike, as_list, file_of, named, regions_of
 from exreid.api.settings import Keys, overrides_of
 from exreid.api.watching import progress_here
 from exreid.config.io import load_config
@@ -39,7 +39,7 @@ class Keypoints:
 
 
 def embed(
-    images: Images, keys: Keys | None = None, *, masks: Mask | Sequence[Mask] = None
+    images: Images, keys: Keys | None = None, *, masks: MaskLike | Sequence[MaskLike] = None
 ) -> np.ndarray:
     """The vectors of photographs: float32 (N, D), not normalised, as ``exreid extract`` gives them.
 
@@ -83,7 +83,7 @@ def embed(
 
 
 def local_features(
-    images: Images, keys: Keys | None = None, *, masks: Mask | Sequence[Mask] = None
+    images: Images, keys: Keys | None = None, *, masks: MaskLike | Sequence[MaskLike] = None
 ) -> list[Keypoints]:
     """The keypoints of each photograph, with descriptors and scores; at most
     ``benchmark.local_top_k`` of each.
@@ -107,7 +107,7 @@ def match(
     second: Image,
     keys: Keys | None = None,
     *,
-    masks: Sequence[Mask] = (None, None),
+    masks: Sequence[MaskLike] = (None, None),
 ) -> pd.DataFrame:
     """The keypoints that LightGlue matches between two photographs, the most certain first.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from exreid.api.photographs import Images, PathLike, as_list, on_disk
-from exreid.api.settings import Keys, as_cells, overrides_of, places, table_overrides
+from exreid.api.settings import Keys, as_cells, overrides_of, run_folders, table_overrides
 from exreid.api.watching import progress_here
 from exreid.config.io import load_config, with_overrides
 from exreid.config.probe import ProbeConfig
@@ -53,7 +53,7 @@ class Gallery:
         with ``split``, of photographs of that split alone."""
         from exreid.runs.gallery_build import build_gallery, decided
 
-        with places(None, cache) as where:
+        with run_folders(None, cache) as where:
             given = table_overrides(table, ProbeConfig, config, keys, where)
             overrides = [*overrides_of(keys), *given, *where.overrides]
             settings = load_config(ProbeConfig, config, overrides, preset=preset)
@@ -108,7 +108,7 @@ class Gallery:
         from exreid.gallery.photo_table import PhotoOptions
         from exreid.runs.identify import IDENTIFY_KEYS, run_identify
 
-        with places(output_dir, cache) as where:
+        with run_folders(output_dir, cache) as where:
             metadata = None
             if isinstance(photos, pd.DataFrame):
                 paths, metadata = self._described(photos, where.scratch)

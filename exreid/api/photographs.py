@@ -25,7 +25,7 @@ Images = Image | Sequence[Image]
 """Photographs: one, or several. An array (N, H, W, 3) is several."""
 
 
-Mask = Union[str, Mapping[str, object], "np.ndarray", None]
+MaskLike = Union[str, Mapping[str, object], "np.ndarray", None]
 """Where the animal is: COCO RLE or polygons, as JSON or as a dict; an array (H, W), bool or 0 and
 not 0; None: nobody says."""
 
@@ -70,7 +70,7 @@ def file_of(image: Image, place: int = 0) -> bytes:
     return buffer.getvalue()
 
 
-def regions_of(masks: Mask | Sequence[Mask], count: int) -> list[str | None]:
+def regions_of(masks: MaskLike | Sequence[MaskLike], count: int) -> list[str | None]:
     """A mask for each of ``count`` photographs, as tables have them; None for all where none is
     given. MaskError for another number of them, or an array of another shape."""
     from exreid.data.masks import encode_mask
@@ -78,7 +78,7 @@ def regions_of(masks: Mask | Sequence[Mask], count: int) -> list[str | None]:
     one = masks is None or isinstance(masks, str | Mapping)
     if one or (isinstance(masks, np.ndarray) and masks.ndim == 2):
         masks = [None] * count if masks is None else [masks]  # type: ignore[list-item]
-    given: list[Mask] = list(masks)  # type: ignore[arg-type]
+    given: list[MaskLike] = list(masks)  # type: ignore[arg-type]
     if len(given) != count:
         raise MaskError(f"{len(given)} masks for {count} photographs: give each one, or None.")
     regions: list[str | None] = []

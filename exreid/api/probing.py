@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from exreid.api.photographs import PathLike
-from exreid.api.settings import Keys, overrides_of, places, table_overrides
+from exreid.api.settings import Keys, overrides_of, run_folders, table_overrides
 from exreid.api.watching import progress_here, result_html, result_text
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
@@ -21,7 +21,7 @@ from exreid.storage.urls import is_remote, join
 if TYPE_CHECKING:
     from exreid.pipeline.embed import Features
 
-SHOWN_COLUMNS = [
+IMAGE_COLUMNS = [
     *("image_id", "path", "identity", "split", "encounter", "date", "viewpoint", "bbox", "mask")
 ]
 
@@ -79,7 +79,7 @@ def probe(
     """
     from exreid.runs.probe import run_probe
 
-    with places(output_dir, cache) as where:
+    with run_folders(output_dir, cache) as where:
         given = table_overrides(table, ProbeConfig, config, keys, where)
         overrides = [*overrides_of(keys), *given, *where.overrides]
         settings = load_config(ProbeConfig, config, overrides, preset=preset)
@@ -108,14 +108,14 @@ def load_images(
     """
     from exreid.pipeline.inputs import read_images, settled
 
-    with places(None, None) as where:
+    with run_folders(None, None) as where:
         given = table_overrides(table, ProbeConfig, config, keys, where)
         settings = settled(load_config(ProbeConfig, config, [*overrides_of(keys), *given]))
         there = settings.dataset.make_split is not None or _has_split(settings)
         images, rejected = read_images(settings, with_split=there, require_identity=False)
     root = images.root
     root = root if is_remote(root) else os.path.abspath(os.path.expanduser(root))  # noqa: PTH100, PTH111
-    frame = images.rows[SHOWN_COLUMNS].copy()
+    frame = images.rows[IMAGE_COLUMNS].copy()
     frame["path"] = [join(root, path) for path in frame["path"]]
     frame.attrs["rejected"] = [f"{one.path}: {one.reason}" for one in rejected]
     return frame

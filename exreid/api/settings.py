@@ -28,7 +28,7 @@ OWN_NAMES = {"split": "split_col", "encounter": "encounter_cols", "viewpoint": "
 
 
 @dataclass(frozen=True)
-class Places:
+class RunFolders:
     """Where a run writes."""
 
     scratch: Path
@@ -39,14 +39,14 @@ class Places:
 
 
 @contextmanager
-def places(output_dir: PathLike | None, cache: PathLike | None) -> Iterator[Places]:
+def run_folders(output_dir: PathLike | None, cache: PathLike | None) -> Iterator[RunFolders]:
     """Where a run writes; what is not given is a folder that goes afterwards."""
     with TemporaryDirectory(prefix="exreid-") as folder:
         scratch = Path(folder)
         kept = None if output_dir is None else Path(output_dir).expanduser().absolute()
         features = scratch / "cache" if cache is None else Path(cache).expanduser().absolute()
         output = f"output.root={as_typed(kept or scratch / 'runs')}"
-        yield Places(scratch, kept, [output, f"benchmark.cache={as_typed(features)}"])
+        yield RunFolders(scratch, kept, [output, f"benchmark.cache={as_typed(features)}"])
 
 
 def overrides_of(keys: Keys | None) -> list[str]:
@@ -67,7 +67,7 @@ def table_overrides(
     model: type[StrictModel],
     config: PathLike | None,
     keys: Keys | None,
-    where: Places,
+    where: RunFolders,
 ) -> list[str]:
     """Overrides that make a DataFrame the data set's table; none without one.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from exreid.api.photographs import PathLike
-from exreid.api.settings import Keys, overrides_of, places, table_overrides
+from exreid.api.settings import Keys, overrides_of, run_folders, table_overrides
 from exreid.api.watching import progress_here, result_html, result_text
 from exreid.config.io import load_config
 from exreid.config.training import FinetuneConfig
@@ -57,7 +57,7 @@ def finetune(
     from exreid.training.checkpoint import BEST
     from exreid.training.history import read_history
 
-    with places(output_dir, None) as where:
+    with run_folders(output_dir, None) as where:
         given = table_overrides(table, FinetuneConfig, config, keys, where)
         output = where.overrides[:1]  # decoded images are kept beside the run
         overrides = [*overrides_of(keys), *given, *output]

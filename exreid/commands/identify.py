@@ -118,7 +118,7 @@ def _detected(
 ) -> tuple[list[Path], Path]:
     """The photographs on which a detector found an animal, and a table of its boxes, in the
     columns that the gallery's own has; what is passed over is told."""
-    from exreid.data.imports.read import import_source, write_table
+    from exreid.data.imports.read import import_source, write_metadata
     from exreid.data.photos import find_photos
 
     if options.metadata is not None:
@@ -149,7 +149,7 @@ def _detected(
     table = boxes[["bbox"]].set_axis([dataset.bbox_cols[0]], axis=1)
     table.insert(0, dataset.path_col, [name.replace(os.sep, "/") for name in paths])
     wanted = (*dataset.encounter_cols, dataset.viewpoint_col)
-    write_table(table.assign(**{name: None for name in wanted if name}), out)
+    write_metadata(table.assign(**{name: None for name in wanted if name}), out)
     return detected, out
 
 

@@ -59,7 +59,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _import(options: argparse.Namespace) -> int:
-    from exreid.data.imports.read import Choices, import_source, write_table
+    from exreid.data.imports.read import Choices, import_source, write_metadata
 
     what, source = _what_and_file(options.words)
     out: Path = options.out
@@ -88,7 +88,7 @@ def _import(options: argparse.Namespace) -> int:
         skip=options.on_error == "skip",
         only_named=options.only_named,
     )
-    write_table(made.cells, out)
+    write_metadata(made.cells, out)
     for line in made.report():
         OUT.print(line, markup=False, soft_wrap=True)
     OUT.print(f"Written to {out}", markup=False, soft_wrap=True)

@@ -19,11 +19,11 @@ from PIL import Image, ImageDraw
 from exreid.errors import MaskError
 
 BoxFormat = Literal["xywh_px", "xyxy_px", "xywh_norm"]
-OUTSIDE = 0.02
+BOX_SLACK = 0.02
 """How far a box may run over the image's edge, in sides; detectors leave a little."""
 MIN_AREA_PX = 16
 """A smaller box shows no animal."""
-FORMS = "[x, y, width, height], in pixels, or as dataset.bbox_format says"
+BOX_FORMS = "[x, y, width, height], in pixels, or as dataset.bbox_format says"
 
 
 @dataclass(frozen=True)
@@ -116,13 +116,13 @@ def read_numbers(cells: Sequence[str | None]) -> list[float] | None:
     except ValueError:
         numbers = []
     if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
-        raise ValueError(f"is no box of four numbers ({FORMS})")
+        raise ValueError(f"is no box of four numbers ({BOX_FORMS})")
     return numbers
 
 
 def looks_like_fractions(boxes: Sequence[Sequence[float]]) -> bool:
     """Whether all are fractions of their photographs: no box in pixels is so small."""
-    return bool(boxes) and max(max(map(abs, box)) for box in boxes) <= 1 + OUTSIDE
+    return bool(boxes) and max(max(map(abs, box)) for box in boxes) <= 1 + BOX_SLACK
 
 
 def box_text(numbers: Sequence[float], how: BoxFormat, theta_rad: float = 0.0) -> str:
@@ -157,7 +157,7 @@ def box_numbers(text: str) -> list[float]:
 
 def box_in_image(text: str, image_wh_px: tuple[int, int]) -> Box:
     """A box of `box_text` on an image of this size. MaskError where it runs over the image's edge
-    by more than `OUTSIDE`; of a turned one, where its centre does."""
+    by more than `BOX_SLACK`; of a turned one, where its centre does."""
     content = json.loads(text)
     content = content if isinstance(content, dict) else {"xywh_px": content}
     theta_rad = float(content.get("theta", 0.0))
@@ -182,7 +182,7 @@ def as_fractions(text: str, image_wh_px: tuple[int, int]) -> str:
 
 
 def _fits(edges: tuple[float, float, float, float], wh: tuple[int, int]) -> bool:
-    slack = (OUTSIDE * wh[0], OUTSIDE * wh[1])
+    slack = (BOX_SLACK * wh[0], BOX_SLACK * wh[1])
     return (
         min(edges[0] + slack[0], edges[1] + slack[1]) >= 0
         and edges[2] <= wh[0] + slack[0]
@@ -204,5 +204,5 @@ def _outside(xywh: tuple[float, float, float, float], wh: tuple[int, int]) -> st
     numbers = ", ".join(f"{one:.6g}" for one in xywh)
     return (
         f"its box [x, y, w, h] = [{numbers}] runs outside the image of {wh[0]} x {wh[1]} pixels by "
-        f"more than {OUTSIDE:.0%}. {looks}"
+        f"more than {BOX_SLACK:.0%}. {looks}"
     )

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-FORMS = "14.03.2016, 14/03/2016, 2016-03-14, 2016:03:14 22:00:00, 14-Mar-2016, 20160314"
+DATE_FORMS = "14.03.2016, 14/03/2016, 2016-03-14, 2016:03:14 22:00:00, 14-Mar-2016, 20160314"
 """What a message shows of the forms that are read."""
 
 _MONTHS = (

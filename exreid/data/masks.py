@@ -26,7 +26,7 @@ MAX_MASK_PIXELS = 2**27
 MAX_OUTLINE_PX = 1_000_000
 """The longest outline of a polygon mask, for the same reason."""
 
-OUTSIDE = 0.05
+POLYGON_SLACK = 0.05
 """How far a polygon may run over the image's edge, in sides; drawing tools leave a little."""
 
 _GROUPS_PER_RUN = 7  # 7 groups of 5 bits hold any run below 2 ** 34
@@ -277,7 +277,7 @@ def _check_place(points_P2: np.ndarray, image_wh_px: tuple[int, int]) -> None:
             f"{about}: it looks like per cent of the image of {size}. Multiply x by width / 100, "
             "y by height / 100; or, where it is right, give it as run lengths."
         )
-    slack = np.maximum(2, OUTSIDE * np.array(image_wh_px))
+    slack = np.maximum(2, POLYGON_SLACK * np.array(image_wh_px))
     if (low >= -slack).all() and (high <= np.array(image_wh_px) + slack).all():
         return
     turned = (low >= -slack[::-1]).all() and (high <= np.array((height, width)) + slack).all()

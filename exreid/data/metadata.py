@@ -15,6 +15,7 @@ from exreid.data.imports.direct import read_or_import
 from exreid.data.metadata_boxes import read_boxes
 from exreid.data.metadata_cells import clean_cells, relative_paths, similar_notes
 from exreid.data.metadata_checks import (
+    SHOWN_PROBLEMS,
     Problem,
     contract_rows,
     find_files,
@@ -38,8 +39,8 @@ __all__ = [
     "codes",
     "find_problems",
     "left_out_text",
-    "load_images",
     "normalised_path",
+    "read_image_table",
     "read_table",
     "retrieval_sides",
     "row_text",
@@ -48,11 +49,10 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-SHOWN_PROBLEMS = 5
 SHOWN_REASONS = 3
 
 
-def load_images(
+def read_image_table(
     root: str,
     *,
     metadata_file: str | None = None,

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from exreid.data.dates import FORMS, Dates
+from exreid.data.dates import DATE_FORMS, Dates
 from exreid.data.metadata_boxes import Boxes, numbered_ids
 from exreid.data.metadata_formats import clean_text
 from exreid.data.metadata_table import Columns, MetadataFile
 from exreid.errors import MetadataError
 from exreid.records import region_text
 from exreid.storage.urls import exists, is_remote, join, missing_files, names_on_disk
+
+SHOWN_PROBLEMS = 5
+"""Of the bad rows of a file, the number that an error message lists."""
 
 
 @dataclass(frozen=True)
@@ -278,7 +281,7 @@ def _date_problems(file: MetadataFile, columns: Columns, dates: Dates) -> Iterat
             int(file.line_N[i]),
             str(columns.date),
             values[i],
-            f"{columns.date} {values[i]!r} is no date that can be read ({FORMS})",
+            f"{columns.date} {values[i]!r} is no date that can be read ({DATE_FORMS})",
             "Correct it, or empty the cell",
         )
 

@@ -28,7 +28,7 @@ from exreid.errors import MetadataError
 from exreid.storage.spreadsheets import SAFE_FORMULA, cell_as_it_was
 from exreid.storage.urls import exists, is_remote, join, open_file_system, read_regular, read_remote
 
-Content = TypeVar("Content")
+Value = TypeVar("Value")
 SHOWN_COLUMNS = 40
 DEFAULT_FILES = (
     *("CzechLynxDataset-Metadata-Real.csv", "metadata.csv", "metadata.parquet"),
@@ -209,7 +209,7 @@ def read_source(source: str) -> bytes:
     return _guarded(source, read)
 
 
-def _guarded(source: str, read: Callable[[], Content]) -> Content:
+def _guarded(source: str, read: Callable[[], Value]) -> Value:
     """What ``read`` returns; a failure as MetadataError."""
     try:
         return read()

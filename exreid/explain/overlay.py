@@ -24,7 +24,8 @@ from exreid.progress import counted
 
 MOST_LINES = 60
 """More lines hide the coats that they should explain."""
-Box = tuple[float, float, float, float]
+Edges = tuple[float, float, float, float]
+"""Left, top, right and bottom of a rectangle, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def scale_matches(
     from_wh_px: tuple[WH, WH],
     to_wh_px: tuple[WH, WH],
     *,
-    boxes_px: tuple[Box | None, Box | None] = (None, None),
+    boxes_px: tuple[Edges | None, Edges | None] = (None, None),
     theta_rad: tuple[float, float] = (0.0, 0.0),
 ) -> MatchedKeypoints:
     """The matches on images of another size than the extractor saw.

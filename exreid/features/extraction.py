@@ -18,9 +18,8 @@ from exreid.features.embedding import Embedder
 from exreid.features.keys import content_hash, image_key
 from exreid.records import Embeddings, ImageTable, Rejected
 from exreid.storage.feature_store import FeatureStore, SignatureMemo, is_racy
-from exreid.storage.urls import file_signature, read_bytes
+from exreid.storage.urls import READER_THREADS, file_signature, read_bytes
 
-READER_THREADS = 4
 KEEP_EVERY_IMAGES = 1024
 KEEP_EVERY_S = 30.0
 NOT_FINITE = "not finite"

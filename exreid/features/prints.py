@@ -17,12 +17,12 @@ from PIL import Image
 from exreid.data.images import IMAGES_VERSION, foreign_bytes, load_image
 from exreid.errors import ImageError
 from exreid.features.decoding import DecodeSource, decode_table
-from exreid.features.extraction import READER_THREADS, ExtractionReport, trusted_signature
+from exreid.features.extraction import ExtractionReport, trusted_signature
 from exreid.features.keys import content_hash, image_key, stage_folder
 from exreid.records import ImageTable
 from exreid.storage.array_store import ArrayStore, write_part
 from exreid.storage.feature_store import SignatureMemo
-from exreid.storage.urls import read_bytes
+from exreid.storage.urls import READER_THREADS, read_bytes
 
 PRINT_PX = 32
 MARGIN = 0.1

@@ -20,7 +20,7 @@ from exreid.pipeline.retrieve import Retrieval
 from exreid.records import ImageTable, Json, region_parts
 from exreid.storage.run_files import IN_GALLERY
 
-Row = dict[str, str | None]
+PictureFile = dict[str, str | None]
 
 
 def photo_answer_tables(
@@ -210,7 +210,7 @@ def _pictures(
 
 
 def _picture_row(
-    table: ImageTable, config: ProbeConfig, position: int, *, side: str, where: Row
+    table: ImageTable, config: ProbeConfig, position: int, *, side: str, where: PictureFile
 ) -> dict[str, Json]:
     row = table.rows.iloc[position]
     regions = [config.dataset.mask_col, *config.dataset.bbox_cols]
@@ -227,12 +227,12 @@ def _picture_row(
     return original | used
 
 
-def _below(root: str, table: ImageTable, position: int) -> Row:
+def _below(root: str, table: ImageTable, position: int) -> PictureFile:
     row = table.rows.iloc[position]
     return {"root": root, "path": row["path"], "mask": row["mask"], **_boxed(row["bbox"])}
 
 
-def _thumbnail(gallery: StoredGallery, position: int) -> Row:
+def _thumbnail(gallery: StoredGallery, position: int) -> PictureFile:
     """The small picture of a gallery photograph; nothing where there is none."""
     file = gallery.thumbnail(gallery.content_G[position])
     if file is None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from exreid.calibration.curves import Calibration
 from exreid.errors import CalibrationError, GalleryError
-from exreid.gallery.layout import AGAIN, MANIFEST
+from exreid.gallery.layout import DAMAGED, MANIFEST
 from exreid.openset.decide import Decider
 from exreid.openset.group import Grouping
 from exreid.records import Json
@@ -34,7 +34,7 @@ def decider_from_json(values: dict[str, Any]) -> Decider:
     try:
         return Decider(**{name: _tupled(value) for name, value in _fields(values).items()})
     except TypeError as error:
-        raise GalleryError(f"{MANIFEST}: not a decision known/new: {error}. {AGAIN}") from error
+        raise GalleryError(f"{MANIFEST}: not a decision known/new: {error}. {DAMAGED}") from error
 
 
 def grouping_to_json(grouping: Grouping) -> dict[str, Json]:
@@ -53,7 +53,7 @@ def grouping_from_json(values: dict[str, Any]) -> Grouping:
         curve = None if curve is None else Calibration.from_json(curve)
         return Grouping(**(values | {"curve": curve}))
     except (KeyError, TypeError, CalibrationError) as error:
-        raise GalleryError(f"{MANIFEST}: not a grouping: {error}. {AGAIN}") from error
+        raise GalleryError(f"{MANIFEST}: not a grouping: {error}. {DAMAGED}") from error
 
 
 def _fields(saved: dict[str, Any]) -> dict[str, Any]:

@@ -42,8 +42,8 @@ from exreid.features.local_extraction import LocalFeatureStore
 from exreid.gallery.fitted_json import decider_from_json, grouping_from_json
 from exreid.gallery.images_table import read_images_table
 from exreid.gallery.layout import (
-    AGAIN,
     CHECKSUMS,
+    DAMAGED,
     IMAGES,
     MANIFEST,
     backbone_name,
@@ -202,11 +202,11 @@ class StoredGallery:
         try:
             vectors_GD = mapped_array(file)
         except (OSError, ValueError) as error:
-            raise GalleryError(f"{file}: not an array: {error}. {AGAIN}") from error
+            raise GalleryError(f"{file}: not an array: {error}. {DAMAGED}") from error
         if vectors_GD.dtype != np.float32 or vectors_GD.ndim != 2 or len(vectors_GD) != len(self):
             raise GalleryError(
                 f"{file}: {vectors_GD.dtype} of shape {vectors_GD.shape}, not a float32 row for "
-                f"each of the {len(self)} photographs. {AGAIN}"
+                f"each of the {len(self)} photographs. {DAMAGED}"
             )
         return vectors_GD
 
@@ -225,7 +225,7 @@ class StoredGallery:
         """
         own = self.description(name)
         if not own:
-            raise GalleryError(f"{self.folder}: has no features of {name}. {AGAIN}")
+            raise GalleryError(f"{self.folder}: has no features of {name}. {DAMAGED}")
         changed = _differences(own, json.loads(json.dumps(description)))
         if not changed:
             return
@@ -250,12 +250,12 @@ class StoredGallery:
             try:
                 records = mapped_array(part)
             except (OSError, ValueError) as error:
-                raise GalleryError(f"{part}: is damaged: {error}. {AGAIN}") from error
+                raise GalleryError(f"{part}: is damaged: {error}. {DAMAGED}") from error
             if records.dtype != found.empty.dtype or records.ndim != 1:
-                raise GalleryError(f"{part}: {records.dtype} is no local feature. {AGAIN}")
+                raise GalleryError(f"{part}: {records.dtype} is no local feature. {DAMAGED}")
         if any(key not in found.store for key in self.keys):
             named = next((part for part in found.store.parts if not part_is_whole(part)), folder)
-            raise GalleryError(f"{named}: lacks photographs of {IMAGES}. {AGAIN}")
+            raise GalleryError(f"{named}: lacks photographs of {IMAGES}. {DAMAGED}")
         return found
 
     def fusion(self) -> Fusion:
@@ -265,7 +265,7 @@ class StoredGallery:
         try:
             return Fusion.from_json(read_gallery_json(file)["fusion"])
         except (KeyError, TypeError, CalibrationError) as error:
-            raise GalleryError(f"{file}: {error} {AGAIN}") from error
+            raise GalleryError(f"{file}: {error} {DAMAGED}") from error
 
     def budget_rule(self) -> BudgetRule | None:
         """When the local matching of a query may stop; None where that was not fitted."""
@@ -275,7 +275,7 @@ class StoredGallery:
         try:
             return None if rule is None else BudgetRule.from_json(rule)
         except (KeyError, TypeError, ValueError, CalibrationError) as error:
-            raise GalleryError(f"{file}: {error} {AGAIN}") from error
+            raise GalleryError(f"{file}: {error} {DAMAGED}") from error
 
     def decider(self) -> Decider | None:
         """The decision between known and new; None where none was fitted."""
@@ -292,7 +292,7 @@ class StoredGallery:
             return TypeAdapter(GalleryQuality | None).validate_python(found)
         except ValidationError as error:
             problem = error.errors()[0]["msg"].lower()
-            raise GalleryError(f"{MANIFEST}: not a quality: {problem}. {AGAIN}") from error
+            raise GalleryError(f"{MANIFEST}: not a quality: {problem}. {DAMAGED}") from error
 
     @property
     def decides(self) -> bool:
@@ -357,11 +357,11 @@ def _opened(folder: Path, state: State) -> StoredGallery:
         )
     missing = {"config", "features", "open_set", "fingerprint", "checkpoints"} - set(manifest)
     if missing:
-        raise GalleryError(f"{folder / MANIFEST}: lacks {', '.join(sorted(missing))}. {AGAIN}")
+        raise GalleryError(f"{folder / MANIFEST}: lacks {', '.join(sorted(missing))}. {DAMAGED}")
     described = _described(manifest["config"])
     config = from_values(ProbeConfig, described, source=str(folder / MANIFEST))
     if checksums is None and "checksums" in manifest:
-        raise GalleryError(f"{folder / CHECKSUMS}: is missing. {AGAIN}")
+        raise GalleryError(f"{folder / CHECKSUMS}: is missing. {DAMAGED}")
     if checksums is None:
         log.warning(
             "%s: this gallery has no checksums (an earlier version of exreid wrote it): damage to "

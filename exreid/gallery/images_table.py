@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from exreid.data.metadata import normalised_path
 from exreid.errors import GalleryError
-from exreid.gallery.layout import AGAIN
+from exreid.gallery.layout import DAMAGED
 from exreid.records import TABLE_COLUMNS, ImageTable
 
 ORIGINAL = "original:"
@@ -52,7 +52,7 @@ def read_images_table(file: Path) -> tuple[ImageTable, list[str], list[str | Non
         content_G = [str(value) for value in frame["content"]]
         small_masks = frame["small_mask"].tolist()
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
-        raise GalleryError(f"{file}: not a gallery's table: {error}. {AGAIN}") from error
+        raise GalleryError(f"{file}: not a gallery's table: {error}. {DAMAGED}") from error
     _check_rows(file, rows, content_G)
     names = [name for name in frame if name.startswith(ORIGINAL)]
     original = frame[names].rename(columns=lambda name: name.removeprefix(ORIGINAL))
@@ -61,11 +61,11 @@ def read_images_table(file: Path) -> tuple[ImageTable, list[str], list[str | Non
 
 def _check_rows(file: Path, rows: pd.DataFrame, content_G: list[str]) -> None:
     if rows["image_id"].duplicated().any() or rows["identity"].isna().any() or len(rows) == 0:
-        raise GalleryError(f"{file}: ids repeat, or a photograph has no animal. {AGAIN}")
+        raise GalleryError(f"{file}: ids repeat, or a photograph has no animal. {DAMAGED}")
     for path, content in zip(rows["path"], content_G, strict=True):
         try:
             safe = normalised_path(path) == path
         except ValueError:
             safe = False
         if not safe or not CONTENT.fullmatch(content):
-            raise GalleryError(f"{file}: {path!r} is no path inside a data set. {AGAIN}")
+            raise GalleryError(f"{file}: {path!r} is no path inside a data set. {DAMAGED}")

@@ -10,8 +10,8 @@ from exreid.storage.files import checksum_of, is_whole, read_json
 
 MANIFEST, IMAGES, THUMBNAILS, PAIRS = "gallery.json", "images.parquet", "thumbnails", "pairs"
 CHECKSUMS = "checksums.json"
-AGAIN = "The gallery is damaged: get it again, or build it again."
-read_gallery_json = partial(read_json, error=GalleryError, remedy=AGAIN)
+DAMAGED = "The gallery is damaged: get it again, or build it again."
+read_gallery_json = partial(read_json, error=GalleryError, remedy=DAMAGED)
 
 
 def read_checksums(folder: Path) -> dict[str, str] | None:
@@ -29,9 +29,9 @@ def checked(folder: Path, name: str, checksums: dict[str, str] | None) -> Path:
     try:
         whole = checksums is None or checksum_of(file) == checksums.get(name)
     except OSError as error:
-        raise GalleryError(f"{file}: cannot be read: {error}. {AGAIN}") from error
+        raise GalleryError(f"{file}: cannot be read: {error}. {DAMAGED}") from error
     if not whole:
-        raise GalleryError(f"{file}: is damaged: not the bytes that were written. {AGAIN}")
+        raise GalleryError(f"{file}: is damaged: not the bytes that were written. {DAMAGED}")
     return file
 
 
@@ -39,9 +39,9 @@ def inside(folder: Path, name: str) -> Path:
     """A file or folder of the gallery; GalleryError where it is missing, or a link."""
     path = folder / name
     if is_link(path, folder):
-        raise GalleryError(f"{path}: is a link, and a gallery has real files only. {AGAIN}")
+        raise GalleryError(f"{path}: is a link, and a gallery has real files only. {DAMAGED}")
     if not path.exists():
-        raise GalleryError(f"{path}: is missing. {AGAIN}")
+        raise GalleryError(f"{path}: is missing. {DAMAGED}")
     return path
 
 
@@ -49,7 +49,7 @@ def refuse_links(folder: Path) -> None:
     """GalleryError where anything in the folder is a symbolic link."""
     for path in folder.iterdir():
         if path.is_symlink():
-            raise GalleryError(f"{path}: is a link, and a gallery has real files only. {AGAIN}")
+            raise GalleryError(f"{path}: is a link, and a gallery has real files only. {DAMAGED}")
 
 
 def thumbnail_name(content: str) -> str:

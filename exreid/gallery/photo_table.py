@@ -14,7 +14,7 @@ import pandas as pd
 
 from exreid.config.probe import ProbeConfig
 from exreid.data.imports.folder_masks import without_masks
-from exreid.data.metadata import load_images
+from exreid.data.metadata import read_image_table
 from exreid.data.photos import FoundPhotos, VisitRule, find_photos, group_visits, taken_at
 from exreid.errors import ImageError, MetadataError
 from exreid.features.extraction import trusted_signature
@@ -25,9 +25,7 @@ from exreid.pipeline.inputs import table_columns
 from exreid.progress import Progress, no_progress, tell
 from exreid.records import ImageTable, Rejected
 from exreid.storage.feature_store import SignatureMemo
-from exreid.storage.urls import read_bytes
-
-THREADS = 4
+from exreid.storage.urls import READER_THREADS, read_bytes
 
 
 @dataclass(frozen=True)
@@ -163,7 +161,7 @@ def _looked_at(
             new.append((signature, seen.content))
         return seen
 
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(READER_THREADS) as pool:
         result = list(pool.map(look, found.paths))
     memo.remember([signature for signature, _ in new], [content for _, content in new])
     return result
@@ -198,7 +196,7 @@ def _from_metadata(
     file = Path(os.path.abspath(file.expanduser()))  # noqa: PTH100
     columns = replace(table_columns(config.dataset, with_split=False, require_identity=False))
     columns = replace(columns, required=frozenset({columns.path}))
-    given, _ = load_images(
+    given, _ = read_image_table(
         str(file.parent),
         metadata_file=str(file),
         columns=columns,

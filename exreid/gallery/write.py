@@ -39,10 +39,9 @@ from exreid.storage.files import SEALED, checksum_of
 from exreid.storage.pair_store import PairStore, pair_records
 from exreid.storage.run_folder import write_rejected, write_table, write_text
 from exreid.storage.spreadsheets import read_cells
-from exreid.storage.urls import read_bytes
+from exreid.storage.urls import READER_THREADS, read_bytes
 
 PART_IMAGES = 256
-THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ class GalleryContent:
             advance(1)
             return made.region
 
-        with ThreadPoolExecutor(THREADS) as pool:
+        with ThreadPoolExecutor(READER_THREADS) as pool:
             small[len(known) :] = pool.map(make, range(len(known), len(rows)))
         return small
 

@@ -13,7 +13,7 @@ from exreid.config.dataset import DatasetConfig
 from exreid.config.probe import ProbeConfig
 from exreid.config.training import FinetuneConfig
 from exreid.data.imports.direct import foreign_columns, reads_folders
-from exreid.data.metadata import Columns, load_images
+from exreid.data.metadata import Columns, read_image_table
 from exreid.data.splits import closed_set_split, identity_disjoint_split, time_aware_split
 from exreid.errors import MetadataError
 from exreid.records import ImageTable, Rejected
@@ -73,7 +73,7 @@ def read_images(
     where it is of that split."""
     dataset = config.dataset
     similar: list[str] = []
-    table, rejected = load_images(
+    table, rejected = read_image_table(
         dataset.root,
         metadata_file=dataset.metadata_file,
         columns=table_columns(dataset, with_split=with_split, require_identity=require_identity),

@@ -15,7 +15,7 @@ from exreid.explain.words import DECISIONS, MARKS, OUTCOMES
 from exreid.report.side_by_side import MetricChange
 from exreid.storage.files import written_whole
 
-SOURCES = Path(__file__).parent
+TEMPLATES = Path(__file__).parent
 STATIC = ("report.css", "theme.js", "queries.js", "detail.js")
 PAGES = (
     ("index.html", "Summary"),
@@ -209,7 +209,7 @@ def _cell(cell: object) -> str:
 def write_pages(out: Path, run: Overview) -> None:
     """The four pages, the styles and the scripts; data and pictures come from elsewhere."""
     environment = Environment(
-        loader=FileSystemLoader(SOURCES / "templates"),
+        loader=FileSystemLoader(TEMPLATES / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -229,7 +229,7 @@ def write_pages(out: Path, run: Overview) -> None:
         write_whole(out / file, text)
     (out / "static").mkdir(exist_ok=True)
     for name in STATIC:
-        shutil.copyfile(SOURCES / "static" / name, out / "static" / name)
+        shutil.copyfile(TEMPLATES / "static" / name, out / "static" / name)
 
 
 def write_whole(file: Path, text: str) -> None:
@@ -242,9 +242,9 @@ def write_whole(file: Path, text: str) -> None:
 def pages_version() -> str:
     """Changes with any template, style or script."""
     digest = hashlib.sha256()
-    for file in sorted([*(SOURCES / "templates").iterdir(), *(SOURCES / "static").iterdir()]):
+    for file in sorted([*(TEMPLATES / "templates").iterdir(), *(TEMPLATES / "static").iterdir()]):
         digest.update(file.read_bytes())
-    for file in sorted([*SOURCES.glob("*.py"), *(SOURCES.parent / "explain").glob("*.py")]):
+    for file in sorted([*TEMPLATES.glob("*.py"), *(TEMPLATES.parent / "explain").glob("*.py")]):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

@@ -34,7 +34,7 @@ from exreid.storage.run_files import (
 from exreid.storage.run_record import RunRecord, read_record
 from exreid.storage.spreadsheets import read_cells
 
-Content = TypeVar("Content")
+Value = TypeVar("Value")
 SNAPSHOT = "config.snapshot.yaml"
 MatchedRows = list[tuple[int, int]]
 """A query's rows of ``matches.parquet``, each with its gallery image (a row of `RunImages`)."""
@@ -280,5 +280,5 @@ def _cells(file: Path) -> pd.DataFrame | None:
     return read_cells(file) if file.stat().st_size else None
 
 
-def _if_there(file: Path, read: Callable[[Path], Content]) -> Content | None:
+def _if_there(file: Path, read: Callable[[Path], Value]) -> Value | None:
     return read(file) if file.exists() else None

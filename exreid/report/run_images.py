@@ -11,7 +11,7 @@ import pandas as pd
 
 from exreid.config.dataset import DatasetConfig
 from exreid.config.probe import ProbeConfig
-from exreid.data.metadata import load_images
+from exreid.data.metadata import read_image_table
 from exreid.errors import MetadataError, RunError
 from exreid.pipeline.inputs import table_columns
 from exreid.records import ImageTable
@@ -157,7 +157,7 @@ def read_run_metadata(folder: Path, dataset: DatasetConfig, root: str | None) ->
     """The data set that a run was made on, below ``root`` where it has moved; RunError."""
     place = dataset.root if root is None else root
     try:
-        table, _ = load_images(
+        table, _ = read_image_table(
             place,
             metadata_file=dataset.metadata_file,
             columns=table_columns(dataset),

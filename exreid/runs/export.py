@@ -14,7 +14,7 @@ from exreid.data.exports.animals import Export, Place
 from exreid.data.exports.camtrap import write_camtrap
 from exreid.data.exports.coco import write_coco
 from exreid.data.exports.folders import write_folders
-from exreid.data.exports.table import people_table, write_table
+from exreid.data.exports.table import people_table, write_people_table
 from exreid.data.exports.wildbook import PHOTOGRAPHS, write_wildbook
 from exreid.data.imports.folders import is_inner
 from exreid.errors import ConfigError
@@ -95,7 +95,7 @@ def run_export(
             case "folders":
                 notes += write_folders(export, half, place)
             case "table":
-                write_table(people_table(export), half if single else half / TABLE_FILE)
+                write_people_table(people_table(export), half if single else half / TABLE_FILE)
             case "coco":
                 write_coco(export, half if single else half / COCO_FILE)
         if out.is_dir():

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from exreid.data.exports.animals import Export, ExportedAnimal
-from exreid.data.exports.placed import Row, moments_of, placed
+from exreid.data.exports.placed import PhotographRow, moments_of, placed
 from exreid.data.imports.photographs import PhotoSize, read_sizes
 from exreid.data.metadata_checks import visit_name
 from exreid.errors import ConfigError, RunError
@@ -39,7 +39,7 @@ NEW_NAME = re.compile(r"new_(\d+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Answer:
+class TakenAnswer:
     """What a run answered of one image."""
 
     leader: str | None
@@ -55,10 +55,10 @@ class Source:
 
     root: str
     name: str
-    rows: list[Row]
+    rows: list[PhotographRow]
     named: list[str] | None
     """Of each row the animal that people named; None for a run."""
-    answers: dict[str, Answer]
+    answers: dict[str, TakenAnswer]
     candidates: set[str]
     """The known animals among the answers, named or not."""
     record: RunRecord | None
@@ -200,7 +200,7 @@ def _in_gallery(folder: Path, root: str | None, site: str | None) -> pd.DataFram
     return rows if root is None else rows.assign(root=root)
 
 
-def _records(rows: pd.DataFrame) -> list[Row]:
+def _records(rows: pd.DataFrame) -> list[PhotographRow]:
     """The rows with the visit as people say it. Animals of one photograph, which an identification
     keeps apart by visits of their own, share theirs again."""
     rows = rows.loc[:, ~rows.columns.duplicated(keep="last")].astype(object)
@@ -219,10 +219,10 @@ def _records(rows: pd.DataFrame) -> list[Row]:
     return [*records]
 
 
-def _answers(folder: Path, record: RunRecord) -> tuple[dict[str, Answer], set[str]]:
+def _answers(folder: Path, record: RunRecord) -> tuple[dict[str, TakenAnswer], set[str]]:
     """What was answered of each query, and the animals among its best. Where a gallery cannot tell
     its animals apart, nothing was decided, whatever its threshold says."""
-    decided: dict[str, Row] = {}
+    decided: dict[str, PhotographRow] = {}
     if (folder / "open_set.parquet").exists():
         columns, nothing = {"query_id": TEXT}, {"decision": TEXT}  # of a gallery that decides none
         table = read_run_table(folder / "open_set.parquet", columns, empty=nothing, key="query_id")
@@ -241,7 +241,7 @@ def _answers(folder: Path, record: RunRecord) -> tuple[dict[str, Answer], set[st
     answers = {}
     for query_id in {**first, **decided}:
         row = decided.get(query_id, {})
-        answers[query_id] = Answer(
+        answers[query_id] = TakenAnswer(
             row.get("leader") or first.get(query_id),
             row.get("known_probability"),
             None if poor else row.get("decision"),
@@ -274,7 +274,7 @@ def _told(one: ExportedAnimal, source: Source, i: int, first_new: int) -> Export
         name = str(row["identity"])
         said = f"The gallery has this photograph: {name}"
         return replace(one, animal=name, decision=IN_GALLERY, answer=said, nearest=name)
-    answer = source.answers.get(one.image_id, Answer(None, None, None, None))
+    answer = source.answers.get(one.image_id, TakenAnswer(None, None, None, None))
     told = told_answer(answer.leader, answer.probability, answer.decision)
     grouped = told.kind == "new" and answer.group is not None
     return replace(

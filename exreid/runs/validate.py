@@ -11,7 +11,7 @@ import numpy as np
 
 from exreid.config.probe import ProbeConfig
 from exreid.data.images import Preprocessing, prepare_image
-from exreid.data.metadata import load_images, row_text, select_split
+from exreid.data.metadata import read_image_table, row_text, select_split
 from exreid.errors import ImageError, MaskError, MetadataError
 from exreid.explain.canvas import save_png
 from exreid.explain.prediction import draw_crops
@@ -19,10 +19,9 @@ from exreid.pipeline.check_leaks import inspect_split, leak_check, make_prints
 from exreid.pipeline.inputs import cache_folder, settled, table_columns, with_made_split
 from exreid.progress import Progress, counted, no_progress
 from exreid.records import ImageTable, Rejected, region_parts
-from exreid.storage.urls import read_bytes
+from exreid.storage.urls import READER_THREADS, read_bytes
 
-THREADS = 4
-SITES = ("site", "location")
+SITE_NAMES = ("site", "location")
 """Columns that name the place of a camera; the first that is there."""
 NEAR = np.timedelta64(1, "h")
 SHOWN_PAIRS = 3
@@ -59,7 +58,7 @@ def run_validate(
     dataset = config.dataset
     warnings: list[str] = []
     stops_strict: list[str] = []
-    table, rejected = load_images(
+    table, rejected = read_image_table(
         dataset.root,
         metadata_file=dataset.metadata_file,
         columns=table_columns(dataset),
@@ -175,7 +174,7 @@ def _image_problems(table: ImageTable, config: ProbeConfig) -> Iterator[str]:
         return ""
 
     rows = zip(table.rows["path"], table.rows["row"], table.regions, strict=True)
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(READER_THREADS) as pool:
         yield from pool.map(check, list(rows))
 
 
@@ -242,7 +241,7 @@ def _two_places(table: ImageTable) -> list[str]:
 
 
 def _site_column(table: ImageTable) -> str | None:
-    return next((name for name in SITES if name in table.original.columns), None)
+    return next((name for name in SITE_NAMES if name in table.original.columns), None)
 
 
 def _summary(table: ImageTable, rejected: int) -> list[str]:

@@ -18,6 +18,8 @@ from exreid.errors import ImageError
 MAX_FILE_BYTES = 2**31
 """A larger photograph or table is not read."""
 
+READER_THREADS = 4
+"""Threads that read photographs side by side, each decoding what it has read."""
 Value = TypeVar("Value")
 
 

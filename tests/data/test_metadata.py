@@ -15,8 +15,8 @@ from exreid.data.metadata import (
     Columns,
     codes,
     find_problems,
-    load_images,
     normalised_path,
+    read_image_table,
     read_table,
     select_split,
 )
@@ -52,7 +52,7 @@ def _changed(**cells):
 
 
 def test_a_table_is_read_as_it_stands(tmp_path):
-    table, rejected = load_images(_write(tmp_path), columns=COLUMNS)
+    table, rejected = read_image_table(_write(tmp_path), columns=COLUMNS)
     assert rejected == []
     assert table.rows["identity"].tolist() == ["007", "007", "Nala", "12"]
     assert table.rows["image_id"].tolist() == [f"img/{i}.png" for i in range(4)]
@@ -82,16 +82,16 @@ def test_a_table_is_read_as_it_stands(tmp_path):
     ],
 )
 def test_csv_in_its_spellings_gives_the_same_table(tmp_path, spell):
-    plain, _ = load_images(_write(tmp_path), columns=COLUMNS)
+    plain, _ = read_image_table(_write(tmp_path), columns=COLUMNS)
     (tmp_path / "other").mkdir()
-    other, _ = load_images(_write(tmp_path / "other", spell(CSV)), columns=COLUMNS)
+    other, _ = read_image_table(_write(tmp_path / "other", spell(CSV)), columns=COLUMNS)
     pd.testing.assert_frame_equal(other.rows, plain.rows)
 
 
 def test_lines_are_those_of_the_file_past_empty_rows_and_line_breaks(tmp_path):
     text = 'path,unique_name,"no\nte"\n\nimg/0.png,a,"x\r\ny\nz"\nimg/1.png,,\n,,\nimg/2.png,c,\n'
     root = _write(tmp_path, text)
-    table, rejected = load_images(root, columns=Columns(), on_error="skip")
+    table, rejected = read_image_table(root, columns=Columns(), on_error="skip")
     assert table.rows["row"].tolist() == [4, 9]
     assert [item.row for item in rejected] == [7]
     assert table.original.columns[2] == "no\nte"
@@ -113,7 +113,7 @@ def test_parquet_gives_the_text_that_a_csv_would(tmp_path):
     )
     frame.to_parquet(tmp_path / "t.parquet")
     columns = Columns(split=None, encounter=("visit",))
-    table, _ = load_images(_write(tmp_path), metadata_file="t.parquet", columns=columns)
+    table, _ = read_image_table(_write(tmp_path), metadata_file="t.parquet", columns=columns)
     assert table.rows["identity"].tolist() == ["7", "8"]
     assert table.rows["encounter"].tolist() == ["1:1", None]
     assert table.rows["date"].dt.day.tolist()[0] == 14
@@ -176,9 +176,9 @@ def test_a_file_that_cannot_be_reached_is_refused(tmp_path):
 def test_a_bad_row_is_named_or_left_out_and_listed(tmp_path, cells, says):
     root = _write(tmp_path, _changed(**cells))
     with pytest.raises(MetadataError, match=says) as raised:
-        load_images(root, columns=COLUMNS)
+        read_image_table(root, columns=COLUMNS)
     assert "1 problem. dataset.on_error=skip" in str(raised.value)
-    table, rejected = load_images(root, columns=COLUMNS, on_error="skip")
+    table, rejected = read_image_table(root, columns=COLUMNS, on_error="skip")
     (i, _), *_ = cells.values()
     assert table.rows["row"].tolist() == [line for line in range(2, 6) if line != i + 2]
     assert [(item.row, item.stage) for item in rejected] == [(i + 2, "metadata")]
@@ -197,7 +197,7 @@ def test_all_problems_are_found_and_five_are_shown(tmp_path):
     }
     assert all(p.problem and p.remedy and p.value for p in problems)
     with pytest.raises(MetadataError, match="30 problems") as raised:
-        load_images(root, columns=replace(COLUMNS, dates_count=True))
+        read_image_table(root, columns=replace(COLUMNS, dates_count=True))
     assert str(raised.value).count("  line ") == 5
     assert "and 25 more; exreid validate lists them all" in str(raised.value)
 
@@ -205,7 +205,7 @@ def test_all_problems_are_found_and_five_are_shown(tmp_path):
 def test_of_rows_that_repeat_a_path_the_first_good_one_is_kept(tmp_path):
     text = CSV + "img/0.png,a,train,1,\n" + "img/9.png,b,train,1,\nimg/9.png,b,train,1,\n"
     rows = text.replace("img/0.png,007", "img/0.png,unknown", 1)
-    table, rejected = load_images(_write(tmp_path, rows), columns=COLUMNS, on_error="skip")
+    table, rejected = read_image_table(_write(tmp_path, rows), columns=COLUMNS, on_error="skip")
     assert table.rows["row"].tolist() == [3, 4, 5, 6]
     assert "not known" in rejected[0].reason
     assert "is in line 6 too" in rejected[0].reason
@@ -217,14 +217,14 @@ def test_ids_of_the_file_must_be_unique(tmp_path):
     text = "\n".join([CSV.splitlines()[0] + ",image_id", *rows])
     root = _write(tmp_path, text)
     with pytest.raises(MetadataError, match="line 3: image_id 'id' is in line 2 already"):
-        load_images(root, columns=COLUMNS)
-    table, _ = load_images(root, columns=COLUMNS, on_error="skip")
+        read_image_table(root, columns=COLUMNS)
+    table, _ = read_image_table(root, columns=COLUMNS, on_error="skip")
     assert table.rows["image_id"].tolist() == ["id", "img/2.png", "img/3.png"]
 
 
 def test_unknown_identities_and_files_may_be_left_unchecked(tmp_path):
     root = _write(tmp_path, _changed(unique_name=(0, "wer?"), path=(3, "far\\away.png")))
-    table, rejected = load_images(
+    table, rejected = read_image_table(
         root,
         columns=COLUMNS,
         unknown_identities=["wer?"],
@@ -240,20 +240,20 @@ def test_unknown_identities_and_files_may_be_left_unchecked(tmp_path):
 def test_a_missing_column_is_named_with_the_nearest_one_and_the_key(tmp_path):
     root = _write(tmp_path)
     with pytest.raises(MetadataError, match="'Unique_Nam'.*mean 'unique_name'.*dataset.label_col"):
-        load_images(root, columns=Columns(identity="Unique_Nam"))
+        read_image_table(root, columns=Columns(identity="Unique_Nam"))
     required = frozenset({"mask", "splitt"})
     wanted = Columns(split="splitt", encounter=("visits",), required=required)
     with pytest.raises(MetadataError) as raised:
-        load_images(root, columns=wanted)
+        read_image_table(root, columns=wanted)
     for says in ("'visits'", "encounter_cols", "'splitt'", "split_col", "'mask'", "mask_col"):
         assert says in str(raised.value)
     assert "It has path, unique_name, split, visit, date." in str(raised.value)
-    table, _ = load_images(root, columns=Columns(identity="none"), require_identity=False)
+    table, _ = read_image_table(root, columns=Columns(identity="none"), require_identity=False)
     assert table.rows["identity"].tolist() == [None] * 4
 
 
 def test_an_empty_split_lists_the_splits_there_are(tmp_path):
-    table, _ = load_images(_write(tmp_path, _changed(split=(0, ""))), columns=COLUMNS)
+    table, _ = read_image_table(_write(tmp_path, _changed(split=(0, ""))), columns=COLUMNS)
     says = r"'val'; the splits are 'test' \(2\), \(empty\) \(1\), 'train' \(1\)\. .*query_split_val"
     with pytest.raises(MetadataError, match=says):
         select_split(table, "val")
@@ -300,7 +300,7 @@ def test_a_root_may_be_a_url():
     memory = fsspec.filesystem("memory")
     for path, text in (("metadata.csv", CSV), ("img/0.png", "x"), ("img/1.png", "y")):
         memory.pipe_file(f"{root}/{path}", text.encode())
-    table, rejected = load_images(root, columns=COLUMNS, on_error="skip")
+    table, rejected = read_image_table(root, columns=COLUMNS, on_error="skip")
     assert table.rows["path"].tolist() == ["img/0.png", "img/1.png"]
     assert [item.row for item in rejected] == [4, 5]
     assert read_bytes(root, "img/1.png") == b"y"
@@ -329,11 +329,11 @@ def test_a_file_that_changes_changes_its_signature(tmp_path):
 
 def test_absolute_paths_inside_the_data_sets_folder_are_relative_to_it(tmp_path, caplog):
     root = _write(tmp_path)
-    relative, _ = load_images(root, columns=COLUMNS)
+    relative, _ = read_image_table(root, columns=COLUMNS)
     text = CSV.replace("\nimg/", f"\n{tmp_path}/img/")
     assert text.count(f"{tmp_path}/") == 4
     _write(tmp_path, text, "absolute.csv")
-    table, rejected = load_images(root, metadata_file="absolute.csv", columns=COLUMNS)
+    table, rejected = read_image_table(root, metadata_file="absolute.csv", columns=COLUMNS)
     assert table.rows["path"].tolist() == relative.rows["path"].tolist()
     assert table.rows["image_id"].tolist() == relative.rows["image_id"].tolist()
     assert rejected == []
@@ -342,7 +342,7 @@ def test_absolute_paths_inside_the_data_sets_folder_are_relative_to_it(tmp_path,
     for place in (f"{tmp_path}2/img", f"{tmp_path}/../img"):
         _write(tmp_path, CSV.replace("\nimg/0", f"\n{place}/0"), "outside.csv")
         with pytest.raises(MetadataError, match=r"is absolute|leaves the data set's folder"):
-            load_images(root, metadata_file="outside.csv", columns=COLUMNS)
+            read_image_table(root, metadata_file="outside.csv", columns=COLUMNS)
 
 
 WINDOWS, SHARE = "C:\\survey\\2024\\", "\\\\server\\share\\"
@@ -398,4 +398,4 @@ def test_a_table_of_answers_is_no_table_of_labels(tmp_path):
         with pytest.raises(
             MetadataError, match=r"identifications.csv: these are answers of exreid"
         ):
-            load_images(root, metadata_file="identifications.csv", columns=COLUMNS)
+            read_image_table(root, metadata_file="identifications.csv", columns=COLUMNS)

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from exreid.config.probe import ProbeConfig
-from exreid.data.metadata import Columns, load_images
+from exreid.data.metadata import Columns, read_image_table
 from exreid.errors import MetadataError
 from exreid.pipeline.inputs import read_images
 
@@ -29,15 +29,15 @@ def _two(folder, **more) -> str:
 
 
 def test_ids_count_boxes_from_left_to_right_in_any_order_of_rows(tmp_path):
-    table, _ = load_images(_two(tmp_path), columns=COLUMNS)
+    table, _ = read_image_table(_two(tmp_path), columns=COLUMNS)
     assert table.rows["image_id"].tolist() == ["a.jpg#2", "a.jpg#1", "b.jpg"]
     frame = pd.read_csv(tmp_path / "metadata.csv").iloc[::-1]
     frame.to_csv(tmp_path / "metadata.csv", index=False)
-    turned, _ = load_images(str(tmp_path), columns=COLUMNS)
+    turned, _ = read_image_table(str(tmp_path), columns=COLUMNS)
     assert dict(zip(turned.rows["image_id"], turned.rows["identity"], strict=True)) == dict(
         zip(table.rows["image_id"], table.rows["identity"], strict=True)
     )
-    named, _ = load_images(_two(tmp_path, image_id=["x", "y", "z"]), columns=COLUMNS)
+    named, _ = read_image_table(_two(tmp_path, image_id=["x", "y", "z"]), columns=COLUMNS)
     assert named.rows["image_id"].tolist() == ["x", "y", "z"]
 
 
@@ -56,7 +56,7 @@ def test_boxes_are_read_in_the_formats_that_tables_have(tmp_path, columns, kind,
     root = _written(tmp_path, path=["a.jpg"], unique_name=["Kira"], **columns)
     told: list[str] = []
     wanted = Columns(split=None, bbox_format=kind)
-    table, _ = load_images(root, columns=wanted, say=told.append)
+    table, _ = read_image_table(root, columns=wanted, say=told.append)
     assert table.rows["bbox"].tolist() == [how]
     guessed = [text for text in told if "dataset.bbox_format" in text]
     assert len(guessed) == (kind is None and how is not None)
@@ -66,7 +66,7 @@ def test_four_columns_are_one_box(tmp_path):
     names = ("x", "y", "w", "h")
     cells = dict(zip(names, [[50], [10], [40], [40.5]], strict=True))
     root = _written(tmp_path, path=["a.jpg"], unique_name=["Kira"], **cells)
-    table, _ = load_images(root, columns=Columns(split=None, bbox=names))
+    table, _ = read_image_table(root, columns=Columns(split=None, bbox=names))
     assert table.rows["bbox"].tolist() == ["[50, 10, 40, 40.5]"]
 
 
@@ -84,7 +84,7 @@ def test_four_columns_are_one_box(tmp_path):
 )
 def test_a_row_that_cannot_be_used_is_named_with_the_remedy(tmp_path, more, says):
     with pytest.raises(MetadataError, match=says):
-        load_images(_two(tmp_path, **more), columns=COLUMNS)
+        read_image_table(_two(tmp_path, **more), columns=COLUMNS)
 
 
 def test_two_animals_that_would_be_the_same_picture_are_refused(tmp_path):
@@ -102,14 +102,14 @@ def test_two_animals_that_would_be_the_same_picture_are_refused(tmp_path):
 
 def test_a_row_that_repeats_another_leaves_the_id_of_the_first_as_it_was(tmp_path):
     root = _two(tmp_path, bbox=["[5, 10, 40, 40]"] * 3)
-    table, rejected = load_images(root, columns=COLUMNS, on_error="skip")
+    table, rejected = read_image_table(root, columns=COLUMNS, on_error="skip")
     assert table.rows["image_id"].tolist() == ["a.jpg", "b.jpg"]
     assert [one.image_id for one in rejected] == ["a.jpg"]
     root = _two(tmp_path, bbox=[None, "[5, 10, 40, 40]", None])
-    table, rejected = load_images(root, columns=COLUMNS, on_error="skip")
+    table, rejected = read_image_table(root, columns=COLUMNS, on_error="skip")
     assert table.rows["image_id"].tolist() == ["a.jpg", "b.jpg"]
 
 
 def test_the_rows_of_a_table_keep_their_boxes(tmp_path):
-    table, _ = load_images(_two(tmp_path), columns=COLUMNS)
+    table, _ = read_image_table(_two(tmp_path), columns=COLUMNS)
     assert table.take(np.array([2, 0])).regions == ["[0, 0, 50, 50]\0", "[50, 10, 40, 40]\0"]

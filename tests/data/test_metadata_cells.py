@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from exreid.data.metadata import Columns, find_problems, load_images, select_split
+from exreid.data.metadata import Columns, find_problems, read_image_table, select_split
 from exreid.data.metadata_cells import similar_names
 from exreid.data.metadata_formats import clean_text
 from exreid.errors import MetadataError
@@ -21,7 +21,7 @@ def _read(folder, rows, columns=COLUMNS, **options):
         lines.append(",".join([f"img/{i}.png", *cells]))
     (folder / "metadata.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     said = []
-    table, _ = load_images(
+    table, _ = read_image_table(
         str(folder),
         columns=columns,
         require_identity=False,
@@ -83,7 +83,7 @@ def test_markers_are_those_of_the_config(tmp_path):
 def test_ids_stay_as_they_stand(tmp_path):
     (tmp_path / "a.png").write_bytes(b"x")
     (tmp_path / "metadata.csv").write_text("path,unique_name,image_id\na.png,a,unknown\n")
-    table, _ = load_images(str(tmp_path), columns=Columns())
+    table, _ = read_image_table(str(tmp_path), columns=Columns())
     assert table.rows["image_id"].tolist() == ["unknown"]
 
 
@@ -120,7 +120,7 @@ def test_a_clean_table_says_nothing(tmp_path):
 def test_truth_values_are_split_values(tmp_path):
     rows, _ = _read(tmp_path, [_row(split="TRUE"), _row(split="False"), _row(split="true")])
     assert rows["split"].tolist() == ["true", "false", "true"]
-    table, _ = load_images(str(tmp_path), columns=COLUMNS)
+    table, _ = read_image_table(str(tmp_path), columns=COLUMNS)
     assert select_split(table, "True").tolist() == [0, 2]
 
 
@@ -137,8 +137,8 @@ def test_only_what_is_wrong_with_the_split_that_is_read_counts(tmp_path):
     rows = [_row("a"), _row("", split="query")]
     _read(tmp_path, rows)
     with pytest.raises(MetadataError, match="line 3"):
-        load_images(str(tmp_path), columns=COLUMNS)
-    table, rejected = load_images(str(tmp_path), columns=COLUMNS, split="train")
+        read_image_table(str(tmp_path), columns=COLUMNS)
+    table, rejected = read_image_table(str(tmp_path), columns=COLUMNS, split="train")
     assert table.rows["identity"].tolist()[0] == "a"
     assert rejected == []
 
@@ -146,7 +146,7 @@ def test_only_what_is_wrong_with_the_split_that_is_read_counts(tmp_path):
 def _one_row(folder, path):
     (folder / "metadata.csv").write_text(f"path,unique_name\n{path},a\n", encoding="utf-8")
     said = []
-    table, _ = load_images(str(folder), columns=Columns(), say=said.append)
+    table, _ = read_image_table(str(folder), columns=Columns(), say=said.append)
     return table.rows.iloc[0], "".join(said)
 
 
@@ -180,4 +180,4 @@ def test_two_names_of_one_file_are_one_file(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"x")
     (tmp_path / "metadata.csv").write_text("path,unique_name\na.jpg,a\nA.JPG,b\n")
     with pytest.raises(MetadataError, match="line 3: path 'a.jpg' is in line 2 already"):
-        load_images(str(tmp_path), columns=Columns())
+        read_image_table(str(tmp_path), columns=Columns())

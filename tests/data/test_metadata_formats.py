@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from exreid.data.metadata import Columns, load_images, read_table
+from exreid.data.metadata import Columns, read_image_table, read_table
 from exreid.errors import MetadataError
 
 COCO = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [], "categories": []}
@@ -27,7 +27,7 @@ COCO = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [], "categor
 def test_a_file_that_is_no_table_is_named_for_what_it_is(tmp_path, data, says):
     (tmp_path / "t.any").write_bytes(data)
     with pytest.raises(MetadataError, match=says) as raised:
-        load_images(str(tmp_path), metadata_file="t.any", columns=Columns())
+        read_image_table(str(tmp_path), metadata_file="t.any", columns=Columns())
     assert len(str(raised.value)) < 1000
 
 
@@ -35,14 +35,14 @@ def test_the_message_on_a_large_file_is_short(tmp_path):
     names = ",".join(f"a long name of a column, the {i}th" for i in range(2000))
     (tmp_path / "t.csv").write_text(names + "\n" + "x," * 1000 + "\n")
     with pytest.raises(MetadataError) as raised:
-        load_images(str(tmp_path), metadata_file="t.csv", columns=Columns())
+        read_image_table(str(tmp_path), metadata_file="t.csv", columns=Columns())
     assert len(str(raised.value)) < 3000
 
 
 def test_excels_own_line_about_the_separator_is_no_row(tmp_path):
     text = "sep=;\npath;unique_name\nimg/0.png;a,b\n\nimg/1.png;c\n"
     (tmp_path / "t.csv").write_text(text)
-    table, _ = load_images(
+    table, _ = read_image_table(
         str(tmp_path), metadata_file="t.csv", columns=Columns(), check_files=False
     )
     assert table.rows["identity"].tolist() == ["a,b", "c"]
@@ -60,6 +60,6 @@ def test_a_formula_made_safe_is_the_name_again_beside_a_column_without_a_value(t
     (tmp_path / "a.jpg").write_bytes(b"x")
     (tmp_path / "b.jpg").write_bytes(b"y")
     columns = Columns(split=None, encounter=("visit",))
-    table, _ = load_images(str(tmp_path), metadata_file="t.csv", columns=columns)
+    table, _ = read_image_table(str(tmp_path), metadata_file="t.csv", columns=columns)
     assert table.rows["identity"].tolist() == ["=1+1", "Zita"]
     assert table.rows["encounter"].isna().all()

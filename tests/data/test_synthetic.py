@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from exreid.data.masks import decode_mask
-from exreid.data.metadata import Columns, load_images
+from exreid.data.metadata import Columns, read_image_table
 from exreid.data.synthetic import COLUMNS, write_dataset
 from exreid.data.synthetic_coat import coat
 from exreid.errors import ConfigError
@@ -32,7 +32,7 @@ def _bytes_of(folder):
 def test_columns_and_rows_are_those_of_czechlynx(dataset):
     assert ",".join(COLUMNS) == CZECHLYNX
     columns = Columns(encounter=("source", "encounter"))
-    table, rejected = load_images(str(dataset), columns=columns)
+    table, rejected = read_image_table(str(dataset), columns=columns)
     assert (len(table), rejected) == (36, [])
     for path, mask in zip(table.rows["path"][:6], table.rows["mask"][:6], strict=True):
         height, width = cv2.imread(str(dataset / path)).shape[:2]

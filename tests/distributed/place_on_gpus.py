@@ -11,7 +11,7 @@ import torch
 from exreid.config.probe import RayConfig
 from exreid.config.training import FinetuneRayConfig
 from exreid.data.images import Preprocessing
-from exreid.data.metadata import Columns, load_images
+from exreid.data.metadata import Columns, read_image_table
 from exreid.data.synthetic import write_dataset
 from exreid.distributed.extract import extract_local_over_actors, extract_over_actors
 from exreid.distributed.match import MatchReport, match_over_actors
@@ -101,7 +101,7 @@ def features_decoded_beside(folder):
     """Actors with a GPU are handed pixels by CPU tasks: the features are those of one process."""
     root = folder / "data"
     write_dataset(root, identities=2, images_per_identity=2, seed=3, image_wh_px=(96, 72))
-    table, _ = load_images(str(root), columns=Columns())
+    table, _ = read_image_table(str(root), columns=Columns())
     # The GPUs are only said to be there.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Placement, "device", "cpu")

@@ -9,7 +9,7 @@ import numpy as np
 
 from exreid.config.probe import RayConfig
 from exreid.data.images import Preprocessing
-from exreid.data.metadata import Columns, load_images
+from exreid.data.metadata import Columns, read_image_table
 from exreid.features.embedding import Embedder
 from exreid.features.extraction import PrepareImages, embed_table, extract_in_process
 from exreid.models.backbones import build_backbone
@@ -48,7 +48,7 @@ def test_a_killed_actor_changes_no_bit(dataset, local_ray, tmp_path):
     from exreid.distributed.extract import extract_over_actors
     from exreid.distributed.session import place_actors
 
-    table, _ = load_images(str(dataset), columns=Columns())
+    table, _ = read_image_table(str(dataset), columns=Columns())
     backbone = build_backbone("efficientnet-lite0", image_size=64)
     mark = tmp_path / "killed"
 

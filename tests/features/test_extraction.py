@@ -11,7 +11,7 @@ import torch
 
 from exreid.config.probe import RayConfig
 from exreid.data.images import Preprocessing
-from exreid.data.metadata import Columns, load_images
+from exreid.data.metadata import Columns, read_image_table
 from exreid.errors import CheckpointError, ImageError
 from exreid.features.decoding import decode_in_process, decode_table
 from exreid.features.embedding import Embedder
@@ -32,7 +32,7 @@ def backbone():
 @pytest.fixture
 def table(dataset, tmp_path):
     shutil.copytree(dataset, tmp_path / "data")
-    return load_images(str(tmp_path / "data"), columns=Columns())[0].take(range(10))
+    return read_image_table(str(tmp_path / "data"), columns=Columns())[0].take(range(10))
 
 
 def _prepare(table, **changes):

@@ -7,7 +7,7 @@ import pytest
 from exreid.cli import main
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
-from exreid.data.metadata import Columns, load_images
+from exreid.data.metadata import Columns, read_image_table
 from exreid.features.local_extraction import LocalPreprocessing
 from exreid.pipeline import match as local
 from exreid.pipeline import matchers
@@ -59,7 +59,7 @@ def test_all_pairs_are_matched_and_nothing_else_is_computed(whole):
 
 def test_ties_fall_to_the_image_that_stands_first(whole, dataset):
     _, folder, _ = whole
-    table, _ = load_images(str(dataset), columns=Columns(split="split-time_closed"))
+    table, _ = read_image_table(str(dataset), columns=Columns(split="split-time_closed"))
     place = {image: i for i, image in enumerate(table.rows["image_id"])}
     ties = 0
     for _, rows in pd.read_parquet(folder / "rankings.parquet").groupby("query_id"):

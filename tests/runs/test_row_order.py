@@ -10,7 +10,7 @@ from exreid.calibration import pairs as module
 from exreid.calibration.pairs import calibration_pairs
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
-from exreid.data.metadata import Columns, load_images, retrieval_sides, select_split
+from exreid.data.metadata import Columns, read_image_table, retrieval_sides, select_split
 from exreid.data.synthetic import write_dataset
 from exreid.metrics.ranking import rank_scores
 from exreid.metrics.retrieval import QueryValues, average_values
@@ -91,7 +91,7 @@ def test_local_scores_that_tie_fall_by_the_rows_of_the_gallery_alone(folder, met
     config, again, other = _probed(folder, mixed, "local-mixed", "local")
     assert other["score"].equals(rankings["score"])
     assert again.metrics != result.metrics, "small counts tie"
-    table, _ = load_images(
+    table, _ = read_image_table(
         str(folder),
         metadata_file="local-mixed.csv",
         columns=Columns(split="split-time_closed"),

@@ -16,7 +16,7 @@ from exreid.data.exports.animals import Export, ExportedAnimal
 from exreid.records import Json
 
 VERSION_URL = "https://raw.githubusercontent.com/tdwg/camtrap-dp/1.0.2/"
-COLUMNS = {
+PACKAGE_COLUMNS = {
     "deployments": (
         *("deploymentID", "locationID", "locationName", "latitude", "longitude"),
         *("coordinateUncertainty", "deploymentStart", "deploymentEnd", "setupBy", "cameraID"),
@@ -47,7 +47,7 @@ class Package:
     """A package, and what its writer has to fill in, in words."""
 
     tables: dict[str, pd.DataFrame]
-    """Of `COLUMNS`; None where nothing is known."""
+    """Of `PACKAGE_COLUMNS`; None where nothing is known."""
     description: dict[str, Json]
     """``datapackage.json``."""
     notes: list[str]
@@ -85,7 +85,7 @@ def camtrap_package(export: Export, zone: tzinfo | None) -> Package:
     }
     tables = {
         name: pd.DataFrame(rows[name], columns=list(columns), dtype=object)
-        for name, columns in COLUMNS.items()
+        for name, columns in PACKAGE_COLUMNS.items()
     }
     notes = _notes(export, tables, zone)
     return Package(tables, _description(export, tables["deployments"], notes), notes)
@@ -232,7 +232,7 @@ def _description(export: Export, deployments: pd.DataFrame, notes: list[str]) ->
             "encoding": "utf-8",
             "schema": f"{VERSION_URL}{name}-table-schema.json",
         }
-        for name in COLUMNS
+        for name in PACKAGE_COLUMNS
     ]
     places = deployments[["longitude", "latitude"]].dropna()
     moments = [one.moment.date().isoformat() for one in export.animals if one.moment]

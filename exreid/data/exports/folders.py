@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from exreid.data.exports.animals import Export, ExportedAnimal, Place
-from exreid.data.exports.table import people_table, write_table
-from exreid.data.imports.folders import UNMATCHED
+from exreid.data.exports.table import people_table, write_people_table
+from exreid.data.imports.folders import UNMATCHED_FOLDER
 
 TABLE = "photographs.csv"
-MOST_BYTES = 200
+MOST_NAME_BYTES = 200
 """Of a name in UTF-8; file systems allow 255, and a number may come behind it."""
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -25,7 +25,7 @@ def write_folders(export: Export, out: Path, place: Place) -> list[str]:
 
     A photograph of two animals goes into both folders. Notes of what was named otherwise.
     """
-    folder_of = folder_names([_folder_text(one) for one in export.animals])
+    folder_of = safe_folders([_folder_text(one) for one in export.animals])
     notes = [
         f"{name!r} is in the folder {folder!r}: its name cannot be a folder's"
         for name, folder in folder_of.items()
@@ -42,7 +42,7 @@ def write_folders(export: Export, out: Path, place: Place) -> list[str]:
     ]
     frame = people_table(replace(export, animals=moved))
     frame.insert(1, "taken from", [one.path for one in export.animals])
-    write_table(frame, out / TABLE)
+    write_people_table(frame, out / TABLE)
     renamed = sum(PurePosixPath(t).name != PurePosixPath(p).name for (_, p), t in file_of.items())
     if renamed:
         notes.append(f"{renamed} photographs of equal names have their folders' names before them")
@@ -50,14 +50,14 @@ def write_folders(export: Export, out: Path, place: Place) -> list[str]:
 
 
 def _folder_text(one: ExportedAnimal) -> str:
-    return one.animal or one.new_animal or UNMATCHED
+    return one.animal or one.new_animal or UNMATCHED_FOLDER
 
 
-def folder_names(names: Sequence[str]) -> dict[str, str]:
+def safe_folders(names: Sequence[str]) -> dict[str, str]:
     """A folder's name for each name: itself where every system takes it and no other differs from
     it by case alone.
 
-    >>> folder_names(["Zita", "zita", "a/b", "..", "007", "=1+1"])  # doctest: +NORMALIZE_WHITESPACE
+    >>> safe_folders(["Zita", "zita", "a/b", "..", "007", "=1+1"])  # doctest: +NORMALIZE_WHITESPACE
     {'Zita': 'Zita', 'zita': 'zita_2', 'a/b': 'a_b', '..': '__', '007': '007', '=1+1': '=1+1'}
     """
     folders: dict[str, str] = {}
@@ -111,7 +111,7 @@ def _safe(name: str) -> str:
     safe = re.sub(r"^\.+|[. ]+$", lambda found: "_" * len(found[0]), safe)
     if _RESERVED.fullmatch(safe):
         safe = f"{safe}_"
-    if len(safe.encode()) > MOST_BYTES:
+    if len(safe.encode()) > MOST_NAME_BYTES:
         ending = PurePosixPath(safe).suffix[:5]
-        safe = safe.encode()[: MOST_BYTES - len(ending)].decode(errors="ignore") + ending
+        safe = safe.encode()[: MOST_NAME_BYTES - len(ending)].decode(errors="ignore") + ending
     return safe or "_"

@@ -22,12 +22,12 @@ PLACES = {
 }
 """Names of a table's columns with the position, and its largest value in degrees."""
 SPECIES = ("scientificname", "scientific_name", "species")
-Row = Mapping[str, Any]
+PhotographRow = Mapping[str, Any]
 """image_id, path, mask, bbox, date, encounter, visit (the encounter as people say it), viewpoint,
 site, and the metadata's own columns."""
 
 
-def moments_of(root: str, rows: Sequence[Row]) -> list[tuple[datetime | None, bool]]:
+def moments_of(root: str, rows: Sequence[PhotographRow]) -> list[tuple[datetime | None, bool]]:
     """When each row's photograph was taken, and whether its time is known: by the run; where that
     says no time, by the photograph's EXIF, if it is of the same day."""
     told = [pd.Timestamp(row["date"]) if row["date"] is not None else None for row in rows]
@@ -49,7 +49,7 @@ def _timed(moment: pd.Timestamp | None) -> bool:
     return moment is not None and moment != moment.normalize()
 
 
-def placed(row: Row, size: PhotoSize, unread: list[str]) -> ExportedAnimal:
+def placed(row: PhotographRow, size: PhotoSize, unread: list[str]) -> ExportedAnimal:
     """The row's animal with its box and mask on the photograph; the box around the mask where it
     has none. What cannot be read is added to ``unread``."""
     wh_px = size.displayed_wh_px
@@ -96,12 +96,12 @@ def _text(cell: object) -> str | None:
     return None if cell is None or str(cell) == "" else str(cell)
 
 
-def _first(row: Row, names: Sequence[str]) -> str | None:
+def _first(row: PhotographRow, names: Sequence[str]) -> str | None:
     lowered = {str(name).removesuffix(" (metadata)").lower(): cell for name, cell in row.items()}
     return next((text for name in names if (text := _text(lowered.get(name)))), None)
 
 
-def _degrees(row: Row, which: str) -> float | None:
+def _degrees(row: PhotographRow, which: str) -> float | None:
     names, most = PLACES[which]
     try:
         degrees = float((_first(row, names) or "").replace(",", "."))

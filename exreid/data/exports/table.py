@@ -11,7 +11,7 @@ from exreid.data.exports.animals import Export, ExportedAnimal
 from exreid.data.workbooks import write_workbook
 from exreid.storage.spreadsheets import csv_text
 
-COLUMNS: dict[str, Callable[[ExportedAnimal], object]] = {
+PEOPLE_COLUMNS: dict[str, Callable[[ExportedAnimal], object]] = {
     "photograph": lambda one: one.path,
     "animal": lambda one: one.animal or one.new_animal,
     "answer": lambda one: one.answer,
@@ -37,14 +37,14 @@ def people_table(export: Export) -> pd.DataFrame:
     """The table; columns that would be empty are left out."""
     cells = {
         name: pd.Series([value(one) for one in export.animals], dtype=object)
-        for name, value in COLUMNS.items()
+        for name, value in PEOPLE_COLUMNS.items()
     }
     return pd.DataFrame(
         {name: column for name, column in cells.items() if name in ALWAYS or column.notna().any()}
     )
 
 
-def write_table(frame: pd.DataFrame, file: Path) -> None:
+def write_people_table(frame: pd.DataFrame, file: Path) -> None:
     """Write XLSX or CSV by the file's ending; the CSV with the mark by which Excel knows UTF-8."""
     if file.suffix.lower() == ".xlsx":
         write_workbook(frame, file)

@@ -27,7 +27,7 @@ _MISSING = frozenset(word.casefold() for word in MISSING_VALUES)
 
 
 @dataclass(frozen=True)
-class Box:
+class StatedBox:
     """An upright box: left, top, width, height."""
 
     xywh: tuple[float, float, float, float]
@@ -45,7 +45,7 @@ class Animal:
     """Where in the source it stands, for messages."""
     cells: Cells = field(default_factory=dict)
     """Its other columns."""
-    box: Box | None = None
+    box: StatedBox | None = None
     theta: float | None = None
     """By how much the box is turned, in radians, clockwise as seen."""
     mask: str | Mask | None = None

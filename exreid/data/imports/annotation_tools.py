@@ -18,13 +18,13 @@ from exreid.data.imports.animals import (
 from exreid.data.imports.columns import ROLES
 from exreid.errors import MetadataError
 
-NAMES = frozenset(ROLES[NAME]) | {"id", "individualid"}
+NAME_FIELDS = frozenset(ROLES[NAME]) | {"id", "individualid"}
 """What an attribute or a field that names the animal is called, in any case."""
 
 
-def named(fields: Mapping[str, str | None]) -> Cells:
+def with_animal_name(fields: Mapping[str, str | None]) -> Cells:
     """The fields, the one that names the animal as such; MetadataError where two could."""
-    names = [key for key in fields if key.lower().replace(" ", "_") in NAMES - {"label"}]
+    names = [key for key in fields if key.lower().replace(" ", "_") in NAME_FIELDS - {"label"}]
     if len(names) > 1:
         raise MetadataError(f"its fields {' and '.join(names)} could both name the animal.")
     if not names:

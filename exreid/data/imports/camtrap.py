@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from exreid.data.dates import parse_date
-from exreid.data.imports.animals import NAME, Animal, Box, Cells, Reading, without_repeats
+from exreid.data.imports.animals import NAME, Animal, Cells, Reading, StatedBox, without_repeats
 from exreid.errors import MetadataError
 
-Row = Mapping[str, str | None]
-TABLES = ("deployments", "media", "observations")
+PACKAGE_TABLES = ("deployments", "media", "observations")
 _BOX = ("bboxX", "bboxY", "bboxWidth", "bboxHeight")
 _OF_OBSERVATIONS = (
     *("observationID", "scientificName", "sex", "lifeStage", "behavior", "classifiedBy"),
@@ -29,11 +28,12 @@ def is_camtrap(content: object) -> bool:
 
 
 def table_files(content: Mapping[str, object]) -> dict[str, str]:
-    """The file of each of `TABLES`, relative to the package; MetadataError for one outside it."""
+    """The file of each of `PACKAGE_TABLES`, relative to the package; MetadataError for a file
+    outside it."""
     resources = content.get("resources")
     files = {}
     for one in resources if isinstance(resources, list) else []:
-        if not isinstance(one, dict) or one.get("name") not in TABLES:
+        if not isinstance(one, dict) or one.get("name") not in PACKAGE_TABLES:
             continue
         path = one.get("path")
         path = path[0] if isinstance(path, list) and len(path) == 1 else path
@@ -50,7 +50,7 @@ def table_files(content: Mapping[str, object]) -> dict[str, str]:
 
 
 def read_camtrap(
-    deployments: Sequence[Row], media: Sequence[Row], observations: Sequence[Row]
+    deployments: Sequence[Cells], media: Sequence[Cells], observations: Sequence[Cells]
 ) -> Reading:
     """The animals of a package's three tables.
 
@@ -66,7 +66,7 @@ def read_camtrap(
         by_id[row["mediaID"]] = row
     left_out: Counter[str] = Counter()
     animals: list[Animal] = []
-    events: list[tuple[str, Row]] = []
+    events: list[tuple[str, Cells]] = []
     observed = set()
     for i, row in enumerate(observations):
         place = f"observations, line {i + 2}"
@@ -90,10 +90,10 @@ def read_camtrap(
 
 
 def _of_events(
-    events: Sequence[tuple[str, Row]],
-    media: Sequence[Row],
+    events: Sequence[tuple[str, Cells]],
+    media: Sequence[Cells],
     observed: set[str | None],
-    sites: Mapping[str | None, Row],
+    sites: Mapping[str | None, Cells],
     left_out: Counter[str],
 ) -> list[Animal]:
     free = [row for row in media if row.get("mediaID") not in observed and not _is_video(row)]
@@ -101,7 +101,7 @@ def _of_events(
     nameless = len(events) - len(named_events)
     left_out["observations of events that name no individual"] += nameless
     free_at = [_moment(row.get("timestamp"), "media") for row in free] if named_events else []
-    named: dict[int, list[tuple[str, Row]]] = {}
+    named: dict[int, list[tuple[str, Cells]]] = {}
     for place, row in named_events:
         start = _moment(row.get("eventStart"), place)
         end = _moment(row.get("eventEnd") or row.get("eventStart"), place)
@@ -125,7 +125,7 @@ def _of_events(
 
 
 def _animal(
-    row: Row, photo: Row, sites: Mapping[str | None, Row], place: str, box: Box | None
+    row: Cells, photo: Cells, sites: Mapping[str | None, Cells], place: str, box: StatedBox | None
 ) -> Animal:
     deployment = photo.get("deploymentID") or row.get("deploymentID")
     site = sites.get(deployment, {})
@@ -145,7 +145,7 @@ def _animal(
     return Animal(path, place, cells, box)
 
 
-def _box_of(row: Row, place: str) -> Box | None:
+def _box_of(row: Cells, place: str) -> StatedBox | None:
     given = [row.get(name) for name in _BOX]
     if not any(given):
         return None
@@ -157,7 +157,7 @@ def _box_of(row: Row, place: str) -> Box | None:
         raise MetadataError(
             f"{place}: its box {[x, y, w, h]} is no fraction of the photograph (0 to 1)."
         )
-    return Box((x, y, w, h), "fraction")
+    return StatedBox((x, y, w, h), "fraction")
 
 
 def _moment(text: str | None, place: str) -> np.datetime64:
@@ -167,5 +167,5 @@ def _moment(text: str | None, place: str) -> np.datetime64:
         raise MetadataError(f"{place}: {text!r} is no time that can be read.") from None
 
 
-def _is_video(photo: Row) -> bool:
+def _is_video(photo: Cells) -> bool:
     return (photo.get("fileMediatype") or "").startswith("video/")

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from exreid.data.imports.animals import (
     NAME,
     Animal,
-    Box,
     Cells,
     Reading,
+    StatedBox,
     entries_of,
     numbers_of,
     one_of,
@@ -28,10 +28,10 @@ IDENTITY_KEYS = (
 )
 """Keys of an annotation that name the animal, the surest first. (Wildbook's ``individual_ids`` are
 the annotations of the animal where a ``name`` is beside them.)"""
-DATES = ("date_captured", "datetime", "date", "timestamp")
-VISITS = ("seq_id", "encounter", "encounter_id", "sequence_id")
-SITES = ("location", "site", "location_id")
-VIEWPOINTS = ("viewpoint", "viewpoint1")
+DATE_KEYS = ("date_captured", "datetime", "date", "timestamp")
+ENCOUNTER_KEYS = ("seq_id", "encounter", "encounter_id", "sequence_id")
+SITE_KEYS = ("location", "site", "location_id")
+VIEWPOINT_KEYS = ("viewpoint", "viewpoint1")
 _OF_IMAGES = {"id", "uuid", "file_name", "width", "height", "license", "coco_url", "flickr_url"}
 _OF_ANNOTATIONS = {
     *(
@@ -157,15 +157,15 @@ def _animal(
 ) -> Animal:
     both = {**image, **one}
     cells: Cells = {
-        **other_cells(image, {*_OF_IMAGES, *DATES, *VISITS, *SITES}, "image_"),
-        **other_cells(one, {*_OF_ANNOTATIONS, *IDENTITY_KEYS, *VIEWPOINTS}, "annotation_"),
+        **other_cells(image, {*_OF_IMAGES, *DATE_KEYS, *ENCOUNTER_KEYS, *SITE_KEYS}, "image_"),
+        **other_cells(one, {*_OF_ANNOTATIONS, *IDENTITY_KEYS, *VIEWPOINT_KEYS}, "annotation_"),
         NAME: name,
         "annotation_id": text_of(one.get("id")),
         "category": kind,
-        "date": one_of(both, DATES),
-        "encounter": one_of(both, VISITS),
-        "site": one_of(both, SITES),
-        "viewpoint": one_of(both, VIEWPOINTS),
+        "date": one_of(both, DATE_KEYS),
+        "encounter": one_of(both, ENCOUNTER_KEYS),
+        "site": one_of(both, SITE_KEYS),
+        "viewpoint": one_of(both, VIEWPOINT_KEYS),
     }
     theta = one.get("theta")
     if theta is not None and numbers_of([theta], 1) is None:
@@ -181,7 +181,7 @@ def _animal(
     )
 
 
-def _box_of(one: dict[str, object], place: str) -> Box | None:
+def _box_of(one: dict[str, object], place: str) -> StatedBox | None:
     value = one.get("bbox")
     if value is None or value == []:
         return None
@@ -194,7 +194,7 @@ def _box_of(one: dict[str, object], place: str) -> Box | None:
             "width by the photograph's width, y and height by its height."
         )
     x, y, w, h = box
-    return Box((x, y, w, h))
+    return StatedBox((x, y, w, h))
 
 
 def _mask_of(one: dict[str, object], place: str) -> Mask | None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from exreid.data.boxes import BoxFormat, read_numbers
-from exreid.data.imports.animals import NAME, SPLIT, Animal, Box, Cells, Reading, other_cells
+from exreid.data.boxes import BOX_SLACK, BoxFormat, read_numbers
+from exreid.data.imports.animals import NAME, SPLIT, Animal, Cells, Reading, StatedBox, other_cells
 from exreid.errors import MetadataError
 
 ROLES = {
@@ -61,7 +61,7 @@ class TableForm:
     path: str | None = None
 
 
-FORMS = {
+TABLE_FORMS = {
     "wildlife-datasets": TableForm(
         "wildlife-datasets' table",
         (frozenset(("image_id", "identity", "path")),),
@@ -85,9 +85,11 @@ FORMS = {
 
 
 def forms_of(names: Sequence[str]) -> list[str]:
-    """Which of `FORMS` a table with these columns has."""
+    """Which of `TABLE_FORMS` a table with these columns has."""
     there = set(names)
-    return [key for key, form in FORMS.items() if any(needed <= there for needed in form.needs)]
+    return [
+        key for key, form in TABLE_FORMS.items() if any(needed <= there for needed in form.needs)
+    ]
 
 
 def read_columns(
@@ -246,25 +248,25 @@ def _guess(boxes: Sequence[list[float] | None]) -> BoxFormat:
 
 def _is_fraction(box: Sequence[float]) -> bool:
     x, y, w, h = box
-    return min(box) >= 0 and x + w <= 1.02 and y + h <= 1.02
+    return min(box) >= 0 and max(x + w, y + h) <= 1 + BOX_SLACK
 
 
-def _box(numbers: Sequence[float], box_format: BoxFormat | None, place: str) -> Box:
+def _box(numbers: Sequence[float], box_format: BoxFormat | None, place: str) -> StatedBox:
     a, b, c, d = numbers
     if box_format == "xyxy_px":
         if c <= a or d <= b:
             raise MetadataError(f"{place}: its box {list(numbers)} is no x1, y1, x2, y2.")
-        return Box((a, b, c - a, d - b))
+        return StatedBox((a, b, c - a, d - b))
     if box_format == "xywh_norm":
         if not _is_fraction(numbers):
             raise MetadataError(f"{place}: its box {list(numbers)} is no fraction x, y, w, h.")
-        return Box((a, b, c, d), "fraction")
+        return StatedBox((a, b, c, d), "fraction")
     if max(numbers) <= 1 and any(n != int(n) for n in numbers):
         raise MetadataError(
             f"{place}: its box {list(numbers)} looks like fractions of the photograph, not pixels. "
             "--bbox-format xywh_norm reads them."
         )
-    return Box((a, b, c, d))
+    return StatedBox((a, b, c, d))
 
 
 def _theta(text: str | None, place: str) -> float | None:

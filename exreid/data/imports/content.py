@@ -32,7 +32,7 @@ WHAT = {
 }
 """What can be read, in the words of the command line."""
 DATA_PACKAGE, CVAT_FILE = "datapackage.json", "annotations.xml"
-TABLES = frozenset((".csv", ".tsv", ".txt"))
+TEXT_TABLE_ENDINGS = frozenset((".csv", ".tsv", ".txt"))
 """Endings of tables, whose header may begin like JSON."""
 
 LIST_REMEDY = (
@@ -58,7 +58,7 @@ def read_content(source: str, sheet: str | None = None) -> Content:
         return _folder(source, folder)
     data = read_source(source)
     start = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    if start in (b"{", b"[") and PurePosixPath(source).suffix.lower() not in TABLES:
+    if start in (b"{", b"[") and PurePosixPath(source).suffix.lower() not in TEXT_TABLE_ENDINGS:
         content = parse_json(data, source)
         return Content(source, _fits_of_json(content), json=content)
     if start == b"<":

@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from exreid.data.imports.animals import Animal, Box, Cells, Reading, size_of
-from exreid.data.imports.annotation_tools import named
+from exreid.data.imports.animals import Animal, Cells, Reading, StatedBox, size_of
+from exreid.data.imports.annotation_tools import with_animal_name
 from exreid.data.masks import MAX_MASK_PIXELS, Mask, encode_mask
 from exreid.errors import MetadataError
 
@@ -126,7 +126,7 @@ def _animal(
     stated: tuple[int, int] | None,
 ) -> Animal:
     attributes = {a.get("name") or "": (a.text or "").strip() for a in one.iter("attribute")}
-    cells = named({**told, **attributes})
+    cells = with_animal_name({**told, **attributes})
     try:
         box, theta, mask = _cvat_shape(one, stated or (1, 1))
     except (ValueError, TypeError) as error:
@@ -136,7 +136,7 @@ def _animal(
 
 def _cvat_shape(
     one: ElementTree.Element, wh_px: tuple[int, int]
-) -> tuple[Box | None, float | None, str | Mask | None]:
+) -> tuple[StatedBox | None, float | None, str | Mask | None]:
     """Box, turn and mask of a shape; ValueError where it is damaged."""
 
     def read(name: str) -> float:
@@ -148,7 +148,7 @@ def _cvat_shape(
     if one.tag == "box":
         x1, y1, x2, y2 = (read(name) for name in ("xtl", "ytl", "xbr", "ybr"))
         turn = math.radians(float(one.get("rotation") or 0))
-        return Box((x1, y1, x2 - x1, y2 - y1)), turn or None, None
+        return StatedBox((x1, y1, x2 - x1, y2 - y1)), turn or None, None
     if one.tag == "polygon":
         points = [
             float(n) for pair in (one.get("points") or "").split(";") for n in pair.split(",")

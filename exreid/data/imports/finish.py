@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from exreid.data.boxes import OUTSIDE
-from exreid.data.imports.animals import FIRST_COLUMNS, NAME, Animal, Box, Reading, is_name
+from exreid.data.boxes import BOX_SLACK
+from exreid.data.imports.animals import FIRST_COLUMNS, NAME, Animal, Reading, StatedBox, is_name
 from exreid.data.imports.photographs import PhotoSize, find_photographs, read_sizes
 from exreid.data.masks import Mask, parse_mask
 from exreid.data.metadata_boxes import numbered_ids
+from exreid.data.metadata_checks import SHOWN_PROBLEMS
 from exreid.errors import MaskError, MetadataError
 from exreid.progress import counted
 from exreid.records import region_text
 
-SHOWN_PROBLEMS = 5
 Corners = tuple[float, float, float, float]
 """Left, top, right, bottom, or left, top, width, height."""
 
@@ -107,7 +107,7 @@ def _placed(
     if box is not None:
         corners = _turned_box(_pixels(box, size, turn), size, turn)
         _check_box(corners, size, animal.theta or 0.0)
-        box = Box(_inside(corners, size) if not animal.theta else _xywh(corners))
+        box = StatedBox(_inside(corners, size) if not animal.theta else _xywh(corners))
     if isinstance(mask, str):
         mask = _parsed(mask)
     if isinstance(mask, dict):
@@ -137,7 +137,7 @@ def _turn(animal: Animal, size: PhotoSize) -> bool:
     )
 
 
-def _pixels(box: Box, size: PhotoSize, turn: bool) -> Corners:
+def _pixels(box: StatedBox, size: PhotoSize, turn: bool) -> Corners:
     """Left, top, right, bottom."""
     width, height = size.stored_wh_px if turn else size.displayed_wh_px
     scale_x, scale_y = (width, height) if box.unit == "fraction" else (1, 1)
@@ -176,7 +176,7 @@ def _check_box(corners: Corners, size: PhotoSize, theta: float) -> None:
         left = right = (left + right) / 2
         top = bottom = (top + bottom) / 2
     over = max(-left / width, -top / height, right / width - 1, bottom / height - 1)
-    if over > OUTSIDE:
+    if over > BOX_SLACK:
         hint = ""
         if size.exif_orientation >= 5 and right <= height and bottom <= width:
             hint = (

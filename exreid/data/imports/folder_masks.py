@@ -10,12 +10,12 @@ from pathlib import Path, PurePosixPath
 from exreid.data.mask_images import MASK_ENDINGS, mask_files, read_masks
 from exreid.data.masks import encode_mask
 from exreid.errors import MaskError, MetadataError
+from exreid.storage.urls import READER_THREADS
 
 MASK_FOLDERS = frozenset(
     ("mask", "masks", "segmentation", "segmentations", "segmentationobject", "segmentationmask")
 )
 """How people and tools call them, in any case."""
-THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -103,5 +103,5 @@ def _read(files: dict[str, dict[int, Path]]) -> dict[str, str | None]:
             raise MetadataError(str(error)) from error
         return encode_mask(shown[0]) if len(shown) == 1 else None
 
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(READER_THREADS) as pool:
         return dict(zip(files, pool.map(read, files.values()), strict=True))

@@ -16,9 +16,8 @@ from exreid.data.imports.folder_masks import is_mask_folder, without_masks
 from exreid.data.imports.photographs import read_head
 from exreid.data.photos import VISIT_NAME, find_photos, group_visits, taken_at, walk_photos
 from exreid.errors import ImageError, MetadataError
-from exreid.storage.urls import read_bytes
+from exreid.storage.urls import READER_THREADS, read_bytes
 
-THREADS = 4
 JPEG = b"\xff\xd8"
 """A JPEG has its EXIF before its pixels; other files may have it behind them."""
 MINUTES = 10.0
@@ -26,8 +25,8 @@ MINUTES = 10.0
 DATE_NAME = re.compile(r"\d{4}([-_.]?\d\d){0,2}")
 """Folders that are called like a year, a month or a day: what lies in them is still of the animal
 whose folder they are in."""
-VIEWPOINTS = frozenset(("left", "right", "front", "back", "top"))
-UNMATCHED = "unmatched"
+VIEWPOINT_FOLDERS = frozenset(("left", "right", "front", "back", "top"))
+UNMATCHED_FOLDER = "unmatched"
 """The folder of photographs whose animal is not known, as `exreid export` writes it."""
 REMEDY = (
     "--template says which folder means what: exreid import folders DIR --template "
@@ -82,7 +81,7 @@ def read_folders(root: str, *, template: str | None = None, minutes: float = MIN
     visits = group_visits(paths, time_N, known=known, minutes=minutes)
     animals = []
     for path, cells, time, visit in zip(paths, rows, time_N, visits.name_N, strict=True):
-        if cells[NAME] == UNMATCHED:
+        if cells[NAME] == UNMATCHED_FOLDER:
             cells[NAME] = None
         date = None if np.isnat(time) else str(time).replace("T", " ")
         mask = masked.mask_of.get(path)
@@ -105,7 +104,7 @@ def _by_depth(paths: Sequence[str]) -> tuple[list[Cells | None], str]:
         folders, cells = path.split("/")[:-1], Cells()
         while folders and is_inner(folders[-1]):
             inner = folders.pop()
-            if inner.lower() in VIEWPOINTS:
+            if inner.lower() in VIEWPOINT_FOLDERS:
                 cells["viewpoint"] = inner.lower()
         if not folders:
             cells_N.append(None)
@@ -124,7 +123,7 @@ def _by_depth(paths: Sequence[str]) -> tuple[list[Cells | None], str]:
 def is_inner(name: str) -> bool:
     """Whether a folder's name is that of a visit, a day or a side, and no animal's."""
     return bool(
-        VISIT_NAME.fullmatch(name) or DATE_NAME.fullmatch(name) or name.lower() in VIEWPOINTS
+        VISIT_NAME.fullmatch(name) or DATE_NAME.fullmatch(name) or name.lower() in VIEWPOINT_FOLDERS
     )
 
 
@@ -158,5 +157,5 @@ def read_times(root: str, paths: Sequence[str]) -> np.ndarray:
         except ImageError:  # told where the photographs are opened
             return np.datetime64("NaT", "s")
 
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(READER_THREADS) as pool:
         return np.array(list(pool.map(time_of, paths)), "datetime64[s]")

@@ -11,15 +11,15 @@ from pathlib import PurePosixPath
 
 from exreid.data.imports.animals import (
     Animal,
-    Box,
     Cells,
     Reading,
+    StatedBox,
     entries_of,
     numbers_of,
     size_of,
     text_of,
 )
-from exreid.data.imports.annotation_tools import named
+from exreid.data.imports.annotation_tools import with_animal_name
 from exreid.data.imports.brush import decode_brush
 from exreid.data.imports.photographs import plain_path
 from exreid.data.masks import Mask, encode_mask
@@ -92,7 +92,7 @@ def read_label_studio(content: object) -> Reading:
         regions = {text_of(one.get("id")) for one in results if one.get("type") in _REGIONS}
         told |= _fields([one for one in results if text_of(one.get("id")) not in regions])
         for animal in found:
-            animals.append(replace(animal, cells=named({**told, **animal.cells})))
+            animals.append(replace(animal, cells=with_animal_name({**told, **animal.cells})))
         if not found:
             left_out["photographs without a region"] += 1
     return Reading("Label Studio's masks and boxes", animals, left_out)
@@ -169,7 +169,7 @@ def _fields(results: Sequence[Mapping[str, object]]) -> Cells:
 
 def _label_studio_shape(
     kind: str, value: Mapping[str, object], wh_px: tuple[int, int], place: str
-) -> tuple[Box | None, float | None, str | Mask | None]:
+) -> tuple[StatedBox | None, float | None, str | Mask | None]:
     """Box, turn and mask of a region; Label Studio's numbers are per cent of the photograph."""
     width, height = wh_px
     if kind.startswith("rectangle"):
@@ -182,7 +182,7 @@ def _label_studio_shape(
         # A rectangle is turned about its first corner, and a box about its middle.
         middle_x = x + (w * math.cos(theta) - h * math.sin(theta)) / 2
         middle_y = y + (w * math.sin(theta) + h * math.cos(theta)) / 2
-        return Box((middle_x - w / 2, middle_y - h / 2, w, h)), theta or None, None
+        return StatedBox((middle_x - w / 2, middle_y - h / 2, w, h)), theta or None, None
     if kind.startswith("polygon"):
         points = value.get("points")
         pairs = [numbers_of(point, 2) for point in points] if isinstance(points, list) else []

@@ -17,15 +17,22 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
-from exreid.data.imports.animals import Animal, Box, Cells, Reading, entries_of, numbers_of, text_of
+from exreid.data.boxes import BOX_SLACK
+from exreid.data.imports.animals import (
+    Animal,
+    Cells,
+    Reading,
+    StatedBox,
+    entries_of,
+    numbers_of,
+    text_of,
+)
 from exreid.errors import MetadataError
 
 Form = Literal["fractions", "list", "columns"]
 CATEGORIES = {"1": "animal", "2": "person", "3": "vehicle"}
 USUAL_CONFIDENCE, USUAL_CONFIDENCE_V4 = 0.2, 0.8
 """MegaDetector's own, where a file names none."""
-SLACK = 0.02
-"""How far a box may run over the photograph, in sides: rounding."""
 VIDEOS = frozenset((".mp4", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg", ".wmv", ".mts"))
 
 
@@ -56,7 +63,7 @@ class _Detection:
     place: str
     category: str
     confidence: float
-    box: Box
+    box: StatedBox
 
 
 def read_megadetector(
@@ -214,30 +221,30 @@ def _share(value: object, place: str) -> float:
     return numbers[0]
 
 
-def _fractions(one: dict[str, object], place: str) -> Box:
+def _fractions(one: dict[str, object], place: str) -> StatedBox:
     box = numbers_of(one.get("bbox"), 4)
     if box is None:
         raise MetadataError(f"{place}: its bbox {one.get('bbox')!r} is no list of 4 numbers.")
     x, y, w, h = box
-    if max(abs(n) for n in box) > 1 + 2 * SLACK:
+    if max(abs(n) for n in box) > 1 + 2 * BOX_SLACK:
         raise MetadataError(
             f"{place}: its bbox {box} is in pixels, and this form has fractions of the photograph. "
             "The file mixes two forms of MegaDetector's: write it again with one program."
         )
-    if min(x, y) < -SLACK or w < 0 or h < 0 or max(x + w, y + h) > 1 + SLACK:
+    if min(x, y) < -BOX_SLACK or w < 0 or h < 0 or max(x + w, y + h) > 1 + BOX_SLACK:
         raise MetadataError(
             f"{place}: its bbox {box} leaves the photograph; it should be [x, y, width, height] as "
             "fractions. Are these the corners [x1, y1, x2, y2]?"
         )
-    return Box((x, y, w, h), "fraction")
+    return StatedBox((x, y, w, h), "fraction")
 
 
-def _corners(value: object, place: str) -> Box:
+def _corners(value: object, place: str) -> StatedBox:
     box = numbers_of(value, 4)
     if box is None:
         raise MetadataError(f"{place}: its bbox {value!r} is no list of 4 numbers.")
     x1, y1, x2, y2 = box
-    if max(box) <= 1 + SLACK:
+    if max(box) <= 1 + BOX_SLACK:
         raise MetadataError(
             f"{place}: its bbox {box} looks like fractions of the photograph, and this form has "
             "pixels. The file mixes two forms of MegaDetector's: write it again with one program."
@@ -247,7 +254,7 @@ def _corners(value: object, place: str) -> Box:
             f"{place}: its bbox {box} should be the corners [x1, y1, x2, y2]; are these [x, y, "
             "width, height]?"
         )
-    return Box((x1, y1, x2 - x1, y2 - y1))
+    return StatedBox((x1, y1, x2 - x1, y2 - y1))
 
 
 def _mixed(place: str, key: str, one: dict[str, object]) -> str:

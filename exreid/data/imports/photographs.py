@@ -15,11 +15,11 @@ from exreid.errors import ImageError, MetadataError
 from exreid.storage.urls import exists, is_remote, join, names_on_disk, open_file_system, read_bytes
 
 HEAD_BYTES = 2**16
-THREADS = 8
+HEAD_THREADS = 8
 
 
 @dataclass(frozen=True)
-class Places:
+class PhotographPaths:
     """Where the photographs of a source lie."""
 
     found: dict[str, str]
@@ -42,7 +42,7 @@ class PhotoSize:
         return (height, width) if self.exif_orientation >= 5 else (width, height)
 
 
-def find_photographs(root: str, paths: Sequence[str]) -> Places:
+def find_photographs(root: str, paths: Sequence[str]) -> PhotographPaths:
     """Where each of the paths lies below ``root``: as given, without its first folders, or, where
     no folder fits, as the one file below ``root`` of its name.
 
@@ -65,7 +65,7 @@ def find_photographs(root: str, paths: Sequence[str]) -> Places:
                 f"{place!r} for {path!r}"
             )
     _refuse_two_for_one(found)
-    return Places(found, [path for path in given if path not in found], notes)
+    return PhotographPaths(found, [path for path in given if path not in found], notes)
 
 
 def plain_path(path: str) -> str:
@@ -102,7 +102,7 @@ def read_sizes(root: str, paths: Sequence[str]) -> dict[str, PhotoSize | str]:
             return f"{join(root, path)}: {error}"
 
     unique = list(dict.fromkeys(paths))
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(HEAD_THREADS) as pool:
         return dict(zip(unique, pool.map(read, unique), strict=True))
 
 

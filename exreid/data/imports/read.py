@@ -12,9 +12,9 @@ import pandas as pd
 from exreid.data.boxes import BoxFormat
 from exreid.data.imports.animals import NAME, Animal, Cells, Reading, is_name
 from exreid.data.imports.annotation_tools import is_sam, read_sam
-from exreid.data.imports.camtrap import TABLES, read_camtrap, table_files
+from exreid.data.imports.camtrap import PACKAGE_TABLES, read_camtrap, table_files
 from exreid.data.imports.coco import read_coco
-from exreid.data.imports.columns import FORMS, read_columns
+from exreid.data.imports.columns import TABLE_FORMS, read_columns
 from exreid.data.imports.content import Content, choose, read_content
 from exreid.data.imports.cvat import read_cvat
 from exreid.data.imports.finish import Imported, finished
@@ -114,7 +114,7 @@ def import_content(
     return finished(reading, root, content.source, skip=skip)
 
 
-def write_table(cells: pd.DataFrame, out: Path) -> None:
+def write_metadata(cells: pd.DataFrame, out: Path) -> None:
     """Write a table as Parquet or CSV, by its ending; half a file is never there."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(out) as half:
@@ -157,7 +157,11 @@ def _read(content: Content, what: str, choices: Choices, root: str) -> Reading:
     if what == "wildbook":
         return read_wildbook(table.cells, lines)
     return read_columns(
-        table.cells, lines, FORMS.get(what), named=choices.columns, box_format=choices.box_format
+        table.cells,
+        lines,
+        TABLE_FORMS.get(what),
+        named=choices.columns,
+        box_format=choices.box_format,
     )
 
 
@@ -167,7 +171,7 @@ def _read_package(content: Content) -> Reading:
     files = table_files(content.json)
     base = content.source.rpartition("/")[0]
     tables = {}
-    for name in TABLES:
+    for name in PACKAGE_TABLES:
         if name in files:
             place = f"{base}/{files[name]}" if base else files[name]
             cells = parse_metadata(read_source(place), place).cells

@@ -9,19 +9,19 @@ from collections.abc import Sequence
 import pandas as pd
 
 from exreid.data.boxes import read_numbers
-from exreid.data.imports.animals import NAME, Animal, Box, Cells, Reading, without_repeats
+from exreid.data.imports.animals import NAME, Animal, Cells, Reading, StatedBox, without_repeats
 from exreid.errors import MetadataError
 
 MEDIA = re.compile(r"Encounter\.mediaAsset(\d+)")
-NAMES = (
+NAME_COLUMNS = (
     *("MarkedIndividual.individualID", "Encounter.individualID", "Individual.individualID"),
     *("Name0.value", "MarkedIndividual.individualName", "MarkedIndividual.name"),
 )
-VISITS = (
+ENCOUNTER_COLUMNS = (
     *("Sighting.sightingID", "Encounter.sightingID", "Occurrence.occurrenceID"),
     *("Encounter.occurrenceID", "Encounter.catalogNumber", "Encounter.id"),
 )
-SITES = ("Encounter.locationID", "Encounter.verbatimLocality")
+LOCATION_COLUMNS = ("Encounter.locationID", "Encounter.verbatimLocality")
 _DATE = ("Encounter.year", "Encounter.month", "Encounter.day")
 _ANNOTATION = re.compile(r"Annotation\d+\.|Encounter\.mediaAsset\d+")
 
@@ -44,11 +44,15 @@ def read_wildbook(cells: pd.DataFrame, lines: Sequence[int]) -> Reading:
     for row, line in zip(cells.to_dict("records"), lines, strict=True):
         text: Cells = {str(k): _cell(v) for k, v in row.items()}
         shared: Cells = {
-            **{k: v for k, v in text.items() if v and not _ANNOTATION.match(k) and k not in NAMES},
-            NAME: _first(text, NAMES),
+            **{
+                k: v
+                for k, v in text.items()
+                if v and not _ANNOTATION.match(k) and k not in NAME_COLUMNS
+            },
+            NAME: _first(text, NAME_COLUMNS),
             "date": _date(text, f"line {line}"),
-            "encounter": _first(text, VISITS) or f"line {line}",
-            "site": _first(text, SITES),
+            "encounter": _first(text, ENCOUNTER_COLUMNS) or f"line {line}",
+            "site": _first(text, LOCATION_COLUMNS),
             "species": _joined(text, ("Encounter.genus", "Encounter.specificEpithet")),
         }
         photographs = 0
@@ -96,9 +100,9 @@ def _date(text: Cells, place: str) -> str | None:
         raise MetadataError(f"{place}: {', '.join(_DATE)} {parts} are no date.") from None
 
 
-def _box(text: str | None, place: str) -> Box | None:
+def _box(text: str | None, place: str) -> StatedBox | None:
     try:
         numbers = read_numbers([text])
     except ValueError as error:
         raise MetadataError(f"{place}: its annotation's bbox {text!r} {error}.") from None
-    return None if numbers is None else Box((numbers[0], numbers[1], numbers[2], numbers[3]))
+    return None if numbers is None else StatedBox((numbers[0], numbers[1], numbers[2], numbers[3]))

@@ -2,14 +2,14 @@
 
 import pytest
 
-from exreid.data.exports.folders import file_names, folder_names
+from exreid.data.exports.folders import file_names, safe_folders
 
 AWKWARD = ["Zita", "zita", "ZITA_2", "a/b", "a_b", "..", ".hidden", "CON", "con.txt", "x" * 300,
            "ä" * 200, "end.", "007", "=1+1", "a:b", "tab\there", "Zoë", "Zoe\u0308"]  # fmt: skip
 
 
 def test_no_two_names_share_a_folder_on_any_system(tmp_path):
-    folders = folder_names(AWKWARD)
+    folders = safe_folders(AWKWARD)
     assert list(folders) == AWKWARD
     assert len({name.casefold() for name in folders.values()}) == len(AWKWARD)
     for folder in folders.values():

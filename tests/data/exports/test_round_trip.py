@@ -9,7 +9,7 @@ import pytest
 from exreid.data.exports.camtrap import write_camtrap
 from exreid.data.exports.coco import write_coco
 from exreid.data.exports.folders import write_folders
-from exreid.data.exports.table import people_table, write_table
+from exreid.data.exports.table import people_table, write_people_table
 from exreid.data.exports.wildbook import write_wildbook
 from exreid.data.imports.read import Choices, import_source
 
@@ -52,7 +52,7 @@ def _found(cells, path_of=lambda path: path):
 
 @pytest.mark.parametrize("name", ["animals.csv", "animals.xlsx"])
 def test_a_table(answered, tmp_path, name):
-    write_table(people_table(answered), tmp_path / name)
+    write_people_table(people_table(answered), tmp_path / name)
     made = import_source(str(tmp_path / name), answered.root, what="table")
     assert _found(made.cells) == _wanted(answered, with_new=True)
 
@@ -117,11 +117,11 @@ def test_what_a_spreadsheet_sees(answered, tmp_path):
     """No cell is a formula, zeros stay, and Excel knows the CSV for UTF-8."""
     openpyxl = pytest.importorskip("openpyxl")
     frame = people_table(answered)
-    write_table(frame, tmp_path / "t.csv")
+    write_people_table(frame, tmp_path / "t.csv")
     data = (tmp_path / "t.csv").read_bytes()
     assert data.startswith(b"\xef\xbb\xbf")
     assert "cam 2/a.jpg,'=1+1," in data.decode("utf-8-sig")
-    write_table(frame, tmp_path / "t.xlsx")
+    write_people_table(frame, tmp_path / "t.xlsx")
     sheet = openpyxl.load_workbook(tmp_path / "t.xlsx").active
     column = [cell for cell in sheet["B"] if cell.value is not None]
     assert [cell.value for cell in column[1:5]] == ["Zoë Ärmel", "007", "=1+1", "Müller, Ivo"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from exreid.data.images import displayed_wh_px
-from exreid.data.imports.animals import Animal, Box, Reading
+from exreid.data.imports.animals import Animal, Reading, StatedBox
 from exreid.data.imports.finish import finished
 from exreid.data.imports.photographs import HEAD_BYTES, read_sizes
 from exreid.errors import MetadataError
@@ -30,7 +30,7 @@ def test_a_box_of_stored_pixels_lies_where_pillow_turns_it(tmp_path, orientation
     ys, xs = np.nonzero(shown)
     x, y, w, h = BOX
     ring = [[x, y, x + w, y, x + w, y + h, x, y + h]]
-    animal = Animal("a.png", "1", {}, Box(BOX), mask=ring, stated_wh_px=(60, 40))
+    animal = Animal("a.png", "1", {}, StatedBox(BOX), mask=ring, stated_wh_px=(60, 40))
     cells = finished(Reading("x", [animal]), str(tmp_path), "x").cells
     left, top = xs.min(), ys.min()
     expected = [left, top, xs.max() + 1 - left, ys.max() + 1 - top]
@@ -47,7 +47,7 @@ def test_names_of_rows_do_not_depend_on_the_order(tmp_path_factory, order):
     folder.mkdir(exist_ok=True)
     Image.new("RGB", (60, 40)).save(folder / "a.png")
     boxes = [(0, 0, 5, 5), (0, 9, 5, 5), (0, 9, 6, 5), (10, 0, 5, 5), (10, 1, 5, 5)]
-    animals = [Animal("a.png", str(i), {"k": str(i)}, Box(boxes[i])) for i in order]
+    animals = [Animal("a.png", str(i), {"k": str(i)}, StatedBox(boxes[i])) for i in order]
     cells = finished(Reading("x", animals), str(folder), "x").cells
     assert {int(k): name for k, name in zip(cells["k"], cells["image_id"], strict=True)} == {
         i: f"a.png#{i + 1}" for i in range(5)
@@ -55,23 +55,23 @@ def test_names_of_rows_do_not_depend_on_the_order(tmp_path_factory, order):
 
 
 def test_a_box_that_fits_only_the_stored_pixels_says_so(photos):
-    animal = Animal("a.jpg", "line 2", {}, Box((10, 0, 45, 20)))
+    animal = Animal("a.jpg", "line 2", {}, StatedBox((10, 0, 45, 20)))
     with pytest.raises(MetadataError, match=r"line 2: .*40 x 60.*fits the stored pixels"):
         finished(Reading("x", [animal]), photos(turned=["a.jpg"]), "x")
 
 
 def test_a_box_just_over_the_edge_is_cut(photos):
-    animal = Animal("a.jpg", "line 2", {}, Box((-1, 20, 62, 20.5)))
+    animal = Animal("a.jpg", "line 2", {}, StatedBox((-1, 20, 62, 20.5)))
     cells = finished(Reading("x", [animal]), photos("a.jpg"), "x").cells
     assert json.loads(cells["bbox"][0]) == [0, 20, 60, 20]
 
 
 def test_a_turned_box_may_leave_the_photograph_where_its_middle_does_not(photos):
     root = photos("a.jpg")
-    animal = Animal("a.jpg", "line 2", {}, Box((15, -5, 10, 30)), theta=1.5)
+    animal = Animal("a.jpg", "line 2", {}, StatedBox((15, -5, 10, 30)), theta=1.5)
     cells = finished(Reading("x", [animal]), root, "x").cells
     assert json.loads(cells["bbox"][0]) == [15, -5, 10, 30]
-    away = Animal("a.jpg", "line 2", {}, Box((70, -5, 10, 30)), theta=1.5)
+    away = Animal("a.jpg", "line 2", {}, StatedBox((70, -5, 10, 30)), theta=1.5)
     with pytest.raises(MetadataError, match="leaves the photograph"):
         finished(Reading("x", [away]), root, "x")
 
