@@ -197,7 +197,7 @@ class _Detector:
         self.extractor = LocalExtractor(benchmark.local_features, keypoints=benchmark.local_top_k)
 
     def __call__(self, image: Image, place: int, region: str | None) -> _Found:
-        from exreid.data.images import displayed_wh_px
+        from exreid.data.image_files import displayed_wh_px
 
         with named(image, place):
             data = file_of(image, place)

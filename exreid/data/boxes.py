@@ -1,7 +1,7 @@
-"""Boxes: read in the forms that tables have, and laid on the photograph as it is displayed.
+"""Boxes: read from a table's cells, and placed on the photograph as it is displayed.
 
-A box is kept as text, as a mask is: ``[x, y, w, h]`` in pixels, or a dictionary where it has an
-angle or is in fractions of the photograph, whose size only the photograph knows.
+A box is kept as text, as a mask is: ``[x, y, w, h]`` in pixels; a dictionary, if it has an angle or
+is in fractions of the photograph, whose size is not known before the file is opened.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from exreid.errors import MaskError
 
 BoxFormat = Literal["xywh_px", "xyxy_px", "xywh_norm"]
 BOX_SLACK = 0.02
-"""How far a box may run over the image's edge, in sides; detectors leave a little."""
+"""How far a box may run over the image's edge, as a fraction of that side: detectors round."""
 MIN_AREA_PX = 16
 """A smaller box shows no animal."""
 BOX_FORMS = "[x, y, width, height], in pixels, or as dataset.bbox_format says"
@@ -61,8 +61,8 @@ class Box:
         return Box(float(left), float(top), float(right), float(bottom))
 
     def grown(self, margin: float, image_wh_px: tuple[int, int]) -> Box:
-        """With a margin, a fraction of its longer side, on each side. Whole pixels, inside the
-        image; what is turned may reach over its edge."""
+        """The box with a margin, a fraction of its longer side, on each side. Whole pixels, inside
+        the image; a turned box may reach over its edge."""
         if self.theta_rad:
             pad = margin * max(self.wh)
             edges = (self.left - pad, self.top - pad, self.right + pad, self.bottom + pad)
@@ -78,7 +78,7 @@ class Box:
         )
 
     def pixels(self, image_wh_px: tuple[int, int]) -> np.ndarray:
-        """bool (H, W): the image's pixels that lie in it, at least in part."""
+        """bool (H, W): the image's pixels that are in the box, at least in part."""
         canvas = Image.new("L", image_wh_px)
         draw = ImageDraw.Draw(canvas)
         if self.theta_rad:
@@ -89,14 +89,26 @@ class Box:
         return np.asarray(canvas).astype(bool)
 
 
+def box_around(mask_HW: np.ndarray) -> Box:
+    """The box around the pixels of a mask, bool (H, W); without area if the mask is empty.
+
+    >>> box_around(np.array([[False, False, False], [False, True, True]])).corners_42.tolist()
+    [[1.0, 1.0], [3.0, 1.0], [3.0, 2.0], [1.0, 2.0]]
+    """
+    rows, columns = np.flatnonzero(mask_HW.any(axis=1)), np.flatnonzero(mask_HW.any(axis=0))
+    if not len(rows):
+        return Box(0.0, 0.0, 0.0, 0.0)
+    return Box(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+
+
 def _rotation(theta_rad: float) -> np.ndarray:
     cos, sin = math.cos(theta_rad), math.sin(theta_rad)
     return np.array([[cos, -sin], [sin, cos]])
 
 
 def read_numbers(cells: Sequence[str | None]) -> list[float] | None:
-    """The four numbers of a box: of one cell (a list, JSON, or text with commas or spaces) or of
-    four; None where all are empty. ValueError says what is wrong.
+    """The four numbers of a box, from one cell (a list, JSON, or text with commas or spaces) or
+    from four cells; None if all are empty. ValueError says what is wrong.
 
     >>> read_numbers(["[1, 2.5, 30, 40]"]), read_numbers(["1 2,5 30 40"])
     ([1.0, 2.5, 30.0, 40.0], [1.0, 2.5, 30.0, 40.0])
@@ -121,12 +133,12 @@ def read_numbers(cells: Sequence[str | None]) -> list[float] | None:
 
 
 def looks_like_fractions(boxes: Sequence[Sequence[float]]) -> bool:
-    """Whether all are fractions of their photographs: no box in pixels is so small."""
+    """Whether all boxes are fractions of their photographs: no box in pixels is as small."""
     return bool(boxes) and max(max(map(abs, box)) for box in boxes) <= 1 + BOX_SLACK
 
 
 def box_text(numbers: Sequence[float], how: BoxFormat, theta_rad: float = 0.0) -> str:
-    """A box as tables and cache keys have it. ValueError where it has no area.
+    """The text of a box in tables and cache keys. ValueError for a box without area.
 
     >>> box_text([10, 20, 40, 60], "xyxy_px"), box_text([0, 0, 0.5, 1], "xywh_norm", 0.1)
     ('[10, 20, 30, 40]', '{"xywh_norm": [0, 0, 0.5, 1], "theta": 0.1}')
@@ -141,7 +153,7 @@ def box_text(numbers: Sequence[float], how: BoxFormat, theta_rad: float = 0.0) -
         raise ValueError(f"has no width or no height ({how}).{looks}".removesuffix("."))
     if how != "xywh_norm" and width * height < MIN_AREA_PX:
         raise ValueError(f"is of fewer than {MIN_AREA_PX} pixels: that is no animal")
-    xywh = [int(one) if float(one).is_integer() else one for one in (x, y, width, height)]
+    xywh = [int(n) if float(n).is_integer() else n for n in (x, y, width, height)]
     if how != "xywh_norm" and not theta_rad:
         return json.dumps(xywh)
     content: dict[str, object] = {"xywh_norm" if how == "xywh_norm" else "xywh_px": xywh}
@@ -149,15 +161,15 @@ def box_text(numbers: Sequence[float], how: BoxFormat, theta_rad: float = 0.0) -
 
 
 def box_numbers(text: str) -> list[float]:
-    """Left, top, width and height of a `box_text`, in its own unit."""
+    """Left, top, width and height of a `box_text`, in its unit."""
     content = json.loads(text)
     numbers: list[float] = content if isinstance(content, list) else next(iter(content.values()))
     return numbers
 
 
 def box_in_image(text: str, image_wh_px: tuple[int, int]) -> Box:
-    """A box of `box_text` on an image of this size. MaskError where it runs over the image's edge
-    by more than `BOX_SLACK`; of a turned one, where its centre does."""
+    """A box of `box_text` on an image of this size. MaskError if it runs over the image's edge by
+    more than `BOX_SLACK`; for a turned box, if its centre is outside."""
     content = json.loads(text)
     content = content if isinstance(content, dict) else {"xywh_px": content}
     theta_rad = float(content.get("theta", 0.0))
@@ -175,7 +187,7 @@ def box_in_image(text: str, image_wh_px: tuple[int, int]) -> Box:
 
 
 def as_fractions(text: str, image_wh_px: tuple[int, int]) -> str:
-    """A box of an image of this size, which also lies right on a smaller copy of it."""
+    """A box of an image of this size in fractions, so that it fits smaller copies of the image."""
     box, (width, height) = box_in_image(text, image_wh_px), image_wh_px
     x, y, w, h = (box.left / width, box.top / height, box.wh[0] / width, box.wh[1] / height)
     return box_text((x, y, w, h), "xywh_norm", box.theta_rad)
@@ -191,7 +203,7 @@ def _fits(edges: tuple[float, float, float, float], wh: tuple[int, int]) -> bool
 
 
 def _outside(xywh: tuple[float, float, float, float], wh: tuple[int, int]) -> str:
-    """What is wrong with such a box, what it looks like, and the remedy."""
+    """The error of a box outside the image: what it looks like, and the remedy."""
     x, y, w, h = xywh
     looks = "Correct it, or name the photograph that it was drawn on."
     if w > x and h > y and _fits(xywh, wh):
@@ -201,7 +213,7 @@ def _outside(xywh: tuple[float, float, float, float], wh: tuple[int, int]) -> st
             "It looks drawn on the stored pixels of a photograph that its orientation tag turns. "
             "Draw it as the photograph is displayed."
         )
-    numbers = ", ".join(f"{one:.6g}" for one in xywh)
+    numbers = ", ".join(f"{number:.6g}" for number in xywh)
     return (
         f"its box [x, y, w, h] = [{numbers}] runs outside the image of {wh[0]} x {wh[1]} pixels by "
         f"more than {BOX_SLACK:.0%}. {looks}"

@@ -1,4 +1,4 @@
-"""Dates of a table: every form that means one day, and a column's own order of day and month."""
+"""Dates of a table: the forms of one day that are read, and a column's order of day and month."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 DATE_FORMS = "14.03.2016, 14/03/2016, 2016-03-14, 2016:03:14 22:00:00, 14-Mar-2016, 20160314"
-"""What a message shows of the forms that are read."""
+"""Examples of the forms that are read, for messages."""
 
 _MONTHS = (
     *("january", "february", "march", "april", "may", "june", "july", "august"),
@@ -42,15 +42,15 @@ class Dates:
     """A column of dates."""
 
     moment_N: np.ndarray
-    """datetime64[s]; NaT where a cell says no date, or cannot be read."""
+    """datetime64[s]; NaT where a cell has no date, or cannot be read."""
     unread: list[int]
-    """Rows whose cell is neither a date nor none."""
+    """Rows whose cell is neither empty nor a date."""
     notes: list[str] = field(default_factory=list)
-    """What was decided for the whole column, in words."""
+    """Sentences on how the column was read."""
 
 
 def read_dates(values: Sequence[str | None]) -> Dates:
-    """The moments that a column's cells name.
+    """The moments in a column's cells.
 
     Three numbers with the year last are read day first, unless a cell of the column can only be
     month first (03/14/2016) and none only day first. Zeros alone are no date.
@@ -75,9 +75,9 @@ def read_dates(values: Sequence[str | None]) -> Dates:
 
 
 def parse_date(text: str, *, month_first: bool = False) -> np.datetime64:
-    """A date, with or without a time, in whole seconds; ValueError where it is none.
+    """A date, with or without a time, in whole seconds; ValueError for other text.
 
-    A time with an offset is turned into UTC. ``month_first`` is about 3/14/2016 and 3-14-2016.
+    A time with an offset is converted to UTC. ``month_first`` decides 3/4/2016 and 3-4-2016.
 
     >>> parse_date("14.03.2016"), parse_date("2016:03:14 06:30:00")
     (np.datetime64('2016-03-14T00:00:00'), np.datetime64('2016-03-14T06:30:00'))
@@ -88,11 +88,11 @@ def parse_date(text: str, *, month_first: bool = False) -> np.datetime64:
             return _as_utc(datetime.fromisoformat(text))
         except ValueError:
             pass  # a form that is nearly ISO
-    rest = text[found.end() :] if (found := _WEEKDAY.match(text)) else text
+    rest = text[match.end() :] if (match := _WEEKDAY.match(text)) else text
     for pattern in (_NUMBERS, *_OTHERS):
-        if found := pattern.match(rest):
-            year, month, day = _day_of(found.groupdict(), month_first)
-            return _with_time(datetime(year, month, day), rest[found.end() :], text)
+        if match := pattern.match(rest):
+            year, month, day = _day_of(match.groupdict(), month_first)
+            return _with_time(datetime(year, month, day), rest[match.end() :], text)
     raise ValueError(f"no date: {text!r}")
 
 
@@ -113,17 +113,17 @@ def _day_of(parts: dict[str, str], month_first: bool) -> tuple[int, int, int]:
 def _with_time(day: datetime, rest: str, text: str) -> np.datetime64:
     if not rest.strip():
         return np.datetime64(day, "s")
-    found = _TIME.fullmatch(rest)
-    if found is None:
+    match = _TIME.fullmatch(rest)
+    if match is None:
         raise ValueError(f"no date: {text!r}")
-    hour = int(found["hour"])
-    if found["half"]:
+    hour = int(match["hour"])
+    if match["half"]:
         if not 1 <= hour <= 12:
             raise ValueError(f"no hour of twelve: {text!r}")
-        hour = hour % 12 + (12 if found["half"].lower() == "p" else 0)
-    moment = day.replace(hour=hour, minute=int(found["minute"]), second=int(found["second"] or 0))
-    if found["zone"]:
-        offset = found["zone"].replace("UTC", "Z").replace("GMT", "Z")
+        hour = hour % 12 + (12 if match["half"].lower() == "p" else 0)
+    moment = day.replace(hour=hour, minute=int(match["minute"]), second=int(match["second"] or 0))
+    if match["zone"]:
+        offset = match["zone"].replace("UTC", "Z").replace("GMT", "Z")
         moment = datetime.fromisoformat(f"{moment.isoformat()}{offset}")
     return _as_utc(moment)
 
@@ -135,15 +135,15 @@ def _as_utc(moment: datetime) -> np.datetime64:
 
 
 def _order(counts: Counter[str]) -> tuple[bool, list[str]]:
-    """Whether the month stands first in the column's numbers, and what to say of it."""
+    """Whether the month comes first in the column's numbers, and notes on it."""
     day_first: list[str] = []
     month_first: list[str] = []
     either: list[str] = []
     for value in counts:
-        found = _NUMBERS.match(value.strip())
-        if found is None or found["between"] == ".":
+        match = _NUMBERS.match(value.strip())
+        if match is None or match["between"] == ".":
             continue
-        a, b = int(found["a"]), int(found["b"])
+        a, b = int(match["a"]), int(match["b"])
         if a > 12 or b > 12:
             (day_first if a > 12 else month_first).append(value)
         elif a != b:

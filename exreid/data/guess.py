@@ -1,4 +1,4 @@
-"""What a folder of a user's holds, guessed: the keys of ``dataset``, and why."""
+"""The data set in a user's folder, guessed: the keys of ``dataset``, and the reasons."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from exreid.progress import counted
 
 TABLE_ENDINGS = (".csv", ".tsv", ".parquet", ".xlsx")
 LOOKED_AT = 20
-"""Cells of a column of paths that are looked for on the disk."""
+"""The number of paths of a table that are looked for on the disk."""
 SIDES = (("train", "test"), ("database", "query"), ("gallery", "query"), ("train", "val"))
 """The two values of a split: the known animals, and the queries."""
 
@@ -33,17 +33,17 @@ class Guess:
     keys: dict[str, str | list[str]] = field(default_factory=dict)
     why: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    """What else lies in the folder, and how it is used."""
+    """Other content of the folder, and how to use it."""
 
     def add(self, key: str, value: str | list[str], why: str) -> None:
-        """Say one more key."""
+        """Add a key, with its reason."""
         self.keys[key], self.why[key] = value, why
 
 
 def guess_dataset(folder: Path) -> Guess:
     """The data set in a folder: a table with photographs, or a folder for each animal.
 
-    MetadataError where there is neither, or several tables and none of a known name.
+    MetadataError if there is neither, or several tables and none of a known name.
     """
     root, guess = folder.expanduser().resolve(), Guess()
     guess.add("root", str(root), "the folder of the photographs")
@@ -87,10 +87,10 @@ def guess_dataset(folder: Path) -> Guess:
 
 
 def _guess_folders(guess: Guess, root: Path) -> None:
-    """What a folder for each animal says, and the masks among them."""
+    """The keys of a folder for each animal, and of the masks among the photographs."""
     reading = read_folders(str(root))
-    animals, masked = reading.animals, sum(one.mask is not None for one in reading.animals)
-    count = len({one.cells[NAME] for one in animals})
+    animals, masked = reading.animals, sum(animal.mask is not None for animal in reading.animals)
+    count = len({animal.cells[NAME] for animal in animals})
     guess.add(
         "root",
         str(root),
@@ -104,7 +104,7 @@ def _guess_folders(guess: Guess, root: Path) -> None:
 
 
 def _mask_folders(root: Path, photographs: Path, table: Path, paths: Sequence[str]) -> list[str]:
-    """How masks in folders beside the photographs become the table's."""
+    """The commands that add masks in folders beside the photographs to the table."""
     notes = []
     for folder in dict.fromkeys((root, photographs)):
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
@@ -138,7 +138,7 @@ def _table_in(root: Path) -> str | None:
 
 
 def _folder_of_paths(root: Path, paths: pd.Series) -> Path:
-    """Where the paths of a table begin: the folder itself, or one in it."""
+    """The folder that the paths of a table begin in: this one, or one in it."""
     given = [str(path).replace("\\", "/") for path in paths.dropna().head(LOOKED_AT)]
     inside = sorted(Path(entry.path) for entry in os.scandir(root) if entry.is_dir())
     for folder in (root, *inside):

@@ -1,4 +1,4 @@
-"""Masks that are image files: which belong to which photograph, and where each animal is."""
+"""Masks that are image files: the photograph of each, and the pixels of each animal."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from exreid.data.boxes import MIN_AREA_PX
-from exreid.data.images import foreign_bytes, open_image
+from exreid.data.image_files import image_errors, open_image
 from exreid.errors import ImageError, MaskError
 from exreid.storage.urls import read_bytes
 
 MASK_ENDINGS = frozenset((".png", ".tif", ".tiff", ".bmp", ".gif"))
 SHARE_OF_ENDS = 0.9
-"""Of a grey mask, black and white alone make up so much; what is between smooths an edge."""
+"""The least share of black and white pixels in a grey mask; the others smooth an edge."""
 MOST_ANIMALS = 60
 """In one mask image; an image of more values is a picture."""
 MOST_GREY = 65_535
-"""A larger number is a colour's; see `_one_number`."""
+"""A larger number is a colour's; see `_colour_numbers`."""
 NUMBERED = re.compile(r"(.+)([#_](?:\d|[1-9]\d))")
 """A mask's name, and the animal's number in it; ``IMG_0007`` has none."""
 
 
 def mask_files(folder: Path, paths: Sequence[str]) -> dict[str, dict[int, Path]]:
-    """Of each photograph (its path) that has some, its mask images: NAME.png where the photograph
-    is NAME.jpg (number 0), or NAME#1.png, NAME#2.png or NAME_1.png, NAME_2.png, an animal in each;
-    in the same subfolder of ``folder``, or in ``folder`` itself.
+    """The mask images of each photograph (by its path) that has some: of NAME.jpg, NAME.png (number
+    0), or NAME#1.png, NAME#2.png or NAME_1.png, NAME_2.png, an animal in each; in the same
+    subfolder of ``folder``, or in ``folder`` itself.
 
-    MaskError where a mask could be of several photographs or a photograph's of several masks, and
-    where there is no mask for any.
+    MaskError if a mask could be of several photographs, if a photograph could have several, and if
+    no photograph has a mask.
     """
     if not folder.is_dir():
         raise MaskError(f"--masks: {folder} is no folder of mask images.")
@@ -72,9 +72,10 @@ def _files_of(
     whole: Sequence[Path],
     parts: dict[str, str],
 ) -> dict[int, Path]:
-    """The mask images of one photograph, by their numbers; MaskError where there is a choice.
+    """The mask images of one photograph, by their numbers; MaskError if there is a choice.
 
-    An underscore and a number may also be another photograph's name: NAME.png is then alone.
+    An underscore and a number may also be part of another photograph's name; so beside NAME.png
+    only numbers after # count.
     """
     sure = {end: key for end, key in parts.items() if end[0] == "#"}
     numbered = parts if not whole else sure
@@ -97,7 +98,7 @@ def _files_of(
 
 
 def _count(parts: dict[str, str]) -> int:
-    """How many numbered masks are a photograph's: with underscores, only 1, 2, ... or 0, 1, ..."""
+    """The number of a photograph's numbered masks: with underscores, only 1, 2, ... or 0, 1, ..."""
     if any(end[0] == "#" for end in parts):
         return len(parts)
     numbers = sorted(int(end[1:]) for end in parts)
@@ -106,29 +107,29 @@ def _count(parts: dict[str, str]) -> int:
 
 
 def read_masks(files: dict[int, Path]) -> dict[int, np.ndarray]:
-    """Where each animal of a photograph is, bool (H, W), by its number: the image's, or that of
-    its value in an image of several animals (see `mask_files`).
+    """The pixels of each animal of a photograph, bool (H, W), by its number: that of its image, or,
+    in an image of several animals, its value (see `mask_files`).
 
-    MaskError for what may mean something else.
+    MaskError for an image that may have another meaning.
     """
     if set(files) == {0}:
         return _read(files[0])
     read: dict[int, np.ndarray] = {}
     for number, file in files.items():
-        mine = _read(file)
-        if len(mine) > 1:
+        masks = _read(file)
+        if len(masks) > 1:
             raise MaskError(
-                f"{file}: has {len(mine)} animals, and is one of several masks of a photograph: "
+                f"{file}: has {len(masks)} animals, and is one of several masks of a photograph: "
                 "each should have one animal."
             )
-        read[number] = next(iter(mine.values()))
+        read[number] = next(iter(masks.values()))
     return read
 
 
 def _read(file: Path) -> dict[int, np.ndarray]:
     try:
         data = read_bytes(str(file.parent), file.name)
-        with foreign_bytes():
+        with image_errors():
             return _animals(data, file)
     except ImageError as error:
         raise MaskError(f"{file}: not a mask image: {error}") from error
@@ -145,7 +146,7 @@ def _animals(data: bytes, file: Path) -> dict[int, np.ndarray]:
                 )
         index_HW = np.asarray(image).astype(np.int64) if image.mode == "P" else None
         if image.mode in ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "RGBa"):
-            values_HW = _one_number(np.asarray(image.convert("RGB")))
+            values_HW = _colour_numbers(np.asarray(image.convert("RGB")))
         elif image.mode in ("LA", "La"):
             values_HW = np.asarray(image.convert("L")).astype(np.int64)
         else:
@@ -169,13 +170,13 @@ def _animals(data: bytes, file: Path) -> dict[int, np.ndarray]:
 
 
 def _numbered(values_HW: np.ndarray, values: np.ndarray, index_HW: np.ndarray | None) -> np.ndarray:
-    """The numbers that stand for animals: greys as they are; of indexed colours the index, where 0
-    is black; of other colours their number in Pascal VOC's palette, as CVAT paints them."""
+    """The animals' numbers: greys as they are; of indexed colours the index, if 0 is black; of
+    other colours their number in Pascal VOC's palette, as CVAT paints them."""
     if values[-1] <= MOST_GREY:
         return values_HW
     if index_HW is not None and np.array_equal(index_HW == 0, values_HW == 0):
         return index_HW
-    number_of = {_one_number(_voc_colour(n))[0, 0]: n for n in range(256)}
+    number_of = {_colour_numbers(_voc_colour(n))[0, 0]: n for n in range(256)}
     if not number_of.keys() >= set(values.tolist()):
         return values_HW
     numbers = np.array([number_of[value] for value in values.tolist()])
@@ -189,11 +190,11 @@ def _voc_colour(number: int) -> np.ndarray:
 
 
 def _instances(values_HW: np.ndarray, file: Path) -> dict[int, np.ndarray]:
-    """Each animal of an image that numbers them: 1, 2, 3, ... on 0, or a thousand for each class
-    more (KITTI MOTS, Cityscapes); empty where the values are other ones.
+    """The pixels of each animal of an image that numbers them: 1, 2, 3, ... on 0, or a thousand for
+    each class more (KITTI MOTS, Cityscapes); empty for other values.
 
-    255 (10000 with classes) is the seam between animals and background, as in Pascal VOC, where
-    it covers less than they do. MaskError where a number is of a speck.
+    255 (10000 with classes) is the seam between animals and background, as in Pascal VOC, if it
+    covers less than they do. MaskError for a number of too few pixels.
     """
     values, counts = np.unique(values_HW, return_counts=True)
     if values[0] != 0 or len(values) > MOST_ANIMALS + 2:
@@ -216,15 +217,15 @@ def _instances(values_HW: np.ndarray, file: Path) -> dict[int, np.ndarray]:
     return {n: values_HW == value for n, value in enumerate(numbers, start=1)}
 
 
-def _one_number(rgb_HWC: np.ndarray) -> np.ndarray:
-    """Each colour as a number: grey as it is, 0 for black, others above 65,535."""
+def _colour_numbers(rgb_HWC: np.ndarray) -> np.ndarray:
+    """Each colour as a number: the value of a grey, 0 for black, others above 65,535."""
     red, green, blue = (rgb_HWC[..., i].astype(np.int64) for i in range(3))
     grey = (red == green) & (green == blue)
     return np.where(grey, red, ((red + 1) << 16) | (green << 8) | blue)
 
 
 def _keys(path: str) -> tuple[str, str]:
-    """Under what a photograph's mask is looked for: its path, then its name alone."""
+    """The keys that a photograph's mask is looked up by: its path, then its name alone."""
     return _key(path), _key(PurePosixPath(path).name)
 
 

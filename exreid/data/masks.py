@@ -1,8 +1,8 @@
-"""Masks: COCO run lengths and polygons, checked before anything trusts them.
+"""Masks: COCO run lengths and polygons, checked before they are used.
 
-pycocotools is C code that believes its input, and metadata files come from other people: run
-lengths are therefore read here (the tests hold them against pycocotools), and pycocotools is
-given only polygons of bounded size, and masks to encode.
+pycocotools is C code that does not check its input, and metadata files come from other people: run
+lengths are therefore read here (the tests compare with pycocotools), and pycocotools is given only
+polygons of bounded size, and masks to encode.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ MAX_OUTLINE_PX = 1_000_000
 """The longest outline of a polygon mask, for the same reason."""
 
 POLYGON_SLACK = 0.05
-"""How far a polygon may run over the image's edge, in sides; drawing tools leave a little."""
+"""How far a polygon may run over the image's edge, as a fraction of that side."""
 
-_GROUPS_PER_RUN = 7  # 7 groups of 5 bits hold any run below 2 ** 34
+_GROUPS_PER_RUN = 7  # 7 groups of 5 bits are enough for any run below 2 ** 34
 # How each of EXIF's eight orientations turns a stored array into the displayed one.
 _TURNS = {
     1: lambda a: a,
@@ -44,10 +44,10 @@ _TURNS = {
 
 
 def parse_mask(value: str | Mask) -> Mask:
-    """A run length's dict or a list of polygons, out of JSON or a Python literal where it is text.
+    """A run length's dict or a list of polygons; text is read as JSON or as a Python literal.
 
-    A COCO annotation, alone or in a list, gives its "segmentation", a LabelMe shape its "points".
-    Raises MaskError where it is neither, naming what it looks like.
+    Of a COCO annotation, alone or in a list, its "segmentation"; of a LabelMe shape its "points".
+    Raises MaskError for anything else, naming what it looks like.
 
     >>> parse_mask("{'size': [1, 2], 'counts': [1, 1]}")
     {'size': [1, 2], 'counts': [1, 1]}
@@ -65,16 +65,16 @@ def parse_mask(value: str | Mask) -> Mask:
 
 
 def decode_mask(value: str | Mask, image_wh_px: tuple[int, int]) -> np.ndarray:
-    """The mask as booleans (H, W). Polygons take the image's size; a run length brings its own.
+    """The mask as booleans (H, W), for polygons in the image's size, for a run length in its own.
 
-    Raises MaskError where it cannot be decoded, and where polygons cannot lie on such an image; see
+    Raises MaskError if it cannot be decoded, or if the polygons do not fit such an image; see
     `fit_mask_to_image` for the size.
     """
     try:
         return _decoded(parse_mask(value), image_wh_px)
     except MaskError:
         raise
-    except Exception as error:  # whatever foreign text leads numpy and pycocotools to
+    except Exception as error:  # numpy and pycocotools raise anything for such text
         raise MaskError(f"undecodable mask: {type(error).__name__}: {error}.") from error
 
 
@@ -110,11 +110,11 @@ def encode_mask(mask_HW: np.ndarray) -> str:
 def fit_mask_to_image(
     mask_HW: np.ndarray, displayed_wh_px: tuple[int, int], exif_orientation: int
 ) -> np.ndarray:
-    """The mask as it lies on the displayed image, which is the stored one turned as EXIF says.
+    """The mask on the displayed image, which is the stored image turned as EXIF says.
 
-    A mask of the displayed size is used as it is; one that fits only the stored image is turned
-    as the image is. (Where both sizes are the same, the mask is taken to lie on the displayed
-    image.) Raises MaskError for any other size.
+    A mask of the displayed size is used as it is; a mask that fits only the stored image is turned
+    as the image is. (If both sizes are the same, the mask is taken as one of the displayed image.)
+    Raises MaskError for any other size.
     """
     height, width = mask_HW.shape
     if (width, height) == displayed_wh_px:
@@ -137,7 +137,7 @@ def fit_mask_to_image(
 
 
 def _other_format(parsed: Mask) -> str:
-    """What a mask of another format looks like, and the remedy; "" for one that may be right."""
+    """The format that a wrong mask looks like, and the remedy; "" if the mask may be right."""
     as_rle = "give COCO's run lengths"
     if isinstance(parsed, dict):
         if "bbox" in parsed and "counts" not in parsed:
@@ -155,7 +155,7 @@ def _other_format(parsed: Mask) -> str:
 
 
 def _other_text(text: str) -> str:
-    """What text that is no JSON looks like."""
+    """The format that text looks like which is not JSON."""
     if re.fullmatch(r"[^{}\[\]]+\.(png|tiff?|bmp|gif|jpe?g|npy)", text.strip(), re.IGNORECASE):
         return " It looks like the name of a file; the column must have the masks themselves."
     if re.fullmatch(r"[\d\s]+", text):
@@ -208,7 +208,7 @@ def _runs_of(text: str | bytes) -> np.ndarray:
     """The run lengths of COCO's compressed text, int64 (cocoapi, maskApi.c, rleFrString).
 
     Each number is a sequence of 5-bit groups, low group first, in characters from "0" (48); bit
-    32 says that more follow, bit 16 of the last group is the sign. From the fourth run on, the
+    32 means that more follow, bit 16 of the last group is the sign. From the fourth run on, the
     number is the difference to the run two before.
     """
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
@@ -262,7 +262,7 @@ def _run_length_of_polygons(
 
 
 def _check_place(points_P2: np.ndarray, image_wh_px: tuple[int, int]) -> None:
-    """MaskError where the polygons' points cannot be pixels of this image."""
+    """MaskError if the polygons' points cannot be pixels of this image."""
     width, height = image_wh_px
     low, high = points_P2.min(axis=0), points_P2.max(axis=0)
     about = f"mask's polygon runs from {low.tolist()} to {high.tolist()}"
@@ -292,8 +292,8 @@ def _check_place(points_P2: np.ndarray, image_wh_px: tuple[int, int]) -> None:
 
 
 def _looks_like_per_cent(points_P2: np.ndarray, image_wh_px: tuple[int, int]) -> bool:
-    """Whether points lie in 100 x 100, alone in an image's corner, where hardly an animal would be:
-    the smaller the image, the more of the 100 it takes."""
+    """Whether all points are in the corner of 100 x 100 pixels, where hardly an animal would be.
+    The smaller the image, the more of the 100 the points have to span."""
     shorter = min(image_wh_px)
     if shorter <= 200 or points_P2.max() > 100 or points_P2.min() < 0:
         return False

@@ -1,4 +1,4 @@
-"""Photographs that no table describes: found in folders, timed by EXIF, grouped into visits."""
+"""Photographs that no table describes: found in folders, timed by EXIF, grouped into encounters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from exreid.data.images import foreign_bytes, open_image
+from exreid.data.image_files import image_errors, open_image
 from exreid.errors import ImageError
 
 PHOTO_ENDINGS = frozenset(
@@ -21,13 +21,13 @@ PHOTO_ENDINGS = frozenset(
         *(".heic", ".heif", ".avif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf"),
     )
 )
-"""Endings of photographs, lower case. Some of them cannot be read here: those are then listed as
-unreadable instead of being passed over."""
+"""Endings of photographs, lower case. Some of these formats cannot be read: such photographs are
+listed as unreadable instead of being passed over."""
 EXIF_FOLDER, TAKEN, DIGITISED = 0x8769, 0x9003, 0x9004
 VISIT_NAME = re.compile(
     r"(visit|encounter|burst|event|sighting|sequence|seq)[-_ ]?\d+", re.IGNORECASE
 )
-"""Folder names that say that what lies in them is one visit."""
+"""Names of folders whose photographs are one encounter."""
 VisitRule = Literal["auto", "time", "folder", "none"]
 
 
@@ -36,20 +36,20 @@ class FoundPhotos:
     """Photographs below one folder."""
 
     root: str
-    """Absolute; the deepest folder that holds all that was given."""
+    """Absolute; the deepest folder that contains all given paths."""
     paths: tuple[str, ...]
     """Relative to ``root``, with forward slashes, each once, sorted."""
     others: int
-    """Files in the folders that are no photographs by their ending."""
+    """The number of files in the folders that are not photographs by their ending."""
     unnamed: tuple[str, ...] = ()
-    """Photographs whose names are no text (UTF-8), escaped: no file could say them."""
+    """Photographs whose names are not text (UTF-8), escaped: no table could have them."""
 
 
 def find_photos(given: Sequence[Path]) -> FoundPhotos:
-    """The photographs named, and all those in the folders named and below them.
+    """The given photographs, and all photographs in and below the given folders.
 
-    Hidden files and folders count as no photographs. A file that is named is taken whatever its
-    ending. ImageError for a path that is not there, and where there is no photograph at all.
+    Hidden files and folders are passed over. A given file is taken whatever its ending. ImageError
+    for a path that does not exist, and if there is no photograph at all.
     """
     files: set[Path] = set()
     folders: list[Path] = []
@@ -90,7 +90,7 @@ def _escaped(path: Path) -> str:
 
 
 def _is_text(name: str) -> bool:
-    """Whether a name could be decoded; the system gives bytes that could not as half characters."""
+    """Whether a name is UTF-8; Python shows other bytes of a name as lone surrogates."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -99,8 +99,8 @@ def _is_text(name: str) -> bool:
 
 
 def walk_photos(folder: Path) -> Iterator[tuple[Path, list[str], int]]:
-    """Each folder from this one down: the names of its photographs, and how many other files.
-    Hidden files and folders count as no photographs."""
+    """Each folder from this one down, the names of its photographs, and the number of other files.
+    Hidden files and folders are passed over."""
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         photographs = [
@@ -121,12 +121,12 @@ def _photos_below(folder: Path) -> tuple[set[Path], int]:
 
 
 def taken_at(data: bytes) -> np.datetime64:
-    """When a photograph was taken, by its EXIF, in whole seconds; NaT where that says nothing.
+    """When a photograph was taken, by its EXIF, in whole seconds; NaT if it has no time.
 
-    The camera's own clock, without a time zone. ImageError where the file is no image at all; its
-    pixels are not decoded.
+    By the camera's clock, without a time zone. ImageError if the file is not an image; its pixels
+    are not decoded.
     """
-    with foreign_bytes(), open_image(data) as image:
+    with image_errors(), open_image(data) as image:
         exif = image.getexif().get_ifd(EXIF_FOLDER)
     for tag in (TAKEN, DIGITISED):
         try:
@@ -139,10 +139,10 @@ def taken_at(data: bytes) -> np.datetime64:
 
 @dataclass(frozen=True)
 class Visits:
-    """Which photographs belong to one visit, and how that was found out."""
+    """The encounter of each photograph, and how it was found."""
 
     name_N: list[str | None]
-    """None: the photograph stands alone."""
+    """None: the photograph belongs to no encounter."""
     how_N: list[str]
     """``table``, ``time``, ``folder`` or ``alone``."""
 
@@ -155,12 +155,12 @@ def group_visits(
     minutes: float,
     rule: VisitRule = "auto",
 ) -> Visits:
-    """Group photographs into visits.
+    """Group photographs into encounters.
 
-    A visit that the user's table names (``known``) stands. ``time``: the photographs of one folder
-    in the order of their times, as long as no two neighbours are more than ``minutes`` apart.
-    ``folder``: all photographs of one folder. ``auto``: by time, and, where a photograph has none,
-    by its folder if that is named like one visit (``visit_12``, ``burst-3``).
+    An encounter that the user's table names (``known``) is kept. ``time``: the photographs of one
+    folder in the order of their times, as long as no two neighbours are more than ``minutes``
+    apart. ``folder``: all photographs of one folder. ``auto``: by time; a photograph without a time
+    by its folder, if that is named like an encounter (``visit_12``, ``burst-3``).
 
     >>> times = np.array(["2024-05-01T22:00", "2024-05-01T22:05", "2024-05-01T23:00"], "M8[s]")
     >>> group_visits(["a/1", "a/2", "a/3"], times, known=[None] * 3, minutes=10).name_N
@@ -187,12 +187,12 @@ def _by_time(
     folder_of = {int(i): paths[i].rpartition("/")[0] for i in timed}
     order = sorted(folder_of, key=lambda i: (folder_of[i], time_N[i], paths[i]))
     gap = np.timedelta64(round(60 * minutes), "s")
-    found: list[tuple[int, str]] = []
+    named: list[tuple[int, str]] = []
     name, last = "", -1
     for i in order:
         folder = folder_of[i]
         if last < 0 or folder_of[last] != folder or time_N[i] - time_N[last] > gap:
             name = f"{folder} {str(time_N[i]).replace('T', ' ')}".strip()
-        found.append((i, name))
+        named.append((i, name))
         last = i
-    return found
+    return named

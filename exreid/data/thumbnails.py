@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from exreid.data.boxes import as_fractions
-from exreid.data.images import Preprocessing, load_image, prepare_matte, used_wh_px
+from exreid.data.image_files import load_image
+from exreid.data.images import Preprocessing, prepare_matte, used_wh_px
 from exreid.data.masks import encode_mask
 from exreid.records import region_parts, region_text
 

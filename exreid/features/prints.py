@@ -14,7 +14,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from exreid.data.images import IMAGES_VERSION, foreign_bytes, load_image
+from exreid.data.image_files import image_errors, load_image
+from exreid.data.images import IMAGES_VERSION
 from exreid.errors import ImageError
 from exreid.features.decoding import DecodeSource, decode_table
 from exreid.features.extraction import ExtractionReport, trusted_signature
@@ -83,7 +84,7 @@ class MakePrints:
 def make_print(data: bytes) -> np.ndarray:
     """A file's bytes to uint8 grey (S, S): its inner part, stretched, each pixel a mean."""
     inner = 1 - 2 * MARGIN
-    with foreign_bytes():
+    with image_errors():
         image = load_image(data, min_side_px=int(np.ceil(PRINT_PX / inner))).image.convert("L")
         width, height = image.size
         box = (width * MARGIN, height * MARGIN, width * (1 - MARGIN), height * (1 - MARGIN))

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from exreid.data.boxes import Box, box_in_image
-from exreid.data.images import displayed_wh_px
+from exreid.data.boxes import Box, box_around, box_in_image
+from exreid.data.image_files import displayed_wh_px
 from exreid.data.mask_images import mask_files, read_masks
 from exreid.data.masks import encode_mask, fit_mask_to_image
 from exreid.data.photos import FoundPhotos
@@ -64,7 +64,7 @@ def with_mask_images(
 
 def _animal(path: str, number: int, mask_HW: np.ndarray) -> dict[str, str]:
     """What is told of one of several animals: its id, mask and the box around it."""
-    box = _around(mask_HW)
+    box = box_around(mask_HW)
     xywh = [int(n) for n in (box.left, box.top, *box.wh)]
     return {
         "image_id": f"{path}#{number}",
@@ -85,7 +85,7 @@ def _by_box(
     as_displayed, wh_px = _as_displayed(masks, root, path)
     fitted = list(as_displayed.values())
     boxes = [box_in_image(text, wh_px) for text in rows["bbox"]]
-    overlap_RM = np.array([[_overlap(box, _around(mask)) for mask in fitted] for box in boxes])
+    overlap_RM = np.array([[_overlap(box, box_around(mask)) for mask in fitted] for box in boxes])
     made: list[dict[str, str]] = [{} for _ in boxes]
     for _ in range(min(overlap_RM.shape)):
         row, place = divmod(int(overlap_RM.argmax()), len(fitted))
@@ -110,14 +110,6 @@ def _as_displayed(
     except MaskError as error:
         raise MaskError(f"--masks: {path}: {error}") from error
     return fitted, wh_px
-
-
-def _around(mask_HW: np.ndarray) -> Box:
-    """The box around a mask's pixels."""
-    rows, columns = (np.flatnonzero(mask_HW.any(axis=axis)) for axis in (1, 0))
-    if not len(rows):
-        return Box(0, 0, 0, 0)
-    return Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
 
 
 def _overlap(first: Box, second: Box) -> float:

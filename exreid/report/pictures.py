@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageOps
 
 from exreid.data.boxes import box_in_image
-from exreid.data.images import Crop, Decoded, load_image, used_part
+from exreid.data.image_files import Decoded, load_image
+from exreid.data.images import Crop, used_part
 from exreid.data.masks import decode_mask, fit_mask_to_image
 from exreid.errors import ImageError, MaskError
 from exreid.records import region_text

@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 
 from exreid.config.probe import ProbeConfig
-from exreid.data.images import load_image, prepare_image, prepare_matte
+from exreid.data.image_files import load_image
+from exreid.data.images import prepare_image, prepare_matte
 from exreid.errors import StorageError
 from exreid.explain.canvas import save_png
 from exreid.explain.heatmap import draw_evidence

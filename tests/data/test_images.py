@@ -12,7 +12,8 @@ from PIL import Image, ImageOps
 from timm.data import create_transform
 
 from exreid.data import images
-from exreid.data.images import Preprocessing, load_image, prepare_image
+from exreid.data.image_files import load_image
+from exreid.data.images import Preprocessing, prepare_image
 from exreid.data.masks import encode_mask
 from exreid.errors import ImageError, MaskError
 

@@ -99,7 +99,7 @@ def _parquet(rows, rng):
 
 def images(world, rng, folder):
     """Photographs: damaged bytes of every format, through the reader and through runs."""
-    from exreid.data.images import load_image
+    from exreid.data.image_files import load_image
     from exreid.errors import ImageError
 
     source = rng.choice(sorted((world.folder / "pictures").iterdir()))

@@ -10,7 +10,7 @@ from PIL import Image
 from exreid.cli import main
 from exreid.config.io import load_config
 from exreid.config.training import FinetuneConfig
-from exreid.data.images import load_image
+from exreid.data.image_files import load_image
 from exreid.data.masks import decode_mask, encode_mask
 from exreid.data.synthetic import METADATA_FILE
 from exreid.pipeline.inputs import read_images

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from exreid.data.boxes import Box, box_in_image
+from exreid.data.boxes import Box, box_around, box_in_image
 from exreid.data.exports.animals import ExportedAnimal
 from exreid.data.imports.folders import read_times
 from exreid.data.imports.photographs import PhotoSize
@@ -63,10 +63,10 @@ def placed(row: PhotographRow, size: PhotoSize, unread: list[str]) -> ExportedAn
         if row["mask"] is not None:
             mask = parse_mask(str(row["mask"]))
             decoded = decode_mask(mask, wh_px)
-            inside = np.nonzero(fit_mask_to_image(decoded, wh_px, size.exif_orientation))
-            mask_px = len(inside[0])
+            mask_HW = fit_mask_to_image(decoded, wh_px, size.exif_orientation)
+            mask_px = int(np.count_nonzero(mask_HW))
             if box is None and mask_px:
-                box, drawn = _extent(inside), True
+                box, drawn = box_around(mask_HW), True
     except MaskError as error:
         mask, mask_px = None, 0
         unread.append(f"{row['image_id']}: {error}")
@@ -85,11 +85,6 @@ def placed(row: PhotographRow, size: PhotoSize, unread: list[str]) -> ExportedAn
         longitude=_degrees(row, "longitude"),
         species=_first(row, SPECIES),
     )
-
-
-def _extent(inside: tuple[np.ndarray, ...]) -> Box:
-    y, x = inside
-    return Box(float(x.min()), float(y.min()), float(x.max() + 1), float(y.max() + 1))
 
 
 def _text(cell: object) -> str | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from exreid.data.images import displayed_wh_px
+from exreid.data.image_files import displayed_wh_px
 from exreid.errors import ImageError, MetadataError
 from exreid.storage.urls import exists, is_remote, join, names_on_disk, open_file_system, read_bytes
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from exreid.data.images import displayed_wh_px
+from exreid.data.image_files import displayed_wh_px
 from exreid.data.imports.animals import Animal, Reading, StatedBox
 from exreid.data.imports.finish import finished
 from exreid.data.imports.photographs import HEAD_BYTES, read_sizes
