@@ -1,12 +1,13 @@
-"""Which photographs are copies of one another, by their prints: never all pairs, in bounded memory.
+"""Photographs that are copies of one another, by their prints, without comparing all pairs, in
+bounded memory.
 
 Two steps. Candidates are pairs whose 64-bit hashes differ in at most `HASH_BITS` bits (the signs of
 a print's lowest frequencies about their median: Zauner 2010, "Implementation and benchmarking of
-perceptual image hash functions"). They are found exactly: of four bands of 16 bits one at least
+perceptual image hash functions"). All of them are found: of four bands of 16 bits at least one
 differs in at most one bit, so that each band is looked up with its 17 neighbours (multi-index
-hashing: Norouzi, Punjani & Fleet 2012). A hash sees the scene alone, and a camera that stands
-still takes one scene with many animals; so a candidate is a copy only where the prints themselves
-agree, everywhere.
+hashing: Norouzi, Punjani & Fleet 2012). A hash describes the scene alone, and a fixed camera takes
+one scene with many animals; so a candidate is a copy only if the prints themselves agree
+everywhere.
 
 Letters: N images, Q queries, G gallery images, P pairs, S side of a print.
 """
@@ -21,17 +22,17 @@ HASH_BITS = 7
 MEAN_DISTANCE = 0.2
 """Root of the mean squared difference of two normalised prints, up to which they may be copies.
 Of 401 photographs, written again as JPEG of quality 30, or at half the size, or with noise of 10
-grey levels, none lay above 0.14."""
+grey levels, none was above 0.14."""
 MOST_DISTANCE = 0.8
-"""The most that any one pixel of the normalised prints may differ: where an animal stands in one
-photograph and not in the other, they differ by more. Two animals of a tenth to a third of the
-frame's width, set before the very same background, passed in 3 of 1,500 pairs; copies of half the
-size in all but 2 of 401."""
+"""The largest difference of a single pixel of the normalised prints: where only one of the
+photographs shows an animal, they differ by more. Two animals of a tenth to a third of the frame's
+width, pasted before the same background, passed in 3 of 1,500 pairs; copies of half the size in all
+but 2 of 401."""
 BLANK_LEVELS = 5.0
-"""Standard deviation, in grey levels of 255, below which a print shows nothing: black frames are
-alike whatever they were taken of."""
+"""Standard deviation, in grey levels of 255, below which a print shows nothing: all black frames
+are alike."""
 MOST_NEAR = 100
-"""Of each query, so many candidates with the nearest hashes are looked at."""
+"""The number of candidates of each query, those with the nearest hashes, that are compared."""
 BANDS = 4
 BLOCK_CANDIDATES = 4_000_000
 PRINTS_AT_A_TIME = 2048
@@ -41,8 +42,8 @@ def print_hashes(print_NSS: np.ndarray) -> np.ndarray:
     """64 bits of each print, uint64 (N,).
 
     >>> rising = np.tile(np.arange(32, dtype=np.uint8), (32, 1))
-    >>> one, two = print_hashes(np.stack([rising, rising // 2 + 9]))
-    >>> int(np.bitwise_count(one ^ two))
+    >>> dark_hash, bright_hash = print_hashes(np.stack([rising // 2 + 9, rising]))
+    >>> int(np.bitwise_count(dark_hash ^ bright_hash))
     0
     """
     side = print_NSS.shape[-1]
@@ -51,7 +52,7 @@ def print_hashes(print_NSS: np.ndarray) -> np.ndarray:
     hashes = [np.zeros(0, np.uint64)]
     for start in range(0, len(print_NSS), PRINTS_AT_A_TIME):
         part = print_NSS[start : start + PRINTS_AT_A_TIME].astype(np.float64)
-        # What is nothing but rounding is no sign.
+        # Rounded, so that a value of nothing but rounding errors has no sign.
         low_N64 = np.round((cosine_8S @ part @ cosine_8S.T).reshape(-1, 64), 6)
         bit_N64 = low_N64 > np.median(low_N64[:, 1:], axis=1, keepdims=True)
         hashes.append(np.packbits(bit_N64, axis=1).view(">u8").ravel().astype(np.uint64))
@@ -109,14 +110,14 @@ def _near_unique(hash_Q: np.ndarray, hash_G: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _repeated(count_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each index as often as it counts, and beside it 0, 1, 2, ..."""
+    """Each index, repeated ``count_N`` times, and a running number 0, 1, 2, ... within each."""
     row = np.repeat(np.arange(len(count_N)), count_N)
     return row, np.arange(len(row)) - np.repeat(np.cumsum(count_N) - count_N, count_N)
 
 
 def find_copies(print_QSS: np.ndarray, print_GSS: np.ndarray) -> np.ndarray:
     """Pairs of a query and a gallery image that are copies, int64 (P, 2), by query, the nearest
-    hashes first. An image is compared with itself too, where it stands on both sides."""
+    hashes first. An image on both sides is a pair with itself, too."""
     seen_Q, seen_G = np.flatnonzero(~is_blank(print_QSS)), np.flatnonzero(~is_blank(print_GSS))
     pair_P2 = near_hashes(print_hashes(print_QSS[seen_Q]), print_hashes(print_GSS[seen_G]))
     pair_P2 = np.stack([seen_Q[pair_P2[:, 0]], seen_G[pair_P2[:, 1]]], axis=1)
@@ -127,10 +128,10 @@ def find_copies(print_QSS: np.ndarray, print_GSS: np.ndarray) -> np.ndarray:
     return pair_P2[np.concatenate(agree)]
 
 
-def prints_agree(one_PSS: np.ndarray, two_PSS: np.ndarray) -> np.ndarray:
+def prints_agree(first_PSS: np.ndarray, second_PSS: np.ndarray) -> np.ndarray:
     """bool (P,): the prints agree on average and everywhere, each normalised to mean 0 and
     standard deviation 1, so that neither brightness nor contrast counts."""
-    difference = _normalised(one_PSS) - _normalised(two_PSS)
+    difference = _normalised(first_PSS) - _normalised(second_PSS)
     mean = np.sqrt((difference**2).mean(axis=1))
     return np.asarray((mean <= MEAN_DISTANCE) & (np.abs(difference).max(axis=1) <= MOST_DISTANCE))
 

@@ -1,4 +1,4 @@
-"""The images that a training is validated on: cut out of its own, or a split of the table."""
+"""The images that a training is validated on: a part of the training split, or another split."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Holdout:
 
     @property
     def validation_positions(self) -> np.ndarray:
-        """What a validation embeds, each once."""
+        """The images that a validation embeds, each once."""
         return np.union1d(self.query_N, self.gallery_N)
 
     @property
     def all_positions(self) -> np.ndarray:
-        """All of them, each once."""
+        """All positions, each once."""
         return np.union1d(self.train_N, self.validation_positions)
 
 
@@ -43,12 +43,12 @@ def cut_holdout(
     val_value: str,
     database_value: str,
 ) -> Holdout:
-    """What to train on, and the queries and gallery of the validation.
+    """The images to train on, and the queries and gallery of the validation.
 
     ``encounters`` holds out whole encounters of animals that stay in training, ``identities``
-    whole animals; both cut the rows of ``train_value`` only. ``split`` takes the rows of
-    ``val_value``, and with ``query_gallery`` those of ``database_value`` as the gallery.
-    ``leave_one_out`` searches among the held-out images themselves.
+    whole animals; both divide the rows of ``train_value`` only. ``split`` takes the rows of
+    ``val_value``, and with ``query_gallery`` those of ``database_value`` as the gallery. With
+    ``leave_one_out`` the held-out images are queries and gallery.
     """
     split_N = select_split(table, train_value)
     if source == "split":
@@ -70,7 +70,7 @@ def cut_holdout(
 
 
 def check_holdout(table: ImageTable, holdout: Holdout, *, exclude: str) -> None:
-    """MetadataError where there is nothing to learn, or no query that could be answered."""
+    """MetadataError if there are fewer than two animals to learn, or no query can be answered."""
     identity = table.rows["identity"].to_numpy(object)
     names = set(identity[holdout.train_N])
     if len(names) < 2:

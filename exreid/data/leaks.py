@@ -1,4 +1,4 @@
-"""What of the gallery gives a query's answer away, or makes it impossible: found in the table.
+"""Gallery images that give a query's answer away, and queries that cannot be answered.
 
 Letters: Q queries, G gallery images, P pairs.
 """
@@ -31,18 +31,18 @@ class Leak:
 
 @dataclass
 class Leaks:
-    """What was found, and how much of it."""
+    """The leaks that were found, and their counts."""
 
     found: list[Leak] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
 
     def add(self, other: Leaks) -> None:
-        """Take in what another check found."""
+        """Add the leaks of another check."""
         self.found.extend(other.found)
         self.counts |= other.counts
 
     def of(self, kind: str) -> list[Leak]:
-        """Those of one kind."""
+        """The leaks of one kind."""
         return [leak for leak in self.found if leak.kind == kind]
 
 
@@ -55,10 +55,12 @@ def encounter_leaks(queries: RetrievalSide, gallery: RetrievalSide, names: Seque
         if any(gallery.position_N[g] != queries.position_N[q] for g in others):
             cut[code].append(q)
     leaks = Leaks()
-    for code, mine in cut.items():
-        first = mine[0]
+    for code, own_queries in cut.items():
+        first = own_queries[0]
         others = [g for g in shots_E[code] if gallery.position_N[g] != queries.position_N[first]]
-        detail = f"{names[queries.position_N[first]]}: {len(mine)} queries, {len(others)} gallery"
+        detail = (
+            f"{names[queries.position_N[first]]}: {len(own_queries)} queries, {len(others)} gallery"
+        )
         leaks.found.append(
             Leak(CUT_ENCOUNTER, queries.image_ids[first], gallery.image_ids[others[0]], detail)
         )
@@ -70,8 +72,8 @@ def encounter_leaks(queries: RetrievalSide, gallery: RetrievalSide, names: Seque
 def partner_leaks(
     queries: RetrievalSide, gallery: RetrievalSide, names: Sequence[str], *, same_encounter: bool
 ) -> Leaks:
-    """Queries whose animal no gallery image shows that may answer them (one of their own encounter
-    only if ``same_encounter``); and animals that the gallery alone shows."""
+    """Queries without a gallery image of their animal (one of the query's encounter counts only if
+    ``same_encounter``); and the number of animals that only the gallery shows."""
     images_I = _members(gallery.identity_N)
     leaks = Leaks()
     lonely: set[int] = set()
@@ -104,12 +106,13 @@ def copy_leaks(
     same_encounter: bool,
     path_N: Sequence[str] | None = None,
 ) -> Leaks:
-    """Gallery images that are a query's own file, or a copy of its photograph. Several images of
-    one path (``path_N``, in the table's order) are its animals, and no copies.
+    """Gallery images that are a query's file again, or a copy of its photograph. Several images of
+    one path (``path_N``, in the table's order) are different animals, not copies.
 
-    Equal ``file_Q`` and ``file_G``, equal files; ``picture_P2`` holds the pairs of copies, each
-    query's nearest first. Of each query and kind the first is listed. Pairs of one known encounter
-    are a kind of their own, and no leak where they are no answer (not ``same_encounter``).
+    Equal files have equal texts in ``file_Q`` and ``file_G``; ``picture_P2`` are the pairs of
+    copies, each query's nearest first. Of each query and kind the first is listed. Pairs within one
+    known encounter are a separate kind, and no leak if such images may not answer (not
+    ``same_encounter``).
     """
     files: dict[str, list[int]] = defaultdict(list)
     for g, name in enumerate(file_G):
@@ -140,25 +143,27 @@ def copy_leaks(
             SAME_PICTURE: [g for g in near if not is_visit(g)],
             IN_ENCOUNTER: [g for g in near if is_visit(g)] if same_encounter else [],
         }
-        for kind, found in groups.items():
-            if found:
+        for kind, copies in groups.items():
+            if copies:
                 own = queries.identity_N[q]
-                mine = {path_G[g] for g in found if gallery.identity_N[g] == own}
-                other = [g for g in found if path_G[g] not in mine]
+                own_paths = {path_G[g] for g in copies if gallery.identity_N[g] == own}
+                other = [g for g in copies if path_G[g] not in own_paths]
                 two_animals += bool(other)
                 leaks.found.append(
                     Leak(
                         kind,
                         queries.image_ids[q],
-                        gallery.image_ids[(other or found)[0]],
-                        _copy_detail(len(found), bool(other)),
+                        gallery.image_ids[(other or copies)[0]],
+                        _copy_detail(len(copies), bool(other)),
                     )
                 )
     for kind in (SAME_FILE, SAME_PICTURE, IN_ENCOUNTER):
         leaks.counts[f"queries_{kind}"] = len(leaks.of(kind))
     leaks.add(_duplicates(DUPLICATE_QUERY, queries, file_Q, path_N))
     leaks.add(_duplicates(DUPLICATE_GALLERY, gallery, file_G, path_N))
-    if not np.array_equal(queries.position_N, gallery.position_N):  # else they were counted above
+    if not np.array_equal(
+        queries.position_N, gallery.position_N
+    ):  # otherwise they are counted above
         two_animals += sum(
             leak.detail.endswith(OTHER_ANIMAL)
             for kind in (DUPLICATE_QUERY, DUPLICATE_GALLERY)
@@ -171,7 +176,8 @@ def copy_leaks(
 def _duplicates(
     kind: str, side: RetrievalSide, file_N: Sequence[str], path_N: Sequence[str] | None
 ) -> Leaks:
-    """Images of one side that repeat a file of it, under another path (``path_N``, if given)."""
+    """Images of one side that repeat a file of that side under another path (``path_N``, if
+    given)."""
     leaks = Leaks()
     path = [position if path_N is None else path_N[position] for position in side.position_N]
     places: dict[str, list[int]] = defaultdict(list)
@@ -180,10 +186,12 @@ def _duplicates(
         places[name].append(place)
         if others:
             animals = [other for other in others if path[other] == path[others[0]]]
-            mine = [one for one in animals if side.identity_N[one] == side.identity_N[place]]
-            again, first = side.image_ids[place], (mine or animals)[0]
+            same_animal = [
+                other for other in animals if side.identity_N[other] == side.identity_N[place]
+            ]
+            again, first = side.image_ids[place], (same_animal or animals)[0]
             detail = f"the same file as {side.image_ids[first]}"
-            if not mine:
+            if not same_animal:
                 detail = f"{detail}; {OTHER_ANIMAL}"
             ids = (again, "") if kind == DUPLICATE_QUERY else ("", again)
             leaks.found.append(Leak(kind, *ids, detail))

@@ -1,4 +1,4 @@
-"""The data set's table of images: read, checked row by row, and asked for its splits."""
+"""The data set's table of images: read, checked row by row, and divided into splits."""
 
 from __future__ import annotations
 
@@ -67,15 +67,14 @@ def read_image_table(
 ) -> tuple[ImageTable, list[Rejected]]:
     """The data set's images, checked; with ``on_error="skip"`` bad rows are left out and listed.
 
-    An identity that is empty or among ``unknown_identities`` is None, and a problem only where
+    An identity that is empty or among ``unknown_identities`` is None, and a problem only with
     ``require_identity``. Of rows that repeat a path or an id, the first good one is kept.
-    ``check_files`` asks for each file whether it is there. With ``split`` only what is wrong with
-    its rows counts; it is the caller that takes them.
+    ``check_files`` looks for each file. With ``split`` only problems of its rows count; the rows of
+    other splits are returned too.
 
-    What was read otherwise than it stands is told to ``say``, names that are probably one to
-    ``say_similar``. Raises MetadataError: for a file or a column that is missing or cannot be read,
-    always; for bad rows, with their number, and the first few with line and remedy, unless they are
-    skipped.
+    ``say`` gets a sentence on each change that was made to cells, ``say_similar`` on names that are
+    probably one. Raises MetadataError for a file or a column that is missing or cannot be read; and
+    for bad rows, unless they are skipped, with their number and the first few by line and remedy.
     """
     checked = _checked(
         root,
@@ -113,7 +112,7 @@ def find_problems(
     check_files: bool = True,
     require_identity: bool = True,
 ) -> list[Problem]:
-    """Everything wrong with the rows of the metadata, by line; none of it is an error here.
+    """All problems of the metadata's rows, by line.
 
     Raises MetadataError for a file or a column that is missing or cannot be read.
     """
@@ -128,13 +127,13 @@ def find_problems(
 
 
 def left_out_text(rejected: Sequence[Rejected]) -> str:
-    """What was left out before and why, in words; "" where nothing was."""
+    """A sentence on the images that were left out, and why; "" if none was."""
     if not rejected:
         return ""
     reasons: dict[str, list[Rejected]] = {}
-    for one in rejected:
-        same = one.reason.replace(repr(one.path), "").replace(one.path, "")
-        reasons.setdefault(same, []).append(one)
+    for image in rejected:
+        same = image.reason.replace(repr(image.path), "").replace(image.path, "")
+        reasons.setdefault(same, []).append(image)
     most = sorted(reasons.values(), key=len, reverse=True)
     parts = [
         f"{len(same)} such as {row_text(same[0].row, same[0].path, same[0].reason).rstrip('.')}"
@@ -146,7 +145,7 @@ def left_out_text(rejected: Sequence[Rejected]) -> str:
 
 
 def row_text(row: int, path: str, reason: str) -> str:
-    """What is wrong with a row, with its line and, once, its path.
+    """The problem of a row, with its line and, once, its path.
 
     >>> row_text(2, "a.jpg", "no such file data/a.jpg."), row_text(3, "b.jpg", "it is empty.")
     ('line 2: no such file data/a.jpg.', 'line 3, b.jpg: it is empty.')
@@ -156,7 +155,7 @@ def row_text(row: int, path: str, reason: str) -> str:
 
 
 def line_text(row: int, path: str = "") -> str:
-    """How what is said of a row begins; row 0 is a photograph that no table describes.
+    """The beginning of a message about a row; row 0 is a photograph that no table describes.
 
     >>> line_text(2), line_text(3, "b.jpg"), line_text(0, "b.jpg"), line_text(0)
     ('line 2: ', 'line 3, b.jpg: ', 'b.jpg: ', '')
@@ -166,8 +165,8 @@ def line_text(row: int, path: str = "") -> str:
 
 
 def select_split(table: ImageTable, value: str, rejected: Sequence[Rejected] = ()) -> np.ndarray:
-    """Positions of the rows whose split is ``value``; MetadataError where there are none, which
-    tells what was left out (``rejected``)."""
+    """Positions of the rows whose split is ``value``; MetadataError if there are none, which also
+    says what was left out (``rejected``)."""
     splits = table.rows["split"]
     positions = np.flatnonzero((splits == split_value(value)).to_numpy())
     if len(positions) == 0:
@@ -219,12 +218,13 @@ def retrieval_sides(
 
 @dataclass(frozen=True)
 class _Checked:
-    """A metadata file, its rows, and what is to be said of them."""
+    """A metadata file with its checked rows."""
 
     file: MetadataFile
     rows: pd.DataFrame
     problems: list[Problem]
     notes: list[str]
+    """Sentences on the changes that were made to cells."""
 
 
 def _checked(
@@ -271,13 +271,13 @@ def _checked(
         require_identity=require_identity,
     )
     if split is not None:
-        mine = (rows["split"] == split_value(split)).to_numpy()
-        problems = [problem for problem in problems if mine[problem.index]]
+        in_split = (rows["split"] == split_value(split)).to_numpy()
+        problems = [problem for problem in problems if in_split[problem.index]]
     return _Checked(file, rows, problems, notes)
 
 
 def _named(columns: Columns) -> list[str]:
-    """Columns whose cells are names, equal or not."""
+    """The columns whose cells are names of identities, splits, encounters or viewpoints."""
     names = (columns.identity, columns.split, *columns.encounter, columns.viewpoint)
     return list(dict.fromkeys(name for name in names if name))
 

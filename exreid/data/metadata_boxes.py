@@ -1,4 +1,4 @@
-"""The boxes of a metadata table, and the ids of photographs that stand in several rows."""
+"""The boxes of a metadata table, and the ids of photographs with several rows."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from exreid.records import region_parts
 
 @dataclass(frozen=True)
 class Boxes:
-    """The boxes of a table's rows, as `exreid.data.boxes.box_text` has them."""
+    """The boxes of a table's rows, as texts of `exreid.data.boxes.box_text`."""
 
     text_N: list[str | None]
     unread: dict[int, str]
-    """Of each row whose box cannot be used, why."""
+    """By row: why its box cannot be used."""
     notes: list[str]
 
 
 def read_boxes(file: MetadataFile, columns: Columns) -> Boxes:
-    """The boxes of the columns that are there; without a format, in pixels [x, y, width, height]
-    unless all are fractions."""
+    """The boxes in the columns for them, if the file has these; without a format, [x, y, width,
+    height] in pixels unless all are fractions."""
     count = len(file.cells)
     names = [name for name in columns.bbox if name in file.cells.columns]
     if len(names) < len(columns.bbox) or not names:
@@ -66,7 +66,7 @@ def _theta(cell: str | None) -> float:
 def numbered_ids(paths: Sequence[str], regions: Sequence[str | None]) -> dict[int, str]:
     """``path#n`` for each row whose path other rows have with another region. n counts a
     photograph's boxes from left to right, and then its masks by their text, so that the order of
-    rows does not matter. A path that a row has without any region is no photograph of several.
+    rows does not matter. If a row of a path has no region, none of that path's rows is numbered.
 
     >>> numbered_ids(["a", "b", "a"], ["[50, 0, 9, 9]\\0", None, "[6, 0, 9, 9]\\0"])
     {0: 'a#2', 2: 'a#1'}
@@ -81,9 +81,11 @@ def numbered_ids(paths: Sequence[str], regions: Sequence[str | None]) -> dict[in
 
     number = {
         (path, region): n
-        for path, found in regions_of.items()
-        if len(found) > 1 and path and None not in found
-        for n, region in enumerate(sorted((one for one in found if one), key=place), start=1)
+        for path, region_set in regions_of.items()
+        if len(region_set) > 1 and path and None not in region_set
+        for n, region in enumerate(
+            sorted((region for region in region_set if region), key=place), start=1
+        )
     }
     pairs = enumerate(zip(paths, regions, strict=True))
     return {i: f"{pair[0]}#{number[pair]}" for i, pair in pairs if pair in number}

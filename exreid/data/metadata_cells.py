@@ -1,4 +1,5 @@
-"""The cells of a metadata table, made comparable: a name has one spelling, nothing is empty."""
+"""The cells of a metadata table, made comparable: one spelling of a name, None for an empty
+cell."""
 
 from __future__ import annotations
 
@@ -21,9 +22,9 @@ _DIGITS = re.compile(r"0*(\d+)(?:[.,]0+(?!\d))?")
 
 
 def clean_cells(file: MetadataFile, columns: Columns) -> tuple[MetadataFile, list[str]]:
-    """The file with the cells of the columns that are used made comparable, and what was changed.
+    """The file with the cells of the used columns made comparable, and sentences on the changes.
 
-    Ids are kept as they stand. Paths are only stripped: their Unicode form is the disk's.
+    Ids are not changed. Paths are only stripped: their Unicode form is the disk's.
     """
     cells = file.cells.copy(deep=False)
     changed, emptied = [], []
@@ -62,7 +63,7 @@ def relative_paths(
 ) -> tuple[MetadataFile, list[str]]:
     """The file with absolute paths inside the data set's folder made relative to it, and a note.
 
-    All other absolute paths stay as they are: they are refused where paths are checked.
+    Other absolute paths are not changed; they are an error later, where paths are checked.
     """
     cells = file.cells.copy(deep=False)
     whole = root if is_remote(root) else os.path.abspath(os.path.expanduser(root))  # noqa: PTH100, PTH111
@@ -72,8 +73,8 @@ def relative_paths(
     if not any(inside):
         return file, []
     paths = [
-        cell[len(start) :].lstrip("/") if found else cell
-        for cell, found in zip(given, inside, strict=True)
+        cell[len(start) :].lstrip("/") if below else cell
+        for cell, below in zip(given, inside, strict=True)
     ]
     cells[columns.path] = pd.Series(paths, index=cells.index, dtype=object)
     note = f"{columns.path}: {sum(inside)} absolute paths inside {start} are read relative to it"
@@ -94,7 +95,7 @@ def similar_names(names: Iterable[str | None]) -> list[Counter[str]]:
 
 
 def similar_notes(columns: Iterable[tuple[str, Sequence[str | None]]]) -> list[str]:
-    """Of each column (its name and cells), the names that are probably one, in words."""
+    """A sentence for each column (its name and cells) with names that are probably one."""
     notes = []
     for column, cells in columns:
         groups = similar_names(cells)

@@ -1,4 +1,4 @@
-"""What can be wrong with the rows of a metadata table, each found with its remedy."""
+"""The problems that rows of a metadata table can have, each with its remedy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Problem:
     """One thing wrong with one row."""
 
     index: int
-    """The row's place among the rows of the table, from 0."""
+    """The row's index in the table, from 0."""
     row: int
     """Its line in the file, the header being line 1."""
     column: str
@@ -47,10 +47,10 @@ def contract_rows(
     dates: Dates,
     boxes: Boxes,
 ) -> pd.DataFrame:
-    """The columns of `ImageTable`, in the file's order. A photograph of several rows has ids with
-    the number of the region.
+    """The columns of `ImageTable`, in the file's order. The ids of a photograph with several rows
+    have the number of the region.
 
-    What cannot be used is None here (the date NaT, the path as it stands): `row_problems` names it.
+    Values that cannot be used are None (dates NaT; a path is kept): `row_problems` lists them.
     """
     given = file.column(columns.path)
     paths = [_path_or_text(value) for value in given]
@@ -92,7 +92,7 @@ def row_problems(
     missing: Mapping[int, list[str]],
     require_identity: bool,
 ) -> list[Problem]:
-    """Everything wrong with the rows, by line; ``missing`` is of `find_files`."""
+    """All problems of the rows, by line; ``missing`` is of `find_files`."""
     problems = [*_path_problems(file, columns, root), *_box_problems(file, columns, boxes)]
     if columns.dates_count:
         problems += _date_problems(file, columns, dates)
@@ -102,12 +102,12 @@ def row_problems(
     still = {i: near for i, near in missing.items() if i not in bad}
     problems += _missing_file_problems(file, rows, columns, root, still)
     bad = {problem.index for problem in problems}
-    given = file.column(columns.path)
+    given_paths = file.column(columns.path)
     remedy = (
         "Two animals of one photograph need their boxes (dataset.bbox_cols) or masks "
         "(dataset.mask_col), each row another; or remove one of the rows"
     )
-    problems += _repeats(file, columns.path, _animals(rows, given), bad, remedy)
+    problems += _repeats(file, columns.path, _animals(rows, given_paths), bad, remedy)
     repeated = {problem.index for problem in problems if problem.column == columns.path}
     ids = [None if i in repeated else name for i, name in enumerate(rows["image_id"])]
     problems += _repeats(file, columns.image_id, [name or None for name in ids], bad)
@@ -117,24 +117,24 @@ def row_problems(
 def find_files(
     rows: pd.DataFrame, root: str
 ) -> tuple[pd.DataFrame, dict[int, list[str]], list[str]]:
-    """The rows with their paths as the disk spells them; the rows without a file, with the files
-    that it may be; and what was found under another spelling, in words.
+    """The rows with their paths as the disk spells them; the rows without a file, each with files
+    of similar names; and a sentence on files that have another spelling.
 
-    Another Unicode form and another case are read, where one file alone fits.
+    Another Unicode form or case is accepted if exactly one file fits.
     """
     paths = rows["path"].tolist()
-    places = [i for i, path in enumerate(paths) if _is_inside(path)]
+    index_P = [i for i, path in enumerate(paths) if _is_inside(path)]
     try:
-        absent = [places[m] for m in sorted(missing_files(root, [paths[i] for i in places]))]
+        absent = [index_P[m] for m in sorted(missing_files(root, [paths[i] for i in index_P]))]
     except (OSError, ImportError, ValueError) as error:
         raise MetadataError(f"{root}: cannot be listed: {error}. Check dataset.root.") from error
     missing: dict[int, list[str]] = {}
     renamed: dict[int, str] = {}
-    for i, found in zip(absent, names_on_disk(root, [paths[i] for i in absent]), strict=True):
-        if isinstance(found, str):
-            renamed[i] = found
+    for i, on_disk in zip(absent, names_on_disk(root, [paths[i] for i in absent]), strict=True):
+        if isinstance(on_disk, str):
+            renamed[i] = on_disk
         else:
-            missing[i] = found or []
+            missing[i] = on_disk or []
     if not renamed:
         return rows, missing, []
     first, name = next(iter(renamed.items()))
@@ -154,9 +154,9 @@ def _is_inside(path: str) -> bool:
 
 
 def normalised_path(path: str) -> str:
-    """A path below the root with forward slashes; ValueError where it leaves the root.
+    """A path below the root with forward slashes; ValueError if it leaves the root.
 
-    This is about the text alone: a symbolic link inside the root is the user's own.
+    Only the text is checked: a symbolic link inside the root is the user's choice.
 
     >>> normalised_path("a\\\\./b.jpg")
     'a/b.jpg'
@@ -176,7 +176,7 @@ def normalised_path(path: str) -> str:
 
 
 def split_value(text: str | None) -> str | None:
-    """A value of the split column; truth values are written one way.
+    """A value of the split column; truth values in lower case.
 
     >>> split_value("TRUE"), split_value("Train")
     ('true', 'Train')
@@ -185,7 +185,7 @@ def split_value(text: str | None) -> str | None:
 
 
 def joined_text(parts: Sequence[Sequence[str | None]], count: int) -> list[str | None]:
-    """One text for each row's parts, None where a part is; different parts, different text."""
+    """One text for the parts of each row, None if a part is None; other parts give another text."""
     if not parts:
         return [None] * count
     # The length before each part keeps ("a", "b-c") and ("a-b", "c") apart.
@@ -201,18 +201,17 @@ PART = re.compile(r"(\d+):")
 
 
 def visit_name(encounter: str | None) -> str | None:
-    """An encounter as people say it: where it is made of columns of a table, their texts without
-    the lengths that `joined_text` keeps them apart by.
+    """An encounter's name for people: of a `joined_text`, the parts without their lengths.
 
     >>> visit_name("5:north|2:17"), visit_name("cam1 2024-05-01 22:00:00")
     ('north / 17', 'cam1 2024-05-01 22:00:00')
     """
     parts, rest = [], encounter or ""
-    while found := PART.match(rest):
-        end = found.end() + int(found[1])
+    while match := PART.match(rest):
+        end = match.end() + int(match[1])
         if end > len(rest) or rest[end : end + 1] not in ("", "|"):
             break
-        parts.append(rest[found.end() : end])
+        parts.append(rest[match.end() : end])
         rest = rest[end + 1 :]
     return encounter if rest or not parts else " / ".join(parts)
 
@@ -240,7 +239,7 @@ def _path_problems(file: MetadataFile, columns: Columns, root: str) -> Iterator[
 
 
 def _path_remedy(value: str, column: str, root: str) -> str:
-    """What makes a path of another place one below the root."""
+    """The remedy for a path that is not below the root."""
     text = value.replace("\\", "/")
     if "://" in text:
         return (
@@ -312,8 +311,8 @@ def _missing_file_problems(
     paths, lines = rows["path"].tolist(), rows["row"].tolist()
     first = next(iter(missing), None)
     remedy = "Check dataset.root, or remove the row"
-    if first is not None and (found := _folder_column(file, first, paths[first], root)):
-        column, path = found
+    if first is not None and (folder_column := _folder_column(file, first, paths[first], root)):
+        column, path = folder_column
         remedy = (
             f"The column {column!r} names the folders of such files: make one column of both "
             f"({path!r}), and set dataset.path_col to it"
@@ -332,7 +331,7 @@ def _missing_file_problems(
 
 
 def _folder_column(file: MetadataFile, i: int, path: str, root: str) -> tuple[str, str] | None:
-    """The column with the folder of the row's file, as Timelapse keeps it, and the whole path."""
+    """The column with the folder of the row's file, as Timelapse writes it, and the whole path."""
     for name in [] if is_remote(root) else file.cells.columns:
         whole = f"{file.cells[name].iloc[i]}/{path}".replace("\\", "/")
         if _is_inside(whole) and exists(root, whole):
@@ -347,7 +346,7 @@ def _repeats(
     bad: set[int],
     remedy: str = "Each must be unique: remove one of the rows",
 ) -> Iterator[Problem]:
-    """Every row that repeats a value, but for the first good one that holds it."""
+    """Every row that repeats a value, except the first good row with it."""
     kept: dict[str, int] = {}
     for i, value in enumerate(values):
         if value is not None and (value not in kept or (kept[value] in bad and i not in bad)):
@@ -356,19 +355,19 @@ def _repeats(
         if value is None or kept[value] == i:
             continue
         line, shown = int(file.line_N[kept[value]]), value.partition("\0")[0]
-        place = "already" if kept[value] < i else "too"
+        word = "already" if kept[value] < i else "too"
         yield Problem(
             i,
             int(file.line_N[i]),
             column,
             shown,
-            f"{column} {shown!r} is in line {line} {place}",
+            f"{column} {shown!r} is in line {line} {word}",
             remedy,
         )
 
 
 def _animals(rows: pd.DataFrame, given: Sequence[str | None]) -> list[str | None]:
-    """What each row must not share with another: its path, and its box or mask where every row of
+    """A text for each row that no other row may have: its path, and its box or mask if every row of
     that path has one."""
     pairs = zip(rows["mask"], rows["bbox"], strict=True)
     regions = [region_text(*pair) for pair in pairs]

@@ -1,5 +1,5 @@
-"""What a metadata file is: text is decoded, its separator found, its spelling made one; others are
-named."""
+"""The format of a metadata file: text decoded, its separator found, white space and Unicode made
+uniform; other formats are an error that names them."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ _OTHER_SPACES = re.compile(r"[^\S\t\n\r ]")
 
 
 def clean_text(text: str) -> str:
-    """Without white space and what cannot be seen at its ends; spaces as plain spaces; Unicode
-    composed (NFC).
+    """The text without white space and invisible characters at its ends; spaces as plain spaces;
+    Unicode composed (NFC).
 
     >>> clean_text(" Zoe\\u0308\\u00a0")
     'Zoë'
     """
     if text.isascii():
         return text.strip()
-    text = text.encode("utf-8", "replace").decode()  # half of a pair of code units is no text
+    text = text.encode("utf-8", "replace").decode()  # a lone surrogate is not text
     return _OTHER_SPACES.sub(" ", _ENDS.sub("", unicodedata.normalize("NFC", text)))
 
 
 def decoded_text(data: bytes, source: str) -> str:
-    """A text table as text: UTF-8, or UTF-16 and UTF-32 as Excel and Windows write them.
+    """The text of a table: UTF-8, or UTF-16 and UTF-32 as Excel and Windows write them.
 
-    MetadataError names any other file for what it is.
+    MetadataError for any other file, naming its format.
     """
     for mark, kind in _BINARY:
         if data.startswith(mark):
@@ -75,7 +75,7 @@ def decoded_text(data: bytes, source: str) -> str:
 
 
 def split_header(text: str) -> tuple[str, int, str]:
-    """The separator, how many lines Excel's own ``sep=;`` takes, and the text from there on."""
+    """The separator, the number of lines of Excel's ``sep=;`` (0 or 1), and the text after them."""
     first, _, rest = text.partition("\n")
     told = first.strip().strip('"').lower()
     if told.startswith("sep=") and len(told) <= 5:
@@ -89,7 +89,7 @@ def _outside_quotes(line: str) -> str:
 
 
 def _without_mark(data: bytes) -> str:
-    """UTF-16 without its mark: every second byte of its ASCII header is zero."""
+    """The encoding of text without a mark: in UTF-16 every second byte of an ASCII header is 0."""
     start = data[:64]
     if len(start) >= 4 and start[1:64:2].count(0) * 2 == len(start):
         return "utf-16-le"

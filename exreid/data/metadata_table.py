@@ -41,10 +41,10 @@ ANSWERED = {"photo", "status", "decision", "best_gallery_photo"}
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column of the file means what, and how its cells are read.
+    """The names of the file's columns by meaning, and how their cells are read.
 
-    ``path`` and the ``encounter`` columns must be there, the identity where it is asked for, and
-    whatever is in ``required``; of the others, a column that is not there has no values.
+    The file must have ``path``, the ``encounter`` columns and those in ``required``, and the
+    identity if it is asked for. Any other column may be missing: then it has no values.
     """
 
     path: str = "path"
@@ -60,13 +60,13 @@ class Columns:
     image_id: str = "image_id"
     required: frozenset[str] = frozenset()
     missing_values: tuple[str, ...] = MISSING_VALUES
-    """What a cell says, in any case, that says nothing."""
+    """Texts of cells, in any case, that mean an empty cell."""
     dates_count: bool = False
-    """Whether a date that cannot be read is a problem of its row."""
+    """Whether an unreadable date is a problem of its row."""
 
     @property
     def used(self) -> list[str]:
-        """The columns that mean something here, each once; without the ids."""
+        """The named columns, each once; without the ids."""
         names = (self.path, self.identity, self.split, self.mask, self.viewpoint, self.date)
         boxes = (*self.bbox, self.theta) if self.bbox else ()
         return list(dict.fromkeys(name for name in (*names, *self.encounter, *boxes) if name))
@@ -74,12 +74,12 @@ class Columns:
 
 @dataclass(frozen=True)
 class MetadataFile:
-    """A metadata file as it stands: ``cells`` are text, or None where empty."""
+    """A metadata file as it was written: ``cells`` are text, or None where empty."""
 
     cells: pd.DataFrame
     source: str
     line_N: np.ndarray
-    """Where each row begins in the file, the header being line 1."""
+    """The line where each row begins in the file, the header being line 1."""
     repeated: frozenset[str] = frozenset()
     """Names that several columns have."""
     as_given: pd.DataFrame | None = None
@@ -92,14 +92,14 @@ class MetadataFile:
         return list(self.cells[name])
 
     def given(self, name: str) -> list[str | None]:
-        """A column's cells as they stand in the file."""
+        """A column's cells as they are in the file."""
         return replace(self, cells=self.cells if self.as_given is None else self.as_given).column(
             name
         )
 
 
 def read_table(root: str, metadata_file: str | None = None) -> tuple[pd.DataFrame, str]:
-    """The metadata as text (None where a cell is empty), and where it was read from.
+    """The metadata as text (None for an empty cell), and the path or URL that it was read from.
 
     CSV (UTF-8 or UTF-16; comma, semicolon or tab), Parquet or XLSX, below the root, absolute, or
     any fsspec URL. Without a name, `DEFAULT_FILES` are looked for in the root. Whole numbers
@@ -117,7 +117,7 @@ def read_metadata(root: str, metadata_file: str | None = None) -> MetadataFile:
 
 
 def parse_metadata(data: bytes, source: str, sheet: str | None = None) -> MetadataFile:
-    """A table out of a file's bytes: Parquet, CSV, or a workbook of Excel's (``sheet`` names one of
+    """The table in a file's bytes: Parquet, CSV, or an Excel workbook (``sheet`` names one of
     several sheets)."""
     repeated: frozenset[str] = frozenset()
     if source.endswith((".parquet", ".pq")) or data.startswith(IS_PARQUET):
@@ -143,7 +143,8 @@ def parse_metadata(data: bytes, source: str, sheet: str | None = None) -> Metada
 
 
 def check_columns(file: MetadataFile, columns: Columns, *, require_identity: bool) -> None:
-    """MetadataError naming each column that must be there and is not, and the nearest one."""
+    """MetadataError naming each required column that is missing, and the one of the nearest
+    name."""
     keys: dict[str | None, str] = {
         columns.split: "dataset.split_col (or dataset.make_split)",
         columns.mask: "dataset.mask_col",
@@ -155,7 +156,7 @@ def check_columns(file: MetadataFile, columns: Columns, *, require_identity: boo
         columns.path: "dataset.path_col",
     }
     there = [str(name) for name in file.cells.columns]
-    boxed = columns.bbox and set(columns.bbox) <= set(there)  # boxes do where masks are wanted
+    boxed = columns.bbox and set(columns.bbox) <= set(there)  # boxes suffice instead of masks
     required = columns.required - {columns.mask} if boxed else columns.required
     needed = [columns.path, *columns.encounter, *sorted(required)]
     if require_identity:
@@ -181,7 +182,7 @@ def _listed(names: list[str]) -> str:
 
 
 def find_metadata(root: str, metadata_file: str | None) -> str:
-    """Where the metadata file is; without a name, one of `DEFAULT_FILES` in the root."""
+    """The path or URL of the metadata file; without a name, one of `DEFAULT_FILES` in the root."""
     if metadata_file is not None:
         absolute = is_remote(metadata_file) or metadata_file.startswith("/")
         return metadata_file if absolute else join(root, metadata_file)
@@ -198,7 +199,7 @@ def find_metadata(root: str, metadata_file: str | None) -> str:
 
 
 def read_source(source: str) -> bytes:
-    """A file's or a URL's bytes; MetadataError where it cannot be read."""
+    """A file's or a URL's bytes; MetadataError if it cannot be read."""
 
     def read() -> bytes:
         if not is_remote(source):
@@ -230,7 +231,7 @@ def _parse_csv(data: bytes, source: str) -> tuple[pd.DataFrame, np.ndarray, froz
     separator, skipped, text = split_header(decoded_text(data, source))
     try:
         with warnings.catch_warnings():
-            # pandas only warns where rows are longer than the header, and drops what is too much.
+            # pandas only warns if rows are longer than the header, and drops the surplus cells.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             frame = pd.read_csv(
                 io.StringIO(text),
@@ -260,14 +261,14 @@ def _parse_csv(data: bytes, source: str) -> tuple[pd.DataFrame, np.ndarray, froz
         line_N += in_header + np.cumsum(breaks_N) - breaks_N
     repeated = _repeated_names(text, separator)
     frame.columns = _free_names(frame.columns)
-    if SAFE_FORMULA.search(text):  # as exreid's own tables for people have it
+    if SAFE_FORMULA.search(text):  # as in tables that exreid writes for people
         frame = frame.map(lambda cell: cell_as_it_was(cell) if isinstance(cell, str) else cell)
         frame = frame.astype(object)  # a column without a value has become one of numbers
     return frame.where(frame.notna(), None), line_N, repeated
 
 
 def _repeated_names(text: str, separator: str) -> frozenset[str]:
-    """What pandas would call "name.1"."""
+    """The column names that occur more than once, which pandas would read as "name.1"."""
     try:
         header = next(csv.reader(io.StringIO(text), delimiter=separator), [])
     except csv.Error:
@@ -277,7 +278,7 @@ def _repeated_names(text: str, separator: str) -> frozenset[str]:
 
 
 def _free_names(names: Iterable[str]) -> list[str]:
-    """Column names as `clean_text` has them; as they stand where two would be one."""
+    """Column names cleaned by `clean_text`, except those that two columns would then share."""
     given = list(names)
     clean = [clean_text(name) for name in given]
     counts = Counter(clean)

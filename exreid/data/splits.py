@@ -1,8 +1,8 @@
 """Splits for tables that have none: closed set, identity-disjoint, time-aware.
 
-Every split moves whole encounters. An image whose encounter is not known is one by itself; an
-encounter of several animals stays in one piece. The order of the rows does not matter where
-``image_ids`` are given (without them, images of unknown encounter go by their row).
+Every split moves whole encounters, also those of several animals. An image of unknown encounter is
+an encounter by itself. The order of the rows does not matter if ``image_ids`` are given (without
+them, images of unknown encounter are named by their row).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def closed_set_split(
     seed: int = 0,
     image_ids: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Random encounters of each identity to test; every identity keeps one in train at least.
+    """Random encounters of each identity to test; every identity keeps at least one in train.
 
-    ``test_fraction`` is of the images of identities with two encounters or more: one with a
+    ``test_fraction`` is of the images of identities with two encounters or more; those with a
     single encounter, and images of unknown identity, stay in train. Returns "train" or "test"
-    per image (N,). Raises MetadataError where nothing can go to test.
+    per image (N,). Raises MetadataError if nothing can go to test.
     """
     groups = _groups(encounters, image_ids)
     order = dict(_shuffled(groups, seed))
@@ -47,11 +47,10 @@ def time_aware_split(
 ) -> np.ndarray:
     """The latest encounters of each identity to test, the earlier ones to train.
 
-    An encounter's time is its latest date; one without a date counts as earlier than any, and
-    ties fall to the encounter's name, numbers in it read as numbers. Where no image has a date,
-    that name alone is the order: right only if encounters were numbered as time went by.
-    Otherwise as `closed_set_split`; MetadataError also where there are neither dates nor
-    encounters.
+    An encounter's time is its latest date. Encounters without a date come first; ties are broken by
+    the encounter's name, numbers in it read as numbers. If no image has a date, the order is that
+    of the names: right only if encounters were numbered in the order of time. Otherwise as
+    `closed_set_split`; MetadataError also if there are neither dates nor encounters.
     """
     stamps = np.full(len(identities), "NaT") if dates is None else dates
     stamps = np.asarray(stamps, dtype="datetime64[s]")
@@ -81,8 +80,8 @@ def identity_disjoint_split(
     """Whole identities to test, none of which is in train (open set).
 
     Identities that share an encounter go together; images of unknown identity stay in train,
-    unless their encounter goes. ``test_fraction`` is of the images. Returns "train" or "test" per
-    image (N,). Raises MetadataError where all identities hang together.
+    unless their encounter goes to test. ``test_fraction`` is of the images. Returns "train" or
+    "test" per image (N,). Raises MetadataError if all identities are connected by encounters.
     """
     wanted = _checked(test_fraction) * len(identities)
     blocks = _connected(identities, _groups(encounters, image_ids))
@@ -100,7 +99,7 @@ def identity_disjoint_split(
         if tested + sizes[name] / 2 <= wanted and len(chosen) < len(order) - 1:
             chosen.add(name)
             tested += sizes[name]
-    if not chosen:  # each is larger than the whole of test should be
+    if not chosen:  # each is larger than test should be
         chosen.add(min(order, key=lambda name: sizes[name]))
     return np.array([TEST if block in chosen else TRAIN for block in blocks], dtype=object)
 
@@ -113,8 +112,8 @@ def _latest_to_test(
 ) -> np.ndarray:
     """Each identity's last encounters in ``order`` to test, all of one before any of an earlier.
 
-    An encounter of several animals goes only if it is the last of each that is still in train,
-    and the only one of none.
+    An encounter of several animals goes only if it is the last in train of each of them, and each
+    has another one in train.
     """
     size, images_of = Counter(groups), Counter(identities)
     animals_in: dict[str, set[str]] = {}
@@ -132,7 +131,7 @@ def _latest_to_test(
         while True:
             last = in_train[identity][-1]
             if any(len(in_train[a]) < 2 or in_train[a][-1] != last for a in animals_in[last]):
-                wanted = min(wanted, float(tested))  # what one animal lacks, no other makes up
+                wanted = min(wanted, float(tested))  # other animals do not make up for it
                 break
             if in_test and tested + size[last] / 2 > wanted:
                 break
@@ -155,7 +154,7 @@ def _checked(test_fraction: float) -> float:
 
 
 def _groups(encounters: Sequence[str | None], image_ids: Sequence[str] | None) -> list[str]:
-    """A name for each image's encounter; an unknown one is the image's own."""
+    """A name for each image's encounter; the image's id if that is unknown."""
     alone = image_ids if image_ids is not None else [str(i) for i in range(len(encounters))]
     return [
         f"image {own}" if name is None else f"encounter {name}"
@@ -174,14 +173,14 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _shuffled(names: Sequence[str], seed: int) -> list[tuple[str, int]]:
-    """The distinct names in random order, each with its place."""
+    """The distinct names in random order, each with its index."""
     unique = sorted(set(names))
     order = np.random.default_rng(seed).permutation(len(unique))
     return [(unique[index], place) for place, index in enumerate(order.tolist())]
 
 
 def _connected(identities: Sequence[str | None], groups: Sequence[str]) -> list[str]:
-    """A name per image, shared by all identities that hang together through encounters."""
+    """A name per image, shared by all identities that are connected through encounters."""
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:

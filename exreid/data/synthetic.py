@@ -20,7 +20,7 @@ from exreid.storage.files import clear_leftovers, written_whole
 
 VERSION = 1
 MARKER_FILE = "synthetic.json"
-"""What is drawn into the folder; written first."""
+"""The arguments of the data set in the folder; written first."""
 METADATA_FILE = "CzechLynxDataset-Metadata-Real.csv"
 COLUMNS = (
     *("source", "path", "unique_name", "date", "relative_age", "encounter", "coat_pattern"),
@@ -66,11 +66,11 @@ def write_dataset(
     """Write a data set into ``out`` and return its metadata file.
 
     The same arguments give the same bytes, whatever ``workers`` (threads) is, and animal i looks
-    the same however many there are. With several ``animals_per_photo``, so many animals walk
-    together: each photograph, as many times wider, shows them side by side, and each has its own
-    row with its box and mask. The metadata file is written last. A folder that holds this
-    very data set is left as it is, or finished where its writing was cut; any other folder that is
-    not empty is a ConfigError.
+    the same whatever the number of animals. With several ``animals_per_photo``, that many animals
+    walk together: each photograph, as many times wider, shows them side by side, and each has a
+    row with its box and mask. The metadata file is written last. A folder with this same data set
+    is left as it is, or finished if its writing was interrupted; any other folder that is not empty
+    is a ConfigError.
     """
     _check(identities, images_per_identity, seed, image_wh_px)
     if animals_per_photo < 1:
@@ -108,8 +108,8 @@ def write_dataset(
     ):
         writer = csv.DictWriter(stream, columns)
         writer.writeheader()
-        for some in _chunks(shots, 64 * workers):
-            taken = pool.map(lambda shot: _take(shot, out, seed, image_wh_px), some)
+        for chunk in _chunks(shots, 64 * workers):
+            taken = pool.map(lambda shot: _take(shot, out, seed, image_wh_px), chunk)
             rows = [row for photo in taken for row in photo]
             writer.writerows(rows)
             if on_progress is not None:
@@ -196,7 +196,7 @@ def _box_text(visible: np.ndarray) -> str:
 
 
 def _write_photo(image: np.ndarray, shot: Shot, out: Path) -> str:
-    """Its path below ``out``."""
+    """Write a photograph; its path below ``out``."""
     name = f"lynx_{shot.identity:04d}"
     path = f"CzechLynx/{shot.source}/{name}/{shot.number:05d}_{name}.jpg"
     file = out / path

@@ -46,8 +46,8 @@ def outline() -> np.ndarray:
 def coat(seed: int, identity: int, flank: int) -> np.ndarray:
     """uint8 RGB (H, W, 3): the coat of one flank of one animal, the same in every photograph.
 
-    Spots and rosettes lie on a jittered grid; number, place, size, shape and turn are the
-    animal's own, and the two flanks differ, as in nature. Colours are the species' alone.
+    Spots and rosettes are on a jittered grid; number, place, size, shape and turn differ from
+    animal to animal and between the two flanks, as in nature. Colours are the same for all.
     """
     random = np.random.default_rng([seed, 1, identity, flank])
     width, height = CANVAS_WH_PX
@@ -80,7 +80,7 @@ def _draw_spot(image: np.ndarray, x: int, y: int, random: np.random.Generator) -
 
 @lru_cache(maxsize=16)
 def background(seed: int, trap: int, width: int, height: int) -> np.ndarray:
-    """uint8 RGB (H, W, 3): the scene in front of one camera trap, shared by all who pass."""
+    """uint8 RGB (H, W, 3): the scene in front of one camera trap, the same for all animals."""
     random = np.random.default_rng([seed, 2, trap])
     image = np.zeros((height, width, 3), np.float32)
     ground = np.array(random.uniform((60, 70, 40), (130, 120, 90)), np.float32)
@@ -110,8 +110,8 @@ def render_image(
 ) -> tuple[np.ndarray, np.ndarray]:
     """One photograph, uint8 RGB (H, W, 3), and the animal's visible pixels, bool (H, W).
 
-    What belongs to the encounter (light, place, size) comes from its own generator, so that a
-    burst looks alike; pose, blur and what stands in front come from the image's.
+    Light, place and size are drawn from the encounter's generator, so that a burst looks alike;
+    pose, blur and plants in front from the image's.
     """
     height, width = scene_HWC.shape[:2]
     map_x, map_y = _pose(width, height, facing_right, encounter_random, image_random)
@@ -141,7 +141,7 @@ def _pose(
     encounter_random: np.random.Generator,
     image_random: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each pixel of the photograph, where on the canvas it comes from."""
+    """For each pixel of the photograph, its x and its y on the canvas."""
     canvas_w, canvas_h = CANVAS_WH_PX
     scale = (
         encounter_random.uniform(0.72, 0.98) * width / canvas_w * image_random.uniform(0.95, 1.05)
@@ -162,7 +162,7 @@ def _pose(
 
 
 def _occlude(picture: np.ndarray, visible: np.ndarray, random: np.random.Generator) -> None:
-    """Grass and a branch in front of the animal, taken out of its visible pixels."""
+    """Draw grass and a branch in front of the animal, and remove them from its visible pixels."""
     height, width = visible.shape
     front = np.zeros((height, width), np.uint8)
     for _ in range(int(random.integers(6, 22))):

@@ -19,16 +19,16 @@ THUMBNAIL_QUALITY = 85
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small picture, displayed side up."""
+    """A small picture, turned as the photograph is displayed."""
 
     jpeg: bytes
     region: str | None
-    """Where the animal is on it (`exreid.records.region_text`): the mask as JSON text of a COCO run
+    """The animal's region on it (`exreid.records.region_text`): the mask as JSON text of a COCO run
     length, the box in fractions."""
 
 
 def make_thumbnail(data: bytes, region: str | None, longer_side_px: int) -> Thumbnail:
-    """A file's bytes and where its animal is, made small; nothing is enlarged.
+    """A file's bytes and its animal's region, made small; nothing is enlarged.
 
     Raises ImageError or MaskError as `exreid.data.images` does.
     """

@@ -15,12 +15,12 @@ from exreid.storage.spreadsheets import FORMULA
 
 MAX_UNPACKED_BYTES = 2**30
 WIDEST = 60
-"""Characters of a column."""
+"""The largest width of a column, in characters."""
 Rows = list[list[object]]
 
 
 def is_workbook(data: bytes) -> bool:
-    """Whether a file's bytes are a workbook of Excel's since 2007."""
+    """Whether a file's bytes are an Excel workbook (.xlsx)."""
     if not data.startswith(b"PK\x03\x04"):
         return False
     try:
@@ -33,11 +33,11 @@ def is_workbook(data: bytes) -> bool:
 def read_workbook(
     data: bytes, source: str, sheet: str | None = None
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """The cells of the one sheet that has any, or of ``sheet``, as text or None, and their rows.
+    """The cells of ``sheet``, or of the only sheet with cells, as text or None, and their rows.
 
     The first row with a cell names the columns. Whole numbers have no point, dates are ISO.
-    MetadataError for several sheets, for formulas that were never computed, and where openpyxl is
-    not installed.
+    MetadataError for several sheets, for formulas that were never computed, and if openpyxl is not
+    installed.
     """
     try:
         import openpyxl
@@ -52,7 +52,7 @@ def read_workbook(
     try:
         values = _sheets(openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True))
         formulas = _sheets(openpyxl.load_workbook(io.BytesIO(data), read_only=True))
-    except Exception as error:  # openpyxl raises whatever damaged XML leads it to
+    except Exception as error:  # for damaged XML openpyxl raises anything
         raise MetadataError(f"{source}: a damaged workbook: {error}.") from error
     filled = [name for name, rows in values.items() if rows]
     if sheet is None and len(filled) != 1:
@@ -71,7 +71,7 @@ def read_workbook(
 
 def write_workbook(frame: pd.DataFrame, file: Path) -> None:
     """Write a table as a workbook of one sheet. Texts stay texts: ``007`` keeps its zeros, and
-    ``=1+1`` is no formula. ConfigError for characters that a workbook cannot have, and where
+    ``=1+1`` is not a formula. ConfigError for characters that a workbook cannot have, and if
     openpyxl is not installed."""
     try:
         import openpyxl
@@ -111,7 +111,7 @@ def write_workbook(frame: pd.DataFrame, file: Path) -> None:
 def _sheets(workbook: object) -> dict[str, Rows]:
     sheets = {}
     for sheet in workbook.worksheets:  # type: ignore[attr-defined]
-        sheet.reset_dimensions()  # some programs write wrong ones
+        sheet.reset_dimensions()  # some programs write wrong dimensions
         rows = [list(row) for row in sheet.iter_rows(values_only=True)]
         while rows and not any(cell is not None for cell in rows[-1]):
             rows.pop()
