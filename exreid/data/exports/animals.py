@@ -1,4 +1,4 @@
-"""What every export is made of: animals on photographs, with what was answered of each."""
+"""The content of every export: animals on photographs, each with its answer."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from exreid.data.boxes import Box
 from exreid.data.masks import Mask
 
 Place = Callable[[str, str], None]
-"""Puts a photograph (its path below the root) to a path below the folder that is written."""
+"""Puts a photograph (its path below the root) at a path below the folder that is written."""
 
 
 @dataclass(frozen=True)
 class ExportedAnimal:
-    """One animal on one photograph, and what is said of it."""
+    """One animal on one photograph, with its answer."""
 
     image_id: str
     path: str
-    """Of the photograph, below the export's root."""
+    """The photograph's path below the export's root."""
     wh_px: tuple[int, int]
-    """Of the photograph as it is displayed; its box is in these pixels."""
+    """Size of the photograph as it is displayed; the box is in these pixels."""
     box: Box | None = None
     drawn: bool = False
     """Whether the box is only the extent of the mask."""
     mask: Mask | None = None
-    """As it was given: also on the stored pixels of a photograph that is displayed turned."""
+    """The mask of the source: on the displayed photograph, or on its stored pixels."""
     mask_px: int = 0
-    """How many pixels it has."""
+    """The number of the mask's pixels."""
     animal: str | None = None
     """The known animal; None where none was named."""
     new_animal: str | None = None
-    """``new_01``, ... : one animal among those of this export that no gallery knows."""
+    """``new_01``, ...: the name in this export of an animal that the gallery does not know."""
     decision: str | None = None
-    """The kind of answer, of `exreid.explain.told`; None where a person named the animal."""
+    """The kind of answer, of `exreid.explain.told`; None if a person named the animal."""
     answer: str | None = None
-    """In words."""
+    """The answer in words."""
     nearest: str | None = None
-    """The known animal that is nearest, whether or not it was named."""
+    """The nearest known animal, whether or not it was named."""
     probability: float | None = None
-    """That the nearest animal is the right one."""
+    """The probability that the nearest animal is the right one."""
     moment: datetime | None = None
-    """When it was taken, by the camera's clock."""
+    """When the photograph was taken, by the camera's clock."""
     has_time: bool = True
-    """Whether the time of ``moment`` is known, and not its day alone."""
+    """Whether the time of ``moment`` is known; otherwise only its day is."""
     encounter: str | None = None
     site: str | None = None
     viewpoint: str | None = None
@@ -54,7 +54,7 @@ class ExportedAnimal:
 
     @property
     def upright_box(self) -> Box | None:
-        """The box, or the one around a turned box, as far as it lies on the photograph."""
+        """The box, or the upright box around a turned one, cut at the photograph's edges."""
         if self.box is None:
             return None
         box, (width, height) = self.box.around, self.wh_px
@@ -67,7 +67,7 @@ class ExportedAnimal:
 
     @property
     def date_text(self) -> str | None:
-        """ISO, with the time where it is known."""
+        """ISO, with the time if it is known."""
         if self.moment is None:
             return None
         return str(self.moment if self.has_time else self.moment.date())
@@ -75,23 +75,23 @@ class ExportedAnimal:
 
 @dataclass(frozen=True)
 class Export:
-    """All animals that are exported, in the order of their run or gallery."""
+    """All exported animals, in the order of their run or gallery."""
 
     root: str
     name: str
-    """Of the run or gallery."""
+    """The name of the run or gallery."""
     animals: list[ExportedAnimal]
     classified_by: str | None = None
-    """The program and version that answered; None where people named the animals."""
+    """The program and version that answered; None if people named the animals."""
     classified_at: str | None = None
     """ISO, with its zone."""
 
     @property
     def turned(self) -> int:
-        """How many boxes are turned."""
-        return sum(one.box is not None and one.box.theta_rad != 0 for one in self.animals)
+        """The number of turned boxes."""
+        return sum(entry.box is not None and entry.box.theta_rad != 0 for entry in self.animals)
 
     @property
     def paths(self) -> list[str]:
         """The photographs, each once."""
-        return list(dict.fromkeys(one.path for one in self.animals))
+        return list(dict.fromkeys(entry.path for entry in self.animals))

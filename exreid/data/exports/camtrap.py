@@ -44,10 +44,10 @@ _FORBIDDEN_PATH = re.compile(r"[./~]|.*\.\.")
 
 @dataclass(frozen=True)
 class Package:
-    """A package, and what its writer has to fill in, in words."""
+    """A package, and notes on what its owner has to fill in."""
 
     tables: dict[str, pd.DataFrame]
-    """Of `PACKAGE_COLUMNS`; None where nothing is known."""
+    """Tables with `PACKAGE_COLUMNS`; None for unknown cells."""
     description: dict[str, Json]
     """``datapackage.json``."""
     notes: list[str]
@@ -66,21 +66,21 @@ def write_camtrap(export: Export, out: Path, zone: tzinfo | None) -> list[str]:
 def camtrap_package(export: Export, zone: tzinfo | None) -> Package:
     """A deployment for each site, a medium for each photograph, an observation for each animal.
 
-    Only known animals are an ``individualID``. ``zone`` is that of the cameras' clocks; without one
-    times are written as UTC and marked by ``timestampIssues``. What nobody knows stays empty.
+    Only known animals are an ``individualID``. ``zone`` is that of the cameras' clocks; without it,
+    times are written as UTC and marked by ``timestampIssues``. Unknown cells are empty.
     """
     sites: dict[str, list[ExportedAnimal]] = {}
-    for one in export.animals:
-        sites.setdefault(_site(one), []).append(one)
+    for entry in export.animals:
+        sites.setdefault(_site(entry), []).append(entry)
     events: dict[tuple[str, str], list[ExportedAnimal]] = {}
-    for one in export.animals:
-        events.setdefault(_event(one), []).append(one)
-    first = {one.path: one for one in reversed(export.animals)}
+    for entry in export.animals:
+        events.setdefault(_event(entry), []).append(entry)
+    first = {entry.path: entry for entry in reversed(export.animals)}
     rows = {
-        "deployments": [_deployment(name, those, zone) for name, those in sites.items()],
+        "deployments": [_deployment(name, entries, zone) for name, entries in sites.items()],
         "media": [_medium(first[path], zone) for path in export.paths],
         "observations": [
-            _observation(one, events[_event(one)], export, zone) for one in export.animals
+            _observation(entry, events[_event(entry)], export, zone) for entry in export.animals
         ],
     }
     tables = {
@@ -91,22 +91,29 @@ def camtrap_package(export: Export, zone: tzinfo | None) -> Package:
     return Package(tables, _description(export, tables["deployments"], notes), notes)
 
 
-def _site(one: ExportedAnimal) -> str:
-    """The site, or the folder of photographs whose site nobody says."""
-    return one.site or one.path.rpartition("/")[0] or UNKNOWN_SITE
+def _site(entry: ExportedAnimal) -> str:
+    """The site; if it is not known, the photograph's folder."""
+    return entry.site or entry.path.rpartition("/")[0] or UNKNOWN_SITE
 
 
-def _event(one: ExportedAnimal) -> tuple[str, str]:
-    return (_site(one), f"encounter {one.encounter}" if one.encounter else f"photograph {one.path}")
+def _event(entry: ExportedAnimal) -> tuple[str, str]:
+    return (
+        _site(entry),
+        f"encounter {entry.encounter}" if entry.encounter else f"photograph {entry.path}",
+    )
 
 
-def _deployment(name: str, those: Sequence[ExportedAnimal], zone: tzinfo | None) -> dict[str, Json]:
-    located = next((one for one in those if None not in (one.latitude, one.longitude)), None)
-    start, end = _span(those, zone)
-    doubtful = zone is None or not all(one.moment and one.has_time for one in those)
+def _deployment(
+    name: str, entries: Sequence[ExportedAnimal], zone: tzinfo | None
+) -> dict[str, Json]:
+    located = next(
+        (entry for entry in entries if None not in (entry.latitude, entry.longitude)), None
+    )
+    start, end = _span(entries, zone)
+    doubtful = zone is None or not all(entry.moment and entry.has_time for entry in entries)
     return {
         "deploymentID": name,
-        "locationID": those[0].site,
+        "locationID": entries[0].site,
         "latitude": None if located is None else located.latitude,
         "longitude": None if located is None else located.longitude,
         "deploymentStart": start,
@@ -116,46 +123,46 @@ def _deployment(name: str, those: Sequence[ExportedAnimal], zone: tzinfo | None)
     }
 
 
-def _medium(one: ExportedAnimal, zone: tzinfo | None) -> dict[str, Json]:
-    ending = PurePosixPath(one.path).suffix.lower()
+def _medium(entry: ExportedAnimal, zone: tzinfo | None) -> dict[str, Json]:
+    ending = PurePosixPath(entry.path).suffix.lower()
     kind = mimetypes.types_map.get(ending) or f"image/{ending[1:] or 'jpeg'}"
     return {
-        "mediaID": one.path,
-        "deploymentID": _site(one),
-        "timestamp": _time_text(one.moment, zone),
-        "filePath": one.path,
+        "mediaID": entry.path,
+        "deploymentID": _site(entry),
+        "timestamp": _time_text(entry.moment, zone),
+        "filePath": entry.path,
         "filePublic": "false",
-        "fileName": PurePosixPath(one.path).name,
+        "fileName": PurePosixPath(entry.path).name,
         "fileMediatype": kind,
     }
 
 
 def _observation(
-    one: ExportedAnimal, event: Sequence[ExportedAnimal], export: Export, zone: tzinfo | None
+    entry: ExportedAnimal, event: Sequence[ExportedAnimal], export: Export, zone: tzinfo | None
 ) -> dict[str, Json]:
     start, end = _span(event, zone)
     machine = export.classified_by is not None
     row: dict[str, Json] = {
-        "observationID": one.image_id,
-        "deploymentID": _site(one),
-        "mediaID": one.path,
-        "eventID": one.encounter,
+        "observationID": entry.image_id,
+        "deploymentID": _site(entry),
+        "mediaID": entry.path,
+        "eventID": entry.encounter,
         "eventStart": start,
         "eventEnd": end,
         "observationLevel": "media",
         "observationType": "animal",
-        "scientificName": one.species,
+        "scientificName": entry.species,
         "count": 1,
-        "individualID": one.animal,
+        "individualID": entry.animal,
         "classificationMethod": "machine" if machine else None,
         "classifiedBy": export.classified_by,
         "classificationTimestamp": export.classified_at,
-        "classificationProbability": _probability(one) if machine else None,
-        "observationTags": f"newAnimal:{one.new_animal}" if one.new_animal else None,
-        "observationComments": one.answer,
+        "classificationProbability": _probability(entry) if machine else None,
+        "observationTags": f"newAnimal:{entry.new_animal}" if entry.new_animal else None,
+        "observationComments": entry.answer,
     }
-    if (box := one.upright_box) is not None:
-        width, height = one.wh_px
+    if (box := entry.upright_box) is not None:
+        width, height = entry.wh_px
         row |= {
             "bboxX": round(box.left / width, 6),
             "bboxY": round(box.top / height, 6),
@@ -165,22 +172,22 @@ def _observation(
     return row
 
 
-def _probability(one: ExportedAnimal) -> float | None:
-    """That the animal that is named is the right one."""
-    if one.animal is None or one.probability is None:
+def _probability(entry: ExportedAnimal) -> float | None:
+    """The probability that the named animal is the right one; None without a name."""
+    if entry.animal is None or entry.probability is None:
         return None
-    return round(one.probability, 6)
+    return round(entry.probability, 6)
 
 
-def _span(those: Sequence[ExportedAnimal], zone: tzinfo | None) -> tuple[str | None, str | None]:
-    moments = [one.moment for one in those if one.moment is not None]
+def _span(entries: Sequence[ExportedAnimal], zone: tzinfo | None) -> tuple[str | None, str | None]:
+    moments = [entry.moment for entry in entries if entry.moment is not None]
     if not moments:
         return None, None
     return _time_text(min(moments), zone), _time_text(max(moments), zone)
 
 
 def _time_text(moment: datetime | None, zone: tzinfo | None) -> str | None:
-    """ISO with its zone, as the standard asks."""
+    """ISO with a zone, as the standard requires."""
     return None if moment is None else moment.replace(tzinfo=zone or UTC).isoformat()
 
 
@@ -193,7 +200,7 @@ def _notes(export: Export, tables: dict[str, pd.DataFrame], zone: tzinfo | None)
             f"Camtrap DP requires latitude and longitude: fill them in for {unlocated} of "
             f"{len(deployments)} rows of deployments.csv"
         )
-    if any(one.site is None for one in export.animals):
+    if any(entry.site is None for entry in export.animals):
         notes.append("no site is known of some photographs: their folder is their deploymentID")
     untimed = int(media["timestamp"].isna().sum())
     if untimed:
@@ -206,7 +213,7 @@ def _notes(export: Export, tables: dict[str, pd.DataFrame], zone: tzinfo | None)
             "times are written as UTC and marked (timestampIssues), since nobody says the zone of "
             "the cameras' clocks: --timezone does"
         )
-    days = sum(one.moment is not None and not one.has_time for one in export.animals)
+    days = sum(entry.moment is not None and not entry.has_time for entry in export.animals)
     if days:
         notes.append(f"{days} times are midnight, since only the day is known (timestampIssues)")
     odd = int(media["filePath"].map(lambda path: bool(_FORBIDDEN_PATH.match(path))).sum())
@@ -221,7 +228,7 @@ def _notes(export: Export, tables: dict[str, pd.DataFrame], zone: tzinfo | None)
 
 
 def _description(export: Export, deployments: pd.DataFrame, notes: list[str]) -> dict[str, Json]:
-    """``datapackage.json``; what only people know is missing, and noted."""
+    """``datapackage.json``, with a note on the fields that the owner has to add."""
     resources: list[Json] = [
         {
             "name": name,
@@ -235,8 +242,8 @@ def _description(export: Export, deployments: pd.DataFrame, notes: list[str]) ->
         for name in PACKAGE_COLUMNS
     ]
     places = deployments[["longitude", "latitude"]].dropna()
-    moments = [one.moment.date().isoformat() for one in export.animals if one.moment]
-    species = sorted({one.species for one in export.animals if one.species})
+    moments = [entry.moment.date().isoformat() for entry in export.animals if entry.moment]
+    species = sorted({entry.species for entry in export.animals if entry.species})
     missing = ["contributors", "project.samplingDesign", "project.captureMethod"]
     missing += [] if len(places) else ["spatial"]
     missing += [] if moments else ["temporal"]

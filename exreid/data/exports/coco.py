@@ -13,12 +13,12 @@ from exreid.records import Json
 def coco_content(export: Export) -> dict[str, Json]:
     """The file: an annotation for each animal, a category for each species.
 
-    ``name`` is the known animal, ``new_animal`` one that is new. Masks are as they came; boxes are
+    ``name`` is the known animal, ``new_animal`` a new one. Masks are those of the source; boxes are
     on the displayed photograph, whose size is stated.
     """
     number_of = {path: i for i, path in enumerate(export.paths, 1)}
-    first = {one.path: one for one in reversed(export.animals)}
-    kinds = list(dict.fromkeys(one.species or "animal" for one in export.animals))
+    first = {entry.path: entry for entry in reversed(export.animals)}
+    kinds = list(dict.fromkeys(entry.species or "animal" for entry in export.animals))
     return {
         "info": {
             "description": export.name,
@@ -28,47 +28,47 @@ def coco_content(export: Export) -> dict[str, Json]:
         "annotations": [
             {
                 "id": i,
-                "image_id": number_of[one.path],
-                "category_id": kinds.index(one.species or "animal") + 1,
-                **_annotation(one),
+                "image_id": number_of[entry.path],
+                "category_id": kinds.index(entry.species or "animal") + 1,
+                **_annotation(entry),
             }
-            for i, one in enumerate(export.animals, 1)
+            for i, entry in enumerate(export.animals, 1)
         ],
         "categories": [{"id": i, "name": kind} for i, kind in enumerate(kinds, 1)],
     }
 
 
-def _image(one: ExportedAnimal, number: int) -> dict[str, Json]:
-    width, height = one.wh_px
+def _image(entry: ExportedAnimal, number: int) -> dict[str, Json]:
+    width, height = entry.wh_px
     image: dict[str, Json] = {
         "id": number,
-        "file_name": one.path,
+        "file_name": entry.path,
         "width": width,
         "height": height,
-        "date_captured": one.date_text,
-        "location": one.site,
+        "date_captured": entry.date_text,
+        "location": entry.site,
     }
     return {name: value for name, value in image.items() if value is not None}
 
 
-def _annotation(one: ExportedAnimal) -> dict[str, Json]:
+def _annotation(entry: ExportedAnimal) -> dict[str, Json]:
     content: dict[str, Json] = {
         "iscrowd": 0,
-        "name": one.animal,
-        "new_animal": one.new_animal,
-        "decision": one.decision,
-        "nearest_known": one.nearest,
-        "probability": one.probability,
-        "seq_id": one.encounter,
-        "viewpoint": one.viewpoint,
+        "name": entry.animal,
+        "new_animal": entry.new_animal,
+        "decision": entry.decision,
+        "nearest_known": entry.nearest,
+        "probability": entry.probability,
+        "seq_id": entry.encounter,
+        "viewpoint": entry.viewpoint,
     }
-    if one.box is not None:
-        width, height = one.box.wh
-        content["bbox"] = [round(n, 2) for n in (one.box.left, one.box.top, width, height)]
-        content["area"] = one.mask_px or round(width * height, 2)
-        content["theta"] = one.box.theta_rad or None
-    if one.mask is not None:
-        content["segmentation"] = cast(Json, one.mask)  # its counts untouched
+    if entry.box is not None:
+        width, height = entry.box.wh
+        content["bbox"] = [round(n, 2) for n in (entry.box.left, entry.box.top, width, height)]
+        content["area"] = entry.mask_px or round(width * height, 2)
+        content["theta"] = entry.box.theta_rad or None
+    if entry.mask is not None:
+        content["segmentation"] = cast(Json, entry.mask)  # with unchanged counts
     return {name: value for name, value in content.items() if value is not None}
 
 
@@ -80,5 +80,5 @@ def write_coco(export: Export, file: Path) -> None:
 
 
 def _ascii(counts: object) -> str:
-    """The counts of a mask that came as bytes, which JSON lacks."""
+    """The counts of a mask, which may be bytes, as text."""
     return counts.decode("ascii") if isinstance(counts, bytes) else str(counts)

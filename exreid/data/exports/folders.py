@@ -15,7 +15,7 @@ from exreid.data.imports.folders import UNMATCHED_FOLDER
 
 TABLE = "photographs.csv"
 MOST_NAME_BYTES = 200
-"""Of a name in UTF-8; file systems allow 255, and a number may come behind it."""
+"""The longest name in UTF-8; file systems allow 255, and a number may be added."""
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
@@ -25,23 +25,24 @@ def write_folders(export: Export, out: Path, place: Place) -> list[str]:
 
     A photograph of two animals goes into both folders. Notes of what was named otherwise.
     """
-    folder_of = safe_folders([_folder_text(one) for one in export.animals])
+    folder_of = safe_folders([_folder_text(entry) for entry in export.animals])
     notes = [
         f"{name!r} is in the folder {folder!r}: its name cannot be a folder's"
         for name, folder in folder_of.items()
         if name != folder
     ]
     photographs: dict[tuple[str, str], None] = {}
-    for one in export.animals:
-        photographs[folder_of[_folder_text(one)], one.path] = None
+    for entry in export.animals:
+        photographs[folder_of[_folder_text(entry)], entry.path] = None
     file_of = file_names(photographs)
     for (_, path), target in file_of.items():
         place(path, target)
     moved = [
-        replace(one, path=file_of[folder_of[_folder_text(one)], one.path]) for one in export.animals
+        replace(entry, path=file_of[folder_of[_folder_text(entry)], entry.path])
+        for entry in export.animals
     ]
     frame = people_table(replace(export, animals=moved))
-    frame.insert(1, "taken from", [one.path for one in export.animals])
+    frame.insert(1, "taken from", [entry.path for entry in export.animals])
     write_people_table(frame, out / TABLE)
     renamed = sum(PurePosixPath(t).name != PurePosixPath(p).name for (_, p), t in file_of.items())
     if renamed:
@@ -49,13 +50,13 @@ def write_folders(export: Export, out: Path, place: Place) -> list[str]:
     return notes
 
 
-def _folder_text(one: ExportedAnimal) -> str:
-    return one.animal or one.new_animal or UNMATCHED_FOLDER
+def _folder_text(entry: ExportedAnimal) -> str:
+    return entry.animal or entry.new_animal or UNMATCHED_FOLDER
 
 
 def safe_folders(names: Sequence[str]) -> dict[str, str]:
-    """A folder's name for each name: itself where every system takes it and no other differs from
-    it by case alone.
+    """The folder of each name: the name itself, if every system allows it and no other name differs
+    from it by case alone.
 
     >>> safe_folders(["Zita", "zita", "a/b", "..", "007", "=1+1"])  # doctest: +NORMALIZE_WHITESPACE
     {'Zita': 'Zita', 'zita': 'zita_2', 'a/b': 'a_b', '..': '__', '007': '007', '=1+1': '=1+1'}
@@ -63,34 +64,34 @@ def safe_folders(names: Sequence[str]) -> dict[str, str]:
     folders: dict[str, str] = {}
     taken: set[str] = set()
     unique = list(dict.fromkeys(names))
-    # Names that need no change keep theirs, whoever else would come to the same.
+    # Names that need no change come first, so that no changed name takes their folder.
     for name in sorted(unique, key=lambda name: (_safe(name) != name, unique.index(name))):
         folders[name] = _free(_safe(name), taken)
     return {name: folders[name] for name in unique}
 
 
 def file_names(photographs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """Where each (folder, path of a photograph) goes; photographs of one name in one folder have
-    the folders that they come from before their names.
+    """The target of each (folder, path of a photograph). The names of photographs that would be
+    equal in one folder begin with their former folders.
 
     >>> list(file_names([("Zita", "1/a.jpg"), ("Zita", "2/a.jpg"), ("Ivo", "1/a.jpg")]).values())
     ['Zita/1_a.jpg', 'Zita/2_a.jpg', 'Ivo/a.jpg']
     """
-    given = list(photographs)
-    plain = [(folder, _folded(PurePosixPath(path).name)) for folder, path in given]
+    unique = list(photographs)
+    plain = [(folder, _folded(PurePosixPath(path).name)) for folder, path in unique]
     twice = {key for key, count in Counter(plain).items() if count > 1}
     taken: dict[str, set[str]] = {}
     names = {}
     for (folder, path), key in sorted(
-        zip(given, plain, strict=True), key=lambda pair: pair[1] in twice
+        zip(unique, plain, strict=True), key=lambda pair: pair[1] in twice
     ):
         name = path.replace("/", "_") if key in twice else PurePosixPath(path).name
         names[folder, path] = f"{folder}/{_free(_safe(name), taken.setdefault(folder, set()))}"
-    return {key: names[key] for key in given}
+    return {key: names[key] for key in unique}
 
 
 def _free(name: str, taken: set[str]) -> str:
-    """The name, or the first with a number behind it that is not taken; it is then."""
+    """The name, with a number if it is taken already; it is added to ``taken``."""
     stem, dot, ending = name.rpartition(".")
     stem, ending = (stem, dot + ending) if stem and len(ending) <= 5 else (name, "")
     free, number = name, 1
@@ -106,9 +107,9 @@ def _folded(name: str) -> str:
 
 
 def _safe(name: str) -> str:
-    """The name as Linux, macOS and Windows can all have it; hidden is none."""
+    """The name with characters that Linux, macOS and Windows allow; no name begins with a dot."""
     safe = _UNSAFE.sub("_", name)
-    safe = re.sub(r"^\.+|[. ]+$", lambda found: "_" * len(found[0]), safe)
+    safe = re.sub(r"^\.+|[. ]+$", lambda match: "_" * len(match[0]), safe)
     if _RESERVED.fullmatch(safe):
         safe = f"{safe}_"
     if len(safe.encode()) > MOST_NAME_BYTES:

@@ -1,4 +1,4 @@
-"""A row of a table on its photograph: the animal's box and mask there, and when it was taken."""
+"""A table's row on its photograph: the animal's box and mask, and the time of the photograph."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ PLACES = {
     "latitude": (("latitude", "lat", "decimallatitude"), 90.0),
     "longitude": (("longitude", "lon", "long", "lng", "decimallongitude"), 180.0),
 }
-"""Names of a table's columns with the position, and its largest value in degrees."""
+"""Names of columns with latitude and longitude, and the largest value in degrees."""
 SPECIES = ("scientificname", "scientific_name", "species")
 PhotographRow = Mapping[str, Any]
-"""image_id, path, mask, bbox, date, encounter, visit (the encounter as people say it), viewpoint,
+"""image_id, path, mask, bbox, date, encounter, visit (the encounter's name for people), viewpoint,
 site, and the metadata's own columns."""
 
 
 def moments_of(root: str, rows: Sequence[PhotographRow]) -> list[tuple[datetime | None, bool]]:
-    """When each row's photograph was taken, and whether its time is known: by the run; where that
-    says no time, by the photograph's EXIF, if it is of the same day."""
-    told = [pd.Timestamp(row["date"]) if row["date"] is not None else None for row in rows]
-    untimed = {str(row["path"]) for row, one in zip(rows, told, strict=True) if not _timed(one)}
+    """When each row's photograph was taken, and whether its time is known: by the row's date; if
+    that has no time, by the photograph's EXIF, if that is of the same day."""
+    stated = [pd.Timestamp(row["date"]) if row["date"] is not None else None for row in rows]
+    untimed = {str(row["path"]) for row, date in zip(rows, stated, strict=True) if not _timed(date)}
     paths = sorted(untimed)
     by_exif = dict(zip(paths, read_times(root, paths), strict=True))
     moments: list[tuple[datetime | None, bool]] = []
-    for row, one in zip(rows, told, strict=True):
+    for row, date in zip(rows, stated, strict=True):
         exif = by_exif.get(str(row["path"]))
         taken = None if exif is None or np.isnat(exif) else pd.Timestamp(exif)
-        if taken is not None and one in (None, taken.normalize()):
+        if taken is not None and date in (None, taken.normalize()):
             moments.append((taken.to_pydatetime(), True))
         else:
-            moments.append((None if one is None else one.to_pydatetime(), _timed(one)))
+            moments.append((None if date is None else date.to_pydatetime(), _timed(date)))
     return moments
 
 
@@ -50,8 +50,8 @@ def _timed(moment: pd.Timestamp | None) -> bool:
 
 
 def placed(row: PhotographRow, size: PhotoSize, unread: list[str]) -> ExportedAnimal:
-    """The row's animal with its box and mask on the photograph; the box around the mask where it
-    has none. What cannot be read is added to ``unread``."""
+    """The row's animal with its box and mask on the photograph; without a box, the box around the
+    mask. Masks and boxes that cannot be read are added to ``unread``."""
     wh_px = size.displayed_wh_px
     box: Box | None = None
     mask: Mask | None = None

@@ -12,31 +12,31 @@ from exreid.data.workbooks import write_workbook
 from exreid.storage.spreadsheets import csv_text
 
 PEOPLE_COLUMNS: dict[str, Callable[[ExportedAnimal], object]] = {
-    "photograph": lambda one: one.path,
-    "animal": lambda one: one.animal or one.new_animal,
-    "answer": lambda one: one.answer,
-    "decision": lambda one: one.decision,
-    "probability": lambda one: None if one.probability is None else round(one.probability, 4),
-    "nearest known": lambda one: one.nearest,
-    "date": lambda one: one.date_text,
-    "encounter": lambda one: one.encounter,
-    "site": lambda one: one.site,
-    "side": lambda one: one.viewpoint,
-    "species": lambda one: one.species,
-    "box left": lambda one: one.box and round(one.box.left, 2),
-    "box top": lambda one: one.box and round(one.box.top, 2),
-    "box right": lambda one: one.box and round(one.box.right, 2),
-    "box bottom": lambda one: one.box and round(one.box.bottom, 2),
-    "theta": lambda one: (one.box and one.box.theta_rad) or None,
+    "photograph": lambda entry: entry.path,
+    "animal": lambda entry: entry.animal or entry.new_animal,
+    "answer": lambda entry: entry.answer,
+    "decision": lambda entry: entry.decision,
+    "probability": lambda entry: None if entry.probability is None else round(entry.probability, 4),
+    "nearest known": lambda entry: entry.nearest,
+    "date": lambda entry: entry.date_text,
+    "encounter": lambda entry: entry.encounter,
+    "site": lambda entry: entry.site,
+    "side": lambda entry: entry.viewpoint,
+    "species": lambda entry: entry.species,
+    "box left": lambda entry: entry.box and round(entry.box.left, 2),
+    "box top": lambda entry: entry.box and round(entry.box.top, 2),
+    "box right": lambda entry: entry.box and round(entry.box.right, 2),
+    "box bottom": lambda entry: entry.box and round(entry.box.bottom, 2),
+    "theta": lambda entry: (entry.box and entry.box.theta_rad) or None,
 }
-"""By their names, which `exreid import table` knows."""
+"""The columns by their names, which `exreid import table` recognises."""
 ALWAYS = ("photograph", "animal")
 
 
 def people_table(export: Export) -> pd.DataFrame:
-    """The table; columns that would be empty are left out."""
+    """The table without empty columns."""
     cells = {
-        name: pd.Series([value(one) for one in export.animals], dtype=object)
+        name: pd.Series([value(entry) for entry in export.animals], dtype=object)
         for name, value in PEOPLE_COLUMNS.items()
     }
     return pd.DataFrame(
@@ -45,7 +45,7 @@ def people_table(export: Export) -> pd.DataFrame:
 
 
 def write_people_table(frame: pd.DataFrame, file: Path) -> None:
-    """Write XLSX or CSV by the file's ending; the CSV with the mark by which Excel knows UTF-8."""
+    """Write XLSX or CSV by the file's ending; CSV with the mark by which Excel recognises UTF-8."""
     if file.suffix.lower() == ".xlsx":
         write_workbook(frame, file)
     else:

@@ -22,11 +22,13 @@ PHOTOGRAPHS = "photographs"
 
 
 def write_wildbook(export: Export, out: Path, place: Place) -> list[str]:
-    """``wildbook-1.xlsx``, ``-2``, ... and the folder ``photographs``; notes of what to look at.
+    """``wildbook-1.xlsx``, ``-2``, ... and the folder ``photographs``; notes for their owner.
 
-    ConfigError for an animal whose name Wildbook would take for no name.
+    ConfigError for an animal whose name Wildbook would take for a missing one.
     """
-    nameless = [one.animal for one in export.animals if one.animal and not is_name(one.animal)]
+    nameless = [
+        entry.animal for entry in export.animals if entry.animal and not is_name(entry.animal)
+    ]
     if nameless:
         raise ConfigError(
             f"an animal is called {nameless[0]!r}, which databases take for no name. Rename it."
@@ -52,44 +54,44 @@ def write_wildbook(export: Export, out: Path, place: Place) -> list[str]:
 
 
 def wildbook_table(export: Export, file_of: dict[str, str]) -> pd.DataFrame:
-    """A row for each animal on a photograph: an encounter, as Wildbook calls that. What a machine
-    answered is ``unapproved``; an animal that is not known has no name, and the answer as a
+    """A row for each animal on a photograph, which is an encounter to Wildbook. Answers of a
+    machine are ``unapproved``; an animal that is not known has no name, but the answer as a
     remark."""
-    encounters = [f"{export.name} {one.encounter}" for one in export.animals if one.encounter]
+    encounters = [f"{export.name} {entry.encounter}" for entry in export.animals if entry.encounter]
     sighting_of = _unique(encounters, lambda text: re.sub(r"[^A-Za-z0-9_-]+", "_", text))
     rows = []
-    for one in export.animals:
-        genus, _, epithet = (one.species or "").partition(" ")
-        moment = one.moment
-        timed = moment if one.has_time else None
+    for entry in export.animals:
+        genus, _, epithet = (entry.species or "").partition(" ")
+        moment = entry.moment
+        timed = moment if entry.has_time else None
         rows.append(
             {
-                "Encounter.mediaAsset0": file_of[one.path],
-                "Encounter.individualID": one.animal,
+                "Encounter.mediaAsset0": file_of[entry.path],
+                "Encounter.individualID": entry.animal,
                 "Encounter.year": moment and moment.year,
                 "Encounter.month": moment and moment.month,
                 "Encounter.day": moment and moment.day,
                 "Encounter.hour": timed and timed.hour,
                 "Encounter.minutes": timed and timed.minute,
-                "Encounter.locationID": one.site if is_name(one.site) else None,
-                "Encounter.decimalLatitude": one.latitude,
-                "Encounter.decimalLongitude": one.longitude,
+                "Encounter.locationID": entry.site if is_name(entry.site) else None,
+                "Encounter.decimalLatitude": entry.latitude,
+                "Encounter.decimalLongitude": entry.longitude,
                 "Encounter.genus": genus or None,
                 "Encounter.specificEpithet": epithet or None,
-                "Encounter.occurrenceID": sighting_of.get(f"{export.name} {one.encounter}"),
-                "Encounter.otherCatalogNumbers": one.image_id,
+                "Encounter.occurrenceID": sighting_of.get(f"{export.name} {entry.encounter}"),
+                "Encounter.otherCatalogNumbers": entry.image_id,
                 "Encounter.state": "unapproved" if export.classified_by else None,
-                "Encounter.occurrenceRemarks": _remark(one),
-                "Annotation0.bbox": _box_text(one.upright_box),
-                "Annotation0.ViewPoint": one.viewpoint if is_name(one.viewpoint) else None,
+                "Encounter.occurrenceRemarks": _remark(entry),
+                "Annotation0.bbox": _box_text(entry.upright_box),
+                "Annotation0.ViewPoint": entry.viewpoint if is_name(entry.viewpoint) else None,
             }
         )
     return pd.DataFrame(rows, dtype=object)
 
 
 def plain_names(paths: Sequence[str]) -> dict[str, str]:
-    """A file's name of letters, digits, periods and spaces for each photograph, each once, whatever
-    their folders.
+    """A unique file name of letters, digits, periods and spaces for each photograph, whatever its
+    folder.
 
     >>> plain_names(["1/IMG_01.jpg", "2/IMG_01.jpg", "Käfer.jpg"])
     {'1/IMG_01.jpg': 'IMG 01.jpg', '2/IMG_01.jpg': '2 IMG 01.jpg', 'Käfer.jpg': 'Kafer.jpg'}
@@ -115,7 +117,7 @@ def _letters(text: str) -> str:
 
 
 def _unique(texts: Sequence[str], plain: Callable[[str], str]) -> dict[str, str]:
-    """A plain text for each text, no two the same."""
+    """A unique plain text for each text."""
     made: dict[str, str] = {}
     taken: set[str] = set()
     for text in dict.fromkeys(texts):
@@ -132,25 +134,25 @@ def _box_text(box: Box | None) -> str | None:
     return None if box is None else json.dumps([round(n, 2) for n in (box.left, box.top, *box.wh)])
 
 
-def _remark(one: ExportedAnimal) -> str | None:
-    """What was answered, where that is no known animal."""
-    if one.animal is not None or one.answer is None:
+def _remark(entry: ExportedAnimal) -> str | None:
+    """The answer, if it is not a known animal."""
+    if entry.animal is not None or entry.answer is None:
         return None
-    return one.answer if one.new_animal is None else f"{one.answer} ({one.new_animal})"
+    return entry.answer if entry.new_animal is None else f"{entry.answer} ({entry.new_animal})"
 
 
 def _notes(export: Export) -> list[str]:
-    """What Wildbook asks for and is not known."""
+    """Notes on the columns that Wildbook requires and that are not known."""
     notes = []
     for what, column in (
         ("species", "Encounter.genus and Encounter.specificEpithet"),
         ("moment", "Encounter.year"),
         ("site", "Encounter.locationID"),
     ):
-        missing = sum(not getattr(one, what) for one in export.animals)
+        missing = sum(not getattr(entry, what) for entry in export.animals)
         if missing:
             notes.append(f"Wildbook asks for {column}: fill it in, in {missing} rows")
-    if any(one.site for one in export.animals):
+    if any(entry.site for entry in export.animals):
         notes.append("a site (Encounter.locationID) has to be one of your Wildbook's own list")
     if export.turned:
         notes.append(f"{export.turned} turned boxes became upright ones around them")

@@ -1,4 +1,4 @@
-"""What a reader makes of a file: animals on photographs, in the file's own pixels or fractions."""
+"""The result of every reader: animals on photographs, in the file's pixels or fractions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from exreid.data.masks import Mask
 from exreid.errors import MetadataError
 
 Cells = dict[str, str | None]
-"""Columns of a row: text, or None where there is none."""
+"""Columns of a row: text, or None for an empty cell."""
 NAME, SPLIT = "unique_name", "split-time_closed"
 FIRST_COLUMNS = (
     *("image_id", "path", NAME, SPLIT, "date", "encounter", "source"),
@@ -28,7 +28,7 @@ _MISSING = frozenset(word.casefold() for word in MISSING_VALUES)
 
 @dataclass(frozen=True)
 class StatedBox:
-    """An upright box: left, top, width, height."""
+    """An upright box, as its source states it: left, top, width, height."""
 
     xywh: tuple[float, float, float, float]
     unit: Literal["px", "fraction"] = "px"
@@ -40,30 +40,30 @@ class Animal:
     """One animal on one photograph, as its source describes it."""
 
     path: str
-    """As the source has it."""
+    """As the source writes it."""
     place: str
-    """Where in the source it stands, for messages."""
+    """Its place in the source, for messages."""
     cells: Cells = field(default_factory=dict)
     """Its other columns."""
     box: StatedBox | None = None
     theta: float | None = None
-    """By how much the box is turned, in radians, clockwise as seen."""
+    """The angle by which the box is turned, in radians, clockwise as seen."""
     mask: str | Mask | None = None
     stated_wh_px: tuple[int, int] | None = None
-    """The photograph's size by the source; box and mask lie on such an image."""
+    """The photograph's size by the source; box and mask are on an image of this size."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """All that a source says, and what was left out of it."""
+    """The animals of a source, and what was left out."""
 
     form: str
-    """What the source is, in words."""
+    """The kind of source, in words."""
     animals: list[Animal]
     left_out: Counter[str] = field(default_factory=Counter)
-    """What was passed over on purpose, in words, with its count."""
+    """Entries that were passed over on purpose, in words, with their count."""
     notes: list[str] = field(default_factory=list)
-    """What was decided, in words."""
+    """Sentences on how the source was read."""
 
 
 def text_of(value: object) -> str | None:
@@ -89,7 +89,7 @@ def is_name(text: str | None) -> bool:
 
 
 def numbers_of(value: object, count: int) -> list[float] | None:
-    """So many finite numbers, or None."""
+    """A list of ``count`` finite numbers, or None."""
     if not isinstance(value, list | tuple) or len(value) != count:
         return None
     if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in value):
@@ -99,7 +99,7 @@ def numbers_of(value: object, count: int) -> list[float] | None:
 
 
 def size_of(entry: Mapping[str, object], width: str, height: str) -> tuple[int, int] | None:
-    """The size that an entry states: None where it states none."""
+    """The size that an entry states; None if it states none."""
     sides = []
     for name in (width, height):
         side = entry.get(name)
@@ -112,7 +112,7 @@ def size_of(entry: Mapping[str, object], width: str, height: str) -> tuple[int, 
 
 
 def entries_of(value: object, place: str) -> list[dict[str, object]]:
-    """A list of JSON objects; MetadataError, with its place, for anything else."""
+    """A list of JSON objects; MetadataError, with its place, for any other value."""
     if not isinstance(value, list):
         raise MetadataError(f"{place} is no list, but {_kind(value)}.")
     for i, entry in enumerate(value):
@@ -127,8 +127,8 @@ def one_of(entry: Mapping[str, object], names: Sequence[str]) -> str | None:
 
 
 def other_cells(entry: Mapping[str, object], known: Iterable[str], before: str = "") -> Cells:
-    """What else an entry says, in plain values; names get ``before`` where they mean something to
-    exreid already."""
+    """The plain values of an entry's other keys; ``before`` is put before the names of columns that
+    exreid uses."""
     skipped = set(known)
     return {
         before + name if name in FIRST_COLUMNS else name: text_of(value)
@@ -138,8 +138,8 @@ def other_cells(entry: Mapping[str, object], known: Iterable[str], before: str =
 
 
 def without_repeats(animals: Sequence[Animal]) -> tuple[list[Animal], Counter[str]]:
-    """The animals, but for those that share a photograph with others and have neither box nor mask:
-    of one name, one is kept; of several, none, for nobody could say which is which."""
+    """The animals without those that share a photograph with others and have neither box nor mask.
+    If all entries of the photograph are of one name and have no region, the first is kept."""
     by_path: dict[str, list[int]] = {}
     for i, animal in enumerate(animals):
         by_path.setdefault(animal.path, []).append(i)

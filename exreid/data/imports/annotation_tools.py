@@ -1,4 +1,4 @@
-"""What annotation tools share, and SAM's JSON: masks without names."""
+"""Names of animals in annotation tools' fields, and SAM's JSON: masks without names."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from exreid.data.imports.columns import ROLES
 from exreid.errors import MetadataError
 
 NAME_FIELDS = frozenset(ROLES[NAME]) | {"id", "individualid"}
-"""What an attribute or a field that names the animal is called, in any case."""
+"""Names, in any case, of attributes and fields that name the animal."""
 
 
 def with_animal_name(fields: Mapping[str, str | None]) -> Cells:
-    """The fields, the one that names the animal as such; MetadataError where two could."""
+    """The fields, with the one that names the animal as `NAME`; MetadataError if two could be
+    it."""
     names = [key for key in fields if key.lower().replace(" ", "_") in NAME_FIELDS - {"label"}]
     if len(names) > 1:
         raise MetadataError(f"its fields {' and '.join(names)} could both name the animal.")
@@ -43,9 +44,9 @@ def is_sam(content: object) -> bool:
 
 
 def read_sam(contents: Mapping[str, object]) -> Reading:
-    """The masks of SAM's JSON files, by their names: one animal each.
+    """The masks of SAM's JSON files (``contents`` by file name): one animal each.
 
-    A photograph with several masks is left out, as nobody has said which of them is the animal.
+    A photograph with several masks is left out: the file does not say which of them is the animal.
     """
     left_out: Counter[str] = Counter()
     animals = []
@@ -57,18 +58,18 @@ def read_sam(contents: Mapping[str, object]) -> Reading:
             image = image if isinstance(image, dict) else {}
             path = text_of(image.get("file_name")) or path
             stated, masks = size_of(image, "width", "height"), content.get("annotations")
-        found = entries_of(masks, file)
-        if len(found) != 1:
+        entries = entries_of(masks, file)
+        if len(entries) != 1:
             left_out[
                 "photographs with no mask or several, and nothing says which is the animal"
             ] += 1
             continue
-        mask = found[0].get("segmentation")
+        mask = entries[0].get("segmentation")
         if not isinstance(mask, dict) or "counts" not in mask:
             raise MetadataError(
                 f"{file}: its segmentation is no run length. SamAutomaticMaskGenerator writes one "
                 "with output_mode='coco_rle'."
             )
-        score = text_of(found[0].get("predicted_iou"))
+        score = text_of(entries[0].get("predicted_iou"))
         animals.append(Animal(path, file, {"predicted_iou": score}, None, None, mask, stated))
     return Reading("SAM's masks", animals, left_out)

@@ -11,12 +11,12 @@ CHANNELS = 4  # red, green, blue, alpha; the brush paints all four
 
 
 def decode_brush(rle: object, shape_HW: tuple[int, int], place: str) -> np.ndarray:
-    """Where a brush has painted, bool (H, W).
+    """The pixels that a brush has painted, bool (H, W).
 
     A bit stream: 32 bits, the number of values; 5 bits, the bits of a value less 1; four times 4
     bits, the bits of each kind of length less 1. Then pieces: a bit (1: one value is repeated, 0:
     each value follows), 2 bits (the kind of length), the length less 1, the value or values.
-    MetadataError, with its place, where it is damaged or of another size.
+    MetadataError, with its place, if the stream is damaged or of another size.
     """
     height, width = shape_HW
     if (
@@ -35,17 +35,17 @@ def decode_brush(rle: object, shape_HW: tuple[int, int], place: str) -> np.ndarr
 
 
 def _unpacked(bits: np.ndarray, expected: int) -> np.ndarray:
-    """The values; ValueError where the stream ends early or has another number of them."""
-    at = 0
+    """The values; ValueError if the stream ends early or has another number of values."""
+    position = 0
 
     def read(count: int) -> int:
-        nonlocal at
-        if at + count > len(bits):
+        nonlocal position
+        if position + count > len(bits):
             raise ValueError("is cut off")
         number = 0
-        for bit in bits[at : at + count].tolist():
+        for bit in bits[position : position + count].tolist():
             number = number * 2 + bit
-        at += count
+        position += count
         return number
 
     total, word = read(32), read(5) + 1

@@ -23,7 +23,9 @@ def is_camtrap(content: object) -> bool:
     """Whether JSON is the ``datapackage.json`` of a Camtrap DP."""
     if not isinstance(content, dict) or not isinstance(content.get("resources"), list):
         return False
-    names = {one.get("name") for one in content["resources"] if isinstance(one, dict)}
+    names = {
+        resource.get("name") for resource in content["resources"] if isinstance(resource, dict)
+    }
     return {"media", "observations"} <= names
 
 
@@ -32,17 +34,17 @@ def table_files(content: Mapping[str, object]) -> dict[str, str]:
     outside it."""
     resources = content.get("resources")
     files = {}
-    for one in resources if isinstance(resources, list) else []:
-        if not isinstance(one, dict) or one.get("name") not in PACKAGE_TABLES:
+    for resource in resources if isinstance(resources, list) else []:
+        if not isinstance(resource, dict) or resource.get("name") not in PACKAGE_TABLES:
             continue
-        path = one.get("path")
+        path = resource.get("path")
         path = path[0] if isinstance(path, list) and len(path) == 1 else path
         if not isinstance(path, str) or "://" in path or path.startswith("/") or ".." in path:
             raise MetadataError(
-                f"its table {one['name']} is {path!r}: one file beside datapackage.json is read. "
-                "Download it there, and name it in datapackage.json."
+                f"its table {resource['name']} is {path!r}: one file beside datapackage.json is "
+                "read. Download it there, and name it in datapackage.json."
             )
-        files[str(one["name"])] = path
+        files[str(resource["name"])] = path
     missing = {"media", "observations"} - set(files)
     if missing:
         raise MetadataError(f"its datapackage.json names no table {' and no '.join(missing)}.")
@@ -96,23 +98,23 @@ def _of_events(
     sites: Mapping[str | None, Cells],
     left_out: Counter[str],
 ) -> list[Animal]:
-    free = [row for row in media if row.get("mediaID") not in observed and not _is_video(row)]
+    unobserved = [row for row in media if row.get("mediaID") not in observed and not _is_video(row)]
     named_events = [(place, row) for place, row in events if row.get("individualID")]
     nameless = len(events) - len(named_events)
     left_out["observations of events that name no individual"] += nameless
-    free_at = [_moment(row.get("timestamp"), "media") for row in free] if named_events else []
+    moments = [_moment(row.get("timestamp"), "media") for row in unobserved] if named_events else []
     named: dict[int, list[tuple[str, Cells]]] = {}
     for place, row in named_events:
         start = _moment(row.get("eventStart"), place)
         end = _moment(row.get("eventEnd") or row.get("eventStart"), place)
-        mine = [
+        photo_index = [
             i
-            for i, photo in enumerate(free)
-            if photo.get("deploymentID") == row.get("deploymentID") and start <= free_at[i] <= end
+            for i, photo in enumerate(unobserved)
+            if photo.get("deploymentID") == row.get("deploymentID") and start <= moments[i] <= end
         ]
-        if not mine:
+        if not photo_index:
             left_out["observations of events without a photograph left"] += 1
-        for i in mine:
+        for i in photo_index:
             named.setdefault(i, []).append((place, row))
     animals = []
     for i, rows in sorted(named.items()):
@@ -120,7 +122,7 @@ def _of_events(
             left_out["photographs of events with several individuals"] += 1
         else:
             place, row = rows[0]
-            animals.append(_animal(row, free[i], sites, place, None))
+            animals.append(_animal(row, unobserved[i], sites, place, None))
     return animals
 
 
@@ -146,13 +148,13 @@ def _animal(
 
 
 def _box_of(row: Cells, place: str) -> StatedBox | None:
-    given = [row.get(name) for name in _BOX]
-    if not any(given):
+    cells = [row.get(name) for name in _BOX]
+    if not any(cells):
         return None
     try:
-        x, y, w, h = (float(text or "") for text in given)
+        x, y, w, h = (float(text or "") for text in cells)
     except ValueError:
-        raise MetadataError(f"{place}: {', '.join(_BOX)} are no four numbers: {given}.") from None
+        raise MetadataError(f"{place}: {', '.join(_BOX)} are no four numbers: {cells}.") from None
     if not (0 <= x <= 1 and 0 <= y <= 1 and 0 < w <= 1 and 0 < h <= 1):
         raise MetadataError(
             f"{place}: its box {[x, y, w, h]} is no fraction of the photograph (0 to 1)."

@@ -64,41 +64,41 @@ def is_coco(content: object) -> bool:
 def read_coco(
     content: object, *, identity: str | None = None, category: str | None = None
 ) -> Reading:
-    """The animals of a COCO file; ``identity`` is the annotations' key that names them, or
-    ``category``; ``category`` takes annotations of that category alone.
+    """The animals of a COCO file. ``identity``: the annotations' key that names them, or
+    ``category``. ``category``: only annotations of this category are taken.
 
-    MetadataError, with its place, for what is no COCO.
+    MetadataError, with its place, for what COCO does not allow.
     """
     if not isinstance(content, dict) or not is_coco(content):
         raise MetadataError("is no COCO file: it has no lists images (file_name) and annotations.")
     images = _by_id(entries_of(content["images"], "images"), "images")
     annotations = entries_of(content["annotations"], "annotations")
     kinds = {
-        str(one.get("id")): text_of(one.get("name"))
-        for one in entries_of(content.get("categories") or [], "categories")
+        str(annotation.get("id")): text_of(annotation.get("name"))
+        for annotation in entries_of(content.get("categories") or [], "categories")
     }
     names = {
-        str(one.get("uuid", one.get("id"))): text_of(one.get("name"))
-        for one in entries_of(content.get("individuals") or [], "individuals")
+        str(annotation.get("uuid", annotation.get("id"))): text_of(annotation.get("name"))
+        for annotation in entries_of(content.get("individuals") or [], "individuals")
     }
     key = _identity_key(annotations, identity)
     left_out: Counter[str] = Counter()
     animals = []
-    for i, one in enumerate(annotations):
+    for i, annotation in enumerate(annotations):
         place = f"annotations[{i}]"
-        image = images.get(str(one.get("image_id", one.get("image_uuid"))))
+        image = images.get(str(annotation.get("image_id", annotation.get("image_uuid"))))
         if image is None:
             raise MetadataError(
-                f"{place}: its image_id {one.get('image_id')!r} is the id of no image."
+                f"{place}: its image_id {annotation.get('image_id')!r} is the id of no image."
             )
-        kind = kinds.get(str(one.get("category_id")))
-        if one.get("iscrowd") and not isinstance(one.get("segmentation"), dict):
+        kind = kinds.get(str(annotation.get("category_id")))
+        if annotation.get("iscrowd") and not isinstance(annotation.get("segmentation"), dict):
             left_out["annotations of crowds"] += 1
         elif category is not None and kind != category:
             left_out[f"annotations of the category {kind}"] += 1
         else:
-            name = kind if key == "category" else _name_of(one, key, place)
-            animals.append(_animal(one, image, place, kind, names.get(str(name), name)))
+            name = kind if key == "category" else _name_of(annotation, key, place)
+            animals.append(_animal(annotation, image, place, kind, names.get(str(name), name)))
     used = {animal.path for animal in animals}
     empty = sum(image.get("file_name") not in used for image in images.values())
     left_out["photographs without an annotation"] += empty
@@ -123,21 +123,23 @@ def _by_id(images: Sequence[dict[str, object]], listed: str) -> dict[str, dict[s
 
 def _identity_key(annotations: Sequence[dict[str, object]], wanted: str | None) -> str | None:
     if wanted is not None:
-        if wanted != "category" and not any(text_of(one.get(wanted)) for one in annotations):
-            there = sorted({key for one in annotations for key in one})
+        if wanted != "category" and not any(
+            text_of(annotation.get(wanted)) for annotation in annotations
+        ):
+            keys = sorted({key for annotation in annotations for key in annotation})
             raise MetadataError(
                 f"no annotation has a {wanted!r} that could name its animal; they have "
-                f"{', '.join(there) or 'nothing'}."
+                f"{', '.join(keys) or 'nothing'}."
             )
         return wanted
     for key in IDENTITY_KEYS:
-        if any(text_of(one.get(key)) for one in annotations):
+        if any(text_of(annotation.get(key)) for annotation in annotations):
             return key
     return None
 
 
-def _name_of(one: Mapping[str, object], key: str | None, place: str) -> str | None:
-    value = one.get(key) if key else None
+def _name_of(annotation: Mapping[str, object], key: str | None, place: str) -> str | None:
+    value = annotation.get(key) if key else None
     if isinstance(value, list):
         if len(value) > 1:
             raise MetadataError(
@@ -149,40 +151,42 @@ def _name_of(one: Mapping[str, object], key: str | None, place: str) -> str | No
 
 
 def _animal(
-    one: dict[str, object],
+    annotation: dict[str, object],
     image: dict[str, object],
     place: str,
     kind: str | None,
     name: str | None,
 ) -> Animal:
-    both = {**image, **one}
+    both = {**image, **annotation}
     cells: Cells = {
         **other_cells(image, {*_OF_IMAGES, *DATE_KEYS, *ENCOUNTER_KEYS, *SITE_KEYS}, "image_"),
-        **other_cells(one, {*_OF_ANNOTATIONS, *IDENTITY_KEYS, *VIEWPOINT_KEYS}, "annotation_"),
+        **other_cells(
+            annotation, {*_OF_ANNOTATIONS, *IDENTITY_KEYS, *VIEWPOINT_KEYS}, "annotation_"
+        ),
         NAME: name,
-        "annotation_id": text_of(one.get("id")),
+        "annotation_id": text_of(annotation.get("id")),
         "category": kind,
         "date": one_of(both, DATE_KEYS),
         "encounter": one_of(both, ENCOUNTER_KEYS),
         "site": one_of(both, SITE_KEYS),
         "viewpoint": one_of(both, VIEWPOINT_KEYS),
     }
-    theta = one.get("theta")
+    theta = annotation.get("theta")
     if theta is not None and numbers_of([theta], 1) is None:
         raise MetadataError(f"{place}: its theta {theta!r} is no number of radians.")
     return Animal(
         str(image["file_name"]),
         place,
         cells,
-        _box_of(one, place),
+        _box_of(annotation, place),
         float(theta) if isinstance(theta, int | float) else None,
-        _mask_of(one, place),
+        _mask_of(annotation, place),
         size_of(image, "width", "height"),
     )
 
 
-def _box_of(one: dict[str, object], place: str) -> StatedBox | None:
-    value = one.get("bbox")
+def _box_of(annotation: dict[str, object], place: str) -> StatedBox | None:
+    value = annotation.get("bbox")
     if value is None or value == []:
         return None
     box = numbers_of(value, 4)
@@ -197,8 +201,8 @@ def _box_of(one: dict[str, object], place: str) -> StatedBox | None:
     return StatedBox((x, y, w, h))
 
 
-def _mask_of(one: dict[str, object], place: str) -> Mask | None:
-    value = one.get("segmentation")
+def _mask_of(annotation: dict[str, object], place: str) -> Mask | None:
+    value = annotation.get("segmentation")
     if value is None or value in ([], {}, [[]]):
         return None
     if not isinstance(value, list | dict):

@@ -1,4 +1,4 @@
-"""Tables with a row for each animal on a photograph: wildlife-datasets', MiewID's, anybody's."""
+"""Tables with a row for each animal on a photograph: wildlife-datasets', MiewID's, any other."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ ROLES = {
     "source": ("source",),
     "image_id": ("image_id",),
 }
-"""What means something to exreid, and the names that its column has in the tables of others, in any
-case, with spaces, hyphens or underscores between words."""
+"""The columns that exreid uses, each with its names in other tables, in any case, with spaces,
+hyphens or underscores between words."""
 BOX_COLUMNS: tuple[tuple[tuple[str, ...], BoxFormat | None], ...] = (
     (("x", "y", "w", "h"), None),
     (("x", "y", "width", "height"), None),
@@ -46,7 +46,7 @@ BOX_COLUMNS: tuple[tuple[tuple[str, ...], BoxFormat | None], ...] = (
     (("x_min", "y_min", "x_max", "y_max"), "xyxy_px"),
     (("box_left", "box_top", "box_right", "box_bottom"), "xyxy_px"),
 )
-"""Four columns that are a box."""
+"""Names of four columns that together are a box."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class TableForm:
 
     title: str
     needs: tuple[frozenset[str], ...]
-    """Columns that tell it from others: one of these sets."""
+    """A table with all columns of one of these sets has this form."""
     box_format: BoxFormat | None
     identity: str | None = None
     path: str | None = None
@@ -85,7 +85,7 @@ TABLE_FORMS = {
 
 
 def forms_of(names: Sequence[str]) -> list[str]:
-    """Which of `TABLE_FORMS` a table with these columns has."""
+    """The names of the `TABLE_FORMS` that a table with these columns can have."""
     there = set(names)
     return [
         key for key, form in TABLE_FORMS.items() if any(needed <= there for needed in form.needs)
@@ -102,9 +102,9 @@ def read_columns(
 ) -> Reading:
     """The animals of a table of text, a row each; every column is kept.
 
-    ``named`` says which column plays a role (`ROLES`); others are found by their names.
-    MetadataError where no column is the path, where two could play a role, and, with the row's
-    line, for boxes that are none.
+    ``named``: the column of a role of `ROLES`; the other roles are found by their columns' names.
+    MetadataError if no column is the path, if two columns could have a role, and, with the row's
+    line, for a wrong box.
     """
     cells = _with_whole_paths(cells, named or {})
     roles, notes = roles_of(list(cells.columns), form, named or {})
@@ -119,28 +119,35 @@ def read_columns(
     animals = []
     for row, line, numbers in zip(rows, lines, boxes, strict=True):
         place = f"line {line}"
-        told = {role: _cell(row[column]) for role, column in roles.items()}
-        if not told["path"]:
+        role_cells = {role: _cell(row[column]) for role, column in roles.items()}
+        if not role_cells["path"]:
             raise MetadataError(f"{place}: its {roles['path']} is empty.")
         kept: Cells = {
             **other_cells(row, used, "given_"),
-            **{role: told[role] for role in told if role not in ("path", "bbox", "theta", "mask")},
+            **{
+                role: role_cells[role]
+                for role in role_cells
+                if role not in ("path", "bbox", "theta", "mask")
+            },
         }
         animals.append(
             Animal(
-                told["path"],
+                role_cells["path"],
                 place,
                 kept,
                 None if numbers is None else _box(numbers, chosen, place),
-                _theta(told.get("theta"), place),
-                told.get("mask") if told.get("mask") not in ("[]", "{}", "[[]]") else None,
+                _theta(role_cells.get("theta"), place),
+                role_cells.get("mask")
+                if role_cells.get("mask") not in ("[]", "{}", "[[]]")
+                else None,
             )
         )
     return Reading(form.title if form else "table", animals, notes=notes)
 
 
 def _with_whole_paths(cells: pd.DataFrame, named: Mapping[str, str]) -> pd.DataFrame:
-    """Timelapse keeps a photograph's folder and name in two columns: a ``path`` of both."""
+    """The table with a ``path``, where Timelapse has a photograph's folder and name in two
+    columns."""
     if not {"File", "RelativePath"} <= set(cells.columns) or "path" in {*cells.columns, *named}:
         return cells
     folders = [_cell(folder) for folder in cells["RelativePath"]]
@@ -164,7 +171,7 @@ def _plain(name: str) -> str:
 def roles_of(
     names: list[str], form: TableForm | None, named: Mapping[str, str]
 ) -> tuple[dict[str, str], list[str]]:
-    """The column of each role that has one, and which were found by other names."""
+    """The column of each role that has one, and a sentence on columns that have other names."""
     roles: dict[str, str] = {}
     for role, column in named.items():
         if role not in ROLES or column not in names:
@@ -175,7 +182,9 @@ def roles_of(
         roles[role] = column
     if form is not None:
         roles = {
-            **{role: own for role, own in (("path", form.path), (NAME, form.identity)) if own},
+            **{
+                role: exact for role, exact in (("path", form.path), (NAME, form.identity)) if exact
+            },
             **roles,
         }
     for role, known in ROLES.items():
@@ -185,13 +194,13 @@ def roles_of(
         ]
         if role in roles or not fits:
             continue
-        own = [name for name in fits if name == role]
-        if len(fits) > 1 and not own:
+        exact = [name for name in fits if name == role]
+        if len(fits) > 1 and not exact:
             raise MetadataError(
                 f"{' and '.join(repr(name) for name in fits)} could both be its {role}. Say which: "
                 f"--column {role}={fits[0]}."
             )
-        roles[role] = (own or fits)[0]
+        roles[role] = (exact or fits)[0]
     if "path" not in roles:
         raise MetadataError(
             f"no column names the photographs; it has {', '.join(names[:40])}. Say which does: "
@@ -224,23 +233,23 @@ def _box_numbers(
         try:
             boxes.append(read_numbers(cells) if cells else None)
         except ValueError as error:
-            told = ", ".join(str(cell) for cell in cells)
-            raise MetadataError(f"line {line}: its {', '.join(names)} {told!r} {error}.") from None
+            text = ", ".join(str(cell) for cell in cells)
+            raise MetadataError(f"line {line}: its {', '.join(names)} {text!r} {error}.") from None
     return boxes
 
 
 def _guess(boxes: Sequence[list[float] | None]) -> BoxFormat:
-    """The one format that all boxes can have; MetadataError where it could be several."""
-    given = [box for box in boxes if box is not None]
-    if all(max(box) <= 1 for box in given) and any(n != int(n) for box in given for n in box):
-        fits: list[BoxFormat] = ["xywh_norm"] if all(_is_fraction(box) for box in given) else []
+    """The only format that fits all boxes; MetadataError if several fit."""
+    known = [box for box in boxes if box is not None]
+    if all(max(box) <= 1 for box in known) and any(n != int(n) for box in known for n in box):
+        fits: list[BoxFormat] = ["xywh_norm"] if all(_is_fraction(box) for box in known) else []
     else:
         fits = ["xywh_px"]
-        if all(x2 > x1 and y2 > y1 for x1, y1, x2, y2 in given):
+        if all(x2 > x1 and y2 > y1 for x1, y1, x2, y2 in known):
             fits.append("xyxy_px")
     if len(fits) != 1:
         raise MetadataError(
-            f"its boxes, such as {given[0]}, could be {' or '.join(fits) or 'nothing known'}. Say "
+            f"its boxes, such as {known[0]}, could be {' or '.join(fits) or 'nothing known'}. Say "
             "which with --bbox-format xywh_px, xyxy_px or xywh_norm."
         )
     return fits[0]

@@ -30,10 +30,10 @@ WHAT = {
     "table": "any table: CSV, Parquet or XLSX",
     "masks": "masks and boxes: PNGs, CVAT, Label Studio, SAM",
 }
-"""What can be read, in the words of the command line."""
+"""The kinds of sources that can be read, by their names on the command line."""
 DATA_PACKAGE, CVAT_FILE = "datapackage.json", "annotations.xml"
 TEXT_TABLE_ENDINGS = frozenset((".csv", ".tsv", ".txt"))
-"""Endings of tables, whose header may begin like JSON."""
+"""Endings of text tables, whose header may begin like JSON."""
 
 LIST_REMEDY = (
     " A list of records becomes a table by pandas.read_json(FILE).to_csv('t.csv', index=False)."
@@ -42,7 +42,8 @@ LIST_REMEDY = (
 
 @dataclass(frozen=True)
 class Content:
-    """What lies at a path: parsed, and what it can be by its content (the names of `WHAT`)."""
+    """The parsed content of a path, and the kinds of source that it can be (the names of
+    `WHAT`)."""
 
     source: str
     fits: list[str]
@@ -52,7 +53,7 @@ class Content:
 
 
 def read_content(source: str, sheet: str | None = None) -> Content:
-    """A file or a folder, recognised by what is in it; MetadataError for what cannot be parsed."""
+    """A file or a folder, recognised by its content; MetadataError if it cannot be parsed."""
     folder = Path(source).expanduser()
     if folder.is_dir():
         return _folder(source, folder)
@@ -74,7 +75,7 @@ def read_content(source: str, sheet: str | None = None) -> Content:
 
 
 def parse_json(data: bytes, source: str) -> object:
-    """JSON; MetadataError where it is damaged, or cut off."""
+    """A file's JSON; MetadataError if it is damaged or cut off."""
     try:
         return json.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -98,7 +99,7 @@ def parse_json(data: bytes, source: str) -> object:
 
 
 def choose(content: Content, what: str | None) -> str:
-    """The reader for a source: the one that is asked for, or the only one that fits."""
+    """The kind of a source: the requested one if it fits, or the only one that fits."""
     if what is not None:
         if what in content.fits or (what == "table" and content.table is not None):
             return what
@@ -109,9 +110,9 @@ def choose(content: Content, what: str | None) -> str:
     if len(content.fits) != 1:
         fits = " and ".join(content.fits)
         unknown = f"is {'' if content.table else 'JSON, XML or a folder '}of no form that is known"
-        told = f"could be {fits}. Say which" if fits else f"{unknown}. They are"
+        problem = f"could be {fits}. Say which" if fits else f"{unknown}. They are"
         raise MetadataError(
-            f"{content.source}: {told}: exreid import {'|'.join(content.fits or WHAT)} FILE."
+            f"{content.source}: {problem}: exreid import {'|'.join(content.fits or WHAT)} FILE."
             + (LIST_REMEDY if isinstance(content.json, list) else "")
         )
     return content.fits[0]
@@ -143,14 +144,14 @@ def _folder(source: str, folder: Path) -> Content:
         if all(is_sam(part) for part in parts.values()):
             return Content(source, ["masks"], json=parts)
         raise MetadataError(f"{source}: is a folder of JSON files that are no masks of SAM's.")
-    if endings and endings <= MASK_ENDINGS:  # photographs are seldom PNGs: who has such says so
+    if endings and endings <= MASK_ENDINGS:  # photographs are seldom PNGs
         return Content(source, ["masks"])
     return Content(source, ["folders"] if has_animal_folders(source) else [])
 
 
 def _endings(folder: Path) -> tuple[set[str], list[Path]]:
-    """The endings of a folder's files, and the files; no more of them than show that they are
-    neither JSON alone nor masks alone."""
+    """The endings of a folder's files, and the files; it stops where they are neither all JSON nor
+    all mask images."""
     endings: set[str] = set()
     files: list[Path] = []
     for parent, _, names in os.walk(folder):

@@ -1,4 +1,4 @@
-"""Other programs' files, and folders of photographs, as metadata where they leave no choice."""
+"""Other programs' files, and folders of photographs, as metadata without an import before."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from exreid.progress import counted, tell
 from exreid.storage.urls import file_signature
 
 FOLDERS_READ = "Folders read as"
-"""How the note begins that says nothing new where folders name animals alone."""
+"""The beginning of a note that is left out where the folders themselves are the data set."""
 
 
 def read_or_import(
@@ -27,11 +27,11 @@ def read_or_import(
     require_identity: bool = True,
     skip: bool = False,
 ) -> tuple[MetadataFile, list[str]]:
-    """The metadata as a table, and what was made of another program's file, in words.
+    """The metadata as a table, and sentences on how another program's file was read.
 
-    A table that has the columns asked for is taken as it is. JSON, XML and packages, and tables of
-    a known form under ``columns``' default names, become exreid's own table; animals without a
-    name are left out where ``require_identity``. MetadataError.
+    A table with the wanted columns is taken as it is. JSON, XML and packages are converted to
+    exreid's own table, and so are tables of a known form if ``columns`` has its default names;
+    animals without a name are left out with ``require_identity``. MetadataError.
     """
     source = _source(root, metadata_file)
     content = _content(source, _stamp(source))
@@ -40,7 +40,7 @@ def read_or_import(
         return content.table, []
     made = _made(source, _stamp(source), root, require_identity, skip)
     lines = made.report()
-    if source == root:  # what was read was told, and folders may say nothing of some columns
+    if source == root:  # the first line was told already, and folders may lack some columns
         cells = made.cells.copy()
         for name in columns.required - {*cells.columns, columns.path, columns.identity}:
             cells[name] = None
@@ -60,8 +60,8 @@ def foreign_columns(
     require_identity: bool = True,
     skip: bool = False,
 ) -> list[str] | None:
-    """The columns of the table that another program's file becomes, as `read_or_import` takes it;
-    None for a table as it is."""
+    """The columns of the table that `read_or_import` makes of another program's file; None for a
+    table that is taken as it is."""
     source = _source(root, metadata_file)
     content = _content(source, _stamp(source))
     if content.table is not None and not _is_foreign(content, columns, require_identity):
@@ -82,7 +82,7 @@ def reads_folders(root: str, metadata_file: str | None) -> bool:
 
 
 def _source(root: str, metadata_file: str | None) -> str:
-    """The metadata file; the root itself where it has none, and a folder for each animal."""
+    """The metadata file; the root itself if it has none, but a folder for each animal."""
     try:
         return find_metadata(root, metadata_file)
     except MetadataError:
@@ -115,9 +115,9 @@ def _made(source: str, stamp: str, root: str, only_named: bool, skip: bool) -> I
 
 
 def _stamp(source: str) -> str:
-    """What changes with the file."""
+    """A text that changes with the file."""
     folder, _, name = source.rpartition("/")
     try:
         return file_signature(folder or ".", name)
-    except ImageError:  # told where it is read
+    except ImageError:  # an error where the file is read
         return ""

@@ -1,4 +1,4 @@
-"""From animals as a source describes them to exreid's own table, in pixels of what people see."""
+"""From the animals of a source to exreid's own table, in pixels of the displayed photographs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Corners = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Imported:
-    """A table with a row for each animal on a photograph, and how it came about."""
+    """A table with a row for each animal on a photograph, and what was left out."""
 
     cells: pd.DataFrame
     """Text, or None; the columns of `FIRST_COLUMNS` that have a value, then the others."""
@@ -39,7 +39,7 @@ class Imported:
     notes: list[str]
 
     def report(self) -> list[str]:
-        """What was made of the source, in lines."""
+        """Lines on the table, on what was left out, and on how the source was read."""
         named = sum(map(is_name, self.cells[NAME])) if NAME in self.cells else 0
         told = (
             f"{self.form}: {counted(len(self.cells), 'row')}, "
@@ -53,25 +53,25 @@ class Imported:
 
 
 def finished(reading: Reading, root: str, source: str, *, skip: bool = False) -> Imported:
-    """The table of what a reader found, its paths below ``root``.
+    """The table of a reader's animals, with paths below ``root``.
 
-    MetadataError for photographs that are not there or cannot be read, and for boxes and sizes
-    that do not fit them; with ``skip`` such rows are left out and counted.
+    MetadataError for photographs that are missing or cannot be read, and for boxes and sizes that
+    do not fit them; with ``skip`` such rows are left out and counted.
     """
     if not reading.animals:
         raise MetadataError(f"{source}: has no animal to take. {_left_out_text(reading.left_out)}")
-    places = find_photographs(root, [animal.path for animal in reading.animals])
-    if not places.found:
+    located = find_photographs(root, [animal.path for animal in reading.animals])
+    if not located.path_of:
         raise MetadataError(
-            f"{source}: none of its {len(places.missing)} photographs is below {root}, such as "
-            f"{places.missing[0]!r}. Name the images' folder with --root (dataset.root)."
+            f"{source}: none of its {len(located.missing)} photographs is below {root}, such as "
+            f"{located.missing[0]!r}. Name the images' folder with --root (dataset.root)."
         )
-    sizes = read_sizes(root, list(places.found.values()))
+    sizes = read_sizes(root, list(located.path_of.values()))
     kept: list[Animal] = []
     problems: list[tuple[str, str]] = []
     for animal in reading.animals:
         try:
-            kept.append(_placed(animal, places.found, sizes, root))
+            kept.append(_placed(animal, located.path_of, sizes, root))
         except MetadataError as error:
             problems.append((animal.place, str(error)))
     if problems and not skip:
@@ -81,7 +81,7 @@ def finished(reading: Reading, root: str, source: str, *, skip: bool = False) ->
         head = f"{source}: {len(problems)} entries cannot be used. --on-error skip leaves such out."
         raise MetadataError("\n".join([head, *shown]))
     left_out = reading.left_out + Counter({"entries that cannot be used": len(problems)})
-    notes = [*reading.notes, *places.notes]
+    notes = [*reading.notes, *located.notes]
     notes += [f"left out, {place}: {text.rstrip('.')}" for place, text in problems[:SHOWN_PROBLEMS]]
     if not kept:
         raise MetadataError(f"{source}: no entry of it can be used. {_left_out_text(left_out)}")
@@ -93,12 +93,12 @@ def finished(reading: Reading, root: str, source: str, *, skip: bool = False) ->
 
 
 def _placed(
-    animal: Animal, found: dict[str, str], sizes: dict[str, PhotoSize | str], root: str
+    animal: Animal, path_of: dict[str, str], sizes: dict[str, PhotoSize | str], root: str
 ) -> Animal:
     """The animal with its path below the root, and with its box and mask in displayed pixels."""
-    if animal.path not in found:
+    if animal.path not in path_of:
         raise MetadataError(f"no such photograph below {root}: {animal.path}.")
-    path = found[animal.path]
+    path = path_of[animal.path]
     size = sizes[path]
     if isinstance(size, str):
         raise MetadataError(size)
@@ -124,7 +124,7 @@ def _placed(
 
 
 def _turn(animal: Animal, size: PhotoSize) -> bool:
-    """Whether the source describes the stored pixels of a photograph that is displayed turned."""
+    """Whether the source describes the stored pixels of a photograph that EXIF turns."""
     stated = animal.stated_wh_px
     if stated is None or stated == size.displayed_wh_px:
         return False
@@ -138,7 +138,7 @@ def _turn(animal: Animal, size: PhotoSize) -> bool:
 
 
 def _pixels(box: StatedBox, size: PhotoSize, turn: bool) -> Corners:
-    """Left, top, right, bottom."""
+    """Left, top, right, bottom of a box in pixels."""
     width, height = size.stored_wh_px if turn else size.displayed_wh_px
     scale_x, scale_y = (width, height) if box.unit == "fraction" else (1, 1)
     x, y, w, h = box.xywh
@@ -167,12 +167,12 @@ def _turned_points(points_P2: np.ndarray, size: PhotoSize) -> np.ndarray:
 
 
 def _check_box(corners: Corners, size: PhotoSize, theta: float) -> None:
-    """MetadataError where the box, turned by ``theta`` about its middle, leaves the photograph."""
+    """MetadataError if the box, turned by ``theta`` about its middle, leaves the photograph."""
     width, height = size.displayed_wh_px
     left, top, right, bottom = corners
     if right - left <= 0 or bottom - top <= 0:
         raise MetadataError(f"its box [x, y, w, h] {list(_xywh(corners))} has no area.")
-    if theta:  # what a turned box cuts off is padded; its middle must be on the animal
+    if theta:  # a turned box may leave the photograph, but not its middle
         left = right = (left + right) / 2
         top = bottom = (top + bottom) / 2
     over = max(-left / width, -top / height, right / width - 1, bottom / height - 1)
@@ -190,7 +190,7 @@ def _check_box(corners: Corners, size: PhotoSize, theta: float) -> None:
 
 
 def _inside(corners: Corners, size: PhotoSize) -> Corners:
-    """Left, top, width, height of what lies on the photograph."""
+    """Left, top, width, height of the part of a box on the photograph."""
     width, height = size.displayed_wh_px
     left, top, right, bottom = corners
     return _xywh((max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)))
@@ -209,7 +209,7 @@ def _parsed(mask: str) -> Mask:
 
 
 def _check_mask_size(mask: dict[str, object], size: PhotoSize) -> None:
-    """A run length brings its own size; which of both it lies on is seen when it is decoded."""
+    """MetadataError if a run length has neither the displayed nor the stored size."""
     stated = mask.get("size")
     if not isinstance(stated, list | tuple) or len(stated) != 2:
         return

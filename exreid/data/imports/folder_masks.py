@@ -1,4 +1,4 @@
-"""Folders of masks among folders of photographs: known by name and by what is in them."""
+"""Folders of masks among folders of photographs, recognised by name and content."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from exreid.storage.urls import READER_THREADS
 MASK_FOLDERS = frozenset(
     ("mask", "masks", "segmentation", "segmentations", "segmentationobject", "segmentationmask")
 )
-"""How people and tools call them, in any case."""
+"""Usual names of such folders, in any case."""
 
 
 @dataclass(frozen=True)
 class FolderMasks:
-    """The photographs of a tree, without the masks that lie among them."""
+    """The photographs of a tree of folders without the masks among them."""
 
     paths: list[str]
     mask_of: dict[str, str]
-    """Of photographs with a mask of one animal, its COCO run length."""
+    """By photograph with a mask of one animal: its COCO run length."""
     notes: list[str]
     images: int
     """Files that are masks."""
 
 
 def without_masks(root: str, paths: Sequence[str]) -> FolderMasks:
-    """Tell masks from photographs, by their paths below ``root``.
+    """Separate masks from photographs, by their paths below ``root``.
 
     A folder called like one of `MASK_FOLDERS` has masks if its images are called like photographs
-    beside it or below its parent, and the first of them is a mask image; another folder of that
-    name is an animal's. A mask of several animals is used for none: a folder names one.
-    MetadataError for a mask that could be of several photographs, or that is none.
+    beside it or below its parent, and the first of them is a mask image. Another folder of that
+    name is an animal's. A mask of several animals is not used, since a folder names one animal.
+    MetadataError for a mask that could be of several photographs, or that is not a mask image.
     """
     folders: dict[str, list[str]] = {}
     for path in paths:
@@ -56,13 +56,15 @@ def without_masks(root: str, paths: Sequence[str]) -> FolderMasks:
         if not files:
             continue
         masks.update(inside)
-        found = _read(files)
-        one = {f"{start}{path}": text for path, text in found.items() if text is not None}
-        mask_of |= one
-        several = len(found) - len(one)
+        text_of = _read(files)
+        single_masks = {
+            f"{start}{path}": text for path, text in text_of.items() if text is not None
+        }
+        mask_of |= single_masks
+        several = len(text_of) - len(single_masks)
         unused = len(inside) - sum(map(len, files.values()))
         notes.append(
-            f"{folder}/ has masks, of {len(found)} of the {len(below)} photographs beside it"
+            f"{folder}/ has masks, of {len(text_of)} of the {len(below)} photographs beside it"
             + (f"; {several} show several animals and are not used" if several else "")
             + (f"; {unused} of its images belong to no photograph" if unused else "")
         )
@@ -70,14 +72,14 @@ def without_masks(root: str, paths: Sequence[str]) -> FolderMasks:
 
 
 def is_mask_folder(name: str) -> bool:
-    """Whether a folder is called as folders of masks are."""
+    """Whether a folder has a usual name of mask folders."""
     return name.lower() in MASK_FOLDERS
 
 
 def _files(
     root: str, folder: str, inside: Sequence[str], below: Sequence[str]
 ) -> dict[str, dict[int, Path]]:
-    """The mask images of each photograph; empty where the folder has no masks."""
+    """The mask images of each photograph; empty if the folder has no masks."""
     if not {PurePosixPath(path).suffix.lower() for path in inside} <= MASK_ENDINGS:
         return {}
     try:
@@ -94,14 +96,14 @@ def _files(
 
 
 def _read(files: dict[str, dict[int, Path]]) -> dict[str, str | None]:
-    """The run length of each photograph's mask; None where it shows several animals."""
+    """The run length of each photograph's mask; None for a mask of several animals."""
 
-    def read(mine: dict[int, Path]) -> str | None:
+    def read(mask_images: dict[int, Path]) -> str | None:
         try:
-            shown = list(read_masks(mine).values())
+            masks = list(read_masks(mask_images).values())
         except MaskError as error:
             raise MetadataError(str(error)) from error
-        return encode_mask(shown[0]) if len(shown) == 1 else None
+        return encode_mask(masks[0]) if len(masks) == 1 else None
 
     with ThreadPoolExecutor(READER_THREADS) as pool:
         return dict(zip(files, pool.map(read, files.values()), strict=True))

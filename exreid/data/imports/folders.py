@@ -1,4 +1,4 @@
-"""Photographs in folders that are called like the animals on them."""
+"""Photographs in folders that have the names of the animals."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ JPEG = b"\xff\xd8"
 MINUTES = 10.0
 """Longest gap between two photographs of one visit."""
 DATE_NAME = re.compile(r"\d{4}([-_.]?\d\d){0,2}")
-"""Folders that are called like a year, a month or a day: what lies in them is still of the animal
-whose folder they are in."""
+"""Names of folders for a year, a month or a day inside an animal's folder."""
 VIEWPOINT_FOLDERS = frozenset(("left", "right", "front", "back", "top"))
 UNMATCHED_FOLDER = "unmatched"
-"""The folder of photographs whose animal is not known, as `exreid export` writes it."""
+"""The folder of photographs of unknown animals, as `exreid export` writes it."""
 REMEDY = (
     "--template says which folder means what: exreid import folders DIR --template "
     "'{site}/{unique_name}/*' --out metadata.csv (also {viewpoint}, {encounter} and other columns)."
@@ -35,7 +34,7 @@ REMEDY = (
 
 
 def has_animal_folders(root: str) -> bool:
-    """Whether photographs lie in folders below this one; the first of them is enough."""
+    """Whether there are photographs in folders below this one."""
     folder = Path(root).expanduser()
     return any(
         photographs and parent != folder and not is_mask_folder(parent.name)
@@ -44,20 +43,19 @@ def has_animal_folders(root: str) -> bool:
 
 
 def read_folders(root: str, *, template: str | None = None, minutes: float = MINUTES) -> Reading:
-    """``ANIMAL/photo.jpg`` or ``SITE/ANIMAL/photo.jpg``, also with a folder for each visit, day or
-    side (``left``, ``right``) inside an animal's; or what ``template`` says.
+    """The animals of ``ANIMAL/photo.jpg`` or ``SITE/ANIMAL/photo.jpg``, also with a folder for each
+    encounter, day or side (``left``, ``right``) inside an animal's; or of ``template``.
 
-    Dates come from EXIF. Photographs of one folder with gaps of at most ``minutes`` are one visit,
-    as are those of a folder that is called like one. Masks in a folder ``masks`` are the
-    photographs'. MetadataError where the folders differ in
-    their depth, or no photograph lies in one.
+    Dates come from EXIF. Photographs of one folder with gaps of at most ``minutes`` are one
+    encounter, as are those of a folder that is named like an encounter. Masks in a folder ``masks``
+    are used. MetadataError if the folders differ in depth, or if no photograph is in a folder.
     """
     try:
-        found = find_photos([Path(root)])
+        photos = find_photos([Path(root)])
     except ImageError as error:
         raise MetadataError(str(error)) from error
-    left_out = Counter({"files that are no photographs": found.others})
-    masked = without_masks(found.root, found.paths)
+    left_out = Counter({"files that are no photographs": photos.others})
+    masked = without_masks(photos.root, photos.paths)
     all_paths = masked.paths
     if template is None:
         cells_N, layout = _by_depth(all_paths)
@@ -75,7 +73,7 @@ def read_folders(root: str, *, template: str | None = None, minutes: float = MIN
             f"{REMEDY}"
         )
     paths = [all_paths[i] for i in kept]
-    time_N = read_times(found.root, paths)
+    time_N = read_times(photos.root, paths)
     rows = [cells_N[i] or {} for i in kept]
     known = [cells.get("encounter") for cells in rows]
     visits = group_visits(paths, time_N, known=known, minutes=minutes)
@@ -97,7 +95,7 @@ def read_folders(root: str, *, template: str | None = None, minutes: float = MIN
 
 
 def _by_depth(paths: Sequence[str]) -> tuple[list[Cells | None], str]:
-    """The columns that each path's folders say, None without any; and the layout, in words."""
+    """The columns that each path's folders name, None without folders; and the layout, in words."""
     cells_N: list[Cells | None] = []
     depths: dict[int, str] = {}
     for path in paths:
@@ -121,14 +119,14 @@ def _by_depth(paths: Sequence[str]) -> tuple[list[Cells | None], str]:
 
 
 def is_inner(name: str) -> bool:
-    """Whether a folder's name is that of a visit, a day or a side, and no animal's."""
+    """Whether a folder's name is that of an encounter, a day or a side, not of an animal."""
     return bool(
         VISIT_NAME.fullmatch(name) or DATE_NAME.fullmatch(name) or name.lower() in VIEWPOINT_FOLDERS
     )
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    """What a template matches: ``{column}`` a part of a name, ``*`` anything but a slash."""
+    """A template as a pattern: ``{column}`` is a part of a name, ``*`` anything but a slash."""
     parts = re.split(r"(\{[A-Za-z_]+\}|\*)", template)
     columns = [part[1:-1] for part in parts if part.startswith("{")]
     if NAME not in columns or len(set(columns)) < len(columns):
@@ -145,16 +143,16 @@ def _part(part: str) -> str:
 
 
 def read_times(root: str, paths: Sequence[str]) -> np.ndarray:
-    """When each photograph was taken, datetime64[s]; NaT where nothing says it."""
+    """When each photograph was taken by its EXIF, datetime64[s]; NaT if unknown."""
 
     def time_of(path: str) -> np.datetime64:
         try:
             head = read_head(root, path)
             if head.startswith(JPEG):
-                with suppress(ImageError):  # a header that is longer
+                with suppress(ImageError):  # the header is longer than the head
                     return taken_at(head)
             return taken_at(read_bytes(root, path))
-        except ImageError:  # told where the photographs are opened
+        except ImageError:  # an error where the photographs are opened
             return np.datetime64("NaT", "s")
 
     with ThreadPoolExecutor(READER_THREADS) as pool:

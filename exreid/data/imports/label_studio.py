@@ -37,14 +37,14 @@ def is_label_studio(content: object) -> bool:
 
 
 def is_label_studio_min(content: object) -> bool:
-    """Whether JSON is Label Studio's "JSON-MIN": a list of photographs with what was said."""
+    """Whether JSON is Label Studio's "JSON-MIN": a list of photographs with their annotations."""
     first = content[0] if isinstance(content, list) and content else None
     return isinstance(first, dict) and {"annotation_id", "annotator"} <= first.keys()
 
 
 def whole_tasks(content: object) -> list[object]:
-    """JSON-MIN as the tasks of the whole export. What belongs to one region has lost its id there,
-    and is known by where the region is."""
+    """JSON-MIN as the tasks of the full export. JSON-MIN has no ids of regions: the results of one
+    region are recognised by its place."""
     tasks: list[object] = []
     for i, entry in enumerate(entries_of(content, "the file")):
         data: dict[str, object] = {}
@@ -54,16 +54,18 @@ def whole_tasks(content: object) -> list[object]:
                 if name not in _OF_TASKS:
                     data[name] = value
                 continue
-            for one in entries_of(value, f"[{i}].{name}"):
-                where = {key: one[key] for key in _PLACES if key in one}
-                sizes = {key: one.get(key) for key in ("original_width", "original_height")}
-                kind = next((key for key in one if key in _REGIONS or key.endswith("labels")), None)
+            for item in entries_of(value, f"[{i}].{name}"):
+                where = {key: item[key] for key in _PLACES if key in item}
+                sizes = {key: item.get(key) for key in ("original_width", "original_height")}
+                kind = next(
+                    (key for key in item if key in _REGIONS or key.endswith("labels")), None
+                )
                 if kind is None:
-                    said = next((key for key in ("choices", "text") if key in one), None)
-                    kind = said or _SHAPES.get(frozenset(where), "rectangle")
+                    field = next((key for key in ("choices", "text") if key in item), None)
+                    kind = field or _SHAPES.get(frozenset(where), "rectangle")
                 key = json.dumps(where, sort_keys=True)
-                result = {"id": key, "type": kind, "from_name": name, "value": one, **sizes}
-                results.append({**result, "image_rotation": one.get("image_rotation")})
+                result = {"id": key, "type": kind, "from_name": name, "value": item, **sizes}
+                results.append({**result, "image_rotation": item.get("image_rotation")})
         tasks.append({"data": data, "annotations": [{"result": results}]})
     return tasks
 
@@ -76,8 +78,9 @@ _SHAPES = {frozenset(("points",)): "polygon", frozenset(("rle",)): "brush"}
 
 
 def read_label_studio(content: object) -> Reading:
-    """The regions of Label Studio's JSON: rectangles, polygons and brushes, each an animal; a
-    choice or a text of a region, or of the task, that is called like an identity names it."""
+    """The regions of Label Studio's JSON: rectangles, polygons and brushes, each an animal. A
+    choice or a text of a region or of the task names it, if its field is called like an
+    identity."""
     left_out: Counter[str] = Counter()
     animals: list[Animal] = []
     for i, task in enumerate(entries_of(content, "the file")):
@@ -87,28 +90,32 @@ def read_label_studio(content: object) -> Reading:
         if len(images) != 1:
             raise MetadataError(f"[{i}].data: names {len(images)} photographs, not one: {data}.")
         results = _results_of(task, f"[{i}]")
-        found = _regions(results, str(data[images[0]]), f"[{i}]", left_out)
-        told = {key: text_of(value) for key, value in data.items() if key != images[0]}
-        regions = {text_of(one.get("id")) for one in results if one.get("type") in _REGIONS}
-        told |= _fields([one for one in results if text_of(one.get("id")) not in regions])
-        for animal in found:
-            animals.append(replace(animal, cells=with_animal_name({**told, **animal.cells})))
-        if not found:
+        task_animals = _regions(results, str(data[images[0]]), f"[{i}]", left_out)
+        task_fields = {key: text_of(value) for key, value in data.items() if key != images[0]}
+        regions = {
+            text_of(result.get("id")) for result in results if result.get("type") in _REGIONS
+        }
+        task_fields |= _fields(
+            [result for result in results if text_of(result.get("id")) not in regions]
+        )
+        for animal in task_animals:
+            animals.append(replace(animal, cells=with_animal_name({**task_fields, **animal.cells})))
+        if not task_animals:
             left_out["photographs without a region"] += 1
     return Reading("Label Studio's masks and boxes", animals, left_out)
 
 
 def _results_of(task: Mapping[str, object], place: str) -> list[dict[str, object]]:
-    """What was drawn and said of one photograph, by one person."""
-    given = entries_of(
+    """The results of one photograph's only annotation."""
+    annotations = entries_of(
         task.get("annotations", task.get("completions")) or [], f"{place}.annotations"
     )
-    done = [one for one in given if not one.get("was_cancelled")]
-    if len(done) > 1:
+    finished = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
+    if len(finished) > 1:
         raise MetadataError(
-            f"{place}: has {len(done)} annotations of one photograph. Keep one of each task."
+            f"{place}: has {len(finished)} annotations of one photograph. Keep one of each task."
         )
-    return entries_of(done[0].get("result") or [], f"{place}.result") if done else []
+    return entries_of(finished[0].get("result") or [], f"{place}.result") if finished else []
 
 
 _REGIONS = ("rectanglelabels", "polygonlabels", "brushlabels", "rectangle", "polygon", "brush")
@@ -122,55 +129,54 @@ def _is_image(text: str) -> bool:
 def _regions(
     results: Sequence[dict[str, object]], path: str, place: str, left_out: Counter[str]
 ) -> list[Animal]:
-    """The regions of one photograph by their ids, each with the fields that belong to it.
-
-    What was said of the whole photograph has the id of no region.
-    """
-    found: dict[object, Animal] = {}
-    for n, one in enumerate(results):
-        kind, where = str(one.get("type")), f"{place}.result[{n}]"
-        key = text_of(one.get("id")) or where
+    """The animals in the regions of one photograph, each with the fields of its id. (Fields of the
+    whole photograph do not have a region's id.)"""
+    animals: dict[object, Animal] = {}
+    for n, result in enumerate(results):
+        kind, where = str(result.get("type")), f"{place}.result[{n}]"
+        key = text_of(result.get("id")) or where
         if kind not in _REGIONS:
             if kind.endswith("labels") and kind != "labels":
                 left_out[f"regions of the kind {kind}"] += 1
             continue
-        if key in found:  # a shape and its label can be two results of one id
+        if key in animals:  # a shape and its label can be two results of one id
             continue
-        value, stated = one.get("value"), size_of(one, "original_width", "original_height")
+        value, stated = result.get("value"), size_of(result, "original_width", "original_height")
         if not isinstance(value, dict) or stated is None:
             raise MetadataError(f"{where}: has no value, or no original_width and original_height.")
-        if one.get("image_rotation"):
+        if result.get("image_rotation"):
             raise MetadataError(
                 f"{where}: was drawn on the photograph turned by hand. Draw it anew."
             )
         box, theta, mask = _label_studio_shape(kind, value, stated, where)
         own = _fields(
-            [two for two in results if two.get("id") == one.get("id") is not None] or [one]
+            [other for other in results if other.get("id") == result.get("id") is not None]
+            or [result]
         )
-        found[key] = Animal(path, where, own, box, theta, mask, stated)
-    return list(found.values())
+        animals[key] = Animal(path, where, own, box, theta, mask, stated)
+    return list(animals.values())
 
 
 def _fields(results: Sequence[Mapping[str, object]]) -> Cells:
-    """Labels, choices and texts, by the names that the project gave them."""
+    """Labels, choices and texts, by their names in the project."""
     fields: Cells = {}
-    for one in results:
-        value = one.get("value")
+    for result in results:
+        value = result.get("value")
         if not isinstance(value, dict):
             continue
         for key in ("choices", "text", *(name for name in value if name.endswith("labels"))):
-            told = value.get(key)
-            told = told[0] if isinstance(told, list) and len(told) == 1 else told
-            if told and isinstance(told, str):
-                name = "label" if key.endswith("labels") else str(one.get("from_name"))
-                fields[name] = told
+            text = value.get(key)
+            text = text[0] if isinstance(text, list) and len(text) == 1 else text
+            if text and isinstance(text, str):
+                name = "label" if key.endswith("labels") else str(result.get("from_name"))
+                fields[name] = text
     return fields
 
 
 def _label_studio_shape(
     kind: str, value: Mapping[str, object], wh_px: tuple[int, int], place: str
 ) -> tuple[StatedBox | None, float | None, str | Mask | None]:
-    """Box, turn and mask of a region; Label Studio's numbers are per cent of the photograph."""
+    """Box, angle and mask of a region; Label Studio's numbers are per cent of the photograph."""
     width, height = wh_px
     if kind.startswith("rectangle"):
         numbers = numbers_of([value.get(n) for n in ("x", "y", "width", "height")], 4)

@@ -1,4 +1,4 @@
-"""MegaDetector's files, in each of the forms that are about.
+"""MegaDetector's files, in each of their forms.
 
 - ``fractions``: ``{"images": [{"file", "detections": [{"category": "1", "conf", "bbox"}]}]}``,
   boxes as fractions [x, y, width, height] (https://lila.science/megadetector-output-format);
@@ -32,12 +32,12 @@ from exreid.errors import MetadataError
 Form = Literal["fractions", "list", "columns"]
 CATEGORIES = {"1": "animal", "2": "person", "3": "vehicle"}
 USUAL_CONFIDENCE, USUAL_CONFIDENCE_V4 = 0.2, 0.8
-"""MegaDetector's own, where a file names none."""
+"""MegaDetector's typical thresholds, for files that state none."""
 VIDEOS = frozenset((".mp4", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg", ".wmv", ".mts"))
 
 
 def form_of(content: object) -> Form | None:
-    """Which form the file's outline has; None where it is no detector's."""
+    """The form of the file by its keys; None if it is not a detector's."""
     if isinstance(content, list):
         first = content[0] if content else None
         if isinstance(first, dict) and "file" in first and {"detections", "failure"} & set(first):
@@ -69,32 +69,32 @@ class _Detection:
 def read_megadetector(
     content: object, *, min_confidence: float | None = None, category: str = "animal"
 ) -> Reading:
-    """The animals of a detector's file: no names, but boxes and confidences.
+    """The animals of a detector's file: boxes and confidences, without names.
 
-    ``min_confidence``: None takes the file's own typical threshold. MetadataError, with its place,
-    for what the form does not allow: keys, categories or boxes of another form above all.
+    ``min_confidence``: None takes the file's typical threshold. MetadataError, with its place, for
+    content that the form does not allow, such as keys, categories or boxes of another form.
     """
     form = form_of(content)
     if form is None:
         raise MetadataError("is no file of MegaDetector in any of its forms.")
     left_out: Counter[str] = Counter()
-    found = list(_detections(content, form, left_out))
-    names = sorted({one.category for one in found})
-    if found and category not in names:
+    detections = list(_detections(content, form, left_out))
+    names = sorted({detection.category for detection in detections})
+    if detections and category not in names:
         raise MetadataError(
             f"has no detection of the category {category!r}; its categories are "
             f"{', '.join(names)}. Name one with --category."
         )
     least, why = (min_confidence, "as asked for") if min_confidence is not None else _usual(content)
     animals = []
-    for one in found:
-        if one.category != category:
-            left_out[f"detections of the category {one.category}"] += 1
-        elif one.confidence < least:
+    for detection in detections:
+        if detection.category != category:
+            left_out[f"detections of the category {detection.category}"] += 1
+        elif detection.confidence < least:
             left_out[f"detections of a confidence under {least:g}"] += 1
         else:
-            cells: Cells = {"confidence": f"{one.confidence:g}"}
-            animals.append(Animal(one.path, one.place, cells, one.box))
+            cells: Cells = {"confidence": f"{detection.confidence:g}"}
+            animals.append(Animal(detection.path, detection.place, cells, detection.box))
     unit = (
         "as fractions [x, y, width, height]"
         if form == "fractions"
@@ -105,13 +105,17 @@ def read_megadetector(
 
 
 def _usual(content: object) -> tuple[float, str]:
-    """From which confidence on a detection counts, and who says so."""
+    """The least confidence of a detection that counts, and where it comes from."""
     info = content.get("info") if isinstance(content, dict) else None
     info = info if isinstance(info, dict) else {}
     metadata = info.get("detector_metadata")
-    told = metadata.get("typical_detection_threshold") if isinstance(metadata, dict) else None
-    if isinstance(told, int | float) and not isinstance(told, bool) and 0 <= told <= 1:
-        return float(told), "the file's own typical threshold"
+    threshold = metadata.get("typical_detection_threshold") if isinstance(metadata, dict) else None
+    if (
+        isinstance(threshold, int | float)
+        and not isinstance(threshold, bool)
+        and 0 <= threshold <= 1
+    ):
+        return float(threshold), "the file's own typical threshold"
     detector = str(info.get("detector") or "").lower()
     if "v4" in detector or "v3" in detector or "v2" in detector:
         return USUAL_CONFIDENCE_V4, f"usual for {info['detector']}; the file says none"
@@ -127,28 +131,28 @@ def _of_fractions(content: dict[str, object], left_out: Counter[str]) -> Iterato
     for i, image in enumerate(entries_of(content[listed], listed)):
         place = f"{listed}[{i}]"
         path = _path_of(image, "file" if listed == "images" else "filepath", place)
-        for j, one in enumerate(_detections_of(image, path, place, left_out)):
+        for j, entry in enumerate(_detections_of(image, path, place, left_out)):
             where = f"{place}.detections[{j}]"
-            if "confidence" in one or "conf" not in one:
-                raise MetadataError(_mixed(where, "conf", one))
-            key = one.get("category")
+            if "confidence" in entry or "conf" not in entry:
+                raise MetadataError(_mixed(where, "conf", entry))
+            key = entry.get("category")
             if not isinstance(key, str | int) or isinstance(key, bool):
                 raise MetadataError(f"{where}: has no category, or {key!r}.")
-            share, box = _share(one["conf"], where), _fractions(one, where)
+            share, box = _share(entry["conf"], where), _fractions(entry, where)
             if str(key) in names:
                 yield _Detection(path, where, names[str(key)], share, box)
-            else:  # which counts as no detection, the format says
+            else:  # by the format this is not a detection
                 left_out[f"detections of the category {key!r}, which the file does not name"] += 1
 
 
 def _of_list(content: list[object], left_out: Counter[str]) -> Iterator[_Detection]:
     for i, image in enumerate(entries_of(content, "the file")):
         path = _path_of(image, "file", f"[{i}]")
-        for j, one in enumerate(_detections_of(image, path, f"[{i}]", left_out)):
+        for j, entry in enumerate(_detections_of(image, path, f"[{i}]", left_out)):
             where = f"[{i}].detections[{j}]"
-            if "conf" in one or "confidence" not in one:
-                raise MetadataError(_mixed(where, "confidence", one))
-            name = one.get("category")
+            if "conf" in entry or "confidence" not in entry:
+                raise MetadataError(_mixed(where, "confidence", entry))
+            name = entry.get("category")
             if not isinstance(name, str) or name.isdecimal():
                 raise MetadataError(
                     f"{where}: its category {name!r} is no word such as 'animal', as in the rest "
@@ -158,8 +162,8 @@ def _of_list(content: list[object], left_out: Counter[str]) -> Iterator[_Detecti
                 path,
                 where,
                 name,
-                _share(one["confidence"], where),
-                _corners(one.get("bbox"), where),
+                _share(entry["confidence"], where),
+                _corners(entry.get("bbox"), where),
             )
 
 
@@ -200,18 +204,18 @@ def _path_of(image: dict[str, object], key: str, place: str) -> str:
 def _detections_of(
     image: dict[str, object], path: str, place: str, left_out: Counter[str]
 ) -> list[dict[str, object]]:
-    found = image.get("detections")
-    if found is None and (image.get("failure") or image.get("failures")):
+    detections = image.get("detections")
+    if detections is None and (image.get("failure") or image.get("failures")):
         left_out["photographs that the detector could not read"] += 1
         return []
-    if found is None:
+    if detections is None:
         raise MetadataError(f"{place}: has neither detections nor a failure. Is the file whole?")
     if "frame_rate" in image or PurePosixPath(path).suffix.lower() in VIDEOS:
         left_out["videos"] += 1
         return []
-    if found == []:
+    if detections == []:
         left_out["photographs without a detection"] += 1
-    return entries_of(found, f"{place}.detections")
+    return entries_of(detections, f"{place}.detections")
 
 
 def _share(value: object, place: str) -> float:
@@ -221,10 +225,10 @@ def _share(value: object, place: str) -> float:
     return numbers[0]
 
 
-def _fractions(one: dict[str, object], place: str) -> StatedBox:
-    box = numbers_of(one.get("bbox"), 4)
+def _fractions(entry: dict[str, object], place: str) -> StatedBox:
+    box = numbers_of(entry.get("bbox"), 4)
     if box is None:
-        raise MetadataError(f"{place}: its bbox {one.get('bbox')!r} is no list of 4 numbers.")
+        raise MetadataError(f"{place}: its bbox {entry.get('bbox')!r} is no list of 4 numbers.")
     x, y, w, h = box
     if max(abs(n) for n in box) > 1 + 2 * BOX_SLACK:
         raise MetadataError(
@@ -257,8 +261,8 @@ def _corners(value: object, place: str) -> StatedBox:
     return StatedBox((x1, y1, x2 - x1, y2 - y1))
 
 
-def _mixed(place: str, key: str, one: dict[str, object]) -> str:
+def _mixed(place: str, key: str, entry: dict[str, object]) -> str:
     return (
-        f"{place}: has no {key!r}, as in the rest of this form, but {', '.join(sorted(one))}. The "
-        "file mixes two forms of MegaDetector's, or is none: write it again with one program."
+        f"{place}: has no {key!r}, as in the rest of this form, but {', '.join(sorted(entry))}. "
+        "The file mixes two forms of MegaDetector's, or is none: write it again with one program."
     )

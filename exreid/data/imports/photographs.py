@@ -1,4 +1,4 @@
-"""The photographs that a source names: where they lie below the images' folder, and their sizes."""
+"""The photographs that a source names: their places below the images' folder, and their sizes."""
 
 from __future__ import annotations
 
@@ -20,56 +20,56 @@ HEAD_THREADS = 8
 
 @dataclass(frozen=True)
 class PhotographPaths:
-    """Where the photographs of a source lie."""
+    """The places of a source's photographs."""
 
-    found: dict[str, str]
-    """Of each path as given, the path below the root."""
+    path_of: dict[str, str]
+    """The path below the root, by the path that the source states."""
     missing: list[str]
     notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class PhotoSize:
-    """A photograph as it is displayed, and how it is stored."""
+    """The size of a photograph as it is displayed and as it is stored."""
 
     displayed_wh_px: tuple[int, int]
     exif_orientation: int
 
     @property
     def stored_wh_px(self) -> tuple[int, int]:
-        """Before it is turned as its orientation tag says."""
+        """The size before the photograph is turned as its orientation tag says."""
         width, height = self.displayed_wh_px
         return (height, width) if self.exif_orientation >= 5 else (width, height)
 
 
 def find_photographs(root: str, paths: Sequence[str]) -> PhotographPaths:
-    """Where each of the paths lies below ``root``: as given, without its first folders, or, where
-    no folder fits, as the one file below ``root`` of its name.
+    """The place of each path below ``root``: as stated, without its first folders, or, if no folder
+    fits, the only file of its name below ``root``.
 
-    MetadataError where two paths lead to one file, and where a name could be several files.
+    MetadataError if two paths lead to one file, and if a name could be several files.
     """
-    given = list(dict.fromkeys(paths))
-    texts = [plain_path(path) for path in given]
-    found = {path: text for path, text in zip(given, texts, strict=True) if exists(root, text)}
-    rest = [path for path in given if path not in found]
+    unique = list(dict.fromkeys(paths))
+    texts = [plain_path(path) for path in unique]
+    path_of = {path: text for path, text in zip(unique, texts, strict=True) if exists(root, text)}
+    rest = [path for path in unique if path not in path_of]
     notes = []
     if rest:
         spelled = names_on_disk(root, [plain_path(path) for path in rest])
-        found |= {p: name for p, name in zip(rest, spelled, strict=True) if isinstance(name, str)}
-        moved = _moved(root, [path for path in rest if path not in found])
-        found |= moved
+        path_of |= {p: name for p, name in zip(rest, spelled, strict=True) if isinstance(name, str)}
+        moved = _moved(root, [path for path in rest if path not in path_of])
+        path_of |= moved
         if moved:
             path, place = next(iter(moved.items()))
             notes.append(
                 f"{len(moved)} photographs lie elsewhere below {root} than the file says, such as "
                 f"{place!r} for {path!r}"
             )
-    _refuse_two_for_one(found)
-    return PhotographPaths(found, [path for path in given if path not in found], notes)
+    _refuse_two_for_one(path_of)
+    return PhotographPaths(path_of, [path for path in unique if path not in path_of], notes)
 
 
 def plain_path(path: str) -> str:
-    """A path in a source as one below some folder: forward slashes, no drive, no host.
+    """A path in a source as a path below a folder: forward slashes, no drive, no host.
 
     >>> plain_path("C:\\\\lynx\\\\a.jpg"), plain_path("./b/../c.jpg")
     ('lynx/a.jpg', 'b/c.jpg')
@@ -83,14 +83,14 @@ def plain_path(path: str) -> str:
         text = parse_qs(urlsplit(text).query)["d"][0]
     elif "://" in text:
         text = unquote(urlsplit(text).path)
-    elif "/upload/" in text:  # Label Studio sets a random prefix before each uploaded file
+    elif "/upload/" in text:  # Label Studio puts a random prefix before each uploaded file
         text = re.sub(r"/[0-9a-f]{8}-([^/]+)$", r"/\1", unquote(text))
     text = re.sub(r"^[A-Za-z]:", "", text)
     return "/".join(part for part in text.split("/") if part not in ("", ".", ".."))
 
 
 def read_sizes(root: str, paths: Sequence[str]) -> dict[str, PhotoSize | str]:
-    """The size of each photograph below ``root``, or what is wrong with it."""
+    """The size of each photograph below ``root``, or the reason why it cannot be read."""
 
     def read(path: str) -> PhotoSize | str:
         try:
@@ -107,7 +107,7 @@ def read_sizes(root: str, paths: Sequence[str]) -> dict[str, PhotoSize | str]:
 
 
 def read_head(root: str, path: str) -> bytes:
-    """The first `HEAD_BYTES` of a file below ``root``; ImageError where it cannot be read."""
+    """The first `HEAD_BYTES` of a file below ``root``; ImageError if it cannot be read."""
     try:
         if not is_remote(root):
             with open(join(root, path), "rb") as stream:  # noqa: PTH123
@@ -119,7 +119,7 @@ def read_head(root: str, path: str) -> bytes:
 
 
 def _moved(root: str, paths: Sequence[str]) -> dict[str, str]:
-    """Of each path that is found in another folder, that place."""
+    """The places of those paths that are in another folder."""
     moved = {}
     rest = []
     for path in paths:
@@ -133,14 +133,14 @@ def _moved(root: str, paths: Sequence[str]) -> dict[str, str]:
     if rest and not is_remote(root):
         places = _files_by_name(root, {PurePosixPath(plain_path(path)).name for path in rest})
         for path in rest:
-            there = places.get(PurePosixPath(plain_path(path)).name, [])
-            if len(there) > 1:
+            same_name = places.get(PurePosixPath(plain_path(path)).name, [])
+            if len(same_name) > 1:
                 raise MetadataError(
-                    f"{path!r} could be {there[0]} or {there[1]} below {root}. Name the folder "
-                    "that the file's paths begin in with --root."
+                    f"{path!r} could be {same_name[0]} or {same_name[1]} below {root}. Name the "
+                    "folder that the file's paths begin in with --root."
                 )
-            if there:
-                moved[path] = there[0]
+            if same_name:
+                moved[path] = same_name[0]
     return moved
 
 
@@ -155,10 +155,10 @@ def _files_by_name(root: str, names: set[str]) -> dict[str, list[str]]:
     return places
 
 
-def _refuse_two_for_one(found: dict[str, str]) -> None:
-    given_of: dict[str, str] = {}
-    for path, place in found.items():
-        other = given_of.setdefault(place, path)
+def _refuse_two_for_one(path_of: dict[str, str]) -> None:
+    stated_of: dict[str, str] = {}
+    for path, place in path_of.items():
+        other = stated_of.setdefault(place, path)
         if plain_path(other) != plain_path(path):
             raise MetadataError(
                 f"{other!r} and {path!r} both seem to be {place}. Name the folder that the file's "

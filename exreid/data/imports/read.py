@@ -1,4 +1,4 @@
-"""One way from a file or folder of another program to exreid's own table."""
+"""From a file or folder of another program to exreid's own table."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from exreid.storage.files import written_whole
 
 @dataclass(frozen=True)
 class Choices:
-    """What a user may say where a source leaves a choice."""
+    """What a user may decide where a source leaves a choice."""
 
     min_confidence: float | None = None
     category: str | None = None
@@ -62,15 +62,16 @@ def import_source(
     skip: bool = False,
     only_named: bool = False,
 ) -> Imported:
-    """The table of a file or folder, its photographs below ``root`` (the source's folder, if None).
+    """The table of a file or folder, its photographs below ``root`` (if None, the source's folder).
 
-    ``what`` is one of `exreid.data.imports.content.WHAT`, or None: recognised. ``table`` is a table
-    with the names of the photographs' animals; with ``skip`` what cannot be used is left out and
-    counted, with ``only_named`` so are animals without a name. MetadataError.
+    ``what`` is one of `exreid.data.imports.content.WHAT`; None: recognised by the content.
+    ``table`` is a table with the names of the photographs' animals. With ``skip`` entries that
+    cannot be used are left out and counted, with ``only_named`` animals without a name.
+    MetadataError.
     """
     choices = choices or Choices()
     archive = unpacked(source)
-    source, told = archive or (source, "")
+    source, note = archive or (source, "")
     content = read_content(source, choices.sheet)
     what = choose(content, what)
     folder = source if what == "folders" else content.source.rpartition("/")[0]
@@ -83,7 +84,7 @@ def import_source(
         skip=skip,
         only_named=only_named,
     )
-    return replace(made, notes=[told, *made.notes]) if told else made
+    return replace(made, notes=[note, *made.notes]) if note else made
 
 
 def import_content(
@@ -96,7 +97,7 @@ def import_content(
     skip: bool = False,
     only_named: bool = False,
 ) -> Imported:
-    """As `import_source`, of a source that is parsed and recognised."""
+    """As `import_source`, for a source that is parsed and recognised."""
     reading = read_animals(content, what, choices, root)
     if table is not None:
         reading = _with_table(reading, import_source(table, root, only_named=True).cells, root)
@@ -115,7 +116,8 @@ def import_content(
 
 
 def write_metadata(cells: pd.DataFrame, out: Path) -> None:
-    """Write a table as Parquet or CSV, by its ending; half a file is never there."""
+    """Write a table as Parquet or CSV, by its ending; under a temporary name until it is
+    complete."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(out) as half:
         if out.suffix == ".parquet":
@@ -125,13 +127,13 @@ def write_metadata(cells: pd.DataFrame, out: Path) -> None:
 
 
 def read_animals(content: Content, what: str, choices: Choices, root: str) -> Reading:
-    """What a source says; MetadataError, with its name, for what it should not."""
+    """The animals of a source; MetadataError, with its name, for wrong content."""
     try:
         return _read(content, what, choices, root)
     except (MetadataError, MaskError) as error:
-        told = str(error)
-        named = told.startswith(content.source)
-        raise MetadataError(told if named else f"{content.source}: {told}") from error
+        message = str(error)
+        has_source = message.startswith(content.source)
+        raise MetadataError(message if has_source else f"{content.source}: {message}") from error
 
 
 def _read(content: Content, what: str, choices: Choices, root: str) -> Reading:
@@ -198,19 +200,19 @@ def _read_masks(content: Content, root: str) -> Reading:
     masks = Path(content.source).expanduser()
     inside = [path for path in photographs if not (Path(root) / path).is_relative_to(masks)]
     try:
-        found = mask_files(masks, inside)
+        files_of = mask_files(masks, inside)
     except MaskError as error:
         raise MaskError(str(error).removeprefix("--masks: ")) from error
     animals: list[Animal] = []
     several = 0
-    for path, files in found.items():
-        shown = read_masks(files)
-        several += len(shown) > 1
-        for number, mask_HW in shown.items():
-            cells: Cells = {"image_id": f"{path}#{number}"} if len(shown) > 1 else {}
+    for path, files in files_of.items():
+        animal_masks = read_masks(files)
+        several += len(animal_masks) > 1
+        for number, mask_HW in animal_masks.items():
+            cells: Cells = {"image_id": f"{path}#{number}"} if len(animal_masks) > 1 else {}
             place = f"{next(iter(files.values()))}, animal {number}"
             animals.append(Animal(path, place, cells, mask=encode_mask(mask_HW)))
-    notes = [f"{counted(len(inside) - len(found), 'photograph has', 'photographs have')} no mask"]
+    notes = [f"{counted(len(inside) - len(files_of), 'photograph has', 'photographs have')} no mask"]
     if several:
         have = counted(several, "photograph has", "photographs have")
         notes.append(f"{have} several animals by their masks")
@@ -218,30 +220,30 @@ def _read_masks(content: Content, root: str) -> Reading:
 
 
 def _with_endings(reading: Reading, root: str) -> Reading:
-    """Photographs that are named without an ending, as their files have them."""
+    """The reading with the endings of the files, for photographs that are named without one."""
     by_stem: dict[str, list[str]] = {}
     for path in find_photos([Path(root)]).paths:
         by_stem.setdefault(PurePosixPath(path).stem, []).append(path)
     animals = []
     for animal in reading.animals:
-        there = by_stem.get(PurePosixPath(animal.path).stem, [])
-        if not PurePosixPath(animal.path).suffix and len(there) > 1:
-            raise MetadataError(f"{animal.place} could be of {there[0]} or {there[1]}.")
-        path = there[0] if not PurePosixPath(animal.path).suffix and there else animal.path
+        same_stem = by_stem.get(PurePosixPath(animal.path).stem, [])
+        if not PurePosixPath(animal.path).suffix and len(same_stem) > 1:
+            raise MetadataError(f"{animal.place} could be of {same_stem[0]} or {same_stem[1]}.")
+        path = same_stem[0] if not PurePosixPath(animal.path).suffix and same_stem else animal.path
         animals.append(Animal(path, animal.place, animal.cells, mask=animal.mask))
     return Reading(reading.form, animals, reading.left_out, reading.notes)
 
 
 def _with_table(reading: Reading, cells: pd.DataFrame, root: str) -> Reading:
-    """The reading's boxes and masks with what a table says of their photographs.
+    """The reading's boxes and masks with a table's cells on their photographs.
 
-    A row names one animal: where a photograph has several, none of them can be named by it, and
-    all are left out. Photographs of the table without a box or mask are kept whole.
+    A row names one animal: of a photograph with several animals all are left out, since the row
+    may be of any of them. Photographs of the table without a box or mask are kept whole.
     """
-    found = find_photographs(root, [animal.path for animal in reading.animals]).found
+    path_of = find_photographs(root, [animal.path for animal in reading.animals]).path_of
     by_path: dict[str, list[Animal]] = {}
     for animal in reading.animals:
-        path = found.get(animal.path, animal.path)
+        path = path_of.get(animal.path, animal.path)
         by_path.setdefault(path, []).append(replace(animal, path=path))
     kept: list[Animal] = []
     left_out = reading.left_out.copy()
@@ -254,10 +256,10 @@ def _with_table(reading: Reading, cells: pd.DataFrame, root: str) -> Reading:
                 animals
             )
         elif animals:
-            one = animals[0]
-            own = {key: value for key, value in one.cells.items() if value}
-            mask = one.mask or row.mask
-            kept.append(replace(one, cells={**row.cells, **own}, mask=mask))
+            boxed = animals[0]
+            own = {key: value for key, value in boxed.cells.items() if value}
+            mask = boxed.mask or row.mask
+            kept.append(replace(boxed, cells={**row.cells, **own}, mask=mask))
         else:
             whole += row.box is None and row.mask is None
             kept.append(row)

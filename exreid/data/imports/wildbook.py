@@ -34,11 +34,11 @@ def is_wildbook(names: Sequence[str]) -> bool:
 def read_wildbook(cells: pd.DataFrame, lines: Sequence[int]) -> Reading:
     """The animals of a spreadsheet: each of an encounter's photographs is a row.
 
-    Annotations' boxes, [x, y, width, height] in pixels, are taken where the sheet has them. A row
-    without an identifier for the visit is one visit.
+    Annotations' boxes, [x, y, width, height] in pixels, are taken if the sheet has them. A row
+    without an identifier of an encounter is an encounter by itself.
     """
     columns = [str(name) for name in cells.columns]
-    assets = sorted(int(found[1]) for name in columns if (found := MEDIA.fullmatch(name)))
+    assets = sorted(int(match[1]) for name in columns if (match := MEDIA.fullmatch(name)))
     animals: list[Animal] = []
     left_out: Counter[str] = Counter()
     for row, line in zip(cells.to_dict("records"), lines, strict=True):
@@ -63,8 +63,10 @@ def read_wildbook(cells: pd.DataFrame, lines: Sequence[int]) -> Reading:
             photographs += 1
             place = f"line {line}, Encounter.mediaAsset{n}"
             side = text.get(f"Annotation{n}.ViewPoint") or text.get(f"Annotation{n}.Viewpoint")
-            mine: Cells = {**shared, "viewpoint": side}
-            animals.append(Animal(path, place, mine, _box(text.get(f"Annotation{n}.bbox"), place)))
+            photo_cells: Cells = {**shared, "viewpoint": side}
+            animals.append(
+                Animal(path, place, photo_cells, _box(text.get(f"Annotation{n}.bbox"), place))
+            )
         if not photographs:
             left_out["rows without a photograph"] += 1
     animals, repeats = without_repeats(animals)
@@ -84,7 +86,7 @@ def _joined(text: Cells, names: Sequence[str]) -> str | None:
 
 
 def _date(text: Cells, place: str) -> str | None:
-    """ISO, with the time where there is one; None where the day is not known."""
+    """An ISO date, with the time if there is one; None if the day is not known."""
     parts = [text.get(name) for name in _DATE]
     if None in parts:
         return None

@@ -1,4 +1,4 @@
-"""Zip files of packages and folders, unpacked beside themselves; nothing leaves that folder."""
+"""Zip files of packages and folders, unpacked beside themselves, without leaving that folder."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from exreid.storage.files import temporary_beside
 from exreid.storage.urls import is_remote
 
 MOST_TIMES, OFTEN_ENOUGH = 100, 2**30
-"""A file that unpacks to more bytes than that, and so many times its own size, is a trap."""
+"""A file that unpacks to more than `OFTEN_ENOUGH` bytes and `MOST_TIMES` its size is a trap."""
 _NO_CONTENT = re.compile(r"(^|/)(__MACOSX/.*|\.DS_Store|Thumbs\.db|desktop\.ini)$", re.IGNORECASE)
 
 
 def unpacked(source: str) -> tuple[str, str] | None:
-    """The folder that a zip file was unpacked into, and a sentence on it; None for what is no zip.
+    """The folder that a zip file was unpacked into, and a sentence on it; None for any other file.
 
-    It lies beside the zip, under its name without ending; where it is there already with the same
-    files, it is taken as it is. Of one folder alone inside, that one. MetadataError for a zip with
-    paths that lead elsewhere, links, passwords or damage, and for more than the disk holds.
+    The folder is beside the zip and has its name without ending. If it exists with the same files,
+    it is taken as it is. If the zip contains a single folder, that folder. MetadataError for a zip
+    with paths that lead elsewhere, links, passwords or damage, and for more than fits the disk.
     """
     file = Path(source).expanduser()
     if is_remote(source) or not file.is_file() or not zipfile.is_zipfile(file):
@@ -56,7 +56,7 @@ def unpacked(source: str) -> tuple[str, str] | None:
 
 
 def _members(archive: zipfile.ZipFile, file: Path) -> dict[str, zipfile.ZipInfo]:
-    """The files of a zip by their judged paths."""
+    """The files of a zip by their checked paths."""
     members: dict[str, zipfile.ZipInfo] = {}
     folded: set[str] = set()
     for info in archive.infolist():
@@ -92,8 +92,8 @@ def _members(archive: zipfile.ZipFile, file: Path) -> dict[str, zipfile.ZipInfo]
 
 def _there_already(members: dict[str, zipfile.ZipInfo], folder: Path, file: Path) -> str:
     for path, info in members.items():
-        there = folder / path
-        if not there.is_file() or there.stat().st_size != info.file_size:
+        unpacked_file = folder / path
+        if not unpacked_file.is_file() or unpacked_file.stat().st_size != info.file_size:
             raise MetadataError(
                 f"{file}: would be unpacked into {folder}, which is there with another {path}. "
                 "Rename one of them, or name the folder itself."
@@ -102,10 +102,10 @@ def _there_already(members: dict[str, zipfile.ZipInfo], folder: Path, file: Path
 
 
 def _inner(folder: Path) -> str:
-    """The folder, or the only one in it, if folders or a package are there."""
+    """The folder, or its only entry if that is a folder with folders or a package in it."""
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
     if len(entries) != 1 or not entries[0].is_dir():
         return str(folder)
     inside = list(entries[0].iterdir())
-    packed = any(one.is_dir() or one.suffix in (".json", ".xml") for one in inside)
+    packed = any(entry.is_dir() or entry.suffix in (".json", ".xml") for entry in inside)
     return str(entries[0]) if packed else str(folder)
