@@ -67,9 +67,9 @@ def _identify(options: argparse.Namespace) -> int:
     if options.encounter_minutes < 0:
         raise ConfigError("--encounter-minutes: 0 or more.")
     given, overrides = _sorted_out(options.words)
-    from exreid.gallery.folder import SWAPS, open_gallery
+    from exreid.gallery.folder import OPEN_TRIES, open_gallery
 
-    for left in reversed(range(SWAPS)):
+    for left in reversed(range(OPEN_TRIES)):
         gallery = open_gallery(options.gallery)
         try:
             folder, found = _answered(gallery, given, overrides, options)

@@ -1,4 +1,4 @@
-"""The tables of what new photographs are answered, and of where their pictures are."""
+"""The tables of new photographs' answers, and of their pictures."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from exreid.records import ImageTable, Json, region_parts
 from exreid.storage.run_files import IN_GALLERY
 
 PictureFile = dict[str, str | None]
+"""``root``, ``path`` and ``mask`` of a picture, and its ``bbox`` if it has one."""
 
 
 def photo_answer_tables(
     retrieval: Retrieval, gallery: StoredGallery, config: ProbeConfig
 ) -> AnswerTables:
-    """A probe's tables without their truth, which nobody knows; with the probability of each
-    identity, where the gallery states one, and no decision where it cannot tell its animals
-    apart."""
+    """A probe's tables without the truth, which is not known; with the probability of each identity
+    if the gallery has a curve for it, and without decisions if the gallery does not decide."""
     names, decisions = names_of(retrieval), retrieval.decisions
     answers = without_truth(answer_table(retrieval, names, config))
     if decisions is not None:
@@ -46,8 +46,8 @@ def photo_answer_tables(
 def _leaders_first(
     answers: pa.Table, retrieval: Retrieval, decisions: Decisions, names: dict[int, str]
 ) -> pa.Table:
-    """With identity_score=mean_top another animal may stand before the one that was decided on:
-    the answer is that one, and stands first."""
+    """The answers with the animal of the decision first: with identity_score=mean_top another one
+    may have the best image."""
     leader_of = dict(
         zip(retrieval.queries.image_ids, map(names.get, decisions.top.identity_Q), strict=True)
     )
@@ -61,7 +61,7 @@ def _leaders_first(
 
 
 def without_truth(table: pa.Table) -> pa.Table:
-    """The table with nothing in its column ``is_match``."""
+    """The table with an empty column ``is_match``."""
     place = table.schema.get_field_index("is_match")
     return table.set_column(place, "is_match", pa.nulls(len(table), pa.bool_()))
 
@@ -69,7 +69,7 @@ def without_truth(table: pa.Table) -> pa.Table:
 def _probabilities(
     retrieval: Retrieval, gallery: StoredGallery, answers: pa.Table, names: dict[int, str]
 ) -> np.ndarray:
-    """Of each row of the answers; NaN where the gallery states none."""
+    """The probability of each row of the answers; NaN if the gallery has no curve for it."""
     curve, decisions = gallery.answer_curve(), retrieval.decisions
     if curve is None or decisions is None:
         return np.full(len(answers), np.nan)
@@ -108,8 +108,8 @@ def _open_set_table(
 
 
 def _visit_table(retrieval: Retrieval, names: dict[int, str], *, decides: bool) -> pa.Table:
-    """``encounters.parquet``: the answer of each visit, its photographs pooled as a probe does, and
-    decided as one photograph is that had the pooled score and margin."""
+    """``encounters.parquet``: the answer of each encounter. Its photographs are pooled as in a
+    probe, and decided like one photograph with the pooled score and margin."""
     queries, encounters = retrieval.queries, retrieval.table.rows["encounter"]
     decisions = retrieval.decisions
     rows = []
@@ -151,7 +151,8 @@ def _visit_table(retrieval: Retrieval, names: dict[int, str], *, decides: bool) 
 def _visit_decision(
     retrieval: Retrieval, members: np.ndarray, answer: IdentityAnswer
 ) -> tuple[float | None, str | None]:
-    """The probability that a visit's top identity is right, and known or new; None undecided."""
+    """The probability that an encounter's top identity is right, and known or new; or None,
+    None."""
     if retrieval.decisions is None:
         return None, None
     (decider,), score_A = retrieval.decisions.deciders, answer.score_A
@@ -173,7 +174,7 @@ def picture_table(
     config: ProbeConfig,
     pictures: Path | None,
 ) -> pa.Table:
-    """``photos.parquet``: where the pictures of queries and of their candidates are; those of the
+    """``photos.parquet``: the picture files of queries and of their candidates; those of the
     gallery below ``pictures``, or else its thumbnails. ``known`` are the photographs that the
     gallery has already."""
     rows = [
@@ -233,7 +234,7 @@ def _below(root: str, table: ImageTable, position: int) -> PictureFile:
 
 
 def _thumbnail(gallery: StoredGallery, position: int) -> PictureFile:
-    """The small picture of a gallery photograph; nothing where there is none."""
+    """The small picture of a gallery photograph; without one, a path of None."""
     file = gallery.thumbnail(gallery.content_G[position])
     if file is None:
         return {"root": None, "path": None, "mask": None}
@@ -247,7 +248,7 @@ def _boxed(bbox: str | None) -> dict[str, str | None]:
 
 
 def _date_text(moment: Any) -> str | None:
-    """A date as text, with its time where it has one."""
+    """A date as text, with its time if it has one."""
     if pd.isna(moment):
         return None
     return str(moment.date() if moment == moment.normalize() else moment)

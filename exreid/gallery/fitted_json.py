@@ -1,4 +1,4 @@
-"""What was fitted on a gallery, as JSON: the decision known or new, the grouping of new animals."""
+"""A gallery's fits as JSON: the decision known or new, the grouping of new animals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SAVED_AS = {
     "fitted_identities": "practice_animals",
     "fitted_ari": "practice_ari",
 }
-"""What fields are called in gallery.json, where that is another name."""
+"""Names of fields in gallery.json, where they differ."""
 
 
 def decider_to_json(decider: Decider) -> dict[str, Json]:
@@ -63,7 +63,7 @@ def _fields(saved: dict[str, Any]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list | np.ndarray):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     if isinstance(value, float) and not np.isfinite(value):
         return "inf" if value > 0 else "-inf"
     return value.item() if isinstance(value, np.generic) else value
@@ -71,5 +71,5 @@ def _plain(value: Any) -> Any:
 
 def _tupled(value: Any) -> Any:
     if isinstance(value, list):
-        return tuple(_tupled(one) for one in value)
+        return tuple(_tupled(item) for item in value)
     return float(value) if value in ("inf", "-inf") else value

@@ -1,4 +1,4 @@
-"""A gallery: known animals in one folder that can be moved, sent and asked.
+"""A gallery: known animals in one folder, which can be moved, sent and opened.
 
     gallery.json        format, config, counts, what the features depend on, the fitted decision
     images.parquet      a row per photograph, in the gallery's order
@@ -10,8 +10,8 @@
     backbone-0.safetensors   weights, where they came from a checkpoint
     checksums.json      of the files beside it: damage is an error that names the file
 
-A gallery may come from somebody else. So it holds JSON, Parquet, plain arrays, JPEG and
-safetensors, nothing that runs; nothing in it is a link; and no path in it leaves its folder.
+A gallery may come from another person. So its files are JSON, Parquet, plain arrays, JPEG and
+safetensors, which run no code; none of them is a link; and no path in it leaves its folder.
 
 Letters: G gallery images.
 """
@@ -21,20 +21,17 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from exreid.calibration.budget import BudgetRule
-from exreid.calibration.curves import Calibration, SavedCalibration
+from exreid.calibration.curves import Calibration
 from exreid.calibration.fusion import Fusion
-from exreid.config.base import Tree
-from exreid.config.io import from_values
 from exreid.config.probe import ProbeConfig
 from exreid.errors import CalibrationError, ConfigError, GalleryError
 from exreid.features.keys import image_key
@@ -46,7 +43,6 @@ from exreid.gallery.layout import (
     DAMAGED,
     IMAGES,
     MANIFEST,
-    backbone_name,
     checked,
     inside,
     is_link,
@@ -56,6 +52,15 @@ from exreid.gallery.layout import (
     refuse_links,
     thumbnail_name,
 )
+from exreid.gallery.manifest import (
+    EARLIER_FORMATS,
+    ROUNDING_KEYS,
+    Manifest,
+    add_missing_flips,
+    read_manifest,
+    stored_config,
+    with_stored_weights,
+)
 from exreid.gallery.swap import State, put_back, state_of
 from exreid.openset.decide import Decider
 from exreid.openset.group import Grouping
@@ -64,58 +69,13 @@ from exreid.storage.files import mapped_array
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
-EARLIER_FORMATS = (1,)
-"""Their features are read as they are; what was fitted on them is fitted anew by `gallery add`."""
-DESCRIBES = ("dataset", "model", "benchmark", "seed", "deterministic")
-"""Of a gallery's config, what is taken from it ..."""
-THIS_MACHINES = (
-    *(("dataset", "root"), ("dataset", "metadata_file"), ("dataset", "on_error")),
-    *(("dataset", "make_split"), ("model", "checkpoint"), ("benchmark", "cache")),
-    ("benchmark", "calibration", "load"),
-)
-"""... without these."""
-LOOSE = ("device", "torch", "timm")
-"""Of what features depend on: what moves their last digits alone."""
-SWAPS = 5
-"""How often a gallery that is replaced while it is opened is opened again."""
-
-
-class OpenSetFit(TypedDict):
-    """What decides whether an animal is known."""
-
-    decider: dict[str, Json]
-    content: dict[str, Json] | None
-    """Of ``open_set.json``."""
-    answer: SavedCalibration
-    grouping: dict[str, Json] | None
-
-
-class Manifest(TypedDict):
-    """What ``gallery.json`` holds, as far as others ask for it."""
-
-    format: int
-    fingerprint: str
-    method: str
-    photographs: int
-    animals: int
-    encounters: int
-    thumbnails_px: int
-    history: list[dict[str, Json]]
-    config: Tree
-    features: dict[str, Mapping[str, Json]]
-    """What they depend on besides the images, by their name."""
-    checkpoints: list[int]
-    calibration: str | None
-    """``fitted`` on this gallery, or ``loaded``."""
-    open_set: OpenSetFit | None
-    quality: NotRequired[dict[str, Any] | None]
-    checksums: NotRequired[str]
+OPEN_TRIES = 5
+"""The most times that a gallery is opened, if another process replaces it meanwhile."""
 
 
 @dataclass(frozen=True)
 class StoredGallery:
-    """A gallery that was opened; arrays stay on disk until they are needed."""
+    """An open gallery; its arrays are read from disk when they are needed."""
 
     folder: Path
     manifest: Manifest
@@ -125,11 +85,11 @@ class StoredGallery:
     content_G: list[str]
     """Hashes of the photographs' files."""
     small_masks: list[str | None]
-    """Where the animals are on the thumbnails, as `exreid.records.region_text` has it."""
+    """The animals' regions on the thumbnails, as texts of `exreid.records.region_text`."""
     checksums: dict[str, str] | None
-    """Of the files right in the folder; None where an earlier version wrote none."""
+    """Of the files directly in the folder; None if an earlier version wrote none."""
     state: State
-    """Of the folder when it was opened."""
+    """The state of the folder when it was opened."""
 
     def is_replaced(self) -> bool:
         """Whether another gallery has taken the folder's place since it was opened."""
@@ -148,15 +108,16 @@ class StoredGallery:
         return str(self.manifest["fingerprint"])
 
     def place_of(self, content: str, region: str | None) -> int | None:
-        """The place of the image with a photograph's content and region; None where it has none.
+        """The index of the image with a photograph's content and region; None if there is none.
 
-        Where one of the two has no box the photograph is one image, and its content says which.
+        If the gallery has only one image of this content, and that image or the region has no box,
+        the content alone decides.
         """
         places = self._places_of_content.get(content, [])
-        mine = [self._regions[place] for place in places]
-        if region in mine:
-            return places[mine.index(region)]
-        boxed = region_parts(region)[1] and any(region_parts(one)[1] for one in mine)
+        regions = [self._regions[place] for place in places]
+        if region in regions:
+            return places[regions.index(region)]
+        boxed = region_parts(region)[1] and any(region_parts(other)[1] for other in regions)
         return places[0] if len(places) == 1 and not boxed else None
 
     @cached_property
@@ -172,7 +133,7 @@ class StoredGallery:
 
     @cached_property
     def keys(self) -> list[str]:
-        """Each photograph's key, as caches have it."""
+        """The photographs' keys in caches."""
         return [
             image_key(content, region)
             for content, region in zip(self.content_G, self.table.regions, strict=True)
@@ -180,7 +141,7 @@ class StoredGallery:
 
     @property
     def is_earlier(self) -> bool:
-        """Whether what was fitted on its features is of an earlier format."""
+        """Whether the gallery's fits are of an earlier format."""
         return self.manifest["format"] in EARLIER_FORMATS
 
     def _refuse_earlier(self) -> None:
@@ -211,17 +172,18 @@ class StoredGallery:
         return vectors_GD
 
     def local_folder(self, name: str) -> Path:
-        """Where the local features of one extractor lie, all of them whole."""
+        """The folder of one extractor's local features, all of them undamaged."""
         return self.local_store(name).store.folder
 
     def description(self, name: str) -> dict[str, Json]:
-        """What features of this name depend on besides the images; empty where it has none."""
+        """The values that features of this name depend on besides the images; empty without
+        them."""
         return dict(self.manifest["features"].get(name, {}))
 
     def check_features(self, name: str, description: Mapping[str, Json]) -> None:
-        """GalleryError where features made here would differ from the gallery's.
+        """GalleryError if features made here would differ from the gallery's.
 
-        What only moves the last digits (device, versions of torch and timm) may differ.
+        Values that change only the last digits (device, versions of torch and timm) may differ.
         """
         own = self.description(name)
         if not own:
@@ -245,21 +207,23 @@ class StoredGallery:
         folder = inside(self.folder, f"local-{name}")
         refuse_links(folder)
         keypoints = self.config.benchmark.local_top_k
-        found = LocalFeatureStore(folder, name, keypoints)
+        features = LocalFeatureStore(folder, name, keypoints)
         for part in folder.glob("part-*.npy"):
             try:
                 records = mapped_array(part)
             except (OSError, ValueError) as error:
                 raise GalleryError(f"{part}: is damaged: {error}. {DAMAGED}") from error
-            if records.dtype != found.empty.dtype or records.ndim != 1:
+            if records.dtype != features.empty.dtype or records.ndim != 1:
                 raise GalleryError(f"{part}: {records.dtype} is no local feature. {DAMAGED}")
-        if any(key not in found.store for key in self.keys):
-            named = next((part for part in found.store.parts if not part_is_whole(part)), folder)
-            raise GalleryError(f"{named}: lacks photographs of {IMAGES}. {DAMAGED}")
-        return found
+        if any(key not in features.store for key in self.keys):
+            damaged_part = next(
+                (part for part in features.store.parts if not part_is_whole(part)), folder
+            )
+            raise GalleryError(f"{damaged_part}: lacks photographs of {IMAGES}. {DAMAGED}")
+        return features
 
     def fusion(self) -> Fusion:
-        """How raw scores become one."""
+        """The fusion of the methods' raw scores."""
         self._refuse_earlier()
         file = self.file("fusion.json")
         try:
@@ -268,7 +232,7 @@ class StoredGallery:
             raise GalleryError(f"{file}: {error} {DAMAGED}") from error
 
     def budget_rule(self) -> BudgetRule | None:
-        """When the local matching of a query may stop; None where that was not fitted."""
+        """The rule by which the local matching of a query stops; None if none was fitted."""
         self._refuse_earlier()
         file = self.file("fusion.json")
         rule = read_gallery_json(file).get("budget")
@@ -278,57 +242,58 @@ class StoredGallery:
             raise GalleryError(f"{file}: {error} {DAMAGED}") from error
 
     def decider(self) -> Decider | None:
-        """The decision between known and new; None where none was fitted."""
+        """The decision between known and new; None if none was fitted."""
         self._refuse_earlier()
-        found = self.manifest["open_set"]
-        return None if found is None else decider_from_json(found["decider"])
+        fit = self.manifest["open_set"]
+        return None if fit is None else decider_from_json(fit["decider"])
 
     @cached_property
     def quality(self) -> GalleryQuality | None:
-        """How well it tells its animals apart; None where that was not measured, as by earlier
+        """How well it tells its animals apart; None if that was not measured, as by earlier
         versions."""
-        found = self.manifest.get("quality")
+        saved = self.manifest.get("quality")
         try:
-            return TypeAdapter(GalleryQuality | None).validate_python(found)
+            return TypeAdapter(GalleryQuality | None).validate_python(saved)
         except ValidationError as error:
             problem = error.errors()[0]["msg"].lower()
             raise GalleryError(f"{MANIFEST}: not a quality: {problem}. {DAMAGED}") from error
 
     @property
     def decides(self) -> bool:
-        """Whether it tells known from new: it has a decision, and tells its animals apart."""
+        """Whether it decides between known and new: it has a decision, and its quality is not
+        poor."""
         poor = self.quality is not None and self.quality.level == "poor"
         return self.manifest["open_set"] is not None and not poor
 
     @property
     def decision(self) -> dict[str, Json]:
-        """Its ``open_set.json``; empty where it has no decision."""
+        """Its ``open_set.json``; empty if it has no decision."""
         fit = self.manifest["open_set"]
         return {} if fit is None else fit["content"] or {}
 
     def grouping(self) -> Grouping | None:
-        """How photographs of new animals are grouped; None where that was not fitted."""
+        """The grouping of photographs of new animals; None if none was fitted."""
         self._refuse_earlier()
         fit = self.manifest["open_set"]
         saved = None if fit is None else fit.get("grouping")
         return None if saved is None else grouping_from_json(saved)
 
     def answer_curve(self) -> Calibration | None:
-        """From an animal's score to the probability that it is the one; None where not fitted."""
+        """From an animal's score to the probability that it is right; None if none was fitted."""
         self._refuse_earlier()
-        found = self.manifest["open_set"]
-        return None if found is None else Calibration.from_json(found["answer"])
+        fit = self.manifest["open_set"]
+        return None if fit is None else Calibration.from_json(fit["answer"])
 
     def thumbnail(self, content: str) -> Path | None:
-        """The small picture of a photograph, where the gallery has one."""
+        """The small picture of a photograph, if the gallery has one."""
         file = self.folder / thumbnail_name(content)
         return file if file.is_file() and not is_link(file, self.folder) else None
 
 
 def open_gallery(folder: Path) -> StoredGallery:
-    """Read a gallery, and check what others rely on; GalleryError for what is none."""
+    """Open a gallery and check its files; GalleryError for any other folder."""
     folder = Path(os.path.abspath(folder.expanduser()))  # noqa: PTH100 - keeps symbolic links
-    for _ in range(SWAPS):
+    for _ in range(OPEN_TRIES):
         put_back(folder)
         state = state_of(folder, MANIFEST)
         try:
@@ -348,18 +313,8 @@ def _opened(folder: Path, state: State) -> StoredGallery:
             "--out DIR."
         )
     checksums = read_checksums(folder)
-    manifest = read_gallery_json(checked(folder, MANIFEST, checksums))
-    version = manifest.get("format")
-    if version not in (*EARLIER_FORMATS, FORMAT):
-        raise GalleryError(
-            f"{folder}: a gallery of format {version}, and this version of exreid reads {FORMAT}. "
-            "Install the version that wrote it, or build it again."
-        )
-    missing = {"config", "features", "open_set", "fingerprint", "checkpoints"} - set(manifest)
-    if missing:
-        raise GalleryError(f"{folder / MANIFEST}: lacks {', '.join(sorted(missing))}. {DAMAGED}")
-    described = _described(manifest["config"])
-    config = from_values(ProbeConfig, described, source=str(folder / MANIFEST))
+    manifest = read_manifest(folder, checksums)
+    config = stored_config(manifest, source=str(folder / MANIFEST))
     if checksums is None and "checksums" in manifest:
         raise GalleryError(f"{folder / CHECKSUMS}: is missing. {DAMAGED}")
     if checksums is None:
@@ -368,57 +323,15 @@ def _opened(folder: Path, state: State) -> StoredGallery:
             "its files goes unnoticed. Build it again, or add photographs to it, to have them.",
             folder,
         )
-    _complete(manifest, config)
-    config = _with_checkpoints(config, folder, manifest, checksums)
+    add_missing_flips(manifest, config)
+    config = with_stored_weights(config, folder, manifest, checksums)
     images = read_images_table(checked(folder, IMAGES, checksums))
     return StoredGallery(folder, manifest, config, *images, checksums, state)
 
 
-def _complete(manifest: Manifest, config: ProbeConfig) -> None:
-    """Earlier versions mirrored photographs as they were told, and did not note it."""
-    for number, model in enumerate([config.model, *config.benchmark.fusion.models]):
-        described = manifest["features"].get(f"global-{number}")
-        if isinstance(described, dict) and model.flip_augmentation:
-            described.setdefault("flip", True)
-
-
-def _described(tree: Tree) -> Tree:
-    """Of a gallery's config what says how its features and decisions are made: where this machine
-    reads and writes, and whom it talks to, are its user's to say."""
-    kept = {name: value for name, value in tree.items() if name in DESCRIBES}
-    for names in THIS_MACHINES:
-        kept = _without(kept, names)
-    return kept
-
-
-def _without(tree: Tree, names: Sequence[str]) -> Tree:
-    """A tree without one of its keys, where it has it."""
-    first, *more = names
-    if not isinstance(tree, dict) or first not in tree:
-        return tree
-    if more:
-        return {**tree, first: _without(tree[first], more)}
-    return {name: value for name, value in tree.items() if name != first}
-
-
 def _differences(old: object, new: object, key: str = "") -> list[tuple[str, object, object]]:
     if isinstance(old, dict) and isinstance(new, dict):
-        names = [name for name in {**old, **new} if name not in LOOSE]
+        names = [name for name in {**old, **new} if name not in ROUNDING_KEYS]
         parts = [_differences(old.get(n), new.get(n), f"{key}.{n}".strip(".")) for n in names]
-        return [found for part in parts for found in part]
+        return [difference for part in parts for difference in part]
     return [] if old == new else [(key, old, new)]
-
-
-def _with_checkpoints(
-    config: ProbeConfig, folder: Path, manifest: Manifest, checksums: dict[str, str] | None
-) -> ProbeConfig:
-    """The config with the weights that the gallery brings."""
-    brought = set(manifest["checkpoints"])
-    models = [config.model, *config.benchmark.fusion.models]
-    for number, model in enumerate(models):
-        name = backbone_name(number)
-        file = str(checked(folder, name, checksums)) if number in brought else None
-        models[number] = model.model_copy(update={"checkpoint": file})
-    fusion = config.benchmark.fusion.model_copy(update={"models": tuple(models[1:])})
-    benchmark = config.benchmark.model_copy(update={"fusion": fusion})
-    return config.model_copy(update={"model": models[0], "benchmark": benchmark})

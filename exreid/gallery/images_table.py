@@ -16,7 +16,7 @@ from exreid.gallery.layout import DAMAGED
 from exreid.records import TABLE_COLUMNS, ImageTable
 
 ORIGINAL = "original:"
-"""Before the names of the metadata's own columns in images.parquet."""
+"""Prefix of the metadata's columns in images.parquet."""
 CONTENT = re.compile(r"[0-9a-f]{32}")
 
 
@@ -26,9 +26,9 @@ def images_table(
     small_masks: list[str | None],
     mask_col: str | None,
 ) -> pa.Table:
-    """``images.parquet``; the metadata's own columns with `ORIGINAL` before their names."""
+    """``images.parquet``; the names of the metadata's columns begin with `ORIGINAL`."""
     rows = table.rows.assign(content=content_G, small_mask=pd.Series(small_masks, dtype=object))
-    if rows["bbox"].isna().all():  # then the file is as it was before there were boxes
+    if rows["bbox"].isna().all():  # as in versions without boxes
         rows = rows.drop(columns="bbox")
     original = table.original.drop(columns=[mask_col] if mask_col in table.original else [])
     named = original.astype(object).add_prefix(ORIGINAL)

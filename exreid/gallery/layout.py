@@ -1,4 +1,4 @@
-"""What lies in a gallery's folder, under which names; damage and links are errors."""
+"""The files in a gallery's folder by their names; damage and links are errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ read_gallery_json = partial(read_json, error=GalleryError, remedy=DAMAGED)
 
 
 def read_checksums(folder: Path) -> dict[str, str] | None:
-    """Those of the files right in the gallery; None where an earlier version wrote none."""
+    """The checksums of the files directly in the gallery; None if an earlier version wrote none."""
     if not (folder / CHECKSUMS).exists():
         return None
     return {
@@ -24,7 +24,7 @@ def read_checksums(folder: Path) -> dict[str, str] | None:
 
 
 def checked(folder: Path, name: str, checksums: dict[str, str] | None) -> Path:
-    """A file right in the gallery; GalleryError where it is missing, a link, or damaged."""
+    """A file directly in the gallery; GalleryError if it is missing, a link, or damaged."""
     file = inside(folder, name)
     try:
         whole = checksums is None or checksum_of(file) == checksums.get(name)
@@ -36,7 +36,7 @@ def checked(folder: Path, name: str, checksums: dict[str, str] | None) -> Path:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """A file or folder of the gallery; GalleryError where it is missing, or a link."""
+    """A file or folder of the gallery; GalleryError if it is missing, or a link."""
     path = folder / name
     if is_link(path, folder):
         raise GalleryError(f"{path}: is a link, and a gallery has real files only. {DAMAGED}")
@@ -46,14 +46,14 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def refuse_links(folder: Path) -> None:
-    """GalleryError where anything in the folder is a symbolic link."""
+    """GalleryError if an entry of the folder is a symbolic link."""
     for path in folder.iterdir():
         if path.is_symlink():
             raise GalleryError(f"{path}: is a link, and a gallery has real files only. {DAMAGED}")
 
 
 def thumbnail_name(content: str) -> str:
-    """Where the small picture of a photograph lies in its gallery."""
+    """The path of a photograph's small picture in its gallery."""
     return f"{THUMBNAILS}/{content[:2]}/{content}.jpg"
 
 

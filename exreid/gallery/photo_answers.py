@@ -1,4 +1,4 @@
-"""What is told of new photographs: one answer each, and one for each visit."""
+"""The answers to new photographs: one for each, and one for each encounter."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from exreid.records import GalleryQuality, Json, Rejected
 
 @dataclass(frozen=True)
 class Candidate:
-    """One animal that a photograph may show."""
+    """An animal that a photograph may show."""
 
     animal: str
     score: float
     probability: float | None
     best_photo: str
-    """The gallery's photograph of it that fits best."""
+    """The animal's photograph in the gallery with the best score."""
     photos: int
-    """Its photographs among the candidates."""
+    """The number of its photographs among the candidates."""
 
 
 @dataclass(frozen=True)
 class PhotoAnswer:
-    """What is told of one photograph."""
+    """The answer to one photograph."""
 
     photo: str
     status: str
@@ -41,19 +41,19 @@ class PhotoAnswer:
     visit: str | None = None
     time: str | None = None
     leader: str | None = None
-    """The animal that its best candidate shows."""
+    """The animal with the best score."""
     decision: str | None = None
-    """``known`` or ``new``, by the gallery's threshold; None where the gallery does not decide."""
+    """``known`` or ``new``, by the gallery's threshold; None if the gallery does not decide."""
     known_probability: float | None = None
-    """That the leading animal is the right one, and so no new one."""
+    """The probability that the leading animal is right, and so known."""
     margin: float | None = None
-    """By how much of the score the leading animal is before the next."""
+    """The leading animal's score less the next one's."""
     new_animal: int | None = None
-    """Of a photograph that is called new: its animal's number among the new ones of this run."""
+    """For a photograph of a new animal: the animal's number among the new ones of this run."""
     animals: tuple[Candidate, ...] = ()
-    """The leader first."""
+    """The candidates, the leader first."""
     note: str = ""
-    """Why it is unreadable, which photograph of the gallery it is, or why nothing was decided."""
+    """Why it is unreadable, its photograph in the gallery, or why nothing was decided."""
 
     @property
     def told(self) -> ToldAnswer:
@@ -62,7 +62,7 @@ class PhotoAnswer:
 
     @property
     def animal(self) -> str | None:
-        """The known animal that was named, or the number of the new one; None otherwise."""
+        """The named known animal, or the new one's number; None otherwise."""
         if self.told.kind == "known":
             return self.leader
         grouped = self.told.kind == "new" and self.new_animal is not None
@@ -99,24 +99,24 @@ class PhotoAnswer:
 
 @dataclass(frozen=True)
 class VisitAnswer:
-    """What the photographs of one visit say together."""
+    """The common answer to the photographs of one encounter."""
 
     visit: str
     how: str
-    """How the visit was found: ``table``, ``time`` or ``folder``."""
+    """How the encounter was found: ``table``, ``time`` or ``folder``."""
     photos: int
     decision: str | None
-    """``known`` or ``new``, of all of them together; None where the gallery does not decide."""
+    """``known`` or ``new``, for all of them together; None if the gallery does not decide."""
     probability: float | None
-    """That the animal is the right one, and so no new one."""
+    """The probability that the animal is right, and so known."""
     animal: str | None
-    """The one that leads them together, among those that lead a photograph."""
+    """The animal with the best pooled score."""
     score: float | None
     next_animal: str | None
 
     @property
     def name(self) -> str:
-        """As people say it."""
+        """The encounter's name for people."""
         return str(visit_name(self.visit))
 
     @property
@@ -131,15 +131,15 @@ class VisitAnswer:
 
 @dataclass(frozen=True)
 class Identification:
-    """All that is told."""
+    """All answers of a run."""
 
     photos: list[PhotoAnswer]
     visits: list[VisitAnswer]
     counts: dict[str, Any]
     reason: str | None = None
-    """Why the decisions promise no false-match rate, where they do not."""
+    """Why the decisions promise no false-match rate; None if they do."""
     quality: GalleryQuality | None = None
-    """How well the gallery tells its animals apart; None where that is not known."""
+    """How well the gallery tells its animals apart; None if that is not known."""
 
     def as_json(self) -> dict[str, Json]:
         """For ``--json``."""
@@ -153,7 +153,7 @@ class Identification:
 
 
 def _short(value: float | None) -> float | None:
-    """As tables have it, with six digits."""
+    """A number with six digits, as in tables."""
     return None if value is None else float(f"{value:.6g}")
 
 
@@ -164,7 +164,8 @@ def identification(
     retrieval: Retrieval | None,
     tables: AnswerTables | None,
 ) -> Identification:
-    """What the tables of a run say, photograph by photograph; None where none was answered."""
+    """The answers in a run's tables; ``retrieval`` and ``tables`` are None if nothing was
+    answered."""
     decider = gallery.decider()
     reason = decider.reason or None if decider is not None else None
     answered: list[PhotoAnswer] = []

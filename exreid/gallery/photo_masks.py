@@ -1,4 +1,4 @@
-"""The mask images of new photographs: each animal's mask to its row, or a row for each mask."""
+"""The mask images of new photographs: a mask for each row, or a row for each mask."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ from exreid.progress import tell
 from exreid.storage.urls import read_bytes
 
 INSIDE = 0.5
-"""A mask is the animal's of a box that it lies in by so much of its pixels."""
+"""The least share of a mask's pixels that are inside the box of the same animal."""
 
 
 def with_mask_images(
-    rows: pd.DataFrame, photo_N: Sequence[int], found: FoundPhotos, folder: Path
+    rows: pd.DataFrame, photo_N: Sequence[int], photos: FoundPhotos, folder: Path
 ) -> tuple[pd.DataFrame, list[int]]:
-    """The rows with the masks of ``folder``, and the place of the row that each was made of.
+    """The rows with the masks of ``folder``, and for each the index of the row that it was made of.
 
     A row without a box becomes a row for each animal of its photograph's masks, with the box
-    around it; of rows with boxes each gets the mask that lies in its box. MaskError.
+    around the mask; rows with boxes get the masks inside their boxes. MaskError.
     """
-    files = mask_files(folder, found.paths)
+    files = mask_files(folder, photos.paths)
     rows_of: dict[int, list[int]] = {}
     for i, photo in enumerate(photo_N):
         rows_of.setdefault(photo, []).append(i)
     source: list[int] = []
     changed: list[dict[str, str]] = []
     several = 0
-    for photo, path in enumerate(found.paths):
-        mine = rows_of[photo]
+    for photo, path in enumerate(photos.paths):
+        rows_of_photo = rows_of[photo]
         masks = read_masks(files[path]) if path in files else {}
         if not masks:
-            made: list[dict[str, str]] = [{} for _ in mine]
-        elif len(mine) == len(masks) == 1:
-            made = [{"mask": encode_mask(next(iter(masks.values())))}]
-        elif len(mine) == 1 and rows["bbox"].iloc[mine[0]] is None:
+            changes: list[dict[str, str]] = [{} for _ in rows_of_photo]
+        elif len(rows_of_photo) == len(masks) == 1:
+            changes = [{"mask": encode_mask(next(iter(masks.values())))}]
+        elif len(rows_of_photo) == 1 and rows["bbox"].iloc[rows_of_photo[0]] is None:
             several += 1
-            fitted = _as_displayed(masks, found.root, path)[0]
-            made = [_animal(path, number, mask) for number, mask in fitted.items()]
-            mine = mine * len(masks)
+            fitted = _as_displayed(masks, photos.root, path)[0]
+            changes = [_animal(path, number, mask) for number, mask in fitted.items()]
+            rows_of_photo = rows_of_photo * len(masks)
         else:
-            made = _by_box(rows.iloc[mine], masks, found.root, path)
-        source += mine
-        changed += made
+            changes = _by_box(rows.iloc[rows_of_photo], masks, photos.root, path)
+        source += rows_of_photo
+        changed += changes
     if several:
         tell(f"--masks: {several} photographs show several animals; each is asked for alone.")
     result = rows.iloc[source].reset_index(drop=True)
@@ -63,7 +63,7 @@ def with_mask_images(
 
 
 def _animal(path: str, number: int, mask_HW: np.ndarray) -> dict[str, str]:
-    """What is told of one of several animals: its id, mask and the box around it."""
+    """Id, mask and box of one of several animals."""
     box = box_around(mask_HW)
     xywh = [int(n) for n in (box.left, box.top, *box.wh)]
     return {
@@ -76,7 +76,7 @@ def _animal(path: str, number: int, mask_HW: np.ndarray) -> dict[str, str]:
 def _by_box(
     rows: pd.DataFrame, masks: dict[int, np.ndarray], root: str, path: str
 ) -> list[dict[str, str]]:
-    """Of each row the mask that lies in its box, each mask once, by their overlap."""
+    """For each row the mask inside its box, by the largest overlap, each mask once."""
     if rows["bbox"].isna().any():
         raise MaskError(
             f"--masks: {path} has {len(rows)} rows in the table, not all with a box: nobody knows "
@@ -86,24 +86,24 @@ def _by_box(
     fitted = list(as_displayed.values())
     boxes = [box_in_image(text, wh_px) for text in rows["bbox"]]
     overlap_RM = np.array([[_overlap(box, box_around(mask)) for mask in fitted] for box in boxes])
-    made: list[dict[str, str]] = [{} for _ in boxes]
+    changes: list[dict[str, str]] = [{} for _ in boxes]
     for _ in range(min(overlap_RM.shape)):
-        row, place = divmod(int(overlap_RM.argmax()), len(fitted))
-        overlap_RM[row], overlap_RM[:, place] = -1, -1
-        mask_HW = fitted[place]
+        row, column = divmod(int(overlap_RM.argmax()), len(fitted))
+        overlap_RM[row], overlap_RM[:, column] = -1, -1
+        mask_HW = fitted[column]
         if mask_HW[boxes[row].pixels(wh_px)].sum() < INSIDE * mask_HW.sum():
             raise MaskError(
                 f"--masks: no mask of {path} lies in the box {rows['bbox'].iloc[row]}. Masks and "
                 "boxes should be of the same photographs and animals."
             )
-        made[row] = {"mask": encode_mask(mask_HW)}
-    return made
+        changes[row] = {"mask": encode_mask(mask_HW)}
+    return changes
 
 
 def _as_displayed(
     masks: dict[int, np.ndarray], root: str, path: str
 ) -> tuple[dict[int, np.ndarray], tuple[int, int]]:
-    """The masks as they lie on the displayed photograph, and its size."""
+    """The masks on the displayed photograph, and its size."""
     wh_px, orientation = displayed_wh_px(read_bytes(root, path))
     try:
         fitted = {n: fit_mask_to_image(mask, wh_px, orientation) for n, mask in masks.items()}

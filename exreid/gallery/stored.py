@@ -1,4 +1,4 @@
-"""What a gallery brings to a run besides its features: all that was fitted when it was built."""
+"""A gallery's fits for a run: the fusion, the decision and the grouping from its build."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from exreid.storage.run_folder import write_text
 def stored_fusion(
     gallery: StoredGallery, scoring: Scoring, reranker: Reranker | None, folder: Path
 ) -> FittedFusion:
-    """The gallery's fusion and budget rule, of which the run's folder is given a copy."""
+    """The gallery's fusion and budget rule; the run's folder gets a copy."""
     methods = fused_methods(scoring.features, scoring.config, scoring.local, reranker)
     text = gallery.file(FUSION_FILE).read_text(encoding="utf-8")
     write_text(folder / FUSION_FILE, text)
@@ -26,7 +26,7 @@ def stored_fusion(
 def stored_fit(
     gallery: StoredGallery, scoring: Scoring, reranker: Reranker | None, folder: Path
 ) -> Fitted:
-    """All that photographs are answered and decided by; nothing is fitted."""
+    """The gallery's fits; nothing is fitted again."""
     fusion = None
     if scoring.config.benchmark.method == "wildfusion":
         fusion = stored_fusion(gallery, scoring, reranker, folder)

@@ -1,4 +1,4 @@
-"""A new gallery in the place of an old one, so that at every moment one of them is there."""
+"""A new gallery in the place of an old one, so that at every moment one of them exists."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from filelock import FileLock, Timeout
 from exreid.errors import GalleryError
 
 WAIT_S = 10.0
-"""For another process that is between its two renames."""
+"""Wait for another process between its two renames, in seconds."""
 
 State = tuple[int, int, int] | None
 
 
 def state_of(folder: Path, manifest: str) -> State:
-    """What tells a gallery from another one that took its place; None where there is none."""
+    """Inodes and time of a gallery, which another one in its place does not have; None without
+    one."""
     try:
         inside = (folder / manifest).stat()
         return folder.stat().st_ino, inside.st_ino, inside.st_mtime_ns
@@ -31,14 +32,14 @@ def state_of(folder: Path, manifest: str) -> State:
 
 @contextmanager
 def new_folder(out: Path, check: Callable[[Path], object]) -> Iterator[Path]:
-    """A folder that takes the place of ``out`` once it is whole and ``check`` has opened it; until
-    then, and where anything fails, what was there stays."""
+    """A folder that takes the place of ``out`` after the with-block, once ``check`` has opened it.
+    Until then, and after a failure, the old folder stays."""
     out = Path(os.path.abspath(out.expanduser()))  # noqa: PTH100
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.tmp")
     lock = _lock(out, 0)
     try:
-        # The lock takes a folder that cannot be written for one that is locked.
+        # To the lock, a folder without the right to write looks locked.
         temporary.mkdir()
         temporary.rmdir()
         lock.acquire()
@@ -65,7 +66,7 @@ def new_folder(out: Path, check: Callable[[Path], object]) -> Iterator[Path]:
 
 
 def put_back(out: Path) -> None:
-    """The gallery that a killed process took away and did not replace, in its place again."""
+    """Put a gallery back that a killed process took away and did not replace."""
     aside = _aside(out)
     if out.exists() or not aside:
         return
@@ -88,8 +89,8 @@ def _lock(out: Path, timeout_s: float) -> FileLock:
 
 
 def _tidy(out: Path) -> None:
-    """What a killed build left beside the gallery goes; the gallery itself comes back where it was
-    killed between taking the old one away and putting the new one there."""
+    """Remove what a killed build left beside the gallery; put the gallery back if the build was
+    killed between its two renames."""
     for left in _aside(out):
         if not out.exists():
             left.replace(out)

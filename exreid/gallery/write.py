@@ -1,4 +1,4 @@
-"""Writing a gallery: each of its files; see `exreid.gallery.folder` for what they are."""
+"""Writing the files of a gallery; `exreid.gallery.folder` lists them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from exreid.data.thumbnails import Thumbnail, make_thumbnail
 from exreid.errors import MaskError
 from exreid.features.keys import image_key
 from exreid.gallery.fitted_json import decider_to_json, grouping_to_json
-from exreid.gallery.folder import FORMAT, LOOSE, Manifest, OpenSetFit, StoredGallery
+from exreid.gallery.folder import StoredGallery
 from exreid.gallery.images_table import images_table
 from exreid.gallery.layout import CHECKSUMS, IMAGES, MANIFEST, PAIRS, backbone_name, thumbnail_name
+from exreid.gallery.manifest import FORMAT, ROUNDING_KEYS, Manifest, OpenSetFit
 from exreid.openset.decide import Decider
 from exreid.openset.group import Grouping
 from exreid.pipeline.inputs import methods_of
@@ -46,18 +47,18 @@ PART_IMAGES = 256
 
 @dataclass(frozen=True)
 class GalleryFit:
-    """What was fitted on the gallery's own images."""
+    """The fits on the gallery's own images."""
 
     fusion: Fusion | None
     decider: Decider | None = None
     content: dict[str, Json] | None = None
-    """Of ``open_set.json``."""
+    """The content of ``open_set.json``."""
     answer: Calibration | None = None
-    """From an identity's score to the probability that it is the one."""
+    """From an identity's score to the probability that it is right."""
     grouping: Grouping | None = None
-    """How images of new animals are grouped."""
+    """The grouping of images of new animals."""
     quality: GalleryQuality | None = None
-    """How well the gallery tells its animals apart, where that was measured."""
+    """How well the gallery tells its animals apart; None if that was not measured."""
 
     def as_json(self) -> OpenSetFit | None:
         """The ``open_set`` of ``gallery.json``."""
@@ -73,16 +74,16 @@ class GalleryFit:
 
 @dataclass(frozen=True)
 class GalleryContent:
-    """All that a gallery's files are made of, besides the features."""
+    """The content of a gallery's files."""
 
     scoring: Scoring
-    """The features of its images, and the pairs that were asked for."""
+    """The features of its images, and the matched pairs."""
     content_G: list[str]
     """Hashes of the photographs' files."""
     fit: GalleryFit
     rejected: Sequence[Rejected]
     old: StoredGallery | None
-    """The gallery whose photographs are the table's first."""
+    """The gallery that is added to: its photographs are the first of the table."""
     thumbnail_px: int
 
     @property
@@ -91,7 +92,7 @@ class GalleryContent:
         return self.scoring.features.table
 
     def write(self, folder: Path) -> None:
-        """All files of the gallery into a folder that only it is in."""
+        """Write all files of the gallery into an empty folder."""
         features, config = self.scoring.features, self.scoring.config
         for number, vectors_ND in enumerate(features.vectors):
             np.save(folder / f"global-{number}.npy", vectors_ND, allow_pickle=False)
@@ -111,7 +112,8 @@ class GalleryContent:
         write_checksums(folder)
 
     def _write_thumbnails(self, folder: Path, progress: Progress) -> list[str | None]:
-        """The small pictures, those of an old gallery as they are; and where their animals are."""
+        """Write the small pictures, those of an old gallery unchanged; the animals' regions on
+        them."""
         old, rows = self.old, self.table.rows
         known = [] if old is None else old.small_masks
         small: list[str | None] = [*known, *[None] * (len(rows) - len(known))]
@@ -164,7 +166,7 @@ class GalleryContent:
         }
 
     def _calibration(self, config: ProbeConfig) -> str | None:
-        """Whether the fusion was fitted on this gallery, or came from elsewhere."""
+        """``fitted`` on this gallery or ``loaded``; None without a fusion."""
         if self.fit.fusion is None:
             return None
         before = self.old is not None and self.old.manifest["calibration"] == "loaded"
@@ -172,8 +174,8 @@ class GalleryContent:
 
 
 def write_checksums(folder: Path) -> None:
-    """The list of a gallery's files with their checksums. Parts of local features have theirs in
-    their names, matched pairs theirs in their frames; thumbnails decide nothing."""
+    """Write the checksums of a gallery's files. Parts of local features have theirs in their names,
+    matched pairs theirs in their frames; thumbnails change no answer and have none."""
     sums = {file.name: checksum_of(file) for file in sorted(folder.iterdir()) if file.is_file()}
     sums.pop(CHECKSUMS, None)
     write_text(folder / CHECKSUMS, json.dumps(sums, indent=1) + "\n")
@@ -185,7 +187,7 @@ def _write_local(
     folder.mkdir()
     if old is not None:
         for file in (old.folder / folder.name).iterdir():
-            if SEALED.search(file.stem):  # others are of an earlier version, and written anew
+            if SEALED.search(file.stem):  # parts of an earlier version are written again
                 _link_or_copy(file, folder / file.name)
     there = ArrayStore(folder)
     missing = [key for key in dict.fromkeys(keys) if key not in there]
@@ -195,7 +197,7 @@ def _write_local(
 
 
 def _write_pairs(folder: Path, scoring: Scoring) -> None:
-    """The evidence of all pairs that were asked for, in their order."""
+    """Write the evidence of all pairs that were matched, in their order."""
     if not scoring.local:
         return
     for name, asked in (scoring.matching.asked or {}).items():
@@ -209,7 +211,7 @@ def _write_pairs(folder: Path, scoring: Scoring) -> None:
 
 
 def _write_weights(folder: Path, config: ProbeConfig) -> list[int]:
-    """The weights of each backbone that has them from a checkpoint; the numbers of these."""
+    """Write the weights of each backbone with a checkpoint; the numbers of these backbones."""
     numbers = []
     for number, model in enumerate(methods_of(config)[0]):
         if model.checkpoint is not None:
@@ -228,7 +230,7 @@ def _thumbnail(data: bytes, region: str | None, longer_side_px: int) -> Thumbnai
     try:
         return make_thumbnail(data, region, longer_side_px)
     except MaskError:
-        # The features did not need the mask, or this would have come up before.
+        # The features did not need the mask, or this error would have been raised before.
         return make_thumbnail(data, None, longer_side_px)
 
 
@@ -243,7 +245,7 @@ def _rejected_before(old: StoredGallery | None) -> list[Rejected]:
 
 
 def _portable(config: ProbeConfig) -> dict[str, Json]:
-    """The config without what holds on this machine alone."""
+    """The config without the values of this machine."""
 
     def bare(model: ModelConfig) -> ModelConfig:
         return model.model_copy(update={"checkpoint": None})
@@ -269,9 +271,9 @@ def _portable(config: ProbeConfig) -> dict[str, Json]:
 
 
 def _strict(features: object) -> object:
-    """Without what moves the last digits alone."""
+    """The descriptions without values that change only the last digits of features."""
     if isinstance(features, dict):
-        return {key: _strict(value) for key, value in features.items() if key not in LOOSE}
+        return {key: _strict(value) for key, value in features.items() if key not in ROUNDING_KEYS}
     return features
 
 

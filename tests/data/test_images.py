@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 from timm.data import create_transform
 
-from exreid.data import images
+from exreid.data import image_files, images
 from exreid.data.image_files import load_image
 from exreid.data.images import Preprocessing, prepare_image
 from exreid.data.masks import encode_mask
@@ -253,7 +253,8 @@ def test_an_image_that_claims_too_many_pixels_is_refused(monkeypatch):
     huge = _bytes(Image.new("1", (20_000, 9_000)))
     with pytest.raises(ImageError, match=r"too large|over the limit"):
         load_image(huge)
-    monkeypatch.setattr(images, "MAX_IMAGE_PIXELS", FILE_SIDE_LIMIT**2)
+    for module in (image_files, images):
+        monkeypatch.setattr(module, "MAX_IMAGE_PIXELS", FILE_SIDE_LIMIT**2)
     with pytest.raises(ImageError, match="image of 130 x 128 pixels is over the limit of 16384"):
         load_image(_bytes(_picture(130, 128)))
     assert load_image(_bytes(_picture(128, 128))).full_wh_px == (128, 128)
