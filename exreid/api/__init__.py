@@ -1,6 +1,7 @@
 """exreid from Python: the runs of the commands, with DataFrames instead of printed tables.
 
-Every number is the command's. Nothing is printed, and nothing is kept unless a folder is named.
+All numbers are the same as the commands'. Nothing is printed, and no file is kept unless a folder
+is named.
 Errors are those of `exreid.errors`.
 """
 
@@ -14,7 +15,7 @@ from exreid.api.settings import Keys
 from exreid.api.training import Finetuned, finetune
 from exreid.api.watching import in_notebook
 
-if in_notebook():  # libraries that are imported later look for widgets which exreid does not use
+if in_notebook():  # of libraries that look for widgets, which exreid does not use
     warnings.filterwarnings("ignore", message="IProgress not found")
 
 __all__ = [

@@ -22,30 +22,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Keypoints:
-    """The local features of one photograph, the best first; K keypoints, L numbers a descriptor."""
+    """The local features of one photograph, the best first; K keypoints, descriptors of L
+    numbers."""
 
     keypoints_K2: np.ndarray
-    """float32: pixels (x, y) of the photograph as people see it, pixel centres at whole numbers."""
+    """float32: pixels (x, y) of the displayed photograph, pixel centres at whole numbers."""
     descriptors_KL: np.ndarray
     """float16."""
     scores_K: np.ndarray
-    """float32, falling: the detector's own score, comparable within one detector alone."""
+    """float32, falling: the detector's score, comparable only within one detector."""
     image_wh_px: tuple[int, int]
-    """Width and height of the photograph as people see it."""
+    """Width and height of the displayed photograph."""
 
     def __len__(self) -> int:
-        """How many keypoints it has."""
+        """The number of keypoints."""
         return len(self.keypoints_K2)
 
 
 def embed(
     images: Images, keys: Keys | None = None, *, masks: MaskLike | Sequence[MaskLike] = None
 ) -> np.ndarray:
-    """The vectors of photographs: float32 (N, D), not normalised, as ``exreid extract`` gives them.
+    """The vectors of photographs: float32 (N, D), not normalised, the same as by ``exreid
+    extract``.
 
     ``keys`` are those of a probe (``model.*``, ``dataset.image_size``, ...). ``masks`` are one for
-    each photograph, for ``dataset.crop`` and ``dataset.no_background``. ImageError or MaskError,
-    with its name, for what is no photograph or does not fit it.
+    each photograph, for ``dataset.crop`` and ``dataset.no_background``. ImageError for an
+    unreadable photograph, MaskError for a mask that does not fit, with the photograph's name.
 
     >>> import numpy as np
     >>> embed([np.zeros((40, 60, 3), np.uint8)], {"dataset.image_size": 32}).shape
@@ -89,17 +91,18 @@ def local_features(
     ``benchmark.local_top_k`` of each.
 
     ``keys`` are those of a probe (``benchmark.local_features``, ``local_top_k``, ``local_size``,
-    ...). ``masks`` are one for each photograph: keypoints are then on the animal alone. ImageError
-    or MaskError, with its name, for what is no photograph or does not fit it.
+    ...). ``masks`` are one for each photograph: then only keypoints on the animal are taken.
+    ImageError for an unreadable photograph, MaskError for a mask that does not fit, with the
+    photograph's name.
     """
     config, given = _of_images(keys), as_list(images)
     detect = _Detector(config)
     count = progress_here()("Finding keypoints", len(given))
-    found = []
+    keypoints = []
     for place, (image, region) in enumerate(zip(given, regions_of(masks, len(given)), strict=True)):
-        found.append(detect(image, place, region).keypoints)
+        keypoints.append(detect(image, place, region).keypoints)
         count(1)
-    return found
+    return keypoints
 
 
 def match(
@@ -111,10 +114,10 @@ def match(
 ) -> pd.DataFrame:
     """The keypoints that LightGlue matches between two photographs, the most certain first.
 
-    Columns ``first_x, first_y, second_x, second_y`` in pixels of each photograph as people see it,
-    and ``confidence``. A probe's score is the number of those over ``benchmark.match_threshold``
-    (0.5). ``keys`` are those of a probe (``benchmark.local_*``); with the two ``masks``, keypoints
-    on the animals alone are matched.
+    Columns ``first_x, first_y, second_x, second_y`` in pixels of the displayed photographs, and
+    ``confidence``. A probe's score is the number of matches over ``benchmark.match_threshold``
+    (0.5). ``keys`` are those of a probe (``benchmark.local_*``); with the two ``masks``, only
+    keypoints on the animals are matched.
     """
     from exreid.matching.lightglue import LightGlueMatcher, MatchSettings
     from exreid.models.lightglue import load_lightglue
@@ -126,10 +129,10 @@ def match(
     matcher = LightGlueMatcher(network, MatchSettings(match_threshold=threshold))
     detect = _Detector(config)
     regions = regions_of(masks, 2)
-    one, other = detect(first, 0, regions[0]), detect(second, 1, regions[1])
-    (matches,) = matcher.details(one.features, other.features, np.array([[0, 0]]))
-    first_X2 = one.keypoints.keypoints_K2[matches.query_X]
-    second_X2 = other.keypoints.keypoints_K2[matches.gallery_X]
+    first_found, second_found = detect(first, 0, regions[0]), detect(second, 1, regions[1])
+    (matches,) = matcher.details(first_found.features, second_found.features, np.array([[0, 0]]))
+    first_X2 = first_found.keypoints.keypoints_K2[matches.query_X]
+    second_X2 = second_found.keypoints.keypoints_K2[matches.gallery_X]
     return pd.DataFrame(
         {
             "first_x": first_X2[:, 0],
@@ -144,12 +147,12 @@ def match(
 def rank(
     queries_QD: np.ndarray, gallery_GD: np.ndarray | None = None, *, keep: int = 10
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The gallery's vectors that are nearest to each query's by the cosine, the nearest first.
+    """The gallery's vectors that are nearest to each query by the cosine, the nearest first.
 
-    Vectors need not be normalised. Without a gallery each query is answered by the others. Returns
-    the rows of the gallery, int32 (Q, K), and the cosines, float32 (Q, K), where K is ``keep`` or
-    the gallery's size if that is smaller; -1 and NaN where a query has fewer answers. Equal cosines
-    stand in the gallery's order. ValueError for a vector that is zero or not finite.
+    Vectors need not be normalised. Without a gallery, each query is compared with the others.
+    Returns the rows of the gallery, int32 (Q, K), and the cosines, float32 (Q, K), where K is
+    ``keep`` or the gallery's size if that is smaller; -1 and NaN where a query has fewer answers.
+    Equal cosines are in the gallery's order. ValueError for a vector that is zero or not finite.
 
     >>> vectors = np.array([[1, 0], [0, 3], [2, 2]], dtype=np.float32)
     >>> rank(vectors[:1], vectors[1:])[0].tolist(), rank(vectors, keep=1)[0].tolist()
@@ -177,11 +180,11 @@ def rank(
 class _Found:
     keypoints: Keypoints
     features: LocalFeatures
-    """In pixels of the image that the extractor was given, as a matcher takes them."""
+    """In pixels of the image that the extractor gets, as a matcher needs them."""
 
 
 class _Detector:
-    """Finds the keypoints of one photograph after the other."""
+    """Finds the keypoints of single photographs."""
 
     def __init__(self, config: ProbeConfig) -> None:
         from exreid.features.local import LocalExtractor
@@ -223,5 +226,5 @@ def _device() -> str:
 
 
 def _of_images(keys: Keys | None) -> ProbeConfig:
-    """The config of photographs that no table describes."""
+    """The config for photographs that no table describes."""
     return load_config(ProbeConfig, None, overrides_of(keys))

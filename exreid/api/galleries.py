@@ -1,4 +1,4 @@
-"""Galleries from Python: built, opened and asked."""
+"""Galleries from Python: built, opened, and used to identify."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Gallery:
 
     @classmethod
     def open(cls, folder: PathLike) -> Gallery:
-        """The gallery in this folder; GalleryError where it is none, or damaged."""
+        """The gallery in this folder; GalleryError for a damaged one and for any other folder."""
         from exreid.gallery.folder import open_gallery
 
         return cls(open_gallery(Path(folder)))
@@ -48,9 +48,9 @@ class Gallery:
         cache: PathLike | None = None,
     ) -> Gallery:
         """Make a gallery in ``folder`` of a data set's photographs, as ``exreid gallery build``
-        does: ``Gallery.build("g", keys={"dataset.root": "lynx"}, preset="quick")``. One that is
-        there is replaced once the new one is whole. The arguments are those of `exreid.probe`;
-        with ``split``, of photographs of that split alone."""
+        does: ``Gallery.build("g", keys={"dataset.root": "lynx"}, preset="quick")``. An existing
+        gallery is replaced once the new one is complete. The arguments are those of `exreid.probe`;
+        with ``split``, only photographs of that split are taken."""
         from exreid.runs.gallery_build import build_gallery, decided
 
         with run_folders(None, cache) as where:
@@ -84,7 +84,7 @@ class Gallery:
         return f"<p><b>{escape(str(self._stored.folder))}</b>: {escape(text)}</p>"
 
     def __len__(self) -> int:
-        """How many photographs it has."""
+        """The number of photographs."""
         return len(self._stored)
 
     def identify(
@@ -98,12 +98,12 @@ class Gallery:
 
         ``photos`` are files, or folders of them; or arrays (H, W, 3) and images of Pillow's, which
         are called ``image_0.png`` and so on by their place in the list; or a DataFrame with the
-        photographs' paths and, where they are known, the columns of the gallery's own table that
-        say more of them: masks, boxes, encounters, dates, viewpoints.
+        photographs' paths and, if they are known, other columns of the gallery's own table: masks,
+        boxes, encounters, dates, viewpoints.
 
-        A row for each photograph (for each animal, where a table gives several of one), with the
-        columns of the command's ``identifications.csv``. It runs in this process, without Ray.
-        Unreadable photographs have a row that says so.
+        Returns a row for each photograph (for each animal, if a table has several of one
+        photograph), with the columns of the command's ``identifications.csv``. It runs in this
+        process, without Ray. Unreadable photographs have a row with the reason.
         """
         from exreid.gallery.photo_table import PhotoOptions
         from exreid.runs.identify import IDENTIFY_KEYS, run_identify
@@ -121,12 +121,12 @@ class Gallery:
             dataset = config.dataset.model_copy(update={"on_error": "skip"})
             config = config.model_copy(update={"dataset": dataset})
             options, progress = PhotoOptions(metadata), progress_here()
-            _, found = run_identify(paths, self._stored, config, options, progress=progress)
-        return pd.DataFrame([photo.row() for photo in found.photos])
+            _, answers = run_identify(paths, self._stored, config, options, progress=progress)
+        return pd.DataFrame([photo.row() for photo in answers.photos])
 
     def _described(self, table: pd.DataFrame, scratch: Path) -> tuple[list[Path], Path]:
-        """The photographs that the table names, and a file of it whose paths are relative to the
-        folder of them all. Encounter columns that it has none of say nothing."""
+        """The photographs that the table names, and a file of the table with paths relative to
+        their common folder. If it has no encounter column, all encounters are unknown."""
         from exreid.data.photos import find_photos
 
         dataset, frame = self._stored.config.dataset, as_cells(table)
@@ -140,10 +140,10 @@ class Gallery:
         if not set(dataset.encounter_cols) & set(frame.columns):
             frame = frame.assign(**dict.fromkeys(dataset.encounter_cols, None))
         named: Iterable[str] = frame[dataset.path_col]
-        whole = [os.path.abspath(os.path.expanduser(path)) for path in named]  # noqa: PTH100, PTH111
-        paths = [Path(path) for path in dict.fromkeys(whole)]
+        absolute = [os.path.abspath(os.path.expanduser(path)) for path in named]  # noqa: PTH100, PTH111
+        paths = [Path(path) for path in dict.fromkeys(absolute)]
         root = find_photos(paths).root
-        frame[dataset.path_col] = [os.path.relpath(path, root) for path in whole]
+        frame[dataset.path_col] = [os.path.relpath(path, root) for path in absolute]
         file = scratch / "table.parquet"
         frame.to_parquet(file, index=False)
         return paths, file

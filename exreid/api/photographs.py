@@ -1,4 +1,4 @@
-"""Photographs as people have them in Python: paths, arrays, images of Pillow's."""
+"""Photographs in Python: paths, arrays, images of Pillow's."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ Images = Image | Sequence[Image]
 
 
 MaskLike = Union[str, Mapping[str, object], "np.ndarray", None]
-"""Where the animal is: COCO RLE or polygons, as JSON or as a dict; an array (H, W), bool or 0 and
-not 0; None: nobody says."""
+"""The animal's pixels: COCO RLE or polygons, as JSON or as a dict; an array (H, W), bool or 0 and
+not 0; None: unknown."""
 
 
 def as_list(images: Images) -> list[Image]:
-    """Several photographs, also where one is given without a list around it."""
+    """A list of photographs, also of a single one."""
     from PIL import Image as Pillow
 
-    one = isinstance(images, str | Path | Pillow.Image)
-    if one or (isinstance(images, np.ndarray) and images.ndim == 3):
+    single = isinstance(images, str | Path | Pillow.Image)
+    if single or (isinstance(images, np.ndarray) and images.ndim == 3):
         return [images]  # type: ignore[list-item]
     return list(images)  # type: ignore[arg-type]
 
@@ -43,7 +43,7 @@ def as_list(images: Images) -> list[Image]:
 def file_of(image: Image, place: int = 0) -> bytes:
     """A photograph as the bytes of a file; arrays and images of Pillow's as PNG, without loss.
 
-    ``place`` is its place in a list, for messages. ImageError for what is no photograph.
+    ``place`` is its index in a list, for messages. ImageError for any other value.
     """
     from PIL import Image as Pillow
     from PIL import ImageOps
@@ -71,18 +71,18 @@ def file_of(image: Image, place: int = 0) -> bytes:
 
 
 def regions_of(masks: MaskLike | Sequence[MaskLike], count: int) -> list[str | None]:
-    """A mask for each of ``count`` photographs, as tables have them; None for all where none is
-    given. MaskError for another number of them, or an array of another shape."""
+    """A mask for each of ``count`` photographs, as text; None for all without masks. MaskError for
+    another number of masks, or an array of another shape."""
     from exreid.data.masks import encode_mask
 
-    one = masks is None or isinstance(masks, str | Mapping)
-    if one or (isinstance(masks, np.ndarray) and masks.ndim == 2):
+    single = masks is None or isinstance(masks, str | Mapping)
+    if single or (isinstance(masks, np.ndarray) and masks.ndim == 2):
         masks = [None] * count if masks is None else [masks]  # type: ignore[list-item]
-    given: list[MaskLike] = list(masks)  # type: ignore[arg-type]
-    if len(given) != count:
-        raise MaskError(f"{len(given)} masks for {count} photographs: give each one, or None.")
+    mask_list: list[MaskLike] = list(masks)  # type: ignore[arg-type]
+    if len(mask_list) != count:
+        raise MaskError(f"{len(mask_list)} masks for {count} photographs: give each one, or None.")
     regions: list[str | None] = []
-    for place, mask in enumerate(given):
+    for place, mask in enumerate(mask_list):
         if isinstance(mask, np.ndarray):
             if mask.ndim != 2:
                 raise MaskError(f"mask {place}: an array should be (H, W), not {mask.shape}.")
@@ -94,7 +94,7 @@ def regions_of(masks: MaskLike | Sequence[MaskLike], count: int) -> list[str | N
 
 @contextmanager
 def named(image: Image, place: int) -> Iterator[None]:
-    """An ImageError or MaskError that says which photograph it is about."""
+    """Within the with-block, an ImageError or MaskError gets the photograph's name."""
     name = str(image) if isinstance(image, str | Path) else f"image {place}"
     try:
         yield
@@ -104,8 +104,8 @@ def named(image: Image, place: int) -> Iterator[None]:
 
 
 def on_disk(images: Sequence[Image], folder: Path) -> list[Path]:
-    """The photographs as files: paths as they are; arrays and images of Pillow's written into the
-    folder, called ``image_0.png`` and so on by their place. ConfigError for some of both."""
+    """The photographs as files: paths as they are; arrays and images of Pillow's are written into
+    the folder as ``image_0.png`` and so on. ConfigError for a mixture."""
     paths = [Path(image) for image in images if isinstance(image, str | Path)]
     if len(paths) == len(images):
         return paths

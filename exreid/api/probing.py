@@ -28,22 +28,22 @@ IMAGE_COLUMNS = [
 
 @dataclass(frozen=True, repr=False)
 class Probe:
-    """What a probe measured."""
+    """The result of a probe."""
 
     result: Result
-    """``metrics`` (fractions), ``intervals`` (the ends of each one's 95% interval), ``counts``."""
+    """``metrics`` (fractions), ``intervals`` (the ends of the 95% intervals), ``counts``."""
     rankings: pd.DataFrame
     """A row for each of a query's best candidates (``benchmark.keep_candidates`` of them):
     ``query_id``, ``rank`` (from 1), ``gallery_id``, ``score`` (float32), ``is_match`` (bool)."""
     folder: Path | None
-    """The run's own folder, where ``output_dir`` was named; None where it went."""
+    """The run's folder if ``output_dir`` was named; None if it was temporary."""
     embeddings: Embeddings | None = None
     """``image_ids``, and ``vectors_ND`` (float32, not normalised) of all queries and gallery images
-    in the table's order; None where the method uses no backbone."""
+    in the table's order; None if the method uses no backbone."""
 
     def report(self, out: PathLike | None = None) -> Path:
-        """Write the report's pages, into ``report/`` of the run's folder or into ``out``; the first
-        page. RunError for a probe whose folder is gone."""
+        """Write the report's pages into ``report/`` of the run's folder or into ``out``. Returns
+        the first page. RunError if the run's folder was temporary."""
         from exreid.runs.report import write_report
 
         if self.folder is None:
@@ -68,14 +68,13 @@ def probe(
 ) -> Probe:
     """Measure retrieval on a data set, as ``exreid probe`` does.
 
-    ``config`` is a YAML file, ``keys`` are dotted keys and their values, which go before those of
-    the file: ``probe(keys={"dataset.root": "lynx", "benchmark.method": "cosine"})``; ``preset`` is
-    ``quick``, ``accurate`` or ``published``, and goes behind both. ``table`` is the data set's
-    table in place of a file: a row for each image, with the columns that ``dataset.*_col`` name, or
-    those of `load_images` (``path, identity, split, encounter, ...``); in messages, line 2 is its
-    first row. The run's folder is kept under ``output_dir``, features in ``cache``; without them
-    both are temporary. Raises ConfigError, MetadataError or another ExreidError, as the command
-    would print it.
+    ``config`` is a YAML file. ``keys`` are dotted keys and their values, which override the file:
+    ``probe(keys={"dataset.root": "lynx", "benchmark.method": "cosine"})``. ``preset`` is ``quick``,
+    ``accurate`` or ``published``; both override it. ``table`` is the data set's table instead of a
+    file: a row for each image, with the columns that ``dataset.*_col`` name, or those of
+    `load_images` (``path, identity, split, encounter, ...``); in messages, line 2 is its first row.
+    The run's folder is kept under ``output_dir``, features in ``cache``; without them both are
+    temporary. Raises ConfigError, MetadataError or another ExreidError, with the command's message.
     """
     from exreid.runs.probe import run_probe
 
@@ -98,31 +97,31 @@ def load_images(
     *,
     table: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """The data set's images as a probe takes them: read, checked, with paths that open.
+    """The data set's images as a probe reads them: checked, with absolute paths.
 
     A row for each image (an animal in a photograph), with the columns ``image_id, path, identity,
     split, encounter, date, viewpoint, bbox, mask`` (None where unknown), whatever the data set
     calls them. `probe`, `finetune` and `Gallery.build` take such a table. The arguments are those
-    of `probe`. With ``dataset.on_error`` ``skip`` bad rows are left out, and
-    listed in ``.attrs["rejected"]``; otherwise they are a MetadataError.
+    of `probe`. With ``dataset.on_error=skip`` bad rows are left out and listed in
+    ``.attrs["rejected"]``; otherwise they are a MetadataError.
     """
     from exreid.pipeline.inputs import read_images, settled
 
     with run_folders(None, None) as where:
         given = table_overrides(table, ProbeConfig, config, keys, where)
         settings = settled(load_config(ProbeConfig, config, [*overrides_of(keys), *given]))
-        there = settings.dataset.make_split is not None or _has_split(settings)
-        images, rejected = read_images(settings, with_split=there, require_identity=False)
+        with_split = settings.dataset.make_split is not None or _has_split(settings)
+        images, rejected = read_images(settings, with_split=with_split, require_identity=False)
     root = images.root
     root = root if is_remote(root) else os.path.abspath(os.path.expanduser(root))  # noqa: PTH100, PTH111
     frame = images.rows[IMAGE_COLUMNS].copy()
     frame["path"] = [join(root, path) for path in frame["path"]]
-    frame.attrs["rejected"] = [f"{one.path}: {one.reason}" for one in rejected]
+    frame.attrs["rejected"] = [f"{image.path}: {image.reason}" for image in rejected]
     return frame
 
 
 def _has_split(config: ProbeConfig) -> bool:
-    """Whether the table has the column that says which split a row belongs to."""
+    """Whether the table has the column of splits."""
     from exreid.data.imports.direct import read_or_import
     from exreid.pipeline.inputs import table_columns
 

@@ -1,4 +1,4 @@
-"""Configs out of keyword arguments: dotted keys, tables in memory, and where a run writes."""
+"""Configs from keyword arguments: dotted keys, tables in memory, and the folders of a run."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from exreid.storage.urls import is_remote
 Keys = Mapping[str, object]
 """Dotted config keys and their values, such as ``{"dataset.root": "lynx"}``."""
 OWN_NAMES = {"split": "split_col", "encounter": "encounter_cols", "viewpoint": "viewpoint_col"}
-"""Columns of exreid's own, and the keys that name them."""
+"""exreid's own names of columns, and the keys that they are values of."""
 
 
 @dataclass(frozen=True)
 class RunFolders:
-    """Where a run writes."""
+    """The folders that a run writes to."""
 
     scratch: Path
-    """A folder that goes when the run has ended."""
+    """A temporary folder, removed after the run."""
     kept: Path | None
-    """What was named to keep the run in."""
+    """The folder that keeps the run; None if it is not kept."""
     overrides: list[str]
 
 
 @contextmanager
 def run_folders(output_dir: PathLike | None, cache: PathLike | None) -> Iterator[RunFolders]:
-    """Where a run writes; what is not given is a folder that goes afterwards."""
+    """The folders that a run writes to; without ``output_dir`` and ``cache``, temporary ones."""
     with TemporaryDirectory(prefix="exreid-") as folder:
         scratch = Path(folder)
         kept = None if output_dir is None else Path(output_dir).expanduser().absolute()
@@ -50,7 +50,7 @@ def run_folders(output_dir: PathLike | None, cache: PathLike | None) -> Iterator
 
 
 def overrides_of(keys: Keys | None) -> list[str]:
-    """The keys as a command line has them; ConfigError for those that say where a run writes."""
+    """The keys as words of a command line; ConfigError for those that are arguments in Python."""
     for key, argument in {"output.root": "output_dir", "benchmark.cache": "cache"}.items():
         if key in (keys or {}):
             raise ConfigError(f"{key}: from Python this is the argument {argument}.")
@@ -58,7 +58,7 @@ def overrides_of(keys: Keys | None) -> list[str]:
 
 
 def as_typed(value: object) -> str:
-    """A value as the command line takes it: text as it is, all else as JSON."""
+    """A value as on the command line: text as it is, any other value as JSON."""
     return str(value) if isinstance(value, str | Path) else json.dumps(value, default=str)
 
 
@@ -69,42 +69,42 @@ def table_overrides(
     keys: Keys | None,
     where: RunFolders,
 ) -> list[str]:
-    """Overrides that make a DataFrame the data set's table; none without one.
+    """Overrides that make a DataFrame the data set's table; none without a table.
 
-    It is written where the run writes. A table with ``identity`` and without the column that
-    ``dataset.label_col`` names by default has exreid's own names: ``identity, split, encounter,
-    viewpoint``. Without ``dataset.root``, absolute paths have their deepest folder as the root.
+    The table is written into the run's folders. If it has ``identity`` and not the default column
+    of ``dataset.label_col``, it has exreid's own names: ``identity, split, encounter, viewpoint``.
+    Without ``dataset.root``, the root of absolute paths is their deepest common folder.
     """
     if table is None:
         return []
-    said: Tree = read_tree(model, config, overrides_of(keys)).get("dataset") or {}
-    if "metadata_file" in said:
+    dataset_keys: Tree = read_tree(model, config, overrides_of(keys)).get("dataset") or {}
+    if "metadata_file" in dataset_keys:
         raise ConfigError("table and dataset.metadata_file: name one of them.")
     frame = as_cells(table)
-    path_col: str = said.get("path_col", "path")
+    path_col: str = dataset_keys.get("path_col", "path")
     default = DatasetConfig()
-    found: dict[str, object] = {}
+    values: dict[str, object] = {}
     if path_col in frame:
-        found["root"], paths = _rooted(frame[path_col].tolist(), said.get("root"))
+        values["root"], paths = _rooted(frame[path_col].tolist(), dataset_keys.get("root"))
         frame[path_col] = pd.Series(paths, dtype=object)
-    if "label_col" not in said and default.label_col not in frame and "identity" in frame:
-        found["label_col"] = "identity"
+    if "label_col" not in dataset_keys and default.label_col not in frame and "identity" in frame:
+        values["label_col"] = "identity"
         for name, key in OWN_NAMES.items():
-            if key not in said and name in frame and frame[name].notna().any():
-                found[key] = [name] if key == "encounter_cols" else name
+            if key not in dataset_keys and name in frame and frame[name].notna().any():
+                values[key] = [name] if key == "encounter_cols" else name
     data = frame.to_parquet(index=False)
     folder = where.scratch
-    if where.kept is not None:  # reports of a run that is kept read the table again
+    if where.kept is not None:  # reports of a kept run read the table again
         folder = where.kept / "tables" / hashlib.blake2b(data, digest_size=8).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "table.parquet"
     file.write_bytes(data)
-    found["metadata_file"] = file
-    return [f"dataset.{key}={as_typed(value)}" for key, value in found.items()]
+    values["metadata_file"] = file
+    return [f"dataset.{key}={as_typed(value)}" for key, value in values.items()]
 
 
 def _rooted(paths: list[object], root: str | None) -> tuple[str, list[object]]:
-    """The data set's folder, and the paths relative to it where they are absolute and inside."""
+    """The data set's folder, and the paths, those inside it relative to it."""
     local = [path for path in paths if isinstance(path, str) and path.startswith("/")]
     if root is None:
         if not local or len(local) < sum(isinstance(path, str) for path in paths):

@@ -18,10 +18,10 @@ from exreid.records import Result
 
 @dataclass(frozen=True, repr=False)
 class Finetuned:
-    """What a training made."""
+    """The result of a training."""
 
     result: Result
-    """Validation metrics (fractions) of the best epoch, those from before the first as
+    """Validation metrics (fractions) of the best epoch, those before the first epoch as
     ``..._before``, and counts."""
     history: pd.DataFrame
     """A row for each epoch, from 0, the state before the first: the columns of ``history.csv``."""
@@ -46,9 +46,9 @@ def finetune(
 ) -> Finetuned:
     """Train a backbone on a data set, as ``exreid finetune`` does, and keep it in ``output_dir``.
 
-    The other arguments are those of `exreid.probe`. Where no cluster and no more than one GPU is
-    there, it runs in this process; ``ray.num_workers`` decides otherwise. An interrupted training
-    goes on when it is called again with the same ``output.run_id``. To use what was trained::
+    The other arguments are those of `exreid.probe`. Without a cluster and with at most one GPU it
+    runs in this process, unless ``ray.num_workers`` is given. An interrupted training continues
+    when it is called again with the same ``output.run_id``. To use the trained weights::
 
         tuned = exreid.finetune(keys={"dataset.root": "lynx"}, output_dir="runs")
         exreid.embed(photographs, {"model.checkpoint": tuned.checkpoint})

@@ -1,4 +1,4 @@
-"""What a notebook shows of runs: a line for each stage while they go on, and their results."""
+"""Runs in a notebook: a line for each stage while they run, and their results."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SHOWN = ("top_1", "mAP", "mAP_at_k", "BAKS", "BAUS")
 
 class _Line(Protocol):
     def update(self, content: dict[str, str], *, raw: bool) -> None:
-        """Show this in place of what the line shows."""
+        """Show this instead of the line's current content."""
 
 
 def in_notebook() -> bool:
-    """Whether a notebook shows what this process tells."""
+    """Whether this process runs in a notebook."""
     shell: Any = sys.modules.get("IPython")
     return shell is not None and hasattr(shell.get_ipython(), "kernel")
 
@@ -32,7 +32,7 @@ def progress_here() -> Progress:
 
 
 def notebook_progress(stage: str, total: int) -> Callable[[int], object]:
-    """As `exreid.progress.Progress`: however much is counted, the notebook keeps one line."""
+    """As `exreid.progress.Progress`; the notebook has one line for each stage."""
     from IPython.display import display
 
     done, start, shown = 0, time.monotonic(), 0.0
@@ -72,7 +72,7 @@ def result_html(result: Result) -> str:
     for name, value in result.metrics.items():
         base = name.removesuffix("_with_positive")
         if base != name and result.metrics.get(base) == value:
-            continue  # every query has a positive: it says the same
+            continue  # every query has a positive: both are the same
         low, high = result.intervals.get(name, (None, None))
         interval = "" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
         cells = (escape(name), f"{100 * value:.1f}%", interval)

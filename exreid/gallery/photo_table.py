@@ -1,4 +1,4 @@
-"""New photographs as a table: found, hashed, timed, and laid beside what the user knows of them."""
+"""New photographs as a table: found, hashed, timed, with the cells of the user's table."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from exreid.storage.urls import READER_THREADS, read_bytes
 
 @dataclass(frozen=True)
 class PhotoOptions:
-    """What is known of the photographs besides their pixels, and how they are grouped."""
+    """The user's data on the photographs, and how they are grouped."""
 
     metadata: Path | None = None
-    """A table like the gallery's own: paths, and masks, encounters, dates, viewpoints."""
+    """A table with the columns of the gallery's: paths, masks, encounters, dates, viewpoints."""
     masks: Path | None = None
     """A folder of mask images called like the photographs; see `exreid.data.mask_images`."""
     encounter_minutes: float = 10.0
@@ -42,22 +42,22 @@ class PhotoOptions:
 
 @dataclass(frozen=True)
 class Photos:
-    """The photographs that are to be answered, and what became of the others."""
+    """The photographs to be answered, and the others."""
 
     table: ImageTable
     time_N: np.ndarray
     """datetime64[s], by the camera's clock; NaT where unknown."""
     how_N: list[str]
-    """How each one's visit was found; see `exreid.data.photos.Visits`."""
+    """How each photograph's encounter was found; see `exreid.data.photos.Visits`."""
     in_gallery: list[tuple[str, str, str]]
-    """Of each photograph that the gallery holds: path, the gallery's id of it, and its animal."""
+    """For each photograph that the gallery has already: path, id in the gallery, and animal."""
     known: ImageTable
     """Those photographs, with their animals."""
     rejected: list[Rejected]
     others: int
-    """Files in the folders that are no photographs."""
+    """The number of files in the folders that are not photographs."""
     found: int
-    """Photographs that were given."""
+    """The number of given photographs."""
 
 
 def read_photos(
@@ -69,70 +69,73 @@ def read_photos(
     memo: SignatureMemo,
     progress: Progress = no_progress,
 ) -> Photos:
-    """The photographs of the paths given, as a table; unreadable ones by ``dataset.on_error``."""
-    found = _without_masks(find_photos(given), options.masks)
-    rows, original, photo_N = _described(found, config, options)
-    count = len(found.paths) + len(found.unnamed)
-    seen = _looked_at(found, memo, progress("Reading photographs", len(found.paths)))
+    """The photographs of these paths, as a table; unreadable ones are treated by
+    ``dataset.on_error``."""
+    photos = _without_masks(find_photos(given), options.masks)
+    rows, original, photo_N = _described(photos, config, options)
+    count = len(photos.paths) + len(photos.unnamed)
+    seen_P = _looked_at(photos, memo, progress("Reading photographs", len(photos.paths)))
     rejected = [
-        Rejected(path, path, 0, "image", str(one))
-        for path, one in zip(found.paths, seen, strict=True)
-        if isinstance(one, ImageError)
+        Rejected(path, path, 0, "image", str(seen))
+        for path, seen in zip(photos.paths, seen_P, strict=True)
+        if isinstance(seen, ImageError)
     ]
     rejected += [
         Rejected(name, name, 0, "image", "its name is no text (UTF-8). Rename it.")
-        for name in found.unnamed
+        for name in photos.unnamed
     ]
     if rejected and config.dataset.on_error == "raise":
         first = rejected[0]
         raise ImageError(
-            f"{found.root}/{first.path}: {first.reason} {len(rejected)} of {count} photographs "
+            f"{photos.root}/{first.path}: {first.reason} {len(rejected)} of {count} photographs "
             "cannot be read; --on-error skip lists them and goes on."
         )
-    whole = ImageTable(rows, original, found.root, found.root)
+    whole = ImageTable(rows, original, photos.root, photos.root)
     known, regions = gallery.table.rows, whole.regions
-    in_gallery, index, times, there = [], [], [], []
+    in_gallery, index, times, known_index = [], [], [], []
     for i, photo in enumerate(photo_N):
-        one = seen[photo]
-        if isinstance(one, ImageError):
+        seen = seen_P[photo]
+        if isinstance(seen, ImageError):
             continue
-        place = gallery.place_of(one.content, regions[i])
+        place = gallery.place_of(seen.content, regions[i])
         if place is not None:
             row = known.iloc[place]
             in_gallery.append((rows["image_id"].iloc[i], row["image_id"], row["identity"]))
-            there.append(i)
+            known_index.append(i)
             continue
         index.append(i)
-        times.append(_time_of(one.taken, rows["date"].iloc[i]))
+        times.append(_time_of(seen.taken, rows["date"].iloc[i]))
     table = whole.take(np.array(index, np.int64))
     time_N = np.array(times, "datetime64[s]")
     table, how = _with_visits(table, time_N, options)
     table = _with_free_ids(table, set(known["image_id"]))
-    held = whole.take(np.array(there, np.int64))
+    known_table = whole.take(np.array(known_index, np.int64))
     names = pd.Series([animal for *_, animal in in_gallery], dtype=object)
-    held = replace(held, rows=held.rows.assign(identity=names))
-    held = _with_free_ids(held, set(known["image_id"]))
-    return Photos(table, time_N, how, in_gallery, held, rejected, found.others, count)
+    known_table = replace(known_table, rows=known_table.rows.assign(identity=names))
+    known_table = _with_free_ids(known_table, set(known["image_id"]))
+    return Photos(table, time_N, how, in_gallery, known_table, rejected, photos.others, count)
 
 
-def _without_masks(found: FoundPhotos, folder: Path | None) -> FoundPhotos:
+def _without_masks(photos: FoundPhotos, folder: Path | None) -> FoundPhotos:
     """The photographs without the mask images among them: those of ``folder``, or of folders that
-    are known as such."""
+    are recognised as folders of masks."""
     if folder is None:
-        masked = without_masks(found.root, found.paths)
+        masked = without_masks(photos.root, photos.paths)
         for note in masked.notes:
             tell(f"{note}. They are no photographs; --masks FOLDER uses them.")
         paths = masked.paths
     else:
-        top = os.path.relpath(folder.expanduser().absolute(), found.root).replace(os.sep, "/")
-        paths = [path for path in found.paths if not path.startswith(f"{top}/")]
-    return replace(found, paths=tuple(paths), others=found.others + len(found.paths) - len(paths))
+        top = os.path.relpath(folder.expanduser().absolute(), photos.root).replace(os.sep, "/")
+        paths = [path for path in photos.paths if not path.startswith(f"{top}/")]
+    return replace(
+        photos, paths=tuple(paths), others=photos.others + len(photos.paths) - len(paths)
+    )
 
 
-def _time_of(taken: np.datetime64, told: pd.Timestamp) -> np.datetime64:
-    """The camera's time, else the table's where it is more than a day."""
-    if np.isnat(taken) and not pd.isna(told) and told != told.normalize():
-        return np.datetime64(told, "s")
+def _time_of(taken: np.datetime64, stated: pd.Timestamp) -> np.datetime64:
+    """The camera's time; without it the table's, unless that is only a day."""
+    if np.isnat(taken) and not pd.isna(stated) and stated != stated.normalize():
+        return np.datetime64(stated, "s")
     return taken
 
 
@@ -143,15 +146,15 @@ class _Seen:
 
 
 def _looked_at(
-    found: FoundPhotos, memo: SignatureMemo, on_progress: Callable[[int], object]
+    photos: FoundPhotos, memo: SignatureMemo, on_progress: Callable[[int], object]
 ) -> list[_Seen | ImageError]:
-    """Of each photograph its content and time, or why it cannot be read."""
+    """Each photograph's content and time, or the error why it cannot be read."""
     new: list[tuple[str, str]] = []
 
     def look(path: str) -> _Seen | ImageError:
         try:
-            signature = trusted_signature(found.root, path)
-            data = read_bytes(found.root, path)
+            signature = trusted_signature(photos.root, path)
+            data = read_bytes(photos.root, path)
             seen = _Seen(content_hash(data), taken_at(data))
         except ImageError as error:
             return error
@@ -162,41 +165,41 @@ def _looked_at(
         return seen
 
     with ThreadPoolExecutor(READER_THREADS) as pool:
-        result = list(pool.map(look, found.paths))
+        result = list(pool.map(look, photos.paths))
     memo.remember([signature for signature, _ in new], [content for _, content in new])
     return result
 
 
 def _described(
-    found: FoundPhotos, config: ProbeConfig, options: PhotoOptions
+    photos: FoundPhotos, config: ProbeConfig, options: PhotoOptions
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[int]]:
-    """The rows of an image table, filled with what the user's table and masks say, and the place of
-    each one's photograph among those found: several animals of a photograph are several rows."""
-    count = len(found.paths)
+    """The rows of an image table, filled from the user's table and masks, the user's other columns,
+    and the index of each row's photograph: several animals of a photograph are several rows."""
+    count = len(photos.paths)
     columns = ("identity", "split", "mask", "bbox", "encounter", "viewpoint")
     photo_N = list(range(count))
     rows = pd.DataFrame({name: pd.Series([None] * count, dtype=object) for name in columns})
-    rows["image_id"] = rows["path"] = pd.Series(found.paths, dtype=object)
+    rows["image_id"] = rows["path"] = pd.Series(photos.paths, dtype=object)
     rows["date"] = np.full(count, "NaT", "datetime64[s]")
     rows["row"] = np.arange(1, count + 1)
     original = pd.DataFrame(index=range(count))
     if options.metadata is not None:
-        rows, original, photo_N = _from_metadata(found, rows, config, options.metadata)
+        rows, original, photo_N = _from_metadata(photos, rows, config, options.metadata)
     if options.masks is not None:
-        rows, source = with_mask_images(rows, photo_N, found, options.masks)
+        rows, source = with_mask_images(rows, photo_N, photos, options.masks)
         original = original.iloc[source].reset_index(drop=True)
         photo_N = [photo_N[i] for i in source]
     return rows, original, photo_N
 
 
 def _from_metadata(
-    found: FoundPhotos, rows: pd.DataFrame, config: ProbeConfig, file: Path
+    photos: FoundPhotos, rows: pd.DataFrame, config: ProbeConfig, file: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[int]]:
     """Paths in the table are relative to its folder, or to the folder of the photographs."""
     file = Path(os.path.abspath(file.expanduser()))  # noqa: PTH100
     columns = replace(table_columns(config.dataset, with_split=False, require_identity=False))
     columns = replace(columns, required=frozenset({columns.path}))
-    given, _ = read_image_table(
+    stated, _ = read_image_table(
         str(file.parent),
         metadata_file=str(file),
         columns=columns,
@@ -206,34 +209,34 @@ def _from_metadata(
     )
     # Disks and tables may write one name in two Unicode forms.
     by_path: dict[str, list[int]] = {}
-    for folder in dict.fromkeys((str(file.parent), found.root)):
-        theirs: dict[str, list[int]] = {}
-        for i, path in enumerate(given.rows["path"]):
-            theirs.setdefault(_place(folder, path), []).append(i)
-        by_path = theirs | by_path
-    wanted: list[int] = []
+    for folder in dict.fromkeys((str(file.parent), photos.root)):
+        by_folder: dict[str, list[int]] = {}
+        for i, path in enumerate(stated.rows["path"]):
+            by_folder.setdefault(_place(folder, path), []).append(i)
+        by_path = by_folder | by_path
+    row_of: list[int] = []
     photo_N: list[int] = []
-    for photo, path in enumerate(found.paths):
-        places = by_path.get(_place(found.root, path), [-1])
-        wanted += places
+    for photo, path in enumerate(photos.paths):
+        places = by_path.get(_place(photos.root, path), [-1])
+        row_of += places
         photo_N += [photo] * len(places)
-    if all(place < 0 for place in wanted):
+    if all(place < 0 for place in row_of):
         raise MetadataError(
-            f"{file}: names none of the {len(wanted)} photographs in {found.root}. Its "
+            f"{file}: names none of the {len(row_of)} photographs in {photos.root}. Its "
             f"{columns.path} column should be relative to its own folder, or to that one."
         )
     rows = rows.iloc[photo_N].reset_index(drop=True)
-    count_P = np.bincount(photo_N, minlength=len(found.paths))
-    for i, place in enumerate(wanted):
+    count_P = np.bincount(photo_N, minlength=len(photos.paths))
+    for i, place in enumerate(row_of):
         if place < 0:
             continue
         for name in ("mask", "bbox", "encounter", "viewpoint", "date"):
-            rows.loc[i, name] = given.rows[name].iloc[place]
+            rows.loc[i, name] = stated.rows[name].iloc[place]
         if count_P[photo_N[i]] > 1:
-            number = given.rows["image_id"].iloc[place].rpartition("#")[2]
+            number = stated.rows["image_id"].iloc[place].rpartition("#")[2]
             rows.loc[i, "image_id"] = f"{rows['path'].iloc[i]}#{number}"
-    index = np.array(wanted)
-    original = given.original.iloc[np.maximum(index, 0)].reset_index(drop=True)
+    index = np.array(row_of)
+    original = stated.original.iloc[np.maximum(index, 0)].reset_index(drop=True)
     original = original.drop(columns=[config.dataset.label_col], errors="ignore").astype(object)
     original.loc[index < 0, :] = None
     return rows, original, photo_N
@@ -255,20 +258,20 @@ def _with_visits(
     )
     names = pd.Series(visits.name_N, dtype=object)
     several = table.rows["path"].duplicated(keep=False) & names.notna()
-    # A visit of several animals is no animal's: each image then has one of its own.
+    # An encounter of several animals is divided: each of their images is one encounter.
     shared = names.isin(set(names[several]))
     ids = table.rows["image_id"].tolist()
-    alone = [  # a table's visits are joined texts, each with its length
-        f"{name}|{len(one)}:{one}" if told == "table" else f"{name} {one}"
-        for name, one, told in zip(names, ids, visits.how_N, strict=True)
+    alone = [  # a table's encounters are joined texts, each with its length
+        f"{name}|{len(image_id)}:{image_id}" if source == "table" else f"{name} {image_id}"
+        for name, image_id, source in zip(names, ids, visits.how_N, strict=True)
     ]
     names = names.where(~shared, alone)
-    told = table.rows["date"]
-    rows = table.rows.assign(encounter=names, date=told.where(told.notna(), time_N))
+    dates = table.rows["date"]
+    rows = table.rows.assign(encounter=names, date=dates.where(dates.notna(), time_N))
     return replace(table, rows=rows), visits.how_N
 
 
 def _with_free_ids(table: ImageTable, taken: set[str]) -> ImageTable:
-    """Ids that no gallery photograph has."""
+    """The table with ids that no gallery photograph has."""
     ids = [name if name not in taken else f"new:{name}" for name in table.rows["image_id"]]
     return replace(table, rows=table.rows.assign(image_id=pd.Series(ids, dtype=object)))
