@@ -1,1 +1,1 @@
-"""What each command of `exreid` takes, runs and prints; `exreid.cli` lists them."""
+"""The commands of `exreid`: their arguments and their output; `exreid.cli` lists them."""

@@ -1,4 +1,4 @@
-"""What commands share: their arguments and the table of metrics."""
+"""Shared by commands: arguments, and the table of metrics."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from exreid.storage.urls import is_remote
 
 @dataclass(frozen=True)
 class Command:
-    """One command: a line of help, what it takes, and what it does (giving the exit code)."""
+    """A command: a line of help, its arguments, and its function, which returns the exit code."""
 
     text: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
@@ -36,7 +36,8 @@ class Command:
 
 
 class Parser(argparse.ArgumentParser):
-    """One whose errors are a line, with what was probably meant by one of these ``words``."""
+    """A parser whose errors are one line, with the option or value that ``words`` probably
+    meant."""
 
     def __init__(self, prog: str, text: str, words: Sequence[str] = ()) -> None:
         super().__init__(
@@ -48,7 +49,7 @@ class Parser(argparse.ArgumentParser):
         self.words = words
 
     def error(self, message: str) -> NoReturn:
-        """Ends the process, with exit code 2."""
+        """Print the message and end the process with exit code 2."""
         options = list(self._option_string_actions)
         typed = [word.partition("=")[0] for word in self.words if word.startswith("--")]
         unknown = [word for word in typed if not any(o.startswith(word) for o in options)]
@@ -67,14 +68,14 @@ class Parser(argparse.ArgumentParser):
 
 
 BEFORE = "_before"
-"""Ending of the metrics of the features that a training began with."""
+"""Ending of the metrics before the first epoch of a training."""
 POSITIVE = "_with_positive"
-"""Ending of the metrics over the queries that the gallery can answer."""
+"""Ending of the metrics over queries with an image of their animal in the gallery."""
 
 
 def path(text: str) -> Path:
-    """The type of arguments that are paths: ``--out=~/x`` reaches no shell that knows ``~``, and a
-    URL would become a folder called ``s3:``. ArgumentTypeError for one."""
+    """The type of arguments that are paths: the shell does not expand ``~`` in ``--out=~/x``, and a
+    URL would become a folder called ``s3:``. ArgumentTypeError for a URL."""
     if is_remote(text) and not text.startswith("file://"):
         raise argparse.ArgumentTypeError(
             f"{text} is a URL, and this takes a path on this machine. Copy what is there with the "
@@ -85,7 +86,7 @@ def path(text: str) -> Path:
 
 
 def named_path(text: str) -> Path:
-    """As `path`, for one among other words; ConfigError for a URL."""
+    """As `path`, for a path among other words; ConfigError for a URL."""
     try:
         return path(text)
     except argparse.ArgumentTypeError as error:
@@ -93,7 +94,7 @@ def named_path(text: str) -> Path:
 
 
 def plain_arguments(parser: argparse.ArgumentParser) -> None:
-    """Nothing but --help."""
+    """Only --help."""
     parser.add_argument("-h", "--help", action="help", help="show this help")
 
 
@@ -123,25 +124,25 @@ Config = TypeVar("Config", bound=StrictModel)
 
 
 def config_of(options: argparse.Namespace, model: type[Config]) -> Config:
-    """The config that `config_arguments` asks for."""
+    """The config by the arguments of `config_arguments`."""
     overrides = data_overrides(options.overrides)
     return load_config(model, options.config, overrides, preset=options.preset)
 
 
 def data_overrides(words: Sequence[str]) -> list[str]:
-    """Overrides, where a data set's folder or table may be named alone.
+    """Overrides from words, one of which may be a data set's folder or table.
 
     >>> data_overrides(["seed=1", "."])
     ['dataset.root=.', 'seed=1']
     """
     # os.path, since a Path that is too long raises.
-    given = [word for word in words if "=" not in word or os.path.exists(word)]  # noqa: PTH110
-    overrides = [word for word in words if word not in given]
-    if not given:
+    named = [word for word in words if "=" not in word or os.path.exists(word)]  # noqa: PTH110
+    overrides = [word for word in words if word not in named]
+    if not named:
         return overrides
-    if len(given) > 1:
-        raise ConfigError(f"{' and '.join(given)}: one folder is read at a time.")
-    (word,) = given
+    if len(named) > 1:
+        raise ConfigError(f"{' and '.join(named)}: one folder is read at a time.")
+    (word,) = named
     if is_remote(word):
         return [f"dataset.root={word}", *overrides]
     place = named_path(word)
@@ -156,8 +157,8 @@ def data_overrides(words: Sequence[str]) -> list[str]:
 
 @contextmanager
 def features_kept(config: ProbeConfig) -> Iterator[None]:
-    """For what makes no run folder: whoever interrupts it is told that the features that are made
-    lie in the cache, so that the same command goes on from there."""
+    """For commands without a run folder: after an interrupt, the message says that the features
+    made so far are in the cache, and that the same command continues from there."""
     from exreid.pipeline.inputs import cache_folder
 
     try:
@@ -169,7 +170,7 @@ def features_kept(config: ProbeConfig) -> Iterator[None]:
 
 
 class _KeysHelp(argparse.Action):
-    """Lists config keys; made only when asked, since it needs the backbones."""
+    """Lists config keys; only on request, since the list of backbones takes time to load."""
 
     def __call__(
         self,
@@ -206,7 +207,7 @@ def show_result(result: Result) -> None:
     """The table of metrics, with intervals and counts."""
     table = Table(title=f"Method: {result.method}", title_justify="left", box=None, pad_edge=False)
     names = [name for name in result.metrics if not name.endswith(BEFORE)]
-    if result.counts.get("queries_without_positive") == 0:  # then both say the same
+    if result.counts.get("queries_without_positive") == 0:  # then both are the same
         names = [n for n in names if n.removesuffix(POSITIVE) not in {*names} - {n}]
     ends = ["", BEFORE] if any(name.endswith(BEFORE) for name in result.metrics) else [""]
     table.add_column("metric", overflow="fold")

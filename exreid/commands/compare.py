@@ -34,7 +34,8 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _show(comparison: Comparison, table: MethodTable) -> None:
-    """A method a row, the best of each metric bold; then what changed against the first."""
+    """Print a row for each method, the best of each metric bold; then the changes against the
+    first."""
     from exreid.report.method_table import cell_text
 
     shown = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
@@ -72,7 +73,7 @@ def _change_text(change: MetricChange, base: str) -> str:
 
 
 def _named_runs(words: list[str]) -> tuple[list[str | None], list[Path]]:
-    """Names that were given, None otherwise, and folders."""
+    """The runs' names, None where none is given, and their folders."""
     names: list[str | None] = []
     folders = []
     for word in words:

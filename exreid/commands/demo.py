@@ -1,4 +1,4 @@
-"""`exreid demo`: the way from photographs to answers, by the commands that a user would type."""
+"""`exreid demo`: from photographs to answers, by the commands that a user would type."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FUSED = [
     *("benchmark.method=wildfusion", *DEMO_MATCHING, f"benchmark.candidate_k={IDENTITIES * 10}"),
     *("benchmark.calibration.pairs=300", "benchmark.open_set.queries=40"),
 ]
-"""What the demo fits on is small, so that it ends soon; `exreid probe` fits on more."""
+"""The demo fits on few pairs and queries to save time; `exreid probe` fits on more."""
 
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +87,7 @@ def _say(text: str) -> None:
 
 
 def _run(name: str, command: Command, words: list[str]) -> None:
-    """Print the command line, and run it."""
+    """Print a command line, and run it."""
     OUT.print(f"$ exreid {name} {shlex.join(words)}", style="dim", markup=False, soft_wrap=True)
     parser = argparse.ArgumentParser(prog=f"exreid {name}", add_help=False)
     terminal.add_arguments(parser)
@@ -110,7 +110,7 @@ def _draw(data: Path) -> None:
 
 
 def _train(on: list[str], out: Path) -> Path:
-    """The weights of the best epoch."""
+    """Train a backbone; the weights of its best epoch."""
     shutil.rmtree(out / "results" / "demo", ignore_errors=True)
     words = [*on, f"train.epochs={EPOCHS}", "ray.num_workers=0", "output.run_id=demo"]
     _run("finetune", finetune.FINETUNE, words)
@@ -118,7 +118,7 @@ def _train(on: list[str], out: Path) -> Path:
 
 
 def _tonight(data: Path, out: Path) -> list[str]:
-    """Photographs of two animals that the gallery knows, and of one that it does not."""
+    """Photographs of two animals that the gallery knows, and of one that it does not know."""
     card = out / "tonight"
     shutil.rmtree(card, ignore_errors=True)
     card.mkdir(parents=True)

@@ -67,9 +67,9 @@ def _export(options: argparse.Namespace) -> int:
 
 def _zone(text: str) -> tzinfo:
     """A zone by its offset or its name; ArgumentTypeError for another word."""
-    if found := OFFSET.fullmatch(text):
-        offset = timedelta(hours=int(found[2]), minutes=int(found[3]))
-        return timezone(-offset if found[1] == "-" else offset)
+    if match := OFFSET.fullmatch(text):
+        offset = timedelta(hours=int(match[2]), minutes=int(match[3]))
+        return timezone(-offset if match[1] == "-" else offset)
     try:
         return ZoneInfo(text)
     except (ValueError, OSError) as error:

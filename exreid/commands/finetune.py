@@ -42,7 +42,7 @@ def probe_words(config: FinetuneConfig, folder: str) -> list[str]:
 
 
 def train_and_show(config: FinetuneConfig, *, verbose: bool) -> Path:
-    """Run a training, print its numbers; its folder."""
+    """Run a training and print its metrics; the run's folder."""
     from exreid.runs.finetune import run_finetune
 
     with progress_shown() as progress:

@@ -116,7 +116,8 @@ def _add(gallery: StoredGallery, options: argparse.Namespace) -> int:
 
 
 def _of_new_data(config: ProbeConfig, overrides: list[str]) -> list[str]:
-    """With the new folder's own table, or none, where the gallery's was called otherwise."""
+    """The overrides with the default table, if the new folder has no table of the gallery's
+    name."""
     keys = dict(word.split("=", 1) for word in overrides)
     root, name = keys.get("dataset.root"), config.dataset.metadata_file
     if root is None or name is None or "dataset.metadata_file" in keys:
@@ -157,7 +158,7 @@ def _show(gallery: StoredGallery) -> None:
         head,
         f"  method {about['method']} ({models}), fingerprint {gallery.fingerprint}",
     ]
-    found = about["open_set"]
+    fit = about["open_set"]
     if gallery.is_earlier:
         lines.append(
             "  probabilities and decisions are an earlier version's: exreid gallery add fits "
@@ -165,7 +166,7 @@ def _show(gallery: StoredGallery) -> None:
         )
     elif gallery.quality is not None:
         lines += [f"  {sentence}" for sentence in quality_words(gallery.quality, config)]
-    elif found is None:
+    elif fit is None:
         lines.append("  does not decide known/new (benchmark.open_set.enabled=false)")
     else:
         lines.append(
@@ -183,7 +184,7 @@ def _show(gallery: StoredGallery) -> None:
 
 
 def _threshold_words(content: dict[str, Any]) -> str:
-    """Of the gallery's ``open_set.json``."""
+    """A sentence on the threshold in the gallery's ``open_set.json``."""
     rate = content["stated_false_match_rate"]
     known = f"An animal counts as known where its probability is over {100 * content['bar']:.1f}%"
     if content["rule"] == "balanced":

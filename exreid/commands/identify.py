@@ -69,18 +69,18 @@ def _identify(options: argparse.Namespace) -> int:
     given, overrides = _sorted_out(options.words)
     from exreid.gallery.folder import OPEN_TRIES, open_gallery
 
-    for left in reversed(range(OPEN_TRIES)):
+    for tries_left in reversed(range(OPEN_TRIES)):
         gallery = open_gallery(options.gallery)
         try:
-            folder, found = _answered(gallery, given, overrides, options)
+            folder, identification = _answered(gallery, given, overrides, options)
             break
         except ExreidError:
-            if left == 0 or not gallery.is_replaced():
+            if tries_left == 0 or not gallery.is_replaced():
                 raise
             line = f"{gallery.folder}: was replaced while it was read. The new one is asked."
             ERR.print(line, markup=False, soft_wrap=True)
-    _say(options, gallery, folder, found)
-    return 0 if found.counts["answered"] + found.counts["in_gallery"] else 1
+    _say(options, gallery, folder, identification)
+    return 0 if identification.counts["answered"] + identification.counts["in_gallery"] else 1
 
 
 def _answered(
@@ -116,8 +116,8 @@ def _answered(
 def _detected(
     given: list[Path], dataset: DatasetConfig, options: argparse.Namespace, out: Path
 ) -> tuple[list[Path], Path]:
-    """The photographs on which a detector found an animal, and a table of its boxes, in the
-    columns that the gallery's own has; what is passed over is told."""
+    """The photographs on which a detector found an animal, and a table of its boxes, with the
+    columns of the gallery's table; photographs without an animal are passed over with a warning."""
     from exreid.data.imports.read import import_source, write_metadata
     from exreid.data.photos import find_photos
 
@@ -128,24 +128,24 @@ def _detected(
             "--detections: the gallery's tables have boxes in another form (dataset.bbox_cols, "
             "bbox_format). Make such a table, and name it with --metadata."
         )
-    found = find_photos(given)
-    made = import_source(str(options.detections), found.root, what="megadetector", skip=True)
-    boxes = made.cells[made.cells["path"].isin(found.paths)]
+    photos = find_photos(given)
+    imported = import_source(str(options.detections), photos.root, what="megadetector", skip=True)
+    boxes = imported.cells[imported.cells["path"].isin(photos.paths)]
     if not len(boxes):
         raise ConfigError(
             f"--detections {options.detections}: has an animal on none of the "
-            f"{counted(len(found.paths), 'photograph')}."
+            f"{counted(len(photos.paths), 'photograph')}."
         )
-    detected = [Path(found.root) / name for name in boxes["path"].unique()]
-    for line in made.report():
+    detected = [Path(photos.root) / name for name in boxes["path"].unique()]
+    for line in imported.report():
         log.info("%s: %s", options.detections, line)
-    passed_over = len(found.paths) - len(detected)
+    passed_over = len(photos.paths) - len(detected)
     if passed_over:
         have = counted(passed_over, "photograph has", "photographs have")
         log.warning("%s no animal in %s.", have, options.detections)
-    # The root of those left may be a deeper folder.
+    # The common folder of these photographs may be a deeper one.
     root = find_photos(detected).root
-    paths = [os.path.relpath(Path(found.root) / name, root) for name in boxes["path"]]
+    paths = [os.path.relpath(Path(photos.root) / name, root) for name in boxes["path"]]
     table = boxes[["bbox"]].set_axis([dataset.bbox_cols[0]], axis=1)
     table.insert(0, dataset.path_col, [name.replace(os.sep, "/") for name in paths])
     wanted = (*dataset.encounter_cols, dataset.viewpoint_col)
@@ -154,16 +154,23 @@ def _detected(
 
 
 def _say(
-    options: argparse.Namespace, gallery: StoredGallery, folder: Path, found: Identification
+    options: argparse.Namespace,
+    gallery: StoredGallery,
+    folder: Path,
+    identification: Identification,
 ) -> None:
     if options.csv is not None:
         text = (folder / "identifications.csv").read_text(encoding="utf-8")
         options.csv.write_text(text, encoding="utf-8")
     if options.json:
-        content = {"run": mirror.shown(folder), "gallery": str(gallery.folder), **found.as_json()}
+        content = {
+            "run": mirror.shown(folder),
+            "gallery": str(gallery.folder),
+            **identification.as_json(),
+        }
         OUT.print(json.dumps(content, indent=1), markup=False, soft_wrap=True)
     else:
-        _show(gallery, found)
+        _show(gallery, identification)
     if options.report:
         from exreid.runs.report import write_report
 
@@ -175,7 +182,7 @@ def _say(
 
 
 def _sorted_out(words: list[str]) -> tuple[list[Path], list[str]]:
-    """Paths and overrides; what is there as a file is a path."""
+    """Paths and overrides; a word that is the path of a file is a path."""
     overrides = [w for w in words if OVERRIDE.match(w) and not Path(w).exists()]
     given = [named_path(word) for word in words if word not in overrides]
     if not given:
@@ -183,15 +190,15 @@ def _sorted_out(words: list[str]) -> tuple[list[Path], list[str]]:
     return given, overrides
 
 
-def _show(gallery: StoredGallery, found: Identification) -> None:
-    answered = [photo for photo in found.photos if photo.status == "answered"]
+def _show(gallery: StoredGallery, identification: Identification) -> None:
+    answered = [photo for photo in identification.photos if photo.status == "answered"]
     if answered:
-        table = _table(answered, {visit.visit: visit for visit in found.visits})
-        # What is piped into a file has no edge to keep to.
+        table = _table(answered, {visit.visit: visit for visit in identification.visits})
+        # In a pipe or a file, the width is not limited by a terminal.
         console = OUT if OUT.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
         console.print(table)
-    for line in _notes(gallery, found):
-        # A terminal wraps sentences between words; a piped line, and one with a file, stays whole.
+    for line in _notes(gallery, identification):
+        # A terminal wraps sentences; lines in a pipe, and lines with a file, are not wrapped.
         OUT.print(line, markup=False, soft_wrap=not OUT.is_terminal or line.startswith("  "))
 
 
@@ -230,14 +237,14 @@ def _photo_cells(photo: PhotoAnswer, *, indent: bool) -> list[Text]:
     ]
 
 
-def _notes(gallery: StoredGallery, found: Identification) -> list[str]:
-    counts = found.counts
-    lines = [_summary(found)]
+def _notes(gallery: StoredGallery, identification: Identification) -> list[str]:
+    counts = identification.counts
+    lines = [_summary(identification)]
     if counts["answered"]:
-        lines.append(_how_visits(found))
+        lines.append(_how_visits(identification))
     if counts.get("unsure"):
         lines.append(UNSURE)
-    same = [photo for photo in found.photos if photo.status == "in gallery"]
+    same = [photo for photo in identification.photos if photo.status == "in gallery"]
     if same:
         known = counted(
             len(same),
@@ -247,7 +254,7 @@ def _notes(gallery: StoredGallery, found: Identification) -> list[str]:
         lines.append(known)
         lines += [f"  {photo.photo} = {photo.note}" for photo in same[:SHOWN_UNREADABLE]]
         lines += _more(len(same))
-    bad = [photo for photo in found.photos if photo.status == "unreadable"]
+    bad = [photo for photo in identification.photos if photo.status == "unreadable"]
     if bad:
         lines.append(f"{len(bad)} cannot be read, and were left out (rejected.csv):")
         lines += [f"  {photo.photo}: {photo.note}" for photo in bad[:SHOWN_UNREADABLE]]
@@ -259,19 +266,19 @@ def _notes(gallery: StoredGallery, found: Identification) -> list[str]:
             "other files in the folders are no photographs",
         )
         lines.append(f"{others}.")
-    if counts["answered"] and found.quality is not None:
-        verdict, *more = quality_words(found.quality, gallery.config)
-        if found.quality.level == "good":
-            more = [found.quality.no_rate] if found.quality.no_rate else []
+    if counts["answered"] and identification.quality is not None:
+        verdict, *more = quality_words(identification.quality, gallery.config)
+        if identification.quality.level == "good":
+            more = [identification.quality.no_rate] if identification.quality.no_rate else []
         lines += [f"The gallery. {verdict}", *more]
-    elif counts["answered"] and found.reason:
-        lines.append(found.reason)
+    elif counts["answered"] and identification.reason:
+        lines.append(identification.reason)
     return lines
 
 
-def _summary(found: Identification) -> str:
-    """How many photographs there are, and what they show."""
-    counts = found.counts
+def _summary(identification: Identification) -> str:
+    """The number of photographs, and the answers to them."""
+    counts = identification.counts
     total, answered = counts["photographs"], counts["answered"]
     head = counted(total, "photograph")
     if answered < total:
@@ -287,11 +294,13 @@ def _more(count: int) -> list[str]:
     return [f"  and {rest} more; identifications.csv lists them all"] if rest > 0 else []
 
 
-def _how_visits(found: Identification) -> str:
-    how = [visit.how for visit in found.visits]
+def _how_visits(identification: Identification) -> str:
+    how = [visit.how for visit in identification.visits]
     names = {"table": "by the table", "time": "by time", "folder": "by folder name"}
     parts = [f"{how.count(key)} {text}" for key, text in names.items() if key in how]
-    alone = sum(photo.status == "answered" and photo.visit is None for photo in found.photos)
+    alone = sum(
+        photo.status == "answered" and photo.visit is None for photo in identification.photos
+    )
     if not parts:
         return "Encounters: none known."
     rest = f"; {counted(alone, 'photograph')} of no known encounter" if alone else ""

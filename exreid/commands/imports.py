@@ -70,7 +70,7 @@ def _import(options: argparse.Namespace) -> int:
     pairs = [word.partition("=") for word in options.column]
     if not all(role and name for role, _, name in pairs):
         raise ConfigError("--column takes ROLE=NAME, such as --column path=Foto.")
-    made = import_source(
+    imported = import_source(
         source,
         options.root,
         what=what,
@@ -88,11 +88,11 @@ def _import(options: argparse.Namespace) -> int:
         skip=options.on_error == "skip",
         only_named=options.only_named,
     )
-    write_metadata(made.cells, out)
-    for line in made.report():
+    write_metadata(imported.cells, out)
+    for line in imported.report():
         OUT.print(line, markup=False, soft_wrap=True)
     OUT.print(f"Written to {out}", markup=False, soft_wrap=True)
-    OUT.print(f"  {_next_command(made, out)}", markup=False, soft_wrap=True)
+    OUT.print(f"  {_next_command(imported, out)}", markup=False, soft_wrap=True)
     return 0
 
 
@@ -110,14 +110,14 @@ def _what_and_file(words: list[str]) -> tuple[str | None, str]:
     )
 
 
-def _next_command(made: Imported, out: Path) -> str:
-    """What looks at the table that was written."""
-    keys = [f"dataset.root={made.root}", f"dataset.metadata_file={out.absolute()}"]
-    if "encounter" in made.cells:
+def _next_command(imported: Imported, out: Path) -> str:
+    """The command that checks the written table."""
+    keys = [f"dataset.root={imported.root}", f"dataset.metadata_file={out.absolute()}"]
+    if "encounter" in imported.cells:
         keys.append("dataset.encounter_cols=[encounter]")
-    if "viewpoint" in made.cells:
+    if "viewpoint" in imported.cells:
         keys.append("dataset.viewpoint_col=viewpoint")
-    if "split-time_closed" not in made.cells:
+    if "split-time_closed" not in imported.cells:
         keys.append("dataset.make_split=closed_set")
     return shlex.join(["exreid", "validate", *keys])
 

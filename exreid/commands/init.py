@@ -1,4 +1,4 @@
-"""`exreid init`: a config of what is in a folder; and completion for shells."""
+"""`exreid init`: a config for the data set in a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What SIGINT and SIGTERM do to a command: the first ends it in order, the second at once."""
+"""SIGINT and SIGTERM during a command: the first signal ends it in order, the second at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def signals_end_the_run() -> Iterator[None]:
     """The first signal raises KeyboardInterrupt, the second ends the process with exit code 1.
 
-    Outside the main thread, where no signal can be caught, the block is run as it is.
+    Outside the main thread no signal can be caught: there it changes nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

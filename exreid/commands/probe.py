@@ -54,7 +54,7 @@ def _probe(options: argparse.Namespace) -> int:
 
 
 def run_and_show(config: ProbeConfig, *, verbose: bool) -> int:
-    """Run a probe, print its numbers and its folder."""
+    """Run a probe and print its metrics and its folder."""
     from exreid.runs.probe import run_probe
 
     with progress_shown() as progress:
@@ -106,23 +106,23 @@ def _validate(options: argparse.Namespace) -> int:
     from exreid.runs.validate import run_validate
 
     with progress_shown() as progress:
-        found = run_validate(
+        validation = run_validate(
             config, progress=progress, decode=not options.quick, crops=options.crops
         )
-    for line in found.summary:
+    for line in validation.summary:
         OUT.print(line, markup=False, soft_wrap=True)
-    for name, lines in (("Warnings", found.warnings), ("Problems", found.problems)):
+    for name, lines in (("Warnings", validation.warnings), ("Problems", validation.problems)):
         if lines:
             OUT.print(f"{name}:")
         for line in lines:
             OUT.print(f"  {line.removesuffix('.')}.", markup=False, soft_wrap=True)
     counts = [
         counted(len(lines), name)
-        for name, lines in (("problem", found.problems), ("warning", found.warnings))
+        for name, lines in (("problem", validation.problems), ("warning", validation.warnings))
         if lines
     ]
     OUT.print(f"{' and '.join(counts)}." if counts else "No problems found.")
-    return 1 if found.problems else 0
+    return 1 if validation.problems else 0
 
 
 PROBE = Command("Measure how well a method finds the right animal.", _probe_arguments, _probe)

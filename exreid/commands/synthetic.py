@@ -1,4 +1,4 @@
-"""`exreid synth` and `exreid demo`."""
+"""`exreid synth`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a command shows while it runs: bars on a terminal, lines elsewhere, and every warning.
+"""The output of a running command: bars on a terminal, lines elsewhere, and every warning.
 
-All of it but the bars passes through Python's logging, so that the screen, a log file and a program
-that reads JSON are told the same.
+Everything except the bars goes through Python's logging, so that the screen, a log file and a
+program that reads JSON get the same lines.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
 
 LINE_EVERY_S = 30.0
-"""Seconds between two lines about one stage, where no bar shows how far it is."""
+"""Seconds between two lines about one stage, where there is no bar."""
 
 
 @dataclass
@@ -47,12 +47,12 @@ class Screen:
     quiet: bool = False
     as_json: bool = False
     bars: bool = False
-    """Whether some are on the terminal now."""
+    """Whether bars are on the terminal now."""
     warnings: list[str] = field(default_factory=list)
-    """Those of the command so far, each once."""
+    """The command's warnings so far, each once."""
 
     def repeat_warnings(self) -> None:
-        """The block under a result: a warning that scrolled by is seen there."""
+        """Print all warnings again under the result, where they are seen."""
         if not self.warnings or self.as_json:
             return
         ERR.print()
@@ -65,14 +65,15 @@ SCREEN = Screen()
 
 
 class _Reporter(logging.Handler):
-    """Lines and warnings on stderr, above the bars, and in the log file; our own warnings once."""
+    """Writes lines and warnings to stderr, above the bars, and to the log file; our warnings
+    once."""
 
     def __init__(self, file: TextIO | None) -> None:
         super().__init__()
         self.file = file
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print the record, unless it is known, or the screen shows it in another way."""
+        """Print the record, unless it is a repeated warning or a bar shows it."""
         ours, warns = record.name.startswith("exreid"), record.levelno >= logging.WARNING
         if ours and warns:
             text = record.getMessage()
@@ -116,7 +117,7 @@ def _time_of(record: logging.LogRecord) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every command takes about its own lines."""
+    """The arguments of every command for its output."""
     parser.add_argument("--quiet", action="store_true", help="show results and warnings alone")
     parser.add_argument("--verbose", action="store_true", help="show every library's own messages")
     parser.add_argument(
@@ -129,9 +130,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def reporting(*, verbose: bool, quiet: bool, file: Path | None, as_json: bool) -> Iterator[None]:
-    """Show what is logged in the with-block; ConfigError where the log file cannot be opened."""
+    """Show the log of the with-block; ConfigError if the log file cannot be opened."""
     root, ours = logging.getLogger(), logging.getLogger(WATCH)
-    before = root.level, ours.level
+    levels_before = root.level, ours.level
     SCREEN.quiet, SCREEN.as_json, SCREEN.warnings = quiet, as_json, []
     with ExitStack() as stack:
         stream = None
@@ -147,21 +148,21 @@ def reporting(*, verbose: bool, quiet: bool, file: Path | None, as_json: bool) -
         try:
             yield
         except BaseException:
-            if quiet:  # nothing has shown them yet
+            if quiet:  # they were not shown before
                 SCREEN.repeat_warnings()
             raise
         finally:
             root.removeHandler(handler)
-            root.setLevel(before[0])
-            ours.setLevel(before[1])
+            root.setLevel(levels_before[0])
+            ours.setLevel(levels_before[1])
 
 
 @contextmanager
 def progress_shown() -> Iterator[Progress]:
-    """Starts a stage by its name and total; what that returns counts it on.
+    """A function that starts a stage, by name and total, and returns a function that counts.
 
-    On a terminal a bar shows it. Elsewhere (job logs, nohup, CI), and in a log file, a line tells
-    when it ends, and every 30 s until then. Ray's metrics count it too.
+    On a terminal a bar shows the stage. Elsewhere (job logs, nohup, CI), and in a log file, there
+    is a line every 30 s and at its end. Ray's metrics count it too.
     """
     lines = StageLines()
     if not ERR.is_terminal or SCREEN.quiet or SCREEN.as_json:
@@ -190,7 +191,7 @@ def progress_shown() -> Iterator[Progress]:
 
 
 class StageLines:
-    """Tells in lines how far the stage is that runs now."""
+    """Lines on the progress of the current stage."""
 
     def __init__(self, every_s: float = LINE_EVERY_S) -> None:
         self.every_s = every_s
@@ -216,7 +217,7 @@ class StageLines:
         return count
 
     def _end(self) -> None:
-        """Tell what the stage took, if one is under way."""
+        """Log the end of the current stage, if there is one."""
         if self.stage and self.done:
             self._tell(ended=True)
         self.stage = ""
@@ -228,7 +229,7 @@ class StageLines:
         )
 
     def look(self) -> None:
-        """Tell where the run is, if nothing was told for so long."""
+        """Log the progress, if nothing was logged for ``every_s`` seconds."""
         with self.lock:
             if time.monotonic() - self.told_s < self.every_s:
                 return
@@ -240,7 +241,7 @@ class StageLines:
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """Look again and again during the with-block."""
+        """Call `look` every second during the with-block."""
         over = threading.Event()
 
         def watch() -> None:
