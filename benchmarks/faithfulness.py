@@ -23,12 +23,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _hiding import densest_region, hidden, random_points, region_of_points
 from _report import Report
 
 from exreid.data.images import Preprocessing, prepare_image, prepare_matte
 from exreid.data.metadata import Columns, read_image_table, retrieval_sides
 from exreid.data.synthetic import write_dataset
-from exreid.explain.hiding import densest_region, hidden, random_points, region_of_points
 from exreid.explain.similarity import explain_similarity
 from exreid.explain.similarity_picture import similarity_density
 from exreid.features.embedding import Embedder

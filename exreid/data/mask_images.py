@@ -58,7 +58,7 @@ def mask_files(folder: Path, paths: Sequence[str]) -> dict[str, dict[int, Path]]
     if not asking:
         raise MaskError(
             f"--masks: {folder} has no mask for any of the {len(paths)} photographs; it should "
-            f"hold {PurePosixPath(paths[0]).stem if paths else 'NAME'}.png and so on."
+            f"contain {PurePosixPath(paths[0]).stem if paths else 'NAME'}.png and so on."
         )
     return {
         photographs[0]: _files_of(photographs, masks, masks.get(key, []), parts.get(key, {}))

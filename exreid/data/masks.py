@@ -242,7 +242,9 @@ def _run_length_of_polygons(
     width, height = image_wh_px
     rings = polygons if isinstance(polygons[0], list | tuple) else [polygons]
     if len(rings) >= 3 and all(isinstance(p, list | tuple) and len(p) == 2 for p in rings):
-        rings = [list(chain.from_iterable(cast(list[list[object]], rings)))]  # one, point by point
+        rings = [
+            list(chain.from_iterable(cast(list[list[object]], rings)))
+        ]  # a single ring, point by point
     outline_px = 0.0
     checked: list[list[float]] = []
     for ring in rings:

@@ -77,8 +77,8 @@ def decoded_text(data: bytes, source: str) -> str:
 def split_header(text: str) -> tuple[str, int, str]:
     """The separator, the number of lines of Excel's ``sep=;`` (0 or 1), and the text after them."""
     first, _, rest = text.partition("\n")
-    told = first.strip().strip('"').lower()
-    if told.startswith("sep=") and len(told) <= 5:
+    declared = first.strip().strip('"').lower()
+    if declared.startswith("sep=") and len(declared) <= 5:
         return first.strip().strip('"')[4:] or "\t", 1, rest
     header = _outside_quotes(first)
     return max(SEPARATORS, key=header.count), 0, text

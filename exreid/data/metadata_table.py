@@ -243,13 +243,13 @@ def _parse_csv(data: bytes, source: str) -> tuple[pd.DataFrame, np.ndarray, froz
                 skip_blank_lines=False,
             )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning) as error:
-        told = str(error).strip()
+        reason = str(error).strip()
         if isinstance(error, pd.errors.ParserWarning):
-            told = (
+            reason = (
                 "its rows have more cells than the header has names. Name all columns, or delete "
             )
-            told += "those without a name (a loss of data otherwise)"
-        raise MetadataError(f"{source}: not a CSV table: {told}") from error
+            reason += "those without a name (a loss of data otherwise)"
+        raise MetadataError(f"{source}: not a CSV table: {reason}") from error
     frame.columns = frame.columns.astype(str)
     line_N = np.arange(len(frame)) + 2 + skipped
     if text.rstrip("\r\n").count("\n") >= len(frame) + 1:  # a cell, or the header, has line breaks

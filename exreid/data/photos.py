@@ -112,12 +112,12 @@ def walk_photos(folder: Path) -> Iterator[tuple[Path, list[str], int]]:
 
 
 def _photos_below(folder: Path) -> tuple[set[Path], int]:
-    found: set[Path] = set()
+    files: set[Path] = set()
     others = 0
     for parent, photographs, rest in walk_photos(folder):
-        found.update(parent / name for name in photographs)
+        files.update(parent / name for name in photographs)
         others += rest
-    return found, others
+    return files, others
 
 
 def taken_at(data: bytes) -> np.datetime64:

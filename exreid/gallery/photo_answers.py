@@ -189,7 +189,7 @@ def identification(
     bad = [PhotoAnswer(row.path, "unreadable", note=row.reason) for row in rejected]
     kinds = [photo.told.kind for photo in answered if photo.decision is not None]
     counts: dict[str, Any] = {
-        "photographs": photos.found,
+        "photographs": photos.given,
         "answered": len(answered),
         "in_gallery": len(known),
         "images_left_out": len(bad),

@@ -56,7 +56,7 @@ class Photos:
     rejected: list[Rejected]
     others: int
     """The number of files in the folders that are not photographs."""
-    found: int
+    given: int
     """The number of given photographs."""
 
 

@@ -2,7 +2,14 @@
 
 import numpy as np
 
-from exreid.explain.hiding import hidden, random_points, region_of_points
+from benchmarks._hiding import densest_region, hidden, random_points, region_of_points
+
+
+def test_the_densest_region_is_within_the_part():
+    density, whole = np.array([[0.1, 0.9, 0.4, 0.8]]), np.ones((1, 4), bool)
+    assert densest_region(density, 0.5, whole).tolist() == [[False, True, False, True]]
+    part = np.array([[True, False, True, False]])
+    assert densest_region(density, 0.5, part).tolist() == [[False, False, True, False]]
 
 
 def test_the_region_lies_where_the_points_are_and_has_its_area():

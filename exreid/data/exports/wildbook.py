@@ -43,7 +43,7 @@ def write_wildbook(export: Export, out: Path, place: Place) -> list[str]:
         write_workbook(part, out / f"wildbook-{number}.xlsx")
     notes = _notes(export)
     if len(starts) > 1:
-        notes.insert(0, f"{len(starts)} spreadsheets, each an import of its own in Wildbook")
+        notes.insert(0, f"{len(starts)} spreadsheets, each a separate import in Wildbook")
     renamed = sum(PurePosixPath(path).name != name for path, name in file_of.items())
     if renamed:
         notes.append(

@@ -41,13 +41,13 @@ class Imported:
     def report(self) -> list[str]:
         """Lines on the table, on what was left out, and on how the source was read."""
         named = sum(map(is_name, self.cells[NAME])) if NAME in self.cells else 0
-        told = (
+        head = (
             f"{self.form}: {counted(len(self.cells), 'row')}, "
             f"{counted(self.photographs, 'photograph')}, "
             f"{counted(self.identities, 'animal')} by name, "
             f"{counted(len(self.cells) - named, 'row')} without a name."
         )
-        lines = [told]
+        lines = [head]
         lines += [f"Left out: {count} {reason}." for reason, count in self.left_out.most_common()]
         return lines + [f"{note[:1].upper()}{note[1:]}." for note in self.notes]
 
@@ -260,5 +260,5 @@ def _mask_text(mask: str | Mask) -> str:
 
 
 def _left_out_text(left_out: Counter[str]) -> str:
-    said = "; ".join(f"{count} {reason}" for reason, count in left_out.most_common())
-    return f"Left out: {said}." if said else ""
+    reasons = "; ".join(f"{count} {reason}" for reason, count in left_out.most_common())
+    return f"Left out: {reasons}." if reasons else ""

@@ -212,7 +212,9 @@ def _read_masks(content: Content, root: str) -> Reading:
             cells: Cells = {"image_id": f"{path}#{number}"} if len(animal_masks) > 1 else {}
             place = f"{next(iter(files.values()))}, animal {number}"
             animals.append(Animal(path, place, cells, mask=encode_mask(mask_HW)))
-    notes = [f"{counted(len(inside) - len(files_of), 'photograph has', 'photographs have')} no mask"]
+    notes = [
+        f"{counted(len(inside) - len(files_of), 'photograph has', 'photographs have')} no mask"
+    ]
     if several:
         have = counted(several, "photograph has", "photographs have")
         notes.append(f"{have} several animals by their masks")

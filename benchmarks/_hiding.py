@@ -20,14 +20,7 @@ LEAST_WEIGHT = 1e-3
 
 
 def densest_region(density_HW: np.ndarray, share: float, within_HW: np.ndarray) -> np.ndarray:
-    """bool (H, W): the densest places within a part, together ``share`` of its area.
-
-    >>> density = np.array([[0.1, 0.9, 0.4, 0.8]])
-    >>> densest_region(density, 0.5, np.array([[True, True, True, True]])).tolist()
-    [[False, True, False, True]]
-    >>> densest_region(density, 0.5, np.array([[True, False, True, False]])).tolist()
-    [[False, False, True, False]]
-    """
+    """bool (H, W): the densest pixels within a part, together ``share`` of its area."""
     place = np.flatnonzero(within_HW)
     count = round(share * len(place))
     order = np.argsort(-density_HW.ravel()[place], kind="stable")
