@@ -6,14 +6,17 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from exreid.config.io import load_config
 from exreid.config.training import FinetuneConfig
 from exreid.errors import RunError, TrainingError
 from exreid.pipeline.training_inputs import decode_images, first_backbone, hold_out, plan_training
 from exreid.runs.finetune import run_finetune
+from exreid.training import loop
 from exreid.training.feed import CachedImages
 from exreid.training.history import read_history
 
@@ -101,6 +104,56 @@ def test_a_worker_killed_in_the_middle_of_an_epoch_is_replaced(dataset, local_ra
     train_over_workers(killing, place_workers(config.ray), max_failures=1)
     assert mark.read_text() == "1", "a thread trains there, and keeps its memory like that alone"
     _assert_same(read_history(tmp_path / "run"), plain)
+
+
+class Watched(CachedImages):
+    """Writes which images this worker trains on, and the weights that it has after each epoch."""
+
+    def __init__(self, folder: Path, keys, out: Path) -> None:
+        super().__init__(folder, keys)
+        self.out, self.rank, self.epochs = out, torch.distributed.get_rank(), 0
+        check_weights = loop.check_weights
+
+        def written(state):
+            weights = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+            torch.save(weights, out / f"weights-{self.epochs}-{self.rank}.pt")
+            check_weights(state)
+
+        loop.check_weights = written  # in the worker's own process
+
+    def batches(self, places):
+        self.epochs += 1
+        np.save(self.out / f"images-{self.epochs}-{self.rank}.npy", np.concatenate(places))
+        yield from super().batches(places)
+
+
+@pytest.mark.slow
+def test_three_workers_share_each_epoch_and_end_it_with_the_same_weights(
+    dataset, local_ray, plain, tmp_path
+):
+    import ray.cloudpickle
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    from exreid.distributed.train import place_workers, train_over_workers
+
+    config = _config(dataset, tmp_path, "ray.num_workers=3", "ray.cpus_per_worker=0.5")
+    training = _training(config, tmp_path / "run")
+    placement = place_workers(config.ray)
+    assert placement.workers == placement.least_workers == 3
+    folder, keys = training.images.args
+    watched = replace(training, images=lambda: Watched(folder, keys, tmp_path))
+    train_over_workers(watched, placement, max_failures=0)
+    _assert_same(read_history(tmp_path / "run"), plain)
+    assert config.train.batch_size % 3, "no equal shares"
+    for epoch in (1, 2):
+        shares = [np.load(tmp_path / f"images-{epoch}-{rank}.npy") for rank in range(3)]
+        assert len({len(share) for share in shares}) > 1
+        assert sorted(np.concatenate(shares)) == list(range(len(training.label_N)))
+        first, *others = (torch.load(tmp_path / f"weights-{epoch}-{rank}.pt") for rank in range(3))
+        for other in others:
+            assert other.keys() == first.keys()
+            assert all(torch.equal(other[name], first[name]) for name in first)
+    assert not (tmp_path / "images-3-0.npy").exists()
 
 
 class Broken(CachedImages):

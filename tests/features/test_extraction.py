@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from exreid.config.probe import RayConfig
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig, RayConfig
 from exreid.data.images import Preprocessing
 from exreid.data.metadata import Columns, read_image_table
 from exreid.errors import CheckpointError, ImageError
@@ -18,6 +19,9 @@ from exreid.features.embedding import Embedder
 from exreid.features.extraction import PrepareImages, embed_table, extract_in_process
 from exreid.features.local_extraction import ExtractLocal, LocalPreprocessing
 from exreid.models.backbones import build_backbone
+from exreid.pipeline import keypoints
+from exreid.pipeline.keypoints import extract_local_images
+from exreid.records import LocalFeatures
 from exreid.storage.feature_store import FeatureStore, SignatureMemo
 
 BATCH = 4
@@ -154,6 +158,41 @@ def test_actors_give_the_bits_of_one_process(table, backbone, local_ray, actors)
     np.testing.assert_array_equal(ours.vectors_ND, plain.vectors_ND)
     assert positions.tolist() == [0, 1, 2, 3, 4, 5, 6, 8, 9]
     assert [item.row for item in report.rejected] == [9]
+
+
+def test_a_single_actor_gives_the_keypoints_of_one_process(table, local_ray, tmp_path, monkeypatch):
+    from exreid.distributed.session import place_actors
+
+    with Path(table.root, table.rows["path"][7]).open("r+b") as stream:
+        stream.truncate(500)
+
+    def found(name, placement):
+        keys = {"local_top_k": 32, "local_size": 96, "cache": tmp_path / name}
+        config = load_config(
+            ProbeConfig,
+            None,
+            ["dataset.on_error=skip", *(f"benchmark.{key}={value}" for key, value in keys.items())],
+        )
+        images, position_N, report = extract_local_images(
+            table, config, placement, lambda count: None, boxed=False
+        )
+        return images.keys, images.store.gather(images.keys), position_N.tolist(), report
+
+    keys, plain, positions, _ = found("here", None)
+
+    def refused(*arguments, **options):
+        raise AssertionError("extracted in this process")
+
+    monkeypatch.setattr(keypoints, "decode_in_process", refused)
+    placement = place_actors(RayConfig(num_actors=1))
+    assert placement.actors == 1
+    actor_keys, ours, actor_positions, report = found("actor", placement)
+    assert actor_keys == keys
+    assert actor_positions == positions == [0, 1, 2, 3, 4, 5, 6, 8, 9]
+    assert [item.row for item in report.rejected] == [9]
+    assert plain.count_N.min() > 0
+    for field in LocalFeatures.__dataclass_fields__:
+        np.testing.assert_array_equal(getattr(ours, field), getattr(plain, field), err_msg=field)
 
 
 @pytest.mark.parametrize("on_error", ["raise", "skip"])

@@ -13,6 +13,7 @@ from exreid.config.training import FinetuneConfig
 from exreid.data.image_files import load_image
 from exreid.data.masks import decode_mask, encode_mask
 from exreid.data.synthetic import METADATA_FILE
+from exreid.pipeline import training_inputs
 from exreid.pipeline.inputs import read_images
 from exreid.pipeline.training_inputs import decode_images, first_backbone, hold_out
 from exreid.runs.finetune import run_finetune
@@ -61,15 +62,6 @@ def test_a_training_on_boxes_is_that_on_the_animals_cut_out_by_hand(plain, side_
     assert history == by_hand
 
 
-def test_a_worker_of_ray_trains_on_the_same_crops(plain, side_by_side, local_ray, tmp_path):
-    _, result, history = _trained(side_by_side / "both", tmp_path, "ray.num_workers=1")
-    assert result.counts["train_images"] == 18
-    for ours, theirs in zip(history, plain[2], strict=True):
-        assert ours[0] == pytest.approx(theirs[0], abs=1e-6)
-        if theirs[1]:
-            assert ours[1] == pytest.approx(theirs[1], rel=1e-4)
-
-
 @pytest.fixture(scope="module")
 def painted(tmp_path_factory):
     """A red animal on the left and a blue one on the right of 320 x 120 grey pixels."""
@@ -92,9 +84,9 @@ def painted(tmp_path_factory):
     return folder
 
 
-def _decoded(folder, out, *more):
+def _decoded(folder, out, *more, workers=0):
     """What a training sees of each row: uint8 (N, 64, 64, C), and the animals' names."""
-    config = _config(folder, out, "ray.num_workers=0", *more)
+    config = _config(folder, out, f"ray.num_workers={workers}", *more)
     table, _ = read_images(config)
     images = decode_images(
         table, hold_out(table, config), config, first_backbone(config),
@@ -103,6 +95,19 @@ def _decoded(folder, out, *more):
     places = np.arange(len(images.table))
     batch = images.source(places, in_process=True)().batches([places])
     return np.concatenate(list(batch)), images.table.rows["identity"].tolist()
+
+
+def test_tasks_of_ray_decode_the_same_crops(side_by_side, local_ray, tmp_path, monkeypatch):
+    here, names = _decoded(side_by_side / "both", tmp_path / "here")
+    assert len(names) > len(set(names)), "several photographs of an animal"
+
+    def refused(*arguments, **options):
+        raise AssertionError("decoded in this process")
+
+    monkeypatch.setattr(training_inputs, "decode_in_process", refused)
+    there, same = _decoded(side_by_side / "both", tmp_path / "there", workers=1)
+    assert same == names
+    np.testing.assert_array_equal(there, here)
 
 
 @pytest.mark.parametrize(
