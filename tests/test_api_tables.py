@@ -141,7 +141,7 @@ def test_an_unreadable_photograph_is_named(tmp_path):
     for call in (exreid.embed, exreid.local_features):
         with pytest.raises(ImageError, match=r"text\.jpg"):
             call([tmp_path / "text.jpg"], {"dataset.image_size": 64})
-    with pytest.raises(ImageError, match="image 0: int is no photograph"):
+    with pytest.raises(ImageError, match="image 0: int is not a photograph"):
         exreid.embed([3])
 
 

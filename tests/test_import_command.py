@@ -49,9 +49,9 @@ def test_parquet_holds_text_alone(detections, tmp_path):
     [
         (["nothing", "md.json", "--out", "t.csv"], 2, "WHAT is one of folders, megadetector"),
         (["md.json", "--out", "t.txt"], 2, "name a .parquet or a .csv file"),
-        (["md.json", "--out", "t.csv", "--min-confidence", "20"], 2, "no number from 0 to 1"),
+        (["md.json", "--out", "t.csv", "--min-confidence", "20"], 2, "not a number from 0 to 1"),
         (["md.json", "--out", "t.csv", "--column", "path"], 2, "takes ROLE=NAME"),
-        (["coco", "md.json", "--out", "t.csv"], 1, "is no COCO's JSON.*looks like megadetector"),
+        (["coco", "md.json", "--out", "t.csv"], 1, "is not COCO's JSON.*looks like megadetector"),
         (["no.json", "--out", "t.csv"], 1, "no.json: no such"),
     ],
 )

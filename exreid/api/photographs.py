@@ -62,7 +62,7 @@ def file_of(image: Image, place: int = 0) -> bytes:
         picture, exif = turned.convert("RGB"), turned.getexif()
     else:
         raise ImageError(
-            f"image {place}: {type(image).__name__} is no photograph. Give a path, an array "
+            f"image {place}: {type(image).__name__} is not a photograph. Give a path, an array "
             "(H, W, 3) or an image of Pillow's."
         )
     buffer = io.BytesIO()

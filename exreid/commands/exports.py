@@ -74,7 +74,7 @@ def _zone(text: str) -> tzinfo:
         return ZoneInfo(text)
     except (ValueError, OSError) as error:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no zone: write +02:00, or a name such as Europe/Prague."
+            f"{text!r} is not a time zone: write +02:00, or a name such as Europe/Prague."
         ) from error
 
 

@@ -27,7 +27,7 @@ from exreid.storage import mirror
 if TYPE_CHECKING:
     from exreid.config.dataset import DatasetConfig
     from exreid.gallery.folder import StoredGallery
-    from exreid.gallery.photo_answers import Identification, PhotoAnswer, VisitAnswer
+    from exreid.gallery.photo_answers import EncounterAnswer, Identification, PhotoAnswer
 
 log = logging.getLogger(__name__)
 
@@ -202,7 +202,7 @@ def _show(gallery: StoredGallery, identification: Identification) -> None:
         OUT.print(line, markup=False, soft_wrap=not OUT.is_terminal or line.startswith("  "))
 
 
-def _table(answered: list[PhotoAnswer], visits: dict[str, VisitAnswer]) -> Table:
+def _table(answered: list[PhotoAnswer], visits: dict[str, EncounterAnswer]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("photo", overflow="fold")
     table.add_column("answer", overflow="fold")
@@ -214,14 +214,14 @@ def _table(answered: list[PhotoAnswer], visits: dict[str, VisitAnswer]) -> Table
     for photo in answered:
         visit = visits.get(photo.visit or "")
         if visit is not None and visit.photos > 1 and photo.visit != last:
-            table.add_row(*_visit_cells(visit)[:columns], style="bold")
+            table.add_row(*_encounter_cells(visit)[:columns], style="bold")
         last = photo.visit
         cells = _photo_cells(photo, indent=visit is not None and visit.photos > 1)
         table.add_row(*cells[:columns])
     return table
 
 
-def _visit_cells(visit: VisitAnswer) -> list[Text]:
+def _encounter_cells(visit: EncounterAnswer) -> list[Text]:
     return [
         Text(f"{visit.name} ({visit.photos} photographs together)"),
         Text(visit.told.sentence, style=STYLES.get(visit.told.kind, "")),
@@ -241,7 +241,7 @@ def _notes(gallery: StoredGallery, identification: Identification) -> list[str]:
     counts = identification.counts
     lines = [_summary(identification)]
     if counts["answered"]:
-        lines.append(_how_visits(identification))
+        lines.append(_how_encounters(identification))
     if counts.get("unsure"):
         lines.append(UNSURE)
     same = [photo for photo in identification.photos if photo.status == "in gallery"]
@@ -262,8 +262,8 @@ def _notes(gallery: StoredGallery, identification: Identification) -> list[str]:
     if counts["other_files"]:
         others = counted(
             counts["other_files"],
-            "other file in the folders is no photograph",
-            "other files in the folders are no photographs",
+            "other file in the folders is not a photograph",
+            "other files in the folders are not photographs",
         )
         lines.append(f"{others}.")
     if counts["answered"] and identification.quality is not None:
@@ -294,7 +294,7 @@ def _more(count: int) -> list[str]:
     return [f"  and {rest} more; identifications.csv lists them all"] if rest > 0 else []
 
 
-def _how_visits(identification: Identification) -> str:
+def _how_encounters(identification: Identification) -> str:
     how = [visit.how for visit in identification.visits]
     names = {"table": "by the table", "time": "by time", "folder": "by folder name"}
     parts = [f"{how.count(key)} {text}" for key, text in names.items() if key in how]

@@ -66,7 +66,9 @@ def _import(options: argparse.Namespace) -> int:
     if out.suffix not in (".parquet", ".csv"):
         raise ConfigError(f"--out {out}: name a .parquet or a .csv file.")
     if not 0 <= (options.min_confidence or 0) <= 1:
-        raise ConfigError(f"--min-confidence {options.min_confidence}: is no number from 0 to 1.")
+        raise ConfigError(
+            f"--min-confidence {options.min_confidence}: is not a number from 0 to 1."
+        )
     pairs = [word.partition("=") for word in options.column]
     if not all(role and name for role, _, name in pairs):
         raise ConfigError("--column takes ROLE=NAME, such as --column path=Foto.")

@@ -128,7 +128,7 @@ def read_numbers(cells: Sequence[str | None]) -> list[float] | None:
     except ValueError:
         numbers = []
     if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
-        raise ValueError(f"is no box of four numbers ({BOX_FORMS})")
+        raise ValueError(f"is not a box of four numbers ({BOX_FORMS})")
     return numbers
 
 
@@ -152,7 +152,7 @@ def box_text(numbers: Sequence[float], how: BoxFormat, theta_rad: float = 0.0) -
         )
         raise ValueError(f"has no width or no height ({how}).{looks}".removesuffix("."))
     if how != "xywh_norm" and width * height < MIN_AREA_PX:
-        raise ValueError(f"is of fewer than {MIN_AREA_PX} pixels: that is no animal")
+        raise ValueError(f"is of fewer than {MIN_AREA_PX} pixels: too few for an animal")
     xywh = [int(n) if float(n).is_integer() else n for n in (x, y, width, height)]
     if how != "xywh_norm" and not theta_rad:
         return json.dumps(xywh)

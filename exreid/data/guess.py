@@ -124,7 +124,7 @@ def _mask_folders(root: Path, photographs: Path, table: Path, paths: Sequence[st
 
 def _table_in(root: Path) -> str | None:
     if not root.is_dir():
-        raise MetadataError(f"{root}: is no folder.")
+        raise MetadataError(f"{root}: is not a folder.")
     known = [name for name in DEFAULT_FILES if (root / name).is_file()]
     if known:
         return known[0]
@@ -153,7 +153,7 @@ def _guess_rest(
     """Encounters, sides, dates, and how the images are split."""
     if "encounter" in roles:
         both = ["source"] * ("source" in names) + [roles["encounter"]]
-        guess.add("encounter_cols", both, "its photographs are no independent evidence")
+        guess.add("encounter_cols", both, "its photographs are not independent evidence")
     if "viewpoint" in roles:
         guess.add("viewpoint_col", roles["viewpoint"], "the side of the animal")
     if roles.get("date", "date") != "date":

@@ -232,7 +232,7 @@ def _mask_of(opened: OpenedImage, mask_value: str | None) -> np.ndarray:
     animal_px = int(np.count_nonzero(mask_HW))
     if animal_px < MIN_ANIMAL_PX and mask_HW.size > 100 * MIN_ANIMAL_PX:
         raise MaskError(
-            f"its mask has {animal_px} of {mask_HW.size} pixels: that is no animal. It looks "
+            f"its mask has {animal_px} of {mask_HW.size} pixels: too few for an animal. It looks "
             "damaged, or given in another unit than pixels."
         )
     return mask_HW

@@ -78,10 +78,10 @@ def partner_leaks(
     leaks = Leaks()
     lonely: set[int] = set()
     for q, code in enumerate(queries.identity_N.tolist()):
-        visit = queries.encounter_N[q]
+        encounter = queries.encounter_N[q]
         if not any(
             gallery.position_N[g] != queries.position_N[q]
-            and (same_encounter or visit < 0 or gallery.encounter_N[g] != visit)
+            and (same_encounter or encounter < 0 or gallery.encounter_N[g] != encounter)
             for g in images_I.get(code, ())
         ):
             lonely.add(code)
@@ -125,10 +125,10 @@ def copy_leaks(
     two_animals = 0
     path_G = [position if path_N is None else path_N[position] for position in gallery.position_N]
     for q, name in enumerate(file_Q):
-        visit = queries.encounter_N[q]
+        encounter = queries.encounter_N[q]
 
-        def is_visit(g: int, visit: int = int(visit)) -> bool:
-            return visit >= 0 and int(gallery.encounter_N[g]) == visit
+        def in_encounter(g: int, encounter: int = int(encounter)) -> bool:
+            return encounter >= 0 and int(gallery.encounter_N[g]) == encounter
 
         def is_another(g: int, position: int = int(queries.position_N[q])) -> bool:
             other = int(gallery.position_N[g])
@@ -137,11 +137,11 @@ def copy_leaks(
         same = [g for g in files.get(name, ()) if is_another(g)]
         near = pictures.get(q, [])
         if not same_encounter:
-            same = [g for g in same if not is_visit(g)]
+            same = [g for g in same if not in_encounter(g)]
         groups = {
             SAME_FILE: same,
-            SAME_PICTURE: [g for g in near if not is_visit(g)],
-            IN_ENCOUNTER: [g for g in near if is_visit(g)] if same_encounter else [],
+            SAME_PICTURE: [g for g in near if not in_encounter(g)],
+            IN_ENCOUNTER: [g for g in near if in_encounter(g)] if same_encounter else [],
         }
         for kind, copies in groups.items():
             if copies:

@@ -36,7 +36,7 @@ def mask_files(folder: Path, paths: Sequence[str]) -> dict[str, dict[int, Path]]
     no photograph has a mask.
     """
     if not folder.is_dir():
-        raise MaskError(f"--masks: {folder} is no folder of mask images.")
+        raise MaskError(f"--masks: {folder} is not a folder of mask images.")
     masks: dict[str, list[Path]] = defaultdict(list)
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -211,8 +211,8 @@ def _instances(values_HW: np.ndarray, file: Path) -> dict[int, np.ndarray]:
     for value, area in area_of.items():
         if area < MIN_AREA_PX:
             raise MaskError(
-                f"{file}: its value {value} is of {area} pixels: that is no animal. A mask of one "
-                "animal is black and white; one of several numbers them 1, 2, 3, ..."
+                f"{file}: its value {value} is of {area} pixels: too few for an animal. A mask of "
+                "one animal is black and white; a mask of several numbers them 1, 2, 3, ..."
             )
     return {n: values_HW == value for n, value in enumerate(numbers, start=1)}
 

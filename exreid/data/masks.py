@@ -58,9 +58,9 @@ def parse_mask(value: str | Mask) -> Mask:
     if isinstance(parsed, dict):
         parsed = parsed.get("segmentation", parsed.get("points", parsed))
     if not isinstance(parsed, dict | list) or not parsed:
-        raise MaskError(f"mask is no COCO run length and no polygon: {_shown(value)}.")
+        raise MaskError(f"mask is neither a COCO run length nor a polygon: {_shown(value)}.")
     if hint := _other_format(parsed):
-        raise MaskError(f"mask is no COCO run length and no polygon: {hint}.")
+        raise MaskError(f"mask is neither a COCO run length nor a polygon: {hint}.")
     return parsed
 
 
@@ -217,7 +217,9 @@ def _runs_of(text: str | bytes) -> np.ndarray:
     groups = np.frombuffer(data, dtype=np.uint8).astype(np.int64) - 48
     wrong = np.flatnonzero((groups < 0) | (groups > 63))
     if len(wrong):
-        raise MaskError(f"undecodable mask: byte {data[wrong[0]]} at {wrong[0]} is no run length.")
+        raise MaskError(
+            f"undecodable mask: byte {data[wrong[0]]} at {wrong[0]} is not part of a run length."
+        )
     last = np.flatnonzero((groups & 32) == 0)
     first = np.concatenate([[0], last + 1])[: len(last)]
     if len(last) == 0 or last[-1] != len(groups) - 1:
@@ -253,7 +255,7 @@ def _run_length_of_polygons(
         except (ValueError, TypeError, OverflowError):
             points = np.empty((0, 2))
         if len(points) < 3 or not np.isfinite(points).all():
-            raise MaskError("mask's polygon is no list x, y, x, y, ... of at least 3 points.")
+            raise MaskError("mask's polygon is not a list x, y, x, y, ... of at least 3 points.")
         outline_px += float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
         if np.abs(points).max() > 2 * max(width, height) or outline_px > MAX_OUTLINE_PX:
             raise MaskError(f"mask's polygon runs far outside the image of {width} x {height}.")

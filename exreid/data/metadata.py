@@ -250,7 +250,7 @@ def _checked(
     if dates.unread and not columns.dates_count:
         notes.append(
             f"{columns.date}: {len(dates.unread)} cells such as "
-            f"{file.column(columns.date)[dates.unread[0]]!r} are no dates that can be read; they "
+            f"{file.column(columns.date)[dates.unread[0]]!r} are not dates that can be read; they "
             "count as empty"
         )
     boxes = read_boxes(file, columns)

@@ -200,10 +200,10 @@ def joined_text(parts: Sequence[Sequence[str | None]], count: int) -> list[str |
 PART = re.compile(r"(\d+):")
 
 
-def visit_name(encounter: str | None) -> str | None:
+def encounter_name(encounter: str | None) -> str | None:
     """An encounter's name for people: of a `joined_text`, the parts without their lengths.
 
-    >>> visit_name("5:north|2:17"), visit_name("cam1 2024-05-01 22:00:00")
+    >>> encounter_name("5:north|2:17"), encounter_name("cam1 2024-05-01 22:00:00")
     ('north / 17', 'cam1 2024-05-01 22:00:00')
     """
     parts, rest = [], encounter or ""
@@ -280,7 +280,7 @@ def _date_problems(file: MetadataFile, columns: Columns, dates: Dates) -> Iterat
             int(file.line_N[i]),
             str(columns.date),
             values[i],
-            f"{columns.date} {values[i]!r} is no date that can be read ({DATE_FORMS})",
+            f"{columns.date} {values[i]!r} is not a date that can be read ({DATE_FORMS})",
             "Correct it, or empty the cell",
         )
 

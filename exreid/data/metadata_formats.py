@@ -69,7 +69,7 @@ def decoded_text(data: bytes, source: str) -> str:
             'write.csv(..., fileEncoding = "UTF-8").'
         ) from error
     if "\0" in text:
-        raise MetadataError(f"{source}: is no text: it has null bytes. {_AS_CSV}.")
+        raise MetadataError(f"{source}: is not text: it has null bytes. {_AS_CSV}.")
     _refuse_json(text, source)
     return text
 

@@ -24,11 +24,11 @@ PHOTO_ENDINGS = frozenset(
 """Endings of photographs, lower case. Some of these formats cannot be read: such photographs are
 listed as unreadable instead of being passed over."""
 EXIF_FOLDER, TAKEN, DIGITISED = 0x8769, 0x9003, 0x9004
-VISIT_NAME = re.compile(
+ENCOUNTER_FOLDER = re.compile(
     r"(visit|encounter|burst|event|sighting|sequence|seq)[-_ ]?\d+", re.IGNORECASE
 )
 """Names of folders whose photographs are one encounter."""
-VisitRule = Literal["auto", "time", "folder", "none"]
+EncounterRule = Literal["auto", "time", "folder", "none"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def find_photos(given: Sequence[Path]) -> FoundPhotos:
             folders.append(whole)
             others += rest
         elif whole.exists():
-            raise ImageError(f"{path} is no photograph but a device, a pipe or a socket.")
+            raise ImageError(f"{path} is not a photograph but a device, a pipe or a socket.")
         else:
             raise ImageError(f"no such photograph or folder {_escaped(path)}.")
     named = {file for file in files if _is_text(str(file))}
@@ -73,7 +73,7 @@ def find_photos(given: Sequence[Path]) -> FoundPhotos:
     for folder in folders:
         if not _is_text(str(folder)):
             raise ImageError(
-                f"{_escaped(folder)}: the folder's name is no text (UTF-8). Rename it."
+                f"{_escaped(folder)}: the folder's name is not text (UTF-8). Rename it."
             )
     if not files:
         raise ImageError(
@@ -138,7 +138,7 @@ def taken_at(data: bytes) -> np.datetime64:
 
 
 @dataclass(frozen=True)
-class Visits:
+class PhotoEncounters:
     """The encounter of each photograph, and how it was found."""
 
     name_N: list[str | None]
@@ -147,14 +147,14 @@ class Visits:
     """``table``, ``time``, ``folder`` or ``alone``."""
 
 
-def group_visits(
+def group_encounters(
     paths: Sequence[str],
     time_N: np.ndarray,
     *,
     known: Sequence[str | None],
     minutes: float,
-    rule: VisitRule = "auto",
-) -> Visits:
+    rule: EncounterRule = "auto",
+) -> PhotoEncounters:
     """Group photographs into encounters.
 
     An encounter that the user's table names (``known``) is kept. ``time``: the photographs of one
@@ -163,7 +163,7 @@ def group_visits(
     by its folder, if that is named like an encounter (``visit_12``, ``burst-3``).
 
     >>> times = np.array(["2024-05-01T22:00", "2024-05-01T22:05", "2024-05-01T23:00"], "M8[s]")
-    >>> group_visits(["a/1", "a/2", "a/3"], times, known=[None] * 3, minutes=10).name_N
+    >>> group_encounters(["a/1", "a/2", "a/3"], times, known=[None] * 3, minutes=10).name_N
     ['a 2024-05-01 22:00:00', 'a 2024-05-01 22:00:00', 'a 2024-05-01 23:00:00']
     """
     names: list[str | None] = list(known)
@@ -174,10 +174,10 @@ def group_visits(
             names[i], how[i] = name, "time"
     for i, path in enumerate(paths):
         folder = path.rpartition("/")[0]
-        fits = rule == "folder" or VISIT_NAME.search(folder.rpartition("/")[2]) is not None
+        fits = rule == "folder" or ENCOUNTER_FOLDER.search(folder.rpartition("/")[2]) is not None
         if names[i] is None and rule in ("auto", "folder") and fits:
             names[i], how[i] = folder or ".", "folder"
-    return Visits(names, how)
+    return PhotoEncounters(names, how)
 
 
 def _by_time(

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from exreid.calibration.identity_curve import shared_out
 from exreid.config.probe import ProbeConfig
-from exreid.data.metadata_checks import visit_name
+from exreid.data.metadata_checks import encounter_name
 from exreid.gallery.folder import StoredGallery
 from exreid.metrics.identities import IdentityAnswer, TopIdentities, pool_encounters
 from exreid.openset.decide import Decisions
@@ -37,7 +37,7 @@ def photo_answer_tables(
     answers = answers.append_column("probability", pa.array(chance_R, from_pandas=True))
     encounters = open_set = None
     if np.any(retrieval.queries.encounter_N >= 0):
-        encounters = _visit_table(retrieval, names, decides=gallery.decides)
+        encounters = _encounter_table(retrieval, names, decides=gallery.decides)
     if decisions is not None:
         open_set = _open_set_table(retrieval, decisions, names, decides=gallery.decides)
     return AnswerTables(answers, encounters, open_set, new_animals_of(retrieval))
@@ -107,7 +107,7 @@ def _open_set_table(
     )
 
 
-def _visit_table(retrieval: Retrieval, names: dict[int, str], *, decides: bool) -> pa.Table:
+def _encounter_table(retrieval: Retrieval, names: dict[int, str], *, decides: bool) -> pa.Table:
     """``encounters.parquet``: the answer of each encounter. Its photographs are pooled as in a
     probe, and decided like one photograph with the pooled score and margin."""
     queries, encounters = retrieval.queries, retrieval.table.rows["encounter"]
@@ -117,7 +117,7 @@ def _visit_table(retrieval: Retrieval, names: dict[int, str], *, decides: bool) 
     for _, members, answer in pooled:
         identities = [names[int(code)] for code in answer.identity_A[:2]]
         known = int(decisions.known_Q[members].sum()) if decisions and decides else None
-        probability, decision = _visit_decision(retrieval, members, answer)
+        probability, decision = _encounter_decision(retrieval, members, answer)
         rows.append(
             {
                 "encounter": encounters.iloc[queries.position_N[members[0]]],
@@ -148,7 +148,7 @@ def _visit_table(retrieval: Retrieval, names: dict[int, str], *, decides: bool) 
     return pa.Table.from_pylist(rows, pa.schema(list(types.items())))
 
 
-def _visit_decision(
+def _encounter_decision(
     retrieval: Retrieval, members: np.ndarray, answer: IdentityAnswer
 ) -> tuple[float | None, str | None]:
     """The probability that an encounter's top identity is right, and known or new; or None,
@@ -217,7 +217,7 @@ def _picture_row(
     regions = [config.dataset.mask_col, *config.dataset.bbox_cols]
     more = table.original.iloc[position].drop(regions, errors="ignore")
     known = {name: row[name] for name in ("identity", "encounter", "viewpoint")}
-    known |= {"date": _date_text(row["date"]), "visit": visit_name(row["encounter"])}
+    known |= {"date": _date_text(row["date"]), "visit": encounter_name(row["encounter"])}
     used = {"image_id": row["image_id"], "side": side} | where | known
     taken = {*used, "split", "gallery_images"}
     original = {

@@ -214,7 +214,9 @@ class StoredGallery:
             except (OSError, ValueError) as error:
                 raise GalleryError(f"{part}: is damaged: {error}. {DAMAGED}") from error
             if records.dtype != features.empty.dtype or records.ndim != 1:
-                raise GalleryError(f"{part}: {records.dtype} is no local feature. {DAMAGED}")
+                raise GalleryError(
+                    f"{part}: {records.dtype} is not a record of local features. {DAMAGED}"
+                )
         if any(key not in features.store for key in self.keys):
             damaged_part = next(
                 (part for part in features.store.parts if not part_is_whole(part)), folder

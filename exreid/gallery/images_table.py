@@ -68,4 +68,4 @@ def _check_rows(file: Path, rows: pd.DataFrame, content_G: list[str]) -> None:
         except ValueError:
             safe = False
         if not safe or not CONTENT.fullmatch(content):
-            raise GalleryError(f"{file}: {path!r} is no path inside a data set. {DAMAGED}")
+            raise GalleryError(f"{file}: {path!r} is not a path inside a data set. {DAMAGED}")

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from exreid.data.metadata_checks import visit_name
+from exreid.data.metadata_checks import encounter_name
 from exreid.explain.told import ToldAnswer, told_answer
 from exreid.gallery.folder import StoredGallery
 from exreid.gallery.photo_table import Photos
@@ -98,7 +98,7 @@ class PhotoAnswer:
 
 
 @dataclass(frozen=True)
-class VisitAnswer:
+class EncounterAnswer:
     """The common answer to the photographs of one encounter."""
 
     visit: str
@@ -117,7 +117,7 @@ class VisitAnswer:
     @property
     def name(self) -> str:
         """The encounter's name for people."""
-        return str(visit_name(self.visit))
+        return str(encounter_name(self.visit))
 
     @property
     def told(self) -> ToldAnswer:
@@ -134,7 +134,7 @@ class Identification:
     """All answers of a run."""
 
     photos: list[PhotoAnswer]
-    visits: list[VisitAnswer]
+    visits: list[EncounterAnswer]
     counts: dict[str, Any]
     reason: str | None = None
     """Why the decisions promise no false-match rate; None if they do."""
@@ -169,11 +169,11 @@ def identification(
     decider = gallery.decider()
     reason = decider.reason or None if decider is not None else None
     answered: list[PhotoAnswer] = []
-    visits: list[VisitAnswer] = []
+    visits: list[EncounterAnswer] = []
     if retrieval is not None and tables is not None:
         note = "" if gallery.decides else "the gallery does not tell known from new"
         answered = _answered(retrieval, tables, note)
-        visits = _visits(tables.encounters, photos)
+        visits = _encounter_answers(tables.encounters, photos)
     order = {visit.visit: i for i, visit in enumerate(visits)}
     answered.sort(
         key=lambda photo: (
@@ -253,7 +253,7 @@ def _answered(retrieval: Retrieval, tables: AnswerTables, note: str) -> list[Pho
     return answered
 
 
-def _visits(table: pa.Table | None, photos: Photos) -> list[VisitAnswer]:
+def _encounter_answers(table: pa.Table | None, photos: Photos) -> list[EncounterAnswer]:
     if table is None:
         return []
     encounters = photos.table.rows["encounter"].tolist()
@@ -262,7 +262,7 @@ def _visits(table: pa.Table | None, photos: Photos) -> list[VisitAnswer]:
     rows = table.to_pandas().to_dict("records")
     rows.sort(key=lambda row: (str(first.get(row["encounter"])), row["encounter"]))
     return [
-        VisitAnswer(
+        EncounterAnswer(
             row["encounter"],
             how[row["encounter"]],
             row["photos"],

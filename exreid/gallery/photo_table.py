@@ -15,7 +15,7 @@ import pandas as pd
 from exreid.config.probe import ProbeConfig
 from exreid.data.imports.folder_masks import without_masks
 from exreid.data.metadata import read_image_table
-from exreid.data.photos import FoundPhotos, VisitRule, find_photos, group_visits, taken_at
+from exreid.data.photos import EncounterRule, FoundPhotos, find_photos, group_encounters, taken_at
 from exreid.errors import ImageError, MetadataError
 from exreid.features.extraction import trusted_signature
 from exreid.features.keys import content_hash
@@ -37,7 +37,7 @@ class PhotoOptions:
     masks: Path | None = None
     """A folder of mask images called like the photographs; see `exreid.data.mask_images`."""
     encounter_minutes: float = 10.0
-    visits: VisitRule = "auto"
+    visits: EncounterRule = "auto"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Photos:
     time_N: np.ndarray
     """datetime64[s], by the camera's clock; NaT where unknown."""
     how_N: list[str]
-    """How each photograph's encounter was found; see `exreid.data.photos.Visits`."""
+    """How each photograph's encounter was found; see `exreid.data.photos.PhotoEncounters`."""
     in_gallery: list[tuple[str, str, str]]
     """For each photograph that the gallery has already: path, id in the gallery, and animal."""
     known: ImageTable
@@ -81,7 +81,7 @@ def read_photos(
         if isinstance(seen, ImageError)
     ]
     rejected += [
-        Rejected(name, name, 0, "image", "its name is no text (UTF-8). Rename it.")
+        Rejected(name, name, 0, "image", "its name is not text (UTF-8). Rename it.")
         for name in photos.unnamed
     ]
     if rejected and config.dataset.on_error == "raise":
@@ -107,7 +107,7 @@ def read_photos(
         times.append(_time_of(seen.taken, rows["date"].iloc[i]))
     table = whole.take(np.array(index, np.int64))
     time_N = np.array(times, "datetime64[s]")
-    table, how = _with_visits(table, time_N, options)
+    table, how = _with_encounters(table, time_N, options)
     table = _with_free_ids(table, set(known["image_id"]))
     known_table = whole.take(np.array(known_index, np.int64))
     names = pd.Series([animal for *_, animal in in_gallery], dtype=object)
@@ -122,7 +122,7 @@ def _without_masks(photos: FoundPhotos, folder: Path | None) -> FoundPhotos:
     if folder is None:
         masked = without_masks(photos.root, photos.paths)
         for note in masked.notes:
-            tell(f"{note}. They are no photographs; --masks FOLDER uses them.")
+            tell(f"{note}. They are not photographs; --masks FOLDER uses them.")
         paths = masked.paths
     else:
         top = os.path.relpath(folder.expanduser().absolute(), photos.root).replace(os.sep, "/")
@@ -246,29 +246,29 @@ def _place(folder: str | Path, path: str) -> str:
     return unicodedata.normalize("NFC", os.path.join(folder, path))  # noqa: PTH118
 
 
-def _with_visits(
+def _with_encounters(
     table: ImageTable, time_N: np.ndarray, options: PhotoOptions
 ) -> tuple[ImageTable, list[str]]:
-    visits = group_visits(
+    encounters = group_encounters(
         table.rows["path"].tolist(),
         time_N,
         known=table.rows["encounter"].tolist(),
         minutes=options.encounter_minutes,
         rule=options.visits,
     )
-    names = pd.Series(visits.name_N, dtype=object)
+    names = pd.Series(encounters.name_N, dtype=object)
     several = table.rows["path"].duplicated(keep=False) & names.notna()
     # An encounter of several animals is divided: each of their images is one encounter.
     shared = names.isin(set(names[several]))
     ids = table.rows["image_id"].tolist()
     alone = [  # a table's encounters are joined texts, each with its length
         f"{name}|{len(image_id)}:{image_id}" if source == "table" else f"{name} {image_id}"
-        for name, image_id, source in zip(names, ids, visits.how_N, strict=True)
+        for name, image_id, source in zip(names, ids, encounters.how_N, strict=True)
     ]
     names = names.where(~shared, alone)
     dates = table.rows["date"]
     rows = table.rows.assign(encounter=names, date=dates.where(dates.notna(), time_N))
-    return replace(table, rows=rows), visits.how_N
+    return replace(table, rows=rows), encounters.how_N
 
 
 def _with_free_ids(table: ImageTable, taken: set[str]) -> ImageTable:

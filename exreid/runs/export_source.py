@@ -13,7 +13,7 @@ import pandas as pd
 from exreid.data.exports.animals import Export, ExportedAnimal
 from exreid.data.exports.placed import PhotographRow, moments_of, placed
 from exreid.data.imports.photographs import PhotoSize, read_sizes
-from exreid.data.metadata_checks import visit_name
+from exreid.data.metadata_checks import encounter_name
 from exreid.errors import ConfigError, RunError
 from exreid.explain.told import told_answer
 from exreid.gallery.layout import MANIFEST
@@ -134,7 +134,7 @@ def _of_gallery(folder: Path, root: str | None, site: str | None) -> Source:
     rows = whole.astype(object).where(whole.notna(), None)
     for name in ("image_id", "path", "mask", "bbox", "encounter", "viewpoint", "date"):
         rows[name] = known[name]
-    rows["visit"] = [visit_name(one) for one in known["encounter"]]
+    rows["visit"] = [encounter_name(one) for one in known["encounter"]]
     rows["site"] = None if column is None else whole[column]
     name = folder.resolve().name
     return Source(root, name, _records(rows), known["identity"].tolist(), {}, set(), None)
@@ -211,7 +211,7 @@ def _records(rows: pd.DataFrame) -> list[PhotographRow]:
             own, name = str(row["encounter"]), str(row["image_id"]).removeprefix("new:")
             row["encounter"] = own.removesuffix(f"|{len(name)}:{name}").removesuffix(f" {name}")
             if row["encounter"] != own:
-                row["visit"] = visit_name(row["encounter"])
+                row["visit"] = encounter_name(row["encounter"])
             shown[row["encounter"]] = row["visit"]
     if len(set(shown.values())) < len(shown):  # two encounters that people would call the same
         for row in records:

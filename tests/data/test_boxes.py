@@ -71,7 +71,7 @@ def test_a_box_reads_the_same_in_every_form(x, y, w, h, form):
     "cell", ["1, 2, 3", "a box", "[1, 2, nan, 4]", "1, 2, 3, 4, 5", "[[1, 2], [3, 4]"]
 )
 def test_what_is_no_box_is_refused(cell):
-    with pytest.raises(ValueError, match="is no box of four numbers"):
+    with pytest.raises(ValueError, match="is not a box of four numbers"):
         read_numbers([cell])
 
 

@@ -318,7 +318,7 @@ def test_grey_of_fewer_bits_in_a_16_bit_file_is_as_bright_as_it_was(bits, form):
 def test_a_speck_is_no_animal():
     mask_HW = np.zeros((80, 96), bool)
     mask_HW[40, 40] = True
-    with pytest.raises(MaskError, match="1 of 7680 pixels: that is no animal"):
+    with pytest.raises(MaskError, match="1 of 7680 pixels: too few for an animal"):
         prepare_image(_bytes(_picture()), encode_mask(mask_HW), WITHOUT_BACKGROUND)
 
 

@@ -75,7 +75,7 @@ def test_four_columns_are_one_box(tmp_path):
     [
         ({"bbox": [None, "[5, 10, 40, 40]", None]}, r"line 3.*'a.jpg' is in line 2.*bbox_cols"),
         ({"bbox": ["[5, 10, 40, 40]"] * 3}, r"'a.jpg' is in line 2 already"),
-        ({"bbox": ["1, 2, 3"] * 3}, r"line 2: bbox '1, 2, 3' is no box of four numbers"),
+        ({"bbox": ["1, 2, 3"] * 3}, r"line 2: bbox '1, 2, 3' is not a box of four numbers"),
         ({"bbox": ["[5, 10, 0, 40]"] * 3}, "has no width or no height"),
         ({"bbox": ["[5, 10, 2, 2]"] * 3}, "fewer than 16 pixels"),
         ({"theta": ["north"] * 3}, "has the angle theta 'north'"),

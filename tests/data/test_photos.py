@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from exreid.data.photos import find_photos, group_visits, taken_at
+from exreid.data.photos import find_photos, group_encounters, taken_at
 from exreid.errors import ImageError
 from exreid.storage.urls import read_bytes, read_regular
 
@@ -65,7 +65,7 @@ TIMES = np.array(
 
 
 def _groups(**options):
-    visits = group_visits(PATHS, TIMES, **{"known": [None] * 8, "minutes": 9, **options})
+    visits = group_encounters(PATHS, TIMES, **{"known": [None] * 8, "minutes": 9, **options})
     return visits.name_N, visits.how_N
 
 
@@ -112,7 +112,7 @@ def test_a_device_and_a_pipe_are_no_photographs(tmp_path):
     for path in found.paths:
         with pytest.raises(ImageError, match="no regular file"):
             read_bytes(found.root, path)
-    with pytest.raises(ImageError, match="no photograph but a device"):
+    with pytest.raises(ImageError, match="not a photograph but a device"):
         find_photos([tmp_path / "pipe.jpg"])
 
 

@@ -176,7 +176,7 @@ def test_a_night_is_told_photograph_by_photograph(night, cosine, metadata, out, 
     assert "7 photographs, 4 answered" in shown
     assert f"cam1/IMG_5.jpg = {train['unique_name']}: {train['path']}" in shown
     assert "cam1/IMG_8.jpg: not an image" in shown
-    assert "1 other file in the folders is no photograph." in shown
+    assert "1 other file in the folders is not a photograph." in shown
     assert "Encounters: 2 by time, 1 by folder name" in shown
     rows = list(csv.DictReader((night.parent / "night.csv").open()))
     assert [row["photo"] for row in rows if row["status"] == "answered"] == [

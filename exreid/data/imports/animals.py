@@ -114,10 +114,10 @@ def size_of(entry: Mapping[str, object], width: str, height: str) -> tuple[int, 
 def entries_of(value: object, place: str) -> list[dict[str, object]]:
     """A list of JSON objects; MetadataError, with its place, for any other value."""
     if not isinstance(value, list):
-        raise MetadataError(f"{place} is no list, but {_kind(value)}.")
+        raise MetadataError(f"{place} is not a list, but {_kind(value)}.")
     for i, entry in enumerate(value):
         if not isinstance(entry, dict):
-            raise MetadataError(f"{place}[{i}] is no object, but {_kind(entry)}.")
+            raise MetadataError(f"{place}[{i}] is not an object, but {_kind(entry)}.")
     return value
 
 

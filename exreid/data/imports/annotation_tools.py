@@ -67,8 +67,8 @@ def read_sam(contents: Mapping[str, object]) -> Reading:
         mask = entries[0].get("segmentation")
         if not isinstance(mask, dict) or "counts" not in mask:
             raise MetadataError(
-                f"{file}: its segmentation is no run length. SamAutomaticMaskGenerator writes one "
-                "with output_mode='coco_rle'."
+                f"{file}: its segmentation is not a run length. SamAutomaticMaskGenerator writes "
+                "run lengths with output_mode='coco_rle'."
             )
         score = text_of(entries[0].get("predicted_iou"))
         animals.append(Animal(path, file, {"predicted_iou": score}, None, None, mask, stated))

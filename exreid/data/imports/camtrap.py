@@ -154,10 +154,10 @@ def _box_of(row: Cells, place: str) -> StatedBox | None:
     try:
         x, y, w, h = (float(text or "") for text in cells)
     except ValueError:
-        raise MetadataError(f"{place}: {', '.join(_BOX)} are no four numbers: {cells}.") from None
+        raise MetadataError(f"{place}: {', '.join(_BOX)} are not four numbers: {cells}.") from None
     if not (0 <= x <= 1 and 0 <= y <= 1 and 0 < w <= 1 and 0 < h <= 1):
         raise MetadataError(
-            f"{place}: its box {[x, y, w, h]} is no fraction of the photograph (0 to 1)."
+            f"{place}: its box {[x, y, w, h]} is not in fractions of the photograph (0 to 1)."
         )
     return StatedBox((x, y, w, h), "fraction")
 
@@ -166,7 +166,7 @@ def _moment(text: str | None, place: str) -> np.datetime64:
     try:
         return parse_date(text or "")
     except (ValueError, OverflowError):
-        raise MetadataError(f"{place}: {text!r} is no time that can be read.") from None
+        raise MetadataError(f"{place}: {text!r} is not a time that can be read.") from None
 
 
 def _is_video(photo: Cells) -> bool:

@@ -70,7 +70,9 @@ def read_coco(
     MetadataError, with its place, for what COCO does not allow.
     """
     if not isinstance(content, dict) or not is_coco(content):
-        raise MetadataError("is no COCO file: it has no lists images (file_name) and annotations.")
+        raise MetadataError(
+            "is not a COCO file: it has no lists images (file_name) and annotations."
+        )
     images = _by_id(entries_of(content["images"], "images"), "images")
     annotations = entries_of(content["annotations"], "annotations")
     kinds = {
@@ -173,7 +175,7 @@ def _animal(
     }
     theta = annotation.get("theta")
     if theta is not None and numbers_of([theta], 1) is None:
-        raise MetadataError(f"{place}: its theta {theta!r} is no number of radians.")
+        raise MetadataError(f"{place}: its theta {theta!r} is not a number of radians.")
     return Animal(
         str(image["file_name"]),
         place,
@@ -191,7 +193,7 @@ def _box_of(annotation: dict[str, object], place: str) -> StatedBox | None:
         return None
     box = numbers_of(value, 4)
     if box is None:
-        raise MetadataError(f"{place}: its bbox {value!r} is no list [x, y, width, height].")
+        raise MetadataError(f"{place}: its bbox {value!r} is not a list [x, y, width, height].")
     if max(box) <= 1 and any(n != int(n) for n in box):
         raise MetadataError(
             f"{place}: its bbox {box} looks like fractions; COCO's is in pixels. Multiply x and "
@@ -206,5 +208,7 @@ def _mask_of(annotation: dict[str, object], place: str) -> Mask | None:
     if value is None or value in ([], {}, [[]]):
         return None
     if not isinstance(value, list | dict):
-        raise MetadataError(f"{place}: its segmentation is no run length and no list of polygons.")
+        raise MetadataError(
+            f"{place}: its segmentation is neither a run length nor a list of polygons."
+        )
     return value

@@ -264,11 +264,11 @@ def _box(numbers: Sequence[float], box_format: BoxFormat | None, place: str) -> 
     a, b, c, d = numbers
     if box_format == "xyxy_px":
         if c <= a or d <= b:
-            raise MetadataError(f"{place}: its box {list(numbers)} is no x1, y1, x2, y2.")
+            raise MetadataError(f"{place}: its box {list(numbers)} is not x1, y1, x2, y2.")
         return StatedBox((a, b, c - a, d - b))
     if box_format == "xywh_norm":
         if not _is_fraction(numbers):
-            raise MetadataError(f"{place}: its box {list(numbers)} is no fraction x, y, w, h.")
+            raise MetadataError(f"{place}: its box {list(numbers)} is not fractions x, y, w, h.")
         return StatedBox((a, b, c, d), "fraction")
     if max(numbers) <= 1 and any(n != int(n) for n in numbers):
         raise MetadataError(
@@ -286,5 +286,5 @@ def _theta(text: str | None, place: str) -> float | None:
     except ValueError:
         value = math.nan
     if not abs(value) <= 2 * math.pi + 0.01:
-        raise MetadataError(f"{place}: its theta {text!r} is no angle in radians.")
+        raise MetadataError(f"{place}: its theta {text!r} is not an angle in radians.")
     return value

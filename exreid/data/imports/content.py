@@ -66,7 +66,7 @@ def read_content(source: str, sheet: str | None = None) -> Content:
         try:
             text = data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise MetadataError(f"{source}: is no XML in UTF-8 (byte {error.start}).") from error
+            raise MetadataError(f"{source}: is not XML in UTF-8 (byte {error.start}).") from error
         return Content(source, ["masks"] if "<annotations" in text else [], xml=text)
     table = parse_metadata(data, source, sheet)
     names = [str(name) for name in table.cells.columns]
@@ -79,7 +79,7 @@ def parse_json(data: bytes, source: str) -> object:
     try:
         return json.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise MetadataError(f"{source}: is no JSON in UTF-8 (byte {error.start}).") from error
+        raise MetadataError(f"{source}: is not JSON in UTF-8 (byte {error.start}).") from error
     except RecursionError as error:
         raise MetadataError(f"{source}: its JSON is nested too deeply.") from error
     except json.JSONDecodeError as error:
@@ -106,7 +106,7 @@ def choose(content: Content, what: str | None) -> str:
         if what == "folders" and has_animal_folders(content.source):
             return what
         looks = f"looks like {' or '.join(content.fits)}" if content.fits else "is of no known form"
-        raise MetadataError(f"{content.source}: is no {WHAT[what]}; it {looks}.")
+        raise MetadataError(f"{content.source}: is not {WHAT[what]}; it {looks}.")
     if len(content.fits) != 1:
         fits = " and ".join(content.fits)
         unknown = f"is {'' if content.table else 'JSON, XML or a folder '}of no form that is known"
@@ -143,7 +143,7 @@ def _folder(source: str, folder: Path) -> Content:
         }
         if all(is_sam(part) for part in parts.values()):
             return Content(source, ["masks"], json=parts)
-        raise MetadataError(f"{source}: is a folder of JSON files that are no masks of SAM's.")
+        raise MetadataError(f"{source}: is a folder of JSON files that are not SAM's masks.")
     if endings and endings <= MASK_ENDINGS:  # photographs are seldom PNGs
         return Content(source, ["masks"])
     return Content(source, ["folders"] if has_animal_folders(source) else [])

@@ -34,7 +34,7 @@ def read_cvat(text: str, photographs: Sequence[str]) -> Reading:
         raise MetadataError(f"is damaged or cut off XML: {error}.") from error
     if root.tag != "annotations":
         raise MetadataError(
-            "is no XML of 'CVAT for images 1.1'. In CVAT: Export task dataset, that format."
+            "is not XML of 'CVAT for images 1.1'. In CVAT: Export task dataset, that format."
         )
     if root.find("track") is not None:
         return _video(root, photographs)
@@ -115,9 +115,9 @@ def _frames(
     missing = next(frame for frame, paths in by_frame.items() if not paths)
     if any(by_frame.values()) or not in_order:
         raise MetadataError(
-            f"frame {missing} of its tracks is no photograph below the images' folder (--root): it "
-            f"should be called frame_{missing:06d}.jpg. {FRAMES} writes them; tasks of photographs "
-            "are better exported as 'CVAT for images 1.1', which has their names."
+            f"frame {missing} of its tracks is not a photograph below the images' folder (--root): "
+            f"it should be called frame_{missing:06d}.jpg. {FRAMES} writes them. Tasks of "
+            "photographs are better exported as 'CVAT for images 1.1', which has their names."
         )
     note = f"its {len(photographs)} frames are taken for the photographs in the order of names"
     return dict(enumerate(sorted(photographs))), [note]

@@ -229,7 +229,7 @@ def _turned_polygons(mask: list[object], size: PhotoSize) -> list[object]:
             for ring in rings
         ]
     except (ValueError, TypeError) as error:
-        raise MetadataError("its polygon is no list x, y, x, y, ...") from error
+        raise MetadataError("its polygon is not a list x, y, x, y, ...") from error
 
 
 def _table(animals: Sequence[Animal]) -> pd.DataFrame:

@@ -14,14 +14,20 @@ import numpy as np
 from exreid.data.imports.animals import NAME, Animal, Cells, Reading
 from exreid.data.imports.folder_masks import is_mask_folder, without_masks
 from exreid.data.imports.photographs import read_head
-from exreid.data.photos import VISIT_NAME, find_photos, group_visits, taken_at, walk_photos
+from exreid.data.photos import (
+    ENCOUNTER_FOLDER,
+    find_photos,
+    group_encounters,
+    taken_at,
+    walk_photos,
+)
 from exreid.errors import ImageError, MetadataError
 from exreid.storage.urls import READER_THREADS, read_bytes
 
 JPEG = b"\xff\xd8"
 """A JPEG has its EXIF before its pixels; other files may have it behind them."""
 MINUTES = 10.0
-"""Longest gap between two photographs of one visit."""
+"""Longest gap between two photographs of one encounter."""
 DATE_NAME = re.compile(r"\d{4}([-_.]?\d\d){0,2}")
 """Names of folders for a year, a month or a day inside an animal's folder."""
 VIEWPOINT_FOLDERS = frozenset(("left", "right", "front", "back", "top"))
@@ -54,7 +60,7 @@ def read_folders(root: str, *, template: str | None = None, minutes: float = MIN
         photos = find_photos([Path(root)])
     except ImageError as error:
         raise MetadataError(str(error)) from error
-    left_out = Counter({"files that are no photographs": photos.others})
+    left_out = Counter({"files that are not photographs": photos.others})
     masked = without_masks(photos.root, photos.paths)
     all_paths = masked.paths
     if template is None:
@@ -76,15 +82,17 @@ def read_folders(root: str, *, template: str | None = None, minutes: float = MIN
     time_N = read_times(photos.root, paths)
     rows = [cells_N[i] or {} for i in kept]
     known = [cells.get("encounter") for cells in rows]
-    visits = group_visits(paths, time_N, known=known, minutes=minutes)
+    encounters = group_encounters(paths, time_N, known=known, minutes=minutes)
     animals = []
-    for path, cells, time, visit in zip(paths, rows, time_N, visits.name_N, strict=True):
+    for path, cells, time, encounter in zip(paths, rows, time_N, encounters.name_N, strict=True):
         if cells[NAME] == UNMATCHED_FOLDER:
             cells[NAME] = None
         date = None if np.isnat(time) else str(time).replace("T", " ")
         mask = masked.mask_of.get(path)
-        animals.append(Animal(path, path, {**cells, "date": date, "encounter": visit}, mask=mask))
-    alone = visits.how_N.count("alone")
+        animals.append(
+            Animal(path, path, {**cells, "date": date, "encounter": encounter}, mask=mask)
+        )
+    alone = encounters.how_N.count("alone")
     notes = [f"folders read as {layout}", *masked.notes]
     if alone:
         notes.append(
@@ -121,7 +129,9 @@ def _by_depth(paths: Sequence[str]) -> tuple[list[Cells | None], str]:
 def is_inner(name: str) -> bool:
     """Whether a folder's name is that of an encounter, a day or a side, not of an animal."""
     return bool(
-        VISIT_NAME.fullmatch(name) or DATE_NAME.fullmatch(name) or name.lower() in VIEWPOINT_FOLDERS
+        ENCOUNTER_FOLDER.fullmatch(name)
+        or DATE_NAME.fullmatch(name)
+        or name.lower() in VIEWPOINT_FOLDERS
     )
 
 

@@ -76,7 +76,7 @@ def read_megadetector(
     """
     form = form_of(content)
     if form is None:
-        raise MetadataError("is no file of MegaDetector in any of its forms.")
+        raise MetadataError("is not a file of MegaDetector in any of its forms.")
     left_out: Counter[str] = Counter()
     detections = list(_detections(content, form, left_out))
     names = sorted({detection.category for detection in detections})
@@ -126,7 +126,7 @@ def _of_fractions(content: dict[str, object], left_out: Counter[str]) -> Iterato
     listed = "images" if "images" in content else "predictions"
     categories = content.get("detection_categories") or CATEGORIES
     if not isinstance(categories, dict):
-        raise MetadataError("detection_categories is no object.")
+        raise MetadataError("detection_categories is not an object.")
     names = {str(key): str(name) for key, name in categories.items()}
     for i, image in enumerate(entries_of(content[listed], listed)):
         place = f"{listed}[{i}]"
@@ -155,8 +155,8 @@ def _of_list(content: list[object], left_out: Counter[str]) -> Iterator[_Detecti
             name = entry.get("category")
             if not isinstance(name, str) or name.isdecimal():
                 raise MetadataError(
-                    f"{where}: its category {name!r} is no word such as 'animal', as in the rest "
-                    "of this form."
+                    f"{where}: its category {name!r} is not a word such as 'animal', as in the "
+                    "rest of this form."
                 )
             yield _Detection(
                 path,
@@ -177,7 +177,7 @@ def _of_columns(content: dict[str, object], left_out: Counter[str]) -> Iterator[
         lists = [column for column in columns if isinstance(column, list)]
         if len(lists) < 3 or len({len(column) for column in lists}) > 1:
             raise MetadataError(
-                f"{place}: bbox, category and confidence are no lists of one length."
+                f"{place}: bbox, category and confidence are not lists of one length."
             )
         if not lists[0]:
             left_out["photographs without a detection"] += 1
@@ -221,14 +221,14 @@ def _detections_of(
 def _share(value: object, place: str) -> float:
     numbers = numbers_of([value], 1)
     if numbers is None or not 0 <= numbers[0] <= 1:
-        raise MetadataError(f"{place}: its confidence {value!r} is no number from 0 to 1.")
+        raise MetadataError(f"{place}: its confidence {value!r} is not a number from 0 to 1.")
     return numbers[0]
 
 
 def _fractions(entry: dict[str, object], place: str) -> StatedBox:
     box = numbers_of(entry.get("bbox"), 4)
     if box is None:
-        raise MetadataError(f"{place}: its bbox {entry.get('bbox')!r} is no list of 4 numbers.")
+        raise MetadataError(f"{place}: its bbox {entry.get('bbox')!r} is not a list of 4 numbers.")
     x, y, w, h = box
     if max(abs(n) for n in box) > 1 + 2 * BOX_SLACK:
         raise MetadataError(
@@ -246,7 +246,7 @@ def _fractions(entry: dict[str, object], place: str) -> StatedBox:
 def _corners(value: object, place: str) -> StatedBox:
     box = numbers_of(value, 4)
     if box is None:
-        raise MetadataError(f"{place}: its bbox {value!r} is no list of 4 numbers.")
+        raise MetadataError(f"{place}: its bbox {value!r} is not a list of 4 numbers.")
     x1, y1, x2, y2 = box
     if max(box) <= 1 + BOX_SLACK:
         raise MetadataError(

@@ -154,7 +154,7 @@ def _read(content: Content, what: str, choices: Choices, root: str) -> Reading:
         return read_folders(content.source, template=choices.template, minutes=minutes)
     table = content.table
     if table is None:
-        raise MetadataError("is no table.")
+        raise MetadataError("is not a table.")
     lines = table.line_N.tolist()
     if what == "wildbook":
         return read_wildbook(table.cells, lines)
@@ -169,7 +169,7 @@ def _read(content: Content, what: str, choices: Choices, root: str) -> Reading:
 
 def _read_package(content: Content) -> Reading:
     if not isinstance(content.json, dict):
-        raise MetadataError("is no datapackage.json.")
+        raise MetadataError("is not a datapackage.json.")
     files = table_files(content.json)
     base = content.source.rpartition("/")[0]
     tables = {}

@@ -99,7 +99,7 @@ def _date(text: Cells, place: str) -> str | None:
         minute = int(float(text.get("Encounter.minutes") or 0))
         return f"{date} {int(float(hour)):02d}:{minute:02d}:00"
     except (ValueError, OverflowError):
-        raise MetadataError(f"{place}: {', '.join(_DATE)} {parts} are no date.") from None
+        raise MetadataError(f"{place}: {', '.join(_DATE)} {parts} are not a date.") from None
 
 
 def _box(text: str | None, place: str) -> StatedBox | None:

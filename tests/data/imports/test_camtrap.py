@@ -98,10 +98,10 @@ def test_an_event_with_two_individuals_names_no_photograph(package):
         (
             "o3,d1,,e1,2020-06-12T04:04:29Z",
             "o3,d1,,e1,yesterday",
-            "line 4: 'yesterday' is no time",
+            "line 4: 'yesterday' is not a time",
         ),
-        ("0.5,0.25,0.5,0.5", "30,10,30,20", "line 2: its box .* is no fraction"),
-        ("0.5,0.25,0.5,0.5", "0.5,0.25,,0.5", "are no four numbers"),
+        ("0.5,0.25,0.5,0.5", "30,10,30,20", "line 2: its box .* is not in fractions"),
+        ("0.5,0.25,0.5,0.5", "0.5,0.25,,0.5", "are not four numbers"),
     ],
 )
 def test_what_a_package_does_not_allow_is_named(package, old, new, says):

@@ -165,9 +165,9 @@ def test_photographs_without_boxes_are_rows_and_several_names_on_one_are_left_ou
     [
         (lambda c: c["annotations"][0].update(image_id=9), r"annotations\[0\]: its image_id 9"),
         (lambda c: c["annotations"][0].update(bbox=[0.1, 0.2, 0.3, 0.4]), "looks like fractions"),
-        (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "no list"),
-        (lambda c: c["annotations"][0].update(segmentation="x"), "no run length"),
-        (lambda c: c["annotations"][0].update(theta="left"), "no number of radians"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "not a list"),
+        (lambda c: c["annotations"][0].update(segmentation="x"), "neither a run length"),
+        (lambda c: c["annotations"][0].update(theta="left"), "not a number of radians"),
         (lambda c: c["images"][1].update(id=1), "its id '1' is that of another image"),
         (lambda c: c["images"][1].pop("file_name"), r"images\[1\]: has no file_name"),
         (lambda c: [a.pop("name", None) for a in c["annotations"]], "names 2 animals"),

@@ -45,7 +45,7 @@ def test_a_folder_for_each_animal_with_times_and_visits(tmp_path):
     assert first == second != third
     assert cells.loc["Bela/DSC_0.JPG", "encounter"] != first, "another animal's visit"
     assert cells.loc["Zita/DSC_2.JPG", "date"].startswith("2024-05-01 23:00")
-    assert made.left_out == {"files that are no photographs": 1}
+    assert made.left_out == {"files that are not photographs": 1}
     wide = _cells(tmp_path, encounter_minutes=120).cells.set_index("path")["encounter"]
     assert wide["Zita/DSC_0.JPG"] == wide["Zita/DSC_2.JPG"]
 

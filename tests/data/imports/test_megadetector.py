@@ -196,9 +196,9 @@ def test_a_file_that_is_cut_off_is_refused_by_name(content, part):
     [
         ("[0.1, 0.25, 0.5, 0.5]", "[6.0, 10.0, 36.0, 30.0]", r"images\[0\].*in pixels.*mixes two"),
         ("[0.1, 0.25, 0.5, 0.5]", "[0.7, 0.25, 0.9, 0.5]", r"leaves the photograph.*corners"),
-        ("[0.1, 0.25, 0.5, 0.5]", "[0.1, 0.25, 0.5]", "no list of 4 numbers"),
+        ("[0.1, 0.25, 0.5, 0.5]", "[0.1, 0.25, 0.5]", "not a list of 4 numbers"),
         ('"category": "1", "conf": 0.926', '"category": null, "conf": 0.926', "has no category"),
-        ('"conf": 0.926', '"conf": 92.6', "no number from 0 to 1"),
+        ('"conf": 0.926', '"conf": 92.6', "not a number from 0 to 1"),
         ('"conf": 0.926', '"confidence": 0.926', "has no 'conf'.*mixes two forms"),
         ('"file": "empty.jpg", "detections": []', '"file": "empty.jpg"', "Is the file whole"),
         ('"file": "empty.jpg"', '"name": "empty.jpg"', r"images\[2\]: has no 'file'"),
@@ -215,7 +215,7 @@ def test_what_fractions_do_not_allow_is_named(old, new, says):
     [
         ("[6.0, 10.0, 36.0, 30.0]", "[0.1, 0.25, 0.6, 0.75]", "looks like fractions.*mixes two"),
         ("[6.0, 10.0, 36.0, 30.0]", "[30.0, 10.0, 6.0, 30.0]", "should be the corners"),
-        ('"category": "animal"', '"category": "1"', "no word such as"),
+        ('"category": "animal"', '"category": "1"', "not a word such as"),
     ],
 )
 def test_what_a_list_does_not_allow_is_named(old, new, says):
@@ -238,5 +238,5 @@ def test_a_file_that_is_no_detectors_is_refused_by_name(tmp_path):
     (tmp_path / "x.json").write_text('{"a": 1}')
     with pytest.raises(MetadataError, match=r"x\.json: is JSON, .*of no form that is known"):
         choose(read_content(str(tmp_path / "x.json")), None)
-    with pytest.raises(MetadataError, match=r"x\.json: is no MegaDetector's JSON"):
+    with pytest.raises(MetadataError, match=r"x\.json: is not MegaDetector's JSON"):
         choose(read_content(str(tmp_path / "x.json")), "megadetector")
