@@ -159,7 +159,7 @@ def test_a_formula_without_a_value_is_an_error(photos, tmp_path):
         ("path,bbox\n1.jpg,1 2 30 40\n", "could be xywh_px or xyxy_px.*--bbox-format"),
         ("path,theta\n1.jpg,90\n", "line 2: its theta '90' is not an angle in radians"),
         ("path,animal\n,a\n", "line 2: its path is empty"),
-        ("path,x1,y1,x2,y2\n1.jpg,5,5,3,9\n", "no x1, y1, x2, y2"),
+        ("path,x1,y1,x2,y2\n1.jpg,5,5,3,9\n", "not x1, y1, x2, y2"),
         ("path,animal\nno.jpg,a\n", "none of its 1 photographs is below .*--root"),
     ],
 )
