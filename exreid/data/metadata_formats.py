@@ -19,11 +19,11 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _AS_CSV = "Save it as CSV UTF-8 (in Excel: Save As, CSV UTF-8)"
+_UNPACKED = "exreid import {source} --out metadata.parquet unpacks it and makes a table"
 _BINARY = (
     (
         b"PK\x03\x04",
-        "a zip file (exreid import FILE --out TABLE unpacks it), or a damaged Excel workbook. "
-        + _AS_CSV,
+        f"a zip file: {_UNPACKED}; or a damaged Excel workbook. {_AS_CSV}",
     ),
     (b"\xd0\xcf\x11\xe0", f"an old Excel workbook. {_AS_CSV}"),
     (b"\x1f\x8b", "a gzip file. Unpack it"),
@@ -56,7 +56,8 @@ def decoded_text(data: bytes, source: str) -> str:
     """
     for mark, kind in _BINARY:
         if data.startswith(mark):
-            raise MetadataError(f"{source}: is {kind}.")
+            told = kind.format(source=source)
+            raise MetadataError(f"{source}: is {told}.")
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None)
     if encoding is None:
         encoding = _without_mark(data)

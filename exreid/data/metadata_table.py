@@ -191,6 +191,11 @@ def find_metadata(root: str, metadata_file: str | None) -> str:
             return join(root, name)
     if not is_remote(root) and not os.path.exists(root):  # noqa: PTH110
         raise MetadataError(f"{root}: no such folder. Set dataset.root.")
+    if not is_remote(root) and os.path.isfile(root):  # noqa: PTH113
+        raise MetadataError(
+            f"{root}: dataset.root is a folder, and this is a file. exreid import {root} --out "
+            "metadata.parquet makes a table of a zip or of another program's file."
+        )
     raise MetadataError(
         f"{root}: no metadata file; looked for {', '.join(DEFAULT_FILES)}. Set dataset.root, or "
         "dataset.metadata_file; or give each animal a folder (ANIMAL/photo.jpg). Photographs of "

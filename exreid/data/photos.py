@@ -56,6 +56,8 @@ def find_photos(given: Sequence[Path]) -> FoundPhotos:
     others = 0
     for path in given:
         whole = Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - keeps symbolic links
+        if whole.suffix.lower() == ".zip":
+            raise ImageError(f"{path} is a zip file. Unpack it, and name the folder.")
         if whole.is_file():
             files.add(whole)
             folders.append(whole.parent)

@@ -118,7 +118,10 @@ def _number(error: BaseException) -> int | None:
 
 
 def _path(error: BaseException) -> Path | None:
-    for name in (getattr(error, "filename", None), getattr(error, "filename2", None)):
+    names = [getattr(error, "filename", None), getattr(error, "filename2", None)]
+    if _number(error) in {*FULL, errno.EROFS}:  # a copy's second file is the one that is written
+        names.reverse()
+    for name in names:
         if isinstance(name, str | bytes | os.PathLike) and name:
             return Path(os.fsdecode(name)).absolute()
     match = PATH_IN_TEXT.search(str(error)) if isinstance(error, OSError) else None

@@ -38,6 +38,13 @@ def test_the_path_and_its_role_are_named(number, path, says):
     assert "\n" not in told
 
 
+def test_a_copy_that_finds_no_room_names_the_copy():
+    copied = OSError(errno.ENOSPC, "full", "/data/a.jpg", None, "/else/where/g/a.jpg")
+    assert str(storage_error(copied, PLACES)).startswith("/else/where/g/a.jpg (--out): the disk is")
+    missing = OSError(errno.ENOENT, "none", "/data/a.jpg", None, "/else/where/g/a.jpg")
+    assert str(storage_error(missing, PLACES)).startswith("/data/a.jpg (dataset.root): there is no")
+
+
 def test_what_only_another_path_mends_is_the_users():
     assert storage_error(FileNotFoundError(2, "No such file", "/runs/r"), PLACES).by_user
     assert not storage_error(OSError(errno.ENOSPC, "full", "/runs/r"), PLACES).by_user

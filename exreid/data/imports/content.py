@@ -143,10 +143,29 @@ def _folder(source: str, folder: Path) -> Content:
         }
         if all(is_sam(part) for part in parts.values()):
             return Content(source, ["masks"], json=parts)
+    if annotated := _annotation_file(folder, source):
+        return read_content(annotated)
+    if endings == {".json"}:
         raise MetadataError(f"{source}: is a folder of JSON files that are not SAM's masks.")
     if endings and endings <= MASK_ENDINGS:  # photographs are seldom PNGs
         return Content(source, ["masks"])
     return Content(source, ["folders"] if has_animal_folders(source) else [])
+
+
+def _annotation_file(folder: Path, source: str) -> str | None:
+    """The JSON of an annotation tool's export: alone, or beside ``images``, at the top or in
+    ``annotations``; None where folders may name animals. MetadataError where there are several."""
+    names = {one.name for one in folder.iterdir() if one.is_dir() and one.name[0] != "."}
+    files = sorted([*folder.glob("*.json"), *folder.glob("annotations/*.json")])
+    if names - {"annotations", "images"} or not files:
+        return None
+    if len(files) > 1 and "annotations" in names:
+        shown = ", ".join(file.relative_to(folder).as_posix() for file in files[:5])
+        raise MetadataError(
+            f"{source}: has {len(files)} JSON files, such as {shown}. Import one of them, with "
+            f"--root {source}."
+        )
+    return str(files[0]) if len(files) == 1 else None
 
 
 def _endings(folder: Path) -> tuple[set[str], list[Path]]:

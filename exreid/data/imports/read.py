@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -74,7 +74,8 @@ def import_source(
     source, note = archive or (source, "")
     content = read_content(source, choices.sheet)
     what = choose(content, what)
-    folder = source if what == "folders" else content.source.rpartition("/")[0]
+    inside = content.source != source and Path(source).expanduser().is_dir()
+    folder = source if what == "folders" or inside else content.source.rpartition("/")[0]
     made = import_content(
         content,
         what,
@@ -100,7 +101,8 @@ def import_content(
     """As `import_source`, for a source that is parsed and recognised."""
     reading = read_animals(content, what, choices, root)
     if table is not None:
-        reading = _with_table(reading, import_source(table, root, only_named=True).cells, root)
+        cells = import_source(table, root, only_named=True).cells
+        reading = _with_table(reading, cells, root, content.source)
     if only_named:
         named = [animal for animal in reading.animals if is_name(animal.cells.get(NAME))]
         nameless = len(reading.animals) - len(named)
@@ -236,39 +238,69 @@ def _with_endings(reading: Reading, root: str) -> Reading:
     return Reading(reading.form, animals, reading.left_out, reading.notes)
 
 
-def _with_table(reading: Reading, cells: pd.DataFrame, root: str) -> Reading:
-    """The reading's boxes and masks with a table's cells on their photographs.
+def _with_table(reading: Reading, cells: pd.DataFrame, root: str, source: str) -> Reading:
+    """The reading's boxes and masks with what a table says of their photographs.
 
-    A row names one animal: of a photograph with several animals all are left out, since the row
-    may be of any of them. Photographs of the table without a box or mask are kept whole.
+    A row names the animal of its photograph. Where a photograph has several, a row names that of
+    its ``image_id``, and the others are left out. Photographs of the table without a box or mask
+    are kept whole. MetadataError for an ``image_id`` that none of several animals has.
     """
     path_of = find_photographs(root, [animal.path for animal in reading.animals]).path_of
     by_path: dict[str, list[Animal]] = {}
     for animal in reading.animals:
         path = path_of.get(animal.path, animal.path)
         by_path.setdefault(path, []).append(replace(animal, path=path))
+    table = read_columns(cells, range(2, len(cells) + 2), box_format="xywh_px").animals
+    several = {path: by_path.pop(path) for path, mine in [*by_path.items()] if len(mine) > 1}
+    wanted = {row.path for row in table if row.path in several and row.cells.get("image_id")}
+    by_id = _by_id([one for path in wanted for one in several[path]], root, source)
     kept: list[Animal] = []
-    left_out = reading.left_out.copy()
-    whole = 0
-    table = read_columns(cells, range(2, len(cells) + 2), box_format="xywh_px")
-    for row in table.animals:
+    whole = named = 0
+    for row in table:
         animals = by_path.pop(row.path, [])
-        if len(animals) > 1:
-            left_out["animals on photographs with several, of which the table names one"] += len(
-                animals
-            )
+        if row.path in several:
+            if image_id := row.cells.get("image_id"):
+                if image_id not in by_id:
+                    raise MetadataError(
+                        f"{row.place} of the table: no animal has the image_id {image_id!r}, or "
+                        f"two rows name it. {source} has {len(several[row.path])} animals on "
+                        f"{row.path}: exreid import without --table writes their image_id."
+                    )
+                kept.append(_named(by_id.pop(image_id), row))
+                named += 1
         elif animals:
-            boxed = animals[0]
-            own = {key: value for key, value in boxed.cells.items() if value}
-            mask = boxed.mask or row.mask
-            kept.append(replace(boxed, cells={**row.cells, **own}, mask=mask))
+            kept.append(_named(animals[0], row))
         else:
             whole += row.box is None and row.mask is None
             kept.append(row)
-    rest = sum(map(len, by_path.values()))
-    left_out["animals on photographs that the table does not have"] += rest
+    left_out = reading.left_out.copy()
+    in_table = {row.path for row in table}
+    there = sum(len(mine) for path, mine in several.items() if path in in_table)
+    left_out["animals on photographs with several, that no image_id of the table names"] += (
+        there - named
+    )
+    gone = [*by_path.values(), *(mine for path, mine in several.items() if path not in in_table)]
+    left_out["animals on photographs that the table does not have"] += sum(map(len, gone))
     notes = [*reading.notes]
     if whole:
         has = counted(whole, "photograph of the table has", "photographs of the table have")
         notes.append(f"{has} no box or mask: taken whole")
     return replace(reading, animals=kept, left_out=+left_out, notes=notes)
+
+
+def _named(animal: Animal, row: Animal) -> Animal:
+    """The animal with the cells of a table's row, and its mask where it has none."""
+    own = {key: value for key, value in animal.cells.items() if value}
+    return replace(animal, cells={**row.cells, **own}, mask=animal.mask or row.mask)
+
+
+def _by_id(animals: Sequence[Animal], root: str, source: str) -> dict[str, Animal]:
+    """The animals by the image_id that they get in a table of their own."""
+    if not animals:
+        return {}
+    place = "place among animals"
+    marked = [replace(one, cells={**one.cells, place: str(i)}) for i, one in enumerate(animals)]
+    cells = finished(Reading("", marked), root, source, skip=True).cells
+    return {
+        str(name): animals[int(i)] for name, i in zip(cells["image_id"], cells[place], strict=True)
+    }

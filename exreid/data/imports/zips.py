@@ -10,6 +10,7 @@ from pathlib import Path
 
 from exreid.data.workbooks import is_workbook
 from exreid.errors import MetadataError
+from exreid.progress import counted
 from exreid.storage.files import temporary_beside
 from exreid.storage.urls import is_remote
 
@@ -52,7 +53,7 @@ def unpacked(source: str) -> tuple[str, str] | None:
             raise MetadataError(f"{source}: cannot be unpacked: {error}.") from error
         finally:
             shutil.rmtree(half, ignore_errors=True)
-    return _inner(folder), f"unpacked {len(members)} files into {folder}"
+    return _inner(folder), f"unpacked {counted(len(members), 'file')} into {folder}"
 
 
 def _members(archive: zipfile.ZipFile, file: Path) -> dict[str, zipfile.ZipInfo]:

@@ -216,6 +216,13 @@ def test_animals_that_a_mask_image_numbers_get_a_row_each(photos, tmp_path):
     assert (second == (numbers == 2)).all()
     assert (alone == BRUSH).all()
     assert "1 photograph has several animals by their masks" in made.notes
+    names = "path,image_id,unique_name\ncam/1.jpg,cam/1.jpg#2,Nala\ncam/1.jpg,cam/1.jpg#1,Kira\n"
+    (tmp_path / "names.csv").write_text(names)
+    named = import_source(str(folder), root, table=str(tmp_path / "names.csv"))
+    assert named.cells["unique_name"].tolist() == ["Nala", "Kira"]
+    nala, kira = _masks(named)
+    assert (kira == first).all()
+    assert (nala == second).all()
 
 
 def test_a_mask_of_another_size_is_an_error(photos, tmp_path):

@@ -77,7 +77,28 @@ def test_names_come_from_a_table(photos, tmp_path):
     assert made.cells["bbox"].tolist() == ["[6.0, 10.0, 30.0, 20.0]", None]
     assert made.cells["split-time_closed"].tolist() == ["test", "train"]
     assert made.cells["mask"].notna().all()
-    assert made.left_out["animals on photographs with several, of which the table names one"] == 2
+    reason = "animals on photographs with several, that no image_id of the table names"
+    assert made.left_out[reason] == 2
+
+
+def test_a_table_names_animals_of_one_photograph_by_their_image_id(photos, tmp_path):
+    root = photos("cam1/IMG_1.JPG", "cam1/IMG_2.JPG", "c.jpg")
+    (tmp_path / "md.json").write_text(FRACTIONS)
+    source, table = str(tmp_path / "md.json"), tmp_path / "names.csv"
+    alone = import_source(source, root).cells.set_index("image_id")
+    first, second = (f"cam1/IMG_2.JPG#{n}" for n in (1, 2))
+    lines = f"cam1/IMG_2.JPG,{second},Nala\ncam1/IMG_2.JPG,{first},Kira\ncam1/IMG_1.JPG,,Ayo\n"
+    table.write_text(f"path,image_id,unique_name\n{lines}")
+    made = import_source(source, root, table=str(table))
+    assert made.cells["unique_name"].tolist() == ["Nala", "Kira", "Ayo"]
+    assert made.cells["bbox"].tolist()[:2] == alone["bbox"][[second, first]].tolist()
+    assert not made.left_out.get("animals on photographs that the table does not have")
+    table.write_text(f"path,image_id,unique_name\ncam1/IMG_2.JPG,{second},Nala\n")
+    left_out = import_source(source, root, table=str(table)).left_out
+    assert sum(left_out[reason] for reason in left_out if "image_id" in reason) == 1
+    table.write_text("path,image_id,unique_name\ncam1/IMG_2.JPG,cam1/IMG_2.JPG#3,Nala\n")
+    with pytest.raises(MetadataError, match=r"line 2 of the table: .*IMG_2.JPG#3.*has 2 animals"):
+        import_source(source, root, table=str(table))
 
 
 def test_the_confidence_is_the_users_where_given(photos, tmp_path):

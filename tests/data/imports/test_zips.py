@@ -1,5 +1,6 @@
 """Zip files: read as the folder that they hold, and never written beyond it."""
 
+import json
 import shutil
 import stat
 import zipfile
@@ -11,7 +12,8 @@ import pytest
 from exreid.cli import main
 from exreid.data.imports import zips
 from exreid.data.imports.read import import_source
-from exreid.errors import MetadataError
+from exreid.data.photos import find_photos
+from exreid.errors import ImageError, MetadataError
 from tests.data.imports.test_camtrap import package
 from tests.data.imports.test_cvat import CVAT
 
@@ -41,6 +43,46 @@ def test_a_zip_is_read_as_its_folder(photos, package, tmp_path, inside):
         assert made.left_out == expected.left_out
 
 
+@pytest.mark.parametrize("place", ["annotations/instances_default.json", "result.json"])
+def test_the_coco_file_of_a_tools_zip_is_read_and_no_folder_named_images(photos, tmp_path, place):
+    root = photos("images/a.jpg", "images/b.jpg", root="coco")
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "images/b.jpg"}],
+        "categories": [{"id": 1, "name": "lynx"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 20, 10], "name": "Kira"},
+            {"id": 2, "image_id": 2, "category_id": 1, "bbox": [3, 4, 20, 10], "name": "Nala"},
+        ],
+    }
+    file = Path(root) / place
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(content))
+    zipped = _zipped(root, tmp_path / "zips" / "coco.zip")
+    cells = import_source(zipped).cells
+    assert dict(zip(cells["path"], cells["unique_name"], strict=True)) == {
+        "images/a.jpg": "Kira",
+        "images/b.jpg": "Nala",
+    }
+    pd.testing.assert_frame_equal(import_source(root).cells, cells)
+    if file.parent.name == "annotations":
+        (file.parent / "instances_more.json").write_text(json.dumps(content))
+        with pytest.raises(MetadataError, match=r"2 JSON files.*instances_more.*--root"):
+            import_source(root)
+
+
+def test_a_zip_that_is_no_table_names_the_command_that_takes_it(photos, tmp_path, capsys):
+    file = _zipped(photos("Kira/a.jpg", "Nala/c.jpg", root="lynx"), tmp_path / "card.zip")
+    for words in (
+        ["validate", file],
+        ["probe", f"dataset.root={file}"],
+        ["gallery", "build", file, "--out", str(tmp_path / "g"), f"output.root={tmp_path}"],
+    ):
+        assert main(words) == 1
+        assert f"exreid import {file} --out metadata.parquet" in capsys.readouterr().err
+    with pytest.raises(ImageError, match=r"card\.zip is a zip file\. Unpack it"):
+        find_photos([Path(file)])
+
+
 def test_the_photographs_of_a_zip_are_there_for_the_next_command(photos, tmp_path, capsys):
     file = _zipped(photos("Kira/a.jpg", "Nala/c.jpg", root="lynx"), tmp_path / "card.zip")
     assert main(["import", file, "--out", str(tmp_path / "t.csv")]) == 0
@@ -50,7 +92,7 @@ def test_the_photographs_of_a_zip_are_there_for_the_next_command(photos, tmp_pat
     table = pd.read_csv(tmp_path / "t.csv")
     assert all((tmp_path / "card" / path).is_file() for path in table["path"])
     assert main(["validate", f"dataset.root={tmp_path}", f"dataset.metadata_file={file}"]) == 1
-    assert "is a zip file (exreid import FILE" in capsys.readouterr().err
+    assert "card.zip --out metadata.parquet unpacks it" in capsys.readouterr().err
 
 
 def _link(archive):
