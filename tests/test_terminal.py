@@ -3,11 +3,15 @@
 import json
 import logging
 import time
+from io import StringIO
 
 import pandas as pd
 import pytest
+from rich.console import Console
+from rich.table import Table
 
 from exreid.cli import main
+from exreid.commands import terminal
 from exreid.commands.terminal import StageLines
 from exreid.data.synthetic import write_dataset
 
@@ -99,3 +103,22 @@ def test_a_stage_that_ends_early_says_how_far_it_came(caplog):
     texts = [record.getMessage() for record in caplog.records]
     assert texts[0].startswith("Finding keypoints: 3 of 9 in ")
     assert texts[1].startswith("Ranking: 2 in ")
+
+
+def test_a_table_that_is_too_wide_is_printed_in_parts_with_every_word(monkeypatch):
+    screen = Console(width=80, file=StringIO())
+    monkeypatch.setattr(terminal, "OUT", screen)
+    names = [f"a_metric_with_a_name_{i}" for i in range(7)]
+
+    def part(columns):
+        table = Table(box=None)
+        for name in ("method", *columns):
+            table.add_column(name)
+        table.add_row("cosine", *("17.2" for _ in columns))
+        return table
+
+    terminal.show_in_parts(names, part)
+    lines = screen.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [word for line in lines for word in line.split() if "metric" in word] == names
+    assert sum("cosine" in line for line in lines) == 3

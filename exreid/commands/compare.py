@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from exreid.commands.common import Command, plain_arguments
-from exreid.commands.terminal import ERR, OUT
+from exreid.commands.terminal import ERR, OUT, show_in_parts
 from exreid.errors import ConfigError
 from exreid.storage import mirror
 
@@ -38,17 +39,21 @@ def _show(comparison: Comparison, table: MethodTable) -> None:
     first."""
     from exreid.report.method_table import cell_text
 
-    shown = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    shown.add_column("method", overflow="fold")
-    for metric in table.metrics:
-        shown.add_column(metric.replace("_", " "), justify="right", no_wrap=True)
-    for run in table.runs:
-        cells = [cell_text(table, run, metric) for metric in table.metrics]
-        texts = [  # the interval below the value, so that the table fits a terminal
-            Text(text.replace(" [", "\n["), style="bold" if best else "") for text, best in cells
-        ]
-        shown.add_row(run, *texts)
-    OUT.print(shown)
+    def part(metrics: Sequence[str]) -> Table:
+        shown = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        shown.add_column("method", overflow="fold")
+        for metric in metrics:
+            shown.add_column(metric.replace("_", " "), justify="right", no_wrap=True)
+        for run in table.runs:
+            cells = [cell_text(table, run, metric) for metric in metrics]
+            texts = [  # the interval below the value, so that the table fits a terminal
+                Text(text.replace(" [", "\n["), style="bold" if best else "")
+                for text, best in cells
+            ]
+            shown.add_row(run, *texts)
+        return shown
+
+    show_in_parts(table.metrics, part)
     OUT.print("In percent, with 95% intervals; the best are bold.", markup=False)
     base = table.runs[0]
     lines = [
@@ -60,7 +65,7 @@ def _show(comparison: Comparison, table: MethodTable) -> None:
     if lines:
         lines.append(f"p: sign-flip test over animals, adjusted (Holm) for {len(lines)}.")
     for line in lines:
-        OUT.print(line, markup=False, soft_wrap=True)
+        OUT.print(line, markup=False, soft_wrap=not OUT.is_terminal)
 
 
 def _change_text(change: MetricChange, base: str) -> str:

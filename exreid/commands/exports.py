@@ -59,7 +59,7 @@ def _export(options: argparse.Namespace) -> int:
             progress=progress,
         )
     for line in made.told():
-        OUT.print(line, markup=False, soft_wrap=True)
+        OUT.print(line, markup=False, soft_wrap=not OUT.is_terminal)
     OUT.print(f"Written to {out}", markup=False, soft_wrap=True)
     OUT.print(f"  {shlex.join(read_again_command(made, options.to))}", markup=False, soft_wrap=True)
     return 0

@@ -12,7 +12,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -28,6 +29,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bars
+from rich.table import Table
 
 from exreid.distributed.metrics import with_metrics
 from exreid.errors import ConfigError
@@ -257,3 +259,21 @@ class StageLines:
             watcher.join()
             with self.lock:
                 self._end()
+
+
+def show_in_parts(columns: Sequence[str], part: Callable[[Sequence[str]], Table]) -> None:
+    """Print a table; one that is too wide for the screen as several below each other.
+
+    ``part`` makes the table of some of the columns, with those that each part has before them.
+    """
+    wide = OUT.options.update_width(10_000)
+    rest = list(columns)
+    while True:
+        count = len(rest)
+        while count > 1 and Measurement.get(OUT, wide, part(rest[:count])).maximum > OUT.width:
+            count -= 1
+        OUT.print(part(rest[:count]))
+        rest = rest[count:]
+        if not rest:
+            return
+        OUT.print()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from exreid.commands.common import Command, config_arguments, data_overrides, show_result
-from exreid.commands.terminal import OUT, progress_shown
+from exreid.commands.terminal import OUT, progress_shown, show_in_parts
 from exreid.config.sweep import SweepConfig, load_sweep
 
 if TYPE_CHECKING:
@@ -36,27 +37,36 @@ def _tune(options: argparse.Namespace) -> int:
 def _show_trials(sweep: Sweep) -> None:
     from exreid.report.sweep import ranked
 
-    keys = list(sweep.best.values)
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column("trial", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    for name in (f"held out:\n{sweep.metric}", "epochs"):
-        table.add_column(name, justify="right")
+    trials, keys = ranked(sweep.trials), list(sweep.best.values)
+    columns: dict[str, list[str]] = {
+        f"held out:\n{sweep.metric}": [
+            "" if trial.score is None else f"{100 * trial.score:.2f} %" for trial in trials
+        ],
+        "epochs": [str(max(trial.scores)) if trial.scores else "" for trial in trials],
+    }
     for key in keys:
         leaf = key.rsplit(".", 1)[-1]
         alone = sum(other.rsplit(".", 1)[-1] == leaf for other in keys) == 1
         heading = (leaf if alone else key.replace(".", ".\n")).replace("_", "_\n")
-        table.add_column(heading, justify="right")
-    for trial in ranked(sweep.trials):
-        score = "" if trial.score is None else f"{100 * trial.score:.2f} %"
-        notes = [trial.state] * (trial.state != "completed") + ["baseline"] * trial.baseline
-        epochs = str(max(trial.scores)) if trial.scores else ""
-        values = [_shown(trial.values[key]) for key in keys]
-        table.add_row(trial.name, " ".join(notes), score, epochs, *values)
-    OUT.print(table)
+        columns[heading] = [_shown(trial.values[key]) for trial in trials]
+
+    def part(headings: Sequence[str]) -> Table:
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        table.add_column("trial", no_wrap=True)
+        table.add_column("", no_wrap=True)
+        for heading in headings:
+            table.add_column(heading, justify="right")
+        for i, trial in enumerate(trials):
+            notes = [trial.state] * (trial.state != "completed") + ["baseline"] * trial.baseline
+            cells = [columns[heading][i] for heading in headings]
+            table.add_row(trial.name, " ".join(notes), *cells)
+        return table
+
+    show_in_parts(list(columns), part)
     for trial in sweep.trials:
         if trial.error is not None:
-            OUT.print(f"Trial {trial.name} failed: {trial.error}", markup=False, soft_wrap=True)
+            failed = f"Trial {trial.name} failed: {trial.error}"
+            OUT.print(failed, markup=False, soft_wrap=not OUT.is_terminal)
 
 
 def _shown(value: object) -> str:
