@@ -14,15 +14,8 @@ from exreid.data.dates import read_dates
 from exreid.data.imports.direct import read_or_import
 from exreid.data.metadata_boxes import read_boxes
 from exreid.data.metadata_cells import clean_cells, relative_paths, similar_notes
-from exreid.data.metadata_checks import (
-    SHOWN_PROBLEMS,
-    Problem,
-    contract_rows,
-    find_files,
-    normalised_path,
-    row_problems,
-    split_value,
-)
+from exreid.data.metadata_checks import SHOWN_PROBLEMS, Problem, row_problems
+from exreid.data.metadata_rows import contract_rows, find_files, normalised_path, split_value
 from exreid.data.metadata_table import (
     Columns,
     MetadataFile,

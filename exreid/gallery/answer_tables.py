@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from exreid.calibration.identity_curve import shared_out
 from exreid.config.probe import ProbeConfig
-from exreid.data.metadata_checks import encounter_name
+from exreid.data.metadata_rows import encounter_name
 from exreid.gallery.folder import StoredGallery
 from exreid.metrics.identities import IdentityAnswer, TopIdentities, pool_encounters
 from exreid.openset.decide import Decisions

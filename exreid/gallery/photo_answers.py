@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from exreid.data.metadata_checks import encounter_name
+from exreid.data.metadata_rows import encounter_name
 from exreid.explain.told import ToldAnswer, told_answer
 from exreid.gallery.folder import StoredGallery
 from exreid.gallery.photo_table import Photos

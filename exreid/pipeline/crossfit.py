@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from exreid.config.probe import ProbeConfig
-from exreid.data.metadata_checks import split_value
+from exreid.data.metadata_rows import split_value
 from exreid.errors import CalibrationError
 from exreid.matching.rerank import Reranker
 from exreid.metrics.identities import TopIdentities

@@ -13,7 +13,7 @@ import pandas as pd
 from exreid.data.exports.animals import Export, ExportedAnimal
 from exreid.data.exports.placed import PhotographRow, moments_of, placed
 from exreid.data.imports.photographs import PhotoSize, read_sizes
-from exreid.data.metadata_checks import encounter_name
+from exreid.data.metadata_rows import encounter_name
 from exreid.errors import ConfigError, RunError
 from exreid.explain.told import told_answer
 from exreid.gallery.layout import MANIFEST

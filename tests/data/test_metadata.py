@@ -20,7 +20,7 @@ from exreid.data.metadata import (
     read_table,
     select_split,
 )
-from exreid.data.metadata_checks import joined_text
+from exreid.data.metadata_rows import joined_text
 from exreid.errors import ImageError, MetadataError
 from exreid.gallery.photo_answers import PhotoAnswer
 from exreid.storage.urls import file_signature, read_bytes
