@@ -56,8 +56,8 @@ def decoded_text(data: bytes, source: str) -> str:
     """
     for mark, kind in _BINARY:
         if data.startswith(mark):
-            told = kind.format(source=source)
-            raise MetadataError(f"{source}: is {told}.")
+            description = kind.format(source=source)
+            raise MetadataError(f"{source}: is {description}.")
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None)
     if encoding is None:
         encoding = _without_mark(data)

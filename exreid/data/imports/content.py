@@ -154,8 +154,8 @@ def _folder(source: str, folder: Path) -> Content:
 
 def _annotation_file(folder: Path, source: str) -> str | None:
     """The JSON of an annotation tool's export: alone, or beside ``images``, at the top or in
-    ``annotations``; None where folders may name animals. MetadataError where there are several."""
-    names = {one.name for one in folder.iterdir() if one.is_dir() and one.name[0] != "."}
+    ``annotations``; None if folders may name animals. MetadataError if there are several."""
+    names = {entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."}
     files = sorted([*folder.glob("*.json"), *folder.glob("annotations/*.json")])
     if names - {"annotations", "images"} or not files:
         return None

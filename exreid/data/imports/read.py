@@ -239,7 +239,7 @@ def _with_endings(reading: Reading, root: str) -> Reading:
 
 
 def _with_table(reading: Reading, cells: pd.DataFrame, root: str, source: str) -> Reading:
-    """The reading's boxes and masks with what a table says of their photographs.
+    """The reading's boxes and masks with a table's cells on their photographs.
 
     A row names the animal of its photograph. Where a photograph has several, a row names that of
     its ``image_id``, and the others are left out. Photographs of the table without a box or mask
@@ -251,9 +251,9 @@ def _with_table(reading: Reading, cells: pd.DataFrame, root: str, source: str) -
         path = path_of.get(animal.path, animal.path)
         by_path.setdefault(path, []).append(replace(animal, path=path))
     table = read_columns(cells, range(2, len(cells) + 2), box_format="xywh_px").animals
-    several = {path: by_path.pop(path) for path, mine in [*by_path.items()] if len(mine) > 1}
+    several = {path: by_path.pop(path) for path, group in [*by_path.items()] if len(group) > 1}
     wanted = {row.path for row in table if row.path in several and row.cells.get("image_id")}
-    by_id = _by_id([one for path in wanted for one in several[path]], root, source)
+    by_id = _by_id([animal for path in wanted for animal in several[path]], root, source)
     kept: list[Animal] = []
     whole = named = 0
     for row in table:
@@ -275,11 +275,11 @@ def _with_table(reading: Reading, cells: pd.DataFrame, root: str, source: str) -
             kept.append(row)
     left_out = reading.left_out.copy()
     in_table = {row.path for row in table}
-    there = sum(len(mine) for path, mine in several.items() if path in in_table)
+    in_table_count = sum(len(group) for path, group in several.items() if path in in_table)
     left_out["animals on photographs with several, that no image_id of the table names"] += (
-        there - named
+        in_table_count - named
     )
-    gone = [*by_path.values(), *(mine for path, mine in several.items() if path not in in_table)]
+    gone = [*by_path.values(), *(group for path, group in several.items() if path not in in_table)]
     left_out["animals on photographs that the table does not have"] += sum(map(len, gone))
     notes = [*reading.notes]
     if whole:
@@ -289,17 +289,19 @@ def _with_table(reading: Reading, cells: pd.DataFrame, root: str, source: str) -
 
 
 def _named(animal: Animal, row: Animal) -> Animal:
-    """The animal with the cells of a table's row, and its mask where it has none."""
+    """The animal with the cells of a table's row, and the row's mask if it has none."""
     own = {key: value for key, value in animal.cells.items() if value}
     return replace(animal, cells={**row.cells, **own}, mask=animal.mask or row.mask)
 
 
 def _by_id(animals: Sequence[Animal], root: str, source: str) -> dict[str, Animal]:
-    """The animals by the image_id that they get in a table of their own."""
+    """The animals by the image_id that an import without the table gives them."""
     if not animals:
         return {}
     place = "place among animals"
-    marked = [replace(one, cells={**one.cells, place: str(i)}) for i, one in enumerate(animals)]
+    marked = [
+        replace(animal, cells={**animal.cells, place: str(i)}) for i, animal in enumerate(animals)
+    ]
     cells = finished(Reading("", marked), root, source, skip=True).cells
     return {
         str(name): animals[int(i)] for name, i in zip(cells["image_id"], cells[place], strict=True)
