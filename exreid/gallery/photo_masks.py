@@ -79,8 +79,8 @@ def _by_box(
     """For each row the mask inside its box, by the largest overlap, each mask once."""
     if rows["bbox"].isna().any():
         raise MaskError(
-            f"--masks: {path} has {len(rows)} rows in the table, not all with a box: nobody knows "
-            "which mask is whose. Give each its box, or all masks in the table."
+            f"--masks: {path} has {len(rows)} rows in the table, not all with a box, so that masks "
+            "and animals cannot be matched. Give each its box, or all masks in the table."
         )
     as_displayed, wh_px = _as_displayed(masks, root, path)
     fitted = list(as_displayed.values())

@@ -1,1 +1,1 @@
-"""What exreid knows, in the files of other programs."""
+"""Answers and known animals in the files of other programs."""

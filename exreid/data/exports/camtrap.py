@@ -210,8 +210,8 @@ def _notes(export: Export, tables: dict[str, pd.DataFrame], zone: tzinfo | None)
         )
     if untimed < len(media) and zone is None:
         notes.append(
-            "times are written as UTC and marked (timestampIssues), since nobody says the zone of "
-            "the cameras' clocks: --timezone does"
+            "times are written as UTC and marked (timestampIssues), since the zone of the cameras' "
+            "clocks is not known: name it with --timezone"
         )
     days = sum(entry.moment is not None and not entry.has_time for entry in export.animals)
     if days:
