@@ -20,7 +20,7 @@ from exreid import plugins
 from exreid.errors import CheckpointError, ConfigError
 from exreid.models.checkpoints import check_weights_finite, fit_state_dict, read_state_dict
 from exreid.models.lite0 import lite0_state_dict
-from exreid.models.published import check_downloaded, why_not_downloaded
+from exreid.models.published import check_downloaded, hub_in_reach, why_not_downloaded
 from exreid.plugins import Plugin, find_plugin
 
 MIEWID_ARCHITECTURE = "efficientnetv2_rw_m"
@@ -153,15 +153,15 @@ def build_backbone(
     }
     # Taken before the weights, so that a wrong architecture name is a ConfigError at once.
     size = image_size or entry.image_size
-    trunk = _create(name, entry.architecture, size, pretrained=False)
+    with hub_in_reach(needed=_asks_the_hub(entry, pretrained=pretrained and checkpoint is None)):
+        trunk = _create(name, entry.architecture, size, pretrained=False)
+        if pretrained and checkpoint is None:
+            module = loaders[entry.weights](name, entry, trunk, size)
+            check_weights_finite(module, name)
+        else:
+            module = _with_head(entry, trunk)
     data = resolve_model_data_config(trunk)
-    if not pretrained:
-        module = _with_head(entry, trunk)
-    elif checkpoint is None:
-        module = loaders[entry.weights](name, entry, trunk, size)
-        check_weights_finite(module, name)
-    else:
-        module = _with_head(entry, trunk)
+    if checkpoint is not None and pretrained:
         fit_state_dict(module, read_state_dict(checkpoint), source=str(checkpoint))
     return Backbone(
         name=name,
@@ -221,6 +221,16 @@ def embedding_length(backbone: Backbone) -> int:
     blank = torch.zeros(1, 3, backbone.image_size, backbone.image_size)
     with torch.inference_mode():
         return int(backbone.module(blank).shape[1])
+
+
+def _asks_the_hub(entry: BackboneEntry, *, pretrained: bool) -> bool:
+    """Whether the architecture's config or, where ``pretrained``, the weights are the hub's."""
+    if entry.architecture.startswith("hf-hub:"):
+        return True
+    if not pretrained or entry.weights != "timm":
+        return pretrained and entry.weights == "miewid"
+    known = timm.get_pretrained_cfg(entry.architecture)
+    return bool(known and known.hf_hub_id)
 
 
 def _create(name: str, architecture: str, size: int | None, *, pretrained: bool) -> nn.Module:

@@ -14,7 +14,7 @@ import os
 import re
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
@@ -64,35 +64,71 @@ PUBLISHED = {
 
 OFFLINE = "HF_HUB_OFFLINE"
 """The Hugging Face hub's variable; this module's downloads obey it too."""
-_unasked: ContextVar[bool] = ContextVar("unasked", default=False)
+HUB_ANSWERS_S = 10.0
+"""How long the hub may take to answer that it is there; a slower one is tried all the same."""
+_refused: ContextVar[str | None] = ContextVar("refused", default=None)
+"""Why this block takes weights from this machine's caches alone."""
 
 
 @contextmanager
 def downloads(*, allowed: bool) -> Iterator[None]:
     """Where they are not ``allowed``, this block, and the processes that it starts, take weights
     from this machine's caches alone: a gallery that was sent talks to no server."""
-    if allowed:
+    reason = "a gallery's are not downloaded unasked. Add --download to the command"
+    with nullcontext() if allowed else _caches_alone(reason):
         yield
-        return
+
+
+@contextmanager
+def hub_in_reach(*, needed: bool) -> Iterator[None]:
+    """Where the hub is ``needed`` and this machine has no way to it, this block takes weights from
+    the caches at once: the hub's client would try again for 23 s at every file."""
+    reason = _no_way_to_the_hub() if needed and why_not_downloaded() is None else None
+    with nullcontext() if reason is None else _caches_alone(reason):
+        yield
+
+
+@contextmanager
+def _caches_alone(reason: str) -> Iterator[None]:
     from huggingface_hub import constants
 
     before, known = os.environ.get(OFFLINE), constants.HF_HUB_OFFLINE
     os.environ[OFFLINE], constants.HF_HUB_OFFLINE = "1", True
-    token = _unasked.set(True)
+    token = _refused.set(reason)
     try:
         yield
     finally:
-        _unasked.reset(token)
+        _refused.reset(token)
         constants.HF_HUB_OFFLINE = known
         os.environ.pop(OFFLINE)
         if before is not None:
             os.environ[OFFLINE] = before
 
 
+def _no_way_to_the_hub() -> str | None:
+    """What the system says where the hub's server has no address or refuses; None where it answers
+    or takes its time. Asked as the hub's client asks, once."""
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=HUB_ANSWERS_S)
+    except Exception as error:  # noqa: BLE001 - of whichever client the hub has
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is not None and not isinstance(cause, TimeoutError):
+            told = str(cause).rstrip(".")
+            return (
+                f"{constants.ENDPOINT} cannot be reached ({told}). Check the network, or "
+                "take efficientnet-lite0, which comes with the install"
+            )
+    return None
+
+
 def why_not_downloaded() -> str | None:
     """Why weights that are not on this machine are not downloaded; None where they may be."""
-    if _unasked.get():
-        return "a gallery's are not downloaded unasked. Add --download to the command"
+    if reason := _refused.get():
+        return reason
     on = os.environ.get(OFFLINE, "").upper() in ("1", "ON", "YES", "TRUE")
     return f"{OFFLINE} forbids to download them. Unset it" if on else None
 
