@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from exreid.progress import counted
+
 DATE_FORMS = "14.03.2016, 14/03/2016, 2016-03-14, 2016:03:14 22:00:00, 14-Mar-2016, 20160314"
 """Examples of the forms that are read, for messages."""
 
@@ -66,7 +68,7 @@ def read_dates(values: Sequence[str | None]) -> Dates:
     zeros = [value for value in counts if _ZEROS.fullmatch(value)]
     if zeros:
         count = sum(counts[value] for value in zeros)
-        notes.append(f"{count} cells such as {zeros[0]!r} say no date")
+        notes.append(f"without a date: {counted(count, 'cell')} such as {zeros[0]!r}")
     unread = [i for i, value in enumerate(values) if known[value] is None]
     moments = [
         known[value] if known[value] is not None else np.datetime64("NaT") for value in values
@@ -153,8 +155,8 @@ def _order(counts: Counter[str]) -> tuple[bool, list[str]]:
     if either and not day_first:
         count = sum(counts[value] for value in either)
         note = (
-            f"{count} dates such as {either[0]!r} are read day first; no other date of the column "
-            "says so. If the month comes first, write them as 2016-03-14"
+            f"read day first: {counted(count, 'date')} such as {either[0]!r}; no other date of the "
+            "column says so. If the month comes first, write them as 2016-03-14"
         )
         return False, [note]
     return False, []

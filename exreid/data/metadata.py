@@ -242,9 +242,9 @@ def _checked(
     notes += [f"{columns.date}: {note}" for note in dates.notes]
     if dates.unread and not columns.dates_count:
         notes.append(
-            f"{columns.date}: {len(dates.unread)} cells such as "
-            f"{file.column(columns.date)[dates.unread[0]]!r} are not dates that can be read; they "
-            "count as empty"
+            f"{columns.date}: {counted(len(dates.unread), 'cell')} such as "
+            f"{file.column(columns.date)[dates.unread[0]]!r} cannot be read as a date, so taken as "
+            "empty"
         )
     boxes = read_boxes(file, columns)
     notes += boxes.notes

@@ -76,7 +76,7 @@ def test_a_column_that_says_both_is_day_first_and_the_others_are_unread():
 def test_a_column_that_could_be_either_is_said():
     days, _, notes = _days(["01/02/2016", "03/04/2016", "05/05/2016"])
     assert days[0] == "2016-02-01"
-    assert "2 dates such as '01/02/2016' are read day first" in notes
+    assert "read day first: 2 dates such as '01/02/2016'" in notes
     assert _days(["01/02/2016", "14/03/2016"])[2] == ""
     assert _days(["01.02.2016", "05/05/2016"])[2] == ""
 
@@ -85,4 +85,4 @@ def test_zeros_are_no_date_and_what_cannot_be_read_is_counted():
     days, unread, notes = _days(["0000:00:00 00:00:00", "00/00/0000", "never", "2016-03-14"])
     assert days == ["NaT", "NaT", "NaT", "2016-03-14"]
     assert unread == [2]
-    assert notes == "2 cells such as '0000:00:00 00:00:00' say no date"
+    assert notes == "without a date: 2 cells such as '0000:00:00 00:00:00'"

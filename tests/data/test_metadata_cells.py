@@ -127,7 +127,7 @@ def test_truth_values_are_split_values(tmp_path):
 def test_an_unreadable_date_stops_only_who_uses_dates(tmp_path):
     rows, said = _read(tmp_path, [_row(date="in spring"), _row()])
     assert rows["date"].isna().tolist() == [True, False]
-    assert "date: 1 cells such as 'in spring'" in said
+    assert "date: 1 cell such as 'in spring'" in said
     columns = Columns(dates_count=True)
     problems = find_problems(str(tmp_path), columns=columns)
     assert [(p.row, p.column, p.value) for p in problems] == [(2, "date", "in spring")]
