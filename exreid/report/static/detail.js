@@ -146,9 +146,9 @@
     const right = { right: decision === "new" ? `It is ${truth}, a known animal, but it was counted as new.` : `It is ${truth}.`,
       wrong: `It is ${truth}${entry.first_rank ? `, whose best photograph is match ${entry.first_rank}` : ""}.`,
       new: decision === "known" ? `It is ${truth}, an animal that the gallery does not have, taken for a known one.` : `It is ${truth}, an animal that the gallery does not have.`, open: "" }[kind];
-    const verdict = kind === "new" ? (decision === "known" ? "wrong" : decision === "new" ? "right" : "new") : kind === "right" && decision === "new" ? "wrong" : kind;
+    const verdict = kind === "new" ? (decision === "known" ? "wrong" : decision === "new" ? "right" : "new") : kind === "right" && decision === "new" ? "wrong" : exreid.sign(i);
     const badges = [kind === "open" ? null : el("span", { class: `badge ${kind}` }, `${exreid.MARKS[kind]} ${exreid.WORDS[kind]}`), decision && kind !== "open" ? el("span", { class: "badge known" }, `counted as ${decision}`) : null,
-      verdict !== kind && kind !== "open" ? el("span", { class: `badge ${verdict}` }, `${exreid.MARKS[verdict]} ${verdict === "right" ? "right decision" : "wrong decision"}`) : null];
+      verdict !== exreid.sign(i) && kind !== "open" ? el("span", { class: `badge ${verdict}` }, `${exreid.MARKS[verdict]} ${verdict === "right" ? "right decision" : "wrong decision"}`) : null];
     return el("div", { class: "answer" }, el("h1", {}, el("span", { class: `mark ${verdict}`, "aria-hidden": "true" }, exreid.MARKS[verdict]), el("bdi", {}, said)), ...badges, el("p", { class: "truth" }, right));
   }
 

@@ -4,8 +4,8 @@
 "use strict";
 const exreid = (() => {
   const PER_PAGE = 48;
-  const MARKS = { right: "✓", wrong: "✕", new: "✦", open: "?" };
-  const WORDS = { right: "right animal", wrong: "wrong animal", new: "new animal", open: "truth not known" };
+  const MARKS = { right: "✓", wrong: "✕", new: "✦", open: "?", known: "=", unsure: "?" };
+  const WORDS = { right: "right animal", wrong: "wrong animal", new: "new animal", open: "truth not known", known: "known animal", unsure: "unsure" };
   const OUTCOMES = ["right", "wrong", "new", "open"];
   const DECISIONS = ["known", "new", "unsure"];
   const waiting = new Map();
@@ -52,6 +52,8 @@ const exreid = (() => {
   const joined = (parts) => parts.filter(Boolean).map((one) => `\u2068${one}\u2069`).join(" · ");
   const thumb = (i) => index.key[i] ? `t/${index.key[i].slice(0, 2)}/${index.key[i]}.jpg` : "";
   const outcome = (i) => OUTCOMES[index.outcome[i]];
+  // What the sign before an answer shows: its outcome or, where the truth is not known, the decision.
+  const sign = (i) => (outcome(i) === "open" && DECISIONS[index.decision[i]]) || outcome(i);
   const title = (i) => index.said[i];
   function note(i) {
     const kind = outcome(i);
@@ -111,7 +113,7 @@ const exreid = (() => {
     const kind = outcome(i), src = thumb(i);
     const image = src ? el("img", { src, alt: "", loading: "lazy", decoding: "async" }) : el("span", { class: "noimage" }, "no picture");
     return el("li", {}, el("a", { class: `card ${kind}`, href: address({ photo: index.id[i] }), title: index.id[i] }, image,
-      el("span", { class: "line" }, el("span", { class: `mark ${kind}`, "aria-hidden": "true" }, MARKS[kind]), el("span", { class: "sr" }, `${WORDS[kind]}: `),
+      el("span", { class: "line" }, el("span", { class: `mark ${sign(i)}`, "aria-hidden": "true" }, MARKS[sign(i)]), el("span", { class: "sr" }, `${WORDS[sign(i)]}: `),
         el("span", { class: "name" }, el("bdi", {}, title(i)))),
       el("span", { class: note(i) === index.id[i] ? "sub tail" : "sub" }, el("bdi", {}, note(i)))));
   }
@@ -222,6 +224,6 @@ const exreid = (() => {
     listen();
     render();
   }
-  return { data, el, step, back, neighbour, joined, address, outcome, WORDS, MARKS,
+  return { data, el, step, back, neighbour, joined, address, outcome, sign, WORDS, MARKS,
     get index() { return index; }, get shown() { return shown; }, animal, text };
 })();
