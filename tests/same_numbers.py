@@ -43,7 +43,7 @@ VOLATILE_KEY = re.compile(
 )
 VOLATILE_TEXT = (
     (re.compile(r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?(\.\d+)?([+-]\d\d:\d\d|Z)?"), "<time>"),
-    (re.compile(r"\b[\d,.]+(e[+-]?\d+)? per (second|minute|hour)\b"), "<rate>"),
+    (re.compile(r"\b[\d,.]+(e[+-]?\d+)? (per (second|minute|hour)|images/s)\b"), "<rate>"),
     (re.compile(r"\b\d+(\.\d+)? ?(ms|s|min|h|seconds?|minutes?|hours?)\b"), "<seconds>"),
     (re.compile(r"<seconds>( <seconds>)+"), "<seconds>"),
     (re.compile(r"\b(\w+_per_s|\w+_wait_share) \d+(\.\d+)?"), r"\1 <times>"),
