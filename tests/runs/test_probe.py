@@ -121,7 +121,7 @@ def test_a_corrupt_photo_stops_the_run_or_is_listed(dataset, tmp_path):
     rejected = pd.read_csv(tmp_path / "benchmark_runs/s/rejected.csv")
     assert rejected["path"].tolist() == [str(photo.relative_to(tmp_path / "data"))]
     assert main(["validate", *arguments]) == 1
-    assert main(["validate", f"dataset.root={dataset}"]) == 0
+    assert main(["validate", f"dataset.root={dataset}", f"output.root={tmp_path}"]) == 0
 
 
 def test_exit_codes_and_the_printed_config(dataset, capsys):
