@@ -105,14 +105,12 @@ def plan(kills, only=(), *, disks=False):
 
 
 def run(
-    tasks, world, folder, *, seed=0, disks=False, deadline_s=None, keep=False, say=lambda line: None
+    tasks, world, folder, *, seed=0, disks=False, quiet_runs=None, keep=False, say=lambda line: None
 ):
-    """Kill, or fill the disk, and run again; what does not fit before the deadline is not begun."""
-    report, quiet_runs = Report(), {}
-    end = time.monotonic() + deadline_s if deadline_s else None
+    """Kill, or fill the disk, and run again; ``quiet_runs``, by scene, are made where missing."""
+    report = Report()
+    quiet_runs = {} if quiet_runs is None else quiet_runs
     for name, number in tasks:
-        if end and time.monotonic() > end:
-            break
         scene, place = SCENES[name], folder / f"{name}-{number}"
         if name not in quiet_runs:
             quiet_runs[name] = _quiet_run(scene, world, folder / f"{name}-quiet")

@@ -125,7 +125,6 @@ def head():
     started = {}
     try:
         _wait(lambda: "raylet" in children(process.pid).values(), process)
-        time.sleep(5)
         started = children(process.pid)
         yield f"127.0.0.1:{port}", started
     finally:
@@ -172,6 +171,7 @@ def test_a_dead_head_costs_a_probe_nothing_that_was_matched(dataset, tmp_path, h
     address, parts = head
     arguments = [f"dataset.root={dataset}", f"output.root={tmp_path}", "output.run_id=r"]
     arguments += ["dataset.encounter_cols=[source,encounter]", "benchmark.method=local_lightglue"]
+    arguments += ["benchmark.local_size=256"]  # matching takes long enough to be cut off
     process = _start("probe", *arguments, f"ray.address={address}", "ray.num_actors=1")
     store = tmp_path / ".exreid_cache" / "pairs"
     _wait(lambda: any(log.stat().st_size for log in store.rglob("part-*.pairs")), process)
