@@ -96,6 +96,8 @@ class FusionConfig(StrictModel):
     """Local methods; null: benchmark.local_features. []: only global ones."""
     models: tuple[ModelConfig, ...] = ()
     """Further backbones besides model, which makes the shortlist."""
+    local_index: bool = False
+    """Also add the score of method=local_index, of the first local method's keypoints."""
 
 
 class OpenSetConfig(StrictModel):
@@ -174,12 +176,19 @@ class AdaptiveConfig(StrictModel):
 class BenchmarkConfig(StrictModel):
     """How queries are matched with the gallery, and what is measured."""
 
-    method: Literal["cosine", "local_lightglue", "wildfusion"] = "cosine"
-    """cosine: global features. local_lightglue: keypoints matched by LightGlue. wildfusion: both,
-    calibrated and added up."""
+    method: Literal["cosine", "local_index", "local_lightglue", "wildfusion"] = "cosine"
+    """cosine: global features. local_index: the images with the nearest descriptors of keypoints,
+    among all of the gallery's. local_lightglue: keypoints matched by LightGlue. wildfusion: global
+    features and LightGlue, calibrated and added up."""
     candidate_k: PositiveInt | None = None
-    """Local methods: the number of each query's best candidates by the global score that are
-    matched, the shortlist. null: all pairs, without global features."""
+    """Methods that match pairs: the number of each query's best candidates that are matched, the
+    shortlist. null: all pairs."""
+    shortlist: Literal["global", "local", "both"] = "global"
+    """With candidate_k: whose best candidates. global: the backbone's. local: the index's, as
+    method=local_index ranks them. both: in turn one of each."""
+    index_neighbours: PositiveInt = 2
+    """The index: the number of nearest images that a keypoint speaks for; the next one is the
+    background that their distances are compared with."""
     local_features: LocalName = "aliked-n16"
     """Keypoints and descriptors that are matched; or those of an installed package (entry point
     exreid.extractors)."""
@@ -240,7 +249,7 @@ class BenchmarkConfig(StrictModel):
     def _features_need_a_matcher(self) -> Self:
         fused = self.fusion.local_features if self.method == "wildfusion" else None
         names = {self.local_features} if fused is None else set(fused)
-        if self.method != "cosine" and names & UNMATCHED:
+        if self.method not in ("cosine", "local_index") and names & UNMATCHED:
             raise ValueError(
                 f"no LightGlue is trained for {', '.join(sorted(names & UNMATCHED))}, whose "
                 "keypoints can be extracted but not matched: set "
@@ -263,6 +272,24 @@ class BenchmarkConfig(StrictModel):
             raise ValueError(
                 "benchmark.rerank re-ranks by global features, and method=local_lightglue without "
                 "candidate_k has none: set benchmark.candidate_k"
+            )
+        if self.rerank.method != "none" and self.method == "local_index":
+            raise ValueError(
+                "benchmark.rerank re-ranks by global features, which method=local_index has not"
+            )
+        if self.fusion.local_index and self.fusion.local_features == ():
+            raise ValueError(
+                "benchmark.fusion.local_index needs keypoints: name them in "
+                "benchmark.fusion.local_features"
+            )
+        if self.shortlist != "global" and (
+            self.candidate_k is None
+            or self.method not in ("local_lightglue", "wildfusion")
+            or self.fusion.local_features == ()
+        ):
+            raise ValueError(
+                f"benchmark.shortlist={self.shortlist} chooses the pairs that local_lightglue or "
+                "wildfusion matches: set benchmark.candidate_k, and such a method"
             )
         if not self.adaptive.enabled:
             return self

@@ -16,7 +16,10 @@ from exreid.records import LocalFeatures, PairEvidence, PairMatches
 
 NEAREST_STAGE, FIRST_STAGE = "Nearest neighbours", "First look"
 FULL_STAGE, EXACT_STAGE = "Matching pairs", "Matching the best"
+SEARCH_STAGE = "Searching the index"
+"""No stage of the cascade: see `exreid.pipeline.local_index`."""
 STAGE_COUNTS = {
+    "pairs_searched": SEARCH_STAGE,
     "pairs_compared": NEAREST_STAGE,
     "pairs_looked_at": FIRST_STAGE,
     "pairs_matched": FULL_STAGE,

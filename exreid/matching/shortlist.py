@@ -5,6 +5,8 @@ Letters: Q queries, B candidates of each query's shortlist, P pairs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from exreid.records import Ranking, RetrievalSide
@@ -67,6 +69,26 @@ def rerank_shortlist(
             ranking.identity_rank_Q, gallery.identity_N[new_QB], query, rank[order]
         ),
     )
+
+
+def in_turn(lists: Sequence[np.ndarray], gallery: int) -> np.ndarray:
+    """Scores that rank a gallery of so many images by several lists in turn, float64 (Q, G).
+
+    Each list has the gallery indices of each query's candidates, best first, -1 at the end. The
+    first of the first list comes first, then the first of the second, and so on; an image counts
+    where it is first met.
+
+    >>> scores = in_turn([np.array([[4, 0, 1]]), np.array([[4, 2, 0]])], 5)
+    >>> np.argsort(-scores).tolist()
+    [[4, 0, 2, 1, 3]]
+    """
+    last = len(lists) * gallery
+    turn_QG = np.full((len(lists[0]), gallery), last)
+    for number, index_QK in enumerate(lists):
+        query, place = np.nonzero(index_QK >= 0)
+        turns = len(lists) * place + number
+        np.minimum.at(turn_QG, (query, index_QK[query, place]), turns)
+    return (last - turn_QG).astype(np.float64)
 
 
 def _shortlist(ranking: Ranking, shortlist: int) -> np.ndarray:

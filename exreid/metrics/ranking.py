@@ -9,7 +9,7 @@ Letters: B queries of one block, G gallery images, U buckets of scores, W wanted
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -20,6 +20,8 @@ from exreid.records import Ranking, RetrievalSide
 Exclude = Literal["image", "encounter"]
 
 MIN_BUCKETS, MAX_BUCKETS = 1024, 16384
+BLOCK = 256
+"""Queries that are ranked at a time."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,12 @@ def concatenate_rankings(rankings: Sequence[Ranking]) -> Ranking:
         if name != "positive_offset_Q1"
     }
     return Ranking(positive_offset_Q1=np.concatenate([np.zeros(1, np.int64), *offsets]), **joined)
+
+
+def blocks(side: RetrievalSide, size: int = BLOCK) -> Iterator[RetrievalSide]:
+    """The images of a side, some at a time; an empty one is one block."""
+    for start in range(0, max(len(side), 1), size):
+        yield side_slice(side, start, min(start + size, len(side)))
 
 
 def side_slice(side: RetrievalSide, start: int, stop: int) -> RetrievalSide:

@@ -20,7 +20,7 @@ from exreid.errors import CalibrationError
 from exreid.explain.plots import draw_reliability
 from exreid.features.keys import describe_fingerprint
 from exreid.metrics.reliability import brier_score, expected_calibration_error, reliability
-from exreid.pipeline.calibration_draw import DrawnPairs, draw_pairs
+from exreid.pipeline.calibration_draw import DrawnPairs, RankGallery, draw_pairs
 from exreid.pipeline.match import choosing_stages
 from exreid.pipeline.methods import Method
 from exreid.records import Counts, RetrievalSide
@@ -54,14 +54,14 @@ def calibrated(
     config: ProbeConfig,
     methods: tuple[Method, ...],
     gallery: RetrievalSide,
-    vectors_ND: np.ndarray,
+    rank: RankGallery,
     *,
     folder: Path,
     left_out: np.ndarray | None = None,
 ) -> tuple[FittedFusion, Counts]:
     """The fusion, loaded or fitted on pairs of the gallery; and counts for the result.
 
-    ``vectors_ND``, in the table's order, decide which pairs are near. Identities that are
+    ``rank`` decides which pairs are near. Identities that are
     ``left_out`` take no part in the fit. Where a cascade chooses the pairs that are matched in full
     (precision=fast), the fit is on pairs that were chosen in the same way: among those, the same
     score means more. Written into ``folder``: ``fusion.json``, ``calibration_pairs.parquet`` and
@@ -74,7 +74,7 @@ def calibrated(
     has_local = any(method.kind == "local" for method in methods)
     cascade_chooses = has_local and len(choosing_stages(config)) > 1
     drawn = draw_pairs(
-        config, gallery, vectors_ND, methods, left_out=left_out, cascade_chooses=cascade_chooses
+        config, gallery, rank, methods, left_out=left_out, cascade_chooses=cascade_chooses
     )
     fusion, held_out = fit_fusion(
         drawn.score_PM,

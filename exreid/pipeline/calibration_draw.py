@@ -8,20 +8,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 
 from exreid.calibration.pairs import CalibrationPairs, calibration_pairs, candidate_pairs
 from exreid.config.probe import ProbeConfig
 from exreid.matching.cascade import FULL_STAGE, cascade_of
-from exreid.matching.cosine import rank_by_cosine
 from exreid.metrics.ranking import Exclude
 from exreid.pipeline.methods import Method, score_all_methods
-from exreid.records import RetrievalSide
+from exreid.records import Ranking, RetrievalSide
 
 NEAR_DEPTH = 10
 """Pairs of two identities count as near up to this many best candidates by the global score, or to
 the end of the shortlist. A person is shown such candidates, and hardly any others."""
+
+
+class RankGallery(Protocol):
+    """Ranks a gallery for queries as the ranking does that shortlists are cut from."""
+
+    def __call__(
+        self, queries: RetrievalSide, gallery: RetrievalSide, /, *, exclude: Exclude, keep: int
+    ) -> Ranking:
+        """With ``keep`` candidates kept."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +50,22 @@ class DrawnPairs:
 def draw_pairs(
     config: ProbeConfig,
     gallery: RetrievalSide,
-    vectors_ND: np.ndarray,
+    rank: RankGallery,
     methods: Sequence[Method],
     *,
     left_out: np.ndarray | None,
     cascade_chooses: bool,
 ) -> DrawnPairs:
-    """The pairs, none of an identity that is ``left_out``; ``vectors_ND``, in the table's order,
-    decide which are near. Where ``cascade_chooses`` which pairs are matched in full, they are pairs
+    """The pairs, none of an identity that is ``left_out``; ``rank`` decides which are near.
+    Where ``cascade_chooses`` which pairs are matched in full, they are pairs
     that it chooses when gallery images are answered as queries: among those, the same score means
     more."""
     draw = _chosen if cascade_chooses else _drawn
-    gallery, pairs, score_PM = draw(config, gallery, vectors_ND, methods, left_out)
+    gallery, pairs, score_PM = draw(config, gallery, rank, methods, left_out)
     exclude = config.benchmark.calibration.exclude
     first_A, row_P = np.unique(pairs.first_P, return_inverse=True)
     depth = _near_depth(config)
-    near_AK = _nearest(gallery, vectors_ND, first_A, keep=depth, exclude=exclude)
+    near_AK = _nearest(gallery, rank, first_A, keep=depth, exclude=exclude)
     same_PK = near_AK[row_P] == pairs.second_P[:, None]
     shown_P, listed_P = same_PK[:, :NEAR_DEPTH].any(axis=1), np.ones(len(pairs), bool)
     if config.benchmark.candidate_k is not None and not cascade_chooses:
@@ -72,14 +81,14 @@ def _near_depth(config: ProbeConfig) -> int:
 def _drawn(
     config: ProbeConfig,
     gallery: RetrievalSide,
-    vectors_ND: np.ndarray,
+    rank: RankGallery,
     methods: Sequence[Method],
     left_out: np.ndarray | None,
 ) -> tuple[RetrievalSide, CalibrationPairs, np.ndarray]:
     options = config.benchmark.calibration
     pairs = calibration_pairs(
         gallery,
-        partial(_nearest, gallery, vectors_ND, keep=_near_depth(config), exclude=options.exclude),
+        partial(_nearest, gallery, rank, keep=_near_depth(config), exclude=options.exclude),
         pairs=options.pairs,
         mode=options.mode,
         exclude=options.exclude,
@@ -96,7 +105,7 @@ def _drawn(
 def _chosen(
     config: ProbeConfig,
     gallery: RetrievalSide,
-    vectors_ND: np.ndarray,
+    rank: RankGallery,
     methods: Sequence[Method],
     left_out: np.ndarray | None,
 ) -> tuple[RetrievalSide, CalibrationPairs, np.ndarray]:
@@ -108,7 +117,7 @@ def _chosen(
     depth = config.benchmark.candidate_k or len(gallery)
     pairs = candidate_pairs(
         gallery,
-        partial(_nearest, gallery, vectors_ND, keep=depth, exclude=options.exclude),
+        partial(_nearest, gallery, rank, keep=depth, exclude=options.exclude),
         queries=-(-options.pairs // max(full.least, int(full.share * depth))),
         seed=config.seed,
     )
@@ -131,18 +140,16 @@ def _scores(
 
 def _nearest(
     gallery: RetrievalSide,
-    vectors_ND: np.ndarray,
+    rank: RankGallery,
     first_A: np.ndarray,
     second_B: np.ndarray | None = None,
     *,
     keep: int,
     exclude: Exclude = "image",
 ) -> np.ndarray:
-    """The best candidates, among some gallery images or all, of gallery images (both rising), by
-    the cosine; -1 where there are fewer."""
+    """The best candidates, among some gallery images or all, of gallery images (both rising); -1
+    where there are fewer."""
     second_B = np.arange(len(gallery)) if second_B is None else second_B
     first, second = gallery.take(first_A), gallery.take(second_B)
-    vectors = vectors_ND[first.position_N], vectors_ND[second.position_N]
-    ranking = rank_by_cosine(*vectors, first, second, keep=keep, exclude=exclude)
-    near_AK = ranking.candidate_index_QK
+    near_AK = rank(first, second, exclude=exclude, keep=keep).candidate_index_QK
     return np.where(near_AK >= 0, second_B[np.maximum(near_AK, 0)], -1)

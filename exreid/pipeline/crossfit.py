@@ -17,13 +17,13 @@ import pyarrow as pa
 from exreid.config.probe import ProbeConfig
 from exreid.data.metadata_rows import split_value
 from exreid.errors import CalibrationError
-from exreid.matching.rerank import Reranker
 from exreid.metrics.identities import TopIdentities
 from exreid.metrics.openset import Answers
 from exreid.metrics.ranking import concatenate_rankings
 from exreid.openset.decide import Decisions
 from exreid.openset.quality import mean_quality
-from exreid.pipeline.rank import Scoring, reranker_of
+from exreid.pipeline.methods import GallerySearch
+from exreid.pipeline.rank import Scoring, search_of
 from exreid.pipeline.retrieve import Retrieval, fit_decisions, fit_methods, retrieve
 from exreid.records import GalleryQuality, Ranking, RetrievalSide
 from exreid.storage.run_folder import write_table
@@ -58,7 +58,7 @@ def cross_fitted(
     scoring: Scoring,
     queries: RetrievalSide,
     gallery: RetrievalSide,
-    reranker: Reranker | None,
+    search: GallerySearch,
     folder: Path,
 ) -> tuple[Retrieval, GalleryQuality | None]:
     """Each query answered with a fit that left out its identity and, where decisions are fitted,
@@ -73,9 +73,9 @@ def cross_fitted(
         if scoring.config.benchmark.method == "wildfusion":
             fold_folder.mkdir(parents=True, exist_ok=True)
         others, asked = fold.others(gallery), queries.take(fold.members)
-        fitted = fit_methods(scoring, gallery, reranker, fold_folder, left_out=fold.left_out)
-        fitted = fit_decisions(scoring, fitted, others, reranker_of(scoring, others), grouped=False)
-        part = retrieve(scoring, asked, gallery, fitted, reranker)
+        fitted = fit_methods(scoring, gallery, search, fold_folder, left_out=fold.left_out)
+        fitted = fit_decisions(scoring, fitted, others, search_of(scoring, others), grouped=False)
+        part = retrieve(scoring, asked, gallery, fitted, search)
         if part.fused is not None and part.fused.budget is not None:
             budget = part.fused.budget.table(asked, part.fused.query_P)
             write_table(fold_folder / "budget.parquet", budget)

@@ -193,8 +193,16 @@ def methods_of(config: ProbeConfig) -> tuple[tuple[ModelConfig, ...], tuple[str,
         local = (benchmark.local_features,) if names is None else names
         return (config.model, *fusion.models), local
     local = () if benchmark.method == "cosine" else (benchmark.local_features,)
-    needs_model = not local or benchmark.candidate_k is not None
-    return (config.model,) if needs_model else (), local
+    return (config.model,) if benchmark.method == "cosine" or has_global_shortlist(
+        config
+    ) else (), local
+
+
+def has_global_shortlist(config: ProbeConfig) -> bool:
+    """Whether a backbone chooses the pairs that are matched, alone or with the index."""
+    benchmark = config.benchmark
+    matches = benchmark.method in ("local_lightglue", "wildfusion")
+    return matches and benchmark.candidate_k is not None and benchmark.shortlist != "local"
 
 
 def with_local(config: ProbeConfig, name: str) -> ProbeConfig:

@@ -50,7 +50,7 @@ class LocalImages:
     description: Mapping[str, Json]
     """What the features depend on besides the images."""
     weights: str
-    """The fingerprint of LightGlue's, for features of this kind."""
+    """The fingerprint of LightGlue's, for features of this kind; "" where it is not used."""
 
     def at(self, position_N: np.ndarray) -> LocalImages:
         """The images at these positions."""
@@ -140,7 +140,9 @@ def extract_local_images(
     """The local features of the table's readable images, from the cache or extracted; their
     positions, and a report. ``boxed`` as `preprocessing_of` has it."""
     # Missing weights should be an error now, not after all keypoints are found.
-    lightglue_weights(lightglue_name(config))
+    matcher = None if config.benchmark.method == "local_index" else lightglue_name(config)
+    if matcher is not None:
+        lightglue_weights(matcher)
     benchmark, preprocessing = config.benchmark, preprocessing_of(config, boxed=boxed)
     name, device = benchmark.local_features, placement.device if placement else "cpu"
     extractor = LocalExtractor(name, keypoints=benchmark.local_top_k)
@@ -174,7 +176,7 @@ def extract_local_images(
         on_progress=on_progress,
     )
     store = LocalFeatureStore(folder, name, benchmark.local_top_k)
-    weights = lightglue_fingerprint(lightglue_name(config))
+    weights = "" if matcher is None else lightglue_fingerprint(matcher)
     images = LocalImages(name, tuple(keys), store, description, weights)
     return images, position_N, report
 

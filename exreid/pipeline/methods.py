@@ -16,6 +16,7 @@ from exreid.matching.rerank import Reranker
 from exreid.metrics.ranking import Exclude
 from exreid.pipeline.embed import Features
 from exreid.pipeline.inputs import methods_of
+from exreid.pipeline.local_index import LeftOut, LocalIndex
 from exreid.pipeline.match import LocalMethod, full_scores
 from exreid.records import ImageTable, RetrievalSide
 
@@ -24,10 +25,20 @@ class ScorePairs(Protocol):
     """Raw scores of pairs of table positions, float64; NaN for a pair that the cascade dropped."""
 
     def __call__(
-        self, first_P: np.ndarray, second_P: np.ndarray, /, *, all_pairs: bool, exclude: Exclude
+        self, first_P: np.ndarray, second_P: np.ndarray, /, *, all_pairs: bool, exclude: LeftOut
     ) -> np.ndarray:
         """``all_pairs``: none is dropped. ``exclude``: images that may not answer a first image,
         for scores that depend on its other candidates."""
+
+
+@dataclass(frozen=True)
+class GallerySearch:
+    """What is made once for a gallery, whatever the queries."""
+
+    reranker: Reranker | None
+    """The second ranking by global features; None without benchmark.rerank."""
+    index: LocalIndex | None
+    """None where nothing asks for it."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,7 @@ class Method:
 
     name: str
     kind: Literal["global", "local"]
+    """local: matched pair by pair. global: at no cost for a pair."""
     score: ScorePairs
 
 
@@ -43,16 +55,19 @@ def fused_methods(
     features: Features,
     config: ProbeConfig,
     local: Sequence[LocalMethod],
-    reranker: Reranker | None,
+    search: GallerySearch,
 ) -> tuple[Method, ...]:
     """The methods of benchmark.fusion, the global ones first; CalibrationError for one twice.
-    With a ``reranker`` the first method's scores are those of the second ranking."""
+    With a reranker the first method's scores are those of the second ranking."""
     methods = [
         Method(f"cosine:{model.type}", "global", cosine_scores(vectors_ND))
         for model, vectors_ND in zip(methods_of(config)[0], features.vectors, strict=True)
     ]
-    if reranker is not None:
-        methods[0] = Method(methods[0].name, "global", _reranked_scores(reranker))
+    if search.reranker is not None:
+        methods[0] = Method(methods[0].name, "global", _reranked_scores(search.reranker))
+    if config.benchmark.fusion.local_index and search.index is not None:
+        name = f"index:{search.index.method.images.name}"
+        methods.append(Method(name, "global", _index_scores(search.index)))
     methods += [Method(method.images.name, "local", _local_scores(method)) for method in local]
     names = [method.name for method in methods]
     if len(set(names)) < len(names):
@@ -69,7 +84,7 @@ def score_all_methods(
     second_P: np.ndarray,
     *,
     all_pairs: bool,
-    exclude: Exclude,
+    exclude: LeftOut,
 ) -> np.ndarray:
     """Raw scores by each method, float64 (P, M)."""
     columns = [
@@ -90,7 +105,7 @@ def cosine_scores(vectors_ND: np.ndarray) -> ScorePairs:
     """The cosines of these vectors, a row for each image of the table."""
 
     def score(
-        first_P: np.ndarray, second_P: np.ndarray, *, all_pairs: bool, exclude: Exclude
+        first_P: np.ndarray, second_P: np.ndarray, *, all_pairs: bool, exclude: LeftOut
     ) -> np.ndarray:
         del all_pairs, exclude
         return cosine_of_pairs(vectors_ND, first_P, second_P)
@@ -100,17 +115,28 @@ def cosine_scores(vectors_ND: np.ndarray) -> ScorePairs:
 
 def _reranked_scores(reranker: Reranker) -> ScorePairs:
     def score(
-        first_P: np.ndarray, second_P: np.ndarray, *, all_pairs: bool, exclude: Exclude
+        first_P: np.ndarray, second_P: np.ndarray, *, all_pairs: bool, exclude: LeftOut
     ) -> np.ndarray:
         del all_pairs
-        return reranker.pair_scores(first_P, second_P, exclude=exclude)
+        among: Exclude = "image" if exclude == "identity" else exclude
+        return reranker.pair_scores(first_P, second_P, exclude=among)
+
+    return score
+
+
+def _index_scores(index: LocalIndex) -> ScorePairs:
+    def score(
+        first_P: np.ndarray, second_P: np.ndarray, *, all_pairs: bool, exclude: LeftOut
+    ) -> np.ndarray:
+        del all_pairs
+        return index.pair_scores(first_P, second_P, exclude=exclude)
 
     return score
 
 
 def _local_scores(method: LocalMethod) -> ScorePairs:
     def score(
-        first_P: np.ndarray, second_P: np.ndarray, *, all_pairs: bool, exclude: Exclude
+        first_P: np.ndarray, second_P: np.ndarray, *, all_pairs: bool, exclude: LeftOut
     ) -> np.ndarray:
         del exclude
         return full_scores(method, first_P, second_P, all_pairs=all_pairs)

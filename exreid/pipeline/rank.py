@@ -14,26 +14,26 @@ import pyarrow as pa
 from exreid.calibration.fusion import FusedScores
 from exreid.config.probe import ProbeConfig
 from exreid.distributed.session import Placement
+from exreid.matching.cascade import SEARCH_STAGE
 from exreid.matching.cosine import cosine_of_pairs, rank_by_cosine
 from exreid.matching.rerank import Reranker
-from exreid.matching.shortlist import rerank_shortlist, shortlist_pairs
+from exreid.matching.shortlist import in_turn, rerank_shortlist, shortlist_pairs
 from exreid.metrics.ranking import (
     Exclude,
+    blocks,
     concatenate_rankings,
     index_gallery,
     rank_block,
-    side_slice,
 )
 from exreid.pipeline.budget import BudgetSpent, match_within_budget
 from exreid.pipeline.calibrate import FittedFusion
 from exreid.pipeline.embed import Features
+from exreid.pipeline.local_index import LocalIndex
 from exreid.pipeline.match import LocalMethod, full_scores, local_methods, score_by_cascade
 from exreid.pipeline.matchers import Matchers, MatchingTally
-from exreid.pipeline.methods import score_all_methods, side_of_all
+from exreid.pipeline.methods import GallerySearch, score_all_methods, side_of_all
 from exreid.progress import RunLog
 from exreid.records import Ranking, RetrievalSide
-
-QUERIES_AT_A_TIME = 256
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,18 @@ class FusedPairs:
     """The pairs matched for each query; None without benchmark.adaptive."""
 
 
-def reranker_of(scoring: Scoring, gallery: RetrievalSide) -> Reranker | None:
-    """The second ranking of this gallery; None without benchmark.rerank."""
-    options, features = scoring.config.benchmark.rerank, scoring.features
-    if options.method == "none":
-        return None
-    return Reranker(options, features.vectors[0], side_of_all(features.table), gallery)
+def search_of(scoring: Scoring, gallery: RetrievalSide) -> GallerySearch:
+    """The second ranking of this gallery and its index, where the config asks for them."""
+    benchmark, features = scoring.config.benchmark, scoring.features
+    images = side_of_all(features.table)
+    reranker = index = None
+    if benchmark.rerank.method != "none":
+        reranker = Reranker(benchmark.rerank, features.vectors[0], images, gallery)
+    indexed = benchmark.method == "local_index" or benchmark.shortlist != "global"
+    if indexed or (benchmark.method == "wildfusion" and benchmark.fusion.local_index):
+        neighbours = benchmark.index_neighbours
+        index = LocalIndex(scoring.local[0], images, gallery, neighbours=neighbours)
+    return GallerySearch(reranker, index)
 
 
 def rank(
@@ -104,15 +110,17 @@ def rank(
     gallery: RetrievalSide,
     *,
     exclude: Exclude,
-    reranker: Reranker | None,
+    search: GallerySearch,
     fusion: FittedFusion | None,
 ) -> tuple[Ranking, FusedPairs | None]:
     """The gallery ranked for these queries by the benchmark's method, and the parts of fused
     scores. The ranks of all positives are exact, also of those on no shortlist."""
     benchmark, log = scoring.config.benchmark, scoring.log
     with log.timed("ranking"):
-        ranking = _by_global_features(scoring, queries, gallery, exclude, reranker)
-    if benchmark.method == "cosine":
+        deep = len(gallery) if benchmark.method == "wildfusion" else 1
+        keep = max(benchmark.keep_candidates, benchmark.candidate_k or deep)
+        ranking = first_ranking(scoring, search, queries, gallery, exclude=exclude, keep=keep)
+    if benchmark.method in ("cosine", "local_index"):
         return ranking, None
     shortlist = benchmark.candidate_k or len(gallery)
     query_P, gallery_P = shortlist_pairs(ranking, shortlist)
@@ -128,18 +136,50 @@ def rank(
     return rerank_shortlist(ranking, gallery, shortlist, *keys_P), pairs
 
 
-def _by_global_features(
+def first_ranking(
     scoring: Scoring,
+    search: GallerySearch,
     queries: RetrievalSide,
     gallery: RetrievalSide,
+    *,
     exclude: Exclude,
-    reranker: Reranker | None,
+    keep: int,
 ) -> Ranking:
-    benchmark, log, vectors = scoring.config.benchmark, scoring.log, scoring.features.vectors
-    if not vectors:
+    """The ranking of a method that matches no pairs, or the one that shortlists are cut from;
+    ``gallery`` is that of ``search``, or a part of it."""
+    benchmark, index, log = scoring.config.benchmark, search.index, scoring.log
+    local = benchmark.method == "local_index" or benchmark.shortlist == "local"
+    if index is not None and local:
+        advance = log.progress(SEARCH_STAGE, len(queries))
+        return index.rank(queries, gallery, exclude=exclude, keep=keep, on_progress=advance)
+    if not scoring.features.vectors:
         return _in_table_order(queries, gallery, exclude)
-    deep = len(gallery) if benchmark.method == "wildfusion" else 1
-    keep = max(benchmark.keep_candidates, benchmark.candidate_k or deep)
+    if index is not None and benchmark.shortlist == "both":
+        known, parts = index_gallery(gallery, exclude=exclude), []
+        by_model = partial(_by_global_features, scoring, search.reranker)
+        for block in blocks(queries):
+            ranked = [
+                ranks(block, gallery, exclude=exclude, keep=len(gallery)).candidate_index_QK
+                for ranks in (by_model, index.rank)
+            ]
+            scores_QG = in_turn(ranked, len(gallery))
+            parts.append(rank_block(scores_QG, block, known, keep=keep))
+        return concatenate_rankings(parts)
+    return _by_global_features(
+        scoring, search.reranker, queries, gallery, exclude=exclude, keep=keep
+    )
+
+
+def _by_global_features(
+    scoring: Scoring,
+    reranker: Reranker | None,
+    queries: RetrievalSide,
+    gallery: RetrievalSide,
+    *,
+    exclude: Exclude,
+    keep: int,
+) -> Ranking:
+    log, vectors = scoring.log, scoring.features.vectors
     if reranker is not None:
         keep = max(keep, reranker.needs)
     ranking = rank_by_cosine(
@@ -160,8 +200,7 @@ def _in_table_order(queries: RetrievalSide, gallery: RetrievalSide, exclude: Exc
     """All candidates of each query in the table's order, where all pairs are matched."""
     index = index_gallery(gallery, exclude=exclude)
     parts = []
-    for start in range(0, len(queries), QUERIES_AT_A_TIME):
-        block = side_slice(queries, start, min(start + QUERIES_AT_A_TIME, len(queries)))
+    for block in blocks(queries):
         scores = np.zeros((len(block), len(gallery)), np.float32)
         parts.append(rank_block(scores, block, index, keep=len(gallery)))
     return concatenate_rankings(parts)
@@ -198,20 +237,30 @@ def _fused(
 
 
 def pair_scorer(
-    scoring: Scoring, fusion: FittedFusion | None
+    scoring: Scoring, search: GallerySearch, fusion: FittedFusion | None
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """A function from pairs of table positions to the benchmark's scores, float64, of all of
     them."""
     if fusion is not None:
         return partial(_fused_scores, fusion)
+    if search.index is not None and scoring.config.benchmark.method == "local_index":
+        return partial(_both_ways, search.index)
     if scoring.config.benchmark.method == "cosine":
         return partial(cosine_of_pairs, scoring.features.vectors[0])
     return partial(full_scores, scoring.local[0], all_pairs=True)
 
 
 def _fused_scores(fusion: FittedFusion, first_P: np.ndarray, second_P: np.ndarray) -> np.ndarray:
-    score_PM = score_all_methods(fusion.methods, first_P, second_P, all_pairs=True, exclude="image")
+    score_PM = score_all_methods(
+        fusion.methods, first_P, second_P, all_pairs=True, exclude="identity"
+    )
     return fusion.fusion.apply(score_PM).score_P
+
+
+def _both_ways(index: LocalIndex, first_P: np.ndarray, second_P: np.ndarray) -> np.ndarray:
+    """The mean of what each image's keypoints say of the other, as if their animals were new."""
+    ways = (first_P, second_P), (second_P, first_P)
+    return np.mean([index.pair_scores(*way, exclude="identity") for way in ways], axis=0)
 
 
 def evidence_table(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ import pandas as pd
 import pyarrow as pa
 
 from exreid.matching.cascade import cascade_of
-from exreid.matching.rerank import Reranker
 from exreid.matching.shortlist import shortlist_pairs
 from exreid.metrics.identities import told_apart
 from exreid.metrics.openset import Answers
@@ -26,8 +26,16 @@ from exreid.openset.group import Grouper, Grouping, NewAnimals
 from exreid.openset.quality import gallery_quality
 from exreid.pipeline.calibrate import FittedFusion, calibrated
 from exreid.pipeline.match import choosing_stages, match_details
-from exreid.pipeline.methods import fused_methods
-from exreid.pipeline.rank import FusedPairs, Scoring, evidence_table, pair_scorer, rank
+from exreid.pipeline.methods import GallerySearch, fused_methods
+from exreid.pipeline.rank import (
+    FusedPairs,
+    Scoring,
+    evidence_table,
+    first_ranking,
+    pair_scorer,
+    rank,
+    search_of,
+)
 from exreid.records import Counts, GalleryQuality, ImageTable, Ranking, RetrievalSide
 
 
@@ -71,7 +79,7 @@ class Retrieval:
 def fit_methods(
     scoring: Scoring,
     gallery: RetrievalSide,
-    reranker: Reranker | None,
+    search: GallerySearch,
     folder: Path,
     *,
     left_out: np.ndarray | None = None,
@@ -81,10 +89,12 @@ def fit_methods(
     config, features = scoring.config, scoring.features
     if config.benchmark.method != "wildfusion":
         return Fitted()
-    methods = fused_methods(features, config, scoring.local, reranker)
+    methods = fused_methods(features, config, scoring.local, search)
+    # Near pairs are those of a shortlist before it is ranked again.
+    nearest = partial(first_ranking, scoring, replace(search, reranker=None))
     with scoring.log.timed("calibration"):
         fusion, counts = calibrated(
-            config, methods, gallery, features.vectors[0], folder=folder, left_out=left_out
+            config, methods, gallery, nearest, folder=folder, left_out=left_out
         )
     return Fitted(fusion, counts=counts)
 
@@ -92,15 +102,13 @@ def fit_methods(
 def answer_calibration_queries(
     scoring: Scoring,
     gallery: RetrievalSide,
-    reranker: Reranker | None,
+    search: GallerySearch,
     fusion: FittedFusion | None,
 ) -> CalibrationQueries:
     """Images of the gallery, answered by the others, never of their own encounter."""
     options = scoring.config.benchmark.open_set
     queries = calibration_queries(gallery, options.queries, scoring.config.seed)
-    ranking, _ = rank(
-        scoring, queries, gallery, exclude="encounter", reranker=reranker, fusion=fusion
-    )
+    ranking, _ = rank(scoring, queries, gallery, exclude="encounter", search=search, fusion=fusion)
     return CalibrationQueries(queries, ranking)
 
 
@@ -108,7 +116,7 @@ def fit_decisions(
     scoring: Scoring,
     fitted: Fitted,
     gallery: RetrievalSide,
-    reranker: Reranker | None,
+    search: GallerySearch,
     *,
     grouped: bool = True,
 ) -> Fitted:
@@ -117,21 +125,23 @@ def fit_decisions(
     options, seed = scoring.config.benchmark.open_set, scoring.config.seed
     if not options.enabled:
         return fitted
-    calibration = answer_calibration_queries(scoring, gallery, reranker, fitted.fusion)
+    calibration = answer_calibration_queries(scoring, gallery, search, fitted.fusion)
     decider, answers = fit_decider(calibration, gallery, options, seed)
     grouping = None
     if grouped and options.group_nearest > 0:
-        grouping = grouper_of(scoring, fitted.fusion).fit(gallery, seed)
+        grouping = grouper_of(scoring, search, fitted.fusion).fit(gallery, seed)
     quality = gallery_quality(answers, decider, gallery, options)
     return replace(fitted, decider=decider, calibration=answers, grouping=grouping, quality=quality)
 
 
-def grouper_of(scoring: Scoring, fusion: FittedFusion | None) -> Grouper:
+def grouper_of(scoring: Scoring, search: GallerySearch, fusion: FittedFusion | None) -> Grouper:
     """Groups images by the benchmark's scores of their pairs."""
     vectors = scoring.features.vectors
     options = scoring.config.benchmark.open_set
     photo_N = photograph_codes(scoring.features.table)
-    return Grouper(pair_scorer(scoring, fusion), vectors[0] if vectors else None, options, photo_N)
+    return Grouper(
+        pair_scorer(scoring, search, fusion), vectors[0] if vectors else None, options, photo_N
+    )
 
 
 def photograph_codes(table: ImageTable) -> np.ndarray | None:
@@ -145,7 +155,7 @@ def retrieve(
     queries: RetrievalSide,
     gallery: RetrievalSide,
     fitted: Fitted,
-    reranker: Reranker | None,
+    search: GallerySearch,
     *,
     apart_Q: np.ndarray | None = None,
 ) -> Retrieval:
@@ -153,7 +163,7 @@ def retrieve(
     one photograph, are answered with different animals."""
     benchmark, fusion = scoring.config.benchmark, fitted.fusion
     ranking, fused = rank(
-        scoring, queries, gallery, exclude=benchmark.exclude, reranker=reranker, fusion=fusion
+        scoring, queries, gallery, exclude=benchmark.exclude, search=search, fusion=fusion
     )
     if apart_Q is not None:
         ranking = told_apart(ranking, gallery.identity_N, apart_Q)
@@ -166,7 +176,9 @@ def retrieve(
         decisions = decide(ranking, gallery.identity_N, fitted.decider, answers)
         if fitted.grouping is not None:
             new_Q = np.flatnonzero(~decisions.known_Q)
-            group_N = grouper_of(scoring, fusion).group(queries.take(new_Q), fitted.grouping)
+            group_N = grouper_of(scoring, search, fusion).group(
+                queries.take(new_Q), fitted.grouping
+            )
             new_animals = NewAnimals(new_Q, group_N, fitted.grouping)
             decisions = replace(decisions, new_animals=new_animals)
     table = scoring.features.table
@@ -182,8 +194,13 @@ def matches_of_best(scoring: Scoring, retrieval: Retrieval, most: int) -> pa.Tab
     """``matches.parquet``: the matched keypoints of each query's ``most`` best candidates."""
     width = retrieval.ranking.candidate_index_QK.shape[1]
     query_P, gallery_P = shortlist_pairs(retrieval.ranking, min(most, width))
+    benchmark = scoring.config.benchmark
+    if benchmark.method == "local_index":
+        index = search_of(scoring, retrieval.gallery).index
+        assert index is not None, "the method has one"
+        return index.matches(retrieval.queries, query_P, gallery_P, exclude=benchmark.exclude)
     first_P = retrieval.queries.position_N[query_P]
     second_P, method = retrieval.gallery.position_N[gallery_P], scoring.local[0]
-    fuses = scoring.config.benchmark.method == "wildfusion"
+    fuses = benchmark.method == "wildfusion"
     stages = choosing_stages(method.config) if fuses else cascade_of(method.config)
     return match_details(method, first_P, second_P, stages)

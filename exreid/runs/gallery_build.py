@@ -22,7 +22,6 @@ from exreid.gallery.layout import MANIFEST, PAIRS
 from exreid.gallery.stored import stored_fusion
 from exreid.gallery.swap import new_folder, put_back
 from exreid.gallery.write import GalleryContent, GalleryFit
-from exreid.matching.rerank import Reranker
 from exreid.models.published import downloads
 from exreid.openset.decide import fit_decider
 from exreid.openset.quality import gallery_quality, quality_without_fit
@@ -32,7 +31,8 @@ from exreid.pipeline.embed import embed
 from exreid.pipeline.forecast import tell_forecast
 from exreid.pipeline.inputs import cache_folder, read_images, settled
 from exreid.pipeline.keypoints import find_keypoints, matching_placement
-from exreid.pipeline.rank import Scoring, reranker_of, scoring_of
+from exreid.pipeline.methods import GallerySearch
+from exreid.pipeline.rank import Scoring, scoring_of, search_of
 from exreid.pipeline.retrieve import Fitted, answer_calibration_queries, fit_methods, grouper_of
 from exreid.progress import Progress, RunLog, counted, no_progress
 from exreid.records import ImageTable, Rejected, RetrievalSide
@@ -189,27 +189,27 @@ def _fit(scoring: Scoring, old: StoredGallery | None, folder: Path) -> GalleryFi
     config = scoring.config
     every = np.arange(len(scoring.features.table))
     _, gallery = retrieval_sides(scoring.features.table, every, every)
-    reranker = reranker_of(scoring, gallery)
+    search = search_of(scoring, gallery)
     if old is not None and old.manifest["calibration"] == "loaded":
-        fitted = Fitted(stored_fusion(old, scoring, reranker, folder))
+        fitted = Fitted(stored_fusion(old, scoring, search, folder))
     else:
-        fitted = fit_methods(scoring, gallery, reranker, folder)
+        fitted = fit_methods(scoring, gallery, search, folder)
     fusion = None if fitted.fusion is None else fitted.fusion.fusion
     if not config.benchmark.open_set.enabled:
         return GalleryFit(fusion)
-    return _fit_decisions(scoring, gallery, reranker, fitted.fusion)
+    return _fit_decisions(scoring, gallery, search, fitted.fusion)
 
 
 def _fit_decisions(
     scoring: Scoring,
     gallery: RetrievalSide,
-    reranker: Reranker | None,
+    search: GallerySearch,
     fusion: FittedFusion | None,
 ) -> GalleryFit:
     """The decision known/new, the probabilities of identities, and the groups of new ones; the
     quality of the gallery alone, where there is nothing to fit them on."""
     benchmark, seed = scoring.config.benchmark, scoring.config.seed
-    calibration = answer_calibration_queries(scoring, gallery, reranker, fusion)
+    calibration = answer_calibration_queries(scoring, gallery, search, fusion)
     fitted = None if fusion is None else fusion.fusion
     try:
         decider, answers = fit_decider(calibration, gallery, benchmark.open_set, seed)
@@ -227,7 +227,7 @@ def _fit_decisions(
     quality = gallery_quality(answers, decider, gallery, benchmark.open_set)
     content, grouping = open_set_content([decider], answers, benchmark.open_set), None
     if benchmark.open_set.group_nearest > 0 and quality.level != "poor":
-        grouping = grouper_of(scoring, fusion).fit(gallery, seed)
+        grouping = grouper_of(scoring, search, fusion).fit(gallery, seed)
         content["new_animals"] = grouping_figures(grouping)
     return GalleryFit(fitted, decider, content, curve, grouping, quality)
 

@@ -24,7 +24,7 @@ from exreid.pipeline.embed import embed
 from exreid.pipeline.ending import recording_failure
 from exreid.pipeline.inputs import cache_folder, output_root
 from exreid.pipeline.keypoints import find_keypoints, matching_placement
-from exreid.pipeline.rank import reranker_of, scoring_of
+from exreid.pipeline.rank import scoring_of, search_of
 from exreid.pipeline.retrieve import Retrieval, matches_of_best, photograph_codes, retrieve
 from exreid.progress import Progress, RunLog, no_progress
 from exreid.records import ImageTable, Result, RetrievalSide
@@ -99,10 +99,10 @@ def _identify(
             rejected += features.rejected
             scoring = scoring_of(features, config, placement, folder=folder, log=log, stack=stack)
             queries, known = _sides(features.table, len(gallery))
-            reranker = reranker_of(scoring, known)
-            fitted = stored_fit(gallery, scoring, reranker, folder)
+            search = search_of(scoring, known)
+            fitted = stored_fit(gallery, scoring, search, folder)
             photo_N = photograph_codes(features.table.take(queries.position_N))
-            retrieval = retrieve(scoring, queries, known, fitted, reranker, apart_Q=photo_N)
+            retrieval = retrieve(scoring, queries, known, fitted, search, apart_Q=photo_N)
             if features.local and config.benchmark.keep_matches:
                 matches = matches_of_best(scoring, retrieval, config.benchmark.keep_matches)
                 write_table(folder / "matches.parquet", matches)

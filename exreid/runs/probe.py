@@ -29,7 +29,7 @@ from exreid.pipeline.ending import recording_failure
 from exreid.pipeline.forecast import tell_forecast
 from exreid.pipeline.inputs import cache_folder, output_root, read_images, settled
 from exreid.pipeline.keypoints import find_keypoints, matching_placement
-from exreid.pipeline.rank import Scoring, reranker_of, scoring_of
+from exreid.pipeline.rank import Scoring, scoring_of, search_of
 from exreid.pipeline.retrieve import (
     Fitted,
     Retrieval,
@@ -174,13 +174,13 @@ def _fit_and_retrieve(
     them by what was fitted on the others."""
     config, table = scoring.config, scoring.features.table
     queries, gallery = retrieval_sides(table, *_split(table, config, rejected))
-    reranker = reranker_of(scoring, gallery)
+    search = search_of(scoring, gallery)
     if fits_on_queries(config):
-        retrieval, quality = cross_fitted(scoring, queries, gallery, reranker, folder)
+        retrieval, quality = cross_fitted(scoring, queries, gallery, search, folder)
         return retrieval, Fitted(quality=quality)
-    fitted = fit_methods(scoring, gallery, reranker, folder)
-    fitted = fit_decisions(scoring, fitted, gallery, reranker)
-    return retrieve(scoring, queries, gallery, fitted, reranker), fitted
+    fitted = fit_methods(scoring, gallery, search, folder)
+    fitted = fit_decisions(scoring, fitted, gallery, search)
+    return retrieve(scoring, queries, gallery, fitted, search), fitted
 
 
 def _write(

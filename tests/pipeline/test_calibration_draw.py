@@ -5,6 +5,7 @@ import pytest
 
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
+from exreid.matching.cosine import rank_by_cosine
 from exreid.pipeline.calibrate import calibrated
 from exreid.pipeline.calibration_draw import draw_pairs
 from exreid.pipeline.methods import Method, cosine_scores
@@ -18,6 +19,14 @@ def _config(*more):
     keys = ["benchmark.method=wildfusion", "benchmark.candidate_k=30"]
     keys += ["benchmark.fast.look_share=0.05", f"benchmark.fast.look_least={KEPT}"]
     return load_config(ProbeConfig, None, [*keys, "benchmark.calibration.pairs=400", *more])
+
+
+def _ranked_by(vectors):
+    def rank(queries, gallery, *, exclude, keep):
+        sides = vectors[queries.position_N], vectors[gallery.position_N]
+        return rank_by_cosine(*sides, queries, gallery, exclude=exclude, keep=keep)
+
+    return rank
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +61,7 @@ def test_what_is_stated_of_chosen_pairs_holds_for_chosen_pairs(world, tmp_path):
     cosine = Method("cosine", "global", cosine_scores(vectors))
     methods = (cosine, Method("full", "local", score))
     config = _config("benchmark.precision=fast")
-    fitted, counts = calibrated(config, methods, side, vectors, folder=tmp_path)
+    fitted, counts = calibrated(config, methods, side, _ranked_by(vectors), folder=tmp_path)
     # All photographs ask, each its 30 best by the cosine, as a probe does.
     cosine_NN = vectors @ vectors.T / np.outer(*[np.linalg.norm(vectors, axis=1)] * 2)
     np.fill_diagonal(cosine_NN, -np.inf)
@@ -79,7 +88,8 @@ def test_all_pairs_are_drawn_where_all_are_matched(world):
         return score(first_P, second_P, all_pairs=True, exclude=exclude)
 
     methods = [Method("full", "local", scores)]
-    drawn = draw_pairs(_config(), side, vectors, methods, left_out=None, cascade_chooses=False)
+    rank = _ranked_by(vectors)
+    drawn = draw_pairs(_config(), side, rank, methods, left_out=None, cascade_chooses=False)
     assert len(drawn.pairs) == 400
     assert np.isfinite(drawn.score_PM).all()
     # Shown is who stands among the ten best of all by the cosine, the image itself left out.
@@ -105,7 +115,7 @@ def test_what_is_stated_of_a_shortlist_holds_for_a_shortlist(world, tmp_path):
 
     methods = (Method("noise", "global", noise), Method("full", "local", score))
     config = _config("benchmark.calibration.pairs=2000")
-    fitted, _ = calibrated(config, methods, side, vectors, folder=tmp_path)
+    fitted, _ = calibrated(config, methods, side, _ranked_by(vectors), folder=tmp_path)
     cosine_NN = vectors @ vectors.T / np.outer(*[np.linalg.norm(vectors, axis=1)] * 2)
     np.fill_diagonal(cosine_NN, -np.inf)
     first_P = np.repeat(np.arange(COUNT), 30)
@@ -125,7 +135,7 @@ def test_an_animal_that_is_left_out_is_on_no_side(world):
         config = _config("benchmark.precision=fast")
         left_out = np.array([3, 5])
         drawn = draw_pairs(
-            config, side, vectors, methods, left_out=left_out, cascade_chooses=choose
+            config, side, _ranked_by(vectors), methods, left_out=left_out, cascade_chooses=choose
         )
         for index in (drawn.pairs.first_P, drawn.pairs.second_P):
             assert not np.isin(drawn.gallery.identity_N[index], left_out).any()
@@ -142,6 +152,6 @@ def test_probabilities_no_better_than_the_base_rate_are_said(world, tmp_path, ca
         return noise[first_P, second_P]
 
     methods = (Method("noise", "global", score),)
-    _, counts = calibrated(_config(), methods, side, vectors, folder=tmp_path)
+    _, counts = calibrated(_config(), methods, side, _ranked_by(vectors), folder=tmp_path)
     assert counts["brier_shown"] >= counts["brier_base_rate_shown"]
     assert "no better than stating the same" in caplog.text

@@ -1,0 +1,255 @@
+"""One index of all local descriptors of a gallery: the images whose descriptors are nearest.
+
+A query's keypoint speaks for the k gallery images that have the nearest descriptors, each by how
+much nearer its own is than the one of the next image, the background: local naive Bayes nearest
+neighbour (McCann and Lowe, CVPR 2012), as HotSpotter ranks animals by it (Crall et al., WACV 2013).
+A spot that every animal has is as near in many images, and speaks for none of them.
+
+Letters: Q queries, G gallery images, K keypoints, C nearest images of a keypoint (k + 1), P pairs,
+L descriptor length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from exreid.matching.nearest import PADDING, NearestMatcher
+from exreid.matching.tiles import PairMatcher
+from exreid.models.device import on_device
+from exreid.records import LocalFeatures, PairMatches
+
+RIGHT_ANGLE = 2.0
+"""The squared distance of unrelated descriptors, which a missing one counts as."""
+SPARE = 3
+"""Images beyond the wanted ones that are chosen in float32: exact distances then decide."""
+IMAGES_AT_A_TIME = {"cpu": 64, "cuda": 1024}
+"""Gallery images that a query is compared with at a time."""
+
+
+@dataclass(frozen=True)
+class NearestImages:
+    """For each keypoint of Q queries the C gallery images with the nearest descriptors, the nearest
+    first, each image once; of equally near ones the smaller index."""
+
+    squared_QKC: np.ndarray
+    """float64, squared distance of the descriptors at length 1, the same on every machine;
+    `RIGHT_ANGLE` where there is no such image, or no such keypoint."""
+    image_QKC: np.ndarray
+    """int32 index of the gallery image; -1 where there is none."""
+    keypoint_QKC: np.ndarray
+    """int16: the image's keypoint."""
+
+    @classmethod
+    def none(cls, queries: int, keypoints: int) -> NearestImages:
+        """No image at all."""
+        shape = (queries, keypoints, 0)
+        return cls(np.zeros(shape), np.zeros(shape, np.int32), np.zeros(shape, np.int16))
+
+    @classmethod
+    def joined(cls, parts: Sequence[NearestImages]) -> NearestImages:
+        """Queries one after the other."""
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in _FIELDS))
+
+    def take(self, index_M: np.ndarray) -> NearestImages:
+        """Those of the queries at these indices."""
+        return NearestImages(*(getattr(self, name)[index_M] for name in _FIELDS))
+
+
+_FIELDS = tuple(NearestImages.__dataclass_fields__)
+
+
+@torch.inference_mode()
+def nearest_images(
+    matcher: PairMatcher,
+    queries: LocalFeatures,
+    gallery: LocalFeatures,
+    pair_P2: np.ndarray,
+    *,
+    keep: int,
+) -> NearestImages:
+    """The ``keep`` nearest gallery images of each query's keypoints, among those that are paired
+    with the query (int32 (P, 2), rows of both)."""
+    assert isinstance(matcher, NearestMatcher)
+    count_Q, count_G = queries.count_N, gallery.count_N
+    paired_QG = np.zeros((len(queries), len(gallery)), bool)
+    paired_QG[pair_P2[:, 0], pair_P2[:, 1]] = True
+    query_QKL = _of_length_1(queries, matcher.device)
+    chosen = [_Chosen.none(count, matcher.device) for count in count_Q.tolist()]
+    step = IMAGES_AT_A_TIME[matcher.device.type]
+    for start in range(0, len(gallery), step):
+        rows = np.arange(start, min(start + step, len(gallery)))
+        gallery_GKL = _of_length_1(gallery.take(rows), matcher.device)
+        for q, count in enumerate(count_Q.tolist()):
+            counts = on_device(np.where(paired_QG[q, rows], count_G[rows], 0), matcher.device)
+            more = _chosen(query_QKL[q, :count], gallery_GKL, counts, start)
+            chosen[q] = chosen[q].or_nearer(more, keep + SPARE)
+    keypoints = queries.keypoints_NK2.shape[1]
+    lists = [_padded(_exact(queries, q, gallery, near), keypoints) for q, near in enumerate(chosen)]
+    return nearest_of([NearestImages.joined(lists)], keep)
+
+
+def nearest_of(parts: Sequence[NearestImages], keep: int) -> NearestImages:
+    """The nearest images of several lists for the same queries, of different images."""
+    squared, image, keypoint = (
+        np.concatenate([getattr(part, name) for part in parts], axis=2) for name in _FIELDS
+    )
+    missing = keep - squared.shape[2]
+    if missing > 0:
+        wide = ((0, 0), (0, 0), (0, missing))
+        squared = np.pad(squared, wide, constant_values=RIGHT_ANGLE)
+        image = np.pad(image, wide, constant_values=-1)
+        keypoint = np.pad(keypoint, wide, constant_values=-1)
+    order = np.lexsort((image, squared, image < 0), axis=2)[:, :, :keep]
+    return NearestImages(
+        *(np.take_along_axis(values, order, axis=2) for values in (squared, image, keypoint))
+    )
+
+
+def evidence_of(nearest: NearestImages) -> np.ndarray:
+    """How much nearer the descriptor of each image is than the last one's, the background: float64
+    (Q, K, C - 1), in [0, sqrt(2)]."""
+    distance_QKC = np.sqrt(nearest.squared_QKC)
+    background_QK1 = np.minimum(distance_QKC[:, :, -1:], np.sqrt(RIGHT_ANGLE))
+    return np.maximum(background_QK1 - distance_QKC[:, :, :-1], 0.0)
+
+
+def image_scores(nearest: NearestImages, count_Q: np.ndarray, gallery: int) -> np.ndarray:
+    """The evidence for each of ``gallery`` images, its mean over the query's ``count_Q``
+    keypoints: float64 (Q, G).
+
+    >>> nearest = NearestImages(np.array([[[0.25, 1, 1.96]]]), np.array([[[4, 0, 1]]]),
+    ...                         np.zeros((1, 1, 3), np.int16))
+    >>> image_scores(nearest, np.array([1]), 5).round(3).tolist()
+    [[0.4, 0.0, 0.0, 0.0, 0.9]]
+    """
+    image_QKC = nearest.image_QKC[:, :, :-1]
+    evidence_QKC = np.where(image_QKC >= 0, evidence_of(nearest), 0.0)
+    query, keypoint, place = np.nonzero(evidence_QKC)
+    cell = query * gallery + image_QKC[query, keypoint, place]
+    summed = np.bincount(cell, evidence_QKC[query, keypoint, place], len(image_QKC) * gallery)
+    return summed.reshape(-1, gallery) / np.maximum(count_Q, 1)[:, None]
+
+
+@torch.inference_mode()
+def keypoint_distances(
+    matcher: PairMatcher, queries: LocalFeatures, gallery: LocalFeatures, pair_P2: np.ndarray
+) -> np.ndarray:
+    """The squared distance of each query keypoint's nearest descriptor in the gallery image of each
+    pair, float64 (P, K); `RIGHT_ANGLE` for padding."""
+    if len(pair_P2) == 0:
+        return np.zeros((0, queries.keypoints_NK2.shape[1]))
+    parts = [
+        nearest_images(
+            matcher, queries.take(pair[:1]), gallery.take(pair[1:]), np.zeros((1, 2), int), keep=1
+        ).squared_QKC[:, :, 0]
+        for pair in pair_P2
+    ]
+    return np.concatenate(parts)
+
+
+def scores_against(
+    squared_PK: np.ndarray, background_PK: np.ndarray, count_P: np.ndarray
+) -> np.ndarray:
+    """The evidence of images whose nearest descriptors are that far, against the squared distance
+    of the background; its mean over ``count_P`` keypoints: float64 (P,)."""
+    background_PK = np.sqrt(np.minimum(background_PK, RIGHT_ANGLE))
+    evidence_PK = np.maximum(background_PK - np.sqrt(squared_PK), 0.0)
+    return evidence_PK.sum(axis=1) / np.maximum(count_P, 1)
+
+
+def image_matches(nearest: NearestImages, image: int) -> PairMatches:
+    """The keypoints of one query that speak for an image; the confidence is the share of the
+    background's distance that they are nearer by."""
+    evidence_KC = evidence_of(nearest)[0]
+    background_K = np.sqrt(nearest.squared_QKC[0, :, -1])
+    keypoint, place = np.nonzero(nearest.image_QKC[0, :, :-1] == image)
+    share = evidence_KC[keypoint, place] / np.maximum(background_K[keypoint], 1e-12)
+    order = np.lexsort((keypoint, -share))
+    order = order[share[order] > 0]
+    keypoint, place = keypoint[order], place[order]
+    return PairMatches(
+        keypoint.astype(np.int32),
+        nearest.keypoint_QKC[0, keypoint, place].astype(np.int32),
+        share[order].astype(np.float32),
+        np.zeros(len(order), bool),
+    )
+
+
+def _of_length_1(features: LocalFeatures, device: torch.device) -> torch.Tensor:
+    """The descriptors, float32 (N, K, L). Padding is the image's first descriptor once more, which
+    is no nearer to anything than that is."""
+    padding_NK = np.arange(features.descriptors_NKL.shape[1]) >= features.count_N[:, None]
+    descriptors = on_device(features.descriptors_NKL, device).float()
+    descriptors = torch.where(
+        on_device(padding_NK, device)[:, :, None], descriptors[:, :1], descriptors
+    )
+    return torch.nn.functional.normalize(descriptors, dim=2)
+
+
+class _Chosen(NamedTuple):
+    """Gallery images for each keypoint of one query, in float32."""
+
+    similarity_KC: torch.Tensor
+    """`PADDING` where there is no image."""
+    image_KC: torch.Tensor
+    keypoint_KC: torch.Tensor
+
+    @classmethod
+    def none(cls, keypoints: int, device: torch.device) -> _Chosen:
+        empty = torch.zeros((keypoints, 0), device=device)
+        return cls(empty, empty.long(), empty.long())
+
+    def or_nearer(self, more: _Chosen, keep: int) -> _Chosen:
+        """The nearest of both."""
+        similarity, *others = (torch.cat(both, dim=1) for both in zip(self, more, strict=True))
+        best_KC, place_KC = similarity.topk(min(keep, similarity.shape[1]), dim=1)
+        image_KC, keypoint_KC = (values.gather(1, place_KC) for values in others)
+        return _Chosen(best_KC, image_KC, keypoint_KC)
+
+
+def _chosen(
+    query_KL: torch.Tensor, gallery_GKL: torch.Tensor, count_G: torch.Tensor, start: int
+) -> _Chosen:
+    """All these gallery images, whose indices begin at ``start``. ``count_G``: their keypoints, 0
+    for an image that does not answer."""
+    images, keypoints, length = gallery_GKL.shape
+    similarity_KGK = (query_KL @ gallery_GKL.reshape(-1, length).T).view(-1, images, keypoints)
+    best_KG, keypoint_KG = similarity_KGK.max(dim=2)
+    place_KG = torch.arange(start, start + images, device=best_KG.device).expand_as(best_KG)
+    # Of equally near ones any may have been taken: padding stands for the first.
+    keypoint_KG = torch.where(keypoint_KG < count_G, keypoint_KG, 0)
+    return _Chosen(best_KG.masked_fill(count_G == 0, PADDING), place_KG, keypoint_KG)
+
+
+def _exact(
+    queries: LocalFeatures, q: int, gallery: LocalFeatures, chosen: _Chosen
+) -> NearestImages:
+    """With distances from the stored numbers: the products and their sums are exact in float64, so
+    that neither the device nor the order of the sum changes them."""
+    similarity_KC, image_KC, keypoint_KC = (values.cpu().numpy() for values in chosen)
+    own_KL = queries.descriptors_NKL[q, : len(image_KC)].astype(np.float64)
+    other_KCL = gallery.descriptors_NKL[image_KC, keypoint_KC].astype(np.float64)
+    product_KC = np.einsum("kl,kcl->kc", own_KL, other_KCL)
+    lengths_KC = np.einsum("kl,kl->k", own_KL, own_KL)[:, None]
+    lengths_KC = np.sqrt(lengths_KC * np.einsum("kcl,kcl->kc", other_KCL, other_KCL))
+    squared_KC = np.maximum(2.0 - 2.0 * product_KC / np.maximum(lengths_KC, 1e-12), 0.0)
+    missing_KC = similarity_KC <= PADDING
+    return NearestImages(
+        np.where(missing_KC, RIGHT_ANGLE, squared_KC)[None],
+        np.where(missing_KC, -1, image_KC).astype(np.int32)[None],
+        np.where(missing_KC, -1, keypoint_KC).astype(np.int16)[None],
+    )
+
+
+def _padded(nearest: NearestImages, keypoints: int) -> NearestImages:
+    """With as many keypoints, of which the last have no images."""
+    wide = ((0, 0), (0, keypoints - nearest.squared_QKC.shape[1]), (0, 0))
+    values = zip(_FIELDS, (RIGHT_ANGLE, -1, -1), strict=True)
+    return NearestImages(
+        *(np.pad(getattr(nearest, name), wide, constant_values=fill) for name, fill in values)
+    )

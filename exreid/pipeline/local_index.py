@@ -1,0 +1,253 @@
+"""A gallery's local descriptors as one index: searched in this process or over actors, and kept.
+
+Letters: Q queries, G gallery images, K keypoints, P pairs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from exreid.errors import MatchingError
+from exreid.features.keys import stage_folder
+from exreid.matching.cascade import SEARCH_STAGE, MakeMatcher
+from exreid.matching.local_index import (
+    NearestImages,
+    image_matches,
+    image_scores,
+    keypoint_distances,
+    nearest_images,
+    nearest_of,
+    scores_against,
+)
+from exreid.matching.nearest import NearestSettings
+from exreid.matching.tiles import Answer, Ask, Tile, plan_tiles
+from exreid.metrics.ranking import (
+    Exclude,
+    blocks,
+    concatenate_rankings,
+    excluded_images,
+    index_gallery,
+    rank_block,
+    side_slice,
+)
+from exreid.pipeline.inputs import cache_folder
+from exreid.pipeline.match import LocalMethod
+from exreid.records import Ranking, RetrievalSide
+from exreid.storage.array_store import ArrayStore, write_part
+from exreid.storage.run_tables import matches_table
+
+LeftOut = Exclude | Literal["identity"]
+"""Which gallery images do not answer a query: itself; its encounter's; or also its animal's, as if
+that were new."""
+QUERIES_AT_A_TIME = 64
+PAIRS_PER_TILE = {"cpu": 4096, "cuda": 65536}
+VERSION = 1
+"""Raise it when the code of the search changes its answers."""
+
+
+class LocalIndex:
+    """The index of one gallery by one kind of local features. What was searched is in the cache."""
+
+    def __init__(
+        self,
+        method: LocalMethod,
+        images: RetrievalSide,
+        gallery: RetrievalSide,
+        *,
+        neighbours: int,
+    ) -> None:
+        """``images`` are all of the table. ``neighbours``: the images that a keypoint speaks for,
+        k of `exreid.matching.local_index`."""
+        self.method, self.images, self.gallery = method, images, gallery
+        self.keep = neighbours + 1
+        keys = method.images.keys
+        self.gallery_keys = [keys[i] for i in gallery.position_N]
+        description = {
+            "stage": "nearest images",
+            "stage_version": VERSION,
+            "local": method.images.description,
+            "keep": self.keep,
+            "gallery": hashlib.sha256("\n".join(self.gallery_keys).encode()).hexdigest()[:16],
+        }
+        self.folder = stage_folder(cache_folder(method.config), "nearest", description)
+        self._store: ArrayStore | None = None
+
+    def rank(
+        self,
+        queries: RetrievalSide,
+        gallery: RetrievalSide,
+        *,
+        exclude: Exclude,
+        keep: int,
+        on_progress: Callable[[int], object] = lambda count: None,
+    ) -> Ranking:
+        """The gallery, or a part of it, by the scores; the ranks of all positives are exact."""
+        known, parts = index_gallery(gallery, exclude=exclude), []
+        place_G = np.searchsorted(self.gallery.position_N, gallery.position_N)
+        for block in blocks(queries, QUERIES_AT_A_TIME):
+            scores_QG = self.scores(block, exclude)[:, place_G]
+            parts.append(rank_block(scores_QG, block, known, keep=keep))
+            on_progress(len(block))
+        return concatenate_rankings(parts)
+
+    def scores(self, queries: RetrievalSide, exclude: LeftOut) -> np.ndarray:
+        """float64 (Q, G), by `exreid.matching.local_index.image_scores`."""
+        count_Q = self.method.features_of(queries.position_N).count_N
+        return image_scores(self.nearest(queries, exclude), count_Q, len(self.gallery))
+
+    def pair_scores(
+        self, first_P: np.ndarray, second_P: np.ndarray, *, exclude: LeftOut
+    ) -> np.ndarray:
+        """The score of each pair of table positions, float64, by the first image's keypoints. A
+        second image that is not in the gallery, or may not answer the first, is scored by the same
+        formula, against the same background."""
+        first_F, row_P = np.unique(first_P, return_inverse=True)
+        place_P = np.searchsorted(self.gallery.position_N, second_P)
+        place_P = np.minimum(place_P, len(self.gallery) - 1)
+        score_P = np.full(len(first_P), np.nan)
+        for start in range(0, len(first_F), QUERIES_AT_A_TIME):
+            block = self.images.take(first_F[start : start + QUERIES_AT_A_TIME])
+            mine_P = np.flatnonzero((row_P >= start) & (row_P < start + len(block)))
+            row_M, place_M = row_P[mine_P] - start, place_P[mine_P]
+            inside_M = self.gallery.position_N[place_M] == second_P[mine_P]
+            for q, out in enumerate(self._left_out(block, exclude)):
+                inside_M &= (row_M != q) | ~np.isin(place_M, out)
+            nearest = self.nearest(block, exclude)
+            count_Q = self.method.features_of(block.position_N).count_N
+            score_QG = image_scores(nearest, count_Q, len(self.gallery))
+            score_P[mine_P[inside_M]] = score_QG[row_M[inside_M], place_M[inside_M]]
+            other_M = np.flatnonzero(~inside_M)
+            if len(other_M):
+                pairs = first_P[mine_P[other_M]], second_P[mine_P[other_M]]
+                score_P[mine_P[other_M]] = scores_against(
+                    self._distances(*pairs),
+                    nearest.squared_QKC[row_M[other_M], :, -1],
+                    count_Q[row_M[other_M]],
+                )
+        return score_P
+
+    def matches(
+        self, queries: RetrievalSide, query_P: np.ndarray, gallery_P: np.ndarray, exclude: Exclude
+    ) -> pa.Table:
+        """``matches.parquet``: the keypoints that speak for each candidate, by what they say."""
+        matches = []
+        for start in range(0, len(queries), QUERIES_AT_A_TIME):
+            block = side_slice(queries, start, min(start + QUERIES_AT_A_TIME, len(queries)))
+            nearest = self.nearest(block, exclude)
+            mine_P = np.flatnonzero((query_P >= start) & (query_P < start + len(block)))
+            for q, g in zip(
+                (query_P[mine_P] - start).tolist(), gallery_P[mine_P].tolist(), strict=True
+            ):
+                matches.append(image_matches(nearest.take(np.array([q])), g))
+        ids = self.method.image_ids
+        first_P, second_P = queries.position_N[query_P], self.gallery.position_N[gallery_P]
+        return matches_table(
+            [(ids[i], ids[j]) for i, j in zip(first_P, second_P, strict=True)],
+            matches,
+            self.method.features_of(first_P),
+            self.method.features_of(second_P),
+        )
+
+    def nearest(self, queries: RetrievalSide, exclude: LeftOut) -> NearestImages:
+        """The nearest gallery images of each keypoint, from the cache or searched."""
+        left_out = self._left_out(queries, exclude)
+        entries = [self._entry(p, out) for p, out in zip(queries.position_N, left_out, strict=True)]
+        store = self._opened()
+        store.set_damaged_aside(entries)
+        new = [q for q, entry in enumerate(entries) if entry not in store]
+        tally, pairs = self.method.tally, len(queries) * len(self.gallery)
+        tally.pairs[SEARCH_STAGE] = tally.pairs.get(SEARCH_STAGE, 0) + pairs
+        tally.pairs_known += pairs - len(new) * len(self.gallery)
+        if new:
+            fresh = self._search(queries.position_N[new], [left_out[q] for q in new])
+            once = {entries[q]: row for row, q in enumerate(new)}
+            write_part(self.folder, list(once), _records(fresh.take(np.array([*once.values()]))))
+            self._store = None
+        records = self._opened().gather(entries)
+        return NearestImages(records["squared"], records["image"], records["keypoint"])
+
+    def _opened(self) -> ArrayStore:
+        if self._store is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._store = ArrayStore(self.folder)
+        return self._store
+
+    def _left_out(self, queries: RetrievalSide, exclude: LeftOut) -> list[np.ndarray]:
+        """Gallery indices that do not answer each query, rising."""
+        among: Exclude = "encounter" if exclude == "identity" else exclude
+        index = index_gallery(self.gallery, exclude=among)
+        left_out = [excluded_images(queries, q, index) for q in range(len(queries))]
+        if exclude != "identity":
+            return left_out
+        own_Q = np.searchsorted(self.gallery.position_N, queries.position_N)
+        own_Q = np.minimum(own_Q, len(self.gallery) - 1)
+        for q in np.flatnonzero(self.gallery.position_N[own_Q] == queries.position_N).tolist():
+            animal = self.gallery.identity_N[own_Q[q]]
+            left_out[q] = np.union1d(left_out[q], index.identities.members(int(animal)))
+        return left_out
+
+    def _entry(self, position: int, left_out: np.ndarray) -> str:
+        own = self.method.images.keys[position]
+        text = "\n".join([own, *(self.gallery_keys[g] for g in left_out.tolist())])
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def _search(self, position_M: np.ndarray, left_out: list[np.ndarray]) -> NearestImages:
+        """Of the images at these positions, each once."""
+        answers_MG = np.ones((len(position_M), len(self.gallery)), bool)
+        for m, out in enumerate(left_out):
+            answers_MG[m, out] = False
+        row_P, place_P = np.nonzero(answers_MG)
+        pairs = position_M[row_P], self.gallery.position_N[place_P]
+        row_of = {int(position): m for m, position in enumerate(position_M)}
+        parts: list[list[NearestImages]] = [[] for _ in position_M]
+        for tile, answer in self._asked(partial(nearest_images, keep=self.keep), *pairs):
+            place_C = np.searchsorted(self.gallery.position_N, tile.gallery_M).astype(np.int32)
+            image_QKC = np.where(answer.image_QKC >= 0, place_C[answer.image_QKC], np.int32(-1))
+            near = replace(answer, image_QKC=image_QKC)
+            for row, position in enumerate(tile.query_M.tolist()):
+                parts[row_of[position]].append(near.take(np.array([row])))
+        keypoints = self.method.features_of(position_M[:1]).keypoints_NK2.shape[1]
+        nearest = [
+            nearest_of([NearestImages.none(1, keypoints), *part], self.keep) for part in parts
+        ]
+        return NearestImages.joined(nearest)
+
+    def _distances(self, first_P: np.ndarray, second_P: np.ndarray) -> np.ndarray:
+        """float64 (P, K), by `keypoint_distances`."""
+        keypoints = self.method.features_of(first_P[:1]).keypoints_NK2.shape[1]
+        squared_PK = np.empty((len(first_P), keypoints))
+        for tile, squared in self._asked(keypoint_distances, first_P, second_P):
+            squared_PK[tile.place_P] = squared
+        return squared_PK
+
+    def _asked(
+        self, ask: Ask[Answer], first_P: np.ndarray, second_P: np.ndarray
+    ) -> Iterator[tuple[Tile, Answer]]:
+        method, failed = self.method, list[tuple[Tile, str]]()
+        device = method.matchers.device
+        tiles = plan_tiles(first_P, second_P, pairs_per_tile=PAIRS_PER_TILE[device])
+        make = MakeMatcher("", NearestSettings(), device)
+        yield from method.matchers.run(tiles, make, ask, method.features_of, failed=failed)
+        if failed:
+            names = sorted({method.image_ids[i] for tile, _ in failed for i in tile.query_M})
+            raise MatchingError(
+                f"the descriptors of {len(names)} images could not be compared with the gallery's, "
+                f"{names[0]} among them ({failed[0][1]}). The same command tries again."
+            )
+
+
+def _records(nearest: NearestImages) -> np.ndarray:
+    """An entry of the cache for each query."""
+    shape = nearest.squared_QKC.shape[1:]
+    columns = [("squared", "<f8", shape), ("image", "<i4", shape), ("keypoint", "<i2", shape)]
+    records = np.zeros(len(nearest.squared_QKC), np.dtype(columns))
+    records["squared"], records["image"] = nearest.squared_QKC, nearest.image_QKC
+    records["keypoint"] = nearest.keypoint_QKC
+    return records
