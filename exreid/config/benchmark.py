@@ -245,11 +245,28 @@ class BenchmarkConfig(StrictModel):
     """Where features are kept between runs: auto (.exreid_cache under output.root), off, or a
     folder."""
 
+    @property
+    def shortlist_k(self) -> int | None:
+        """Candidates of each query that are matched as pairs; None: all, or the method matches
+        none."""
+        return self.candidate_k if self.matches_pairs else None
+
+    @property
+    def has_index(self) -> bool:
+        """Whether the gallery's descriptors are searched as one index."""
+        fused = self.method == "wildfusion" and self.fusion.local_index
+        return self.method == "local_index" or self.shortlist != "global" or fused
+
+    @property
+    def matches_pairs(self) -> bool:
+        """Whether the method matches pairs of images."""
+        return self.method in ("local_lightglue", "wildfusion")
+
     @model_validator(mode="after")
     def _features_need_a_matcher(self) -> Self:
         fused = self.fusion.local_features if self.method == "wildfusion" else None
         names = {self.local_features} if fused is None else set(fused)
-        if self.method not in ("cosine", "local_index") and names & UNMATCHED:
+        if self.matches_pairs and names & UNMATCHED:
             raise ValueError(
                 f"no LightGlue is trained for {', '.join(sorted(names & UNMATCHED))}, whose "
                 "keypoints can be extracted but not matched: set "
@@ -283,9 +300,7 @@ class BenchmarkConfig(StrictModel):
                 "benchmark.fusion.local_features"
             )
         if self.shortlist != "global" and (
-            self.candidate_k is None
-            or self.method not in ("local_lightglue", "wildfusion")
-            or self.fusion.local_features == ()
+            self.candidate_k is None or not self.matches_pairs or self.fusion.local_features == ()
         ):
             raise ValueError(
                 f"benchmark.shortlist={self.shortlist} chooses the pairs that local_lightglue or "

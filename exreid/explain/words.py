@@ -136,6 +136,7 @@ COUNTS = {
     ),
     "blank_images": ("Blank photographs", "One colour all over."),
     "images_left_out": ("Photographs left out", "They could not be read; listed under Trust."),
+    "pairs_searched": ("Pairs compared by the index", "By their nearest descriptors."),
     "pairs_matched": ("Pairs looked at closely", "By their keypoints."),
     "calibration_pairs": ("Pairs behind the probabilities", "All from the gallery."),
     "calibration_positives": ("of these, of one animal", ""),
@@ -153,6 +154,8 @@ MARKS = {"right": "✓", "wrong": "✕", "new": "✦", "open": "?", "known": "="
 """Of outcomes and decisions."""
 METHODS = {
     "cosine": "overall likeness",
+    "local_index": "keypoints that few animals share",
+    "index": "keypoints that few animals share",
     "local_lightglue": "matched keypoints",
     "wildfusion": "overall likeness and matched keypoints together",
     "identify": "identification of new photographs",

@@ -50,9 +50,9 @@ def cpu_seconds(config: ProbeConfig, *, images: int, queries: int, gallery: int)
     if keypoints_s is None:
         return None
     keypoints = benchmark.local_top_k
-    stages = cascade_of(config)
+    stages = cascade_of(config) if benchmark.matches_pairs else []
     candidates = min(benchmark.candidate_k or gallery, gallery)
-    query_s = 0.0
+    query_s = gallery * pair_cpu_s(NearestSettings(), keypoints) if benchmark.has_index else 0.0
     for stage in stages:
         pairs = min(candidates, max(stage.least, stage.share * candidates))
         query_s += pairs * pair_cpu_s(stage.settings, keypoints)
@@ -65,7 +65,7 @@ def cpu_seconds(config: ProbeConfig, *, images: int, queries: int, gallery: int)
         full = next(stage for stage in stages if stage.name == FULL_STAGE)
         through = max(full.least, full.share * candidates) if len(stages) > 1 else 1
         fitted_s = benchmark.calibration.pairs / through * (query_s if len(stages) > 1 else exact_s)
-    shown_s = queries * benchmark.keep_matches * exact_s
+    shown_s = queries * benchmark.keep_matches * exact_s if benchmark.matches_pairs else 0.0
     return images * (embed_s + keypoints_s) + asked * query_s + fitted_s + shown_s
 
 

@@ -97,8 +97,7 @@ def search_of(scoring: Scoring, gallery: RetrievalSide) -> GallerySearch:
     reranker = index = None
     if benchmark.rerank.method != "none":
         reranker = Reranker(benchmark.rerank, features.vectors[0], images, gallery)
-    indexed = benchmark.method == "local_index" or benchmark.shortlist != "global"
-    if indexed or (benchmark.method == "wildfusion" and benchmark.fusion.local_index):
+    if benchmark.has_index:
         neighbours = benchmark.index_neighbours
         index = LocalIndex(scoring.local[0], images, gallery, neighbours=neighbours)
     return GallerySearch(reranker, index)
@@ -120,7 +119,7 @@ def rank(
         deep = len(gallery) if benchmark.method == "wildfusion" else 1
         keep = max(benchmark.keep_candidates, benchmark.candidate_k or deep)
         ranking = first_ranking(scoring, search, queries, gallery, exclude=exclude, keep=keep)
-    if benchmark.method in ("cosine", "local_index"):
+    if not benchmark.matches_pairs:
         return ranking, None
     shortlist = benchmark.candidate_k or len(gallery)
     query_P, gallery_P = shortlist_pairs(ranking, shortlist)

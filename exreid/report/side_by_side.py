@@ -107,7 +107,7 @@ def read_run(folder: Path) -> FinishedRun:
                 ranking,
                 top_k=benchmark.top_k,
                 mean_ap=benchmark.mAP,
-                shortlist=benchmark.candidate_k if benchmark.method != "cosine" else None,
+                shortlist=benchmark.shortlist_k,
                 open_split=True,
                 more=benchmark.metrics,
             ),
@@ -267,7 +267,7 @@ def budget_points(runs: Sequence[FinishedRun]) -> list[BudgetPoint]:
     points = []
     for run in runs:
         benchmark = run.config.benchmark
-        if benchmark.method == "cosine":
+        if not benchmark.matches_pairs:
             continue
         low, high = run.intervals.get("top_1", (None, None))
         matched = benchmark.candidate_k or run.gallery_images

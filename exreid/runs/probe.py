@@ -27,7 +27,7 @@ from exreid.pipeline.crossfit import cross_fitted, fits_on_queries
 from exreid.pipeline.embed import Features, embed
 from exreid.pipeline.ending import recording_failure
 from exreid.pipeline.forecast import tell_forecast
-from exreid.pipeline.inputs import cache_folder, output_root, read_images, settled
+from exreid.pipeline.inputs import cache_folder, methods_of, output_root, read_images, settled
 from exreid.pipeline.keypoints import find_keypoints, matching_placement
 from exreid.pipeline.rank import Scoring, scoring_of, search_of
 from exreid.pipeline.retrieve import (
@@ -67,8 +67,8 @@ def run_probe(
     """
     config = settled(config)
     benchmark = config.benchmark
-    only_local = benchmark.method == "local_lightglue" and benchmark.candidate_k is None
-    features = benchmark.local_features if only_local else config.model.type
+    backbones, local = methods_of(config)
+    features = config.model.type if backbones else local[0]
     run_id = config.output.run_id or new_run_id(benchmark.method, features)
     parent = parent or output_root(config) / "benchmark_runs"
     folder = RunFolder(parent, run_id, config, benchmark.method)
@@ -201,7 +201,7 @@ def _write(
 def measure(ranking: Ranking, identity_Q: np.ndarray, config: ProbeConfig) -> Result:
     """Metrics and their intervals; the same for a fresh ranking and one read from disk."""
     benchmark = config.benchmark
-    shortlist = benchmark.candidate_k if benchmark.method != "cosine" else None
+    shortlist = benchmark.shortlist_k
     intervals: dict[str, tuple[float, float]] = {}
     metrics = retrieval_metrics(
         ranking,
