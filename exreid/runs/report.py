@@ -37,6 +37,7 @@ from exreid.report.read import RunData, read_run_data
 from exreid.report.side_by_side import Comparison
 from exreid.report.side_by_side import compare as compare_runs
 from exreid.storage import mirror
+from exreid.storage.files import clear_leftovers
 from exreid.storage.run_files import damage_named
 
 log = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ def _write(
         advance(1)
     matched = matched_rows(data)
     out.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(out, below=True)
     (out / MARKER).unlink(missing_ok=True)
     wanted = wanted_pictures(data, pages, matched)
     pictures = make_pictures(

@@ -177,8 +177,14 @@ def written_whole(file: Path, *, ending: str = "") -> Iterator[Path]:
         raise
 
 
-def clear_leftovers(folder: Path) -> None:
-    """Delete the temporary files and folders in this folder whose writers are gone."""
+def clear_leftovers(folder: Path, *, below: bool = False) -> None:
+    """Delete the temporary files and folders in this folder whose writers are gone; with ``below``
+    also those in the folders below it."""
+    for part in [Path(name) for name, _, _ in os.walk(folder)] if below else [folder]:
+        _clear(part)
+
+
+def _clear(folder: Path) -> None:
     try:
         names = [entry.name for entry in os.scandir(folder) if entry.name.startswith(".")]
     except OSError:

@@ -1,6 +1,7 @@
 """The report of a finished run: what its pages hold, that texts stay texts, and what is missing."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from exreid.explain.plots import GroupTop1
 from exreid.explain.told import told_answer
 from exreid.records import GalleryQuality
 from exreid.runs.report import write_report
+from exreid.storage.files import temporary_beside
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -187,7 +189,13 @@ def test_a_second_report_makes_nothing_again(made, tmp_path):
     lost = next(copy.glob("p/*/*.jpg"))
     content = lost.read_bytes()
     lost.unlink()
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    half = temporary_beside(lost)
+    half = half.with_name(half.name.replace(f"-{os.getpid()}-", f"-{killed.pid}-"))
+    half.write_bytes(b"half")
     write_report(run, copy, workers=1)
+    assert not half.exists()
     changed = {
         file.relative_to(copy).parts[0]
         for file in files
