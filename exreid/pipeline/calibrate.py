@@ -37,6 +37,7 @@ OF_LOCAL = (
     *("local_top_k", "local_size", "local_square", "local_masks", "match_threshold"),
     *("local_score", "geometry", "precision"),
 )
+OF_INDEX = ("local_top_k", "local_size", "local_square", "local_masks", "index_neighbours")
 
 
 @dataclass(frozen=True)
@@ -229,6 +230,7 @@ def _made_for(config: ProbeConfig, methods: Sequence[Method]) -> dict[str, str]:
     images |= crop_description(config.dataset.cropped)
     models = iter((config.model, *config.benchmark.fusion.models))
     local = config.benchmark.model_dump(mode="json", include={*OF_LOCAL, "fast"})
+    index = config.benchmark.model_dump(mode="json", include={*OF_INDEX})
     made_for: dict[str, str] = {}
     for method in methods:
         if method.kind == "global":
@@ -236,7 +238,7 @@ def _made_for(config: ProbeConfig, methods: Sequence[Method]) -> dict[str, str]:
             if not made_for and config.benchmark.rerank.method != "none":
                 settings["rerank"] = config.benchmark.rerank.model_dump(mode="json")
         else:
-            settings = local
+            settings = local if method.kind == "local" else index
         made_for[method.name] = describe_fingerprint({"images": images, "method": settings})
     return made_for
 

@@ -46,8 +46,8 @@ class Method:
     """One of the methods that are fused."""
 
     name: str
-    kind: Literal["global", "local"]
-    """local: matched pair by pair. global: at no cost for a pair."""
+    kind: Literal["global", "index", "local"]
+    """local: matched pair by pair. The others: at no cost for a pair."""
     score: ScorePairs
 
 
@@ -67,7 +67,7 @@ def fused_methods(
         methods[0] = Method(methods[0].name, "global", _reranked_scores(search.reranker))
     if config.benchmark.fusion.local_index and search.index is not None:
         name = f"index:{search.index.method.images.name}"
-        methods.append(Method(name, "global", _index_scores(search.index)))
+        methods.append(Method(name, "index", _index_scores(search.index)))
     methods += [Method(method.images.name, "local", _local_scores(method)) for method in local]
     names = [method.name for method in methods]
     if len(set(names)) < len(names):
