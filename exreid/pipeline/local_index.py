@@ -140,7 +140,7 @@ class LocalIndex:
         matches = []
         for start in range(0, len(queries), QUERIES_AT_A_TIME):
             block = side_slice(queries, start, min(start + QUERIES_AT_A_TIME, len(queries)))
-            nearest = self.nearest(block, exclude)
+            nearest = self.nearest(block, exclude, counted=False)
             mine_P = np.flatnonzero((query_P >= start) & (query_P < start + len(block)))
             for q, g in zip(
                 (query_P[mine_P] - start).tolist(), gallery_P[mine_P].tolist(), strict=True
@@ -155,16 +155,20 @@ class LocalIndex:
             self.method.features_of(second_P),
         )
 
-    def nearest(self, queries: RetrievalSide, exclude: LeftOut) -> NearestImages:
-        """The nearest gallery images of each keypoint, from the cache or searched."""
+    def nearest(
+        self, queries: RetrievalSide, exclude: LeftOut, *, counted: bool = True
+    ) -> NearestImages:
+        """The nearest gallery images of each keypoint, from the cache or searched; ``counted`` in
+        the run's tally."""
         left_out = self._left_out(queries, exclude)
         entries = [self._entry(p, out) for p, out in zip(queries.position_N, left_out, strict=True)]
         store = self._opened()
         store.set_damaged_aside(entries)
         new = [q for q, entry in enumerate(entries) if entry not in store]
-        tally, pairs = self.method.tally, len(queries) * len(self.gallery)
-        tally.pairs[SEARCH_STAGE] = tally.pairs.get(SEARCH_STAGE, 0) + pairs
-        tally.pairs_known += pairs - len(new) * len(self.gallery)
+        if counted:
+            tally, whole = self.method.tally, len(self.gallery)
+            tally.pairs[SEARCH_STAGE] = tally.pairs.get(SEARCH_STAGE, 0) + len(queries) * whole
+            tally.pairs_known += (len(queries) - len(new)) * whole
         if new:
             fresh = self._search(queries.position_N[new], [left_out[q] for q in new])
             once = {entries[q]: row for row, q in enumerate(new)}
