@@ -252,6 +252,11 @@ class BenchmarkConfig(StrictModel):
         return self.candidate_k if self.matches_pairs else None
 
     @property
+    def counted_from(self) -> float:
+        """Confidence over which a match counts: whatever the index says of a keypoint does."""
+        return self.match_threshold if self.matches_pairs else 0.0
+
+    @property
     def has_index(self) -> bool:
         """Whether the gallery's descriptors are searched as one index."""
         fused = self.method == "wildfusion" and self.fusion.local_index

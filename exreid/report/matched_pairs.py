@@ -87,7 +87,7 @@ def kept_matches(data: RunData, row: int) -> MatchedKeypoints:
 
 def pair_task(data: RunData, row: int, query: Picture, gallery: Picture) -> PairTask:
     """The input for drawing a row of ``matches.parquet``."""
-    threshold = data.config.benchmark.match_threshold if data.config else 0.0
+    threshold = data.config.benchmark.counted_from if data.config else 0.0
     query_wh, gallery_wh = (
         tuple(_values(data, name, row).tolist()) for name in ("query_wh_px", "gallery_wh_px")
     )

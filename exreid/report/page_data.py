@@ -59,7 +59,7 @@ def write_index(
         "truth_known": data.truth_known,
         "bar": data.rule.shown_threshold if data.rule else None,
         "bar_text": threshold_percent(data.rule.shown_threshold) if data.rule else None,
-        "threshold": benchmark.match_threshold if benchmark else 0.0,
+        "threshold": benchmark.counted_from if benchmark else 0.0,
         "has_matches": data.matches is not None,
         "kept_matches": benchmark.keep_matches if benchmark else 0,
         "colours": [f"#{bytes(rgb).hex()}" for rgb in colours_of(np.linspace(0, 1, 16))],

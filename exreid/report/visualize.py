@@ -221,7 +221,7 @@ def _draw_query(
     if not name:
         return []
     query, candidates = run.data.images.place_of[run.data.query_ids[q]], _candidates(run, q)
-    threshold = run.config.benchmark.match_threshold
+    threshold = run.config.benchmark.counted_from
     lines, evidence, similarity = [], "", ""
     for rank, image in enumerate(candidates, start=1):
         if image not in row_of:
