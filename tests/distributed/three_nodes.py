@@ -2,7 +2,7 @@
 
 ``three_nodes.py DATASET URL``: first the nodes read the copy of the data set that lies beside the
 URL, and write to the URL alone: each has a folder of its own for its copies. Then they share this
-disk, and a node is taken away in the middle of each run.
+disk, and a node is taken away in the middle of each run; of a sweep at the URL.
 """
 
 import sys
@@ -84,8 +84,8 @@ PIPELINES = {
     "finetune": finetune,
     "tune": tune,
 }
-AWAY = ("cosine", "wildfusion", "finetune", "tune")
-"""Local features and their pairs are a part of the second."""
+AWAY = ("cosine", "wildfusion", "finetune")
+"""Local features and their pairs are a part of the second. A sweep loses a node there, too."""
 LOST_IN = {"local_lightglue": "Matching pairs", "finetune": "Training", "tune": "Trials"}
 """The stage in which a node is lost."""
 # Two workers of a training, so that there is room for both when one node of three is gone.
@@ -109,11 +109,11 @@ def main(dataset, url):
     torch.set_num_threads(1)  # as the actors have: sums in the same order
     here = Path.cwd()
     expected = {name: run(dataset, here / "plain", 0) for name, run in PIPELINES.items()}
-    own = [{mirror.FOLDER_VARIABLE: str(here / f"node{i}")} for i in range(3)]
+    own = [{mirror.FOLDER_VARIABLE: str(here / f"node{i}")} for i in range(5)]
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "env_vars": own[0]})
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     stream_over_nodes.check(dataset, here / "alone", others=0)
-    for variables in own[1:]:
+    for variables in own[1:3]:
         cluster.add_node(num_cpus=1, env_vars=variables)
     cluster.wait_for_nodes()
     stream_over_nodes.check(dataset, here / "beside", others=2)
@@ -124,14 +124,19 @@ def main(dataset, url):
         # A cosine probe sends what it reads and finds through Ray alone.
         assert copies == (name != "cosine"), "nodes keep copies of their own"
         say(f"{name}: the numbers of one node")
+    instead = iter(own[3:])
     for name, stage in LOST_IN.items():
+        away = (f"{url}/animals", f"{url}/{name}") if name == "tune" else (dataset, here / "lost")
+        while len(cluster.worker_nodes) < 2:
+            cluster.add_node(num_cpus=1, env_vars=next(instead))
+        cluster.wait_for_nodes()
         lost = max(cluster.worker_nodes, key=lambda node: node.node_id)
         loser = Loser(cluster, lost, stage, 1)
-        run_and_compare(name, expected[name], dataset, here / "lost", progress=loser)
+        run_and_compare(name, expected[name], *away, progress=loser)
         assert loser.node is None, "no node was taken away"
+        if name == "tune":
+            say(f"{name}: the numbers of one node")
         say(f"{name}: the numbers of one node, though another was lost")
-        cluster.add_node(num_cpus=1)
-        cluster.wait_for_nodes()
     ray.shutdown()
     cluster.shutdown()
 
