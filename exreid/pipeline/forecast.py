@@ -6,6 +6,7 @@ From the arithmetic of LightGlue (Lindenberger et al. 2023) and what the other s
 
 from __future__ import annotations
 
+import math
 import os
 
 from exreid.config.probe import ProbeConfig
@@ -19,6 +20,8 @@ KEYPOINTS_S = {"aliked-n16": 0.17, "aliked-n16rot": 0.17, "aliked-n32": 0.3, "di
 """CPU seconds of one core for a photograph, with its decoding."""
 OPERATIONS_PER_S = {"fp32": 90e9, "bf16": 250e9}
 """Of a core that computes in bf16 (AVX-512), in the matcher."""
+RAY_STARTS_S = 30.0
+"""With its actors, on a machine with two cores."""
 WIDTH = 256
 """Of LightGlue's states."""
 
@@ -29,7 +32,8 @@ def tell_forecast(config: ProbeConfig, *, images: int, queries: int, gallery: in
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if seconds is None or not cores or _elsewhere(config):
         return
-    minutes = max(1, round(seconds / cores / 60))
+    start_s = 0.0 if config.ray.num_actors == 0 else RAY_STARTS_S
+    minutes = math.ceil((seconds / cores + start_s) / 60)
     text = duration(60 * minutes).removesuffix(" 0 s")
     tell(
         f"{images:,} photographs: at most about {text} on {cores} CPU cores, less for what is "

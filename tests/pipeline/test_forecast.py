@@ -63,6 +63,12 @@ def test_minutes_are_told_once_for_the_cores_that_are_there(monkeypatch, caplog)
         "1,200 photographs: at most about 1 h 30 min on 2 CPU cores, less for what is in the cache."
     ]
     caplog.clear()
+    # Never less than it takes: 70 s are two minutes, and so are 50 s with the start of Ray.
+    for actors, cpu_s, minutes in ((0, 140.0, 2), (0, 100.0, 1), (2, 100.0, 2)):
+        monkeypatch.setattr(forecast, "cpu_seconds", lambda *_, spent_s=cpu_s, **__: spent_s)
+        tell_forecast(_config(f"ray.num_actors={actors}"), images=9, queries=3, gallery=6)
+        assert f"at most about {minutes} min" in caplog.messages[-1]
+    caplog.clear()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     tell_forecast(_config("ray.num_actors=2"), images=1200, queries=3, gallery=6)
     assert caplog.messages == []
