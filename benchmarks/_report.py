@@ -23,6 +23,18 @@ def arguments(description: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def data_parser(description: str | None) -> argparse.ArgumentParser:
+    """The same for a benchmark of whole probes, and the data set that is probed."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="smaller, within two minutes")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    parser.add_argument("--root", type=Path, help="of a data set; default: generated animals")
+    parser.add_argument("--out", type=Path, help="where runs and caches go; default: thrown away")
+    parser.add_argument("--keypoints", type=int, default=256, help="of each image")
+    parser.add_argument("overrides", nargs="*", help="of the probe: dataset.encounter_cols=[...]")
+    return parser
+
+
 class Report:
     """Rows {name, value, unit, against, ratio}: a table on the screen, and JSON where asked."""
 

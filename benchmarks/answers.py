@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 from _features import joined
-from _report import Report, interleaved_s
+from _report import Report, data_parser, interleaved_s
 from pairs import matcher_of, photographs, published
 
 from exreid.config.io import load_config
@@ -65,14 +65,8 @@ WAYS: dict[str, list[str] | None] = {
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="smaller, within two minutes")
-    parser.add_argument("--json", type=Path, help="also write the rows to this file")
-    parser.add_argument("--root", type=Path, help="of a data set; default: generated animals")
-    parser.add_argument("--out", type=Path, help="where runs and caches go; default: thrown away")
+    parser = data_parser(__doc__)
     parser.add_argument("--candidates", type=int, default=100, help="of each query")
-    parser.add_argument("--keypoints", type=int, default=256, help="of each image")
-    parser.add_argument("overrides", nargs="*", help="of the probe: dataset.encounter_cols=[...]")
     return parser.parse_args()
 
 

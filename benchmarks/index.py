@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import pandas as pd
 import torch
-from _report import Report
+from _report import Report, data_parser
 
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
@@ -34,14 +34,8 @@ SHORT = ["benchmark.method=local_lightglue", "benchmark.candidate_k=20"]
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="smaller, within two minutes")
-    parser.add_argument("--json", type=Path, help="also write the rows to this file")
-    parser.add_argument("--root", type=Path, help="of a data set; default: generated animals")
-    parser.add_argument("--out", type=Path, help="where runs and caches go; default: thrown away")
-    parser.add_argument("--keypoints", type=int, default=256, help="of each image")
+    parser = data_parser(__doc__)
     parser.add_argument("--lightglue", action="store_true", help="match pairs too")
-    parser.add_argument("overrides", nargs="*", help="of the probe: dataset.encounter_cols=[...]")
     return parser.parse_args()
 
 

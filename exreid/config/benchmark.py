@@ -289,15 +289,13 @@ class BenchmarkConfig(StrictModel):
 
     @model_validator(mode="after")
     def _options_fit_the_method(self) -> Self:
-        only_local = self.method == "local_lightglue" and self.candidate_k is None
-        if self.rerank.method != "none" and only_local:
+        by_model = self.candidate_k is not None and self.shortlist != "local"
+        only_local = self.method == "local_lightglue" and not by_model
+        if self.rerank.method != "none" and (only_local or self.method == "local_index"):
             raise ValueError(
-                "benchmark.rerank re-ranks by global features, and method=local_lightglue without "
-                "candidate_k has none: set benchmark.candidate_k"
-            )
-        if self.rerank.method != "none" and self.method == "local_index":
-            raise ValueError(
-                "benchmark.rerank re-ranks by global features, which method=local_index has not"
+                f"benchmark.rerank re-ranks by global features, and method={self.method} has none "
+                "here: set benchmark.candidate_k, with benchmark.shortlist=global or both, or "
+                "benchmark.rerank.method=none"
             )
         if self.fusion.local_index and self.fusion.local_features == ():
             raise ValueError(
@@ -308,8 +306,9 @@ class BenchmarkConfig(StrictModel):
             self.candidate_k is None or not self.matches_pairs or self.fusion.local_features == ()
         ):
             raise ValueError(
-                f"benchmark.shortlist={self.shortlist} chooses the pairs that local_lightglue or "
-                "wildfusion matches: set benchmark.candidate_k, and such a method"
+                f"benchmark.shortlist={self.shortlist} chooses the pairs that LightGlue matches: "
+                "set benchmark.candidate_k, and benchmark.method=local_lightglue or wildfusion "
+                "with local features"
             )
         if not self.adaptive.enabled:
             return self

@@ -99,7 +99,7 @@ def rank_block(
     that rankings are stored in, is an error.
     """
     _check_block(scores_BG, queries, index, keep)
-    own_B = _own_image(queries, index.gallery)
+    own_B = places_in(index.gallery, queries.position_N)
     # Two buffers for all rows: fresh ones of this size cost more than the work on them.
     scaled_G = np.empty(len(index.gallery), np.float32)
     bucket_G = np.empty(len(index.gallery), np.intp)
@@ -168,7 +168,7 @@ def side_slice(side: RetrievalSide, start: int, stop: int) -> RetrievalSide:
 def excluded_images(queries: RetrievalSide, q: int, index: GalleryIndex) -> np.ndarray:
     """The gallery indices that may not answer this query: its own image, and its encounter's
     where the index excludes those."""
-    own = _own_image(side_slice(queries, q, q + 1), index.gallery)
+    own = places_in(index.gallery, queries.position_N[q : q + 1])
     together = index.encounters.members(int(queries.encounter_N[q]))
     return np.union1d(own[own >= 0], together)
 
@@ -186,13 +186,13 @@ def _check_block(
         )
 
 
-def _own_image(queries: RetrievalSide, gallery: RetrievalSide) -> np.ndarray:
-    """The gallery index of each query's own image, -1 where the gallery does not have it."""
-    if len(gallery) == 0:
-        return np.full(len(queries), -1)
-    place_B = np.searchsorted(gallery.position_N, queries.position_N)
-    place_B = np.minimum(place_B, len(gallery) - 1)
-    return np.where(gallery.position_N[place_B] == queries.position_N, place_B, -1)
+def places_in(side: RetrievalSide, position_M: np.ndarray) -> np.ndarray:
+    """The index in the side of the images at these table positions, -1 where it does not have
+    them."""
+    if len(side) == 0:
+        return np.full(len(position_M), -1)
+    place_M = np.minimum(np.searchsorted(side.position_N, position_M), len(side) - 1)
+    return np.where(side.position_N[place_M] == position_M, place_M, -1)
 
 
 def _fill_buckets(

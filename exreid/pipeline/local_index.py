@@ -34,8 +34,8 @@ from exreid.metrics.ranking import (
     concatenate_rankings,
     excluded_images,
     index_gallery,
+    places_in,
     rank_block,
-    side_slice,
 )
 from exreid.pipeline.inputs import cache_folder
 from exreid.pipeline.match import LocalMethod
@@ -66,7 +66,7 @@ class LocalIndex:
         """``images`` are all of the table. ``neighbours``: the images that a keypoint speaks for,
         k of `exreid.matching.local_index`."""
         self.method, self.images, self.gallery = method, images, gallery
-        self.keep = neighbours + 1
+        self.keep, self.keypoints = neighbours + 1, method.config.benchmark.local_top_k
         keys = method.images.keys
         self.gallery_keys = [keys[i] for i in gallery.position_N]
         description = {
@@ -109,14 +109,13 @@ class LocalIndex:
         second image that is not in the gallery, or may not answer the first, is scored by the same
         formula, against the same background."""
         first_F, row_P = np.unique(first_P, return_inverse=True)
-        place_P = np.searchsorted(self.gallery.position_N, second_P)
-        place_P = np.minimum(place_P, len(self.gallery) - 1)
+        place_P = places_in(self.gallery, second_P)
         score_P = np.full(len(first_P), np.nan)
         for start in range(0, len(first_F), QUERIES_AT_A_TIME):
             block = self.images.take(first_F[start : start + QUERIES_AT_A_TIME])
             mine_P = np.flatnonzero((row_P >= start) & (row_P < start + len(block)))
             row_M, place_M = row_P[mine_P] - start, place_P[mine_P]
-            inside_M = self.gallery.position_N[place_M] == second_P[mine_P]
+            inside_M = place_M >= 0
             for q, out in enumerate(self._left_out(block, exclude)):
                 inside_M &= (row_M != q) | ~np.isin(place_M, out)
             nearest = self.nearest(block, exclude)
@@ -138,8 +137,8 @@ class LocalIndex:
     ) -> pa.Table:
         """``matches.parquet``: the keypoints that speak for each candidate, by what they say."""
         matches = []
-        for start in range(0, len(queries), QUERIES_AT_A_TIME):
-            block = side_slice(queries, start, min(start + QUERIES_AT_A_TIME, len(queries)))
+        for number, block in enumerate(blocks(queries, QUERIES_AT_A_TIME)):
+            start = number * QUERIES_AT_A_TIME
             nearest = self.nearest(block, exclude, counted=False)
             mine_P = np.flatnonzero((query_P >= start) & (query_P < start + len(block)))
             for q, g in zip(
@@ -190,9 +189,8 @@ class LocalIndex:
         left_out = [excluded_images(queries, q, index) for q in range(len(queries))]
         if exclude != "identity":
             return left_out
-        own_Q = np.searchsorted(self.gallery.position_N, queries.position_N)
-        own_Q = np.minimum(own_Q, len(self.gallery) - 1)
-        for q in np.flatnonzero(self.gallery.position_N[own_Q] == queries.position_N).tolist():
+        own_Q = places_in(self.gallery, queries.position_N)
+        for q in np.flatnonzero(own_Q >= 0).tolist():
             animal = self.gallery.identity_N[own_Q[q]]
             left_out[q] = np.union1d(left_out[q], index.identities.members(int(animal)))
         return left_out
@@ -217,16 +215,12 @@ class LocalIndex:
             near = replace(answer, image_QKC=image_QKC)
             for row, position in enumerate(tile.query_M.tolist()):
                 parts[row_of[position]].append(near.take(np.array([row])))
-        keypoints = self.method.features_of(position_M[:1]).keypoints_NK2.shape[1]
-        nearest = [
-            nearest_of([NearestImages.none(1, keypoints), *part], self.keep) for part in parts
-        ]
-        return NearestImages.joined(nearest)
+        none = NearestImages.none(1, self.keypoints)
+        return NearestImages.joined([nearest_of([none, *part], self.keep) for part in parts])
 
     def _distances(self, first_P: np.ndarray, second_P: np.ndarray) -> np.ndarray:
         """float64 (P, K), by `keypoint_distances`."""
-        keypoints = self.method.features_of(first_P[:1]).keypoints_NK2.shape[1]
-        squared_PK = np.empty((len(first_P), keypoints))
+        squared_PK = np.empty((len(first_P), self.keypoints))
         for tile, squared in self._asked(keypoint_distances, first_P, second_P):
             squared_PK[tile.place_P] = squared
         return squared_PK

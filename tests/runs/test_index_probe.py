@@ -188,6 +188,13 @@ def test_the_index_is_one_of_the_fused_methods(run, dataset):
             "benchmark.shortlist=both",
         ),
         ([INDEX, "benchmark.rerank.method=k_reciprocal"], "benchmark.rerank"),
+        (
+            [
+                *("benchmark.method=local_lightglue", "benchmark.candidate_k=5"),
+                *("benchmark.shortlist=local", "benchmark.rerank.method=k_reciprocal"),
+            ],
+            "benchmark.rerank.method=none",
+        ),
         ([INDEX, "benchmark.cache=off"], "benchmark.cache=off"),
         (
             ["benchmark.fusion.local_index=true", "benchmark.fusion.local_features=[]"],
