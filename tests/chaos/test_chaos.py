@@ -1,4 +1,4 @@
-"""Three runs killed at random moments, and two full disks; `make chaos` tries more."""
+"""Twelve runs killed at random moments, and two full disks; `make chaos` tries more."""
 
 import pytest
 
@@ -6,8 +6,10 @@ from tests.chaos.kills import mounted, run
 from tests.chaos.scenes import make_world
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-KILLS = [("finetune", 0), ("add", 0), ("ray-cosine", 0)]
-"""Scene and number. The last one loses an actor, the others the process itself."""
+IN_PROCESS = ("local", "finetune", "build", "add", "identify", "extract", "report", "cosine")
+KILLS = [*((scene, 0) for scene in IN_PROCESS), *(("ray-local", n) for n in (0, 1, 4, 6))]
+"""Scene and number. The last ones lose the raylet, an actor, the driver and the head; the others
+the process itself."""
 DISKS = [("local", 0), ("add", 0)]
 
 
