@@ -43,6 +43,10 @@ METRIC_WORDS = {
         "Telling known from new",
         "Chance that a known animal gets a higher probability than a new one. 50% is guessing.",
     ),
+    "right_auroc": (
+        "Telling right answers from new animals",
+        "The same, over the known animals alone whose first answer is right.",
+    ),
     "BAKS": (
         "Known animals recognised",
         (

@@ -58,6 +58,19 @@ def detection_auroc(answers: Answers, weight_Q: np.ndarray | None = None) -> flo
     return float((known * (below + new / 2)).sum() / pairs) if pairs > 0 else float("nan")
 
 
+def right_auroc(answers: Answers, weight_Q: np.ndarray | None = None) -> float:
+    """`detection_auroc` without the known animals whose leading identity is wrong: what the scores
+    could tell if every leader of a known animal were right. Of the known animals with a wrong
+    leader no evidence for that leader can say that they are known.
+
+    >>> right_auroc(Answers(np.array([0.9, 0.4, 0.4]), np.array([True, True, False]),
+    ...                     np.array([True, False, False]), np.arange(3)))
+    1.0
+    """
+    weight_Q = np.ones(len(answers.score_Q)) if weight_Q is None else weight_Q
+    return detection_auroc(answers, weight_Q * (answers.right_Q | ~answers.known_Q))
+
+
 def threshold_at_rate(answers: Answers, rate: float) -> float:
     """The lowest threshold that at most this share of the new animals' answers is above.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,13 @@ import pyarrow as pa
 
 from exreid.config.probe import ProbeConfig
 from exreid.metrics.grouping import adjusted_rand_index, drawn_rand_index
-from exreid.metrics.openset import Answers, balanced_accuracies, detection_auroc, rates_at
+from exreid.metrics.openset import (
+    Answers,
+    balanced_accuracies,
+    detection_auroc,
+    rates_at,
+    right_auroc,
+)
 from exreid.metrics.retrieval import QueryValues, average_values, hit, identity_sums
 from exreid.metrics.uncertainty import bootstrap_intervals, bootstrap_statistic
 from exreid.pipeline.answers import AnswerTables
@@ -27,8 +34,9 @@ def with_answers(result: Result, tables: AnswerTables, config: ProbeConfig) -> R
 
     - ``encounter_top_k``: the share of (encounter, identity) pairs of the queries whose identity is
       among the first k when the images of the encounter are pooled.
-    - ``new_auroc``, ``tpr_at_fpr_1``, ``dir_at_fpr_1`` (and 5): how well the stated probability
-      tells known from new animals; see `exreid.metrics.openset`.
+    - ``new_auroc``, ``right_auroc``, ``tpr_at_fpr_1``, ``dir_at_fpr_1`` (and 5): how well the
+      stated probability tells known from new animals; see `exreid.metrics.openset`. Without a
+      right answer there is no ``right_auroc``.
     - ``new_ari``: the adjusted Rand index of the groups of queries that were called new, against
       their identities; ``new_ari_visits``: that of one group per encounter, for comparison.
     - ``BAKS``, ``BAUS``, ``open_set_score`` (their geometric mean), ``false_match_rate``: of the
@@ -82,10 +90,12 @@ def _open_set_metrics(decided: pa.Table | None, config: ProbeConfig) -> tuple[Me
         return metrics, intervals
     for name, rate in RATES.items():
         metrics[f"tpr_at_fpr_{name}"], metrics[f"dir_at_fpr_{name}"] = rates_at(answers, rate)
-    statistics = {
-        "new_auroc": lambda weight_Q: detection_auroc(answers, weight_Q),
+    statistics: dict[str, Callable[[np.ndarray], float]] = {
+        "new_auroc": partial(detection_auroc, answers),
         "open_set_score": _geometric(table, identity_Q),
     }
+    if answers.right_Q.any():
+        statistics["right_auroc"] = partial(right_auroc, answers)
     metrics |= {name: statistic(np.ones(len(rows))) for name, statistic in statistics.items()}
     return metrics, intervals | _statistic_intervals(statistics, identity_Q, config)
 

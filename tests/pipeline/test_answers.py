@@ -57,6 +57,9 @@ def test_decisions_and_their_numbers(decided, tmp_path):
     assert np.array_equal(rows["decision"] == "known", rows["known_probability"] > bar)
     metrics = result.metrics
     assert metrics["new_auroc"] == pytest.approx(roc_auc_score(known, rows["known_probability"]))
+    right = rows[rows["is_right"] | ~known]
+    of_right = roc_auc_score(right["is_right"], right["known_probability"])
+    assert metrics["right_auroc"] == pytest.approx(of_right)
     accepted = rows["decision"] == "known"
     baks = (accepted & rows["is_right"])[known].groupby(rows["identity"]).mean().mean()
     baus = (~accepted)[~known].groupby(rows["identity"]).mean().mean()
@@ -64,7 +67,7 @@ def test_decisions_and_their_numbers(decided, tmp_path):
     assert metrics["BAUS"] == pytest.approx(baus)
     assert metrics["open_set_score"] == pytest.approx(np.sqrt(baks * baus))
     assert metrics["false_match_rate"] == pytest.approx(accepted[~known].mean())
-    for name in ("new_auroc", "open_set_score", "BAUS"):
+    for name in ("new_auroc", "right_auroc", "open_set_score", "BAUS"):
         low, high = result.intervals[name]
         assert low <= metrics[name] <= high
     columns = (rows[name].to_numpy() for name in ("known_probability", "is_known", "is_right"))
