@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -22,9 +23,9 @@ from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from exreid.distributed.head_watch import kill_actor
+from exreid.distributed.head_watch import head_is_lost, kill_actor
 from exreid.distributed.placement import TrialPlacement
-from exreid.distributed.threads import beside_main
+from exreid.distributed.threads import ENDS_WITHIN_S, beside_main
 from exreid.errors import StorageError
 
 TrialT = TypeVar("TrialT")
@@ -85,11 +86,9 @@ def run_trials_over_ray(
                     verbose=0,
                 ),
             )
-            beside_main(tuner.fit)
-    except BaseException as error:
-        watch.error = watch.error or error  # Tune, which is left behind, starts no more trials
-        for actor in watch.actors:
-            kill_actor(actor)
+            beside_main(tuner.fit, on_abandoned=watch.end_tune)
+    except BaseException:
+        watch.end_trials()
         raise
     finally:
         kill_actor(study)
@@ -132,6 +131,18 @@ class _TrialWatch(tune.Callback):
         self.actors: list[ActorHandle] = []
         """The actors of the trials."""
         self.error: BaseException | None = None
+
+    def end_trials(self) -> None:
+        """End the trials' processes."""
+        for actor in self.actors:
+            kill_actor(actor)
+
+    def end_tune(self, thread: threading.Thread) -> None:
+        """End ``tuner.fit`` in this thread, and the trials."""
+        self.error = self.error or KeyboardInterrupt()
+        self.end_trials()
+        if not head_is_lost():
+            thread.join(ENDS_WITHIN_S)
 
     def __getstate__(self) -> dict[str, object]:
         """Tune keeps copies of its parts to restore a sweep from; the study restores itself."""

@@ -9,6 +9,8 @@ from concurrent.futures import Future, wait
 from typing import TypeVar
 
 T = TypeVar("T")
+ENDS_WITHIN_S = 20.0
+"""Seconds that abandoned work has to end."""
 
 
 def beside_main(
@@ -17,6 +19,7 @@ def beside_main(
     limit_s: float | None = None,
     every_s: float = 20.0,
     on_wait: Callable[[float], object] = lambda waited_s: None,
+    on_abandoned: Callable[[threading.Thread], object] = lambda thread: None,
     stay: bool = False,
 ) -> T:
     """What ``work`` returns or raises, run in a thread of its own while the main thread waits.
@@ -24,7 +27,9 @@ def beside_main(
     Signals are caught in the main thread, and not while it is within one of Ray's own calls, some
     of which never return once the cluster is dead. A thread that is left behind ends with the
     process. Outside the main thread the work is done directly. With ``limit_s``, TimeoutError after
-    that many seconds; ``on_wait`` is called every ``every_s`` with the seconds waited so far. With
+    that many seconds; ``on_wait`` is called every ``every_s`` with the seconds waited so far.
+    ``on_abandoned`` is called with the thread when a signal's exception ends the wait before the
+    work: a thread within one of Ray's calls while ``ray.shutdown`` runs can crash the process. With
     ``stay`` the thread lives as long as the process: Linux ends processes that are to die with
     their parent once the thread that started them ends.
     """
@@ -40,12 +45,28 @@ def beside_main(
         if stay:
             threading.Event().wait()
 
-    threading.Thread(target=run, daemon=True, name="beside-main").start()
-    start_s = time.monotonic()
-    while limit_s is not None and not outcome.done():
-        waited_s = time.monotonic() - start_s
-        if waited_s >= limit_s:
-            raise TimeoutError(f"no answer in {limit_s:g} s")
-        if not wait([outcome], timeout=max(0.01, min(every_s, limit_s - waited_s))).done:
-            on_wait(time.monotonic() - start_s)
+    thread = threading.Thread(target=run, daemon=True, name="beside-main")
+    thread.start()
+    try:
+        _wait_for(outcome, limit_s, every_s, on_wait)
+    except BaseException:
+        on_abandoned(thread)
+        raise
     return outcome.result()
+
+
+def _wait_for(
+    outcome: Future[T],
+    limit_s: float | None,
+    every_s: float,
+    on_wait: Callable[[float], object],
+) -> None:
+    start_s = time.monotonic()
+    while not outcome.done():
+        waited_s = time.monotonic() - start_s
+        if limit_s is None:
+            wait([outcome])
+        elif waited_s >= limit_s:
+            raise TimeoutError(f"no answer in {limit_s:g} s")
+        elif not wait([outcome], timeout=max(0.01, min(every_s, limit_s - waited_s))).done:
+            on_wait(time.monotonic() - start_s)

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
+import threading
+import time
 import uuid
 from dataclasses import dataclass
 from typing import Literal, TypedDict
@@ -16,12 +19,14 @@ from typing import Literal, TypedDict
 import ray
 import torch
 import torch.distributed as dist
+from ray.actor import ActorHandle
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from exreid.config.training import FinetuneRayConfig
+from exreid.distributed.head_watch import head_is_lost, kill_actor
 from exreid.distributed.placement import gpus_each, machines, room_for
-from exreid.distributed.threads import beside_main
+from exreid.distributed.threads import ENDS_WITHIN_S, beside_main
 from exreid.distributed.worker_warnings import hand_warnings_on
 from exreid.errors import (
     CheckpointError,
@@ -126,7 +131,7 @@ def train_over_workers(
     )
     try:
         # Ray Train ends the process by itself on Ctrl-C, unless it runs outside the main thread.
-        result = beside_main(trainer.fit)
+        result = beside_main(trainer.fit, on_abandoned=_end_fit)
     except ray.train.TrainingFailedError as error:
         raise _failure(error) from error
     finally:
@@ -153,6 +158,20 @@ def train_worker(arguments: WorkerArguments) -> ExreidError | None:
             raise
         raise full from error
     return None
+
+
+def _end_fit(thread: threading.Thread) -> None:
+    """End ``trainer.fit`` in this thread, by the death of the actor that it waits for, which only
+    its own frames know."""
+    end_s = time.monotonic() + ENDS_WITHIN_S
+    while thread.is_alive() and not head_is_lost() and time.monotonic() < end_s:
+        frame = sys._current_frames().get(thread.ident or 0)
+        while frame is not None:
+            for value in frame.f_locals.values():
+                if isinstance(value, ActorHandle):
+                    kill_actor(value)
+            frame = frame.f_back
+        thread.join(0.5)
 
 
 def _failure(error: ray.train.TrainingFailedError) -> ExreidError:

@@ -152,6 +152,20 @@ def test_work_beside_the_main_thread_gives_its_value_and_its_error():
         beside_main(lambda: time.sleep(30), limit_s=0.1)
 
 
+def test_a_wait_that_a_signal_ends_leaves_no_work_behind():
+    stop, left = threading.Event(), []
+
+    def end(thread):
+        stop.set()
+        thread.join(20)
+        left.append(thread.is_alive())
+
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        beside_main(lambda: stop.wait(60), on_abandoned=end)
+    assert left == [False]
+
+
 DRIVER = """
 import os, subprocess, sys, time
 from pathlib import Path

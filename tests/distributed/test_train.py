@@ -3,16 +3,20 @@
 import os
 import signal
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import ray
 import torch
 
 from exreid.config.io import load_config
 from exreid.config.training import FinetuneConfig
+from exreid.distributed.train import _end_fit
 from exreid.errors import RunError, TrainingError
 from exreid.pipeline.training_inputs import decode_images, first_backbone, hold_out, plan_training
 from exreid.runs.finetune import run_finetune
@@ -59,6 +63,27 @@ def _assert_same(history, plain):
     # Before training nothing has been summed in another order yet.
     assert history[0].metrics == pytest.approx(plain[0].metrics)
     assert history[0].intervals.keys() == plain[0].intervals.keys()
+
+
+def test_a_fit_that_is_abandoned_ends_with_the_actor_that_it_waits_for(local_ray):
+    @ray.remote(num_cpus=0)
+    class Controller:
+        def run(self):
+            time.sleep(300)
+
+    def fit():
+        controller = Controller.remote()
+        waiting.set()
+        with pytest.raises(ray.exceptions.RayActorError):
+            ray.get(controller.run.remote())
+        ended.set()
+
+    waiting, ended = threading.Event(), threading.Event()
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    assert waiting.wait(60)
+    _end_fit(thread)
+    assert ended.wait(60)
 
 
 def test_two_workers_train_as_one_process_does_decoding_as_they_go(
