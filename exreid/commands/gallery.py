@@ -1,9 +1,10 @@
-"""`exreid gallery build`, `add` and `info`."""
+"""`exreid gallery`: build one, add to it, show it, and change its animals' names."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from exreid.commands.common import (
@@ -34,12 +35,25 @@ USAGE = """
       the photographs of a data set that are not in the gallery yet
   exreid gallery info DIR
       what is in it, and how well it tells its animals apart
+  exreid gallery rename DIR OLD NEW
+      another name for an animal
+  exreid gallery merge DIR KEPT OTHER
+      both are one animal: the photographs of OTHER get the name KEPT
+  exreid gallery split DIR OLD NEW PHOTO|ENCOUNTER ...
+      these photographs of OLD show another animal, NEW
+  exreid gallery undo DIR
+      take back the last rename, merge or split; again: the one before
+  exreid gallery log DIR
+      who changed which names, and when
 """
+ACTIONS = ("build", "add", "info", "rename", "merge", "split", "undo", "log")
+OWN_KEY = re.compile(r"(ray|output)\.\w+=")
+"""Words after an edit that are config keys, and no names."""
 
 
 def _gallery_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = f"{parser.description}\n{USAGE}"
-    parser.add_argument("action", choices=("build", "add", "info"))
+    parser.add_argument("action", choices=ACTIONS)
     config_arguments(parser)
     parser.add_argument("--out", type=path, help="build: the gallery's folder")
     parser.add_argument("--split", help="only images with this dataset.split_col; default: all")
@@ -52,7 +66,7 @@ def _gallery_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--download",
         action="store_true",
-        help="add: let models that are not on this machine be downloaded",
+        help="let models that are not on this machine be downloaded",
     )
     parser.add_argument("--json", action="store_true", help="info: print JSON")
 
@@ -67,6 +81,10 @@ def _gallery(options: argparse.Namespace) -> int:
     gallery = open_gallery(named_path(options.overrides[0]))
     if options.action == "add":
         return _add(gallery, options)
+    if options.action == "log":
+        return _show_log(gallery)
+    if options.action != "info":
+        return _edit(gallery, options)
     if options.json:
         OUT.print(json.dumps(gallery.manifest, indent=1), markup=False, soft_wrap=True)
     else:
@@ -96,10 +114,9 @@ def _build(options: argparse.Namespace) -> int:
 
 
 def _add(gallery: StoredGallery, options: argparse.Namespace) -> int:
-    from exreid.runs.gallery_build import ADD_KEYS, add_to_gallery
+    from exreid.runs.gallery_change import ADD_KEYS, add_to_gallery
 
-    if options.config is not None or options.preset is not None:
-        raise ConfigError("exreid gallery add: takes the gallery's own config; give key=value.")
+    _refuse_config(options)
     overrides = _of_new_data(gallery.config, data_overrides(options.overrides[1:]))
     config = with_overrides(gallery.config, overrides, ADD_KEYS)
     with features_kept(config), progress_shown() as progress:
@@ -112,6 +129,59 @@ def _add(gallery: StoredGallery, options: argparse.Namespace) -> int:
             verbose=options.verbose,
         )
     _show_built(built)
+    return 0
+
+
+def _edit(gallery: StoredGallery, options: argparse.Namespace) -> int:
+    """Rename, merge, split or undo."""
+    from exreid.gallery import edits
+    from exreid.runs.gallery_change import ADD_KEYS, edit_gallery
+
+    _refuse_config(options)
+    words = [word for word in options.overrides[1:] if not OWN_KEY.match(word)]
+    keys = [word for word in options.overrides[1:] if OWN_KEY.match(word)]
+    config = with_overrides(gallery.config, keys, ADD_KEYS)
+    table, missing = gallery.table, config.dataset.missing_values
+    match options.action, words:
+        case "rename", [old, new]:
+            names = edits.rename(table, old, new, missing)
+        case "merge", [kept, other]:
+            names = edits.merge(table, kept, other)
+        case "split", [old, new, *places]:
+            names = edits.split(table, old, new, places, missing)
+        case "undo", []:
+            names = edits.undo(gallery.edits)
+        case _:
+            raise ConfigError(f"exreid gallery {options.action}: how it is written:\n{USAGE}")
+    with features_kept(config), progress_shown() as progress:
+        built = edit_gallery(
+            gallery,
+            config,
+            options.action,
+            names,
+            download=options.download,
+            progress=progress,
+            verbose=options.verbose,
+        )
+    said = built.gallery.edits[-1].words()
+    OUT.print(f"{said[0].upper()}{said[1:]}.", markup=False, soft_wrap=True)
+    _show(built.gallery)
+    return 0
+
+
+def _refuse_config(options: argparse.Namespace) -> None:
+    if options.config is not None or options.preset is not None:
+        raise ConfigError(
+            f"exreid gallery {options.action}: takes the gallery's own config; give key=value."
+        )
+
+
+def _show_log(gallery: StoredGallery) -> int:
+    if not gallery.edits:
+        OUT.print("No animal was renamed, merged or split.", markup=False)
+    for edit in gallery.edits:
+        when = edit.when[:16].replace("T", " ")
+        OUT.print(f"{when} UTC  {edit.who}  {edit.words()}", markup=False, soft_wrap=True)
     return 0
 
 
@@ -177,6 +247,11 @@ def _show(gallery: StoredGallery) -> None:
         lines.append(f"  {_threshold_words(gallery.decision)}")
     px = about["thumbnails_px"]
     lines.append(f"  thumbnails of {px} px" if px else "  no thumbnails")
+    if gallery.edits:
+        edited = counted(len(gallery.edits), "edit")
+        lines.append(
+            f"  {edited} of names (exreid gallery log); the last: {gallery.edits[-1].words()}"
+        )
     last = about["history"][-1]
     lines.append(f"  written {last['written']} by exreid {last['exreid']}")
     for line in lines:
@@ -193,5 +268,7 @@ def _threshold_words(content: dict[str, Any]) -> str:
 
 
 GALLERY = Command(
-    "Make a gallery of known animals, add to it, show it.", _gallery_arguments, _gallery
+    "Make a gallery of known animals, add to it, show it, correct its names.",
+    _gallery_arguments,
+    _gallery,
 )

@@ -5,6 +5,7 @@
     global-0.npy        float32 (G, D) of the first backbone; global-1.npy of the next
     local-NAME/         local features, as the cache keeps them
     fusion.json         how raw scores become one (method=wildfusion)
+    decisions.csv       edits of the animals' names, where there were any
     pairs/              evidence of gallery pairs that were matched for fitting
     thumbnails/         small pictures of the photographs, by content
     backbone-0.safetensors   weights, where they came from a checkpoint
@@ -36,11 +37,13 @@ from exreid.config.probe import ProbeConfig
 from exreid.errors import CalibrationError, ConfigError, GalleryError
 from exreid.features.keys import image_key
 from exreid.features.local_extraction import LocalFeatureStore
+from exreid.gallery.edits import Edit, read_edits
 from exreid.gallery.fitted_json import decider_from_json, grouping_from_json
 from exreid.gallery.images_table import read_images_table
 from exreid.gallery.layout import (
     CHECKSUMS,
     DAMAGED,
+    DECISIONS,
     IMAGES,
     MANIFEST,
     checked,
@@ -156,6 +159,11 @@ class StoredGallery:
                 f"{self.folder}: an earlier version of exreid fitted its probabilities and "
                 f"decisions, in another way. {anew}"
             )
+
+    @cached_property
+    def edits(self) -> list[Edit]:
+        """The edits of its animals' names, in their order."""
+        return read_edits(self.file(DECISIONS)) if (self.folder / DECISIONS).exists() else []
 
     def vectors(self, number: int) -> np.ndarray:
         """float32 (G, D) of one backbone, memory-mapped."""

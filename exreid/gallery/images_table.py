@@ -59,6 +59,16 @@ def read_images_table(file: Path) -> tuple[ImageTable, list[str], list[str | Non
     return ImageTable(rows, original, "", str(file)), content_G, small_masks
 
 
+def join_tables(first: ImageTable, second: ImageTable) -> ImageTable:
+    """The rows of both; paths of the result are below the second one's root."""
+    return ImageTable(
+        pd.concat([first.rows, second.rows], ignore_index=True),
+        pd.concat([first.original, second.original], ignore_index=True).astype(object),
+        second.root,
+        second.source,
+    )
+
+
 def _check_rows(file: Path, rows: pd.DataFrame, content_G: list[str]) -> None:
     if rows["image_id"].duplicated().any() or rows["identity"].isna().any() or len(rows) == 0:
         raise GalleryError(f"{file}: ids repeat, or a photograph has no animal. {DAMAGED}")

@@ -24,10 +24,19 @@ from exreid.config.probe import OutputConfig, ProbeConfig, RayConfig, WandbConfi
 from exreid.data.thumbnails import Thumbnail, make_thumbnail
 from exreid.errors import MaskError
 from exreid.features.keys import image_key
+from exreid.gallery.edits import Edit, write_edits
 from exreid.gallery.fitted_json import decider_to_json, grouping_to_json
 from exreid.gallery.folder import StoredGallery
 from exreid.gallery.images_table import images_table
-from exreid.gallery.layout import CHECKSUMS, IMAGES, MANIFEST, PAIRS, backbone_name, thumbnail_name
+from exreid.gallery.layout import (
+    CHECKSUMS,
+    DECISIONS,
+    IMAGES,
+    MANIFEST,
+    PAIRS,
+    backbone_name,
+    thumbnail_name,
+)
 from exreid.gallery.manifest import FORMAT, ROUNDING_KEYS, Manifest, OpenSetFit
 from exreid.openset.decide import Decider
 from exreid.openset.group import Grouping
@@ -85,6 +94,8 @@ class GalleryContent:
     old: StoredGallery | None
     """The gallery that is added to: its photographs are the first of the table."""
     thumbnail_px: int
+    edits: Sequence[Edit] = ()
+    """Of the animals' names, in their order."""
 
     @property
     def table(self) -> ImageTable:
@@ -107,6 +118,8 @@ class GalleryContent:
         images_file = images_table(self.table, self.content_G, small_masks, mask_col)
         write_table(folder / IMAGES, images_file)
         write_rejected(folder / "rejected.csv", [*_rejected_before(self.old), *self.rejected])
+        if self.edits:
+            write_edits(folder / DECISIONS, self.edits)
         manifest = self._manifest(keys, checkpoints)
         write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
         write_checksums(folder)

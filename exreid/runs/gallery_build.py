@@ -1,28 +1,26 @@
-"""Making a gallery of a data set, and adding photographs to it, told from top to bottom."""
+"""Making a gallery of a data set, told from top to bottom."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from itertools import count
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from exreid.calibration.identity_curve import fit_identity_curve
 from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import line_text, retrieval_sides, select_split
-from exreid.data.metadata_cells import similar_notes
 from exreid.errors import CalibrationError, ConfigError, GalleryError
 from exreid.features.extraction import content_hashes
+from exreid.gallery.edits import Edit
 from exreid.gallery.folder import StoredGallery, open_gallery
-from exreid.gallery.layout import MANIFEST, PAIRS
+from exreid.gallery.layout import DECISIONS, MANIFEST, PAIRS
 from exreid.gallery.stored import stored_fusion
 from exreid.gallery.swap import new_folder, put_back
 from exreid.gallery.write import GalleryContent, GalleryFit
-from exreid.models.published import downloads
 from exreid.openset.decide import fit_decider
 from exreid.openset.quality import gallery_quality, quality_without_fit
 from exreid.pipeline.answers import grouping_figures, open_set_content
@@ -39,15 +37,6 @@ from exreid.records import ImageTable, Rejected, RetrievalSide
 from exreid.storage.feature_store import SignatureMemo
 
 log = logging.getLogger(__name__)
-
-ADD_KEYS = (
-    *("dataset.root", "dataset.metadata_file", "dataset.path_col", "dataset.label_col"),
-    *("dataset.split_col", "dataset.mask_col", "dataset.encounter_cols", "dataset.viewpoint_col"),
-    *("dataset.bbox_cols", "dataset.bbox_format"),
-    *("dataset.date_col", "dataset.unknown_identities", "dataset.missing_values"),
-    *("dataset.on_error", "output.", "ray.", "benchmark.cache"),
-)
-"""What may be said anew of photographs that are added; all else is the gallery's."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +73,16 @@ def build_gallery(
     put_back(out.expanduser().absolute())
     if out.exists() and not (out / MANIFEST).is_file():
         raise ConfigError(f"--out: {out} is there, and is no gallery. Name another folder.")
+    if (out / DECISIONS).exists():
+        log.warning(
+            "%s had edits of names (%s), and the new gallery has the data set's names.",
+            out,
+            DECISIONS,
+        )
     table, rejected = read_images(config, with_split=split is not None, only_split=split)
     if split is not None:
         table = table.take(select_split(table, split, rejected))
-    return _make(
+    return make_gallery(
         config,
         table,
         rejected,
@@ -99,47 +94,7 @@ def build_gallery(
     )
 
 
-def add_to_gallery(
-    gallery: StoredGallery,
-    config: ProbeConfig,
-    *,
-    split: str | None = None,
-    download: bool = False,
-    progress: Progress = no_progress,
-    verbose: bool = False,
-) -> Built:
-    """The gallery with the images of a data set that it does not hold; ``config`` is the gallery's
-    own, with the data set's place. With ``download`` its models may come from their servers.
-
-    Only the new images are read. What is fitted is fitted again, on all images together; their
-    pairs that were matched before are not matched again.
-    """
-    table, rejected = read_images(config, with_split=split is not None, only_split=split)
-    if split is not None:
-        table = table.take(select_split(table, split, rejected))
-    new, already = _unknown_images(gallery, table, config)
-    px = int(gallery.manifest["thumbnails_px"])
-    if len(new) == 0 and not gallery.is_earlier:
-        return Built(gallery, 0, already, 0, 0, rejected, {})
-    joined = join_tables(gallery.table, new)
-    for note in similar_notes([("the gallery and the table", joined.rows["identity"].tolist())]):
-        if config.safety == "strict":
-            raise GalleryError(f"safety=strict stops here: {note}.")
-        log.warning("%s.", note)
-    with downloads(allowed=download):
-        return _make(
-            config,
-            joined,
-            rejected,
-            out=gallery.folder,
-            old=gallery,
-            already=already,
-            thumbnail_px=px,
-            log=RunLog(progress, verbose),
-        )
-
-
-def _make(
+def make_gallery(
     config: ProbeConfig,
     table: ImageTable,
     rejected: list[Rejected],
@@ -149,10 +104,16 @@ def _make(
     already: int,
     thumbnail_px: int,
     log: RunLog,
+    edits: Sequence[Edit] = (),
 ) -> Built:
-    """Features, fits, files; the first images of the table are those of the ``old`` gallery."""
+    """Features, fits, files; the first images of the table are those of the ``old`` gallery.
+
+    GalleryError if another process has changed the old gallery since it was opened.
+    """
     tell_forecast(config, images=len(table), queries=0, gallery=len(table))
     with new_folder(out, _opened_whole) as folder, ExitStack() as stack:
+        if old is not None and old.is_replaced():
+            raise GalleryError(f"{out}: another process has changed it. Run the command again.")
         features = embed(table, config, log, stored=old, describe=True)
         images = len(features.table)
         placement = matching_placement(config, stack, images=images, verbose=log.verbose)
@@ -171,7 +132,7 @@ def _make(
         )
         fit = _fit(scoring, old, folder)
         rejected = [*rejected, *features.rejected]
-        GalleryContent(scoring, contents, fit, rejected, old, thumbnail_px).write(folder)
+        GalleryContent(scoring, contents, fit, rejected, old, thumbnail_px, edits).write(folder)
     extracted = (features.counts.get(f"{kind}_extracted", 0) for kind in ("images", "keypoints"))
     return Built(
         open_gallery(out),
@@ -257,74 +218,16 @@ def _refuse_two_identities(table: ImageTable, contents: list[str], config: Probe
     if clashes:
         are = counted(len(clashes), "photograph is", "photographs are")
         raise GalleryError(
-            f"{table.source}: {are} under two animals:\n{_shown_clashes(clashes)}\n"
+            f"{table.source}: {are} under two animals:\n{shown_clashes(clashes)}\n"
             "Delete the wrong rows; where both animals are in the picture, give each its box "
             "(dataset.bbox_cols), or a mask and set dataset.crop=mask."
         )
 
 
-def _shown_clashes(clashes: list[str]) -> str:
+def shown_clashes(clashes: list[str]) -> str:
+    """The first of these texts, a line each."""
     more = [f"  and {len(clashes) - 5} more."] if len(clashes) > 5 else []
     return "\n".join([*(f"  {clash}." for clash in clashes[:5]), *more])
-
-
-def join_tables(first: ImageTable, second: ImageTable) -> ImageTable:
-    """The rows of both; paths of the result are below the second one's root."""
-    return ImageTable(
-        pd.concat([first.rows, second.rows], ignore_index=True),
-        pd.concat([first.original, second.original], ignore_index=True).astype(object),
-        second.root,
-        second.source,
-    )
-
-
-def _unknown_images(
-    gallery: StoredGallery, table: ImageTable, config: ProbeConfig
-) -> tuple[ImageTable, int]:
-    """The images that the gallery does not hold, and how many it does."""
-    memo = SignatureMemo(cache_folder(config) / "signatures")
-    old, regions = gallery.table.rows, table.regions
-    known_ids, ids = set(old["image_id"]), table.rows["image_id"].tolist()
-    new, clashes = [], []
-    for i, content in enumerate(content_hashes(table, memo)):
-        row = table.rows.iloc[i]
-        place = gallery.place_of(content, regions[i])
-        if place is not None:
-            kept = old.iloc[place]
-            if kept["identity"] != row["identity"]:
-                clashes.append(
-                    f"{line_text(row['row'])}{row['path']} shows {row['identity']}; in the gallery "
-                    f"the same photograph is {kept['image_id']} and shows {kept['identity']}"
-                )
-        elif row["image_id"] in known_ids and row["image_id"] == row["path"]:
-            ids[i] = _id_with_folder(row["path"], table.root, known_ids.union(ids))
-            new.append(i)
-        elif row["image_id"] in known_ids:
-            clashes.append(
-                f"{line_text(row['row'])}the gallery has another photograph called "
-                f"{row['image_id']}"
-            )
-        else:
-            new.append(i)
-    if clashes:
-        raise GalleryError(
-            f"{table.source}: {len(clashes)} of its photographs contradict {gallery.folder}:\n"
-            f"{_shown_clashes(clashes)}\nCorrect the table, or build the gallery again from one "
-            "table."
-        )
-    table = replace(table, rows=table.rows.assign(image_id=pd.Series(ids, dtype=object)))
-    return table.take(np.array(new, np.int64)), len(table) - len(new)
-
-
-def _id_with_folder(path: str, root: str, taken: set[str]) -> str:
-    """An id of its own for a photograph whose path another card's has too: cameras call their
-    files alike on every card."""
-    folder = PurePosixPath(root).name or Path(root).resolve().name
-    for number in count(1):
-        name = f"{folder}{'' if number == 1 else f'-{number}'}/{path}"
-        if name not in taken:
-            return name
-    raise AssertionError("count() has no end")
 
 
 def _opened_whole(folder: Path) -> None:

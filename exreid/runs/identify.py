@@ -15,6 +15,7 @@ from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import codes
 from exreid.gallery.answer_tables import photo_answer_tables, picture_table, without_truth
 from exreid.gallery.folder import StoredGallery
+from exreid.gallery.images_table import join_tables
 from exreid.gallery.photo_answers import Identification, identification
 from exreid.gallery.photo_table import PhotoOptions, Photos, read_photos
 from exreid.gallery.stored import stored_fit
@@ -28,7 +29,6 @@ from exreid.pipeline.rank import scoring_of, search_of
 from exreid.pipeline.retrieve import Retrieval, matches_of_best, photograph_codes, retrieve
 from exreid.progress import Progress, RunLog, no_progress
 from exreid.records import ImageTable, Result, RetrievalSide
-from exreid.runs.gallery_build import join_tables
 from exreid.storage.feature_store import SignatureMemo
 from exreid.storage.run_folder import RunFolder, new_run_id, write_rejected, write_table, write_text
 from exreid.storage.run_tables import best_candidates, query_table, ranking_table

@@ -32,7 +32,8 @@ from exreid.openset.decide import Decider
 from exreid.pipeline.embed import embedding_description, embedding_folder
 from exreid.records import TABLE_COLUMNS, ImageTable
 from exreid.runs import gallery_build
-from exreid.runs.gallery_build import ADD_KEYS, add_to_gallery, build_gallery, decided
+from exreid.runs.gallery_build import build_gallery, decided
+from exreid.runs.gallery_change import ADD_KEYS, add_to_gallery
 from exreid.runs.identify import run_identify
 from exreid.storage.array_store import write_part
 from exreid.storage.files import SEALED

@@ -1,0 +1,192 @@
+"""Changed names of a gallery's animals, and ``decisions.csv``: a row for each photograph that an
+edit renamed, with its name before and after. An undone edit stays, followed by the one that undid
+it.
+
+Letters: G gallery images.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import pandas as pd
+
+from exreid.data.metadata_cells import similar_names
+from exreid.data.metadata_formats import clean_text
+from exreid.errors import GalleryError
+from exreid.gallery.layout import DAMAGED
+from exreid.progress import counted
+from exreid.records import ImageTable
+from exreid.storage.run_folder import write_text
+from exreid.storage.spreadsheets import csv_text, read_cells
+
+Action = Literal["rename", "merge", "split", "undo"]
+COLUMNS = ("edit", "action", "image_id", "before", "after", "who", "when")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """New names for some photographs, all given at once."""
+
+    action: Action
+    before: Mapping[str, str]
+    """The photographs' names before the edit, by ``image_id``."""
+    after: Mapping[str, str]
+    """Their names after it."""
+    who: str
+    when: str
+    """ISO 8601 with a time zone."""
+
+    def words(self) -> str:
+        """A sentence."""
+        olds, news = _listed(self.before.values()), _listed(self.after.values())
+        said = {
+            "rename": f"{olds} renamed to {news}",
+            "merge": f"{olds} merged into {news}",
+            "split": f"{news} split off {olds}",
+            "undo": f"undone: {olds} back to {news}",
+        }[self.action]
+        return f"{said} ({counted(len(self.after), 'photograph')})"
+
+
+def read_edits(file: Path) -> list[Edit]:
+    """The edits in a ``decisions.csv``, in their order. GalleryError for any other file."""
+    try:
+        cells = read_cells(file)
+        if list(cells.columns) != list(COLUMNS) or not set(cells["action"]) <= {*get_args(Action)}:
+            raise GalleryError(f"{file}: is not a gallery's table of decisions. {DAMAGED}")
+    except (OSError, ValueError) as error:
+        raise GalleryError(f"{file}: cannot be read: {error}. {DAMAGED}") from error
+    edits = []
+    for _, rows in cells.groupby("edit", sort=False):
+        first, ids = rows.iloc[0], rows["image_id"]
+        before, after = (dict(zip(ids, rows[name], strict=True)) for name in ("before", "after"))
+        edits.append(Edit(first["action"], before, after, first["who"], first["when"]))
+    return edits
+
+
+def write_edits(file: Path, edits: Sequence[Edit]) -> None:
+    """Write what `read_edits` reads."""
+    rows = [
+        (number, edit.action, image, edit.before[image], after, edit.who, edit.when)
+        for number, edit in enumerate(edits, 1)
+        for image, after in edit.after.items()
+    ]
+    write_text(file, csv_text(pd.DataFrame(rows, columns=list(COLUMNS))))
+
+
+def standing_edits(edits: Sequence[Edit]) -> list[Edit]:
+    """Those that were not undone, in their order."""
+    left: list[Edit] = []
+    for edit in edits:
+        if edit.action == "undo":
+            left.pop()
+        else:
+            left.append(edit)
+    return left
+
+
+def names_taken_away(edits: Sequence[Edit], table: ImageTable) -> dict[str, tuple[str, str]]:
+    """By each name that edits have taken from the gallery: one that its photographs have now, and
+    the day of the edit."""
+    now = dict(zip(table.rows["image_id"], table.rows["identity"], strict=True))
+    present = set(now.values())
+    return {
+        old: (now[image], edit.when[:10])
+        for edit in standing_edits(edits)
+        for image, old in edit.before.items()
+        if old not in present
+    }
+
+
+def rename(table: ImageTable, old: str, new: str, missing: Sequence[str]) -> dict[str, str]:
+    """The new name of each photograph of ``old``, by ``image_id``. ``missing``: the words that are
+    no names. GalleryError for a name that another animal has."""
+    ids = _photographs(table, old)
+    return dict.fromkeys(ids, _free_name(table, new, missing, instead_of=old))
+
+
+def merge(table: ImageTable, kept: str, other: str) -> dict[str, str]:
+    """The name ``kept`` for each photograph of ``other``. GalleryError where a photograph shows
+    both."""
+    kept_ids, other_ids = _photographs(table, kept), _photographs(table, other)
+    if kept == other:
+        raise GalleryError(f"{kept}: give the names of two animals.")
+    path = dict(zip(table.rows["image_id"], table.rows["path"], strict=True))
+    both = sorted({path[i] for i in kept_ids} & {path[i] for i in other_ids})
+    if both:
+        raise GalleryError(f"{both[0]} shows both {kept} and {other}: they are two animals.")
+    return dict.fromkeys(other_ids, kept)
+
+
+def split(
+    table: ImageTable, old: str, new: str, places: Sequence[str], missing: Sequence[str]
+) -> dict[str, str]:
+    """The name ``new`` for the photographs of ``old`` that ``places`` name: ids, or encounters.
+    GalleryError where one names nothing, or nothing would be left."""
+    ids = _photographs(table, old)
+    name = _free_name(table, new, missing, instead_of=None)
+    rows = table.rows[table.rows["image_id"].isin(ids)]
+    chosen: dict[str, str] = {}
+    for place in places:
+        here = rows[(rows["image_id"] == place) | (rows["encounter"] == place)]["image_id"]
+        if here.empty:
+            known = [*rows["image_id"], *rows["encounter"].dropna().unique()]
+            raise GalleryError(
+                f"{old} has no photograph or encounter {place}.{_near(place, known)}"
+            )
+        chosen |= dict.fromkeys(here, name)
+    if not chosen:
+        raise GalleryError("Name the photographs, or the encounters, that show the other animal.")
+    if len(chosen) == len(ids):
+        raise GalleryError(f"These are all photographs of {old}: rename it instead.")
+    return chosen
+
+
+def undo(edits: Sequence[Edit]) -> dict[str, str]:
+    """The names before the last edit that was not undone yet; GalleryError if there is none."""
+    left = standing_edits(edits)
+    if not left:
+        raise GalleryError("There is no edit to undo.")
+    return dict(left[-1].before)
+
+
+def _photographs(table: ImageTable, name: str) -> list[str]:
+    names = table.rows["identity"]
+    ids: list[str] = table.rows["image_id"][names == name].tolist()
+    if not ids:
+        near = _near(name, names.unique().tolist())
+        raise GalleryError(f"The gallery has no animal called {name}.{near}")
+    return ids
+
+
+def _free_name(
+    table: ImageTable, given: str, missing: Sequence[str], *, instead_of: str | None
+) -> str:
+    name = clean_text(given)
+    if not name or name.casefold() in {clean_text(word).casefold() for word in missing}:
+        raise GalleryError(f"{given!r} is not a name: it means that an animal is unknown.")
+    names = [n for n in table.rows["identity"].unique() if n != instead_of]
+    if name in names:
+        raise GalleryError(
+            f"The gallery has another animal called {name}. If both are one animal: exreid gallery "
+            f"merge DIR {name} {instead_of or 'OTHER'}."
+        )
+    for group in similar_names([*names, name]):
+        if name in group:
+            (other,) = sorted(set(group) - {name})[:1]
+            raise GalleryError(f"{name} is too like {other}, another animal of the gallery.")
+    return name
+
+
+def _near(word: str, words: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, words, n=1)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def _listed(names: Iterable[str]) -> str:
+    return " and ".join(dict.fromkeys(names))
