@@ -90,6 +90,12 @@ class GalleryError(ExreidError):
     by_user = True
 
 
+class ReviewError(ExreidError):
+    """Decisions of people that cannot be read or kept, or that do not fit what they are about."""
+
+    by_user = True
+
+
 class LeakError(ExreidError):
     """A split whose gallery gives answers away, with ``safety: strict``."""
 

@@ -1,0 +1,193 @@
+"""The audit: pairs drawn with known probabilities, which alone estimate what is still wrong.
+
+Each audit pair is drawn with replacement from one fixed design, which is made of the scores alone.
+No answer changes it, so it is independent of the questions of the queue. The estimates compare the
+audit's answers with the partition that the queue's answers alone give, and weigh each by 1 over its
+probability (Hansen & Hurwitz 1943; the difference estimator of Särndal, Swensson & Wretman 1992,
+"Model assisted survey sampling"). Pairs in doubt are drawn more often, as in Perez et al. 2024,
+"Human-in-the-loop visual re-ID for population size estimation".
+
+A wrong decision changes the number of animals by one, and each of the visits' pairs that it is
+about shows it. So a pair counts 1 over the number of those pairs. That is exact while the mistakes
+that are left are apart from each other, one join or one cut each; animals in three pieces count a
+join too many.
+
+Letters: P pairs of the frame, N drawn pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from exreid.review.belief import PairGraph
+from exreid.review.partition import rows_by_group
+from exreid.review.questions import Doubts, chance
+
+DESIGN = {"doubt": 0.5, "decisions": 0.25, "within": 0.1, "pairs": 0.15}
+"""Shares of the draws: by doubt; alike for each decision; for each pair within groups; for each
+pair."""
+LEAST_DRAWN = 5
+"""Fewer audit pairs give no interval."""
+Z_95 = 1.959964
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """All listed pairs of visits as a partition sees them."""
+
+    within_P: np.ndarray
+    """bool: the partition puts the two visits together."""
+    wrong_P: np.ndarray
+    """float64: the probability that it is wrong about the pair, by the best single change."""
+    share_P: np.ndarray
+    """float64: 1 over the number of pairs that this change is about."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """What the audit says of the partition that the queue's answers give."""
+
+    drawn: int
+    against: int
+    """Audit pairs whose answer is against that partition."""
+    expected_against: float
+    """By the probabilities of the partition's single changes."""
+    animals: Estimate
+    missed: Estimate
+    """Share of the pairs of one animal that the partition separates."""
+    mixed: Estimate
+    """Share of the pairs that the partition puts together that show two animals."""
+
+
+def frame_of(graph: PairGraph, doubts: Doubts) -> Frame:
+    """The listed pairs under a partition."""
+    first_P, second_P = graph.pair_P2.T
+    group_V = doubts.group_V
+    within_P = group_V[first_P] == group_V[second_P]
+    wrong_P, pairs_P = np.zeros(len(first_P)), np.ones(len(first_P))
+    groups = int(group_V.max(initial=0)) + 1
+    low_P = np.minimum(group_V[first_P], group_V[second_P])
+    key_P = low_P * groups + np.maximum(group_V[first_P], group_V[second_P])
+    joins = doubts.joins
+    place_P = np.searchsorted(joins.group_M2 @ np.array([groups, 1]), key_P[~within_P])
+    wrong_P[~within_P] = chance(joins.gain_M)[place_P]
+    pairs_P[~within_P] = doubts.join_pairs[place_P]
+    size_C, wrong_C = doubts.cut_pairs, chance(doubts.cuts.gain_C)
+    rows_G = rows_by_group(graph, group_V)
+    inside_V = np.zeros(graph.visits, bool)
+    for cut, side in enumerate(doubts.cuts.sides):
+        rows = rows_G[int(group_V[side[0]])]
+        inside_V[side] = True
+        better = inside_V[first_P[rows]] != inside_V[second_P[rows]]
+        better &= wrong_C[cut] > wrong_P[rows]
+        inside_V[side] = False
+        wrong_P[rows[better]], pairs_P[rows[better]] = wrong_C[cut], size_C[cut]
+    return Frame(within_P, wrong_P, 1 / pairs_P)
+
+
+def design(frame: Frame) -> np.ndarray:
+    """The probability of each listed pair in one draw, float64 (P,), all above 0.
+
+    Half goes by share x sqrt(wrong (1 - wrong)), which makes the expected variance of the count
+    least (Isaki & Fuller 1982, "Survey design under the regression superpopulation model");
+    the rest keeps every pair possible, and so the estimate unbiased where the scores are surely
+    wrong.
+    """
+    weights = {
+        "doubt": frame.share_P * np.sqrt(frame.wrong_P * (1 - frame.wrong_P)),
+        "decisions": frame.share_P,
+        "within": frame.within_P.astype(np.float64),
+        "pairs": np.ones(len(frame.within_P)),
+    }
+    drawn_P = np.zeros(len(frame.within_P))
+    for name, weight_P in weights.items():
+        total = weight_P.sum()
+        if total > 0:
+            drawn_P += DESIGN[name] * weight_P / total
+    return np.asarray(drawn_P / drawn_P.sum())
+
+
+def draw(drawn_P: np.ndarray, seed: list[int]) -> int:
+    """The row of one pair, by the probabilities of `design`."""
+    point = np.random.default_rng(seed).random()
+    place = int(np.searchsorted(np.cumsum(drawn_P), point, side="right"))
+    return min(place, len(drawn_P) - 1)
+
+
+def estimates(
+    frame: Frame,
+    design_P: np.ndarray,
+    *,
+    row_N: np.ndarray,
+    drawn_N: np.ndarray,
+    same_N: np.ndarray,
+    group_V: np.ndarray,
+) -> AuditResult | None:
+    """The number of animals and the rates of wrong pairs, from N audit pairs; None for fewer than
+    `LEAST_DRAWN`.
+
+    ``frame``: under the partition ``group_V`` that no audit answer went into. ``row_N``: the pairs'
+    rows, ``drawn_N`` the probabilities that they were drawn with, ``same_N`` the answers. The
+    variance is the larger of the sample's and of the one that the model expects under the design,
+    times the pairs found against the partition over those expected where that is above 1; so an
+    audit that finds nothing does not claim that there is nothing.
+    """
+    if len(row_N) < LEAST_DRAWN:
+        return None
+    count = len(row_N)
+    within_N = frame.within_P[row_N]
+    against_N = within_N != same_N
+    expected = float(frame.wrong_P[row_N].sum())
+    inflation = max(1.0, (1 + float(against_N.sum())) / (1 + expected))
+    variance_P = np.minimum(frame.wrong_P * inflation, 1.0) / design_P
+
+    def total(weight_N: np.ndarray, weight_P: np.ndarray) -> tuple[float, float]:
+        """The sum of the weights over all wrong pairs, and its standard error."""
+        each_N = against_N * weight_N / drawn_N
+        expected_variance = float((weight_P**2 * variance_P).sum())
+        variance = max(expected_variance, float(each_N.var(ddof=1)))
+        return float(each_N.mean()), float(np.sqrt(variance / count))
+
+    sign_P = np.where(frame.within_P, 1.0, -1.0) * frame.share_P
+    groups, visits = int(group_V.max()) + 1, len(group_V)
+    change, error = total(sign_P[row_N], sign_P)
+    missed, missed_error = total(1.0 * ~within_N, 1.0 * ~frame.within_P)
+    mixed, mixed_error = total(1.0 * within_N, 1.0 * frame.within_P)
+    together = float(frame.within_P.sum())
+    right = max(together - mixed, 0.0)
+
+    def rate(value: float, standard: float, of: float) -> Estimate:
+        ends = (max(value - Z_95 * standard, 0.0), value + Z_95 * standard)
+        low, middle, high = (
+            end / (end + of) if end + of else 0.0 for end in (ends[0], value, ends[1])
+        )
+        return Estimate(middle, low, high)
+
+    animals = min(max(groups + change, 1.0), float(visits))
+    return AuditResult(
+        count,
+        int(against_N.sum()),
+        expected,
+        Estimate(animals, max(animals - Z_95 * error, 1.0), min(animals + Z_95 * error, visits)),
+        rate(missed, missed_error, right),
+        _share(mixed, mixed_error, together),
+    )
+
+
+def _share(value: float, error: float, of: float) -> Estimate:
+    if of == 0:
+        return Estimate(0.0, 0.0, 0.0)
+    ends = (value - Z_95 * error, value, value + Z_95 * error)
+    low, middle, high = (float(np.clip(end / of, 0.0, 1.0)) for end in ends)
+    return Estimate(middle, low, high)

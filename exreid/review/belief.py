@@ -1,0 +1,172 @@
+"""What is believed of pairs of visits: evidence of the scores, and answers of people.
+
+The log-odds that two visits show one animal are a prior, the same for all pairs, plus evidence: the
+log-likelihood ratio of the pair's score and of the answers about it (Fellegi & Sunter 1969, "A
+theory for record linkage"). Only pairs of a shortlist are listed; every other pair has one stated
+evidence. So the memory goes by the number of listed pairs.
+
+Letters: V visits, P listed pairs, A answers. Logarithms are natural.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from scipy import sparse
+
+CERTAIN = 1e4
+"""The evidence of a pair that is known: no sum of other evidence comes near it."""
+KNOWN = 100.0
+"""The evidence of a pair whose answers agree twice."""
+
+
+@dataclass(frozen=True, eq=False)
+class PairGraph:
+    """Evidence for pairs of V visits."""
+
+    visits: int
+    pair_P2: np.ndarray
+    """int64 (P, 2): the smaller visit first, each pair once, rising."""
+    evidence_P: np.ndarray
+    """float64: log P(score, answers | one animal) - log P(score, answers | two animals)."""
+    unlisted: float
+    """The evidence of each pair that is not listed; at most 0."""
+    prior: float
+    """The log-odds that two visits show one animal, before any score or answer; below 0."""
+
+    def __post_init__(self) -> None:
+        if self.unlisted > 0:
+            raise ValueError("a pair outside the shortlist cannot be evidence for one animal.")
+        check_pairs(self.pair_P2, self.visits)
+
+    @cached_property
+    def surplus(self) -> sparse.csr_matrix:
+        """Symmetric: the evidence of each listed pair less that of one not listed."""
+        first, second = self.pair_P2.T
+        surplus = self.evidence_P - self.unlisted
+        matrix = sparse.csr_matrix((surplus, (first, second)), shape=(self.visits,) * 2)
+        return (matrix + matrix.T).tocsr()
+
+    @cached_property
+    def keys(self) -> np.ndarray:
+        """One number for each pair, rising."""
+        return self.pair_P2[:, 0] * self.visits + self.pair_P2[:, 1]
+
+    def place(self, pair_N2: np.ndarray) -> np.ndarray:
+        """The row of each pair (the smaller visit first) in the list, -1 where it has none."""
+        key_N = pair_N2[:, 0] * self.visits + pair_N2[:, 1]
+        row_N = np.searchsorted(self.keys, key_N)
+        inside_N = row_N < len(self.keys)
+        found_N = inside_N & (self.keys[np.where(inside_N, row_N, 0)] == key_N)
+        return np.where(found_N, row_N, -1)
+
+    def plus(self, pair_N2: np.ndarray, evidence_N: np.ndarray) -> PairGraph:
+        """With more evidence; pairs in either order, more than once, or not listed yet."""
+        check_pairs(pair_N2, self.visits, listed=False)
+        key_N = np.sort(pair_N2, axis=1) @ np.array([self.visits, 1])
+        key, place_N = np.unique(np.concatenate([self.keys, key_N]), return_inverse=True)
+        evidence = np.full(len(key), self.unlisted)
+        evidence[place_N[: len(self.keys)]] = self.evidence_P
+        np.add.at(evidence, place_N[len(self.keys) :], evidence_N)
+        pairs = np.stack([key // self.visits, key % self.visits], axis=1)
+        return replace(self, pair_P2=pairs, evidence_P=evidence)
+
+
+@dataclass(frozen=True, eq=False)
+class Votes:
+    """What answers say of N pairs, each pair once."""
+
+    pair_N2: np.ndarray
+    """int64 (N, 2), rising."""
+    lead_N: np.ndarray
+    """int64: answers *same* less answers *different*."""
+    said_N: np.ndarray
+    """int64: answers *same* and *different*."""
+    count_N: np.ndarray
+    """int64: all answers, *can't tell* too."""
+    evidence_N: np.ndarray
+    """float64: for one animal. Each answer adds the log-odds that its person is right. Where two
+    more answers say the one than the other, the pair is known: `KNOWN`, more for each further."""
+
+    def asked(self, pair_M2: np.ndarray) -> np.ndarray:
+        """How often each of M pairs was asked, int64."""
+        count = {
+            (int(a), int(b)): int(n) for (a, b), n in zip(self.pair_N2, self.count_N, strict=True)
+        }
+        return np.array([count.get((a, b), 0) for a, b in pair_M2.tolist()], np.int64)
+
+
+def votes_of(pair_A2: np.ndarray, sign_A: np.ndarray, reliability_A: np.ndarray) -> Votes:
+    """Answers about pairs (the smaller visit first), with the sign 1 for *same*, -1 for *different*
+    and 0 for *can't tell*, and the probability that the person of each is right.
+
+    >>> votes = votes_of(np.array([[0, 1], [0, 1], [2, 3]]), np.array([1, 1, -1]), np.full(3, 0.9))
+    >>> votes.lead_N.tolist(), votes.evidence_N.round(2).tolist()
+    ([2, -1], [104.39, -2.2])
+    """
+    if len(pair_A2) == 0:
+        nothing = np.zeros(0, np.int64)
+        return Votes(np.zeros((0, 2), np.int64), nothing, nothing, nothing, np.zeros(0))
+    pair_N2, place_A = np.unique(pair_A2, axis=0, return_inverse=True)
+    place_A = place_A.ravel()
+    lead_N = np.bincount(place_A, sign_A).astype(np.int64)
+    evidence_N = np.bincount(place_A, sign_A * log_odds(reliability_A))
+    evidence_N = evidence_N + np.sign(lead_N) * KNOWN * np.maximum(np.abs(lead_N) - 1, 0)
+    said_N = np.bincount(place_A, np.abs(sign_A)).astype(np.int64)
+    return Votes(pair_N2, lead_N, said_N, np.bincount(place_A), evidence_N)
+
+
+def check_pairs(pair_P2: np.ndarray, visits: int, *, listed: bool = True) -> None:
+    """ValueError for pairs of visits that are not such; ``listed``: each once, in order."""
+    if pair_P2.ndim != 2 or pair_P2.shape[1] != 2:
+        raise ValueError(f"pairs of visits have the shape (P, 2), not {pair_P2.shape}.")
+    if len(pair_P2) == 0:
+        return
+    if pair_P2.min() < 0 or pair_P2.max() >= visits or np.any(pair_P2[:, 0] == pair_P2[:, 1]):
+        raise ValueError(f"a pair has two different visits from 0 up to {visits - 1}.")
+    if listed and np.any(np.diff(pair_P2 @ np.array([visits, 1])) <= 0):
+        raise ValueError("each pair is listed once, the pairs rising.")
+    if listed and np.any(pair_P2[:, 0] > pair_P2[:, 1]):
+        raise ValueError("the smaller visit of a pair is the first.")
+
+
+def log_odds(probability: np.ndarray | float) -> np.ndarray:
+    """log(p / (1 - p)).
+
+    >>> log_odds(np.array([0.5, 0.75])).round(4).tolist()
+    [0.0, 1.0986]
+    """
+    probability = np.asarray(probability, np.float64)
+    if not np.all((probability > 0) & (probability < 1)):
+        raise ValueError("log-odds need probabilities above 0 and below 1.")
+    return np.asarray(np.log(probability) - np.log1p(-probability))
+
+
+def pair_graph(
+    visits: int,
+    pair_P2: np.ndarray,
+    probability_P: np.ndarray,
+    *,
+    unlisted: float,
+    apart_N2: np.ndarray | None = None,
+    together_N2: np.ndarray | None = None,
+) -> PairGraph:
+    """The graph of calibrated probabilities that pairs show one animal.
+
+    ``unlisted``: the probability of each pair that is not listed. The prior is the mean probability
+    of all pairs, and a pair's evidence the difference of its log-odds to it.
+    ``apart_N2`` and ``together_N2``: pairs known to show two animals (of one photograph) or one.
+    """
+    check_pairs(pair_P2, visits)
+    every = visits * (visits - 1) // 2
+    total = float(probability_P.sum()) + (every - len(pair_P2)) * unlisted
+    prior = float(log_odds(min(max(total / max(every, 1), 1e-9), 0.5)))
+    evidence_P = log_odds(probability_P) - prior
+    other = min(float(log_odds(unlisted)) - prior, 0.0)
+    graph = PairGraph(visits, pair_P2, evidence_P, other, prior)
+    for known_N2, sign in ((apart_N2, -CERTAIN), (together_N2, CERTAIN)):
+        if known_N2 is not None and len(known_N2):
+            graph = graph.plus(known_N2, np.full(len(known_N2), sign))
+    return graph

@@ -1,0 +1,217 @@
+"""Which visits show one animal: the partition with the most evidence within its groups.
+
+The logarithm of a partition's posterior probability is, up to a constant, the evidence of all pairs
+within groups plus the prior log-odds for each of the V - K links that join V visits into K groups.
+With the prior in the evidence of each pair it is correlation clustering (Bansal, Blum & Chawla
+2004), which is NP-hard. Here: local search by joining two groups, moving one visit, and splitting a
+group along a link of its maximum spanning tree, until none of them gains.
+
+Letters: V visits, G groups, M pairs of groups, C cuts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from exreid.review.belief import PairGraph
+
+LEAST_GAIN = 1e-9
+"""A smaller gain is a rounding error."""
+
+
+@dataclass(frozen=True, eq=False)
+class Joins:
+    """Pairs of groups with a listed pair of visits between them."""
+
+    group_M2: np.ndarray
+    """int64 (M, 2), the smaller label first."""
+    gain_M: np.ndarray
+    """float64: the log-odds that the two groups show one animal, the rest being as it is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cuts:
+    """Ways to split groups in two, one for each link of a maximum spanning tree."""
+
+    link_C2: np.ndarray
+    """int64 (C, 2): the two visits whose link is cut."""
+    gain_C: np.ndarray
+    """float64: the log-odds that the two sides show two animals, the rest being as it is."""
+    sides: list[np.ndarray]
+    """Of each cut the visits of the smaller side, rising."""
+
+
+def objective(graph: PairGraph, group_V: np.ndarray) -> float:
+    """Evidence within groups plus the prior of V - K links."""
+    first, second = graph.pair_P2.T
+    within_P = group_V[first] == group_V[second]
+    size_G = np.bincount(group_V)
+    pairs = float((size_G * (size_G - 1) // 2).sum())
+    surplus = float((graph.evidence_P[within_P] - graph.unlisted).sum())
+    links = graph.visits - np.count_nonzero(size_G)
+    return surplus + pairs * graph.unlisted + links * graph.prior
+
+
+def find_partition(graph: PairGraph, start_V: np.ndarray | None = None) -> np.ndarray:
+    """int64 (V,): a group for each visit, from 0 by first appearance. No single join, move or split
+    betters it. ``start_V``: a partition to begin with, else each visit is alone. The same input
+    gives the same partition; equal gains go to the smaller labels."""
+    group_V = by_first_appearance(np.arange(graph.visits) if start_V is None else start_V)
+    while True:
+        changed = False
+        for step in (_join, _move, _split):
+            better_V = step(graph, group_V)
+            if better_V is not None:
+                group_V, changed = by_first_appearance(better_V), True
+        if not changed:
+            return group_V
+
+
+def by_first_appearance(label_V: np.ndarray) -> np.ndarray:
+    """The same groups, numbered from 0 in the order of their first visits.
+
+    >>> by_first_appearance(np.array([7, 3, 7, 1])).tolist()
+    [0, 1, 0, 2]
+    """
+    _, first_G, place_V = np.unique(label_V, return_index=True, return_inverse=True)
+    rank_G = np.empty(len(first_G), np.int64)
+    rank_G[np.argsort(first_G)] = np.arange(len(first_G))
+    return rank_G[place_V]
+
+
+def joins_of(graph: PairGraph, group_V: np.ndarray) -> Joins:
+    """The gain of each join of two groups that have a listed pair between them."""
+    member_VG = _members(group_V)
+    between = sparse.triu(member_VG.T @ (graph.surplus @ member_VG), k=1).tocoo()
+    order = np.lexsort((between.col, between.row))
+    group_M2 = np.stack([between.row[order], between.col[order]], axis=1).astype(np.int64)
+    size_G = np.bincount(group_V)
+    pairs_M = size_G[group_M2[:, 0]] * size_G[group_M2[:, 1]]
+    return Joins(group_M2, between.data[order] + pairs_M * graph.unlisted + graph.prior)
+
+
+def cuts_of(graph: PairGraph, group_V: np.ndarray) -> Cuts:
+    """The cuts of all groups along the links of their maximum spanning trees."""
+    first_P, second_P = graph.pair_P2.T
+    rows_G = rows_by_group(graph, group_V)
+    members_G = np.split(np.argsort(group_V, kind="stable"), np.cumsum(np.bincount(group_V))[:-1])
+    local_V = np.empty(len(group_V), np.int64)
+    for visits in members_G:
+        local_V[visits] = np.arange(len(visits))
+    links, gains, sides = [], [], []
+    for visits, rows in zip(members_G, rows_G, strict=True):
+        if len(visits) < 2:
+            continue
+        evidence = np.full((len(visits), len(visits)), graph.unlisted)
+        one, other = local_V[first_P[rows]], local_V[second_P[rows]]
+        evidence[one, other] = evidence[other, one] = graph.evidence_P[rows]
+        parent_N, below_NN = spanning_tree(evidence)
+        across_N = ((below_NN @ evidence) * ~below_NN).sum(axis=1)
+        for child in range(1, len(visits)):
+            links.append((visits[child], visits[parent_N[child]]))
+            gains.append(-across_N[child] - graph.prior)
+            inside = below_NN[child]
+            smaller = inside if 2 * inside.sum() <= len(visits) else ~inside
+            sides.append(visits[smaller])
+    return Cuts(np.array(links, np.int64).reshape(-1, 2), np.array(gains, np.float64), sides)
+
+
+def rows_by_group(graph: PairGraph, group_V: np.ndarray) -> list[np.ndarray]:
+    """For each group the rows of the listed pairs within it."""
+    group_P2 = group_V[graph.pair_P2]
+    rows = np.flatnonzero(group_P2[:, 0] == group_P2[:, 1])
+    group = group_P2[rows, 0]
+    ends = np.cumsum(np.bincount(group, minlength=int(group_V.max(initial=0)) + 1))
+    return np.split(rows[np.argsort(group, kind="stable")], ends[:-1])
+
+
+def spanning_tree(weight_NN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The maximum spanning tree (Prim 1957) from node 0: each node's parent, int64 (N,), its own
+    for node 0; and bool (N, N): row i has the nodes below i, with i."""
+    count = len(weight_NN)
+    parent_N = np.zeros(count, np.int64)
+    best_N = weight_NN[0].copy()
+    outside_N = np.ones(count, bool)
+    outside_N[0] = False
+    added = []
+    for _ in range(count - 1):
+        node = int(np.argmax(np.where(outside_N, best_N, -np.inf)))
+        outside_N[node] = False
+        added.append(node)
+        nearer_N = weight_NN[node] > best_N
+        parent_N[nearer_N & outside_N] = node
+        best_N = np.maximum(best_N, weight_NN[node])
+    below_NN = np.eye(count, dtype=bool)
+    for node in reversed(added):
+        below_NN[parent_N[node]] |= below_NN[node]
+    return parent_N, below_NN
+
+
+def _members(group_V: np.ndarray) -> sparse.csr_matrix:
+    count = len(group_V)
+    ones = np.ones(count)
+    return sparse.csr_matrix((ones, (np.arange(count), group_V)), shape=(count, group_V.max() + 1))
+
+
+def _join(graph: PairGraph, group_V: np.ndarray) -> np.ndarray | None:
+    """Join groups that are each other's best partner; these joins do not touch each other."""
+    joins = joins_of(graph, group_V)
+    good_M = joins.gain_M > LEAST_GAIN
+    group_M2, gain_M = joins.group_M2[good_M], joins.gain_M[good_M]
+    if len(gain_M) == 0:
+        return None
+    order_M = np.lexsort((group_M2[:, 1], group_M2[:, 0], -gain_M))
+    rank_M = np.empty(len(order_M), np.int64)
+    rank_M[order_M] = np.arange(len(order_M))
+    best_G = np.full(group_V.max() + 1, len(gain_M))
+    for side in (0, 1):
+        np.minimum.at(best_G, group_M2[:, side], rank_M)
+    mutual_M = (best_G[group_M2] == rank_M[:, None]).all(axis=1)
+    owner_G = np.arange(len(best_G))
+    owner_G[group_M2[mutual_M, 1]] = group_M2[mutual_M, 0]
+    return owner_G[group_V]
+
+
+def _move(graph: PairGraph, group_V: np.ndarray) -> np.ndarray | None:
+    """Move single visits to another group, the best first, of each group one at most."""
+    member_VG = _members(group_V)
+    size_G = np.bincount(group_V)
+    to = (graph.surplus @ member_VG).tocoo()
+    evidence = to.data + graph.unlisted * size_G[to.col]
+    own_V = graph.unlisted * (size_G[group_V] - 1.0)
+    own = to.col == group_V[to.row]
+    own_V[to.row[own]] = evidence[own] - graph.unlisted
+    other = ~own & (size_G[group_V[to.row]] > 1)
+    visit, group = to.row[other], to.col[other]
+    gain = evidence[other] - own_V[visit]
+    good = gain > LEAST_GAIN
+    visit, group, gain = visit[good], group[good], gain[good]
+    if len(gain) == 0:
+        return None
+    moved_V = group_V.copy()
+    touched: set[int] = set()
+    for place in np.lexsort((group, visit, -gain)).tolist():
+        pair = {int(group_V[visit[place]]), int(group[place])}
+        if touched.isdisjoint(pair):
+            touched |= pair
+            moved_V[visit[place]] = group[place]
+    return moved_V
+
+
+def _split(graph: PairGraph, group_V: np.ndarray) -> np.ndarray | None:
+    """Split each group along its best cut, where that gains."""
+    cuts = cuts_of(graph, group_V)
+    split_V, done = group_V.copy(), set()
+    fresh = int(group_V.max()) + 1
+    for place in np.argsort(-cuts.gain_C, kind="stable").tolist():
+        group = int(group_V[cuts.link_C2[place, 0]])
+        if cuts.gain_C[place] <= LEAST_GAIN:
+            break
+        if group not in done:
+            done.add(group)
+            split_V[cuts.sides[place]] = fresh
+            fresh += 1
+    return split_V if done else None

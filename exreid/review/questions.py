@@ -1,0 +1,167 @@
+"""Which pair of visits to ask about next, and how much doubt is left.
+
+A doubt is a single change of the partition, a join of two groups or a cut of one, with the
+probability that it is right and the pairs of visits that it changes. A question is worth what its
+answer takes from the expected number of wrong pairs.
+
+Letters: V visits, P listed pairs, N pairs, M joins, C cuts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from exreid.review.belief import PairGraph, Votes
+from exreid.review.partition import Cuts, Joins, cuts_of, joins_of
+
+LEAST_DOUBT = 1e-3
+"""A less probable change is not asked about."""
+MOST_ASKED = 6
+"""No pair is asked about more often: what is unclear then stays so."""
+
+
+@dataclass(frozen=True, eq=False)
+class Doubts:
+    """A partition, and every single change of it."""
+
+    group_V: np.ndarray
+    joins: Joins
+    cuts: Cuts
+
+    @property
+    def join_pairs(self) -> np.ndarray:
+        """int64: the pairs of visits between the two groups."""
+        size_G = np.bincount(self.group_V)
+        return np.asarray(size_G[self.joins.group_M2].prod(axis=1))
+
+    @property
+    def cut_pairs(self) -> np.ndarray:
+        """int64: the pairs of visits across the cut."""
+        size_G = np.bincount(self.group_V)
+        side_C = np.array([len(side) for side in self.cuts.sides], np.int64)
+        return np.asarray(side_C * (size_G[self.group_V[self.cuts.link_C2[:, 0]]] - side_C))
+
+    @property
+    def wrong_decisions(self) -> float:
+        """The expected number of joins and cuts that are right, though the partition lacks them."""
+        return float(chance(self.joins.gain_M).sum() + chance(self.cuts.gain_C).sum())
+
+
+def doubts_of(graph: PairGraph, group_V: np.ndarray) -> Doubts:
+    """The single changes of a partition."""
+    return Doubts(group_V, joins_of(graph, group_V), cuts_of(graph, group_V))
+
+
+def chance(log_odds: np.ndarray | float) -> np.ndarray:
+    """The probability of log-odds; 1 / (1 + e^-x), without overflow."""
+    return np.asarray(np.exp(-np.logaddexp(0.0, -np.asarray(log_odds, np.float64))))
+
+
+def worth(log_odds: np.ndarray, pairs: np.ndarray, answer: float) -> np.ndarray:
+    """By how much an answer lowers the expected number of wrong pairs.
+
+    Where a change of so many ``pairs`` has the probability p, p (1 - p) of them are expected to be
+    wrong if the change is drawn with p, which unlike min(p, 1 - p) falls with every answer.
+    ``answer``: the log-odds of an answer's being right.
+
+    >>> worth(np.array([0.0, 8.0]), np.array([4, 4]), 3.5).round(3).tolist()
+    [0.886, 0.0]
+    """
+    right = chance(answer)
+    p = chance(log_odds)
+    yes = p * right + (1 - p) * (1 - right)
+    if_yes, if_no = chance(log_odds + answer), chance(log_odds - answer)
+    left = yes * if_yes * (1 - if_yes) + (1 - yes) * if_no * (1 - if_no)
+    return np.asarray(pairs * (p * (1 - p) - left))
+
+
+def contradiction(doubts: Doubts, votes: Votes) -> tuple[int, int] | None:
+    """The pair to ask about again, where answers disagree with the partition or with each other.
+
+    An answer against the partition, or as many *same* as *different*, is asked again until two more
+    say the one; of several the one with most pairs of visits at stake. Where a pair that is known
+    by then is still against the partition, other known pairs form a chain that denies it: then the
+    least asked pair of the groups concerned is asked again.
+    """
+    if len(votes.pair_N2) == 0:
+        return None
+    group_V = doubts.group_V
+    group_N2 = group_V[votes.pair_N2]
+    together_N = group_N2[:, 0] == group_N2[:, 1]
+    split_N = (votes.lead_N == 0) & (votes.said_N > 0)
+    against_N = (votes.lead_N != 0) & ((votes.lead_N > 0) != together_N)
+    open_N = (split_N | (against_N & (np.abs(votes.lead_N) < 2))) & (votes.said_N < MOST_ASKED)
+    rows = np.flatnonzero(open_N)
+    if len(rows) == 0 and against_N.any():
+        concerned = np.unique(group_N2[against_N])
+        rows = np.flatnonzero(np.isin(group_N2, concerned).all(axis=1))
+        rows = rows[(votes.said_N[rows] > 0) & (votes.said_N[rows] < MOST_ASKED)]
+        rows = rows[votes.said_N[rows] == votes.said_N[rows].min(initial=MOST_ASKED)]
+    if len(rows) == 0:
+        return None
+    stake = np.bincount(group_V)[group_N2[rows]].prod(axis=1)
+    first, second = votes.pair_N2[rows[np.argmax(stake)]].tolist()
+    return first, second
+
+
+def most_worth(
+    graph: PairGraph, doubts: Doubts, votes: Votes, *, answer: float
+) -> tuple[int, int] | None:
+    """The pair whose answer takes most from the expected number of wrong pairs; None where no
+    change is more probable than `LEAST_DOUBT`.
+
+    Of all pairs that show the same change it is one that was asked least, and of those the pair
+    with most evidence for one animal. Equal ones: the smaller visits.
+    """
+    joins, cuts = doubts.joins, doubts.cuts
+    join_M = worth(joins.gain_M, doubts.join_pairs, answer)
+    cut_C = worth(cuts.gain_C, doubts.cut_pairs, answer)
+    join_M[chance(joins.gain_M) < LEAST_DOUBT] = -1.0
+    cut_C[chance(cuts.gain_C) < LEAST_DOUBT] = -1.0
+    if max(join_M.max(initial=-1.0), cut_C.max(initial=-1.0)) < 0:
+        return None
+    if join_M.max(initial=-1.0) >= cut_C.max(initial=-1.0):
+        low, high = joins.group_M2[int(np.argmax(join_M))]
+        first = np.flatnonzero(doubts.group_V == low)
+        second = np.flatnonzero(doubts.group_V == high)
+    else:
+        first = cuts.sides[int(np.argmax(cut_C))]
+        whole = np.flatnonzero(doubts.group_V == doubts.group_V[first[0]])
+        second = np.setdiff1d(whole, first)
+    return _to_show(graph, votes, first, second)
+
+
+def _to_show(
+    graph: PairGraph, votes: Votes, first: np.ndarray, second: np.ndarray
+) -> tuple[int, int]:
+    pair_N2 = np.stack([np.repeat(first, len(second)), np.tile(second, len(first))], axis=1)
+    pair_N2 = np.sort(pair_N2, axis=1)
+    row_N = graph.place(pair_N2)
+    evidence_N = np.full(len(pair_N2), graph.unlisted)
+    evidence_N[row_N >= 0] = graph.evidence_P[row_N[row_N >= 0]]
+    asked_N = votes.asked(pair_N2)
+    best = np.lexsort((pair_N2[:, 1], pair_N2[:, 0], -evidence_N, asked_N))[0]
+    low, high = pair_N2[best].tolist()
+    return low, high
+
+
+def same_chance(graph: PairGraph, doubts: Doubts, first: int, second: int) -> float:
+    """The probability that two visits show one animal: that the best single change which would join
+    or part them is right, or wrong."""
+    one, other = sorted((int(doubts.group_V[first]), int(doubts.group_V[second])))
+    if one == other:
+        cuts = doubts.cuts
+        between = [
+            c
+            for c, side in enumerate(cuts.sides)
+            if doubts.group_V[side[0]] == one and (first in side) != (second in side)
+        ]
+        return float(1 - chance(cuts.gain_C[between]).max(initial=0.0))
+    group_M2 = doubts.joins.group_M2
+    row = np.flatnonzero((group_M2[:, 0] == one) & (group_M2[:, 1] == other))
+    if len(row):
+        return float(chance(doubts.joins.gain_M[row[0]]))
+    size_G = np.bincount(doubts.group_V)
+    return float(chance(size_G[one] * size_G[other] * graph.unlisted + graph.prior))

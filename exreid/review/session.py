@@ -1,0 +1,294 @@
+"""One review: from scores and decisions to the next question, the animals, and what is sure.
+
+`load` computes everything from the scores and the rows of decisions; `next_question` asks;
+`decided` makes the row of an answer, for `decisions.append_decision`. Then load again.
+
+The answers of the audit do not go into the partition that the queue asks about and that the audit
+estimates the mistakes of (``queue``); they do go into the one that is given out (``result``).
+
+Letters: V visits, A answers.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from exreid.errors import ReviewError
+from exreid.review.audit import LEAST_DRAWN, AuditResult, design, draw, estimates, frame_of
+from exreid.review.belief import PairGraph, Votes, log_odds, votes_of
+from exreid.review.decisions import Decision, Purpose, Verdict, standing
+from exreid.review.partition import find_partition
+from exreid.review.people import Reliability, reliability
+from exreid.review.questions import (
+    MOST_ASKED,
+    Doubts,
+    contradiction,
+    doubts_of,
+    most_worth,
+    same_chance,
+)
+
+AUDIT_EVERY = 5
+REPEAT_EVERY = 20
+SIGN: dict[str, int] = {"same": 1, "different": -1, "can't tell": 0}
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is reviewed."""
+
+    visits: tuple[str, ...]
+    """Their names, rising."""
+    graph: PairGraph
+    """Of the scores alone."""
+    start: Doubts
+    """The partition of the scores alone."""
+    design_P: np.ndarray
+    """The probability of each listed pair in a draw of the audit."""
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Belief:
+    """A graph with answers, and the partition that follows."""
+
+    graph: PairGraph
+    votes: Votes
+    doubts: Doubts
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Everything that follows from the decisions so far."""
+
+    subject: Subject
+    decisions: tuple[Decision, ...]
+    """Those that count."""
+    people: dict[str, Reliability]
+    queue: Belief
+    """Without the answers of the audit."""
+    result: Belief
+    """With all answers."""
+    audit: AuditResult | None
+
+
+@dataclass(frozen=True)
+class Question:
+    """Do these two visits show one animal?"""
+
+    first: str
+    second: str
+    purpose: Purpose
+    probability: float
+    drawn: float | None
+
+
+def subject_of(visits: Sequence[str], graph: PairGraph, seed: int = 0) -> Subject:
+    """ReviewError for visits without rising, different names."""
+    names = tuple(visits)
+    if len(names) != graph.visits or any(a >= b for a, b in pairwise(names)):
+        raise ReviewError("a review needs visits with different names, in the order of the names.")
+    start = doubts_of(graph, find_partition(graph))
+    return Subject(names, graph, start, design(frame_of(graph, start)), seed)
+
+
+def load(subject: Subject, decisions: Sequence[Decision], before: State | None = None) -> State:
+    """The state after these decisions, in whatever order they are; ReviewError for one about a
+    visit that the subject lacks. ``before``: an earlier state; its partitions are the start."""
+    rows = standing(decisions)
+    place = {name: v for v, name in enumerate(subject.visits)}
+    for row in rows:
+        for name in (row.first, row.second):
+            if name and name not in place:
+                raise ReviewError(
+                    f"a decision of {row.who} at {row.when} is about the visit {name!r}, which is "
+                    "not among those reviewed: is it a file of another review?"
+                )
+    people = {who: _reliability(rows, who) for who in sorted({row.who for row in rows})}
+    start = subject.start.group_V
+    queue_rows = [row for row in rows if row.purpose in ("queue", "repeat")]
+    queue = _belief(
+        subject, queue_rows, people, place, before.queue.doubts.group_V if before else start
+    )
+    result = queue
+    if len(queue_rows) < len(rows):
+        near = before.result.doubts.group_V if before else queue.doubts.group_V
+        result = _belief(subject, rows, people, place, near)
+    audit = _audit(subject, rows, place, queue)
+    return State(subject, rows, people, queue, result, audit)
+
+
+def next_question(state: State, who: str, wrong: float = 1.0) -> Question | None:
+    """The next question for a person; None when the review is done: fewer than ``wrong`` decisions
+    are expected to be wrong, no answer is contradicted, and the audit agrees."""
+    asked = [row for row in state.decisions if row.who == who and row.purpose not in ("check", "")]
+    pair = _unclear_audit_pair(state)
+    if pair is not None:
+        return _question(state, pair, "check")
+    pair = contradiction(state.queue.doubts, state.queue.votes)
+    turn = len(asked) + 1
+    if pair is None and agrees(state) and state.result.doubts.wrong_decisions < wrong:
+        return None
+    if turn % REPEAT_EVERY == 0:
+        again = _once_answered(state, who)
+        if again is not None:
+            return _question(state, again, "repeat")
+    if turn % AUDIT_EVERY == 0:
+        return _audit_question(state, who)
+    if pair is None:
+        reliable = state.people.get(who, reliability(0, 0)).value
+        pair = most_worth(
+            state.queue.graph,
+            state.queue.doubts,
+            state.queue.votes,
+            answer=float(log_odds(reliable)),
+        )
+    return _question(state, pair, "queue") if pair else _audit_question(state, who)
+
+
+def decided(
+    question: Question, verdict: Verdict, *, who: str, when: str, seconds: float
+) -> Decision:
+    """The row of an answer."""
+    return Decision(
+        question.first,
+        question.second,
+        verdict,
+        "",
+        who,
+        when,
+        seconds,
+        question.probability,
+        question.purpose,
+        question.drawn,
+    )
+
+
+def agrees(state: State) -> bool:
+    """Whether there are enough audit pairs, and the number of animals is within their interval."""
+    if state.audit is None:
+        return False
+    count = int(state.result.doubts.group_V.max()) + 1
+    return state.audit.animals.low <= count <= state.audit.animals.high
+
+
+def _belief(
+    subject: Subject,
+    rows: Sequence[Decision],
+    people: dict[str, Reliability],
+    place: dict[str, int],
+    near_V: np.ndarray,
+) -> Belief:
+    rows = [row for row in rows if row.verdict in SIGN]
+    votes = votes_of(
+        np.array([(place[row.first], place[row.second]) for row in rows], np.int64).reshape(-1, 2),
+        np.array([SIGN[row.verdict] for row in rows], np.int64),
+        np.array([people[row.who].value for row in rows], np.float64),
+    )
+    said = votes.said_N > 0
+    graph = subject.graph
+    if said.any():
+        graph = graph.plus(votes.pair_N2[said], votes.evidence_N[said])
+    return Belief(graph, votes, doubts_of(graph, find_partition(graph, near_V)))
+
+
+def _reliability(rows: Sequence[Decision], who: str) -> Reliability:
+    first: dict[tuple[str, str], str] = {}
+    alike = twice = 0
+    for row in rows:
+        if row.who != who or SIGN.get(row.verdict, 0) == 0:
+            continue
+        earlier = first.setdefault((row.first, row.second), row.verdict)
+        if row.purpose == "repeat":
+            twice += 1
+            alike += earlier == row.verdict
+    return reliability(alike, twice)
+
+
+def _audit_votes(
+    rows: Sequence[Decision], place: dict[str, int]
+) -> dict[tuple[int, int], list[int]]:
+    """The signs of the audit's answers about each of its pairs, in their order."""
+    signs: dict[tuple[int, int], list[int]] = {}
+    for row in rows:
+        if row.purpose in ("audit", "check"):
+            signs.setdefault((place[row.first], place[row.second]), []).append(SIGN[row.verdict])
+    return signs
+
+
+def _audit(
+    subject: Subject, rows: Sequence[Decision], place: dict[str, int], queue: Belief
+) -> AuditResult | None:
+    """The estimates; pairs that nobody could tell are left out."""
+    signs = _audit_votes(rows, place)
+    pairs, drawn, same = [], [], []
+    for row in rows:
+        pair = (place[row.first], place.get(row.second, -1))
+        if row.purpose == "audit" and row.drawn is not None and sum(signs[pair]):
+            pairs.append(pair)
+            drawn.append(row.drawn)
+            same.append(sum(signs[pair]) > 0)
+    if len(pairs) < LEAST_DRAWN:
+        return None
+    row_N = subject.graph.place(np.array(pairs, np.int64))
+    if np.any(row_N < 0):
+        raise ReviewError("an audit pair is not listed in this review: a file of another one?")
+    group_V = queue.doubts.group_V
+    frame = frame_of(subject.graph, queue.doubts)
+    return estimates(
+        frame,
+        subject.design_P,
+        row_N=row_N,
+        drawn_N=np.array(drawn),
+        same_N=np.array(same),
+        group_V=group_V,
+    )
+
+
+def _unclear_audit_pair(state: State) -> tuple[int, int] | None:
+    """An audit pair whose answer is against the partition of the queue, and not confirmed: one slip
+    would count as a wrong decision."""
+    place = {name: v for v, name in enumerate(state.subject.visits)}
+    group_V = state.queue.doubts.group_V
+    for (first, second), signs in _audit_votes(state.decisions, place).items():
+        said, lead = sum(abs(sign) for sign in signs), sum(signs)
+        against = (lead > 0) != (group_V[first] == group_V[second])
+        if 0 < said < MOST_ASKED and abs(lead) < 2 and (lead == 0 or against):
+            return first, second
+    return None
+
+
+def _audit_question(state: State, who: str) -> Question:
+    index = len([1 for row in state.decisions if row.purpose == "audit" and row.who == who])
+    design_P = state.subject.design_P
+    row = draw(design_P, [state.subject.seed, zlib.crc32(who.encode()), index])
+    first, second = state.subject.graph.pair_P2[row].tolist()
+    return _question(state, (first, second), "audit", float(design_P[row]))
+
+
+def _once_answered(state: State, who: str) -> tuple[int, int] | None:
+    """A pair of the queue that the person answered once, the one answered longest ago."""
+    place = {name: v for v, name in enumerate(state.subject.visits)}
+    times: dict[tuple[str, str], int] = {}
+    for row in state.decisions:
+        if row.who == who and SIGN.get(row.verdict, 0):
+            times[row.first, row.second] = times.get((row.first, row.second), 0) + 1
+    for row in state.decisions:
+        asked_once = times.get((row.first, row.second)) == 1
+        if row.who == who and row.purpose == "queue" and asked_once:
+            return place[row.first], place[row.second]
+    return None
+
+
+def _question(
+    state: State, pair: tuple[int, int], purpose: Purpose, drawn: float | None = None
+) -> Question:
+    first, second = sorted(pair)
+    names, belief = state.subject.visits, state.result
+    probability = same_chance(belief.graph, belief.doubts, first, second)
+    return Question(names[first], names[second], purpose, probability, drawn)
