@@ -132,7 +132,7 @@ def next_question(state: State, who: str, wrong: float = 1.0) -> Question | None
         return _question(state, pair, "check")
     pair = contradiction(state.queue.doubts, state.queue.votes)
     turn = len(asked) + 1
-    if pair is None and agrees(state) and state.result.doubts.wrong_decisions < wrong:
+    if pair is None and agrees(state) and wrong_decisions(state) < wrong:
         return None
     if turn % REPEAT_EVERY == 0:
         again = _once_answered(state, who)
@@ -167,6 +167,19 @@ def decided(
         question.purpose,
         question.drawn,
     )
+
+
+def wrong_decisions(state: State) -> float:
+    """The expected number of wrong decisions. Where the answers went against the probabilities that
+    were shown more often than those say, people's slips included, it is as many times higher."""
+    surprises = expected = 0.0
+    for row in state.decisions:
+        if row.purpose in ("queue", "audit") and row.probability is not None and SIGN[row.verdict]:
+            less = min(row.probability, 1 - row.probability)
+            right = state.people[row.who].value
+            expected += less * right + (1 - less) * (1 - right)
+            surprises += (row.verdict == "same") != (row.probability >= 0.5)
+    return state.result.doubts.wrong_decisions * max(1.0, (1 + surprises) / (1 + expected))
 
 
 def agrees(state: State) -> bool:
@@ -229,10 +242,12 @@ def _audit(
     pairs, drawn, same = [], [], []
     for row in rows:
         pair = (place[row.first], place.get(row.second, -1))
-        if row.purpose == "audit" and row.drawn is not None and sum(signs[pair]):
-            pairs.append(pair)
-            drawn.append(row.drawn)
-            same.append(sum(signs[pair]) > 0)
+        if row.purpose == "audit" and row.drawn is not None:
+            lead = sum(signs[pair])
+            if lead:
+                pairs.append(pair)
+                drawn.append(row.drawn)
+                same.append(lead > 0)
     if len(pairs) < LEAST_DRAWN:
         return None
     row_N = subject.graph.place(np.array(pairs, np.int64))

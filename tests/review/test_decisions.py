@@ -1,4 +1,4 @@
-"""decisions.csv: rows are added whole and read back as they were; nothing wrong is read silently."""
+"""decisions.csv: rows are added whole and come back; nothing wrong is read silently."""
 
 from __future__ import annotations
 
