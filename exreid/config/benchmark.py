@@ -186,7 +186,7 @@ class BenchmarkConfig(StrictModel):
     shortlist: Literal["global", "local", "both"] = "global"
     """With candidate_k: whose best candidates. global: the backbone's. local: the index's, as
     method=local_index ranks them. both: in turn one of each."""
-    index_neighbours: PositiveInt = 2
+    index_neighbours: PositiveInt = 3
     """The index: the number of nearest images that a keypoint speaks for; the next one is the
     background that their distances are compared with."""
     local_features: LocalName = "aliked-n16"

@@ -121,7 +121,7 @@ def test_the_background_is_never_an_image_that_may_not_answer():
 
 
 @pytest.mark.parametrize("neighbours", [1, 2, 5])
-def test_scores_are_the_summed_differences_to_the_background(neighbours):
+def test_scores_are_the_power_means_of_the_differences_to_the_background(neighbours):
     queries, gallery = _features(5, 7), _features(12, 8)
     allowed_QG = np.random.default_rng(9).random((5, 12)) < 0.8
     pairs = np.argwhere(allowed_QG).astype(np.int32)
@@ -132,7 +132,8 @@ def test_scores_are_the_summed_differences_to_the_background(neighbours):
         far = near[neighbours][0] if len(near) > neighbours else RIGHT_ANGLE
         for squared, image, _ in near[:neighbours]:
             gain = np.sqrt(min(far, RIGHT_ANGLE)) - np.sqrt(squared)
-            expected_QG[q, image] += max(gain, 0.0) / queries.count_N[q]
+            expected_QG[q, image] += max(gain, 0.0) ** 3 / queries.count_N[q]
+    expected_QG = np.cbrt(expected_QG)
     scores_QG = image_scores(nearest, queries.count_N, 12)
     assert scores_QG == pytest.approx(expected_QG)
     assert (scores_QG > 0).any()
@@ -160,8 +161,8 @@ def test_matches_of_an_image_are_the_keypoints_that_speak_for_it():
             assert key == other
             background = min(np.sqrt(nearest.squared_QKC[0, own, -1]), 2**0.5)
             assert share == pytest.approx((background - np.sqrt(squared)) / background, rel=1e-5)
-            gains += background - np.sqrt(squared)
-        assert scores_G[image] == pytest.approx(gains / KEYPOINTS)
+            gains += (background - np.sqrt(squared)) ** 3
+        assert scores_G[image] == pytest.approx(np.cbrt(gains / KEYPOINTS))
 
 
 def test_without_keypoints_there_is_no_evidence():
