@@ -268,7 +268,7 @@ def _threshold_words(content: dict[str, Any]) -> str:
 
 
 GALLERY = Command(
-    "Make a gallery of known animals, add to it, show it, correct its names.",
+    "Make a gallery of known animals, add to it, correct it, show it.",
     _gallery_arguments,
     _gallery,
 )
