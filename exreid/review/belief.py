@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from scipy import sparse
 
 CERTAIN = 1e4
 """The evidence of a pair that is known: no sum of other evidence comes near it."""
@@ -40,14 +39,6 @@ class PairGraph:
         if self.unlisted > 0:
             raise ValueError("a pair outside the shortlist cannot be evidence for one animal.")
         check_pairs(self.pair_P2, self.visits)
-
-    @cached_property
-    def surplus(self) -> sparse.csr_matrix:
-        """Symmetric: the evidence of each listed pair less that of one not listed."""
-        first, second = self.pair_P2.T
-        surplus = self.evidence_P - self.unlisted
-        matrix = sparse.csr_matrix((surplus, (first, second)), shape=(self.visits,) * 2)
-        return (matrix + matrix.T).tocsr()
 
     @cached_property
     def keys(self) -> np.ndarray:

@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import sparse
 
 from exreid.review.belief import PairGraph
 
@@ -84,13 +83,21 @@ def by_first_appearance(label_V: np.ndarray) -> np.ndarray:
 
 def joins_of(graph: PairGraph, group_V: np.ndarray) -> Joins:
     """The gain of each join of two groups that have a listed pair between them."""
-    member_VG = _members(group_V)
-    between = sparse.triu(member_VG.T @ (graph.surplus @ member_VG), k=1).tocoo()
-    order = np.lexsort((between.col, between.row))
-    group_M2 = np.stack([between.row[order], between.col[order]], axis=1).astype(np.int64)
-    size_G = np.bincount(group_V)
-    pairs_M = size_G[group_M2[:, 0]] * size_G[group_M2[:, 1]]
-    return Joins(group_M2, between.data[order] + pairs_M * graph.unlisted + graph.prior)
+    groups = int(group_V.max(initial=0)) + 1
+    group_P2 = np.sort(group_V[graph.pair_P2], axis=1)
+    between_P = group_P2[:, 0] != group_P2[:, 1]
+    key_M, surplus_M = _summed(
+        group_P2[between_P] @ np.array([groups, 1]), graph.evidence_P[between_P] - graph.unlisted
+    )
+    group_M2 = np.stack([key_M // groups, key_M % groups], axis=1)
+    pairs_M = np.bincount(group_V)[group_M2].prod(axis=1)
+    return Joins(group_M2, surplus_M + pairs_M * graph.unlisted + graph.prior)
+
+
+def _summed(key_N: np.ndarray, weight_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different keys, rising, and the sum of each one's weights."""
+    key_M, place_N = np.unique(key_N, return_inverse=True)
+    return key_M, np.bincount(place_N, weight_N, minlength=len(key_M))
 
 
 def cuts_of(graph: PairGraph, group_V: np.ndarray) -> Cuts:
@@ -150,12 +157,6 @@ def spanning_tree(weight_NN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return parent_N, below_NN
 
 
-def _members(group_V: np.ndarray) -> sparse.csr_matrix:
-    count = len(group_V)
-    ones = np.ones(count)
-    return sparse.csr_matrix((ones, (np.arange(count), group_V)), shape=(count, group_V.max() + 1))
-
-
 def _join(graph: PairGraph, group_V: np.ndarray) -> np.ndarray | None:
     """Join groups that are each other's best partner; these joins do not touch each other."""
     joins = joins_of(graph, group_V)
@@ -177,16 +178,19 @@ def _join(graph: PairGraph, group_V: np.ndarray) -> np.ndarray | None:
 
 def _move(graph: PairGraph, group_V: np.ndarray) -> np.ndarray | None:
     """Move single visits to another group, the best first, of each group one at most."""
-    member_VG = _members(group_V)
     size_G = np.bincount(group_V)
-    to = (graph.surplus @ member_VG).tocoo()
-    evidence = to.data + graph.unlisted * size_G[to.col]
+    first_P, second_P = graph.pair_P2.T
+    visit_N = np.concatenate([first_P, second_P])
+    near_N = group_V[np.concatenate([second_P, first_P])]
+    surplus_N = np.tile(graph.evidence_P - graph.unlisted, 2)
+    key_M, surplus_M = _summed(visit_N * len(size_G) + near_N, surplus_N)
+    visit, group = key_M // len(size_G), key_M % len(size_G)
     own_V = graph.unlisted * (size_G[group_V] - 1.0)
-    own = to.col == group_V[to.row]
-    own_V[to.row[own]] = evidence[own] - graph.unlisted
-    other = ~own & (size_G[group_V[to.row]] > 1)
-    visit, group = to.row[other], to.col[other]
-    gain = evidence[other] - own_V[visit]
+    own = group == group_V[visit]
+    own_V[visit[own]] += surplus_M[own]
+    other = ~own & (size_G[group_V[visit]] > 1)
+    visit, group = visit[other], group[other]
+    gain = surplus_M[other] + graph.unlisted * size_G[group] - own_V[visit]
     good = gain > LEAST_GAIN
     visit, group, gain = visit[good], group[good], gain[good]
     if len(gain) == 0:

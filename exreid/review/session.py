@@ -14,6 +14,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -52,6 +53,11 @@ class Subject:
     """The probability of each listed pair in a draw of the audit."""
     seed: int
 
+    @cached_property
+    def place(self) -> dict[str, int]:
+        """The index of each visit."""
+        return {name: v for v, name in enumerate(self.visits)}
+
 
 @dataclass(frozen=True, eq=False)
 class Belief:
@@ -72,9 +78,21 @@ class State:
     people: dict[str, Reliability]
     queue: Belief
     """Without the answers of the audit."""
-    result: Belief
-    """With all answers."""
     audit: AuditResult | None
+    near_V: np.ndarray
+    """Where the search for the result begins."""
+
+    @cached_property
+    def result(self) -> Belief:
+        """With all answers."""
+        if all(row.purpose not in ("audit", "check") for row in self.decisions):
+            return self.queue
+        return _belief(self.subject, self.decisions, self.people, self.near_V)
+
+    @property
+    def animals(self) -> int:
+        """The number of animals of the result."""
+        return int(self.result.doubts.group_V.max()) + 1
 
 
 @dataclass(frozen=True)
@@ -101,10 +119,9 @@ def load(subject: Subject, decisions: Sequence[Decision], before: State | None =
     """The state after these decisions, in whatever order they are; ReviewError for one about a
     visit that the subject lacks. ``before``: an earlier state; its partitions are the start."""
     rows = standing(decisions)
-    place = {name: v for v, name in enumerate(subject.visits)}
     for row in rows:
         for name in (row.first, row.second):
-            if name and name not in place:
+            if name and name not in subject.place:
                 raise ReviewError(
                     f"a decision of {row.who} at {row.when} is about the visit {name!r}, which is "
                     "not among those reviewed: is it a file of another review?"
@@ -112,15 +129,9 @@ def load(subject: Subject, decisions: Sequence[Decision], before: State | None =
     people = {who: _reliability(rows, who) for who in sorted({row.who for row in rows})}
     start = subject.start.group_V
     queue_rows = [row for row in rows if row.purpose in ("queue", "repeat")]
-    queue = _belief(
-        subject, queue_rows, people, place, before.queue.doubts.group_V if before else start
-    )
-    result = queue
-    if len(queue_rows) < len(rows):
-        near = before.result.doubts.group_V if before else queue.doubts.group_V
-        result = _belief(subject, rows, people, place, near)
-    audit = _audit(subject, rows, place, queue)
-    return State(subject, rows, people, queue, result, audit)
+    queue = _belief(subject, queue_rows, people, before.queue.doubts.group_V if before else start)
+    audit = _audit(subject, rows, queue)
+    return State(subject, rows, people, queue, audit, queue.doubts.group_V)
 
 
 def next_question(state: State, who: str, wrong: float = 1.0) -> Question | None:
@@ -132,7 +143,7 @@ def next_question(state: State, who: str, wrong: float = 1.0) -> Question | None
         return _question(state, pair, "check")
     pair = contradiction(state.queue.doubts, state.queue.votes)
     turn = len(asked) + 1
-    if pair is None and agrees(state) and wrong_decisions(state) < wrong:
+    if pair is None and state.audit and wrong_decisions(state) < wrong and agrees(state):
         return None
     if turn % REPEAT_EVERY == 0:
         again = _once_answered(state, who)
@@ -186,18 +197,17 @@ def agrees(state: State) -> bool:
     """Whether there are enough audit pairs, and the number of animals is within their interval."""
     if state.audit is None:
         return False
-    count = int(state.result.doubts.group_V.max()) + 1
-    return state.audit.animals.low <= count <= state.audit.animals.high
+    return state.audit.animals.low <= state.animals <= state.audit.animals.high
 
 
 def _belief(
     subject: Subject,
     rows: Sequence[Decision],
     people: dict[str, Reliability],
-    place: dict[str, int],
     near_V: np.ndarray,
 ) -> Belief:
     rows = [row for row in rows if row.verdict in SIGN]
+    place = subject.place
     votes = votes_of(
         np.array([(place[row.first], place[row.second]) for row in rows], np.int64).reshape(-1, 2),
         np.array([SIGN[row.verdict] for row in rows], np.int64),
@@ -234,10 +244,9 @@ def _audit_votes(
     return signs
 
 
-def _audit(
-    subject: Subject, rows: Sequence[Decision], place: dict[str, int], queue: Belief
-) -> AuditResult | None:
+def _audit(subject: Subject, rows: Sequence[Decision], queue: Belief) -> AuditResult | None:
     """The estimates; pairs that nobody could tell are left out."""
+    place = subject.place
     signs = _audit_votes(rows, place)
     pairs, drawn, same = [], [], []
     for row in rows:
@@ -268,7 +277,7 @@ def _audit(
 def _unclear_audit_pair(state: State) -> tuple[int, int] | None:
     """An audit pair whose answer is against the partition of the queue, and not confirmed: one slip
     would count as a wrong decision."""
-    place = {name: v for v, name in enumerate(state.subject.visits)}
+    place = state.subject.place
     group_V = state.queue.doubts.group_V
     for (first, second), signs in _audit_votes(state.decisions, place).items():
         said, lead = sum(abs(sign) for sign in signs), sum(signs)
@@ -288,7 +297,7 @@ def _audit_question(state: State, who: str) -> Question:
 
 def _once_answered(state: State, who: str) -> tuple[int, int] | None:
     """A pair of the queue that the person answered once, the one answered longest ago."""
-    place = {name: v for v, name in enumerate(state.subject.visits)}
+    place = state.subject.place
     times: dict[tuple[str, str], int] = {}
     for row in state.decisions:
         if row.who == who and SIGN.get(row.verdict, 0):
@@ -304,6 +313,6 @@ def _question(
     state: State, pair: tuple[int, int], purpose: Purpose, drawn: float | None = None
 ) -> Question:
     first, second = sorted(pair)
-    names, belief = state.subject.visits, state.result
+    names, belief = state.subject.visits, state.queue
     probability = same_chance(belief.graph, belief.doubts, first, second)
     return Question(names[first], names[second], purpose, probability, drawn)
