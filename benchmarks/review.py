@@ -36,11 +36,12 @@ from exreid.config.probe import ProbeConfig
 from exreid.data.synthetic import write_dataset
 from exreid.metrics.grouping import adjusted_rand_index
 from exreid.pipeline.inputs import read_images
+from exreid.review.asking import decided, next_question
 from exreid.review.audit import Estimate
 from exreid.review.belief import PairGraph, pair_graph, votes_of
-from exreid.review.decisions import Decision
+from exreid.review.decisions import Decision, Verdict
 from exreid.review.partition import find_partition
-from exreid.review.session import decided, load, next_question, subject_of
+from exreid.review.state import load, subject_of
 from exreid.runs.probe import run_probe
 
 WAYS = ("no person", "nearest first", "most uncertain first", "exreid")
@@ -218,7 +219,7 @@ def course(visits: Visits, way: str, most: int, right: float, seed: int) -> Cour
     """One run of one way, with ``most`` questions per 100 visits."""
     graph, animal_V = half(visits, seed)
     random = np.random.default_rng([seed, 1])
-    most, step = most * len(animal_V) // 100, max(len(animal_V) // 100, 1)
+    most, step = most * len(animal_V) // 100, max(len(animal_V) // 50, 1)
 
     def answer(first: int, second: int) -> bool:
         return bool((animal_V[first] == animal_V[second]) == (random.random() < right))
@@ -245,7 +246,7 @@ def course(visits: Visits, way: str, most: int, right: float, seed: int) -> Cour
                 break
             same = answer(subject.place[question.first], subject.place[question.second])
             when = (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=count)).isoformat()
-            verdict = "same" if same else "different"
+            verdict: Verdict = "same" if same else "different"
             rows.append(decided(question, verdict, who="person", when=when, seconds=3.0))
             state = load(subject, rows, state)
         audit = state.audit.animals if state.audit else None
@@ -301,7 +302,7 @@ def add_way(report: Report, way: str, courses: list[Course], budgets: list[int])
         inside = [audit.low <= animals <= audit.high for audit, animals in audited]
         wide = np.array([audit.high - audit.low for audit, _ in audited])
         report.add(f"{way}: runs with an audit", len(audited), "")
-        report.add(f"{way}: audit intervals with the true count", 100 * np.mean(inside), "%")
+        report.add(f"{way}: audit intervals with the true count", 100 * float(np.mean(inside)), "%")
         report.add(
             f"{way}: width of the audit's interval, median", float(np.median(wide)), "animals"
         )

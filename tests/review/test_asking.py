@@ -12,18 +12,10 @@ import pytest
 
 from exreid.errors import ReviewError
 from exreid.metrics.grouping import adjusted_rand_index
+from exreid.review.asking import Question, decided, next_question
 from exreid.review.belief import pair_graph
 from exreid.review.decisions import append_decision, read_decisions
-from exreid.review.session import (
-    Question,
-    State,
-    Subject,
-    decided,
-    load,
-    next_question,
-    subject_of,
-    wrong_decisions,
-)
+from exreid.review.state import State, Subject, load, subject_of, wrong_decisions
 
 ANIMAL_V = np.repeat(np.arange(8), [6, 5, 5, 4, 3, 2, 2, 1])
 NAMES = tuple(f"visit {v:02d}" for v in range(len(ANIMAL_V)))
