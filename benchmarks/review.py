@@ -77,6 +77,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=5, help="of the generated animals")
     parser.add_argument("--runs", type=int, default=20, help="halves of animals, each a person")
     parser.add_argument("--most", type=int, default=100, help="questions per 100 visits")
+    parser.add_argument("--every", type=int, default=2, help="look after so many per 100 visits")
     parser.add_argument("--right", type=float, default=0.97, help="share of right answers")
     parser.add_argument("--only", choices=WAYS, help="one way, not all")
     parser.add_argument("--workers", type=int, default=2, help="processes")
@@ -215,11 +216,11 @@ def asked_in_order(
             yield len(answers), group_V
 
 
-def course(visits: Visits, way: str, most: int, right: float, seed: int) -> Course:
+def course(visits: Visits, way: str, most: int, every: int, right: float, seed: int) -> Course:
     """One run of one way, with ``most`` questions per 100 visits."""
     graph, animal_V = half(visits, seed)
     random = np.random.default_rng([seed, 1])
-    most, step = most * len(animal_V) // 100, max(len(animal_V) // 50, 1)
+    most, step = (max(share * len(animal_V) // 100, 1) for share in (most, every))
 
     def answer(first: int, second: int) -> bool:
         return bool((animal_V[first] == animal_V[second]) == (random.random() < right))
@@ -322,7 +323,7 @@ def main() -> None:
     ]
     with ProcessPoolExecutor(options.workers) as pool:
         for way in [options.only] if options.only else WAYS:
-            one = partial(course, visits, way, most, options.right)
+            one = partial(course, visits, way, most, options.every, options.right)
             add_way(report, way, list(pool.map(one, range(runs))), budgets)
     report.show(options.json)
 

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -49,6 +50,11 @@ class Decision:
     an audit pair again, as its answer was against the partition. Empty beside a name."""
     drawn: float | None
     """The probability with which an audit pair was drawn; None for every other row."""
+
+    @cached_property
+    def order(self) -> tuple[datetime, tuple[str, ...]]:
+        """By what rows are sorted: their times, and of equal times all that they say."""
+        return moment(self.when), tuple(str(getattr(self, column)) for column in COLUMNS)
 
 
 COLUMNS = tuple(field.name for field in fields(Decision))
@@ -128,7 +134,7 @@ def merge_decisions(parts: Iterable[Sequence[Decision]]) -> tuple[Decision, ...]
     """All rows in the order of their times, each once: a row that stands in two files with the same
     content is one row."""
     rows = {decision: None for part in parts for decision in part}
-    return tuple(sorted(rows, key=lambda d: (moment(d.when), _sortable(d))))
+    return tuple(sorted(rows, key=lambda row: row.order))
 
 
 def standing(decisions: Sequence[Decision]) -> tuple[Decision, ...]:
@@ -151,10 +157,6 @@ def moment(when: str) -> datetime:
     if time.tzinfo is None:
         raise ValueError(f"{when} has no time zone")
     return time
-
-
-def _sortable(decision: Decision) -> tuple[str, ...]:
-    return tuple(str(getattr(decision, column)) for column in COLUMNS)
 
 
 def _cells(decision: Decision) -> list[str]:
