@@ -57,6 +57,16 @@ class Visits:
     animal_V: np.ndarray
 
 
+@dataclass(frozen=True)
+class Person:
+    """Who answers; numbers of questions are per 100 visits."""
+
+    right: float
+    most: int
+    every: int
+    """The partition is looked at after each so many questions."""
+
+
 @dataclass(frozen=True, eq=False)
 class Course:
     """One run: a partition after each so many questions, and the audit's interval at its end."""
@@ -216,14 +226,14 @@ def asked_in_order(
             yield len(answers), group_V
 
 
-def course(visits: Visits, way: str, most: int, every: int, right: float, seed: int) -> Course:
-    """One run of one way, with ``most`` questions per 100 visits."""
+def course(visits: Visits, way: str, person: Person, seed: int) -> Course:
+    """One run of one way."""
     graph, animal_V = half(visits, seed)
     random = np.random.default_rng([seed, 1])
-    most, step = (max(share * len(animal_V) // 100, 1) for share in (most, every))
+    most, step = (max(share * len(animal_V) // 100, 1) for share in (person.most, person.every))
 
     def answer(first: int, second: int) -> bool:
-        return bool((animal_V[first] == animal_V[second]) == (random.random() < right))
+        return bool((animal_V[first] == animal_V[second]) == (random.random() < person.right))
 
     audit, stopped = None, False
     asked, found = [], []
@@ -314,6 +324,7 @@ def main() -> None:
     options = arguments()
     runs, most = (3, 20) if options.quick else (options.runs, options.most)
     visits = scored_visits(options)
+    person = Person(options.right, most, options.every)
     report = Report(
         f"Review of half of {len(visits.animal_V)} visits of {visits.animal_V.max() + 1} animals, "
         f"{runs} runs"
@@ -323,7 +334,7 @@ def main() -> None:
     ]
     with ProcessPoolExecutor(options.workers) as pool:
         for way in [options.only] if options.only else WAYS:
-            one = partial(course, visits, way, most, options.every, options.right)
+            one = partial(course, visits, way, person)
             add_way(report, way, list(pool.map(one, range(runs))), budgets)
     report.show(options.json)
 
