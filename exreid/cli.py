@@ -21,6 +21,7 @@ from exreid import __version__
 from exreid.commands import (
     compare,
     demo,
+    discover,
     exports,
     finetune,
     gallery,
@@ -200,6 +201,7 @@ COMMANDS = {
     "validate": probe.VALIDATE,
     "gallery": gallery.GALLERY,
     "identify": identify.IDENTIFY,
+    "discover": discover.DISCOVER,
     "export": exports.EXPORT,
     "probe": probe.PROBE,
     "compare": compare.COMPARE,
@@ -213,7 +215,7 @@ COMMANDS = {
 COMMAND_GROUPS = {
     "See it work": ("demo", "synth"),
     "Your photographs": ("init", "import", "validate"),
-    "Which animal is this?": ("gallery", "identify", "export"),
+    "Which animal is this?": ("gallery", "identify", "discover", "export"),
     "How well does a method work?": ("probe", "compare", "report", "metrics"),
     "Train": ("finetune", "tune"),
     "For other programs": ("extract", "completion"),

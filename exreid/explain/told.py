@@ -9,9 +9,10 @@ from typing import Literal
 from exreid.config.probe import ProbeConfig
 from exreid.explain.words import stated_percent
 from exreid.progress import counted
-from exreid.records import GalleryQuality
+from exreid.records import Counts, GalleryQuality
 
 AnswerKind = Literal["known", "new", "unsure", "not decided", "no candidate"]
+COUNTED = ("photographs", "visits", "groups")
 EVEN = 0.5
 """A probability over it says that the animal is more probably the named one than not."""
 UNSURE = (
@@ -141,3 +142,38 @@ def _to_try(config: ProbeConfig) -> list[str]:
     if not config.dataset.needs_region:
         tries.append("masks (dataset.mask_col, dataset.crop=mask)")
     return tries
+
+
+def discovered_words(counts: Counts, whence: str) -> list[str]:
+    """What a discovery found, the cut, and where the probabilities come from (``whence``).
+
+    >>> told = {"photographs": 9, "visits": 5, "groups": 3, "groups_of_one_visit": 2, "cut": 0.5}
+    >>> discovered_words(told, "")[0]
+    '9 photographs of 5 visits make 3 groups, 2 of them of one visit alone.'
+    """
+    photographs, visits, groups = (_whole(counts, name) for name in COUNTED)
+    made = counted(photographs, "photograph")
+    if visits < photographs:
+        made += f" of {counted(visits, 'visit')}"
+    alone = _whole(counts, "groups_of_one_visit")
+    some = f", {alone:,} of them of one visit alone" if alone else ""
+    words = [f"{made} make{'s' if photographs == 1 else ''} {counted(groups, 'group')}{some}."]
+    if "animals_low" in counts:
+        low, high = (f"{_whole(counts, name):,}" for name in ("animals_low", "animals_high"))
+        words.append(
+            f"They show {low} to {high} animals (95% interval), if these split into groups as the "
+            "animals did that the probabilities were measured on."
+        )
+    else:
+        words.append("How far that is from the number of animals was not measured; --gallery does.")
+    words.append(
+        f"Visits are in one group while the mean probability between them is at least "
+        f"{100 * float(str(counts['cut'])):.3g}%."
+    )
+    return [*words, whence] if whence else words
+
+
+def _whole(counts: Counts, name: str) -> int:
+    number = counts[name]
+    assert isinstance(number, int)
+    return number

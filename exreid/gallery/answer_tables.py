@@ -178,7 +178,7 @@ def picture_table(
     gallery below ``pictures``, or else its thumbnails. ``known`` are the photographs that the
     gallery has already."""
     rows = [
-        _picture_row(known, config, i, side=IN_GALLERY, where=_below(known.root, known, i))
+        picture_row(known, config, i, side=IN_GALLERY, where=picture_below(known.root, known, i))
         for i in range(len(known))
     ]
     if retrieval is not None:
@@ -197,22 +197,23 @@ def _pictures(
     rows = []
     for position in (*retrieval.queries.position_N.tolist(), *shown_G.tolist()):
         if position >= len(gallery):
-            where = _below(table.root, table, position)
+            where = picture_below(table.root, table, position)
         elif pictures is not None:
-            where = _below(str(pictures), table, position)
+            where = picture_below(str(pictures), table, position)
         else:
             where = _thumbnail(gallery, position)
         side = "query" if position >= len(gallery) else "gallery"
-        row = _picture_row(table, config, position, side=side, where=where)
+        row = picture_row(table, config, position, side=side, where=where)
         if side == "gallery":
             row["gallery_images"] = count_of[str(row["identity"])]
         rows.append(row)
     return rows
 
 
-def _picture_row(
+def picture_row(
     table: ImageTable, config: ProbeConfig, position: int, *, side: str, where: PictureFile
 ) -> dict[str, Json]:
+    """A row of ``photos.parquet``."""
     row = table.rows.iloc[position]
     regions = [config.dataset.mask_col, *config.dataset.bbox_cols]
     more = table.original.iloc[position].drop(regions, errors="ignore")
@@ -228,7 +229,8 @@ def _picture_row(
     return original | used
 
 
-def _below(root: str, table: ImageTable, position: int) -> PictureFile:
+def picture_below(root: str, table: ImageTable, position: int) -> PictureFile:
+    """The picture of an image below a folder."""
     row = table.rows.iloc[position]
     return {"root": root, "path": row["path"], "mask": row["mask"], **_boxed(row["bbox"])}
 

@@ -62,7 +62,7 @@ class Photos:
 
 def read_photos(
     given: Sequence[Path],
-    gallery: StoredGallery,
+    gallery: StoredGallery | None,
     config: ProbeConfig,
     options: PhotoOptions,
     *,
@@ -70,7 +70,7 @@ def read_photos(
     progress: Progress = no_progress,
 ) -> Photos:
     """The photographs of these paths, as a table; unreadable ones are treated by
-    ``dataset.on_error``."""
+    ``dataset.on_error``. Without a gallery none of them is known."""
     photos = _without_masks(find_photos(given), options.masks)
     rows, original, photo_N = _described(photos, config, options)
     count = len(photos.paths) + len(photos.unnamed)
@@ -91,13 +91,14 @@ def read_photos(
             "cannot be read; --on-error skip lists them and goes on."
         )
     whole = ImageTable(rows, original, photos.root, photos.root)
-    known, regions = gallery.table.rows, whole.regions
+    known = whole.rows.iloc[:0] if gallery is None else gallery.table.rows
+    regions = whole.regions
     in_gallery, index, times, known_index = [], [], [], []
     for i, photo in enumerate(photo_N):
         seen = seen_P[photo]
         if isinstance(seen, ImageError):
             continue
-        place = gallery.place_of(seen.content, regions[i])
+        place = None if gallery is None else gallery.place_of(seen.content, regions[i])
         if place is not None:
             row = known.iloc[place]
             in_gallery.append((rows["image_id"].iloc[i], row["image_id"], row["identity"]))
@@ -108,11 +109,11 @@ def read_photos(
     table = whole.take(np.array(index, np.int64))
     time_N = np.array(times, "datetime64[s]")
     table, how = _with_encounters(table, time_N, options)
-    table = _with_free_ids(table, set(known["image_id"]))
+    table = with_free_ids(table, set(known["image_id"]))
     known_table = whole.take(np.array(known_index, np.int64))
     names = pd.Series([animal for *_, animal in in_gallery], dtype=object)
     known_table = replace(known_table, rows=known_table.rows.assign(identity=names))
-    known_table = _with_free_ids(known_table, set(known["image_id"]))
+    known_table = with_free_ids(known_table, set(known["image_id"]))
     return Photos(table, time_N, how, in_gallery, known_table, rejected, photos.others, count)
 
 
@@ -256,22 +257,29 @@ def _with_encounters(
         minutes=options.encounter_minutes,
         rule=options.visits,
     )
-    names = pd.Series(encounters.name_N, dtype=object)
-    several = table.rows["path"].duplicated(keep=False) & names.notna()
-    # An encounter of several animals is divided: each of their images is one encounter.
-    shared = names.isin(set(names[several]))
-    ids = table.rows["image_id"].tolist()
-    alone = [  # a table's encounters are joined texts, each with its length
-        f"{name}|{len(image_id)}:{image_id}" if source == "table" else f"{name} {image_id}"
-        for name, image_id, source in zip(names, ids, encounters.how_N, strict=True)
-    ]
-    names = names.where(~shared, alone)
+    names = apart_where_shared(table, encounters.name_N, encounters.how_N)
     dates = table.rows["date"]
     rows = table.rows.assign(encounter=names, date=dates.where(dates.notna(), time_N))
     return replace(table, rows=rows), encounters.how_N
 
 
-def _with_free_ids(table: ImageTable, taken: set[str]) -> ImageTable:
-    """The table with ids that no gallery photograph has."""
+def apart_where_shared(
+    table: ImageTable, names: Sequence[str | None], how_N: Sequence[str]
+) -> pd.Series[str]:
+    """The encounters' names, where one of several animals is divided: each of their images is one
+    encounter. ``how_N`` as `group_encounters` says it."""
+    name_N = pd.Series(list(names), dtype=object)
+    several = table.rows["path"].duplicated(keep=False) & name_N.notna()
+    shared = name_N.isin(set(name_N[several]))
+    ids = table.rows["image_id"].tolist()
+    alone = [  # a table's encounters are joined texts, each with its length
+        f"{name}|{len(image_id)}:{image_id}" if source == "table" else f"{name} {image_id}"
+        for name, image_id, source in zip(name_N, ids, how_N, strict=True)
+    ]
+    return name_N.where(~shared, alone)
+
+
+def with_free_ids(table: ImageTable, taken: set[str]) -> ImageTable:
+    """The table with ids that are not ``taken`` by a gallery's photographs."""
     ids = [name if name not in taken else f"new:{name}" for name in table.rows["image_id"]]
     return replace(table, rows=table.rows.assign(image_id=pd.Series(ids, dtype=object)))

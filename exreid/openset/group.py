@@ -80,7 +80,9 @@ class Grouper:
         """The probability of a score, and the cut, on whole animals of the gallery: the highest
         cut, which joins least, whose adjusted Rand index is within a standard error of the best."""
         linked = _links_visits(gallery, self.options)
-        side = self._without_shared_visits(whole_identities(gallery, self.options.queries, seed))
+        side = without_shared_visits(
+            whole_identities(gallery, self.options.queries, seed), self.photo_N
+        )
         animals = len(np.unique(side.identity_N))
         pair_P2, score_P = self._scored(side, linked)
         same_P = side.identity_N[pair_P2[:, 0]] == side.identity_N[pair_P2[:, 1]]
@@ -95,7 +97,7 @@ class Grouper:
         pair_P2, probability_P = _probabilities(side, pair_P2, score_P, curve, linked)
         photo_N = None if self.photo_N is None else self.photo_N[side.position_N]
         tried = list(clusters_at_cuts(side.position_N, pair_P2, probability_P, cuts, photo_N))
-        chosen = _sparing_choice(side.identity_N, [group_N for _, group_N in tried], seed)
+        chosen = sparing_choice(side.identity_N, [group_N for _, group_N in tried], seed)
         ari = adjusted_rand_index(side.identity_N, tried[chosen][1])
         return Grouping(curve, tried[chosen][0], linked, len(side), animals, ari)
 
@@ -108,7 +110,7 @@ class Grouper:
 
     def group(self, side: RetrievalSide, grouping: Grouping) -> np.ndarray:
         """A group for each image of the side, int64 (N,)."""
-        side = self._without_shared_visits(side)
+        side = without_shared_visits(side, self.photo_N)
         pair_P2, score_P = self._scored(side, grouping.linked)
         pair_P2, probability_P = _probabilities(
             side, pair_P2, score_P, grouping.curve, grouping.linked
@@ -119,24 +121,25 @@ class Grouper:
         )
         return group_N
 
-    def _without_shared_visits(self, side: RetrievalSide) -> RetrievalSide:
-        """The side without visits in which a photograph shows several animals: they are not
-        linked."""
-        if self.photo_N is None:
-            return side
-        _, place_N, count_U = np.unique(
-            self.photo_N[side.position_N], return_inverse=True, return_counts=True
-        )
-        shared = np.unique(side.encounter_N[count_U[place_N] > 1])
-        apart_N = np.where(np.isin(side.encounter_N, shared), -1, side.encounter_N)
-        return replace(side, encounter_N=apart_N)
-
     def _scored(self, side: RetrievalSide, linked: bool) -> tuple[np.ndarray, np.ndarray]:
         pair_P2 = near_pairs(side, self.vectors_ND, self.options.group_nearest, linked=linked)
         place_P2 = side.position_N[pair_P2]
         if len(pair_P2) == 0:
             return pair_P2, np.zeros(0)
         return pair_P2, self.score(place_P2[:, 0], place_P2[:, 1])
+
+
+def without_shared_visits(side: RetrievalSide, photo_N: np.ndarray | None) -> RetrievalSide:
+    """The side without visits in which a photograph shows several animals: they are not linked.
+    ``photo_N`` as `Grouper` has it."""
+    if photo_N is None:
+        return side
+    _, place_N, count_U = np.unique(
+        photo_N[side.position_N], return_inverse=True, return_counts=True
+    )
+    shared = np.unique(side.encounter_N[count_U[place_N] > 1])
+    apart_N = np.where(np.isin(side.encounter_N, shared), -1, side.encounter_N)
+    return replace(side, encounter_N=apart_N)
 
 
 def _probabilities(
@@ -158,7 +161,7 @@ def _probabilities(
     return pair_P2, probability_P
 
 
-def _sparing_choice(identity_N: np.ndarray, groups: list[np.ndarray], seed: int) -> int:
+def sparing_choice(identity_N: np.ndarray, groups: list[np.ndarray], seed: int) -> int:
     """The index of the partition to take; those that join least come first. It is the first one
     that the best does not beat by more than the standard error of their difference over resampled
     animals (the one-standard-error rule: Breiman et al. 1984). A weak score thus joins nothing by

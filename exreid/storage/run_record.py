@@ -31,8 +31,9 @@ class RunRecord(BaseModel):
     """Of this file's keys; earlier folders have none, which is 1."""
     run_id: str
     """The name of the run's folder."""
-    kind: Literal["identify"] | None = None
-    """``identify``: a run that knows no truth, so that it has no metrics."""
+    kind: Literal["identify", "discover"] | None = None
+    """``identify``: a run that knows no truth, so that it has no metrics. ``discover``: photographs
+    grouped into animals; metrics where their names are known."""
     status: Status
     """``stopped``: a trial that its sweep ended early."""
     method: str

@@ -12,9 +12,9 @@ from exreid.openset.group import (
     Grouper,
     Grouping,
     NewAnimals,
-    _sparing_choice,
     near_pairs,
     new_animals_table,
+    sparing_choice,
     visit_pairs,
     whole_identities,
 )
@@ -115,9 +115,9 @@ def test_a_score_that_barely_helps_joins_nothing():
     perfect = truth.copy()
     by_chance = np.where(np.isin(visits, [3, 8]), 3, visits)  # two visits of two animals
     by_chance = np.where(np.isin(by_chance, [10, 11]), 10, by_chance)  # and two of one
-    assert _sparing_choice(truth, [visits, perfect], seed=0) == 1
-    assert _sparing_choice(truth, [visits, by_chance], seed=0) == 0
-    assert _sparing_choice(truth, [visits, by_chance, perfect], seed=0) == 2
+    assert sparing_choice(truth, [visits, perfect], seed=0) == 1
+    assert sparing_choice(truth, [visits, by_chance], seed=0) == 0
+    assert sparing_choice(truth, [visits, by_chance, perfect], seed=0) == 2
 
 
 def test_a_visit_of_several_animals_is_no_visit_of_a_new_animal():

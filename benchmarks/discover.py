@@ -1,0 +1,217 @@
+"""Photographs grouped into animals without names: exreid discover against scikit-learn.
+
+Every way gets the same probabilities of the same pairs of visits. The curve, the cut and the
+settings of the others are chosen on other animals than the figures are of: on generated ones and,
+with --root, on half of that data set's animals; measured on other generated ones and on the other
+half. HDBSCAN's visits without a group are each a group. With --ship the curve and the cut are
+written to the file that comes with the install, from the animals that they are chosen on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+from _report import Report, data_parser
+from sklearn.cluster import HDBSCAN, AgglomerativeClustering
+
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig
+from exreid.data.metadata import codes
+from exreid.data.synthetic import write_dataset
+from exreid.gallery.photo_table import PhotoOptions
+from exreid.gallery.unknown import read_unknown
+from exreid.metrics.partitions import grouping_metrics
+from exreid.openset.practice import Practice, PractisedPairs, count_animals, practise
+from exreid.openset.visits import group_visits
+from exreid.pipeline.discover import practised_pairs, score_visits
+from exreid.pipeline.embed import embed
+from exreid.pipeline.inputs import cache_folder
+from exreid.pipeline.keypoints import find_keypoints
+from exreid.pipeline.rank import scoring_of
+from exreid.progress import RunLog, no_progress
+from exreid.runs.discover import discover_config
+from exreid.storage.feature_store import SignatureMemo
+
+IMAGES_OF_EACH = 8
+SEEDS = {"fitted": 101, "measured": 202}
+DISTANCES = np.unique(
+    np.concatenate([np.linspace(0.02, 0.98, 49), 1 - np.geomspace(1e-3, 0.1, 12)])
+)
+MIN_SAMPLES = (1, 2, 3, 5)
+
+Cluster = Callable[[np.ndarray, float], np.ndarray]
+"""From distances (V, V) and a setting to a group for each visit."""
+
+
+@dataclass(frozen=True)
+class NamedVisits:
+    """The scored visits of animals with names."""
+
+    pairs: PractisedPairs
+
+    def measured(self, group_V: np.ndarray) -> dict[str, float]:
+        """The figures of these groups, over images."""
+        one = self.pairs
+        truth_N, group_N = (np.repeat(c, one.images_V) for c in (one.identity_V, group_V))
+        return grouping_metrics(truth_N, group_N)
+
+    def distances(self, practice: Practice) -> np.ndarray:
+        """One less the probability of each pair; 1 where a pair has none."""
+        visits, (first, second) = len(self.pairs.photo_V), self.pairs.pairs.visit_P2.T
+        distance_VV = np.ones((visits, visits))
+        distance_VV[first, second] = 1 - practice.curve.apply(self.pairs.pairs.score_P)
+        distance_VV[second, first] = distance_VV[first, second]
+        np.fill_diagonal(distance_VV, 0)
+        return distance_VV
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = data_parser(__doc__)
+    parser.add_argument("--identities", type=int, default=30, help="of each generated set")
+    parser.add_argument("--name", default="real animals", help="what --root shows, in words")
+    parser.add_argument("--ship", type=Path, help="also write the practice to this file")
+    return parser.parse_args()
+
+
+def scored(config: ProbeConfig, name: str, half: int | None = None) -> NamedVisits:
+    """The visits of all animals, or of each second one, scored among themselves."""
+    config = discover_config(config)
+    memo = SignatureMemo(cache_folder(config) / "signatures")
+    table = read_unknown(config, PhotoOptions(), taken=set(), memo=memo).table
+    identity_N, _ = codes(table.rows["identity"].tolist(), [])
+    table = table.take(
+        np.flatnonzero((identity_N >= 0) & ((half is None) | (identity_N % 2 == half)))
+    )
+    log = RunLog(no_progress, False)
+    with ExitStack() as stack:
+        features = find_keypoints(embed(table, config, log), config, None, log)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        scoring = scoring_of(features, config, None, folder=folder, log=log, stack=stack)
+        visits = score_visits(scoring, np.arange(len(features.table)))
+    identity_N, _ = codes(features.table.rows["identity"].tolist(), [])
+    return NamedVisits(practised_pairs(visits, identity_N, name))
+
+
+def agglomerative(linkage: str) -> Cluster:
+    """scikit-learn's, cut at a distance."""
+    return lambda distance_VV, setting: AgglomerativeClustering(
+        n_clusters=None, metric="precomputed", linkage=linkage, distance_threshold=setting
+    ).fit_predict(distance_VV)
+
+
+def hdbscan(distance_VV: np.ndarray, setting: float) -> np.ndarray:
+    """scikit-learn's, with this many samples of a core."""
+    group_V = HDBSCAN(
+        metric="precomputed", min_cluster_size=2, min_samples=int(setting), copy=True
+    ).fit_predict(distance_VV)
+    alone = np.flatnonzero(group_V < 0)
+    group_V[alone] = group_V.max(initial=-1) + 1 + np.arange(len(alone))
+    return group_V
+
+
+def chosen(
+    cluster: Cluster, settings: np.ndarray, sets: list[tuple[NamedVisits, np.ndarray]]
+) -> float:
+    """The setting with the best mean adjusted Rand index."""
+
+    def mean(setting: float) -> float:
+        indices = [one.measured(cluster(distance_VV, setting))["ari"] for one, distance_VV in sets]
+        return float(np.mean(indices))
+
+    return float(max(settings, key=mean))
+
+
+def add_figures(report: Report, name: str, figures: dict[str, float], groups: int) -> None:
+    """The rows of one way on one set."""
+    report.add(f"{name}: groups", groups, "")
+    for metric, value in figures.items():
+        report.add(f"  {metric}", 100 * value, "%")
+
+
+def main() -> None:
+    """Choose on one half, measure on the other."""
+    options = arguments()
+    identities = 8 if options.quick else options.identities
+    with ExitStack() as stack:
+        out = options.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        common = [
+            "benchmark.method=local_index",
+            f"benchmark.local_top_k={options.keypoints}",
+            f"output.root={out}",
+        ]
+        sets: dict[str, list[NamedVisits]] = {"fitted": [], "measured": []}
+        for role, seed in SEEDS.items():
+            root = out / f"drawn-{identities}-{seed}"
+            if not root.exists():
+                write_dataset(
+                    root, identities=identities, images_per_identity=IMAGES_OF_EACH, seed=seed
+                )
+            config = load_config(ProbeConfig, None, [*common, f"dataset.root={root}"])
+            name = f"{identities} drawn animals"
+            sets[role].append(scored(config, name))
+        if options.root is not None:
+            words = [*common, f"dataset.root={options.root}", *options.overrides]
+            config = load_config(ProbeConfig, None, words)
+            for half, role in enumerate(SEEDS):
+                part = scored(config, options.name, half)
+                animals = len(np.unique(part.pairs.identity_V))
+                name = f"{animals} {options.name}"
+                one = part.pairs
+                named = PractisedPairs(name, one.pairs, one.identity_V, one.images_V, one.photo_V)
+                sets[role].append(NamedVisits(named))
+        practice = practise([one.pairs for one in sets["fitted"]], seed=0)
+        if options.ship is not None:
+            content = {"local_index:aliked-n16": practice.as_json()}
+            options.ship.write_text(json.dumps({"methods": content}, indent=1) + "\n")
+        measure(sets, practice, options.json)
+
+
+def measure(sets: dict[str, list[NamedVisits]], practice: Practice, file: Path | None) -> None:
+    """The table."""
+    report = Report("Photographs grouped into animals, without names", as_it_goes=file)
+    report.add("cut", 100 * practice.cut, "%")
+    ways: dict[str, tuple[Cluster, np.ndarray]] = {
+        "HDBSCAN": (hdbscan, np.array(MIN_SAMPLES)),
+        **{
+            f"agglomerative, {linkage}": (agglomerative(linkage), DISTANCES)
+            for linkage in ("average", "complete", "single")
+        },
+    }
+    fitted = [(one, one.distances(practice)) for one in sets["fitted"]]
+    settings = {name: chosen(*way, fitted) for name, way in ways.items()}
+    for one in sets["measured"]:
+        pairs = one.pairs
+        name, animals = pairs.name, len(np.unique(pairs.identity_V))
+        report.add(f"{name}: animals", animals, "")
+        report.add(f"{name}: visits", len(pairs.photo_V), "")
+        probability_P = practice.curve.apply(pairs.pairs.score_P)
+        group_V = group_visits(pairs.pairs, probability_P, practice.cut, pairs.photo_V)
+        groups = int(group_V.max()) + 1
+        add_figures(report, f"{name}, discover", one.measured(group_V), groups)
+        number = count_animals(groups, len(group_V), practice.sets, seed=0)
+        if number is not None:
+            report.add("  number of animals, 95% interval", groups, "", interval=number)
+        for way, (cluster, _) in ways.items():
+            group_V = cluster(one.distances(practice), settings[way])
+            groups = len(np.unique(group_V))
+            add_figures(
+                report, f"{name}, {way} ({settings[way]:.3g})", one.measured(group_V), groups
+            )
+        alone = np.arange(len(pairs.photo_V))
+        add_figures(report, f"{name}, each visit alone", one.measured(alone), len(alone))
+    report.show(file)
+
+
+if __name__ == "__main__":
+    main()
