@@ -217,8 +217,7 @@ COMMAND_GROUPS = {
     "Your photographs": ("init", "import", "validate"),
     "Which animal is this?": ("gallery", "identify", "discover", "export"),
     "How well does a method work?": ("probe", "compare", "report", "metrics"),
-    "Train": ("finetune", "tune"),
-    "For other programs": ("extract", "completion"),
+    "Train, and for other programs": ("finetune", "tune", "extract", "completion"),
 }
 
 if __name__ == "__main__":

@@ -9,8 +9,7 @@ from typing import Any
 from exreid.config.probe import ProbeConfig
 from exreid.data.imports.animals import NAME
 from exreid.data.imports.columns import roles_of
-from exreid.data.imports.direct import reads_folders
-from exreid.data.metadata_table import read_table
+from exreid.data.metadata_table import DEFAULT_FILES, read_table
 from exreid.data.photos import group_encounters
 from exreid.errors import MetadataError
 from exreid.gallery.photo_table import (
@@ -23,6 +22,7 @@ from exreid.pipeline.inputs import read_images, settled
 from exreid.progress import Progress, no_progress, tell
 from exreid.records import ImageTable, Rejected
 from exreid.storage.feature_store import SignatureMemo
+from exreid.storage.urls import is_remote
 
 GUESSED = {"viewpoint": "viewpoint_col", "date": "date_col", NAME: "label_col"}
 """Roles of `exreid.data.imports.columns.ROLES`, and the keys that name their column."""
@@ -52,7 +52,7 @@ def read_unknown(
     photographs of unknown animals, whatever its folders are called. ``taken``: ids that others
     have."""
     dataset = config.dataset
-    if dataset.metadata_file is None and reads_folders(dataset.root, None):
+    if _has_no_table(config):
         photos = read_photos(
             [Path(dataset.root)], None, config, options, memo=memo, progress=progress
         )
@@ -62,6 +62,13 @@ def read_unknown(
     table, rejected = read_images(config, with_split=False, require_identity=False)
     table, how_N = _with_visits(table, options)
     return Unknown(with_free_ids(table, taken), how_N, rejected, 0)
+
+
+def _has_no_table(config: ProbeConfig) -> bool:
+    root, file = config.dataset.root, config.dataset.metadata_file
+    if file is not None or is_remote(root):
+        return False
+    return not any((Path(root) / name).is_file() for name in DEFAULT_FILES)
 
 
 def _with_guessed_columns(config: ProbeConfig) -> ProbeConfig:

@@ -23,7 +23,7 @@ from exreid.openset.visits import VisitPairs
 from exreid.records import Json
 
 CUTS = 40
-RESAMPLES = 2000
+RESAMPLES = 1000
 HIGHEST_RATE = 0.99
 """Of visits that begin another group: where nearly all do, groups say nothing of animals."""
 
