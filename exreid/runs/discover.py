@@ -13,6 +13,7 @@ from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import codes, left_out_text
 from exreid.errors import CalibrationError, MetadataError
 from exreid.gallery.folder import StoredGallery
+from exreid.gallery.images_table import join_tables
 from exreid.gallery.photo_table import PhotoOptions
 from exreid.gallery.stored import stored_fusion
 from exreid.gallery.unknown import read_unknown
@@ -31,7 +32,6 @@ from exreid.pipeline.retrieve import fit_methods
 from exreid.progress import Progress, RunLog, counted, no_progress
 from exreid.records import Counts, Result
 from exreid.runs.discover_tables import DISCOVERY_FILE, Discovery, PracticeSource, write_grouped
-from exreid.runs.gallery_build import join_tables
 from exreid.storage.feature_store import SignatureMemo
 from exreid.storage.run_folder import RunFolder, new_run_id, write_rejected
 
