@@ -21,6 +21,7 @@ from typing import Literal, get_args
 from filelock import FileLock
 
 from exreid.errors import ReviewError
+from exreid.storage.spreadsheets import cell_as_it_was, safe_cell
 
 Verdict = Literal["same", "different", "can't tell", "name", "undo"]
 Purpose = Literal["queue", "repeat", "audit", "check", ""]
@@ -99,7 +100,7 @@ def read_decisions(path: Path) -> DecisionFile:
         )
     place = {column: header.index(column) for column in COLUMNS}
     rows = [
-        _decision({c: cells[p] for c, p in place.items()}, f"{path}, row {number}")
+        _decision({c: cell_as_it_was(cells[p]) for c, p in place.items()}, f"{path}, row {number}")
         if len(cells) == len(header)
         else _wrong(f"{path}, row {number}", f"{len(cells)} cells, and {len(header)} columns")
         for number, cells in enumerate(lines, 2)
@@ -113,7 +114,8 @@ def append_decision(path: Path, decision: Decision) -> None:
     ``*.torn``. ReviewError for a row that could not be read again, or where the disk refuses."""
     row = io.StringIO()
     csv.writer(row, lineterminator="\n").writerow(_cells(decision))
-    _decision(dict(zip(COLUMNS, _cells(decision), strict=True)), "the new row")
+    cells = [cell_as_it_was(cell) for cell in _cells(decision)]
+    _decision(dict(zip(COLUMNS, cells, strict=True)), "the new row")
     try:
         with FileLock(f"{path}.lock"), path.open("a+b") as stream:
             stream.seek(0)
@@ -163,7 +165,7 @@ def _cells(decision: Decision) -> list[str]:
     texts = []
     for column in COLUMNS:
         value = getattr(decision, column)
-        texts.append("" if value is None else str(value))
+        texts.append("" if value is None else str(safe_cell(str(value))))
     return texts
 
 

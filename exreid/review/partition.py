@@ -12,6 +12,8 @@ Letters: V visits, G groups, M pairs of groups, C cuts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -19,6 +21,8 @@ from exreid.review.belief import PairGraph
 
 LEAST_GAIN = 1e-9
 """A smaller gain is a rounding error."""
+REMEMBERED = 2048
+"""Groups whose cuts are remembered."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +100,9 @@ def joins_of(graph: PairGraph, group_V: np.ndarray) -> Joins:
 
 def _summed(key_N: np.ndarray, weight_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The different keys, rising, and the sum of each one's weights."""
+    if len(key_N) and key_N.max() <= 4 * len(key_N):
+        key_M = np.flatnonzero(np.bincount(key_N))
+        return key_M, np.bincount(key_N, weight_N)[key_M]
     key_M, place_N = np.unique(key_N, return_inverse=True)
     return key_M, np.bincount(place_N, weight_N, minlength=len(key_M))
 
@@ -104,10 +111,9 @@ def cuts_of(graph: PairGraph, group_V: np.ndarray) -> Cuts:
     """The cuts of all groups along the links of their maximum spanning trees."""
     first_P, second_P = graph.pair_P2.T
     rows_G = rows_by_group(graph, group_V)
-    members_G = np.split(np.argsort(group_V, kind="stable"), np.cumsum(np.bincount(group_V))[:-1])
+    members_G = _parts(np.argsort(group_V, kind="stable"), np.bincount(group_V))
     local_V = np.empty(len(group_V), np.int64)
-    for visits in members_G:
-        local_V[visits] = np.arange(len(visits))
+    local_V[np.concatenate(members_G)] = np.concatenate([np.arange(len(m)) for m in members_G])
     links, gains, sides = [], [], []
     for visits, rows in zip(members_G, rows_G, strict=True):
         if len(visits) < 2:
@@ -115,8 +121,7 @@ def cuts_of(graph: PairGraph, group_V: np.ndarray) -> Cuts:
         evidence = np.full((len(visits), len(visits)), graph.unlisted)
         one, other = local_V[first_P[rows]], local_V[second_P[rows]]
         evidence[one, other] = evidence[other, one] = graph.evidence_P[rows]
-        parent_N, below_NN = spanning_tree(evidence)
-        across_N = ((below_NN @ evidence) * ~below_NN).sum(axis=1)
+        parent_N, below_NN, across_N = _tree_cuts(evidence.tobytes(), len(visits))
         for child in range(1, len(visits)):
             links.append((visits[child], visits[parent_N[child]]))
             gains.append(-across_N[child] - graph.prior)
@@ -126,13 +131,28 @@ def cuts_of(graph: PairGraph, group_V: np.ndarray) -> Cuts:
     return Cuts(np.array(links, np.int64).reshape(-1, 2), np.array(gains, np.float64), sides)
 
 
+@lru_cache(REMEMBERED)
+def _tree_cuts(evidence: bytes, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`spanning_tree` of a symmetric matrix, float64, and the sum across the cut above each node.
+    From answer to answer most groups stay as they are, so they are remembered."""
+    weight_NN = np.frombuffer(evidence).reshape(count, count)
+    parent_N, below_NN = spanning_tree(weight_NN)
+    return parent_N, below_NN, ((below_NN @ weight_NN) * ~below_NN).sum(axis=1)
+
+
 def rows_by_group(graph: PairGraph, group_V: np.ndarray) -> list[np.ndarray]:
     """For each group the rows of the listed pairs within it."""
     group_P2 = group_V[graph.pair_P2]
     rows = np.flatnonzero(group_P2[:, 0] == group_P2[:, 1])
     group = group_P2[rows, 0]
-    ends = np.cumsum(np.bincount(group, minlength=int(group_V.max(initial=0)) + 1))
-    return np.split(rows[np.argsort(group, kind="stable")], ends[:-1])
+    sizes = np.bincount(group, minlength=int(group_V.max(initial=0)) + 1)
+    return _parts(rows[np.argsort(group, kind="stable")], sizes)
+
+
+def _parts(array: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    """The array in pieces of these sizes."""
+    ends = np.cumsum(sizes).tolist()
+    return [array[start:end] for start, end in pairwise([0, *ends])]
 
 
 def spanning_tree(weight_NN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

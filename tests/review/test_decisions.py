@@ -35,12 +35,15 @@ def test_rows_come_back_as_they_were(tmp_path):
         ROW,
         replace(ROW, first='a,"b"', second="ä", verdict="can't tell", who="Bo, junior"),
         replace(ROW, purpose="audit", drawn=1e-7, probability=None),
+        replace(ROW, first="=1+1", second="@x", who="'=Bo"),
         replace(ROW, second="", verdict="name", name="Old Nick", purpose="", probability=None),
     ]
     for row in rows:
         append_decision(tmp_path / "decisions.csv", row)
     assert read_decisions(tmp_path / "decisions.csv").decisions == tuple(rows)
-    assert (tmp_path / "decisions.csv").read_text().startswith(HEADER)
+    text = (tmp_path / "decisions.csv").read_text()
+    assert text.startswith(HEADER)
+    assert "\n'=1+1,'@x," in text, "a spreadsheet would run this as a formula"
 
 
 def test_no_file_has_no_decisions(tmp_path):
