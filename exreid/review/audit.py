@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from exreid.review.belief import PairGraph
 from exreid.review.partition import rows_by_group
@@ -132,16 +133,18 @@ def estimates(
     row_N: np.ndarray,
     drawn_N: np.ndarray,
     same_N: np.ndarray,
-    group_V: np.ndarray,
+    doubts: Doubts,
 ) -> AuditResult | None:
     """The number of animals and the rates of wrong pairs, from N audit pairs; None for fewer than
     `LEAST_DRAWN`.
 
-    ``frame``: under the partition ``group_V`` that no audit answer went into. ``row_N``: the pairs'
-    rows, ``drawn_N`` the probabilities that they were drawn with, ``same_N`` the answers. The
-    variance is the larger of the sample's and of the one that the model expects under the design,
-    times the pairs found against the partition over those expected where that is above 1; so an
-    audit that finds nothing does not claim that there is nothing.
+    ``frame``: under the partition of the ``doubts``, which no audit answer went into. ``row_N``: the
+    pairs' rows, ``drawn_N`` the probabilities that they were drawn with, ``same_N`` the answers.
+    The variance is the larger of the sample's and of the one that the model expects under the
+    design, times the pairs found against the partition over those expected where that is above 1;
+    so an audit that finds nothing does not claim that there is nothing. Pairs that are not listed
+    are not audited: the missed joins that their probabilities let expect, and chance, lower the
+    lower end.
     """
     if len(row_N) < LEAST_DRAWN:
         return None
@@ -160,7 +163,7 @@ def estimates(
         return float(each_N.mean()), float(np.sqrt(variance / count))
 
     sign_P = np.where(frame.within_P, 1.0, -1.0) * frame.share_P
-    groups, visits = int(group_V.max()) + 1, len(group_V)
+    groups, visits = int(doubts.group_V.max()) + 1, len(doubts.group_V)
     change, error = total(sign_P[row_N], sign_P)
     missed, missed_error = total(1.0 * ~within_N, 1.0 * ~frame.within_P)
     mixed, mixed_error = total(1.0 * within_N, 1.0 * frame.within_P)
@@ -174,12 +177,15 @@ def estimates(
         )
         return Estimate(middle, low, high)
 
+    outside = float(stats.poisson.ppf(0.975, doubts.unlisted))
     animals = min(max(groups + change, 1.0), float(visits))
     return AuditResult(
         count,
         int(against_N.sum()),
         expected,
-        Estimate(animals, max(animals - Z_95 * error, 1.0), min(animals + Z_95 * error, visits)),
+        Estimate(
+            animals, max(animals - Z_95 * error - outside, 1.0), min(animals + Z_95 * error, visits)
+        ),
         rate(missed, missed_error, right),
         _share(mixed, mixed_error, together),
     )

@@ -14,8 +14,8 @@ import numpy as np
 from scipy import stats
 
 PRIOR_RELIABILITY = 0.97
-"""Of people who compare photographs of animals; 97 to 98% in the evaluation of LCA (Stewart et al.
-2021, "An animal identification algorithm with human decisions")."""
+"""A guess for people who compare photographs of animals, near what is assumed for LCA (Stewart et
+al. 2021, "The animal ID problem: continual curation", arXiv:2106.10377)."""
 PRIOR_PAIRS = 20
 """As many pairs asked twice would say what the prior says."""
 MOST_RELIABLE = 0.99

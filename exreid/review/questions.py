@@ -29,6 +29,8 @@ class Doubts:
     group_V: np.ndarray
     joins: Joins
     cuts: Cuts
+    unlisted: float
+    """The expected number of missed joins between groups without a listed pair."""
 
     @property
     def join_pairs(self) -> np.ndarray:
@@ -46,12 +48,26 @@ class Doubts:
     @property
     def wrong_decisions(self) -> float:
         """The expected number of joins and cuts that are right, though the partition lacks them."""
-        return float(chance(self.joins.gain_M).sum() + chance(self.cuts.gain_C).sum())
+        listed = chance(self.joins.gain_M).sum() + chance(self.cuts.gain_C).sum()
+        return float(listed) + self.unlisted
 
 
 def doubts_of(graph: PairGraph, group_V: np.ndarray) -> Doubts:
     """The single changes of a partition."""
-    return Doubts(group_V, joins_of(graph, group_V), cuts_of(graph, group_V))
+    joins = joins_of(graph, group_V)
+    unlisted = _unlisted_joins(graph, np.bincount(group_V), joins)
+    return Doubts(group_V, joins, cuts_of(graph, group_V), unlisted)
+
+
+def _unlisted_joins(graph: PairGraph, size_G: np.ndarray, joins: Joins) -> float:
+    """The sum of the probabilities of all other joins, which depend on the sizes alone."""
+    size_S, groups_S = np.unique(size_G, return_counts=True)
+    count_SS = np.outer(groups_S, groups_S) - np.diag(groups_S)
+    listed = np.searchsorted(size_S, size_G[joins.group_M2])
+    np.subtract.at(count_SS, (listed[:, 0], listed[:, 1]), 1)
+    np.subtract.at(count_SS, (listed[:, 1], listed[:, 0]), 1)
+    odds_SS = np.outer(size_S, size_S) * graph.unlisted + graph.prior
+    return float((count_SS * chance(odds_SS)).sum() / 2)
 
 
 def chance(log_odds: np.ndarray | float) -> np.ndarray:

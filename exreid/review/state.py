@@ -192,7 +192,6 @@ def _audit(subject: Subject, rows: Sequence[Decision], queue: Belief) -> AuditRe
     row_N = subject.graph.place(np.array(pairs, np.int64))
     if np.any(row_N < 0):
         raise ReviewError("an audit pair is not listed in this review: a file of another one?")
-    group_V = queue.doubts.group_V
     frame = frame_of(subject.graph, queue.doubts)
     return estimates(
         frame,
@@ -200,5 +199,5 @@ def _audit(subject: Subject, rows: Sequence[Decision], queue: Belief) -> AuditRe
         row_N=row_N,
         drawn_N=np.array(drawn),
         same_N=np.array(same),
-        group_V=group_V,
+        doubts=queue.doubts,
     )

@@ -78,7 +78,12 @@ def _audited(frame: Frame, graph: PairGraph, group_V: np.ndarray, seed: int, cou
     pair_N2 = graph.pair_P2[row_N]
     same_N = ANIMAL_V[pair_N2[:, 0]] == ANIMAL_V[pair_N2[:, 1]]
     return estimates(
-        frame, design_P, row_N=row_N, drawn_N=design_P[row_N], same_N=same_N, group_V=group_V
+        frame,
+        design_P,
+        row_N=row_N,
+        drawn_N=design_P[row_N],
+        same_N=same_N,
+        doubts=doubts_of(graph, group_V),
     )
 
 
@@ -108,7 +113,7 @@ def test_few_pairs_give_no_interval_and_pairs_that_find_nothing_still_leave_one(
         row_N=np.zeros(20, int),
         drawn_N=design(frame)[np.zeros(20, int)],
         same_N=frame.within_P[np.zeros(20, int)],
-        group_V=group_V,
+        doubts=doubts_of(graph, group_V),
     )
     assert nothing is not None
     assert nothing.against == 0

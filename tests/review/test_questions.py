@@ -106,6 +106,22 @@ def test_the_expected_wrong_decisions_are_summed_over_joins_and_cuts():
     # The cut gains -(4 - 2); the join of {0, 1} and {2} gains 1 - 0.01 - 2.
     by_hand = 1 / (1 + np.exp(2.0)) + 1 / (1 + np.exp(1.01))
     assert doubts.wrong_decisions == pytest.approx(by_hand)
+    assert doubts.unlisted == 0
+
+
+def test_joins_between_groups_without_a_listed_pair_are_expected_by_their_sizes():
+    graph = _chain(4.0, 1.0, -5.0, 2.0, 2.0)
+    group_V = np.array([0, 0, 1, 2, 2, 3])
+    doubts = doubts_of(graph, group_V)
+    listed = {tuple(pair) for pair in doubts.joins.group_M2.tolist()}
+    size = [2, 1, 2, 1]
+    by_hand = sum(
+        1 / (1 + np.exp(0.01 * size[one] * size[other] + 2.0))
+        for one, other in combinations(range(4), 2)
+        if (one, other) not in listed
+    )
+    assert len(listed) == 3
+    assert doubts.unlisted == pytest.approx(by_hand)
 
 
 def test_an_answer_against_the_partition_is_asked_again_until_two_more_say_it():
