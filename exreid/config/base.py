@@ -28,7 +28,7 @@ class StrictModel(BaseModel):
     @classmethod
     def _fits_a_number(cls, value: object) -> object:
         if isinstance(value, int) and abs(value) >= LARGEST:
-            raise ValueError(f"{value} is no number of anything here: it is 2^53 or more")
+            raise ValueError(f"{value} is out of range: a number must lie between -2^53 and 2^53")
         return value
 
 

@@ -140,7 +140,7 @@ def _read(path: Path) -> bytes:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}. Check --config.") from error
     if len(data) > MOST_BYTES:
-        raise ConfigError(f"{path}: is over {MOST_BYTES // 2**20} MB: no config.")
+        raise ConfigError(f"{path}: is over {MOST_BYTES // 2**20} MB, too large for a config.")
     return data
 
 
@@ -148,7 +148,7 @@ def _parted(override: str) -> tuple[str, str]:
     """The key and the text of an override."""
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"{override!a} is no override; write dotted.key=value.")
+        raise ConfigError(f"{override!a} is not an override: write dotted.key=value.")
     return key, text
 
 

@@ -186,9 +186,9 @@ def _check_values(model: type[StrictModel], tree: Tree, values: Mapping[str, Jso
     except ConfigError as error:
         given = ", ".join(f"{key}={value}" for key, value in values.items())
         reasons = "\n".join(str(error).splitlines()[1:])
-        raise ConfigError(f"tune.space: a trial with {given} is no valid config:\n{reasons}") from (
-            error
-        )
+        raise ConfigError(
+            f"tune.space: with {given} a trial's config is not valid:\n{reasons}"
+        ) from error
 
 
 def with_values(tree: Tree, values: Mapping[str, Json]) -> Tree:

@@ -166,7 +166,8 @@ def _check(config: AnySweepConfig) -> None:
     if config.validation.source == "split" and same and tune.test:
         raise ConfigError(
             f"validation.source=split judges trials on the split "
-            f"{config.dataset.query_split_value!r}, so that it is no test of the best one any "
-            "more. Judge on a part held out of the training split (validation.source=encounters), "
-            "on another dataset.val_split_value, or set tune.test=false."
+            f"{config.dataset.query_split_value!r}, which is then no longer an independent "
+            "test of the best one. Judge on a part held out of the training split "
+            "(validation.source=encounters), on another dataset.val_split_value, or set "
+            "tune.test=false."
         )

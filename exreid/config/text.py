@@ -229,7 +229,7 @@ def _check_text(text: str, place: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ConfigError(f"{place}: {text!a} is no Unicode text.") from None
+        raise ConfigError(f"{place}: {text!a} is not valid Unicode.") from None
     if "\0" in text:
         raise ConfigError(f"{place}: {text!r} has a character 0 in it.")
     if reference := LOOK_UP.search(text):

@@ -1,14 +1,26 @@
-"""The format of a metadata file: text decoded, its separator found, white space and Unicode made
+"""A metadata file's bytes as cells: CSV and Parquet, text decoded, white space and Unicode made
 uniform; other formats are an error that names them."""
 
 from __future__ import annotations
 
 import codecs
+import csv
+import io
 import json
+import math
 import re
 import unicodedata
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from exreid.errors import MetadataError
+from exreid.storage.spreadsheets import SAFE_FORMULA, cell_as_it_was
 
 SEPARATORS = (",", ";", "\t", "|")
 _MARKS = (
@@ -108,3 +120,91 @@ def _refuse_json(text: str, source: str) -> None:
         return
     if isinstance(content, list | dict):
         raise MetadataError(f"{source}: is JSON: call it .json, and see exreid import --help.")
+
+
+def parse_csv(data: bytes, source: str) -> tuple[pd.DataFrame, np.ndarray, frozenset[str]]:
+    """The cells, the line where each row begins, and the names that several columns have."""
+    separator, skipped, text = split_header(decoded_text(data, source))
+    try:
+        with warnings.catch_warnings():
+            # pandas only warns if rows are longer than the header, and drops the surplus cells.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(
+                io.StringIO(text),
+                sep=separator,
+                dtype=object,
+                index_col=False,
+                keep_default_na=False,
+                na_values=[""],
+                skip_blank_lines=False,
+            )
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning) as error:
+        reason = str(error).strip()
+        if isinstance(error, pd.errors.ParserWarning):
+            reason = (
+                "its rows have more cells than the header has names. Name all columns, or delete "
+            )
+            reason += "those without a name (a loss of data otherwise)"
+        raise MetadataError(f"{source}: not a CSV table: {reason}") from error
+    frame.columns = frame.columns.astype(str)
+    line_N = np.arange(len(frame)) + 2 + skipped
+    if text.rstrip("\r\n").count("\n") >= len(frame) + 1:  # a cell, or the header, has line breaks
+        breaks_N = np.zeros(len(frame), dtype=np.int64)
+        for i in range(frame.shape[1]):
+            cells = frame.iloc[:, i]
+            breaks_N += [cell.count("\n") if isinstance(cell, str) else 0 for cell in cells]
+        in_header = sum(name.count("\n") for name in frame.columns)
+        line_N += in_header + np.cumsum(breaks_N) - breaks_N
+    repeated = _repeated_names(text, separator)
+    frame.columns = free_names(frame.columns)
+    if SAFE_FORMULA.search(text):  # as in tables that exreid writes for people
+        frame = frame.map(lambda cell: cell_as_it_was(cell) if isinstance(cell, str) else cell)
+        frame = frame.astype(object)  # a column without a value has become one of numbers
+    return frame.where(frame.notna(), None), line_N, repeated
+
+
+def _repeated_names(text: str, separator: str) -> frozenset[str]:
+    """The column names that occur more than once, which pandas would read as "name.1"."""
+    try:
+        header = next(csv.reader(io.StringIO(text), delimiter=separator), [])
+    except csv.Error:
+        return frozenset()
+    counts = Counter(clean_text(name) for name in header)
+    return frozenset(name for name, count in counts.items() if count > 1 and name)
+
+
+def free_names(names: Iterable[str]) -> list[str]:
+    """Column names cleaned by `clean_text`, except those that two columns would then share."""
+    given = list(names)
+    clean = [clean_text(name) for name in given]
+    counts = Counter(clean)
+    return [new if counts[new] == 1 else old for old, new in zip(given, clean, strict=True)]
+
+
+def parse_parquet(data: bytes, source: str) -> pd.DataFrame:
+    """The cells as text: whole numbers without a point, lists and structs as JSON."""
+    try:
+        table = pq.read_table(io.BytesIO(data))
+        cells = {
+            name: np.array([*map(_text_of, table.column(i).to_pylist()), None], dtype=object)[:-1]
+            for name, i in zip(
+                free_names(table.column_names), range(table.num_columns), strict=True
+            )
+        }
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise MetadataError(f"{source}: not a Parquet table: {error}") from error
+    return pd.DataFrame(cells, dtype=object)
+
+
+def _text_of(value: object) -> str | None:
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, list | dict):
+        return json.dumps(value, default=_json_of)
+    return str(value)
+
+
+def _json_of(value: object) -> str:
+    return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)

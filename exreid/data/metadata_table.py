@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
-import json
-import math
 import os
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from exreid.config.dataset import MISSING_VALUES
 from exreid.data.boxes import BoxFormat
-from exreid.data.metadata_formats import IS_PARQUET, clean_text, decoded_text, split_header
+from exreid.data.metadata_formats import IS_PARQUET, free_names, parse_csv, parse_parquet
 from exreid.data.workbooks import is_workbook, read_workbook
 from exreid.errors import MetadataError
-from exreid.storage.spreadsheets import SAFE_FORMULA, cell_as_it_was
 from exreid.storage.urls import exists, is_remote, join, open_file_system, read_regular, read_remote
 
 Value = TypeVar("Value")
@@ -121,13 +112,13 @@ def parse_metadata(data: bytes, source: str, sheet: str | None = None) -> Metada
     several sheets)."""
     repeated: frozenset[str] = frozenset()
     if source.endswith((".parquet", ".pq")) or data.startswith(IS_PARQUET):
-        cells = _parse_parquet(data, source)
+        cells = parse_parquet(data, source)
         line_N = np.arange(len(cells)) + 2
     elif is_workbook(data):
         cells, line_N = read_workbook(data, source, sheet)
-        cells.columns = _free_names(cells.columns)
+        cells.columns = free_names(cells.columns)
     else:
-        cells, line_N, repeated = _parse_csv(data, source)
+        cells, line_N, repeated = parse_csv(data, source)
     if set(cells.columns) >= ANSWERED:
         raise MetadataError(
             f"{source}: these are answers of exreid identify, not labels that a person gave: a "
@@ -229,90 +220,3 @@ def _guarded(source: str, read: Callable[[], Value]) -> Value:
         ) from error
     except (OSError, ValueError) as error:
         raise MetadataError(f"{source}: cannot be read: {error}") from error
-
-
-def _parse_csv(data: bytes, source: str) -> tuple[pd.DataFrame, np.ndarray, frozenset[str]]:
-    """The cells, the line where each row begins, and the names that several columns have."""
-    separator, skipped, text = split_header(decoded_text(data, source))
-    try:
-        with warnings.catch_warnings():
-            # pandas only warns if rows are longer than the header, and drops the surplus cells.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(
-                io.StringIO(text),
-                sep=separator,
-                dtype=object,
-                index_col=False,
-                keep_default_na=False,
-                na_values=[""],
-                skip_blank_lines=False,
-            )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning) as error:
-        reason = str(error).strip()
-        if isinstance(error, pd.errors.ParserWarning):
-            reason = (
-                "its rows have more cells than the header has names. Name all columns, or delete "
-            )
-            reason += "those without a name (a loss of data otherwise)"
-        raise MetadataError(f"{source}: not a CSV table: {reason}") from error
-    frame.columns = frame.columns.astype(str)
-    line_N = np.arange(len(frame)) + 2 + skipped
-    if text.rstrip("\r\n").count("\n") >= len(frame) + 1:  # a cell, or the header, has line breaks
-        breaks_N = np.zeros(len(frame), dtype=np.int64)
-        for i in range(frame.shape[1]):
-            cells = frame.iloc[:, i]
-            breaks_N += [cell.count("\n") if isinstance(cell, str) else 0 for cell in cells]
-        in_header = sum(name.count("\n") for name in frame.columns)
-        line_N += in_header + np.cumsum(breaks_N) - breaks_N
-    repeated = _repeated_names(text, separator)
-    frame.columns = _free_names(frame.columns)
-    if SAFE_FORMULA.search(text):  # as in tables that exreid writes for people
-        frame = frame.map(lambda cell: cell_as_it_was(cell) if isinstance(cell, str) else cell)
-        frame = frame.astype(object)  # a column without a value has become one of numbers
-    return frame.where(frame.notna(), None), line_N, repeated
-
-
-def _repeated_names(text: str, separator: str) -> frozenset[str]:
-    """The column names that occur more than once, which pandas would read as "name.1"."""
-    try:
-        header = next(csv.reader(io.StringIO(text), delimiter=separator), [])
-    except csv.Error:
-        return frozenset()
-    counts = Counter(clean_text(name) for name in header)
-    return frozenset(name for name, count in counts.items() if count > 1 and name)
-
-
-def _free_names(names: Iterable[str]) -> list[str]:
-    """Column names cleaned by `clean_text`, except those that two columns would then share."""
-    given = list(names)
-    clean = [clean_text(name) for name in given]
-    counts = Counter(clean)
-    return [new if counts[new] == 1 else old for old, new in zip(given, clean, strict=True)]
-
-
-def _parse_parquet(data: bytes, source: str) -> pd.DataFrame:
-    try:
-        table = pq.read_table(io.BytesIO(data))
-        cells = {
-            name: np.array([*map(_text_of, table.column(i).to_pylist()), None], dtype=object)[:-1]
-            for name, i in zip(
-                _free_names(table.column_names), range(table.num_columns), strict=True
-            )
-        }
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise MetadataError(f"{source}: not a Parquet table: {error}") from error
-    return pd.DataFrame(cells, dtype=object)
-
-
-def _text_of(value: object) -> str | None:
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    if isinstance(value, list | dict):
-        return json.dumps(value, default=_json_of)
-    return str(value)
-
-
-def _json_of(value: object) -> str:
-    return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)

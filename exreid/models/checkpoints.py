@@ -56,8 +56,8 @@ def read_checkpoint(file: Path, *, key: str) -> Any:
         except pickle.UnpicklingError as error:
             named = re.search(r"GLOBAL ([\w.]+)", str(error))
             raise CheckpointError(
-                f"{file}: has {named[1] if named else 'something'} besides tensors, or is no "
-                "checkpoint; it is not loaded, since unpickling can run code. Save the state_dict "
+                f"{file}: has {named[1] if named else 'something'} besides tensors, or is not a "
+                "checkpoint. It is not loaded, since unpickling can run code. Save the state_dict "
                 "alone, or convert it to .safetensors."
             ) from error
 

@@ -19,6 +19,8 @@ from exreid.storage.run_files import IN_GALLERY, PHOTOS, read_run_table
 
 SITE_COLUMNS = ("site", "trap_id", "station", "camera", "location", "cell_code", "place")
 """Names of a column with the place, the likeliest first."""
+APART = ("site", "station", "location", "place")
+"""Those of which two values are two places: cameras come in pairs, and cells of a grid adjoin."""
 TOLD_COLUMNS = (
     *("image_id", "root", "path", "mask", "bbox", "identity", "date", "encounter", "visit"),
     "viewpoint",
@@ -210,8 +212,13 @@ def site_column(whole: pd.DataFrame, site: str | None) -> str | None:
                 f"{', '.join(map(str, whole.columns))}."
             )
         return site
-    lowered = {str(name).lower(): str(name) for name in reversed(list(whole.columns))}
-    return next((lowered[name] for name in SITE_COLUMNS if name in lowered), None)
+    return column_named(whole, SITE_COLUMNS)
+
+
+def column_named(table: pd.DataFrame, names: Sequence[str]) -> str | None:
+    """The first of these names that a column has, in any case of its letters, as it has it."""
+    lowered = {str(name).lower(): str(name) for name in reversed(list(table.columns))}
+    return next((lowered[name] for name in names if name in lowered), None)
 
 
 def _where(whole: pd.DataFrame) -> str:

@@ -71,7 +71,7 @@ def find_source(what: str) -> Path:
     for one in (folder, *by_id):
         if (one / RESULT_FILE).is_file() or (one / MANIFEST).is_file():
             return one
-    there = "is no run and no gallery" if folder.is_dir() else "there is no such folder"
+    there = "is neither a run nor a gallery" if folder.is_dir() else "there is no such folder"
     raise ConfigError(
         f"{what}: {there}, and no run of that id in {' or '.join(RUN_FOLDERS)}. Name the folder of "
         "an identification, of a probe, or of a gallery."

@@ -72,7 +72,7 @@ def build_gallery(
     config = settled(config)
     put_back(out.expanduser().absolute())
     if out.exists() and not (out / MANIFEST).is_file():
-        raise ConfigError(f"--out: {out} is there, and is no gallery. Name another folder.")
+        raise ConfigError(f"--out: {out} exists and is not a gallery. Name another folder.")
     if (out / DECISIONS).exists():
         log.warning(
             "%s had edits of names (%s), and the new gallery has the data set's names.",

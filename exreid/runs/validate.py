@@ -19,10 +19,9 @@ from exreid.pipeline.check_leaks import inspect_split, leak_check, make_prints
 from exreid.pipeline.inputs import cache_folder, settled, table_columns, with_made_split
 from exreid.progress import Progress, counted, no_progress
 from exreid.records import ImageTable, Rejected, region_parts
+from exreid.report.run_images import APART, column_named, site_column
 from exreid.storage.urls import READER_THREADS, read_bytes
 
-SITE_NAMES = ("site", "location")
-"""Columns that name the place of a camera; the first that is there."""
 NEAR = np.timedelta64(1, "h")
 SHOWN_PAIRS = 3
 CROPS, CROP_PX = 10, 200
@@ -213,7 +212,7 @@ def _draw_crops(table: ImageTable, config: ProbeConfig, file: Path) -> str:
 
 def _two_places(table: ImageTable) -> list[str]:
     """Animals that are at two sites within an hour, in words."""
-    site = _site_column(table)
+    site = column_named(table.original, APART)
     if site is None:
         return []
     rows = table.rows[["identity", "date", "row"]].assign(site=table.original[site].to_numpy())
@@ -240,10 +239,6 @@ def _two_places(table: ImageTable) -> list[str]:
     return [f"{table.source}: {told}. Is a name wrong, or a camera's clock?"]
 
 
-def _site_column(table: ImageTable) -> str | None:
-    return next((name for name in SITE_NAMES if name in table.original.columns), None)
-
-
 def _summary(table: ImageTable, rejected: int) -> list[str]:
     rows = table.rows
     per_identity = rows["identity"].value_counts().to_numpy()
@@ -261,7 +256,7 @@ def _summary(table: ImageTable, rejected: int) -> list[str]:
             f"{int(rows['date'].notna().sum())}; encounters: "
             f"{rows['encounter'].nunique()}."
         )
-        site = _site_column(table)
+        site = site_column(table.original, None)
         if site is not None and (places := table.original[site].dropna().value_counts()).size:
             lines.append(
                 f"Sites ({site}): {len(places)}, {int(places.min())} to {int(places.max())} images "

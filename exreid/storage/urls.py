@@ -76,7 +76,7 @@ def read_regular(file: str) -> bytes:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, "is a folder", file)
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError("it is no regular file but a device, a pipe or a socket")
+        raise ValueError("it is a device, a pipe or a socket, not a file")
     if status.st_size > MAX_FILE_BYTES:
         raise ValueError(f"it has {status.st_size} bytes, over {MAX_FILE_BYTES}")
     with open(file, "rb") as stream:  # noqa: PTH123

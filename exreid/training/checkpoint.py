@@ -27,7 +27,7 @@ BEST, BEST_FULL = "checkpoint-best.pth", "checkpoint-best-full.pth"
 FINAL, FINAL_FULL = "checkpoint-final.pth", "checkpoint-final-full.pth"
 FINAL_SAFETENSORS = "checkpoint-final.safetensors"
 RESUMABLE = (
-    "It is no whole checkpoint-*-full.pth, or of another version: a training cannot go on from it. "
+    "It is not a complete checkpoint-*-full.pth of this version: a training cannot resume from it. "
     "Take another one, or start from its weights by model.checkpoint."
 )
 
@@ -214,8 +214,8 @@ def _check_full(content: dict[str, Any]) -> None:
     if not all(type(step) is int and step >= 0 for step in steps):
         raise ValueError(f"epochs and steps {steps}")
     if not all(isinstance(name, str) for name in names) or isinstance(content["labels"], str):
-        raise TypeError("names that are no text")
+        raise TypeError("names that are not text")
     if not all(isinstance(row, dict) and "epoch" in row for row in rows):
-        raise TypeError("a history that is none")
+        raise TypeError("a history that is not a list of epochs")
     if not all(isinstance(content[name], dict) for name in ("model", "head", "optimizer", "rng")):
-        raise TypeError("states that are none")
+        raise TypeError("states that are not dictionaries")

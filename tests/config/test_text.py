@@ -97,16 +97,16 @@ def test_numbers_switches_and_lists_are_what_their_keys_take(override, value):
     [
         ("train.epochs=12:30", "train.epochs: Input should be a valid integer; it is '12:30'"),
         ("seed=@x", "seed: Input should be a valid integer; it is '@x'"),
-        ("seed=99999999999999999999", "seed: 99999999999999999999 is no number of anything here"),
+        ("seed=99999999999999999999", "seed: 99999999999999999999 is out of range"),
         ("dataset.encounter_cols=source", "Write [source]"),
         ("dataset.encounter_cols=[1,", "dataset.encounter_cols: '[1,' is not valid YAML"),
         ("dataset.root=", "dataset.root= has no value"),
         ("dataset.mask_col=", "Write dataset.mask_col=null for none"),
         ("dataset=3", "dataset: is a block of keys"),
         ("dataset.root=${oc.env:AWS_SECRET_ACCESS_KEY}", "is not looked up"),
-        ("dataset.root=data\udcff", "is no Unicode text"),
+        ("dataset.root=data\udcff", "is not valid Unicode"),
         ("dataset.root=a\0b", "has a character 0 in it"),
-        ("dataset.ro\udcffot=a", "is no Unicode text"),
+        ("dataset.ro\udcffot=a", "is not valid Unicode"),
     ],
 )
 def test_what_cannot_be_meant_is_explained(override, says):
@@ -124,7 +124,7 @@ def test_what_cannot_be_meant_is_explained(override, says):
         ("dataset: {encounter_cols: ['${x}']}", "dataset.encounter_cols.0"),
         ("? [a]\n: 1", "a key is a word"),
         ("a: 1\n---\nb: 2", "not valid YAML"),
-        ('dataset: {root: "\\ud800"}', "is no Unicode text"),
+        ('dataset: {root: "\\ud800"}', "is not valid Unicode"),
         ('dataset: {root: "\\UFFFFFFFF"}', "not valid YAML"),
         ("a: &a [*a]", "too much for a config"),
         ("[" * 5000, "not valid YAML: too many levels"),

@@ -220,7 +220,7 @@ def test_a_run_is_found_by_its_id(world, tmp_path, monkeypatch):
     ("words", "code", "says"),
     [
         (["nowhere", "--to", "coco", "--out", "o"], 2, "no run of that id in identifications"),
-        (["data", "--to", "coco", "--out", "o"], 2, "is no run and no gallery"),
+        (["data", "--to", "coco", "--out", "o"], 2, "is neither a run nor a gallery"),
         (["card", "--to", "folders", "--out", "data"], 2, "--out data: has other files"),
         (["card", "--to", "table", "--out", "t.ods"], 2, "writes a .csv file or a .xlsx file"),
         (["card", "--to", "folders", "--out", "t.zip"], 2, "--to folders writes a folder"),
