@@ -62,8 +62,11 @@ def local_ray():
 
 
 # Under xdist (`make test`) the tests of a file share a process with its fixtures, and all files
-# that use Ray share one, so that one Ray runs at a time. These come first, and then the slow ones:
-# what is left at the end is short.
+# that use `local_ray` share one, so that there is one such Ray. These come first, and then the slow
+# ones, the longest first: what is left at the end is short. There are more processes than cores,
+# since the slow tests mostly wait.
+LONGEST = ("test_chaos", "test_nodes", "test_notebook", "test_long_runs", "test_submitted_jobs")
+"""A process with two tests left is given another file: the short one waits behind the first."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -80,9 +83,15 @@ def pytest_xdist_make_scheduler(config, log):
 
 def pytest_collection_modifyitems(items):
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(
-            key=lambda item: (not _uses_ray(item.path), item.get_closest_marker("slow") is None)
-        )
+        items.sort(key=_place)
+
+
+def _place(item):
+    if _uses_ray(item.path):
+        return 0
+    if item.get_closest_marker("slow") is None:
+        return len(LONGEST) + 2
+    return 1 + (LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 @cache

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -172,13 +173,21 @@ def test_a_dead_head_costs_a_probe_nothing_that_was_matched(dataset, tmp_path, h
     address, parts = head
     arguments = [f"dataset.root={dataset}", f"output.root={tmp_path}", "output.run_id=r"]
     arguments += ["dataset.encounter_cols=[source,encounter]", "benchmark.method=local_lightglue"]
-    arguments += ["benchmark.local_size=256"]  # matching takes long enough to be cut off
+    arguments += ["benchmark.local_size=160", "benchmark.local_top_k=128"]
     process = _start("probe", *arguments, f"ray.address={address}", "ray.num_actors=1")
     store = tmp_path / ".exreid_cache" / "pairs"
     _wait(lambda: any(log.stat().st_size for log in store.rglob("part-*.pairs")), process)
-    (gcs,) = (pid for pid, name in parts.items() if name.startswith("gcs_server"))
-    os.kill(gcs, signal.SIGKILL)
-    _, said = process.communicate(timeout=300)
+    (raylet,) = (pid for pid, name in parts.items() if name == "raylet")
+    (actor,) = (pid for pid, name in children(raylet).items() if name == "ray::MatchActor")
+    # It would match all other pairs before the death is noticed.
+    os.kill(actor, signal.SIGSTOP)
+    try:
+        (gcs,) = (pid for pid, name in parts.items() if name.startswith("gcs_server"))
+        os.kill(gcs, signal.SIGKILL)
+        _, said = process.communicate(timeout=300)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(actor, signal.SIGKILL)
     assert process.returncode == 1, said
     assert "answers no more" in said
     assert "output.run_id=r" in said

@@ -54,7 +54,7 @@ def test_trials_of_several_workers_train_with_ray_train_and_stop_early(
 ):
     arguments = [f"dataset.root={dataset}", f"output.root={tmp_path}", *SMALL, SPACE]
     arguments += ["train.epochs=3", "ray.num_workers=2", "ray.cpus_per_worker=0.5"]
-    arguments += ["tune.num_samples=3", "tune.max_concurrent=2", "output.run_id=s"]
+    arguments += ["tune.num_samples=2", "tune.max_concurrent=2", "output.run_id=s"]
     assert main(["tune", *arguments]) == 0, capsys.readouterr().err
     trials = json.loads((tmp_path / "sweeps" / "s" / "sweep.json").read_text())["trials"]
     assert [trial["state"] for trial in trials].count("failed") == 0, shlex.join(map(str, trials))
