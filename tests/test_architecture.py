@@ -8,7 +8,17 @@ PACKAGE = Path(__file__).parent.parent / "exreid"
 PARTS = [
     *("errors", "progress", "records", "plugins"),
     *("config", "metrics", "storage", "data", "models", "calibration", "features", "matching"),
-    *("openset", "review", "training", "explain", "distributed", "pipeline", "gallery", "report", "runs"),
+    *(
+        "openset",
+        "review",
+        "training",
+        "explain",
+        "distributed",
+        "pipeline",
+        "gallery",
+        "report",
+        "runs",
+    ),
     *("api", "commands", "cli"),
 ]
 """Each part may import those before it."""

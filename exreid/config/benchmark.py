@@ -189,6 +189,9 @@ class BenchmarkConfig(StrictModel):
     index_neighbours: PositiveInt = 3
     """The index: the number of nearest images that a keypoint speaks for; the next one is the
     background that their distances are compared with."""
+    index_search: Literal["auto", "exact"] = "auto"
+    """The index: exact compares a query with every image. auto does so up to 512 images, and on a
+    GPU; beyond, FAISS finds candidates, and the best are compared."""
     local_features: LocalName = "aliked-n16"
     """Keypoints and descriptors that are matched; or those of an installed package (entry point
     exreid.extractors)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 CACHE_VERSION = 2
@@ -32,3 +32,8 @@ def stage_folder(cache: Path, kind: str, description: Mapping[str, object]) -> P
 def describe_fingerprint(description: Mapping[str, object]) -> str:
     """16 hex digits of a stage's description."""
     return hashlib.sha256(json.dumps(dict(description), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def keys_fingerprint(keys: Sequence[str]) -> str:
+    """16 hex digits of some images' keys, in their order."""
+    return hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]

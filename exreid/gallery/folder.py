@@ -4,6 +4,7 @@
     images.parquet      a row per photograph, in the gallery's order
     global-0.npy        float32 (G, D) of the first backbone; global-1.npy of the next
     local-NAME/         local features, as the cache keeps them
+    index-NAME/         the segments of the index, of more than 512 photographs
     fusion.json         how raw scores become one (method=wildfusion)
     decisions.csv       edits of the animals' names, where there were any
     pairs/              evidence of gallery pairs that were matched for fitting
@@ -182,6 +183,15 @@ class StoredGallery:
     def local_folder(self, name: str) -> Path:
         """The folder of one extractor's local features, all of them undamaged."""
         return self.local_store(name).store.folder
+
+    def index_folder(self, name: str) -> Path | None:
+        """The folder of the index of one extractor's features; None where the gallery is too small
+        for one, or of an earlier version."""
+        folder = self.folder / f"index-{name}"
+        if not folder.exists():
+            return None
+        refuse_links(inside(self.folder, folder.name))
+        return folder
 
     def description(self, name: str) -> dict[str, Json]:
         """The values that features of this name depend on besides the images; empty without

@@ -40,6 +40,7 @@ from exreid.gallery.layout import (
 from exreid.gallery.manifest import FORMAT, ROUNDING_KEYS, Manifest, OpenSetFit
 from exreid.openset.decide import Decider
 from exreid.openset.group import Grouping
+from exreid.pipeline.index_segments import IndexSegments
 from exreid.pipeline.inputs import methods_of
 from exreid.pipeline.rank import Scoring
 from exreid.progress import Progress
@@ -96,6 +97,8 @@ class GalleryContent:
     thumbnail_px: int
     edits: Sequence[Edit] = ()
     """Of the animals' names, in their order."""
+    segments: IndexSegments | None = None
+    """Of the index of its first local features; None where it is small, or has no index."""
 
     @property
     def table(self) -> ImageTable:
@@ -111,6 +114,9 @@ class GalleryContent:
         keys = [image_key(c, region) for c, region in zip(self.content_G, regions, strict=True)]
         for images in features.local:
             _write_local(folder / f"local-{images.name}", images.store.store, keys, self.old)
+        if self.segments is not None:
+            for file in self.segments.files():
+                _link_or_copy(file, folder / f"index-{features.local[0].name}" / file.name)
         _write_pairs(folder / PAIRS, self.scoring)
         checkpoints = _write_weights(folder, config)
         small_masks = self._write_thumbnails(folder, self.scoring.log.progress)

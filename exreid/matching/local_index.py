@@ -36,6 +36,8 @@ SPARE = 3
 """Images beyond the wanted ones that are chosen in float32: exact distances then decide."""
 IMAGES_AT_A_TIME = {"cpu": 64, "cuda": 1024}
 """Gallery images that a query is compared with at a time."""
+FEW = 0.5
+"""Where fewer of these are paired with the query, the others are left out of the product."""
 
 
 @dataclass(frozen=True)
@@ -92,28 +94,48 @@ def nearest_images(
         rows = np.arange(start, min(start + step, len(gallery)))
         gallery_GKL = _of_length_1(gallery.take(rows), matcher.device)
         for q, count in enumerate(count_Q.tolist()):
-            counts = on_device(np.where(paired_QG[q, rows], count_G[rows], 0), matcher.device)
-            more = _chosen(query_QKL[q, :count], gallery_GKL, counts, start)
+            place_R, images_RKL = rows, gallery_GKL
+            if paired_QG[q, rows].mean() < FEW:
+                place_R = rows[paired_QG[q, rows]]
+                images_RKL = gallery_GKL[on_device(place_R - start, matcher.device)]
+            count_R = np.where(paired_QG[q, place_R], count_G[place_R], 0)
+            places = on_device(place_R, matcher.device), on_device(count_R, matcher.device)
+            more = _chosen(query_QKL[q, :count], images_RKL, *places)
             chosen[q] = chosen[q].or_nearer(more, keep + SPARE)
-    keypoints = queries.keypoints_NK2.shape[1]
-    lists = [_padded(_exact(queries, q, gallery, near), keypoints) for q, near in enumerate(chosen)]
+    shape = queries.keypoints_NK2.shape[1], keep + SPARE
+    lists = [_padded(_exact(queries, q, gallery, near), *shape) for q, near in enumerate(chosen)]
     return nearest_of([NearestImages.joined(lists)], keep)
+
+
+def nearest_of_some(
+    matcher: PairMatcher,
+    queries: LocalFeatures,
+    gallery: LocalFeatures,
+    pair_P2: np.ndarray,
+    *,
+    keep: int,
+    every: int,
+) -> NearestImages:
+    """As `nearest_images`, of every so many of a query's keypoints."""
+    some = LocalFeatures(
+        queries.keypoints_NK2[:, ::every],
+        queries.descriptors_NKL[:, ::every],
+        -(-queries.count_N // every),
+        queries.image_wh_px_N2,
+    )
+    return nearest_images(matcher, some, gallery, pair_P2, keep=keep)
 
 
 def nearest_of(parts: Sequence[NearestImages], keep: int) -> NearestImages:
     """The nearest images of several lists for the same queries, of different images."""
-    squared, image, keypoint = (
-        np.concatenate([getattr(part, name) for part in parts], axis=2) for name in _FIELDS
+    both = NearestImages(
+        *(np.concatenate([getattr(part, name) for part in parts], axis=2) for name in _FIELDS)
     )
-    missing = keep - squared.shape[2]
-    if missing > 0:
-        wide = ((0, 0), (0, 0), (0, missing))
-        squared = np.pad(squared, wide, constant_values=RIGHT_ANGLE)
-        image = np.pad(image, wide, constant_values=-1)
-        keypoint = np.pad(keypoint, wide, constant_values=-1)
-    order = np.lexsort((image, squared, image < 0), axis=2)[:, :, :keep]
+    both = _padded(both, both.squared_QKC.shape[1], keep)
+    image_QKC = both.image_QKC
+    order = np.lexsort((image_QKC, both.squared_QKC, image_QKC < 0), axis=2)[:, :, :keep]
     return NearestImages(
-        *(np.take_along_axis(values, order, axis=2) for values in (squared, image, keypoint))
+        *(np.take_along_axis(getattr(both, name), order, axis=2) for name in _FIELDS)
     )
 
 
@@ -151,15 +173,22 @@ def keypoint_distances(
 ) -> np.ndarray:
     """The squared distance of each query keypoint's nearest descriptor in the gallery image of each
     pair, float64 (P, K); `RIGHT_ANGLE` for padding."""
-    if len(pair_P2) == 0:
-        return np.zeros((0, queries.keypoints_NK2.shape[1]))
-    parts = [
-        nearest_images(
-            matcher, queries.take(pair[:1]), gallery.take(pair[1:]), np.zeros((1, 2), int), keep=1
-        ).squared_QKC[:, :, 0]
-        for pair in pair_P2
-    ]
-    return np.concatenate(parts)
+    assert isinstance(matcher, NearestMatcher)
+    squared_PK = np.full((len(pair_P2), queries.keypoints_NK2.shape[1]), RIGHT_ANGLE)
+    query_QKL = _of_length_1(queries, matcher.device)
+    step = IMAGES_AT_A_TIME[matcher.device.type]
+    for q in np.unique(pair_P2[:, 0]).tolist():
+        count, mine_P = queries.count_N[q], np.flatnonzero(pair_P2[:, 0] == q)
+        for start in range(0, len(mine_P), step):
+            part_P = mine_P[start : start + step]
+            others = gallery.take(pair_P2[part_P, 1])
+            other_GKL = _of_length_1(others, matcher.device)
+            index_G = on_device(np.arange(len(others)), matcher.device)
+            count_G = on_device(others.count_N, matcher.device)
+            chosen = _chosen(query_QKL[q, :count], other_GKL, index_G, count_G)
+            nearest = _exact(queries, q, others, chosen)
+            squared_PK[part_P, :count] = nearest.squared_QKC[0].T
+    return squared_PK
 
 
 def scores_against(
@@ -224,31 +253,29 @@ class _Chosen(NamedTuple):
 
 
 def _chosen(
-    query_KL: torch.Tensor, gallery_GKL: torch.Tensor, count_G: torch.Tensor, start: int
+    query_KL: torch.Tensor,
+    gallery_GKL: torch.Tensor,
+    index_G: torch.Tensor,
+    count_G: torch.Tensor,
 ) -> _Chosen:
-    """All these gallery images, whose indices begin at ``start``. ``count_G``: their keypoints, 0
-    for an image that does not answer."""
+    """All these gallery images, which have these indices. ``count_G``: their keypoints, 0 for an
+    image that does not answer."""
     images, keypoints, length = gallery_GKL.shape
     similarity_KGK = (query_KL @ gallery_GKL.reshape(-1, length).T).view(-1, images, keypoints)
     best_KG, keypoint_KG = similarity_KGK.max(dim=2)
-    place_KG = torch.arange(start, start + images, device=best_KG.device).expand_as(best_KG)
+    index_KG = index_G.expand_as(best_KG)
     # Of equally near ones any may have been taken: padding stands for the first.
     keypoint_KG = torch.where(keypoint_KG < count_G, keypoint_KG, 0)
-    return _Chosen(best_KG.masked_fill(count_G == 0, PADDING), place_KG, keypoint_KG)
+    return _Chosen(best_KG.masked_fill(count_G == 0, PADDING), index_KG, keypoint_KG)
 
 
 def _exact(
     queries: LocalFeatures, q: int, gallery: LocalFeatures, chosen: _Chosen
 ) -> NearestImages:
-    """With distances from the stored numbers: the products and their sums are exact in float64, so
-    that neither the device nor the order of the sum changes them."""
+    """With distances from the stored numbers."""
     similarity_KC, image_KC, keypoint_KC = (values.cpu().numpy() for values in chosen)
-    own_KL = queries.descriptors_NKL[q, : len(image_KC)].astype(np.float64)
-    other_KCL = gallery.descriptors_NKL[image_KC, keypoint_KC].astype(np.float64)
-    product_KC = np.einsum("kl,kcl->kc", own_KL, other_KCL)
-    lengths_KC = np.einsum("kl,kl->k", own_KL, own_KL)[:, None]
-    lengths_KC = np.sqrt(lengths_KC * np.einsum("kcl,kcl->kc", other_KCL, other_KCL))
-    squared_KC = np.maximum(2.0 - 2.0 * product_KC / np.maximum(lengths_KC, 1e-12), 0.0)
+    other_KCL = gallery.descriptors_NKL[image_KC, keypoint_KC]
+    squared_KC = squared_of(queries.descriptors_NKL[q, : len(image_KC)], other_KCL)
     missing_KC = similarity_KC <= PADDING
     return NearestImages(
         np.where(missing_KC, RIGHT_ANGLE, squared_KC)[None],
@@ -257,9 +284,22 @@ def _exact(
     )
 
 
-def _padded(nearest: NearestImages, keypoints: int) -> NearestImages:
-    """With as many keypoints, of which the last have no images."""
-    wide = ((0, 0), (0, keypoints - nearest.squared_QKC.shape[1]), (0, 0))
+def squared_of(own_KL: np.ndarray, other_KCL: np.ndarray) -> np.ndarray:
+    """The squared distances of float16 descriptors at length 1, float64 (K, C), of (K, L) and
+    (K, C, L): the products and their sums are exact in float64, so that neither the device nor the
+    order of the sum changes them."""
+    own_KL, other_KCL = own_KL.astype(np.float64), other_KCL.astype(np.float64)
+    product_KC = np.einsum("kl,kcl->kc", own_KL, other_KCL)
+    lengths_KC = np.einsum("kl,kl->k", own_KL, own_KL)[:, None]
+    lengths_KC = np.sqrt(lengths_KC * np.einsum("kcl,kcl->kc", other_KCL, other_KCL))
+    squared_KC: np.ndarray = 2.0 - 2.0 * product_KC / np.maximum(lengths_KC, 1e-12)
+    return np.maximum(squared_KC, 0.0)
+
+
+def _padded(nearest: NearestImages, keypoints: int, images: int) -> NearestImages:
+    """With as many keypoints, and for each at least as many images; the last ones are none."""
+    missing = max(images - nearest.squared_QKC.shape[2], 0)
+    wide = ((0, 0), (0, keypoints - nearest.squared_QKC.shape[1]), (0, missing))
     values = zip(_FIELDS, (RIGHT_ANGLE, -1, -1), strict=True)
     return NearestImages(
         *(np.pad(getattr(nearest, name), wide, constant_values=fill) for name, fill in values)

@@ -57,6 +57,9 @@ class StoredFeatures(Protocol):
     def local_folder(self, name: str) -> Path:
         """The folder of the local features of one extractor."""
 
+    def index_folder(self, name: str) -> Path | None:
+        """The folder of the index of these local features; None where there is none."""
+
     def description(self, name: str) -> dict[str, Json]:
         """The description of the features of this name (`exreid.features.keys`); empty where it has
         none."""

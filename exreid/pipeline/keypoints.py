@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -51,6 +52,8 @@ class LocalImages:
     """What the features depend on besides the images."""
     weights: str
     """The fingerprint of LightGlue's, for features of this kind; "" where it is not used."""
+    segments: Path | None = None
+    """The folder with the gallery's own segments of the index."""
 
     def at(self, position_N: np.ndarray) -> LocalImages:
         """The images at these positions."""
@@ -120,7 +123,12 @@ def _with_keypoints(
         store = LocalFeatureStore(
             folder, name, config.benchmark.local_top_k, stored.local_folder(name)
         )
-        images = replace(images, keys=(*stored.keys, *images.keys), store=store)
+        images = replace(
+            images,
+            keys=(*stored.keys, *images.keys),
+            store=store,
+            segments=stored.index_folder(name),
+        )
     features = features.at(position_N, report, "keypoints")
     return replace(
         features,

@@ -14,22 +14,23 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from exreid.errors import MatchingError
-from exreid.features.keys import stage_folder
-from exreid.matching.cascade import SEARCH_STAGE, MakeMatcher
+from exreid.features.keys import keys_fingerprint, stage_folder
+from exreid.matching.cascade import SEARCH_STAGE
 from exreid.matching.local_index import (
+    RIGHT_ANGLE,
     NearestImages,
     image_matches,
     image_scores,
     keypoint_distances,
     nearest_images,
     nearest_of,
+    nearest_of_some,
     scores_against,
 )
-from exreid.matching.nearest import NearestSettings
 from exreid.matching.tiles import Answer, Ask, Tile, plan_tiles
 from exreid.metrics.ranking import (
     Exclude,
+    GalleryIndex,
     blocks,
     concatenate_rankings,
     excluded_images,
@@ -37,9 +38,10 @@ from exreid.metrics.ranking import (
     places_in,
     rank_block,
 )
+from exreid.pipeline.index_segments import IndexSegments, ask_tiles, is_approximate
 from exreid.pipeline.inputs import cache_folder
 from exreid.pipeline.match import LocalMethod
-from exreid.records import Ranking, RetrievalSide
+from exreid.records import Counts, Ranking, RetrievalSide
 from exreid.storage.array_store import ArrayStore, write_part
 from exreid.storage.run_tables import matches_table
 
@@ -48,8 +50,14 @@ LeftOut = Exclude | Literal["identity"]
 that were new."""
 QUERIES_AT_A_TIME = 64
 PAIRS_PER_TILE = {"cpu": 4096, "cuda": 65536}
-VERSION = 1
+COMPARED_BEST = 128
+"""Of the images that segments find, those with the highest scores are compared wholly."""
+RECALL_QUERIES, RECALL_EVERY = 16, 16
+"""The recall of segments is measured on so many queries, at every sixteenth of their keypoints."""
+VERSION = 2
 """Raise it when the code of the search changes its answers."""
+SEGMENTS_VERSION = 1
+"""The same of the search by segments."""
 
 
 class LocalIndex:
@@ -69,15 +77,21 @@ class LocalIndex:
         self.keep, self.keypoints = neighbours + 1, method.config.benchmark.local_top_k
         keys = method.images.keys
         self.gallery_keys = [keys[i] for i in gallery.position_N]
-        description = {
+        description: dict[str, object] = {
             "stage": "nearest images",
             "stage_version": VERSION,
             "local": method.images.description,
             "keep": self.keep,
-            "gallery": hashlib.sha256("\n".join(self.gallery_keys).encode()).hexdigest()[:16],
+            "gallery": keys_fingerprint(self.gallery_keys),
         }
+        self.segments: IndexSegments | None = None
+        """None where all images are compared."""
+        if is_approximate(method, len(gallery)):
+            self.segments = IndexSegments(method, gallery, self.keep)
+            description |= {"segments": self.segments.names, "version": SEGMENTS_VERSION}
         self.folder = stage_folder(cache_folder(method.config), "nearest", description)
         self._store: ArrayStore | None = None
+        self._known: dict[Exclude, GalleryIndex] = {}
 
     def rank(
         self,
@@ -99,8 +113,8 @@ class LocalIndex:
 
     def scores(self, queries: RetrievalSide, exclude: LeftOut) -> np.ndarray:
         """float64 (Q, G), by `exreid.matching.local_index.image_scores`."""
-        count_Q = self.method.features_of(queries.position_N).count_N
-        return image_scores(self.nearest(queries, exclude), count_Q, len(self.gallery))
+        nearest, count_Q = self.nearest(queries, exclude)
+        return image_scores(nearest, count_Q, len(self.gallery))
 
     def pair_scores(
         self, first_P: np.ndarray, second_P: np.ndarray, *, exclude: LeftOut
@@ -118,8 +132,7 @@ class LocalIndex:
             inside_M = place_M >= 0
             for q, out in enumerate(self._left_out(block, exclude)):
                 inside_M &= (row_M != q) | ~np.isin(place_M, out)
-            nearest = self.nearest(block, exclude)
-            count_Q = self.method.features_of(block.position_N).count_N
+            nearest, count_Q = self.nearest(block, exclude)
             score_QG = image_scores(nearest, count_Q, len(self.gallery))
             score_P[mine_P[inside_M]] = score_QG[row_M[inside_M], place_M[inside_M]]
             other_M = np.flatnonzero(~inside_M)
@@ -139,7 +152,7 @@ class LocalIndex:
         matches = []
         for number, block in enumerate(blocks(queries, QUERIES_AT_A_TIME)):
             start = number * QUERIES_AT_A_TIME
-            nearest = self.nearest(block, exclude, counted=False)
+            nearest, _ = self.nearest(block, exclude, counted=False)
             mine_P = np.flatnonzero((query_P >= start) & (query_P < start + len(block)))
             for q, g in zip(
                 (query_P[mine_P] - start).tolist(), gallery_P[mine_P].tolist(), strict=True
@@ -156,9 +169,9 @@ class LocalIndex:
 
     def nearest(
         self, queries: RetrievalSide, exclude: LeftOut, *, counted: bool = True
-    ) -> NearestImages:
-        """The nearest gallery images of each keypoint, from the cache or searched; ``counted`` in
-        the run's tally."""
+    ) -> tuple[NearestImages, np.ndarray]:
+        """The nearest gallery images of each keypoint, from the cache or searched, and the number
+        of each query's keypoints; ``counted`` in the run's tally."""
         left_out = self._left_out(queries, exclude)
         entries = [self._entry(p, out) for p, out in zip(queries.position_N, left_out, strict=True)]
         store = self._opened()
@@ -170,11 +183,25 @@ class LocalIndex:
             tally.pairs_known += (len(queries) - len(new)) * whole
         if new:
             fresh = self._search(queries.position_N[new], [left_out[q] for q in new])
+            count_M = self.method.features_of(queries.position_N[new]).count_N
             once = {entries[q]: row for row, q in enumerate(new)}
-            write_part(self.folder, list(once), _records(fresh.take(np.array([*once.values()]))))
+            row_M = np.array([*once.values()])
+            write_part(self.folder, list(once), _records(fresh.take(row_M), count_M[row_M]))
             self._store = None
+        self.method.tally.index |= self._how()
         records = self._opened().gather(entries)
-        return NearestImages(records["squared"], records["image"], records["keypoint"])
+        nearest = NearestImages(records["squared"], records["image"], records["keypoint"])
+        return nearest, records["count"]
+
+    def _how(self) -> Counts:
+        """How it is searched, for the result."""
+        if self.segments is None:
+            return {"index_search": "exact"}
+        how: Counts = {"index_search": "approximate"}
+        if recall := self.segments.recall():
+            share = round(recall["found"] / max(recall["asked"], 1), 4)
+            how |= {"index_recall": share, "index_recall_of": recall["asked"]}
+        return how
 
     def _opened(self) -> ArrayStore:
         if self._store is None:
@@ -185,7 +212,9 @@ class LocalIndex:
     def _left_out(self, queries: RetrievalSide, exclude: LeftOut) -> list[np.ndarray]:
         """Gallery indices that do not answer each query, rising."""
         among: Exclude = "encounter" if exclude == "identity" else exclude
-        index = index_gallery(self.gallery, exclude=among)
+        if among not in self._known:
+            self._known[among] = index_gallery(self.gallery, exclude=among)
+        index = self._known[among]
         left_out = [excluded_images(queries, q, index) for q in range(len(queries))]
         if exclude != "identity":
             return left_out
@@ -205,17 +234,69 @@ class LocalIndex:
         answers_MG = np.ones((len(position_M), len(self.gallery)), bool)
         for m, out in enumerate(left_out):
             answers_MG[m, out] = False
+        segments = self.segments
+        if segments is None:
+            return self._compared(position_M, answers_MG)
+        queries = self.method.features_of(position_M)
+        found = segments.candidates(queries, position_M, left_out)
+        scores_MG = image_scores(nearest_of([found], self.keep), queries.count_N, len(self.gallery))
+        whole_MG = np.zeros_like(answers_MG)
+        whole_MG[:, segments.plan.rest] = True
+        best_MS = np.argsort(-scores_MG, axis=1, kind="stable")[:, :COMPARED_BEST]
+        np.put_along_axis(whole_MG, best_MS, True, axis=1)
+        whole_MG &= answers_MG
+        compared = self._compared(position_M, whole_MG)
+        query_M11 = np.arange(len(position_M))[:, None, None]
+        twice_MKC = whole_MG[query_M11, found.image_QKC]
+        others = NearestImages(
+            np.where(twice_MKC, RIGHT_ANGLE, found.squared_QKC),
+            np.where(twice_MKC, np.int32(-1), found.image_QKC),
+            found.keypoint_QKC,
+        )
+        nearest = nearest_of([others, compared], self.keep)
+        if segments.recall() is None:
+            self._measure(segments, position_M, answers_MG, nearest)
+        return nearest
+
+    def _measure(
+        self,
+        segments: IndexSegments,
+        position_M: np.ndarray,
+        answers_MG: np.ndarray,
+        nearest: NearestImages,
+    ) -> None:
+        """Search for some keypoints of some queries among all images, and keep the share of their
+        nearest images that was found."""
+        some = np.linspace(0, len(position_M) - 1, min(RECALL_QUERIES, len(position_M)))
+        some_S = some.round().astype(int)
+        ask = partial(nearest_of_some, keep=self.keep, every=RECALL_EVERY)
+        keypoints = -(-self.keypoints // RECALL_EVERY)
+        true = self._compared(position_M[some_S], answers_MG[some_S], ask, keypoints).image_QKC
+        found = nearest.image_QKC[some_S, ::RECALL_EVERY]
+        hit_SKC = (true[..., None] == found[:, :, None, :]).any(axis=-1) & (true >= 0)
+        segments.keep_recall(int((true >= 0).sum()), int(hit_SKC.sum()))
+
+    def _compared(
+        self,
+        position_M: np.ndarray,
+        answers_MG: np.ndarray,
+        ask: Ask[NearestImages] | None = None,
+        keypoints: int | None = None,
+    ) -> NearestImages:
+        """The nearest of those gallery images that answer, compared one by one; ``ask`` for the
+        nearest ones of ``keypoints`` of each query, instead of all."""
+        ask = partial(nearest_images, keep=self.keep) if ask is None else ask
         row_P, place_P = np.nonzero(answers_MG)
         pairs = position_M[row_P], self.gallery.position_N[place_P]
         row_of = {int(position): m for m, position in enumerate(position_M)}
         parts: list[list[NearestImages]] = [[] for _ in position_M]
-        for tile, answer in self._asked(partial(nearest_images, keep=self.keep), *pairs):
+        for tile, answer in self._asked(ask, *pairs):
             place_C = np.searchsorted(self.gallery.position_N, tile.gallery_M).astype(np.int32)
             image_QKC = np.where(answer.image_QKC >= 0, place_C[answer.image_QKC], np.int32(-1))
             near = replace(answer, image_QKC=image_QKC)
             for row, position in enumerate(tile.query_M.tolist()):
                 parts[row_of[position]].append(near.take(np.array([row])))
-        none = NearestImages.none(1, self.keypoints)
+        none = NearestImages.none(1, keypoints or self.keypoints)
         return NearestImages.joined([nearest_of([none, *part], self.keep) for part in parts])
 
     def _distances(self, first_P: np.ndarray, second_P: np.ndarray) -> np.ndarray:
@@ -228,24 +309,15 @@ class LocalIndex:
     def _asked(
         self, ask: Ask[Answer], first_P: np.ndarray, second_P: np.ndarray
     ) -> Iterator[tuple[Tile, Answer]]:
-        method, failed = self.method, list[tuple[Tile, str]]()
-        device = method.matchers.device
-        tiles = plan_tiles(first_P, second_P, pairs_per_tile=PAIRS_PER_TILE[device])
-        make = MakeMatcher("", NearestSettings(), device)
-        yield from method.matchers.run(tiles, make, ask, method.features_of, failed=failed)
-        if failed:
-            names = sorted({method.image_ids[i] for tile, _ in failed for i in tile.query_M})
-            raise MatchingError(
-                f"the descriptors of {len(names)} images could not be compared with the gallery's, "
-                f"{names[0]} among them ({failed[0][1]}). The same command tries again."
-            )
+        per_tile = PAIRS_PER_TILE[self.method.matchers.device]
+        return ask_tiles(self.method, plan_tiles(first_P, second_P, pairs_per_tile=per_tile), ask)
 
 
-def _records(nearest: NearestImages) -> np.ndarray:
-    """An entry of the cache for each query."""
+def _records(nearest: NearestImages, count_Q: np.ndarray) -> np.ndarray:
+    """An entry of the cache for each query, which has as many keypoints."""
     shape = nearest.squared_QKC.shape[1:]
     columns = [("squared", "<f8", shape), ("image", "<i4", shape), ("keypoint", "<i2", shape)]
-    records = np.zeros(len(nearest.squared_QKC), np.dtype(columns))
+    records = np.zeros(len(nearest.squared_QKC), np.dtype([*columns, ("count", "<i4")]))
     records["squared"], records["image"] = nearest.squared_QKC, nearest.image_QKC
-    records["keypoint"] = nearest.keypoint_QKC
+    records["keypoint"], records["count"] = nearest.keypoint_QKC, count_Q
     return records

@@ -31,11 +31,15 @@ class MatchingTally:
     """The words of all pairs that were asked for (see `exreid.storage.pair_store.pair_words`), by
     the name of their store; None: they are not noted."""
 
+    index: Counts = field(default_factory=dict)
+    """How the index of descriptors was searched."""
+
     def counts(self) -> Counts:
         """For the result."""
         counts: Counts = {
             count: self.pairs[stage] for count, stage in STAGE_COUNTS.items() if stage in self.pairs
         }
+        counts |= self.index
         counts["pairs_known"] = self.pairs_known
         if self.actors_lost:
             counts["actors_lost"] = self.actors_lost

@@ -130,9 +130,16 @@ def make_gallery(
             known_pairs=None if old is None else old.folder / PAIRS,
             note_pairs=True,
         )
-        fit = _fit(scoring, old, folder)
+        every = np.arange(len(features.table))
+        _, known = retrieval_sides(features.table, every, every)
+        search = search_of(scoring, known)
+        fit = _fit(scoring, known, search, old, folder)
         rejected = [*rejected, *features.rejected]
-        GalleryContent(scoring, contents, fit, rejected, old, thumbnail_px, edits).write(folder)
+        segments = None if search.index is None else search.index.segments
+        content = GalleryContent(
+            scoring, contents, fit, rejected, old, thumbnail_px, edits, segments
+        )
+        content.write(folder)
     extracted = (features.counts.get(f"{kind}_extracted", 0) for kind in ("images", "keypoints"))
     return Built(
         open_gallery(out),
@@ -145,12 +152,15 @@ def make_gallery(
     )
 
 
-def _fit(scoring: Scoring, old: StoredGallery | None, folder: Path) -> GalleryFit:
+def _fit(
+    scoring: Scoring,
+    gallery: RetrievalSide,
+    search: GallerySearch,
+    old: StoredGallery | None,
+    folder: Path,
+) -> GalleryFit:
     """What is fitted on all images together. A fusion that was loaded stays."""
     config = scoring.config
-    every = np.arange(len(scoring.features.table))
-    _, gallery = retrieval_sides(scoring.features.table, every, every)
-    search = search_of(scoring, gallery)
     if old is not None and old.manifest["calibration"] == "loaded":
         fitted = Fitted(stored_fusion(old, scoring, search, folder))
     else:

@@ -1,0 +1,269 @@
+"""Parts of a gallery that are searched by FAISS (Douze et al. 2024): of all descriptors, only those
+in the cells nearest to a query's are looked at.
+
+A segment has some thousand images. k-means divides their descriptors among cells; they are kept
+with 8 bits a number (IVF-SQ8), memory-mapped, and never change. What is found are candidates: their
+distances are computed from the stored descriptors, and the best images are compared wholly
+(`exreid.pipeline.local_index`). So a search may miss a neighbour, and never invents one.
+
+A segment is two files of one name: ``.faiss``, and ``.json``, which names its images. The name has
+a checksum of the latter and of the cells. The descriptors are not read to check them: damage among
+them loses neighbours, as the search itself may.
+
+Letters: Q queries, R images of the segment, K keypoints, C candidates of a keypoint, P pairs,
+L descriptor length.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from exreid.errors import CacheError
+from exreid.features.keys import keys_fingerprint
+from exreid.features.local_extraction import as_record
+from exreid.matching.local_index import RIGHT_ANGLE, NearestImages, nearest_of, squared_of
+from exreid.matching.tiles import PairMatcher
+from exreid.records import LocalFeatures
+from exreid.storage import mirror
+from exreid.storage.files import SEALED, checksum, temporary_beside
+
+if TYPE_CHECKING:
+    import faiss
+
+AVAILABLE = sys.platform != "darwin"
+"""On a Mac, FAISS and PyTorch crash in one process: each brings its own OpenMP."""
+PROBES = 8
+"""Cells that are looked at for each keypoint."""
+DESCRIPTORS = 2
+"""Descriptors that are fetched for each wanted image: several may be of one."""
+TRAINED_ON = 40
+"""Descriptors for each cell that the cells are learned from."""
+ROUNDS = 6
+"""Of k-means."""
+AT_A_TIME = 256
+"""Images that are added at a time."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What is known of a segment without its descriptors."""
+
+    file: Path
+    """Its ``.json``; the other file is beside it."""
+    keys: tuple[str, ...]
+    """Of its R images."""
+    sums: tuple[str, ...]
+    """The checksum of each image's record (`exreid.features.local_extraction.as_record`)."""
+    keypoints: int
+    """Of an image's record."""
+
+
+def build_segment(
+    matcher: PairMatcher,
+    queries: LocalFeatures,
+    gallery: LocalFeatures,
+    pair_P2: np.ndarray,
+    *,
+    keys: Sequence[str],
+    folder: Path,
+) -> Path:
+    """Write the segment of these images into the folder; returns its ``.json``. It is asked as a
+    matcher is, so that actors can build it: ``pair_P2`` are here the (row, index of its key)."""
+    import faiss
+
+    del matcher, queries
+    keypoints, length = gallery.descriptors_NKL.shape[1:]
+    real_RK = np.arange(keypoints) < gallery.count_N[:, None]
+    real = np.flatnonzero(real_RK)
+    cells = cells_of(len(real))
+    if len(real) > TRAINED_ON * cells:
+        drawn = np.random.default_rng(0).choice(len(real), TRAINED_ON * cells, replace=False)
+        real = real[np.sort(drawn)]
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    index = faiss.IndexIVFScalarQuantizer(
+        faiss.IndexFlatIP(length),
+        length,
+        cells,
+        faiss.ScalarQuantizer.QT_8bit,
+        faiss.METRIC_INNER_PRODUCT,
+        False,
+    )
+    index.cp.niter, index.cp.seed, index.cp.min_points_per_centroid = ROUNDS, 0, 1
+    index.train(_of_length_1(gallery.descriptors_NKL.reshape(-1, length)[real]))
+    sums = []
+    for start in range(0, len(gallery), AT_A_TIME):
+        part = gallery.take(np.arange(start, min(start + AT_A_TIME, len(gallery))))
+        rows = np.flatnonzero(real_RK[start : start + AT_A_TIME])
+        added = _of_length_1(part.descriptors_NKL.reshape(-1, length)[rows])
+        index.add_with_ids(added, start * keypoints + rows)
+        sums += [checksum([record.tobytes()]) for record in as_record(part)]
+    own = [keys[i] for i in pair_P2[:, 1]]
+    return _write(index, folder, own, {"keypoints": keypoints, "keys": own, "sums": sums})
+
+
+def cells_of(descriptors: int) -> int:
+    """The number of cells, the power of two nearest to the root of twice the descriptors.
+
+    >>> [cells_of(count) for count in (0, 130_000, 2_000_000)]
+    [1, 512, 2048]
+    """
+    return int(2 ** round(float(np.log2(max(2 * descriptors, 1)) / 2)))
+
+
+def _of_length_1(descriptors_NL: np.ndarray) -> np.ndarray:
+    """float32."""
+    values_NL = descriptors_NL.astype(np.float32)
+    length_N1 = np.linalg.norm(values_NL, axis=1, keepdims=True)
+    return np.ascontiguousarray(values_NL / np.maximum(length_N1, 1e-12))
+
+
+def _write(
+    index: faiss.IndexIVF, folder: Path, keys: Sequence[str], described: dict[str, object]
+) -> Path:
+    import faiss
+
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(folder / "segment.faiss")
+    try:
+        faiss.write_index(index, str(temporary))
+        size = temporary.stat().st_size
+        # The cells come first, then each descriptor's numbers and its own of 8 bytes.
+        head = size - index.ntotal * (index.code_size + 8)
+        text = json.dumps({**described, "bytes": size, "head_bytes": head}).encode()
+        with temporary.open("rb") as stream:
+            seal = checksum([text, stream.read(head)])
+        file = folder / f"segment-{keys_fingerprint(keys)}-{seal}.json"
+        temporary.replace(file.with_suffix(".faiss"))
+        temporary.write_bytes(text)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    for written in (file.with_suffix(".faiss"), file):
+        mirror.put(written)
+    return file
+
+
+def read_segment(file: Path) -> Segment | None:
+    """The segment of a ``.json``; None where it, the cells or the size are not as written."""
+    try:
+        text = file.read_bytes()
+        described = json.loads(text)
+        cells = mirror.local_copy(file.with_suffix(".faiss"))
+        with cells.open("rb") as stream:
+            seal = checksum([text, stream.read(described["head_bytes"])])
+        named = SEALED.search(file.stem)
+        if named is None or named[1] != seal or cells.stat().st_size != described["bytes"]:
+            return None
+        keys, sums = tuple(described["keys"]), tuple(described["sums"])
+        return Segment(file, keys, sums, int(described["keypoints"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _opened(file: Path) -> faiss.IndexIVF:
+    """The index beside a ``.json``, memory-mapped."""
+    cells = mirror.local_copy(file.with_suffix(".faiss"))
+    state = cells.stat()
+    return _mapped(cells, (state.st_ino, state.st_mtime_ns))
+
+
+@lru_cache(maxsize=256)
+def _mapped(cells: Path, state: tuple[int, int]) -> faiss.IndexIVF:
+    """Of a file in this ``state``: one that was written anew is another."""
+    import faiss
+
+    del state
+    return faiss.read_index(str(cells), faiss.IO_FLAG_MMAP_IFC)
+
+
+def search_segment(
+    matcher: PairMatcher,
+    queries: LocalFeatures,
+    gallery: LocalFeatures,
+    pair_P2: np.ndarray,
+    *,
+    segment: Path,
+    images: int,
+    keep: int,
+) -> NearestImages:
+    """Candidates among the ``images`` of a segment: for each query's keypoints the ``keep`` nearest
+    that are found, by the 8 bits; images are rows of the segment. It is asked as a matcher is:
+    ``pair_P2`` are here the (query, row) that are left out, and ``gallery`` is empty."""
+    import faiss
+
+    del matcher, gallery
+    index = _opened(segment)
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    keypoints = queries.descriptors_NKL.shape[1]
+    parts = []
+    for q, count in enumerate(queries.count_N.tolist()):
+        options = {"nprobe": min(PROBES, index.nlist)}
+        out = pair_P2[pair_P2[:, 0] == q, 1]
+        if len(out):
+            answers_RK = np.ones((images, keypoints), bool)
+            answers_RK[out] = False
+            bits = np.packbits(answers_RK.reshape(-1), bitorder="little")
+            options["sel"] = faiss.IDSelectorBitmap(bits)
+        params = faiss.SearchParametersIVF(**options)
+        asked = _of_length_1(queries.descriptors_NKL[q, :count])
+        similarity_KC, number_KC = index.search(asked, DESCRIPTORS * keep, params=params)
+        if number_KC.size and number_KC.max() >= images * keypoints:
+            raise CacheError(f"{segment}: names images that it does not have. Delete this file.")
+        image_KC = np.where(number_KC < 0, -1, number_KC // keypoints)
+        parts.append(_each_once(similarity_KC, image_KC, number_KC % keypoints, keypoints, keep))
+    return NearestImages.joined(parts)
+
+
+def _each_once(
+    similarity_KC: np.ndarray,
+    image_KC: np.ndarray,
+    keypoint_KC: np.ndarray,
+    keypoints: int,
+    keep: int,
+) -> NearestImages:
+    """The candidates of one query, each image by its nearest descriptor."""
+    count, width = image_KC.shape
+    image_KC = image_KC.copy()
+    for place in range(1, width):
+        seen_K = (image_KC[:, :place] == image_KC[:, place : place + 1]).any(axis=1)
+        image_KC[seen_K, place] = -1
+    shape = (1, keypoints, width)
+    squared, image = np.full(shape, RIGHT_ANGLE), np.full(shape, -1, np.int32)
+    keypoint = np.full(shape, -1, np.int16)
+    found_KC = image_KC >= 0
+    squared[0, :count][found_KC] = 2.0 - 2.0 * similarity_KC[found_KC].astype(np.float64)
+    image[0, :count] = image_KC
+    keypoint[0, :count] = np.where(found_KC, keypoint_KC, -1)
+    return nearest_of([NearestImages(squared, image, keypoint)], keep)
+
+
+def with_exact_distances(
+    queries: LocalFeatures,
+    candidates: NearestImages,
+    descriptors_of: Callable[[int], np.ndarray],
+    keep: int,
+) -> NearestImages:
+    """The ``keep`` nearest of the candidates, by the distances of the stored descriptors;
+    ``descriptors_of`` returns those of an image, float16 (K, L)."""
+    query_M, own_M, place_M = np.nonzero(candidates.image_QKC >= 0)
+    image_M = candidates.image_QKC[query_M, own_M, place_M]
+    keypoint_M = candidates.keypoint_QKC[query_M, own_M, place_M]
+    length = queries.descriptors_NKL.shape[2]
+    other_ML = np.zeros((len(image_M), length), np.float16)
+    order_M = np.argsort(image_M, kind="stable")
+    images, start = np.unique(image_M[order_M], return_index=True)
+    for image, mine in zip(images.tolist(), np.split(order_M, start[1:]), strict=True):
+        other_ML[mine] = descriptors_of(image)[keypoint_M[mine]]
+    squared = np.full(candidates.squared_QKC.shape, RIGHT_ANGLE)
+    own_ML = queries.descriptors_NKL[query_M, own_M]
+    squared[query_M, own_M, place_M] = squared_of(own_ML, other_ML[:, None])[:, 0]
+    return nearest_of([NearestImages(squared, candidates.image_QKC, candidates.keypoint_QKC)], keep)

@@ -1,0 +1,142 @@
+"""Segments of the index against the comparison with all images, which has its own naive twin."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from exreid.matching import segments as module
+from exreid.matching.local_index import nearest_images, nearest_of
+from exreid.matching.nearest import NearestMatcher, NearestSettings
+from exreid.matching.segments import (
+    build_segment,
+    read_segment,
+    search_segment,
+    with_exact_distances,
+)
+from exreid.records import LocalFeatures
+
+KEYPOINTS, LENGTH, IMAGES = 8, 16, 120
+MATCHER = NearestMatcher(NearestSettings())
+
+
+def _features(images, seed):
+    rng = np.random.default_rng(seed)
+    kinds = np.random.default_rng(99).normal(size=(40, LENGTH))
+    shape = (images, KEYPOINTS)
+    descriptors = kinds[rng.integers(0, 40, shape)] + 0.5 * rng.normal(size=(*shape, LENGTH))
+    count_N = rng.integers(1, KEYPOINTS + 1, images)
+    descriptors[np.arange(KEYPOINTS) >= count_N[:, None]] = 0
+    return LocalFeatures(
+        np.zeros((*shape, 2), np.float32),
+        descriptors.astype(np.float16),
+        count_N.astype(np.int32),
+        np.full((images, 2), 100, np.int32),
+    )
+
+
+GALLERY = _features(IMAGES, 1)
+QUERIES = _features(5, 2)
+
+
+def _built(rows, folder):
+    keys = [f"{number:032x}" for number in range(IMAGES)]
+    pairs = np.stack([np.arange(len(rows)), rows], axis=1).astype(np.int32)
+    none = GALLERY.take(np.zeros(0, int))
+    return build_segment(MATCHER, none, GALLERY.take(rows), pairs, keys=keys, folder=folder)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return _built(np.arange(IMAGES), tmp_path_factory.mktemp("segments"))
+
+
+def _found(file, left_out, keep):
+    answer = search_segment(
+        MATCHER, QUERIES, GALLERY, left_out, segment=file, images=IMAGES, keep=keep
+    )
+    return with_exact_distances(QUERIES, answer, lambda i: GALLERY.descriptors_NKL[i], keep)
+
+
+def test_all_cells_together_have_the_neighbours_of_all_images(file, monkeypatch):
+    monkeypatch.setattr(module, "PROBES", 10_000)
+    monkeypatch.setattr(module, "DESCRIPTORS", 8)
+    left_out = np.argwhere(np.random.default_rng(3).random((5, IMAGES)) < 0.3).astype(np.int32)
+    answers_QG = np.ones((5, IMAGES), bool)
+    answers_QG[left_out[:, 0], left_out[:, 1]] = False
+    for out, pairs in (
+        (left_out, np.argwhere(answers_QG)),
+        (left_out[:0], np.argwhere(np.ones((5, IMAGES), bool))),
+    ):
+        # Two images are chosen by 8 bits beyond the three, which exact distances then order.
+        found = _found(file, out, 5)
+        true = nearest_images(MATCHER, QUERIES, GALLERY, pairs, keep=3)
+        assert np.array_equal(found.image_QKC[:, :, :3], true.image_QKC)
+        assert np.array_equal(found.squared_QKC[:, :, :3], true.squared_QKC)
+        assert np.array_equal(found.keypoint_QKC[:, :, :3], true.keypoint_QKC)
+
+
+@pytest.mark.parametrize("cuts", [[], [50], [20, 90]])
+def test_one_two_and_three_segments_give_one_answer(tmp_path, monkeypatch, cuts):
+    monkeypatch.setattr(module, "PROBES", 10_000)
+    monkeypatch.setattr(module, "DESCRIPTORS", 8)
+    parts = []
+    for rows in np.split(np.arange(IMAGES), cuts):
+        file = _built(rows, tmp_path)
+        assert read_segment(file).keys == tuple(f"{number:032x}" for number in rows)
+        answer = search_segment(
+            MATCHER,
+            QUERIES,
+            GALLERY,
+            np.zeros((0, 2), np.int32),
+            segment=file,
+            images=len(rows),
+            keep=5,
+        )
+        image_QKC = np.where(answer.image_QKC >= 0, answer.image_QKC + rows[0], -1)
+        parts.append(replace(answer, image_QKC=image_QKC))
+    found = with_exact_distances(
+        QUERIES, nearest_of(parts[::-1], 5), lambda i: GALLERY.descriptors_NKL[i], 3
+    )
+    pairs = np.argwhere(np.ones((5, IMAGES), bool))
+    true = nearest_images(MATCHER, QUERIES, GALLERY, pairs, keep=3)
+    for name in ("squared_QKC", "image_QKC", "keypoint_QKC"):
+        assert np.array_equal(getattr(found, name), getattr(true, name)), name
+
+
+def test_few_cells_find_most_and_never_what_is_left_out(file, monkeypatch):
+    monkeypatch.setattr(module, "PROBES", 4)
+    pairs = np.argwhere(np.ones((5, IMAGES), bool))
+    true = nearest_images(MATCHER, QUERIES, GALLERY, pairs, keep=1)
+    found = _found(file, pairs[:0], 5)
+    real_QK = np.arange(KEYPOINTS) < QUERIES.count_N[:, None]
+    hit_QK = true.image_QKC[:, :, 0] == found.image_QKC[:, :, 0]
+    assert hit_QK[real_QK].mean() > 0.5
+    assert (found.image_QKC[~real_QK] == -1).all()
+    first_Q = found.image_QKC[:, 0, 0]
+    out = np.stack([np.arange(5), first_Q], axis=1).astype(np.int32)
+    again = _found(file, out, 5)
+    for q, image in out.tolist():
+        assert image not in again.image_QKC[q]
+    for query in again.image_QKC:
+        for images in query:
+            named = images[images >= 0].tolist()
+            assert len(set(named)) == len(named), "each image once"
+
+
+@pytest.mark.parametrize("damage", ["cells", "names", "cut", "gone"])
+def test_damage_is_noticed_when_a_segment_is_opened(file, tmp_path, damage):
+    copy, big = tmp_path / file.name, tmp_path / f"{file.stem}.faiss"
+    copy.write_bytes(file.read_bytes())
+    content = bytearray(file.with_suffix(".faiss").read_bytes())
+    big.write_bytes(content)
+    assert read_segment(copy).keys == read_segment(file).keys
+    if damage == "names":
+        copy.write_text(json.dumps(json.loads(copy.read_text()) | {"keypoints": 9}))
+    elif damage == "gone":
+        big.unlink()
+    else:
+        content[200] ^= 1
+        big.write_bytes(content if damage == "cells" else content[:-1])
+    assert read_segment(copy) is None
