@@ -141,6 +141,11 @@ COUNTS = {
     "blank_images": ("Blank photographs", "One colour all over."),
     "images_left_out": ("Photographs left out", "They could not be read; listed under Trust."),
     "pairs_searched": ("Pairs compared by the index", "By their nearest descriptors."),
+    "index_recall": (
+        "Share of the nearest photographs that the index found",
+        "It looks at some of a large gallery's keypoints only.",
+    ),
+    "index_recall_of": ("of these, as a sample", ""),
     "pairs_matched": ("Pairs looked at closely", "By their keypoints."),
     "calibration_pairs": ("Pairs behind the probabilities", "All from the gallery."),
     "calibration_positives": ("of these, of one animal", ""),

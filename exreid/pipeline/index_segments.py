@@ -212,6 +212,11 @@ class IndexSegments:
                 return {**read_json(file, error=GalleryError, remedy="Delete this file.")}
         return None
 
+    @property
+    def are_stored(self) -> bool:
+        """Whether all are a gallery's: to measure them would take all of its features."""
+        return self.stored is not None and not self.plan.new
+
     def keep_recall(self, asked: int, found: int) -> None:
         """Write it for later runs."""
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -254,7 +254,7 @@ class LocalIndex:
             found.keypoint_QKC,
         )
         nearest = nearest_of([others, compared], self.keep)
-        if segments.recall() is None:
+        if segments.recall() is None and not segments.are_stored:
             self._measure(segments, position_M, answers_MG, nearest)
         return nearest
 

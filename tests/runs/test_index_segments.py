@@ -1,14 +1,20 @@
 """The index of a larger gallery, in segments, against the comparison with all its images."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from exreid.config.io import load_config
+from exreid.config.io import load_config, with_overrides
 from exreid.config.probe import ProbeConfig
+from exreid.errors import GalleryError
+from exreid.gallery.photo_table import PhotoOptions
 from exreid.matching import segments as maths
 from exreid.matching.segments import Segment
 from exreid.pipeline import index_segments, local_index
-from exreid.pipeline.index_segments import plan_segments
+from exreid.pipeline.index_segments import plan_segments, stored_segments
+from exreid.runs.gallery_build import build_gallery, decided
+from exreid.runs.gallery_change import ADD_KEYS, add_to_gallery
+from exreid.runs.identify import run_identify
 from exreid.runs.probe import run_probe
 
 KEYS = [
@@ -81,8 +87,8 @@ def test_what_all_cells_find_is_what_comparing_all_images_finds(few, tmp_path, s
     assert by_all.counts["index_search"] == "exact"
     assert result.counts["index_search"] == "approximate"
     assert result.counts["index_recall"] == 1.0
-    # Of each of the queries every sixteenth of 32 keypoints, and the three nearest images.
-    assert result.counts["index_recall_of"] == 2 * 3 * result.counts["queries"]
+    # Of each of the queries every sixteenth of 32 keypoints, and the four nearest images.
+    assert result.counts["index_recall_of"] == 2 * 4 * result.counts["queries"]
     _, again = run_probe(_config(few, tmp_path, *more))
     assert again.counts["index_recall"] == 1.0
     assert again.counts["pairs_known"] == again.counts["pairs_searched"]
@@ -136,3 +142,51 @@ def test_actors_build_and_search_as_one_process(few, tmp_path, monkeypatch):
     assert by_actors.metrics == result.metrics
     assert by_actors.counts["index_recall"] == result.counts["index_recall"]
     assert _ranked(other).equals(_ranked(folder))
+
+
+def test_a_gallery_keeps_its_segments(few, tmp_path, small, monkeypatch):
+    more = ["benchmark.open_set.queries=10", "dataset.split_col=split-time_open"]
+    more.append("dataset.mask_col=null")
+    table = pd.read_csv(next(few.glob("*Real.csv")), dtype=str)
+    table.iloc[:-3].to_csv(tmp_path / "first.csv", index=False)
+    more.append(f"dataset.metadata_file={tmp_path / 'first.csv'}")
+    config = decided(_config(few, tmp_path / "build", *more))
+    folder = tmp_path / "gallery"
+    gallery = build_gallery(config, folder).gallery
+    index = folder / "index-aliked-n16"
+    before = sorted(file.name for file in index.glob("segment-*"))
+    assert len(before) == 2 * len(list(index.glob("segment-*.json"))) > 0
+    assert len(list(index.glob("recall-*.json"))) == 1
+
+    photos = [few / path for path in table["path"].iloc[-3:]]
+    asked = _ask(gallery, photos, tmp_path / "asked")
+    assert not list((tmp_path / "asked").rglob("segment-*")), "nothing is built"
+    # A probe of the same photographs gives the same answers.
+    table["split-time_open"] = ["train"] * (len(table) - 3) + ["test"] * 3
+    table.to_csv(tmp_path / "all.csv", index=False)
+    more[-1] = f"dataset.metadata_file={tmp_path / 'all.csv'}"
+    run, result = run_probe(_config(few, tmp_path / "build", *more))
+    assert result.counts["index_search"] == "approximate"
+    columns = ["rank", "gallery_id", "score"]
+    assert np.array_equal(asked[columns].to_numpy(), _ranked(run)[columns].to_numpy())
+
+    # Three more are compared one by one, whatever is in the segments.
+    overrides = [f"dataset.root={few}", f"dataset.metadata_file={tmp_path / 'all.csv'}"]
+    overrides += [f"output.root={tmp_path / 'added'}", "ray.num_actors=0"]
+    monkeypatch.setattr(index_segments, "COMPARED_IMAGES", 6)
+    added = add_to_gallery(gallery, with_overrides(gallery.config, overrides, ADD_KEYS))
+    assert added.added == 3
+    assert before == sorted(file.name for file in index.glob("segment-*"))
+    assert added.gallery.index_folder("aliked-n16") == index
+
+    file = next(index.glob("segment-*.json"))
+    file.write_text(file.read_text().replace("0", "1", 1))
+    with pytest.raises(GalleryError, match=file.name):
+        stored_segments(index)
+
+
+def _ask(gallery, photos, out):
+    config = with_overrides(gallery.config, [f"output.root={out}"], ("output.",))
+    config = config.model_copy(update={"ray": config.ray.model_copy(update={"num_actors": 0})})
+    folder, _ = run_identify(photos, gallery, config, PhotoOptions())
+    return pd.read_parquet(folder / "rankings.parquet").sort_values(["query_id", "rank"])
