@@ -2,8 +2,10 @@
 
 With equal weights it is WildFusion's mean of calibrated scores (Cermak et al. 2024, "WildFusion:
 individual animal identification with calibrated similarity fusion"); with learned ones a logistic
-regression over them. Either way an answer's score is exactly the float64 sum of the methods'
-contributions, in the order of the methods.
+regression over them. With listwise weights raw scores are added up, so that the right animal comes
+first in as many lists of candidates as possible (`exreid.calibration.logistic.fit_listwise`), and
+only their sum is calibrated. In each case an answer's score is exactly the float64 sum of the
+methods' contributions, in the order of the methods.
 
 With isotonic calibration and equal weights, a method's contribution depends on the order of its raw
 scores, not on their scale. Passing them through an increasing map before anything is fitted changes
@@ -26,7 +28,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 import numpy as np
 
@@ -36,11 +38,11 @@ from exreid.calibration.curves import (
     SavedCalibration,
     fit_calibration,
 )
-from exreid.calibration.logistic import fit_logistic
+from exreid.calibration.logistic import fit_listwise, fit_logistic
 from exreid.calibration.pairs import CalibrationPairs
 from exreid.errors import CalibrationError
 
-FusionWeights = Literal["equal", "learned"]
+FusionWeights = Literal["equal", "learned", "listwise"]
 WEIGHTS_RIDGE = 1e-3
 """Keeps learned weights finite where the methods separate the animals perfectly."""
 FUSION_FORMAT = 1
@@ -71,6 +73,8 @@ class SavedFusion(TypedDict):
     weights: list[float]
     calibrations: list[SavedCalibration]
     answer: SavedCalibration
+    of_raw: NotRequired[bool]
+    """Missing where it is false in files of before."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,8 @@ class Fusion:
     weights: tuple[float, ...]
     answer: Calibration
     """From the fused score to the probability of "same animal"."""
+    of_raw: bool = False
+    """The weights are those of raw scores, not of calibrated ones."""
 
     def __post_init__(self) -> None:
         if not len(self.methods) == len(self.calibrations) == len(self.weights) > 0:
@@ -101,7 +107,8 @@ class Fusion:
         probability_PM = np.stack(
             [curve.apply(score_PM[:, m]) for m, curve in enumerate(self.calibrations)], axis=1
         )
-        contribution_PM = probability_PM * np.array(self.weights)
+        added_PM = score_PM.astype(np.float64) if self.of_raw else probability_PM
+        contribution_PM = added_PM * np.array(self.weights)
         score_P = sum_in_order(contribution_PM)
         methods_P = np.count_nonzero(~np.isnan(probability_PM), axis=1)
         whole_P = np.where(methods_P == len(self.methods), score_P, np.nan)
@@ -117,6 +124,7 @@ class Fusion:
             "weights": list(self.weights),
             "calibrations": [curve.as_json() for curve in self.calibrations],
             "answer": self.answer.as_json(),
+            "of_raw": self.of_raw,
         }
 
     @classmethod
@@ -133,6 +141,7 @@ class Fusion:
                 tuple(Calibration.from_json(curve) for curve in saved["calibrations"]),
                 tuple(float(weight) for weight in saved["weights"]),
                 Calibration.from_json(saved["answer"]),
+                bool(saved.get("of_raw", False)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CalibrationError(f"not a saved fusion: {error!r}. Fit it again.") from error
@@ -185,13 +194,15 @@ def fit_fusion(
             )
         held_PM = np.stack([c.apply(score_PM[:, m]) for m, c in enumerate(curves)], axis=1)
         known_P = np.ones(len(held_PM), bool)
-    weight_M = _weights(held_PM, pairs, known_P, weights)
-    fused_P = sum_in_order(held_PM * np.array(weight_M))
+    of_raw = weights == "listwise"
+    added_PM = np.where(known_P[:, None], score_PM, np.nan) if of_raw else held_PM
+    weight_M = _weights(added_PM, pairs, known_P, weights)
+    fused_P = sum_in_order(added_PM * np.array(weight_M))
     answer = _calibrated(fused_P, pairs, _enough(fused_P, pairs, known_P, listed_P), kind)
-    fusion = Fusion(methods, tuple(curves), weight_M, answer)
+    fusion = Fusion(methods, tuple(curves), weight_M, answer, of_raw)
     if not enough:
         return fusion, HeldOut(np.full_like(held_PM, np.nan), np.full(len(held_PM), np.nan))
-    return fusion, HeldOut(held_PM, _held_out_fused(held_PM, pairs, kind, weights, listed_P))
+    return fusion, HeldOut(held_PM, _held_out_fused(added_PM, pairs, kind, weights, listed_P))
 
 
 def sum_in_order(value_PM: np.ndarray) -> np.ndarray:
@@ -228,15 +239,25 @@ def _held_out(score_P: np.ndarray, pairs: CalibrationPairs, kind: CalibrationKin
 
 
 def _weights(
-    held_PM: np.ndarray, pairs: CalibrationPairs, rows: np.ndarray, kind: FusionWeights
+    added_PM: np.ndarray, pairs: CalibrationPairs, rows: np.ndarray, kind: FusionWeights
 ) -> tuple[float, ...]:
-    count = held_PM.shape[1]
+    """Of what is added up: calibrated scores, or for listwise weights raw ones."""
+    count, same_P = added_PM.shape[1], pairs.same_P[rows]
     if kind == "equal":
         return (1 / count,) * count
+    if kind == "listwise":
+        try:
+            weight_M = fit_listwise(added_PM[rows], same_P, pairs.first_P[rows])
+        except ValueError as error:
+            raise CalibrationError(
+                f"the weights of the methods cannot be learned: {error} Set "
+                "benchmark.fusion.weights=equal."
+            ) from error
+        return tuple((weight_M if weight_M.any() else np.ones(count)).tolist())
     weight_P = pairs.weight_P[rows] / pairs.weight_P[rows].mean()
     weight_M, _ = fit_logistic(
-        held_PM[rows],
-        pairs.same_P[rows].astype(np.float64),
+        added_PM[rows],
+        same_P.astype(np.float64),
         weight_P,
         ridge=WEIGHTS_RIDGE,
         non_negative=True,
@@ -260,22 +281,22 @@ def _enough(
 
 
 def _held_out_fused(
-    held_PM: np.ndarray,
+    added_PM: np.ndarray,
     pairs: CalibrationPairs,
     kind: CalibrationKind,
     weights: FusionWeights,
     listed_P: np.ndarray | None,
 ) -> np.ndarray:
-    known_P = ~np.isnan(held_PM).any(axis=1)
-    result_P = np.full(len(held_PM), np.nan)
+    known_P = ~np.isnan(added_PM).any(axis=1)
+    result_P = np.full(len(added_PM), np.nan)
     for fold in np.unique(pairs.fold_P):
         inside_P = pairs.fold_P == fold
         rest_P = known_P & ~inside_P
         if len(np.unique(pairs.same_P[rest_P])) < 2:
             continue
-        weight_M = np.array(_weights(held_PM, pairs, rest_P, weights))
-        fused_P = sum_in_order(held_PM * weight_M)
         try:
+            weight_M = np.array(_weights(added_PM, pairs, rest_P, weights))
+            fused_P = sum_in_order(added_PM * weight_M)
             curve = _calibrated(fused_P, pairs, _enough(fused_P, pairs, rest_P, listed_P), kind)
         except CalibrationError:
             continue

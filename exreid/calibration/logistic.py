@@ -8,9 +8,11 @@ Letters: P pairs, F features.
 from __future__ import annotations
 
 import numpy as np
+from scipy.optimize import minimize
 
 MAX_STEPS = 200
 TOLERANCE = 1e-12
+LISTWISE_RIDGE = 1e-2
 SEPARATED = 1e-9
 """A mean loss so small that the features separate the targets, and steps would never end."""
 
@@ -63,6 +65,51 @@ def fit_logistic(
         active_F[np.argmax(wish_F)] |= wish_F.max(initial=0.0) > 1e-7 * weight_P.sum()
         if active_F.tobytes() in seen:
             return coefficient_F, intercept
+
+
+def fit_listwise(features_PF: np.ndarray, same_P: np.ndarray, list_P: np.ndarray) -> np.ndarray:
+    r"""The coefficients, none below 0, by which the first of each list is most likely right.
+
+    Minimises :math:`-\frac{1}{L} \sum_l \log \sum_{p \in l, same} q_p + r |c|^2` over the L lists
+    (pairs with one code) that have both answers; :math:`q` is the softmax of :math:`c \cdot x` over
+    the list: the conditional logit of McFadden 1974, ListNet's loss for the first place (Cao et al.
+    2007). What is alike in all of a list, as a query that is like everything, tells nothing. The
+    ridge r, `LISTWISE_RIDGE`, is on features whose spread within lists is 1; the coefficients that
+    are returned are those of the features as they are.
+
+    ValueError without a list that has both answers.
+    """
+    _, list_P = np.unique(list_P, return_inverse=True)
+    both_L = (np.bincount(list_P, same_P) > 0) & (np.bincount(list_P, ~same_P) > 0)
+    rows_P = both_L[list_P]
+    if not rows_P.any():
+        raise ValueError("no list has pairs of one animal and of two.")
+    _, list_P = np.unique(list_P[rows_P], return_inverse=True)
+    same_P, size_L = same_P[rows_P], np.bincount(list_P)
+    within_PF = np.stack(
+        [x_P - (np.bincount(list_P, x_P) / size_L)[list_P] for x_P in features_PF[rows_P].T], axis=1
+    )
+    spread_F = within_PF.std(axis=0)
+    spread_F[spread_F == 0] = 1.0
+    within_PF /= spread_F
+
+    def loss(coefficient_F: np.ndarray) -> tuple[float, np.ndarray]:
+        logit_P = within_PF @ coefficient_F
+        highest_L = np.full(len(size_L), -np.inf)
+        np.maximum.at(highest_L, list_P, logit_P)
+        part_P = np.exp(logit_P - highest_L[list_P])
+        of_all_L, of_same_L = np.bincount(list_P, part_P), np.bincount(list_P, part_P * same_P)
+        # A pair of one animal that is far behind may count as nothing in float64.
+        of_same_L = np.maximum(of_same_L, np.finfo(np.float64).tiny)
+        pull_P = part_P / of_all_L[list_P] - part_P * same_P / of_same_L[list_P]
+        value = np.log(of_all_L / of_same_L).mean() + LISTWISE_RIDGE * (coefficient_F**2).sum()
+        slope_F = within_PF.T @ pull_P / len(size_L) + 2 * LISTWISE_RIDGE * coefficient_F
+        return float(value), slope_F
+
+    bounds = [(0.0, None)] * len(spread_F)
+    start_F = np.full(len(spread_F), 0.5)
+    found = minimize(loss, start_F, jac=True, method="L-BFGS-B", bounds=bounds)
+    return np.asarray(found.x / spread_F)
 
 
 def _newton(

@@ -90,8 +90,10 @@ class CalibrationConfig(StrictModel):
 class FusionConfig(StrictModel):
     """What method=wildfusion adds up."""
 
-    weights: Literal["equal", "learned"] = "equal"
-    """equal: the mean of calibrated scores. learned: by logistic regression on the database."""
+    weights: Literal["equal", "learned", "listwise"] = "equal"
+    """equal: the mean of calibrated scores. learned: by logistic regression on the database.
+    listwise: raw scores, with weights that bring the right animal to the top of lists of database
+    candidates."""
     local_features: tuple[LocalName, ...] | None = None
     """Local methods; null: benchmark.local_features. []: only global ones."""
     models: tuple[ModelConfig, ...] = ()

@@ -73,16 +73,16 @@ def calibrated(
         file = mirror.local_copy(options.load, key="benchmark.calibration.load")
         return _loaded(config, methods, file, folder), {}
     has_local = any(method.kind == "local" for method in methods)
+    weights = config.benchmark.fusion.weights
     cascade_chooses = has_local and len(choosing_stages(config)) > 1
-    drawn = draw_pairs(
-        config, gallery, rank, methods, left_out=left_out, cascade_chooses=cascade_chooses
-    )
+    whole_lists = cascade_chooses or weights == "listwise"
+    drawn = draw_pairs(config, gallery, rank, methods, left_out=left_out, whole_lists=whole_lists)
     fusion, held_out = fit_fusion(
         drawn.score_PM,
         drawn.pairs,
         tuple(method.name for method in methods),
         kind=options.kind,
-        weights=config.benchmark.fusion.weights,
+        weights=weights,
         listed_P=drawn.listed_P,
     )
     fitted = FittedFusion(methods, fusion, _budget_rule(fusion, methods, drawn))

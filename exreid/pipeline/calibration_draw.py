@@ -16,12 +16,15 @@ from exreid.calibration.pairs import CalibrationPairs, calibration_pairs, candid
 from exreid.config.probe import ProbeConfig
 from exreid.matching.cascade import FULL_STAGE, cascade_of
 from exreid.metrics.ranking import Exclude
+from exreid.pipeline.match import choosing_stages
 from exreid.pipeline.methods import Method, score_all_methods
 from exreid.records import Ranking, RetrievalSide
 
 NEAR_DEPTH = 10
 """Pairs of two identities count as near up to this many best candidates by the global score, or to
 the end of the shortlist. A person is shown such candidates, and hardly any others."""
+LIST_DEPTH = 50
+"""Most candidates in a list of which all are matched: more queries tell more than longer lists."""
 
 
 class RankGallery(Protocol):
@@ -54,13 +57,12 @@ def draw_pairs(
     methods: Sequence[Method],
     *,
     left_out: np.ndarray | None,
-    cascade_chooses: bool,
+    whole_lists: bool,
 ) -> DrawnPairs:
     """The pairs, none of an identity that is ``left_out``; ``rank`` decides which are near.
-    Where ``cascade_chooses`` which pairs are matched in full, they are pairs
-    that it chooses when gallery images are answered as queries: among those, the same score means
-    more."""
-    draw = _chosen if cascade_chooses else _drawn
+    With ``whole_lists`` they are all pairs that are matched in full when gallery images are
+    answered as queries: where a cascade chooses these, the same score means more among them."""
+    draw = _chosen if whole_lists else _drawn
     gallery, pairs, score_PM = draw(config, gallery, rank, methods, left_out)
     exclude = config.benchmark.calibration.exclude
     first_A, row_P = np.unique(pairs.first_P, return_inverse=True)
@@ -68,7 +70,7 @@ def draw_pairs(
     near_AK = _nearest(gallery, rank, first_A, keep=depth, exclude=exclude)
     same_PK = near_AK[row_P] == pairs.second_P[:, None]
     shown_P, listed_P = same_PK[:, :NEAR_DEPTH].any(axis=1), np.ones(len(pairs), bool)
-    if config.benchmark.candidate_k is not None and not cascade_chooses:
+    if config.benchmark.candidate_k is not None and not whole_lists:
         listed_P = same_PK[:, : config.benchmark.candidate_k].any(axis=1)
     return DrawnPairs(gallery, pairs, score_PM, shown_P, listed_P)
 
@@ -109,12 +111,14 @@ def _chosen(
     methods: Sequence[Method],
     left_out: np.ndarray | None,
 ) -> tuple[RetrievalSide, CalibrationPairs, np.ndarray]:
-    """About ``calibration.pairs`` of the drawn pairs get through the cascade."""
+    """About ``calibration.pairs`` of the drawn pairs are matched in full."""
     options = config.benchmark.calibration
     if left_out is not None:
         gallery = gallery.take(np.flatnonzero(~np.isin(gallery.identity_N, left_out)))
     full = next(stage for stage in cascade_of(config) if stage.name == FULL_STAGE)
     depth = config.benchmark.candidate_k or len(gallery)
+    if len(choosing_stages(config)) == 1:
+        depth = min(depth, LIST_DEPTH)
     pairs = candidate_pairs(
         gallery,
         partial(_nearest, gallery, rank, keep=depth, exclude=options.exclude),

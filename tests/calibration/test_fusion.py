@@ -51,7 +51,7 @@ def test_the_mean_of_calibrated_scores_by_hand():
 
 def test_contributions_sum_to_the_score_exactly():
     score_PM, pairs = _pairs()
-    for weights in ("equal", "learned"):
+    for weights in ("equal", "learned", "listwise"):
         fused = fit_fusion(score_PM, pairs, METHODS, weights=weights)[0].apply(score_PM)
         for row, score in zip(fused.contribution_PM.tolist(), fused.score_P.tolist(), strict=True):
             assert sum(row) == score
@@ -190,9 +190,38 @@ def test_too_few_animals_fall_back_to_equal_weights_and_hold_nothing_out():
         fit_fusion(score_PM, one, METHODS, weights="learned")
 
 
-def test_a_fusion_is_kept_to_the_last_bit():
+def test_listwise_weights_are_those_that_lists_were_drawn_with():
+    # One of ten is right, and scores are normal with one spread: the chance of each to be the right
+    # one is the softmax of shift / spread**2 times its scores, whatever the list has in common.
+    lists, rng = 2000, np.random.default_rng(6)
+    first_P = np.repeat(np.arange(lists), 10)
+    same_P = np.tile(np.arange(10) == 0, lists)
+    weight_P, fold_P = np.ones(len(first_P)), first_P % 5
+    pairs = CalibrationPairs(first_P, first_P, same_P, weight_P, fold_P)
+    asked_P = np.repeat(50 * rng.normal(size=lists), 10)
+    table = np.column_stack([asked_P + rng.normal(same_P), rng.normal(10.0 * same_P, 5.0)])
+    fusion, held = fit_fusion(table, pairs, METHODS, weights="listwise")
+    assert fusion.weights == pytest.approx((1.0, 10 / 25), rel=0.15), "but for the ridge"
+    fused = fusion.apply(table)
+    assert fused.contribution_PM == pytest.approx(table * np.array(fusion.weights))
+    assert not np.isnan(held.probability_P).any()
+    learned, _ = fit_fusion(table, pairs, METHODS, weights="learned")
+    assert learned.apply(table).contribution_PM[:, 0].std() < 0.1, "of no use to single pairs"
+
+
+def test_lists_without_a_right_animal_cannot_teach_weights():
     score_PM, pairs = _pairs()
-    fusion, _ = fit_fusion(score_PM, pairs, METHODS, weights="learned")
+    apart = CalibrationPairs(
+        np.where(pairs.same_P, 0, 1), pairs.second_P, pairs.same_P, pairs.weight_P, pairs.fold_P
+    )
+    with pytest.raises(CalibrationError, match="no list has pairs .*weights=equal"):
+        fit_fusion(score_PM, apart, METHODS, weights="listwise")
+
+
+@pytest.mark.parametrize("weights", ["learned", "listwise"])
+def test_a_fusion_is_kept_to_the_last_bit(weights):
+    score_PM, pairs = _pairs()
+    fusion, _ = fit_fusion(score_PM, pairs, METHODS, weights=weights)
     again = Fusion.from_json(json.loads(json.dumps(fusion.as_json())))
     assert again.fingerprint == fusion.fingerprint
     assert np.array_equal(again.apply(score_PM).score_P, fusion.apply(score_PM).score_P)

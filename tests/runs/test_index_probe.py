@@ -1,5 +1,7 @@
 """local_index as a user runs it: its scores against loops, its cache, over actors, with others."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -177,6 +179,16 @@ def test_the_index_is_one_of_the_fused_methods(run, dataset):
     alone = _ranked(folder).set_index(["query_id", "gallery_id"])["score"]
     raw = evidence["raw:index:aliked-n16"]
     assert raw.to_numpy() == pytest.approx(alone[raw.index].to_numpy(), rel=1e-6)
+    # Raw scores, weighted: nothing but the weights is between them and the answer.
+    more += ["benchmark.fusion.local_index=true", "benchmark.fusion.weights=listwise"]
+    more.append("benchmark.calibration.pairs=400")
+    listed, _ = run_probe(_config(dataset, out, *more))
+    evidence = pd.read_parquet(listed / "fusion.parquet")
+    saved = json.loads((listed / "fusion.json").read_text())["fusion"]
+    raws = evidence[[f"raw:{name}" for name in saved["methods"]]].to_numpy()
+    assert raws @ saved["weights"] == pytest.approx(evidence["score"].to_numpy())
+    pairs = pd.read_parquet(listed / "calibration_pairs.parquet")
+    assert pairs.groupby("query_id").size().min() >= 10, "whole lists"
 
 
 @pytest.mark.parametrize(
