@@ -17,7 +17,7 @@ from exreid.review.questions import MOST_ASKED, contradiction, most_worth, same_
 from exreid.review.state import SIGN, State, agrees, audit_votes, wrong_decisions
 
 AUDIT_EVERY = 5
-REPEAT_EVERY = 20
+REPEAT_EVERY, REPEAT_TURN = 20, 10
 
 
 @dataclass(frozen=True)
@@ -32,31 +32,26 @@ class Question:
 
 
 def next_question(state: State, who: str, wrong: float = 1.0) -> Question | None:
-    """The next question for a person; None when the review is done: fewer than ``wrong`` decisions
-    are expected to be wrong, no answer is contradicted, and the audit agrees."""
-    asked = [row for row in state.decisions if row.who == who and row.purpose not in ("check", "")]
+    """The next question for a person. None when the review is done: no answer is contradicted, the
+    audit agrees, and fewer than ``wrong`` decisions are expected to be wrong, or nothing that could
+    be asked would change that."""
     pair = _unclear_audit_pair(state)
     if pair is not None:
         return _question(state, pair, "check")
     pair = contradiction(state.queue.doubts, state.queue.votes)
-    turn = len(asked) + 1
-    if pair is None and state.audit and wrong_decisions(state) < wrong and agrees(state):
+    sure = pair is None and state.audit is not None and wrong_decisions(state) < wrong
+    if pair is None and not sure:
+        answer = float(log_odds(state.people.get(who, reliability(0, 0)).value))
+        pair = most_worth(state.queue.graph, state.queue.doubts, state.queue.votes, answer=answer)
+    if pair is None and agrees(state):
         return None
-    if turn % REPEAT_EVERY == 0:
-        again = _once_answered(state, who)
-        if again is not None:
-            return _question(state, again, "repeat")
-    if turn % AUDIT_EVERY == 0:
+    turn = len([r for r in state.decisions if r.who == who and r.purpose not in ("check", "")])
+    again = _once_answered(state, who) if turn % REPEAT_EVERY == REPEAT_TURN else None
+    if again is not None:
+        return _question(state, again, "repeat")
+    if pair is None or turn % AUDIT_EVERY == AUDIT_EVERY - 1:
         return _audit_question(state, who)
-    if pair is None:
-        reliable = state.people.get(who, reliability(0, 0)).value
-        pair = most_worth(
-            state.queue.graph,
-            state.queue.doubts,
-            state.queue.votes,
-            answer=float(log_odds(reliable)),
-        )
-    return _question(state, pair, "queue") if pair else _audit_question(state, who)
+    return _question(state, pair, "queue")
 
 
 def decided(

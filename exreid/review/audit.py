@@ -138,13 +138,13 @@ def estimates(
     """The number of animals and the rates of wrong pairs, from N audit pairs; None for fewer than
     `LEAST_DRAWN`.
 
-    ``frame``: under the partition of the ``doubts``, which no audit answer went into. ``row_N``: the
-    pairs' rows, ``drawn_N`` the probabilities that they were drawn with, ``same_N`` the answers.
-    The variance is the larger of the sample's and of the one that the model expects under the
-    design, times the pairs found against the partition over those expected where that is above 1;
-    so an audit that finds nothing does not claim that there is nothing. Pairs that are not listed
-    are not audited: the missed joins that their probabilities let expect, and chance, lower the
-    lower end.
+    ``frame``: under the partition of the ``doubts``, which no audit answer went into. ``row_N``:
+    the pairs' rows, ``drawn_N`` the probabilities that they were drawn with, ``same_N`` the
+    answers. The variance is the larger of the sample's and of the one that the model expects under
+    the design, times the pairs found against the partition over those expected where that is above
+    1; so an audit that finds nothing does not claim that there is nothing. Pairs that are not
+    listed are not audited: the missed joins that their probabilities let expect, and chance, lower
+    the lower end.
     """
     if len(row_N) < LEAST_DRAWN:
         return None

@@ -81,12 +81,13 @@ class Votes:
     """float64: for one animal. Each answer adds the log-odds that its person is right. Where two
     more answers say the one than the other, the pair is known: `KNOWN`, more for each further."""
 
-    def asked(self, pair_M2: np.ndarray) -> np.ndarray:
-        """How often each of M pairs was asked, int64."""
-        count = {
-            (int(a), int(b)): int(n) for (a, b), n in zip(self.pair_N2, self.count_N, strict=True)
-        }
-        return np.array([count.get((a, b), 0) for a, b in pair_M2.tolist()], np.int64)
+    def asked(self, pair_M2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How many answers each of M pairs has, and how many of them say something; int64."""
+        rows = zip(self.pair_N2.tolist(), self.count_N.tolist(), self.said_N.tolist(), strict=True)
+        known = {(first, second): (count, said) for (first, second), count, said in rows}
+        found = [known.get((first, second), (0, 0)) for first, second in pair_M2.tolist()]
+        count_M, said_M = np.array(found, np.int64).reshape(-1, 2).T
+        return count_M, said_M
 
 
 def votes_of(pair_A2: np.ndarray, sign_A: np.ndarray, reliability_A: np.ndarray) -> Votes:

@@ -129,36 +129,40 @@ def most_worth(
     change is more probable than `LEAST_DOUBT`.
 
     Of all pairs that show the same change it is one that was asked least, and of those the pair
-    with most evidence for one animal. Equal ones: the smaller visits.
+    with most evidence for one animal; never one that was answered with *can't tell* alone. Equal
+    ones: the smaller visits.
     """
     joins, cuts = doubts.joins, doubts.cuts
-    join_M = worth(joins.gain_M, doubts.join_pairs, answer)
-    cut_C = worth(cuts.gain_C, doubts.cut_pairs, answer)
-    join_M[chance(joins.gain_M) < LEAST_DOUBT] = -1.0
-    cut_C[chance(cuts.gain_C) < LEAST_DOUBT] = -1.0
-    if max(join_M.max(initial=-1.0), cut_C.max(initial=-1.0)) < 0:
-        return None
-    if join_M.max(initial=-1.0) >= cut_C.max(initial=-1.0):
-        low, high = joins.group_M2[int(np.argmax(join_M))]
-        first = np.flatnonzero(doubts.group_V == low)
-        second = np.flatnonzero(doubts.group_V == high)
-    else:
-        first = cuts.sides[int(np.argmax(cut_C))]
-        whole = np.flatnonzero(doubts.group_V == doubts.group_V[first[0]])
-        second = np.setdiff1d(whole, first)
-    return _to_show(graph, votes, first, second)
+    gain = np.concatenate([joins.gain_M, cuts.gain_C])
+    pairs = np.concatenate([doubts.join_pairs, doubts.cut_pairs])
+    for place in np.argsort(-worth(gain, pairs, answer), kind="stable").tolist():
+        if chance(gain[place]) < LEAST_DOUBT:
+            continue
+        if place < len(joins.gain_M):
+            first, second = (np.flatnonzero(doubts.group_V == g) for g in joins.group_M2[place])
+        else:
+            first = cuts.sides[place - len(joins.gain_M)]
+            whole = np.flatnonzero(doubts.group_V == doubts.group_V[first[0]])
+            second = np.setdiff1d(whole, first)
+        shown = _to_show(graph, votes, first, second)
+        if shown is not None:
+            return shown
+    return None
 
 
 def _to_show(
     graph: PairGraph, votes: Votes, first: np.ndarray, second: np.ndarray
-) -> tuple[int, int]:
+) -> tuple[int, int] | None:
     pair_N2 = np.stack([np.repeat(first, len(second)), np.tile(second, len(first))], axis=1)
     pair_N2 = np.sort(pair_N2, axis=1)
+    count_N, said_N = votes.asked(pair_N2)
+    pair_N2, said_N = pair_N2[(count_N == 0) | (said_N > 0)], said_N[(count_N == 0) | (said_N > 0)]
+    if len(pair_N2) == 0:
+        return None
     row_N = graph.place(pair_N2)
     evidence_N = np.full(len(pair_N2), graph.unlisted)
     evidence_N[row_N >= 0] = graph.evidence_P[row_N[row_N >= 0]]
-    asked_N = votes.asked(pair_N2)
-    best = np.lexsort((pair_N2[:, 1], pair_N2[:, 0], -evidence_N, asked_N))[0]
+    best = np.lexsort((pair_N2[:, 1], pair_N2[:, 0], -evidence_N, said_N))[0]
     low, high = pair_N2[best].tolist()
     return low, high
 

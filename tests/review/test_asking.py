@@ -104,15 +104,17 @@ def test_an_undo_gives_the_state_before(subject, tmp_path):
 def test_the_audit_is_drawn_alike_whatever_the_queue_asked_and_changes_no_question(subject):
     state = load(subject, [])
     rows, questions = [], []
-    for number in range(40):
+    for number in range(20):
         question = next_question(state, "Ann", wrong=0.0)
-        assert question is not None
+        if question is None:
+            break
         questions.append(question)
         when = (START + timedelta(seconds=number)).isoformat()
         verdict = "same" if _truth(question) else "different"
         rows.append(decided(question, verdict, who="Ann", when=when, seconds=1.0))
         state = load(subject, rows, state)
     audit = [q for q in questions if q.purpose == "audit"]
+    assert len(audit) >= 3
     lied = [replace(row, verdict="can't tell") if row.purpose == "queue" else row for row in rows]
     others = load(subject, lied)
     assert next_question(load(subject, rows[:4]), "Ann").purpose == "audit"

@@ -90,7 +90,15 @@ def test_of_the_pairs_of_a_change_the_likest_is_shown_and_then_the_next():
     graph = PairGraph(3, pairs, np.array([9.0, 0.5, 1.0]), -1.0, -2.0)
     doubts = doubts_of(graph, np.array([0, 0, 1]))
     assert most_worth(graph, doubts, _votes(), answer=3.5) == (1, 2)
-    assert most_worth(graph, doubts, _votes((1, 2, 0)), answer=3.5) == (0, 2)
+    assert most_worth(graph, doubts, _votes((1, 2, -1)), answer=3.5) == (0, 2)
+    assert most_worth(graph, doubts, _votes((1, 2, -1), (0, 2, -1)), answer=3.5) == (1, 2)
+
+
+def test_a_pair_that_nobody_can_tell_is_not_asked_again():
+    graph = PairGraph(2, np.array([[0, 1]]), np.array([1.0]), -1.0, -2.0)
+    doubts = doubts_of(graph, np.array([0, 1]))
+    assert most_worth(graph, doubts, _votes(), answer=3.5) == (0, 1)
+    assert most_worth(graph, doubts, _votes((0, 1, 0)), answer=3.5) is None
 
 
 def test_a_sure_partition_asks_nothing():
