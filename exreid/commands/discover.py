@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from exreid.commands.common import Command, config_arguments, data_overrides, path, show_result
-from exreid.commands.identify import PIPED_WIDTH
+from exreid.commands.identify_answers import PIPED_WIDTH
 from exreid.commands.terminal import OUT, progress_shown
 from exreid.config.io import load_config, with_overrides
 from exreid.config.probe import ProbeConfig

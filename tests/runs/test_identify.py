@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 from exreid.cli import main
-from exreid.commands import identify as identifying
+from exreid.commands import identify_answers
 from exreid.config.io import load_config, with_overrides
 from exreid.config.probe import ProbeConfig
 from exreid.data.synthetic import write_dataset
@@ -309,7 +309,7 @@ def test_a_poor_gallery_shows_the_nearest_animals_and_decides_nothing(
     assert built.gallery.quality.level == "poor"
     arguments = ["identify", str(night), "--gallery", str(out / "poor"), f"output.root={out}"]
     screen = Console(highlight=False, force_terminal=True, no_color=True, width=80, file=StringIO())
-    monkeypatch.setattr(identifying, "OUT", screen)
+    monkeypatch.setattr(identify_answers, "OUT", screen)
     assert main([*arguments, "--csv", str(out / "poor.csv"), "output.run_id=poor"]) == 0
     lines = re.sub(r"\x1b\[\d*m", "", screen.file.getvalue()).splitlines()
     assert next(line for line in lines if line.startswith("photo")).split() == ["photo", "answer"]
