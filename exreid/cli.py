@@ -30,6 +30,7 @@ from exreid.commands import (
     init,
     probe,
     report,
+    review,
     synthetic,
     terminal,
     tune,
@@ -202,6 +203,7 @@ COMMANDS = {
     "gallery": gallery.GALLERY,
     "identify": identify.IDENTIFY,
     "discover": discover.DISCOVER,
+    "review": review.REVIEW,
     "export": exports.EXPORT,
     "probe": probe.PROBE,
     "compare": compare.COMPARE,
@@ -215,7 +217,7 @@ COMMANDS = {
 COMMAND_GROUPS = {
     "See it work": ("demo", "synth"),
     "Your photographs": ("init", "import", "validate"),
-    "Which animal is this?": ("gallery", "identify", "discover", "export"),
+    "Which animal is this?": ("gallery", "identify", "discover", "review", "export"),
     "How well does a method work?": ("probe", "compare", "report", "metrics"),
     "Train, and for other programs": ("finetune", "tune", "extract", "completion"),
 }

@@ -185,10 +185,11 @@ def picture_file(key: str, size: str) -> str:
 
 def _make_batch(task: tuple[str, list[Wanted]]) -> list[Picture]:
     folder, wanted = task
-    return [_make(image, Path(folder)) for image in wanted]
+    return [make_picture(image, Path(folder)) for image in wanted]
 
 
-def _make(wanted: Wanted, folder: Path) -> Picture:
+def make_picture(wanted: Wanted, folder: Path) -> Picture:
+    """The pictures of one image below ``folder``, or why there are none."""
     if wanted.root is None or wanted.path is None:
         return NOTHING
     try:

@@ -8,6 +8,7 @@ middle of a row loses that row alone.
 from __future__ import annotations
 
 import csv
+import getpass
 import io
 import math
 import os
@@ -151,6 +152,14 @@ def standing(decisions: Sequence[Decision]) -> tuple[Decision, ...]:
         elif about:
             kept[about.pop()] = None
     return tuple(row for row in kept if row is not None)
+
+
+def user_name() -> str:
+    """The user's name on this machine: who answers, if nobody is named."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return "unknown"
 
 
 def moment(when: str) -> datetime:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import logging
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from exreid.models.published import downloads
 from exreid.pipeline.inputs import cache_folder, read_images
 from exreid.progress import Progress, RunLog, no_progress
 from exreid.records import ImageTable
+from exreid.review.decisions import user_name
 from exreid.runs.gallery_build import Built, make_gallery, shown_clashes
 from exreid.storage.feature_store import SignatureMemo
 
@@ -99,7 +99,7 @@ def edit_gallery(
     ids, before = rows["image_id"].tolist(), rows["identity"].tolist()
     old = {image: name for image, name in zip(ids, before, strict=True) if image in names}
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    edit = Edit(action, old, {image: names[image] for image in old}, _user(), when)
+    edit = Edit(action, old, {image: names[image] for image in old}, user_name(), when)
     after = [names.get(image, name) for image, name in zip(ids, before, strict=True)]
     table = replace(
         gallery.table, rows=rows.assign(identity=pd.Series(after, index=rows.index, dtype=object))
@@ -116,13 +116,6 @@ def edit_gallery(
             log=RunLog(progress, verbose),
             edits=[*gallery.edits, edit],
         )
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # this machine has no name for the user
-        return "unknown"
 
 
 def _unknown_images(

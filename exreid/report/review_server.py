@@ -1,0 +1,273 @@
+"""The page of a review, for one person on this machine.
+
+It answers on 127.0.0.1 alone. The address that is opened has a token, which is good for one visit
+and gives the browser a cookie; every other request needs that cookie, this machine's name as host,
+and, to change something, this page as its origin. Each answer is on the disk before the next
+question is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import tempfile
+import webbrowser
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+from aiohttp import web
+
+from exreid.errors import ExreidError, ReviewError
+from exreid.records import Json
+from exreid.report.pictures import make_picture, picture_file
+from exreid.report.reviewed import NameQuestion, ReviewedRun, told
+from exreid.review.asking import Question
+from exreid.review.decisions import Verdict
+from exreid.review.state import State, wrong_decisions
+
+HOST = "127.0.0.1"
+MOST_BYTES = 16 * 1024
+"""Of a request."""
+COOKIE = "exreid_review"
+STATIC = Path(__file__).parent / "static"
+FILES = {
+    "report.css": "text/css",
+    "review.css": "text/css",
+    "theme.js": "text/javascript",
+    "review.js": "text/javascript",
+}
+VERDICTS = tuple(one for one in get_args(Verdict) if one not in ("name", "undo"))
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; script-src 'self'; "
+    "style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass
+class Desk:
+    """One person's review while the page is open."""
+
+    run: ReviewedRun
+    who: str
+    pictures: Path
+    """A folder for the photographs as the page shows them."""
+    token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    cookie: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    state: State | None = None
+    question: Question | NameQuestion | None = None
+    number: int = 0
+    """Of the question that is shown: an answer says which one it is to."""
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def ask(self) -> None:
+        """Read the answers, and take the next question."""
+        self.state = self.run.state(self.state)
+        self.question = self.run.question(self.state, self.who)
+        self.number += 1
+        if self.question is None or isinstance(self.question, NameQuestion):
+            self.run.save(self.state)
+
+    def shown(self) -> dict[str, Json]:
+        """The question as the page takes it."""
+        assert self.state is not None, "asked before"
+        run, question = self.run, self.question
+        content: dict[str, Json] = {
+            "number": self.number,
+            "answers": len(self.state.decisions),
+            "visits": len(run.subject.visits),
+            "animals": self.state.animals,
+            "wrong": round(wrong_decisions(self.state), 1),
+            "told": list(told(run, self.state)),
+            "undo": any(row.who == self.who for row in self.state.decisions),
+        }
+        if isinstance(question, Question):
+            first, second = run.best.get((question.first, question.second), (None, None))
+            return content | {
+                "kind": "pair",
+                "probability": round(question.probability, 3),
+                "sides": [self._visit(question.first, first), self._visit(question.second, second)],
+            }
+        if question is not None:
+            rows = [row for visit in question.visits for row in run.photos_of[visit]]
+            return content | {
+                "kind": "name",
+                "offered": question.offered,
+                "names": list(question.names),
+                "photos": [self._photo(row) for row in rows],
+            }
+        called = self.run.names(self.state).name_G
+        return content | {"kind": "done", "called": sorted(name for name in called if name)}
+
+    def _visit(self, name: str, best: int | None) -> dict[str, Json]:
+        rows = self.run.photos_of[name]
+        first = rows[0] if best is None else best
+        visit = self.run.photos.iloc[first].get("visit")
+        return {
+            "visit": visit if isinstance(visit, str) else "",
+            "photos": [self._photo(row) for row in [first, *(r for r in rows if r != first)]],
+        }
+
+    def _photo(self, row: int) -> dict[str, Json]:
+        photo = self.run.photos.iloc[row]
+        words = [photo.get(name) for name in ("date", "viewpoint")]
+        about = " · ".join(word for word in words if isinstance(word, str) and word)
+        return {"row": row, "name": str(photo["image_id"]), "about": about}
+
+    def answer(self, said: dict[str, Any]) -> None:
+        """Save an answer or a name; ReviewError for anything else."""
+        assert self.state is not None, "asked before"
+        seconds, question = said.get("seconds"), self.question
+        spent = float(seconds) if isinstance(seconds, (int, float)) else 0.0
+        if isinstance(question, Question) and said.get("verdict") in VERDICTS:
+            self.run.answer(question, said["verdict"], who=self.who, seconds=spent)
+        elif isinstance(question, NameQuestion) and isinstance(said.get("name"), str):
+            self.run.name(self.state, question, said["name"][:100], who=self.who, seconds=spent)
+        else:
+            raise ReviewError("That is not an answer to this question.")
+
+
+def application(desk: Desk, port: int) -> web.Application:
+    """The pages of one review, to be served on this port."""
+    origin = f"http://{HOST}:{port}"
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.host != f"{HOST}:{port}":
+            raise web.HTTPForbidden(text="This page answers on 127.0.0.1 alone.")
+        if request.method != "GET" and request.headers.get("Origin") != origin:
+            raise web.HTTPForbidden(text="Only the review's own page may change something.")
+        if request.path != "/open" and not secrets.compare_digest(
+            request.cookies.get(COOKIE, "").encode(), desk.cookie.encode()
+        ):
+            raise web.HTTPForbidden(
+                text="Open the address that exreid review has printed. It is good for one browser: "
+                "for another one, stop the command and start it again."
+            )
+        try:
+            response = await handler(request)
+        except ExreidError as error:
+            response = web.json_response({"error": str(error)}, status=400)
+        response.headers.update(HEADERS)
+        return response
+
+    app = web.Application(middlewares=[guard], client_max_size=MOST_BYTES)
+    app.add_routes(
+        [
+            web.get("/open", partial(_open, desk)),
+            web.get("/", partial(_file, "review.html", "text/html")),
+            *(web.get(f"/static/{name}", partial(_file, name, FILES[name])) for name in FILES),
+            web.get("/question", partial(_question, desk)),
+            web.get(r"/photo/{row:\d{1,9}}/{size:[pt]}", partial(_photo, desk)),
+            web.post("/answer", partial(_answer, desk)),
+            web.post("/undo", partial(_undo, desk)),
+        ]
+    )
+    return app
+
+
+async def _open(desk: Desk, request: web.Request) -> web.StreamResponse:
+    given, desk_token = request.query.get("token", ""), desk.token
+    if not desk_token or not secrets.compare_digest(given.encode(), desk_token.encode()):
+        raise web.HTTPForbidden(text="This address was used already. Start exreid review again.")
+    desk.token = ""
+    response = web.Response(status=303, headers={"Location": "/"})
+    response.set_cookie(COOKIE, desk.cookie, httponly=True, samesite="Strict")
+    return response
+
+
+async def _file(name: str, kind: str, request: web.Request) -> web.StreamResponse:
+    folder = STATIC if name in FILES else STATIC.parent / "templates"
+    return web.Response(body=(folder / name).read_bytes(), content_type=kind, charset="utf-8")
+
+
+async def _question(desk: Desk, request: web.Request) -> web.StreamResponse:
+    async with desk.lock:
+        if desk.state is None:
+            await asyncio.to_thread(desk.ask)
+        return web.json_response(desk.shown())
+
+
+async def _answer(desk: Desk, request: web.Request) -> web.StreamResponse:
+    said = await _body(request)
+    async with desk.lock:
+        if said.get("number") == desk.number:  # else a second press of the key: it changes nothing
+            await asyncio.to_thread(desk.answer, said)
+            await asyncio.to_thread(desk.ask)
+        return web.json_response(desk.shown())
+
+
+async def _undo(desk: Desk, request: web.Request) -> web.StreamResponse:
+    said = await _body(request)
+    async with desk.lock:
+        if said.get("number") == desk.number and desk.state is not None:
+            await asyncio.to_thread(desk.run.undo, desk.state, desk.who)
+            await asyncio.to_thread(desk.ask)
+        return web.json_response(desk.shown())
+
+
+async def _photo(desk: Desk, request: web.Request) -> web.StreamResponse:
+    row, size = int(request.match_info["row"]), request.match_info["size"]
+    if row >= len(desk.run.photos):
+        raise web.HTTPNotFound
+    picture = await asyncio.to_thread(make_picture, desk.run.wanted(row), desk.pictures)
+    if not picture.key:
+        raise web.HTTPNotFound(text=picture.error or "There is no picture of it.")
+    data = (desk.pictures / picture_file(picture.key, size)).read_bytes()
+    return web.Response(body=data, content_type="image/jpeg")
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    try:
+        content = await request.json()
+    except ValueError as error:
+        raise ReviewError("The request is not JSON.") from error
+    if not isinstance(content, dict):
+        raise ReviewError("The request is not a JSON object.")
+    return content
+
+
+def serve(
+    run: ReviewedRun, who: str, *, port: int, browser: bool, on_open: Callable[[str], object]
+) -> State:
+    """Serve the review until the process is interrupted; the state at its end. ``port`` 0: any that
+    is free; ReviewError for one that is taken. ``on_open`` is told the address, which is opened in
+    the ``browser``."""
+    try:
+        listening = socket.create_server((HOST, port))
+    except OSError as error:
+        raise ReviewError(f"--port {port}: {error.strerror}. Name another port.") from error
+    with listening, tempfile.TemporaryDirectory(prefix="exreid-review-") as pictures:
+        desk = Desk(run, who, Path(pictures))
+        desk.ask()
+        with suppress(KeyboardInterrupt):
+            asyncio.run(_serve(desk, listening, browser=browser, on_open=on_open))
+    state = run.state()
+    run.save(state)
+    return state
+
+
+async def _serve(
+    desk: Desk, listening: socket.socket, *, browser: bool, on_open: Callable[[str], object]
+) -> None:
+    port = listening.getsockname()[1]
+    runner = web.AppRunner(application(desk, port), access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, listening).start()
+        address = f"http://{HOST}:{port}/open?token={desk.token}"
+        on_open(address)
+        if browser:
+            await asyncio.to_thread(webbrowser.open, address)
+        await asyncio.Event().wait()
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,207 @@
+// The page of a review: shows a question, sends the answer, shows the next one.
+"use strict";
+(() => {
+  const byId = (id) => document.getElementById(id);
+  const views = [...document.querySelectorAll(".view")];
+  let question = null, since = 0, busy = false;
+
+  const make = (tag, text) => {
+    const element = document.createElement(tag);
+    if (text !== undefined) element.textContent = text;
+    return element;
+  };
+  const picture = (photo, size) => {
+    const image = make("img");
+    image.src = `photo/${photo.row}/${size}`;
+    image.alt = photo.name;
+    image.draggable = false;
+    return image;
+  };
+
+  // Zoom: the wheel, two fingers, + and -; a drag moves, a double click shows all again.
+  function zoomable(glass) {
+    const at = { scale: 1, x: 0, y: 0 };
+    const fingers = new Map();
+    const show = () => {
+      const image = glass.querySelector("img");
+      const room = (side) => side * (1 - at.scale);
+      at.x = Math.min(0, Math.max(room(glass.clientWidth), at.x));
+      at.y = Math.min(0, Math.max(room(glass.clientHeight), at.y));
+      if (image) image.style.transform = `translate(${at.x}px, ${at.y}px) scale(${at.scale})`;
+    };
+    const zoom = (factor, x, y) => {
+      const scale = Math.min(12, Math.max(1, at.scale * factor));
+      at.x = x - (x - at.x) * (scale / at.scale);
+      at.y = y - (y - at.y) * (scale / at.scale);
+      at.scale = scale;
+      show();
+    };
+    const place = (event) => {
+      const box = glass.getBoundingClientRect();
+      return [event.clientX - box.left, event.clientY - box.top];
+    };
+    glass.addEventListener("wheel", (event) => {
+      event.preventDefault();
+      zoom(Math.exp(-event.deltaY / 400), ...place(event));
+    }, { passive: false });
+    glass.addEventListener("pointerdown", (event) => {
+      glass.setPointerCapture(event.pointerId);
+      fingers.set(event.pointerId, place(event));
+    });
+    glass.addEventListener("pointermove", (event) => {
+      const before = fingers.get(event.pointerId);
+      if (!before) return;
+      const now = place(event);
+      const other = [...fingers].find(([id]) => id !== event.pointerId);
+      if (other) {
+        const [, [x, y]] = other;
+        const far = (point) => Math.max(1, Math.hypot(point[0] - x, point[1] - y));
+        zoom(far(now) / far(before), (now[0] + x) / 2, (now[1] + y) / 2);
+      } else {
+        at.x += now[0] - before[0];
+        at.y += now[1] - before[1];
+        show();
+      }
+      fingers.set(event.pointerId, now);
+    });
+    for (const end of ["pointerup", "pointercancel"]) {
+      glass.addEventListener(end, (event) => fingers.delete(event.pointerId));
+    }
+    const reset = () => { at.scale = 1; at.x = 0; at.y = 0; show(); };
+    glass.addEventListener("dblclick", reset);
+    return { reset, zoom: (factor) => zoom(factor, glass.clientWidth / 2, glass.clientHeight / 2) };
+  }
+
+  const panes = views.map((view) => {
+    const glass = view.appendChild(make("div"));
+    glass.className = "glass";
+    const caption = view.appendChild(make("figcaption"));
+    const strip = view.appendChild(make("div"));
+    strip.className = "strip";
+    const zoom = zoomable(glass);
+    let photos = [], chosen = 0;
+    const choose = (place) => {
+      chosen = (place + photos.length) % photos.length;
+      const photo = photos[chosen], image = picture(photo, "p");
+      image.addEventListener("error", () => {
+        const missing = make("p", `${photo.name}: this photograph cannot be shown.`);
+        missing.className = "missing";
+        glass.replaceChildren(missing);
+      });
+      glass.replaceChildren(image);
+      zoom.reset();
+      const name = make("b", photo.name.split("/").pop());
+      const more = [photo.about, photos.length > 1 ? `${chosen + 1} of ${photos.length}` : ""];
+      caption.replaceChildren(name, ...more.filter(Boolean).map((text) => ` · ${text}`));
+      caption.title = photo.name;
+      [...strip.children].forEach((button, i) => button.setAttribute("aria-pressed", i === chosen));
+    };
+    return {
+      zoom,
+      next: () => choose(chosen + 1),
+      show: (side) => {
+        photos = side.photos;
+        strip.replaceChildren(...(photos.length > 1 ? photos : []).map((photo, i) => {
+          const button = make("button");
+          button.type = "button";
+          button.append(picture(photo, "t"));
+          button.addEventListener("click", () => choose(i));
+          return button;
+        }));
+        choose(0);
+      },
+    };
+  });
+
+  function show(content) {
+    question = content;
+    since = performance.now();
+    for (const kind of ["pair", "name", "done"]) byId(kind).hidden = content.kind !== kind;
+    byId("answers").hidden = false;
+    const [short, more] = byId("progress").children;
+    short.textContent = `${content.answers} answers · ${content.animals} animals`;
+    more.textContent = ` in ${content.visits} visits · about ${content.wrong} decisions wrong`;
+    byId("engine").textContent = content.kind === "pair" ? `exreid: ${Math.round(100 * content.probability)}% one animal` : "";
+    if (content.kind === "pair") content.sides.forEach((side, i) => panes[i].show(side));
+    if (content.kind === "name") {
+      byId("why").textContent = content.names.length ? `Its photographs were called ${content.names.join(" and ")}: one name for one animal.` : "";
+      byId("called").value = content.names[0] || content.offered;
+      byId("sheet").replaceChildren(...content.photos.map((photo) => {
+        const item = make("li"), card = item.appendChild(make("div"));
+        card.className = "card";
+        const line = make("span", photo.name.split("/").pop());
+        line.className = "sub";
+        card.append(picture(photo, "t"), line);
+        return item;
+      }));
+      byId("called").focus();
+      byId("called").select();
+    }
+    if (content.kind === "done") {
+      byId("told").replaceChildren(...content.told.map((text) => make("li", text)));
+      byId("called-all").textContent = content.called.join(", ");
+    }
+    enable();
+  }
+
+  function enable() {
+    for (const button of document.querySelectorAll("[data-verdict]")) {
+      button.hidden = question.kind !== "pair";
+      button.disabled = busy;
+    }
+    byId("undo").disabled = busy || !question.undo;
+  }
+
+  async function send(path, body) {
+    if (busy) return;
+    busy = true;
+    if (question) enable();
+    try {
+      const response = await fetch(path, body && {
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
+        body: JSON.stringify({ ...body, number: question.number, seconds: (performance.now() - since) / 1000 }),
+      });
+      const text = await response.text();
+      let content = null;
+      try { content = JSON.parse(text); } catch { throw new Error(text || response.statusText); }
+      if (content.error) throw new Error(content.error);
+      byId("trouble").hidden = true;
+      busy = false;
+      show(content);
+    } catch (error) {
+      const lost = error instanceof TypeError;
+      byId("trouble").textContent = lost ? "The command exreid review does not answer: is it still running? What you have answered is saved." : error.message;
+      byId("trouble").hidden = false;
+      busy = false;
+      if (question) enable();
+    }
+  }
+
+  const answer = (verdict) => question && question.kind === "pair" && send("answer", { verdict });
+  const undo = () => question && question.undo && send("undo", {});
+  for (const button of document.querySelectorAll("[data-verdict]")) {
+    button.addEventListener("click", () => answer(button.dataset.verdict));
+  }
+  byId("undo").addEventListener("click", undo);
+  byId("naming").addEventListener("submit", (event) => {
+    event.preventDefault();
+    send("answer", { name: byId("called").value });
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.target.tagName === "INPUT") return;
+    const keys = {
+      1: () => answer("same"), 2: () => answer("different"), 3: () => answer("can't tell"), z: undo,
+      a: () => panes[0].next(), d: () => panes[1].next(),
+      "+": () => panes.forEach((pane) => pane.zoom.zoom(1.5)),
+      "-": () => panes.forEach((pane) => pane.zoom.zoom(1 / 1.5)),
+      0: () => panes.forEach((pane) => pane.zoom.reset()),
+    };
+    const act = keys[event.key.toLowerCase()];
+    if (act && question && (question.kind === "pair" || event.key.toLowerCase() === "z")) {
+      event.preventDefault();
+      act();
+    }
+  });
+  send("question");
+})();
