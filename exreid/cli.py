@@ -215,8 +215,7 @@ COMMANDS = {
     "completion": Command("Print a shell's completion.", _completion_arguments, _completion),
 }
 COMMAND_GROUPS = {
-    "See it work": ("demo", "synth"),
-    "Your photographs": ("init", "import", "validate"),
+    "Begin": ("demo", "synth", "init", "import", "validate"),
     "Which animal is this?": ("gallery", "identify", "discover", "review", "export"),
     "How well does a method work?": ("probe", "compare", "report", "metrics"),
     "Train, and for other programs": ("finetune", "tune", "extract", "completion"),
