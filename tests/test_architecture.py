@@ -1,6 +1,7 @@
 """Imports go one way, and Ray stays in one place."""
 
 import ast
+import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "exreid"
@@ -66,3 +67,16 @@ def test_only_distributed_imports_ray():
         if any(name == "ray" or name.startswith("ray.") for name in _imports(file))
     }
     assert users == {"distributed"}
+
+
+THINGS = "animals|boxes|encounters|entries|files|images|masks|pairs|photographs|rows|times"
+
+
+def test_a_sentence_that_begins_with_a_count_says_one_photograph_and_two_photographs():
+    bare = re.compile(rf'f"\{{(?!counted|[A-Z_]+\}})[^{{}}]+\}} ({THINGS})\b(?!/)')
+    wrong = [
+        f"{file.relative_to(PACKAGE)}: {found[0]} (see exreid.progress.counted)"
+        for file in FILES
+        for found in bare.finditer(file.read_text())
+    ]
+    assert wrong == []

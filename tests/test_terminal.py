@@ -39,7 +39,7 @@ def test_warnings_are_said_again_under_the_result_and_in_its_file(doubled, tmp_p
     assert main(_words(doubled, tmp_path, "--log-file", str(tmp_path / "log"))) == 0
     out, err = capsys.readouterr()
     written = json.loads((tmp_path / "benchmark_runs/r/result.json").read_text())
-    [warning] = [text for text in written["warnings"] if "repeat a file" in text]
+    [warning] = [text for text in written["warnings"] if "a file of the same side" in text]
     assert err.count(warning) == 2
     assert err.rindex(warning) > err.rindex("Warning"), "the last block is that of the warnings"
     assert "Extracting features: 12 in " in err
@@ -55,13 +55,13 @@ def test_quiet_leaves_the_result_and_the_warnings(doubled, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert "top_1" in out
     assert "Extracting" not in err
-    assert err.count("repeat a file") == 1
+    assert err.count("a file of the same side") == 1
 
 
 def test_quiet_still_warns_where_the_command_fails(doubled, tmp_path, capsys):
     assert main(_words(doubled, tmp_path, "--quiet", "model.checkpoint=/none/such.pth")) == 1
     err = capsys.readouterr().err
-    assert err.count("repeat a file") == 1
+    assert err.count("a file of the same side") == 1
     assert err.splitlines()[-1].startswith("exreid: /none/such.pth")
 
 

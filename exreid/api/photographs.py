@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Union
 import numpy as np
 
 from exreid.errors import ConfigError, ImageError, MaskError
+from exreid.progress import counted
 from exreid.storage.urls import is_remote, read_bytes
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ def regions_of(masks: MaskLike | Sequence[MaskLike], count: int) -> list[str | N
         masks = [None] * count if masks is None else [masks]  # type: ignore[list-item]
     mask_list: list[MaskLike] = list(masks)  # type: ignore[arg-type]
     if len(mask_list) != count:
-        raise MaskError(f"{len(mask_list)} masks for {count} photographs: give each one, or None.")
+        told = f"{counted(len(mask_list), 'mask')} for {counted(count, 'photograph')}"
+        raise MaskError(f"{told}: give each one, or None.")
     regions: list[str | None] = []
     for place, mask in enumerate(mask_list):
         if isinstance(mask, np.ndarray):

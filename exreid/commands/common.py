@@ -207,9 +207,8 @@ def show_result(result: Result) -> None:
     """The table of metrics, with intervals and counts."""
     table = Table(title=f"Method: {result.method}", title_justify="left", box=None, pad_edge=False)
     names = [name for name in result.metrics if not name.endswith(BEFORE)]
-    if result.counts.get("queries_without_positive") == 0:  # then both are the same
-        names = [n for n in names if n.removesuffix(POSITIVE) not in {*names} - {n}]
     ends = ["", BEFORE] if any(name.endswith(BEFORE) for name in result.metrics) else [""]
+    names = [name for name in names if not _repeats(result, name, ends)]
     table.add_column("metric", overflow="fold")
     for end in ends:
         table.add_column("before" if end else "value", justify="right")
@@ -218,13 +217,21 @@ def show_result(result: Result) -> None:
         table.add_row(name, *(cell for end in ends for cell in _cells(result, name + end)))
     OUT.print(table)
     counts = [
-        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        f"{name.replace('_', ' ')} {f'{value:.3g}' if isinstance(value, float) else value}"
         for name, value in result.counts.items()
         if value != {}
     ]
     if counts:
         OUT.print()
         OUT.print(_wrapped(counts), markup=False, soft_wrap=True)
+
+
+def _repeats(result: Result, name: str, ends: list[str]) -> bool:
+    """Whether it is a metric over queries with an image of their animal, and each has one."""
+    whole = name.removesuffix(POSITIVE)
+    return whole != name and all(
+        result.metrics.get(name + end) == result.metrics.get(whole + end) for end in ends
+    )
 
 
 def _wrapped(counts: list[str]) -> str:

@@ -55,7 +55,7 @@ def _table(answered: list[PhotoAnswer], visits: dict[str, EncounterAnswer]) -> T
 
 def _encounter_cells(visit: EncounterAnswer) -> list[Text]:
     return [
-        Text(f"{visit.name} ({visit.photos} photographs together)"),
+        Text(f"{visit.name} ({counted(visit.photos, 'photograph')} together)"),
         Text(visit.told.sentence, style=STYLES.get(visit.told.kind, "")),
         Text((visit.animal or "") if visit.told.kind == "known" else ""),
     ]
@@ -88,7 +88,7 @@ def _notes(gallery: StoredGallery, identification: Identification) -> list[str]:
         lines += _more(len(same))
     bad = [photo for photo in identification.photos if photo.status == "unreadable"]
     if bad:
-        lines.append(f"{len(bad)} cannot be read, and were left out (rejected.csv):")
+        lines.append(f"{len(bad):,} cannot be read; left out (rejected.csv):")
         lines += [f"  {photo.photo}: {photo.note}" for photo in bad[:SHOWN_UNREADABLE]]
         lines += _more(len(bad))
     if counts["other_files"]:

@@ -93,8 +93,9 @@ def _extract(options: argparse.Namespace) -> int:
     with features_kept(config), progress_shown() as progress:
         report = run_extract(config, out, progress=progress, verbose=options.verbose)
     OUT.print(
-        f"{options.out}: {report.cached + report.extracted} vectors, {report.extracted} extracted "
-        f"now, {report.cached} from the cache, {len(report.rejected)} images left out.",
+        f"{options.out}: {counted(report.cached + report.extracted, 'vector')}, "
+        f"{report.extracted:,} extracted now, {report.cached:,} from the cache, "
+        f"{counted(len(report.rejected), 'image')} left out.",
         markup=False,
         soft_wrap=True,
     )

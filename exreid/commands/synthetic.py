@@ -6,6 +6,7 @@ import argparse
 
 from exreid.commands.common import Command, path, plain_arguments
 from exreid.commands.terminal import OUT, progress_shown
+from exreid.progress import counted
 
 
 def _synth_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +33,8 @@ def _synth(options: argparse.Namespace) -> int:
             workers=options.workers,
             on_progress=progress("Drawing images", total),
         )
-    OUT.print(f"{total} images of {options.identities} animals: {file}", markup=False)
+    drawn = f"{counted(total, 'image')} of {counted(options.identities, 'animal')}"
+    OUT.print(f"{drawn}: {file}", markup=False)
     return 0
 
 

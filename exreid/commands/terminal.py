@@ -68,7 +68,7 @@ SCREEN = Screen()
 
 class _Reporter(logging.Handler):
     """Writes lines and warnings to stderr, above the bars, and to the log file; our warnings
-    once."""
+    once, and kept for the end unless they are ``passing``."""
 
     def __init__(self, file: TextIO | None) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class _Reporter(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print the record, unless it is a repeated warning or a bar shows it."""
         ours, warns = record.name.startswith("exreid"), record.levelno >= logging.WARNING
-        if ours and warns:
+        if ours and warns and not getattr(record, "passing", False):
             text = record.getMessage()
             if text in SCREEN.warnings:
                 return

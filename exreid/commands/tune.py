@@ -81,7 +81,8 @@ def _show_files(sweep: Sweep, command: str, *, test: bool) -> None:
             f"The test split was looked at once, for trial {sweep.best.name}, after the sweep; "
             "all trials were chosen by held-out images of the training split."
         )
-    OUT.print(f"Written to {sweep.folder}; the best config again:", markup=False, soft_wrap=True)
+    OUT.print(f"Written to {sweep.folder}", markup=False, soft_wrap=True)
+    OUT.print("The best config again:")
     best = sweep.folder / "best.yaml"
     OUT.print(f"  exreid {command} --config {best}", markup=False, soft_wrap=True)
 

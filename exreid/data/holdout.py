@@ -10,6 +10,7 @@ import numpy as np
 from exreid.data.metadata import select_split
 from exreid.data.splits import TEST, closed_set_split, identity_disjoint_split
 from exreid.errors import MetadataError
+from exreid.progress import counted
 from exreid.records import ImageTable
 
 
@@ -63,8 +64,9 @@ def cut_holdout(
     overlap = np.intersect1d(train_N, held_N)
     if len(overlap):
         raise MetadataError(
-            f"{table.source}: {len(overlap)} images of the split {val_value!r} are trained on. Set "
-            "dataset.val_split_value to another split, or validation.source=encounters."
+            f"{table.source}: training uses {counted(len(overlap), 'image')} of the split "
+            f"{val_value!r}. Set dataset.val_split_value to another split, or "
+            "validation.source=encounters."
         )
     return Holdout(train_N, held_N, gallery_N)
 
@@ -75,7 +77,8 @@ def check_holdout(table: ImageTable, holdout: Holdout, *, exclude: str) -> None:
     names = set(identity[holdout.train_N])
     if len(names) < 2:
         raise MetadataError(
-            f"{table.source}: {len(names)} identities to train on; a classifier needs two at least."
+            f"{table.source}: {counted(len(names), 'identity', 'identities')} to train on; a "
+            "classifier needs two at least."
         )
     encounter = table.rows["encounter"].to_numpy(object)
     gallery: dict[str, list[int]] = {}

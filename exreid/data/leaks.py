@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from exreid.progress import counted
 from exreid.records import RetrievalSide
 
 SAME_FILE, SAME_PICTURE, IN_ENCOUNTER = "same_file", "same_picture", "same_picture_in_encounter"
@@ -59,7 +60,8 @@ def encounter_leaks(queries: RetrievalSide, gallery: RetrievalSide, names: Seque
         first = own_queries[0]
         others = [g for g in shots_E[code] if gallery.position_N[g] != queries.position_N[first]]
         detail = (
-            f"{names[queries.position_N[first]]}: {len(own_queries)} queries, {len(others)} gallery"
+            f"{names[queries.position_N[first]]}: {counted(len(own_queries), 'query', 'queries')}, "
+            f"{len(others)} gallery"
         )
         leaks.found.append(
             Leak(CUT_ENCOUNTER, queries.image_ids[first], gallery.image_ids[others[0]], detail)

@@ -134,7 +134,8 @@ def left_out_text(rejected: Sequence[Rejected]) -> str:
     ]
     rest = sum(map(len, most[SHOWN_REASONS:]))
     more = [f"and {rest} for other reasons"] if rest else []
-    return f"{len(rejected)} images were left out: {'; '.join([*parts, *more])}."
+    head = counted(len(rejected), "image was left out", "images were left out")
+    return f"{head}: {'; '.join([*parts, *more])}."
 
 
 def row_text(row: int, path: str, reason: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from exreid.data.boxes import box_numbers, box_text, looks_like_fractions, read_numbers
 from exreid.data.metadata_table import Columns, MetadataFile
+from exreid.progress import counted
 from exreid.records import region_parts
 
 
@@ -42,7 +43,8 @@ def read_boxes(file: MetadataFile, columns: Columns) -> Boxes:
     if how is None and numbers:
         how = "xywh_norm" if looks_like_fractions(list(numbers.values())) else "xywh_px"
         name = ", ".join(names)
-        notes = [f"{name}: {len(numbers)} boxes, read as {how}; see dataset.bbox_format and crop"]
+        boxes = counted(len(numbers), "box", "boxes")
+        notes = [f"{name}: {boxes}, read as {how}; see dataset.bbox_format and crop"]
     text_N: list[str | None] = [None] * count
     theta_N = file.column(columns.theta)
     for i, box in numbers.items():

@@ -12,6 +12,7 @@ from exreid.data.metadata_boxes import Boxes, numbered_ids
 from exreid.data.metadata_formats import clean_text
 from exreid.data.metadata_table import Columns, MetadataFile
 from exreid.errors import MetadataError
+from exreid.progress import counted
 from exreid.records import region_text
 from exreid.storage.urls import missing_files, names_on_disk
 
@@ -82,7 +83,7 @@ def find_files(
         return rows, missing, []
     first, name = next(iter(renamed.items()))
     note = (
-        f"{len(renamed)} files are there under another case or Unicode form, and are read, such as "
+        f"read under another case or Unicode form: {counted(len(renamed), 'file')}, such as "
         f"{name!r} for {paths[first]!r}"
     )
     spelled = [renamed.get(i, path) for i, path in enumerate(paths)]

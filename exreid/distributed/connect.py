@@ -7,11 +7,13 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from exreid.distributed.head_watch import exit_failed
 from exreid.distributed.sentry import Sentry, answers, children
@@ -145,7 +147,8 @@ def _init(
             parts.check(waited_s)
         if waited_s - shown_s >= SHOWN_EVERY_S:
             shown_s = waited_s
-            log.warning("Waiting for Ray to %s: %.0f of at most %g s.", what, waited_s, limit_s)
+            words = "Waiting for Ray to %s: %.0f of at most %g s."
+            log.warning(words, what, waited_s, limit_s, extra={"passing": True})
 
     def start() -> None:
         # In the thread: an abandoned start may go on, and start more processes.
@@ -205,26 +208,38 @@ class _StartedParts:
 def without_chatter() -> Iterator[None]:
     """Drop lines with `CHATTER` from file descriptor 2 during the block; others pass.
 
-    Ray's C++ side announces its log level there, whatever that level is.
+    Ray's C++ side announces its log level there, whatever that level is. What Python writes to a
+    terminal goes there directly: a bar is no whole line, and has to know that it is on a terminal.
     """
     kept = os.dup(2)
     out, into = os.pipe()
-    os.dup2(into, 2)
-    os.close(into)
+    with contextlib.ExitStack() as stack:
+        if os.isatty(2) and _writes_to(sys.stderr, 2):
+            terminal = stack.enter_context(os.fdopen(os.dup(kept), "w", buffering=1))
+            stack.enter_context(contextlib.redirect_stderr(terminal))
+        os.dup2(into, 2)
+        os.close(into)
 
-    def pass_on() -> None:
-        with os.fdopen(out, "rb") as lines, os.fdopen(kept, "wb", buffering=0) as stderr:
-            for line in lines:
-                if CHATTER not in line:
-                    stderr.write(line)
+        def pass_on() -> None:
+            with os.fdopen(out, "rb") as lines, os.fdopen(kept, "wb", buffering=0) as stderr:
+                for line in lines:
+                    if CHATTER not in line:
+                        stderr.write(line)
 
-    reader = threading.Thread(target=pass_on, daemon=True, name="pass-on-stderr")
-    reader.start()
+        reader = threading.Thread(target=pass_on, daemon=True, name="pass-on-stderr")
+        reader.start()
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)  # which closes the pipe's end; a child that holds it too is read on
+            reader.join(timeout=1.0)
+
+
+def _writes_to(stream: TextIO, descriptor: int) -> bool:
     try:
-        yield
-    finally:
-        os.dup2(kept, 2)  # which closes the pipe's end; a child that holds it too is read on
-        reader.join(timeout=1.0)
+        return stream.fileno() == descriptor
+    except (AttributeError, OSError, ValueError):  # none, one of a test or a notebook, or closed
+        return False
 
 
 def _first_line(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from exreid.data.metadata import left_out_text, line_text
 from exreid.errors import CheckpointError, ImageError, MaskError, RunError
 from exreid.features.embedding import Embedder
 from exreid.features.keys import content_hash, image_key
+from exreid.progress import counted
 from exreid.records import Embeddings, ImageTable, Rejected
 from exreid.storage.feature_store import FeatureStore, SignatureMemo, is_racy
 from exreid.storage.urls import READER_THREADS, file_signature, read_bytes
@@ -313,8 +314,8 @@ def _in_table_order(
     report.rejected.sort(key=lambda rejected: rejected.row)
     if len(vectors) + len(report.rejected) != len(table):
         raise RunError(
-            f"{len(table)} images went in, {len(vectors)} vectors and {len(report.rejected)} "
-            "rejected came out. This is a fault of exreid: please report it."
+            f"{counted(len(table), 'image')} in, {counted(len(vectors), 'vector')} and "
+            f"{len(report.rejected):,} rejected out. This is a fault of exreid: please report it."
         )
     if not vectors:
         raise RunError(f"{table.source}: no image could be used. {left_out_text(report.rejected)}")

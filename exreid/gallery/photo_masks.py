@@ -15,7 +15,7 @@ from exreid.data.mask_images import mask_files, read_masks
 from exreid.data.masks import encode_mask, fit_mask_to_image
 from exreid.data.photos import FoundPhotos
 from exreid.errors import MaskError
-from exreid.progress import tell
+from exreid.progress import counted, tell
 from exreid.storage.urls import read_bytes
 
 INSIDE = 0.5
@@ -54,7 +54,8 @@ def with_mask_images(
         source += rows_of_photo
         changed += changes
     if several:
-        tell(f"--masks: {several} photographs show several animals; each is asked for alone.")
+        told = counted(several, "photograph shows", "photographs show")
+        tell(f"--masks: {told} several animals; each is asked for alone.")
     result = rows.iloc[source].reset_index(drop=True)
     for i, cells in enumerate(changed):
         for name, text in cells.items():

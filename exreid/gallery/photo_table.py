@@ -22,7 +22,7 @@ from exreid.features.keys import content_hash
 from exreid.gallery.folder import StoredGallery
 from exreid.gallery.photo_masks import with_mask_images
 from exreid.pipeline.inputs import table_columns
-from exreid.progress import Progress, no_progress, tell
+from exreid.progress import Progress, counted, no_progress, tell
 from exreid.records import ImageTable, Rejected
 from exreid.storage.feature_store import SignatureMemo
 from exreid.storage.urls import READER_THREADS, read_bytes
@@ -87,8 +87,9 @@ def read_photos(
     if rejected and config.dataset.on_error == "raise":
         first = rejected[0]
         raise ImageError(
-            f"{photos.root}/{first.path}: {first.reason} {len(rejected)} of {count} photographs "
-            "cannot be read; --on-error skip lists them and goes on."
+            f"{photos.root}/{first.path}: {first.reason} {len(rejected)} of "
+            f"{counted(count, 'photograph')} cannot be read; --on-error skip lists them "
+            "and goes on."
         )
     whole = ImageTable(rows, original, photos.root, photos.root)
     known = whole.rows.iloc[:0] if gallery is None else gallery.table.rows

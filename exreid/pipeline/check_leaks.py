@@ -32,7 +32,7 @@ from exreid.errors import LeakError
 from exreid.features.decoding import DecodeSource, decode_in_process
 from exreid.features.prints import MakePrints, Prints, print_table
 from exreid.metrics.ranking import Exclude
-from exreid.progress import Progress
+from exreid.progress import Progress, counted
 from exreid.records import ImageTable, RetrievalSide
 from exreid.storage.run_folder import write_text
 from exreid.storage.spreadsheets import csv_text
@@ -156,15 +156,15 @@ def _warnings(check: LeakCheck, leaks: Leaks) -> dict[str, str]:
     if leaks.of(CUT_ENCOUNTER):
         texts[CUT_ENCOUNTER] = (
             f"{counts['queries_of_cut_encounters']} of {total} {asked} share an encounter with the "
-            f"{answering} ({counts['cut_encounters']} encounters are cut by the split): a hit from "
-            f"the same encounter is no evidence. Set {check.cut_remedy}, or {SPLIT_REMEDY}"
+            f"{answering} (the split cuts {counted(counts['cut_encounters'], 'encounter')}): a hit "
+            f"from the same encounter is no evidence. Set {check.cut_remedy}, or {SPLIT_REMEDY}"
         )
     if leaks.of(NO_PARTNER):
         texts[NO_PARTNER] = (
             f"{counts['queries_without_partner']} of {total} {asked} "
-            f"({counts['animals_without_partner']} animals) have no image in the {answering} that "
-            "could be their answer. Set benchmark.open_set.enabled=true if they are meant as new "
-            f"animals, or {SPLIT_REMEDY}"
+            f"({counted(counts['animals_without_partner'], 'animal')}) have no image in the "
+            f"{answering} that could be their answer. Set benchmark.open_set.enabled=true if "
+            f"they are meant as new animals, or {SPLIT_REMEDY}"
         )
     return texts
 
@@ -173,14 +173,15 @@ def _notes(check: LeakCheck, leaks: Leaks) -> list[str]:
     counts, notes = leaks.counts, []
     if counts.get("copies_under_two_animals"):
         notes.append(
-            f"{counts['copies_under_two_animals']} photographs are under two animals: a label is "
-            "wrong, or both are in the picture"
+            f"{counted(counts['copies_under_two_animals'], 'photograph')} under two animals: a "
+            "label is wrong, or both are in the picture"
         )
     for kind, side in (("query", check.asked), ("gallery", check.answering)):
         count = counts.get(f"duplicate_{kind}_images")
         # Where the queries are the gallery, these were counted above.
         if count and not np.array_equal(check.query, check.gallery):
-            notes.append(f"{count} images of the {side} repeat a file of that side")
+            told = counted(count, "image repeats", "images repeat")
+            notes.append(f"{told} a file of the same side, the {side}")
     return notes
 
 

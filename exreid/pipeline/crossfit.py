@@ -25,6 +25,7 @@ from exreid.openset.quality import mean_quality
 from exreid.pipeline.methods import GallerySearch
 from exreid.pipeline.rank import Scoring, search_of
 from exreid.pipeline.retrieve import Retrieval, fit_decisions, fit_methods, retrieve
+from exreid.progress import counted
 from exreid.records import GalleryQuality, Ranking, RetrievalSide
 from exreid.storage.run_folder import write_table
 
@@ -102,8 +103,9 @@ def identity_folds(queries: RetrievalSide, seed: int) -> list[Fold]:
     identities = np.unique(queries.identity_N)
     if len(identities) < 4:
         raise CalibrationError(
-            f"the queries are the database, and it has {len(identities)} animals: too few to fit "
-            "on some and answer for others. Use two splits (dataset.make_split makes them)."
+            f"the queries are the database, and it has {counted(len(identities), 'animal')}: too "
+            "few to fit on some and answer for others. Use two splits (dataset.make_split makes "
+            "them)."
         )
     count = min(QUERY_FOLDS, len(identities) // 2)
     dealt = np.random.default_rng(seed).permutation(len(identities)) % count

@@ -13,7 +13,7 @@ from exreid.config.probe import ProbeConfig
 from exreid.matching.cascade import FULL_STAGE, cascade_of
 from exreid.matching.lightglue import MatchSettings
 from exreid.matching.nearest import NearestSettings
-from exreid.progress import duration, tell
+from exreid.progress import counted, duration, tell
 
 EMBED_S = {"efficientnet-lite0": 0.02}
 KEYPOINTS_S = {"aliked-n16": 0.17, "aliked-n16rot": 0.17, "aliked-n32": 0.3, "disk": 0.5}
@@ -36,8 +36,8 @@ def tell_forecast(config: ProbeConfig, *, images: int, queries: int, gallery: in
     minutes = math.ceil((seconds / cores + start_s) / 60)
     text = duration(60 * minutes).removesuffix(" 0 s")
     tell(
-        f"{images:,} photographs: at most about {text} on {cores} CPU cores, less for what is "
-        "in the cache.",
+        f"{counted(images, 'photograph')}: at most about {text} on {counted(cores, 'CPU core')}, "
+        "less for what is in the cache.",
         seconds=60 * minutes,
     )
 

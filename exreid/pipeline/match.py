@@ -35,7 +35,7 @@ from exreid.pipeline.embed import Features
 from exreid.pipeline.inputs import cache_folder, with_local
 from exreid.pipeline.keypoints import EVIDENCE_VERSION, LocalImages, lightglue_name
 from exreid.pipeline.matchers import Matchers, MatchingTally
-from exreid.progress import Progress
+from exreid.progress import Progress, counted
 from exreid.records import PairEvidence, PairMatches
 from exreid.storage.pair_store import PairStore, pair_words
 from exreid.storage.run_folder import write_text
@@ -257,6 +257,7 @@ def _failure(
         writer.writerow([safe_cell(method.image_ids[position]) for position in pair])
     write_text(file, text.getvalue())
     return MatchingError(
-        f"{len(first_P)} pairs could not be matched, in {len(failed)} tiles ({failed[0][1]}). They "
-        f"are listed in {file}; all others are kept, and the same command tries these again."
+        f"{counted(len(first_P), 'pair')} could not be matched, in {counted(len(failed), 'tile')} "
+        f"({failed[0][1]}). They are listed in {file}; all others are kept, and the same "
+        "command tries these again."
     )

@@ -14,6 +14,7 @@ from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import read_image_table
 from exreid.errors import MetadataError, RunError
 from exreid.pipeline.inputs import table_columns
+from exreid.progress import counted
 from exreid.records import ImageTable
 from exreid.storage.run_files import IN_GALLERY, PHOTOS, read_run_table
 
@@ -123,8 +124,9 @@ def read_run_images(
     if (place < 0).any():
         lost = [name for name, i in zip(wanted, place, strict=True) if i < 0]
         raise RunError(
-            f"{folder}: {len(lost)} photographs of this run, such as {lost[0]!r}, are not in "
-            f"{_where(whole)}. Give the data set that the run was made on with --root FOLDER."
+            f"{folder}: missing in {_where(whole)}: {counted(len(lost), 'photograph')} of this "
+            f"run, such as {lost[0]!r}. Give the data set that the run was made on with "
+            "--root FOLDER."
         )
     gallery = _gallery(whole, folder, config)
     whole = whole.iloc[place].reset_index(drop=True)

@@ -38,7 +38,7 @@ def trust_numbers(data: RunData, outcomes: pd.DataFrame) -> list[NumberWithMeani
     if answered is not None:
         probability_Q, right_Q = answered
         share = right_Q.mean()
-        about = f"On the {len(right_Q):,} answers of this run, of which {percent(share)} are right."
+        about = f"On {counted(len(right_Q), 'answer')} of this run; right: {percent(share)}."
         title = "Probabilities of answers, against always stating the average"
         brier, base = brier_score(probability_Q, right_Q), float(share * (1 - share))
         numbers.append(_against_average(title, brier, base, about))

@@ -159,7 +159,7 @@ def _drawn(export: Export, to: To) -> list[str]:
     if not drawn or to == "folders":
         return []
     masks = "the masks are as they came" if to == "coco" else "masks themselves are not exported"
-    return [f"{drawn} boxes are drawn around masks; {masks}"]
+    return [f"{counted(drawn, 'box is', 'boxes are')} drawn around masks; {masks}"]
 
 
 def read_again_command(made: Exported, to: To) -> list[str]:

@@ -17,6 +17,7 @@ from exreid.data.metadata_rows import encounter_name
 from exreid.errors import ConfigError, RunError
 from exreid.explain.told import told_answer
 from exreid.gallery.layout import MANIFEST
+from exreid.progress import counted
 from exreid.report.read import SNAPSHOT, run_config
 from exreid.report.run_images import read_run_images, read_run_metadata, site_column
 from exreid.storage import mirror
@@ -100,7 +101,7 @@ def read_export(folder: Path, root: str | None, site: str | None) -> tuple[Expor
         moment, has_time = moments[i]
         animals.append(replace(told, moment=moment, has_time=has_time))
     if unread:
-        notes.append(f"{len(unread)} masks or boxes are left out: {unread[0]}")
+        notes.append(f"masks or boxes left out ({len(unread):,}): {unread[0]}")
     if first_new > 0 and any(one.new_animal for one in animals):
         notes.append(
             f"new animals count from {new_name(first_new + 1)}, since a known one is called "
@@ -110,7 +111,8 @@ def read_export(folder: Path, root: str | None, site: str | None) -> tuple[Expor
     left_out = 0 if record is None else record.counts.get("images_left_out", 0)
     if left_out:
         notes.append(
-            f"{left_out} photographs are not exported: the run left them out (rejected.csv)"
+            f"not exported, as the run left them out (rejected.csv): "
+            f"{counted(left_out, 'photograph')}"
         )
     export = Export(source.root, source.name, animals)
     if record is not None:

@@ -30,7 +30,7 @@ from exreid.pipeline.training_inputs import (
     plan_training,
     validation_mode,
 )
-from exreid.progress import Progress, no_progress, tell, timed
+from exreid.progress import Progress, counted, no_progress, tell, timed
 from exreid.records import Counts, Rejected, Result
 from exreid.storage import mirror
 from exreid.storage.run_folder import RunFolder, new_run_id, write_rejected, write_text
@@ -236,8 +236,9 @@ def _result(
         folder / CURVE_FILE,
         [row.cells() for row in history],
         best_epoch=best.epoch,
-        title=f"{config.model.type}, {config.loss.type}: {len(training.labels)} identities, "
-        f"{len(training.label_N)} images",
+        title=f"{config.model.type}, {config.loss.type}: "
+        f"{counted(len(training.labels), 'identity', 'identities')}, "
+        f"{counted(len(training.label_N), 'image')}",
     )
     before, last = history[0], history[-1]
     images_of = Counter(training.label_N.tolist())

@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from exreid.errors import RunError
-from exreid.progress import Progress, no_progress
+from exreid.progress import Progress, counted, no_progress
 from exreid.report.matched_pairs import matched_rows
 from exreid.report.outcomes import query_outcomes
 from exreid.report.overview import overview
@@ -145,7 +145,7 @@ def _faults(data: RunData, pictures: Mapping[int, Picture]) -> list[str]:
         if picture.error
     ]
     if len(notes) > SHOWN_FAULTS:
-        more = f"and {len(notes) - SHOWN_FAULTS} more photographs that are not shown whole."
+        more = f"and {counted(len(notes) - SHOWN_FAULTS, 'more photograph')} not shown whole."
         notes = [*notes[:SHOWN_FAULTS], more]
     known = [picture for image, picture in pictures.items() if image >= len(data.queries)]
     if identifies and known and all(picture.error for picture in known):

@@ -19,7 +19,7 @@ from exreid.pipeline.ending import recording_failure
 from exreid.pipeline.inputs import output_root, read_images, settled
 from exreid.pipeline.sweep import Outcome, SweepPlan, SweepStudy, Trial
 from exreid.pipeline.training_inputs import decode_images, first_backbone, hold_out
-from exreid.progress import Progress, no_progress, timed
+from exreid.progress import Progress, no_progress, tell, timed
 from exreid.records import Counts, Result
 from exreid.report.sweep import write_sweep_report
 from exreid.runs.probe import run_probe
@@ -112,6 +112,9 @@ def _run_trials(
         advance(1)
         if outcome.error is not None:
             log.warning("Trial %03d failed: %s", number, outcome.error)
+        elif outcome.score is not None:
+            early = "" if outcome.state == "completed" else f", {outcome.state} early"
+            tell(f"Trial {number:03d}: {config.metric} {outcome.score:.2%}{early}.")
 
     run = partial(run_trial, config, plan.file.parent, verbose)
     if numbers and workers_of(config):

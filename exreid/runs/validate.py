@@ -207,7 +207,7 @@ def _draw_crops(table: ImageTable, config: ProbeConfig, file: Path) -> str:
         return "No image to draw."
     file.parent.mkdir(parents=True, exist_ok=True)
     save_png(file, draw_crops(f"{len(shown)} of {len(rows)} images, as a run takes them", shown))
-    return f"{len(shown)} images as a run takes them: {file}"
+    return f"{counted(len(shown), 'image')} as a run takes them: {file}"
 
 
 def _two_places(table: ImageTable) -> list[str]:
@@ -247,7 +247,7 @@ def _summary(table: ImageTable, rejected: int) -> list[str]:
     if len(rows):
         lines.append(
             f"{counted(len(per_identity), 'identity', 'identities')}, {int(per_identity.min())} to "
-            f"{int(per_identity.max())} images each, median {np.median(per_identity):g}."
+            f"{counted(int(per_identity.max()), 'image')} each, median {np.median(per_identity):g}."
         )
         count = int(rows["bbox"].notna().sum())
         boxes = f"boxes: {count}; " if count else ""
@@ -259,8 +259,8 @@ def _summary(table: ImageTable, rejected: int) -> list[str]:
         site = site_column(table.original, None)
         if site is not None and (places := table.original[site].dropna().value_counts()).size:
             lines.append(
-                f"Sites ({site}): {len(places)}, {int(places.min())} to {int(places.max())} images "
-                "each."
+                f"Sites ({site}): {len(places)}, {int(places.min())} to "
+                f"{counted(int(places.max()), 'image')} each."
             )
         lines.append("Splits: " + ", ".join(f"{name} {count}" for name, count in splits.items()))
     return lines

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from exreid.errors import ExreidError, RunError
+from exreid.progress import counted
 from exreid.storage.files import read_json
 
 IN_GALLERY = "in gallery"
@@ -73,7 +74,8 @@ def read_run_table(
                 f"{file}: its column {name!r} has {column.type}, not {wanted}. {AGAIN}"
             ) from error
         if name in columns and column.null_count:
-            raise RunError(f"{file}: {column.null_count} cells of {name!r} are empty. {AGAIN}")
+            gaps = counted(column.null_count, "empty cell")
+            raise RunError(f"{file}: {gaps} in its column {name!r}. {AGAIN}")
         table = table.set_column(place, name, column)
     if key is not None and len(table[key].unique()) < len(table):
         raise RunError(f"{file}: the same {key!r} comes more than once. {AGAIN}")

@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 
 from exreid.training.history import read_history
 
-LOCAL = ["benchmark.method=local_lightglue", "benchmark.candidate_k=6", "benchmark.local_top_k=64"]
-LOCAL += ["benchmark.local_size=128", "benchmark.precision=exact"]
+KEYPOINTS = ["benchmark.local_top_k=64", "benchmark.local_size=128"]
+INDEX = ["benchmark.method=local_index", *KEYPOINTS]
+LOCAL = ["benchmark.method=local_lightglue", "benchmark.precision=exact", *KEYPOINTS]
+LOCAL += ["benchmark.candidate_k=6", "benchmark.shortlist=both"]
 OPEN = "benchmark.open_set.false_match_rate=0.3"
 IN_PROCESS, OVER_RAY = "ray.num_actors=0", "ray.num_actors=2"
 
@@ -201,6 +203,7 @@ def _finished_run(world, folder):
 SCENES = {
     "cosine": Scene(_probe(IN_PROCESS), _probed, share=2),
     "local": Scene(_probe(IN_PROCESS, *LOCAL), _probed, share=3),
+    "index": Scene(_probe(IN_PROCESS, *INDEX), _probed, share=2),
     "finetune": Scene(_finetune("ray.num_workers=0"), _trained, share=3),
     "extract": Scene(
         lambda world, folder: [
@@ -231,5 +234,6 @@ SCENES = {
     ),
     "ray-cosine": Scene(_probe(OVER_RAY), _probed, ray=True, share=2),
     "ray-local": Scene(_probe(OVER_RAY, *LOCAL), _probed, ray=True, share=3),
+    "ray-index": Scene(_probe(OVER_RAY, *INDEX), _probed, ray=True, share=2),
     "ray-finetune": Scene(_finetune("ray.num_workers=1"), _trained, ray=True),
 }

@@ -26,8 +26,8 @@ def _lines(leaks):
 def test_cut_encounters():
     leaks = encounter_leaks(QUERIES, GALLERY, NAMES)
     assert _lines(leaks) == [
-        ("cut_encounter", "i0", "i1", "e0: 1 queries, 1 gallery"),
-        ("cut_encounter", "i2", "i3", "e1: 1 queries, 1 gallery"),
+        ("cut_encounter", "i0", "i1", "e0: 1 query, 1 gallery"),
+        ("cut_encounter", "i2", "i3", "e1: 1 query, 1 gallery"),
     ]
     assert leaks.counts == {"cut_encounters": 2, "queries_of_cut_encounters": 2}
     alone = _side(4, 5, 7)

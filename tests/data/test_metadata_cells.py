@@ -164,7 +164,7 @@ def test_a_file_is_found_under_another_case_or_unicode_form(tmp_path, disk, told
     (tmp_path / disk).write_bytes(b"x")
     row, said = _one_row(tmp_path, told)
     assert (row["path"], row["image_id"]) == (disk, told)
-    assert "1 files are there under another case" in said
+    assert "read under another case or Unicode form: 1 file, such as" in said
 
 
 def test_a_file_that_is_there_as_told_is_taken_and_two_others_are_named(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import shutil
 import signal
 import socket
@@ -370,3 +371,27 @@ def test_without_the_signals_of_linux_ray_is_refused_with_the_way_out(monkeypatc
     monkeypatch.delattr(signal, "SIGUSR2")
     with pytest.raises(RunError, match=r"WSL2.*ray\.num_actors=0"), ray_session(RayConfig()):
         pytest.fail("Ray was started")
+
+
+WHILE_RAY_STARTS = """
+import os, sys
+from exreid.distributed.connect import CHATTER, without_chatter
+with without_chatter():
+    sys.stderr.write("bar on a terminal" if sys.stderr.isatty() else "bar")
+    sys.stderr.flush()
+    os.write(2, CHATTER + b"\\n")
+    os.write(2, b"said by Ray\\n")
+sys.stderr.write(" at the end")
+"""
+
+
+def test_while_ray_starts_a_bar_is_on_its_terminal_and_only_rays_chatter_goes():
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    words = [sys.executable, "-c", WHILE_RAY_STARTS]
+    subprocess.run(words, stderr=theirs, env=environment, check=True, timeout=60)
+    os.close(theirs)
+    shown = os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert shown.startswith("bar on a terminal"), shown
+    assert shown.split("terminal")[1].strip() == "said by Ray\r\n at the end", shown

@@ -58,9 +58,9 @@ class Loser:
         return advance
 
 
-def probe(method, dataset, out, actors, **options):
+def probe(method, more, dataset, out, actors, **options):
     overrides = [f"dataset.root={dataset}", f"output.root={out}", f"benchmark.method={method}"]
-    overrides += [*PROBE, f"ray.num_actors={actors}"]
+    overrides += [*PROBE, *more, f"ray.num_actors={actors}"]
     return run_probe(load_config(ProbeConfig, None, overrides), **options)
 
 
@@ -78,14 +78,15 @@ def tune(dataset, out, workers, **options):
 
 
 PIPELINES = {
-    "cosine": partial(probe, "cosine"),
-    "wildfusion": partial(probe, "wildfusion"),
-    "local_lightglue": partial(probe, "local_lightglue"),
+    "cosine": partial(probe, "cosine", []),
+    "wildfusion": partial(probe, "wildfusion", ["benchmark.fusion.local_index=true"]),
+    "local_lightglue": partial(probe, "local_lightglue", ["benchmark.shortlist=both"]),
     "finetune": finetune,
     "tune": tune,
 }
 AWAY = ("cosine", "wildfusion", "finetune")
-"""Local features and their pairs are a part of the second. A sweep loses a node there, too."""
+"""Local features, their index and their pairs are a part of the second. A sweep loses a node there,
+too."""
 LOST_IN = {"local_lightglue": "Matching pairs", "finetune": "Training", "tune": "Trials"}
 """The stage in which a node is lost."""
 # Two workers of a training, so that there is room for both when one node of three is gone.

@@ -99,7 +99,7 @@ def test_strict_stops_before_a_model_runs_and_names_the_first(leaky, tmp_path):
     with pytest.raises(LeakError) as caught:
         run_probe(_config(dataset, tmp_path, *strict, *cured))
     assert "no image in the gallery" not in str(caught.value), "new animals are meant"
-    assert "cut by the split" not in str(caught.value), "they are no answer"
+    assert "the split cuts" not in str(caught.value), "they are no answer"
     assert "same file" in str(caught.value)
 
 
@@ -127,7 +127,7 @@ def test_validate_says_it_too(leaky, tmp_path):
     assert (len(found.problems), found.warnings) == (5, [])
     found = run_validate(_config(dataset, tmp_path, ENCOUNTERS), decode=False)
     assert not any("same file" in line for line in found.warnings)
-    assert any("cut by the split" in line for line in found.warnings)
+    assert any("the split cuts" in line for line in found.warnings)
 
 
 def test_a_training_on_copies_of_held_out_images_is_stopped(leaky, tmp_path):

@@ -240,7 +240,7 @@ def test_background_replacement_keeps_the_mask_beside_the_image(dataset, tmp_pat
         (["train.amp=fp16"], 2, "bf16"),
         (["train.batch_norm=sync"], 2, "local or frozen"),
         (["train.resume_checkpoint=/nowhere.pth"], 2, "/nowhere.pth"),
-        (["validation.source=split", "dataset.val_split_value=train"], 1, "are trained on"),
+        (["validation.source=split", "dataset.val_split_value=train"], 1, "training uses"),
         (["dataset.train_split_value=trian"], 1, "the splits are"),
         (["dataset.make_split=identity_disjoint", "validation.source=split"], 1, "leave_one_out"),
     ],

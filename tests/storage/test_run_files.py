@@ -39,7 +39,7 @@ def test_a_whole_table_comes_back_with_its_columns_as_asked(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"query_id": ["a", None]}, "1 cells of 'query_id' are empty"),
+        ({"query_id": ["a", None]}, "1 empty cell in its column 'query_id'"),
         ({"query_id": ["a", "a"]}, "the same 'query_id' comes more than once"),
         ({"rank": ["x", "1"]}, "its column 'rank' has string, not int64"),
         ({"rank": [1.5, 2.0]}, "its column 'rank' has double, not int64"),

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from exreid.data.exports.animals import Export, ExportedAnimal
+from exreid.progress import counted
 from exreid.records import Json
 
 VERSION_URL = "https://raw.githubusercontent.com/tdwg/camtrap-dp/1.0.2/"
@@ -198,15 +199,16 @@ def _notes(export: Export, tables: dict[str, pd.DataFrame], zone: tzinfo | None)
     if unlocated:
         notes.append(
             f"Camtrap DP requires latitude and longitude: fill them in for {unlocated} of "
-            f"{len(deployments)} rows of deployments.csv"
+            f"{counted(len(deployments), 'row')} of deployments.csv"
         )
     if any(entry.site is None for entry in export.animals):
         notes.append("no site is known of some photographs: their folder is their deploymentID")
     untimed = int(media["timestamp"].isna().sum())
     if untimed:
         notes.append(
-            f"Camtrap DP requires times: fill in timestamp for {untimed} of {len(media)} rows of "
-            "media.csv, and eventStart and eventEnd in observations.csv"
+            f"Camtrap DP requires times: fill in timestamp for {untimed} of "
+            f"{counted(len(media), 'row')} of media.csv, and eventStart and eventEnd in "
+            "observations.csv"
         )
     if untimed < len(media) and zone is None:
         notes.append(
@@ -215,7 +217,8 @@ def _notes(export: Export, tables: dict[str, pd.DataFrame], zone: tzinfo | None)
         )
     days = sum(entry.moment is not None and not entry.has_time for entry in export.animals)
     if days:
-        notes.append(f"{days} times are midnight, since only the day is known (timestampIssues)")
+        midnight = counted(days, "time is midnight", "times are midnight")
+        notes.append(f"{midnight}, since only the day is known (timestampIssues)")
     odd = int(media["filePath"].map(lambda path: bool(_FORBIDDEN_PATH.match(path))).sum())
     if odd:
         notes.append(

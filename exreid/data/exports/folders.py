@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from exreid.data.exports.animals import Export, ExportedAnimal, Place
 from exreid.data.exports.table import people_table, write_people_table
 from exreid.data.imports.folders import UNMATCHED_FOLDER
+from exreid.progress import counted
 
 TABLE = "photographs.csv"
 MOST_NAME_BYTES = 200
@@ -46,7 +47,8 @@ def write_folders(export: Export, out: Path, place: Place) -> list[str]:
     write_people_table(frame, out / TABLE)
     renamed = sum(PurePosixPath(t).name != PurePosixPath(p).name for (_, p), t in file_of.items())
     if renamed:
-        notes.append(f"{renamed} photographs of equal names have their folders' names before them")
+        several = "photographs of equal names have their folders' names before them"
+        notes.append(counted(renamed, several.replace("photographs", "photograph"), several))
     return notes
 
 

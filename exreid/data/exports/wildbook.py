@@ -16,6 +16,7 @@ from exreid.data.exports.animals import Export, ExportedAnimal, Place
 from exreid.data.imports.animals import is_name
 from exreid.data.workbooks import write_workbook
 from exreid.errors import ConfigError
+from exreid.progress import counted
 
 MOST_ROWS = 200
 PHOTOGRAPHS = "photographs"
@@ -47,8 +48,8 @@ def write_wildbook(export: Export, out: Path, place: Place) -> list[str]:
     renamed = sum(PurePosixPath(path).name != name for path, name in file_of.items())
     if renamed:
         notes.append(
-            f"{renamed} photographs have other names: Wildbook takes letters, digits, periods "
-            "and spaces; Encounter.otherCatalogNumbers says which they were"
+            f"other names for {counted(renamed, 'photograph')}: Wildbook takes letters, digits, "
+            "periods and spaces; Encounter.otherCatalogNumbers says which they were"
         )
     return notes
 
@@ -151,7 +152,7 @@ def _notes(export: Export) -> list[str]:
     ):
         missing = sum(not getattr(entry, what) for entry in export.animals)
         if missing:
-            notes.append(f"Wildbook asks for {column}: fill it in, in {missing} rows")
+            notes.append(f"Wildbook asks for {column}: fill it in, in {counted(missing, 'row')}")
     if any(entry.site for entry in export.animals):
         notes.append("a site (Encounter.locationID) has to be one of your Wildbook's own list")
     if export.turned:

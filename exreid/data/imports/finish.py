@@ -48,7 +48,8 @@ class Imported:
             f"{counted(len(self.cells) - named, 'row')} without a name."
         )
         lines = [head]
-        lines += [f"Left out: {count} {reason}." for reason, count in self.left_out.most_common()]
+        left_out = self.left_out.most_common()
+        lines += [f"Left out: {reason} ({count:,})." for reason, count in left_out]
         return lines + [f"{note[:1].upper()}{note[1:]}." for note in self.notes]
 
 
@@ -78,7 +79,8 @@ def finished(reading: Reading, root: str, source: str, *, skip: bool = False) ->
         shown = [f"  {place}: {text}" for place, text in problems[:SHOWN_PROBLEMS]]
         more = len(problems) - len(shown)
         shown += [f"  and {more} more."] if more else []
-        head = f"{source}: {len(problems)} entries cannot be used. --on-error skip leaves such out."
+        unusable = counted(len(problems), "entry", "entries")
+        head = f"{source}: {unusable} cannot be used. --on-error skip leaves such out."
         raise MetadataError("\n".join([head, *shown]))
     left_out = reading.left_out + Counter({"entries that cannot be used": len(problems)})
     notes = [*reading.notes, *located.notes]
@@ -260,5 +262,5 @@ def _mask_text(mask: str | Mask) -> str:
 
 
 def _left_out_text(left_out: Counter[str]) -> str:
-    reasons = "; ".join(f"{count} {reason}" for reason, count in left_out.most_common())
+    reasons = "; ".join(f"{reason} ({count:,})" for reason, count in left_out.most_common())
     return f"Left out: {reasons}." if reasons else ""

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from exreid.data.mask_images import MASK_ENDINGS, mask_files, read_masks
 from exreid.data.masks import encode_mask
 from exreid.errors import MaskError, MetadataError
+from exreid.progress import counted
 from exreid.storage.urls import READER_THREADS
 
 MASK_FOLDERS = frozenset(
@@ -65,8 +66,8 @@ def without_masks(root: str, paths: Sequence[str]) -> FolderMasks:
         unused = len(inside) - sum(map(len, files.values()))
         notes.append(
             f"{folder}/ has masks, of {len(text_of)} of the {len(below)} photographs beside it"
-            + (f"; {several} show several animals and are not used" if several else "")
-            + (f"; {unused} of its images belong to no photograph" if unused else "")
+            + (f"; not used, as they show several animals: {several}" if several else "")
+            + (f"; without a photograph: {counted(unused, 'image')}" if unused else "")
         )
     return FolderMasks([path for path in paths if path not in masks], mask_of, notes, len(masks))
 

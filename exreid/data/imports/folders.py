@@ -22,6 +22,7 @@ from exreid.data.photos import (
     walk_photos,
 )
 from exreid.errors import ImageError, MetadataError
+from exreid.progress import counted
 from exreid.storage.urls import READER_THREADS, read_bytes
 
 JPEG = b"\xff\xd8"
@@ -96,8 +97,8 @@ def read_folders(root: str, *, template: str | None = None, minutes: float = MIN
     notes = [f"folders read as {layout}", *masked.notes]
     if alone:
         notes.append(
-            f"{alone} photographs have no time in their EXIF and no encounter's folder: each "
-            "counts as one encounter"
+            "without a time in the EXIF and an encounter's folder: "
+            f"{counted(alone, 'photograph')}; each counts as one encounter"
         )
     return Reading("photographs in folders", animals, left_out, notes)
 

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from exreid.data.image_files import displayed_wh_px
 from exreid.errors import ImageError, MetadataError
+from exreid.progress import counted
 from exreid.storage.urls import exists, is_remote, join, names_on_disk, open_file_system, read_bytes
 
 HEAD_BYTES = 2**16
@@ -61,8 +62,8 @@ def find_photographs(root: str, paths: Sequence[str]) -> PhotographPaths:
         if moved:
             path, place = next(iter(moved.items()))
             notes.append(
-                f"{len(moved)} photographs lie elsewhere below {root} than the file says, such as "
-                f"{place!r} for {path!r}"
+                f"elsewhere below {root} than the file says: {counted(len(moved), 'photograph')}, "
+                f"such as {place!r} for {path!r}"
             )
     _refuse_two_for_one(path_of)
     return PhotographPaths(path_of, [path for path in unique if path not in path_of], notes)

@@ -112,7 +112,7 @@ def test_a_card_without_times_is_added_to_a_gallery_with_visits(tmp_path, capsys
     assert main(["gallery", "add", gallery, str(tmp_path / "card2"), more[0]]) == 0
     told = capsys.readouterr()
     assert "5 photographs of 2 animals" in told.out
-    assert "no time in their EXIF" in told.err
+    assert "ithout a time in the EXIF" in told.err
     assert "taken, as nothing else is said" not in told.err
 
 
@@ -172,8 +172,8 @@ def test_an_animal_may_be_called_mask_and_masks_may_show_two(tmp_path):
     assert [path for path, mask in _masks(made).items() if mask is not None] == ["Kira/d.jpg"]
     (told,) = (note for note in made.notes if "has masks" in note)
     assert told == (
-        "Kira/masks/ has masks, of 2 of the 2 photographs beside it; 1 show several animals and "
-        "are not used; 1 of its images belong to no photograph"
+        "Kira/masks/ has masks, of 2 of the 2 photographs beside it; not used, as they show "
+        "several animals: 1; without a photograph: 1 image"
     )
 
 
