@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -23,9 +24,10 @@ class Lite0(IExtractor):  # type: ignore[misc]
 
     def __init__(self, weights: Path) -> None:
         super().__init__()
-        self.network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        self.network.load_state_dict(torch.load(weights, weights_only=True))
-        self.network.reset_classifier(0)
+        network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        network.load_state_dict(torch.load(weights, weights_only=True))
+        network.reset_classifier(0)
+        self.network, self.length = network, int(network.num_features)
 
     def forward(self, images_B3HW: torch.Tensor) -> torch.Tensor:
         """float32 (B, D)."""
@@ -34,7 +36,7 @@ class Lite0(IExtractor):  # type: ignore[misc]
     @property
     def feat_dim(self) -> int:
         """D."""
-        return int(self.network.num_features)
+        return self.length
 
 
 def photograph(file: Path | str | bytes) -> Image.Image:

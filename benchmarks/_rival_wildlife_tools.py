@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -18,7 +19,7 @@ def main(task: Task) -> None:
     """Both ways, with the tool's own defaults but for the network and the keypoints' number."""
     sides = task.table[task.is_query], task.table[~task.is_query]
     pairs = len(sides[0]) * len(sides[1])
-    network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     network.load_state_dict(torch.load(task.folder / "lite0.pth", weights_only=True))
     network.reset_classifier(0)
     transform = create_transform(**resolve_data_config({}, model=network))

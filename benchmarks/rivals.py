@@ -47,6 +47,7 @@ from exreid.data.synthetic import write_dataset
 from exreid.models.lite0 import lite0_state_dict
 from exreid.pipeline.inputs import read_images
 
+WITH_MASKS = ", whole photographs with masks"
 COLUMNS = ("top-1, %", "95% interval", "top-5", "mAP", "ms a photograph", "pairs/s", "ratio")
 
 
@@ -62,15 +63,20 @@ class Way:
 
 
 def ours(keypoints: int, shortlist: int) -> dict[str, tuple[str, list[str]]]:
-    """By name: the way of another tool that it is set up like, and its keys."""
+    """By name: the way of another tool that it is set up like, and its keys. The last one is not
+    set up like a tool: it gets the photographs and their masks, as a user has them."""
     pairs = ["benchmark.method=local_lightglue", f"benchmark.candidate_k={shortlist}"]
     index = "benchmark.method=local_index"
-    ways = {
-        "cosine": ("wildlife-tools, cosine", ["benchmark.method=cosine"]),
+    matched = {
         "local_lightglue, exact": ("LightGlue, shortlist", pairs),
         "local_lightglue, fast": ("LightGlue, shortlist", [*pairs, "benchmark.precision=fast"]),
+    }
+    ways = {
+        "cosine": ("wildlife-tools, cosine", ["benchmark.method=cosine"]),
+        **(matched if shortlist else {}),
         "local_index, SIFT": ("HotSpotter", [index, "benchmark.local_features=sift"]),
         "local_index": ("HotSpotter", [index]),
+        f"local_index{WITH_MASKS}": ("HotSpotter", [index]),
     }
     same = [f"benchmark.local_top_k={keypoints}", "dataset.reduced_decode=false"]
     return {name: (beside, [*keys, *same]) for name, (beside, keys) in ways.items()}
@@ -80,7 +86,9 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = data_parser(__doc__)
     parser.add_argument("--venv", type=Path, required=True, help="folder of the environments")
-    parser.add_argument("--shortlist", type=int, default=20, help="pairs a query that are matched")
+    parser.add_argument(
+        "--shortlist", type=int, default=20, help="pairs a query for LightGlue; 0: without it"
+    )
     return parser.parse_args()
 
 
@@ -97,19 +105,21 @@ def write_task(folder: Path, overrides: list[str], *, keypoints: int, shortlist:
             data = (Path(dataset.root) / row["path"]).read_bytes()
             part = used_part(data, row.get("mask"), "mask", 0.0).around
             name = f"{split}_{n:05}.png"
-            corners = tuple(round(edge) for edge in (part.left, part.top, part.right, part.bottom))
+            corners = round(part.left), round(part.top), round(part.right), round(part.bottom)
             load_image(data).image.crop(corners).save(folder / name)
-            rows.append({"path": name, "unique_name": row["identity"], "split": split})
-    pd.DataFrame(rows).to_csv(folder / "metadata.csv", index=False)
+            taken_from = row["image_id"]
+            rows.append((name, row["identity"], split, taken_from))
+    columns = ["path", "unique_name", "split", "taken_from"]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "metadata.csv", index=False)
     torch.save(lite0_state_dict(), folder / "lite0.pth")
     settings = {"keypoints": keypoints, "shortlist": shortlist}
     (folder / "task.json").write_text(json.dumps(settings))
 
 
-def run_tools(folder: Path, venv: Path) -> dict[str, str]:
+def run_tools(folder: Path, venv: Path, *, shortlist: int) -> dict[str, str]:
     """All scripts, one after the other; the reasons of those that failed."""
     left_out = {}
-    for tool in tools(torch.__version__.partition("+")[0]):
+    for tool in tools(torch.__version__.partition("+")[0], matched=shortlist > 0):
         print(f"{tool.script} ...", file=sys.stderr)
         try:
             python = environment(venv, tool)
@@ -195,17 +205,18 @@ def main() -> None:
     table = pd.read_csv(folder / "metadata.csv", dtype=str)
     asked = (table["split"] == "test").to_numpy()
     names = table["unique_name"].to_numpy()
-    paths = table["path"].to_numpy()
 
-    left_out = run_tools(folder, options.venv.absolute())
+    left_out = run_tools(folder, options.venv.absolute(), shortlist=shortlist)
     ways = []
     for file in sorted(folder.glob("*.npz")):
         answers = read_rival(file)
         ways.append(Way(file.stem, None, answers, score(answers, names[asked], names[~asked])))
-    on = [f"dataset.root={folder}", "dataset.split_col=split"]
+    pictures = [f"dataset.root={folder}", "dataset.split_col=split"]
     for name, (beside, keys) in ours(keypoints, shortlist).items():
-        run_folder = probe(out, name, [*on, *keys])
-        answers = read_probe(run_folder, paths[asked].tolist(), paths[~asked].tolist())
+        whole = name.endswith(WITH_MASKS)
+        ids = table["taken_from" if whole else "path"].to_numpy()
+        run_folder = probe(out, name, [*(overrides if whole else pictures), *keys])
+        answers = read_probe(run_folder, ids[asked].tolist(), ids[~asked].tolist())
         right = score(answers, names[asked], names[~asked])
         ways.append(Way(f"exreid, {name}", beside, answers, right))
     report = reported(ways)

@@ -17,7 +17,6 @@ from exreid.data.metadata_rows import encounter_name
 from exreid.errors import ConfigError, RunError
 from exreid.explain.told import told_answer
 from exreid.gallery.layout import MANIFEST
-from exreid.progress import counted
 from exreid.report.read import SNAPSHOT, run_config
 from exreid.report.run_images import read_run_images, read_run_metadata, site_column
 from exreid.storage import mirror
@@ -111,8 +110,7 @@ def read_export(folder: Path, root: str | None, site: str | None) -> tuple[Expor
     left_out = 0 if record is None else record.counts.get("images_left_out", 0)
     if left_out:
         notes.append(
-            f"not exported, as the run left them out (rejected.csv): "
-            f"{counted(left_out, 'photograph')}"
+            f"photographs not exported, as the run left them out (rejected.csv): {left_out}"
         )
     export = Export(source.root, source.name, animals)
     if record is not None:
