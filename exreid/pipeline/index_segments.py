@@ -35,6 +35,7 @@ from exreid.matching.segments import (
 from exreid.matching.tiles import Answer, Ask, Tile
 from exreid.pipeline.inputs import cache_folder
 from exreid.pipeline.match import LocalMethod
+from exreid.progress import counted
 from exreid.records import LocalFeatures, RetrievalSide
 from exreid.storage import mirror
 from exreid.storage.files import clear_leftovers, read_json, set_aside, written_whole
@@ -275,6 +276,6 @@ def ask_tiles(
         images = np.concatenate([(*tile.query_M, *tile.gallery_M) for tile, _ in failed])
         names = sorted({method.image_ids[i] for i in images.astype(int).tolist()})
         raise MatchingError(
-            f"the descriptors of {len(names)} images could not be compared, {names[0]} among them "
-            f"({failed[0][1]}). The same command tries again."
+            f"the descriptors of {counted(len(names), 'image')} could not be compared, {names[0]} "
+            f"among them ({failed[0][1]}). The same command tries again."
         )
