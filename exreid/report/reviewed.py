@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 
 from exreid.errors import ReviewError, RunError
+from exreid.progress import counted
 from exreid.report.pictures import Wanted
 from exreid.review.asking import Question, decided, next_question
 from exreid.review.belief import pair_graph
@@ -247,8 +248,9 @@ def told(run: ReviewedRun, state: State) -> list[str]:
     """How far the review is, in sentences."""
     asked = sum(row.verdict != "name" for row in state.decisions)
     wrong = wrong_decisions(state)
-    so_far = f"{state.animals} animals in {len(run.subject.visits)} visits, after {asked} answers"
-    lines = [f"{so_far}; {wrong:.1f} wrong decisions are expected."]
+    so_far = f"{counted(state.animals, 'animal')} in {counted(len(run.subject.visits), 'visit')}"
+    after = f"after {counted(asked, 'answer')}; {wrong:.1f} wrong decisions are expected."
+    lines = [f"{so_far}, {after}"]
     if state.audit is not None:
         animals = state.audit.animals
         lines.append(
