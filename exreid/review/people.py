@@ -8,10 +8,14 @@ Letters: N pairs, R resamples.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from scipy import stats
+
+from exreid.review.decisions import Decision
 
 PRIOR_RELIABILITY = 0.97
 """A guess for people who compare photographs of animals, near what is assumed for LCA (Stewart et
@@ -93,6 +97,26 @@ def agreement(first_N: np.ndarray, second_N: np.ndarray, seed: int = 0) -> Agree
         float(low),
         float(high),
     )
+
+
+def agreements(decisions: Sequence[Decision]) -> dict[tuple[str, str], Agreement]:
+    """Of each two people who answered the same pairs of visits; of a person's answers about a pair
+    the last, of rows that count (`decisions.standing`)."""
+    verdicts: dict[str, dict[tuple[str, str], str]] = {}
+    for row in decisions:
+        if row.verdict != "name":
+            verdicts.setdefault(row.who, {})[row.first, row.second] = row.verdict
+    found = {}
+    for one, other in combinations(sorted(verdicts), 2):
+        shared = sorted(verdicts[one].keys() & verdicts[other].keys())
+        codes = np.unique(
+            np.array([[verdicts[who][pair] for pair in shared] for who in (one, other)], str),
+            return_inverse=True,
+        )[1].reshape(2, -1)
+        both = agreement(codes[0], codes[1])
+        if both is not None:
+            found[one, other] = both
+    return found
 
 
 def cohen_kappa(first_N: np.ndarray, second_N: np.ndarray) -> float:

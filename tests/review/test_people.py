@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from exreid.review.people import agreement, cohen_kappa, reliability
+from exreid.review.decisions import Decision, Verdict
+from exreid.review.people import agreement, agreements, cohen_kappa, reliability
 
 
 @pytest.mark.parametrize("right", [0.8, 0.97])
@@ -48,3 +49,19 @@ def test_agreement_has_intervals_that_hold_it():
     assert (found.share_low, found.share_high) == pytest.approx((0.8784, 0.9804), abs=5e-4)
     assert found.kappa_low < found.kappa < found.kappa_high
     assert agreement(first[:0], second[:0]) is None
+
+
+def test_two_people_are_compared_on_the_pairs_that_both_answered():
+    def row(who: str, second: str, verdict: Verdict) -> Decision:
+        when = "2026-05-01T12:00:00Z"
+        return Decision("a", second, verdict, "", who, when, 1.0, None, "queue", None)
+
+    rows = [
+        *(row("Ann", "b", "same"), row("Ann", "c", "same"), row("Ann", "c", "different")),
+        *(row("Bo", "c", "different"), row("Bo", "b", "can't tell"), row("Bo", "d", "same")),
+        row("Cleo", "e", "same"),
+    ]
+    found = agreements(rows)
+    assert set(found) == {("Ann", "Bo")}
+    assert found["Ann", "Bo"].pairs == 2
+    assert found["Ann", "Bo"].share == 0.5
