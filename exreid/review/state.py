@@ -83,10 +83,12 @@ class State:
 
 
 def subject_of(visits: Sequence[str], graph: PairGraph, seed: int = 0) -> Subject:
-    """ReviewError for visits without rising, different names."""
+    """ReviewError for visits without rising, different names, and where no pair was scored."""
     names = tuple(visits)
     if len(names) != graph.visits or any(a >= b for a, b in pairwise(names)):
         raise ReviewError("a review needs visits with different names, in the order of the names.")
+    if len(graph.pair_P2) == 0:
+        raise ReviewError("no two visits were scored: there is nothing to review.")
     start = doubts_of(graph, find_partition(graph))
     return Subject(names, graph, start, design(frame_of(graph, start)), seed)
 

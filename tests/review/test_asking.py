@@ -165,3 +165,9 @@ def test_a_decision_about_another_visit_is_an_error(subject):
 def test_visits_need_different_names_in_order(subject):
     with pytest.raises(ReviewError, match="order of the names"):
         subject_of(NAMES[::-1], subject.graph)
+
+
+def test_without_a_scored_pair_there_is_nothing_to_review():
+    graph = pair_graph(2, np.zeros((0, 2), np.int64), np.zeros(0), unlisted=0.01)
+    with pytest.raises(ReviewError, match="no two visits were scored"):
+        subject_of(("a", "b"), graph)
