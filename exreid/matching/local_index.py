@@ -95,6 +95,8 @@ def nearest_images(
         gallery_GKL = _of_length_1(gallery.take(rows), matcher.device)
         for q, count in enumerate(count_Q.tolist()):
             place_R, images_RKL = rows, gallery_GKL
+            if not paired_QG[q, rows].any():
+                continue
             if paired_QG[q, rows].mean() < FEW:
                 place_R = rows[paired_QG[q, rows]]
                 images_RKL = gallery_GKL[on_device(place_R - start, matcher.device)]

@@ -119,8 +119,9 @@ def _written(
     shown: dict[str, dict[str, float]] = {}
     if known_P.any():
         before_PM = _scaled(drawn.score_PM)
-        fused_before_P = sum_in_order(before_PM * np.array(fusion.weights))
-        before_PM = np.column_stack([before_PM, fused_before_P])
+        added_PM = drawn.score_PM if fusion.of_raw else before_PM
+        fused_P = sum_in_order(added_PM * np.array(fusion.weights))[:, None]
+        before_PM = np.column_stack([before_PM, _scaled(fused_P) if fusion.of_raw else fused_P])
         shown_P = known_P & drawn.shown_P
         for m, name in enumerate((*names, "fused")):
             own[name] = _figures(before_PM[:, m], prob_PM[:, m], pairs, known_P)

@@ -89,6 +89,13 @@ def test_the_nearest_images_are_those_of_loops_over_all_keypoints(keep):
     assert (nearest.squared_QKC[~real] == RIGHT_ANGLE).all()
 
 
+def test_a_query_may_have_no_pair_among_many_images():
+    queries, gallery = _features(2, 14, counts=[3, 4]), _features(70, 15)
+    pairs = np.array([[0, 69], *([1, g] for g in range(70))], np.int32)
+    nearest = nearest_images(MATCHER, queries, gallery, pairs, keep=2)
+    assert set(nearest.image_QKC[0].ravel().tolist()) <= {-1, 69}
+
+
 @pytest.mark.parametrize("cuts", [[], [13], [1, 20], [64, 70, 150]])
 def test_shards_give_the_answer_of_one_index_to_the_last_bit(cuts):
     queries, gallery = _features(3, 3), _features(200, 4)
