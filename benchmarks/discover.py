@@ -44,6 +44,7 @@ from exreid.storage.feature_store import SignatureMemo
 
 IMAGES_OF_EACH = 8
 SEEDS = {"fitted": 101, "measured": 202}
+FITTED_IDENTITIES = 30
 DISTANCES = np.unique(
     np.concatenate([np.linspace(0.02, 0.98, 49), 1 - np.geomspace(1e-3, 0.1, 12)])
 )
@@ -78,7 +79,8 @@ class NamedVisits:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = data_parser(__doc__)
-    parser.add_argument("--identities", type=int, default=30, help="of each generated set")
+    parser.add_argument("--identities", type=int, nargs="+", default=[30],
+        help="of the generated sets that are measured")  # fmt: skip
     parser.add_argument("--name", default="real animals", help="what --root shows, in words")
     parser.add_argument("--ship", type=Path, help="also write the practice to this file")
     return parser.parse_args()
@@ -142,7 +144,6 @@ def add_figures(report: Report, name: str, figures: dict[str, float], groups: in
 def main() -> None:
     """Choose on one half, measure on the other."""
     options = arguments()
-    identities = 8 if options.quick else options.identities
     with ExitStack() as stack:
         out = options.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         common = [
@@ -151,15 +152,16 @@ def main() -> None:
             f"output.root={out}",
         ]
         sets: dict[str, list[NamedVisits]] = {"fitted": [], "measured": []}
-        for role, seed in SEEDS.items():
-            root = out / f"drawn-{identities}-{seed}"
+        drawn = [("fitted", FITTED_IDENTITIES)]
+        drawn += [("measured", count) for count in options.identities]
+        for role, wanted in [("fitted", 8), ("measured", 8)] if options.quick else drawn:
+            root = out / f"drawn-{wanted}-{SEEDS[role]}"
             if not root.exists():
                 write_dataset(
-                    root, identities=identities, images_per_identity=IMAGES_OF_EACH, seed=seed
+                    root, identities=wanted, images_per_identity=IMAGES_OF_EACH, seed=SEEDS[role]
                 )
             config = load_config(ProbeConfig, None, [*common, f"dataset.root={root}"])
-            name = f"{identities} drawn animals"
-            sets[role].append(scored(config, name))
+            sets[role].append(scored(config, f"{wanted} drawn animals"))
         if options.root is not None:
             words = [*common, f"dataset.root={options.root}", *options.overrides]
             config = load_config(ProbeConfig, None, words)

@@ -63,6 +63,41 @@ METRIC_WORDS = {
         "New animals taken for known ones",
         "Share of photographs of new animals that were counted as known. Lower is better.",
     ),
+    "ari": (
+        "Groups like the animals (ARI)",
+        (
+            "The adjusted Rand index over photographs: 100% where groups and animals are the same, "
+            "0 as by chance."
+        ),
+    ),
+    "ari_visits": (
+        "The same, with each visit alone",
+        "What the visits say without any matching: the groups should be better.",
+    ),
+    "ami": (
+        "Groups tell of the animals (AMI)",
+        "The adjusted mutual information: 100% where both are the same, 0 as by chance.",
+    ),
+    "pair_precision": (
+        "Photographs that are rightly together",
+        "Of all pairs of photographs in one group, the share that shows one animal.",
+    ),
+    "pair_recall": (
+        "Photographs of one animal that are together",
+        "Of all pairs of photographs of one animal, the share that is in one group.",
+    ),
+    "bcubed_precision": (
+        "Purity of a photograph's group (BCubed)",
+        "The mean over photographs of the share of their group that shows their animal.",
+    ),
+    "bcubed_recall": (
+        "Share of an animal in a photograph's group (BCubed)",
+        "The mean over photographs of the share of their animal that is in their group.",
+    ),
+    "count_error": (
+        "More groups than animals",
+        "How many more groups there are than animals, as a share of these; below 0, fewer.",
+    ),
 }
 PATTERNS = (
     (

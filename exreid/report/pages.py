@@ -208,16 +208,11 @@ def _cell(cell: object) -> str:
 
 def write_pages(out: Path, run: Overview) -> None:
     """The four pages, the styles and the scripts; data and pictures come from elsewhere."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     rows = {row.name: row for row in run.metrics}
     for file, title in PAGES:
-        text = environment.get_template(file).render(
+        write_page(
+            out / file,
+            file,
             run=run,
             page=file.removesuffix(".html"),
             pages=PAGES,
@@ -226,7 +221,23 @@ def write_pages(out: Path, run: Overview) -> None:
             parts=_outcome_shares(run),
             headline=[rows[name] for name in HEADLINE_METRICS if name in rows],
         )
-        write_whole(out / file, text)
+    copy_static(out)
+
+
+def write_page(file: Path, template: str, **values: object) -> None:
+    """A page by its template."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    write_whole(file, environment.get_template(template).render(**values))
+
+
+def copy_static(out: Path) -> None:
+    """The styles and the scripts."""
     (out / "static").mkdir(exist_ok=True)
     for name in STATIC:
         shutil.copyfile(TEMPLATES / "static" / name, out / "static" / name)

@@ -13,6 +13,8 @@ photograph with ``image_id``, ``root`` and ``path`` (relative to it), and option
 ``identity``, ``date`` (text), ``encounter``, ``visit`` (how that is shown), ``viewpoint``,
 ``gallery_images`` (how many the gallery has of the animal) and any further columns, which are shown
 as they are. ``root`` and ``path`` are null for a photograph without a picture.
+
+A discovery (``"kind": "discover"``) has pages of its groups alone (`exreid.report.sheets`).
 """
 
 from __future__ import annotations
@@ -34,11 +36,13 @@ from exreid.report.pages import pages_version, write_pages, write_whole
 from exreid.report.pictures import Picture, make_pictures, wanted_pictures
 from exreid.report.queries import query_pages
 from exreid.report.read import RunData, read_run_data
+from exreid.report.sheets import write_sheets
 from exreid.report.side_by_side import Comparison
 from exreid.report.side_by_side import compare as compare_runs
 from exreid.storage import mirror
 from exreid.storage.files import clear_leftovers
 from exreid.storage.run_files import damage_named
+from exreid.storage.run_record import record_of
 
 log = logging.getLogger(__name__)
 MOST_WORKERS = 8
@@ -78,13 +82,25 @@ def write_report(
         return first
     _check_out(out)
     workers = min(MOST_WORKERS, os.cpu_count() or 1) if workers is None else workers
+    record = record_of(run_dir)
+    if record is not None and record.kind == "discover":
+        if compare or gallery_root or site_column:
+            raise RunError(f"{run_dir}: a discovery has no --compare, --gallery or --site.")
+        with damage_named(run_dir):
+            write_sheets(run_dir, out, root=root, workers=workers, progress=progress)
+        return _finished(out, mark, record.run_id)
     data = read_run_data(run_dir, root=root, gallery_root=gallery_root, site_column=site_column)
     with damage_named(run_dir):
         _write(data, out, _comparison(data, compare), workers=workers, progress=progress)
+    return _finished(out, mark, data.result.run_id)
+
+
+def _finished(out: Path, mark: str, run_id: str) -> Path:
+    """Mark the report as whole; its first page."""
     mirror.publish_folder(out)
-    write_whole(out / MARKER, json.dumps({"mark": mark, "run_id": data.result.run_id}) + "\n")
+    write_whole(out / MARKER, json.dumps({"mark": mark, "run_id": run_id}) + "\n")
     mirror.publish_folder(out)
-    return first
+    return out / "index.html"
 
 
 def _write(

@@ -1,6 +1,7 @@
 """exreid discover as a user runs it: its tables, its sources of probabilities, its errors."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ import sklearn.metrics
 
 from exreid.cli import main
 from exreid.data.synthetic import METADATA_FILE
+from exreid.progress import counted
 from tests.run_schema import published_record
 
 KEYS = [
@@ -164,3 +166,27 @@ def test_an_unreadable_photograph_is_listed(unnamed, tmp_path):
     rejected = pd.read_csv(tmp_path / "discoveries" / "bad" / "rejected.csv")
     assert rejected["image_id"].tolist() == ["bad.jpg"]
     assert len(pd.read_parquet(tmp_path / "discoveries" / "bad" / "animals.parquet")) == 3
+
+
+def test_the_report_has_a_sheet_of_each_group_with_all_its_photographs(found, capsys):
+    _, folder = found
+    animals = pd.read_parquet(folder / "animals.parquet")
+    assert main(["report", str(folder), "--quiet"]) == 0
+    sheets = (folder / "report" / "sheets.html").read_text()
+    parts = re.split(r'<section class="sheet" id="animal-(\d+)">', sheets)[1:]
+    shown = {
+        int(number): re.findall(r'<img src="([^"]+)" alt="([^"]+)"', part)
+        for number, part in zip(parts[::2], parts[1::2], strict=True)
+    }
+    assert {number: sorted(name for _, name in photos) for number, photos in shown.items()} == {
+        int(number): sorted(image_id.rpartition("/")[2] for image_id in rows)
+        for number, rows in animals.groupby("group")["image_id"]
+    }
+    assert all((folder / "report" / file).is_file() for one in shown.values() for file, _ in one)
+    record = published_record(folder)
+    index = (folder / "report" / "index.html").read_text()
+    groups = counted(record["counts"]["groups"], "group")
+    assert f"<h1>{groups} of 16 photographs</h1>" in index
+    assert f"{100 * record['metrics']['ari']:.1f}" in index
+    assert main(["report", str(folder), "--compare", str(folder)]) == 1
+    assert "a discovery has no --compare" in capsys.readouterr().err
