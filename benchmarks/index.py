@@ -3,7 +3,8 @@
 Each way is a whole probe in one process. k, the images that a keypoint speaks for, is looked at on
 the database alone: its images as queries, never answered from their own encounter. --root names a
 data set with its columns as exreid takes them; by default animals are generated. With --lightglue
-all pairs are matched exactly too, and the best 20 of each shortlist: minutes to hours.
+all pairs are matched exactly too, and the best 20 of each shortlist: minutes to hours. With
+--descriptors the other descriptors are measured, and keypoints outside masks.
 """
 
 from __future__ import annotations
@@ -28,6 +29,13 @@ from exreid.matching.shortlist import in_turn
 from exreid.runs.probe import run_probe
 
 INDEX = "benchmark.method=local_index"
+DESCRIPTORS = {
+    "DISK": ["benchmark.local_features=disk"],
+    "SIFT": ["benchmark.local_features=sift"],
+    "no masks": ["benchmark.local_masks=none"],
+}
+FUSED = ["benchmark.method=wildfusion", "benchmark.candidate_k=20", "benchmark.shortlist=both"]
+FUSED += ["benchmark.fusion.local_index=true", "benchmark.fusion.weights=listwise"]
 DEPTHS = (5, 10, 20, 50, 100)
 SHORT = ["benchmark.method=local_lightglue", "benchmark.candidate_k=20"]
 
@@ -36,6 +44,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = data_parser(__doc__)
     parser.add_argument("--lightglue", action="store_true", help="match pairs too")
+    parser.add_argument("--descriptors", action="store_true", help="other descriptors too")
     return parser.parse_args()
 
 
@@ -97,6 +106,10 @@ def main() -> None:
         more = [INDEX, f"benchmark.index_neighbours={k}", "benchmark.exclude=encounter"]
         result, _ = probe([*practice, *more])
         add_run(report, f"database images as queries, k={k}", result)
+    for name, more in DESCRIPTORS.items() if options.descriptors else ():
+        result, _ = probe([*practice, INDEX, *more, "benchmark.exclude=encounter"])
+        add_run(report, f"database images as queries, {name}", result)
+        add_run(report, f"local_index, {name}", probe([*overrides, INDEX, *more])[0])
     for exclude in ("image", "encounter"):
         asked = [*overrides, f"benchmark.exclude={exclude}"]
         cosine, by_model = probe(asked)
@@ -116,6 +129,8 @@ def main() -> None:
             for how in lists:
                 result, _ = probe([*asked, *SHORT, f"benchmark.shortlist={how}"])
                 add_run(report, f"LightGlue, shortlist={how} of 20, own {exclude} excluded", result)
+            result, _ = probe([*asked, *FUSED])
+            add_run(report, f"fused with LightGlue, own {exclude} excluded", result)
             result, _ = probe([*asked, "benchmark.method=local_lightglue"])
             add_run(report, f"LightGlue at all pairs, own {exclude} excluded", result)
     report.show(options.json)
