@@ -12,8 +12,9 @@
     backbone-0.safetensors   weights, where they came from a checkpoint
     checksums.json      of the files beside it: damage is an error that names the file
 
-A gallery may come from another person. So its files are JSON, Parquet, plain arrays, JPEG and
-safetensors, which run no code; none of them is a link; and no path in it leaves its folder.
+A gallery may come from another person. So its files are JSON, Parquet, plain arrays, JPEG,
+safetensors and FAISS's, which run no code; none of them is a link; and no path in it leaves its
+folder.
 
 Letters: G gallery images.
 """

@@ -51,6 +51,8 @@ ROUNDS = 6
 """Of k-means."""
 AT_A_TIME = 256
 """Images that are added at a time."""
+ROWS_AT_A_TIME = 8192
+"""Candidates whose distances are computed at a time."""
 
 
 @dataclass(frozen=True)
@@ -263,7 +265,11 @@ def with_exact_distances(
     images, start = np.unique(image_M[order_M], return_index=True)
     for image, mine in zip(images.tolist(), np.split(order_M, start[1:]), strict=True):
         other_ML[mine] = descriptors_of(image)[keypoint_M[mine]]
+    squared_M = np.empty(len(image_M))
+    for first in range(0, len(image_M), ROWS_AT_A_TIME):
+        rows = slice(first, first + ROWS_AT_A_TIME)
+        own_ML = queries.descriptors_NKL[query_M[rows], own_M[rows]]
+        squared_M[rows] = squared_of(own_ML, other_ML[rows, None])[:, 0]
     squared = np.full(candidates.squared_QKC.shape, RIGHT_ANGLE)
-    own_ML = queries.descriptors_NKL[query_M, own_M]
-    squared[query_M, own_M, place_M] = squared_of(own_ML, other_ML[:, None])[:, 0]
+    squared[query_M, own_M, place_M] = squared_M
     return nearest_of([NearestImages(squared, candidates.image_QKC, candidates.keypoint_QKC)], keep)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from exreid.errors import GalleryError, MatchingError
+from exreid.errors import CacheError, GalleryError, MatchingError
 from exreid.features.keys import describe_fingerprint, keys_fingerprint, stage_folder
 from exreid.matching.cascade import MakeMatcher
 from exreid.matching.local_index import SPARE, NearestImages, nearest_of
@@ -210,7 +210,11 @@ class IndexSegments:
         for folder in (self.folder, *([] if self.stored is None else [self.stored])):
             file = mirror.local_copy(folder / self._recall_name)
             if file.is_file():
-                return {**read_json(file, error=GalleryError, remedy="Delete this file.")}
+                counts = read_json(file, error=CacheError, remedy="Delete this file.")
+                try:
+                    return {name: int(counts[name]) for name in ("asked", "found")}
+                except (KeyError, TypeError, ValueError) as error:
+                    raise CacheError(f"{file}: has no counts. Delete this file.") from error
         return None
 
     @property

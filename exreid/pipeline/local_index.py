@@ -242,8 +242,10 @@ class LocalIndex:
         scores_MG = image_scores(nearest_of([found], self.keep), queries.count_N, len(self.gallery))
         whole_MG = np.zeros_like(answers_MG)
         whole_MG[:, segments.plan.rest] = True
-        best_MS = np.argsort(-scores_MG, axis=1, kind="stable")[:, :COMPARED_BEST]
-        np.put_along_axis(whole_MG, best_MS, True, axis=1)
+        for m, score_G in enumerate(scores_MG):
+            named = np.flatnonzero(score_G)
+            best = np.argsort(-score_G[named], kind="stable")[:COMPARED_BEST]
+            whole_MG[m, named[best]] = True
         whole_MG &= answers_MG
         compared = self._compared(position_M, whole_MG)
         query_M11 = np.arange(len(position_M))[:, None, None]
