@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from exreid.commands.common import Command, path, plain_arguments
 from exreid.commands.terminal import OUT
 from exreid.errors import ConfigError
 from exreid.progress import counted
+from exreid.storage.urls import is_remote
+
+if TYPE_CHECKING:
+    from exreid.report.reviewed import ReviewedRun
+
+
+MATCHED_KEYPOINTS = 256
+"""Of each photograph, for the matches that the page shows."""
 
 
 def _review_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +63,7 @@ def _review(options: argparse.Namespace) -> int:
         OUT.print(f"Open {address}", markup=False, soft_wrap=True)
         OUT.print("Each answer is saved at once. Stop with Ctrl-C.", markup=False)
 
+    root = str(run.photos["root"].iloc[0])
     who = options.who or user_name()
     state = serve(
         run,
@@ -59,18 +71,33 @@ def _review(options: argparse.Namespace) -> int:
         port=options.port,
         browser=not options.no_browser,
         on_open=opened,
+        match=None if is_remote(root) else partial(_matched, run),
     )
     for sentence in told(run, state):
         OUT.print(sentence, markup=False, soft_wrap=True)
     if run.question(state, who) is not None:
         OUT.print("The review is not done. The same command goes on.", markup=False)
-    root = str(run.photos["root"].iloc[0])
     words = [
         *("exreid", "gallery", "build", root, "--out", "NEW.gallery"),
         f"dataset.metadata_file={(run.folder / REVIEWED).absolute()}",
     ]
     OUT.print(f"A gallery of these animals: {shlex.join(words)}", markup=False, soft_wrap=True)
     return 0
+
+
+def _matched(run: ReviewedRun, first: int, second: int) -> list[tuple[float, float, float, float]]:
+    """The keypoints that LightGlue matches between two photographs, as shares of their sizes."""
+    from exreid.api.features import match
+    from exreid.data.image_files import displayed_wh_px
+
+    photos = [run.photos.iloc[row] for row in (first, second)]
+    files = [Path(photo["root"]) / photo["path"] for photo in photos]
+    masks = [photo.get("mask") if isinstance(photo.get("mask"), str) else None for photo in photos]
+    found = match(files[0], files[1], {"benchmark.local_top_k": MATCHED_KEYPOINTS}, masks=masks)
+    sizes = [displayed_wh_px(file.read_bytes())[0] for file in files]
+    places = found[["first_x", "first_y", "second_x", "second_y"]].to_numpy()
+    shares = places / [*sizes[0], *sizes[1]]
+    return [(a, b, c, d) for a, b, c, d in shares.tolist()]
 
 
 REVIEW = Command("Say which visits show one animal: few questions.", _review_arguments, _review)

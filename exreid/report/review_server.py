@@ -13,7 +13,7 @@ import secrets
 import socket
 import tempfile
 import webbrowser
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -50,6 +50,11 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+MOST_MATCHES = 60
+"""Drawn, the most certain."""
+Match = Callable[[int, int], Sequence[tuple[float, float, float, float]]]
+"""Of two rows of the photographs: the matched keypoints, the most certain first, each as x and y in
+both photographs as shares of their width and height."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -61,6 +66,7 @@ class Desk:
     who: str
     pictures: Path
     """A folder for the photographs as the page shows them."""
+    match: Match | None = None
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     cookie: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     state: State | None = None
@@ -68,6 +74,8 @@ class Desk:
     number: int = 0
     """Of the question that is shown: an answer says which one it is to."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    matching: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """One pair at a time; answers do not wait for it."""
 
     def ask(self) -> None:
         """Read the answers, and take the next question."""
@@ -88,6 +96,7 @@ class Desk:
             "animals": self.state.animals,
             "wrong": round(wrong_decisions(self.state), 1),
             "told": list(told(run, self.state)),
+            "matches": self.match is not None,
             "undo": any(row.who == self.who for row in self.state.decisions),
         }
         if isinstance(question, Question):
@@ -168,6 +177,7 @@ def application(desk: Desk, port: int) -> web.Application:
             *(web.get(f"/static/{name}", partial(_file, name, FILES[name])) for name in FILES),
             web.get("/question", partial(_question, desk)),
             web.get(r"/photo/{row:\d{1,9}}/{size:[pt]}", partial(_photo, desk)),
+            web.get(r"/matches/{first:\d{1,9}}/{second:\d{1,9}}", partial(_matches, desk)),
             web.post("/answer", partial(_answer, desk)),
             web.post("/undo", partial(_undo, desk)),
         ]
@@ -226,6 +236,16 @@ async def _photo(desk: Desk, request: web.Request) -> web.StreamResponse:
     return web.Response(body=data, content_type="image/jpeg")
 
 
+async def _matches(desk: Desk, request: web.Request) -> web.StreamResponse:
+    rows = [int(request.match_info[name]) for name in ("first", "second")]
+    if desk.match is None or max(rows) >= len(desk.run.photos):
+        raise web.HTTPNotFound
+    async with desk.matching:
+        found = await asyncio.to_thread(desk.match, *rows)
+    shown = [[round(share, 4) for share in match] for match in found[:MOST_MATCHES]]
+    return web.json_response({"count": len(found), "matches": shown})
+
+
 async def _body(request: web.Request) -> dict[str, Any]:
     try:
         content = await request.json()
@@ -237,7 +257,13 @@ async def _body(request: web.Request) -> dict[str, Any]:
 
 
 def serve(
-    run: ReviewedRun, who: str, *, port: int, browser: bool, on_open: Callable[[str], object]
+    run: ReviewedRun,
+    who: str,
+    *,
+    port: int,
+    browser: bool,
+    on_open: Callable[[str], object],
+    match: Match | None = None,
 ) -> State:
     """Serve the review until the process is interrupted; the state at its end. ``port`` 0: any that
     is free; ReviewError for one that is taken. ``on_open`` is told the address, which is opened in
@@ -247,7 +273,7 @@ def serve(
     except OSError as error:
         raise ReviewError(f"--port {port}: {error.strerror}. Name another port.") from error
     with listening, tempfile.TemporaryDirectory(prefix="exreid-review-") as pictures:
-        desk = Desk(run, who, Path(pictures))
+        desk = Desk(run, who, Path(pictures), match)
         desk.ask()
         with suppress(KeyboardInterrupt):
             asyncio.run(_serve(desk, listening, browser=browser, on_open=on_open))

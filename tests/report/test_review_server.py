@@ -156,6 +156,16 @@ def test_a_key_that_is_pressed_twice_answers_once_and_an_undo_asks_again(run):
     assert [row.verdict for row in read_decisions(run.decisions).decisions] == ["different", "undo"]
 
 
+def test_matches_of_the_photographs_that_are_shown(run):
+    async def use(client, desk, post):
+        assert not (await _opened(client, desk))["matches"]
+        assert (await client.get("/matches/0/1")).status == 404
+        desk.match = lambda first, second: [(first / 10, 0.25, second / 10, 1 / 3)] * 99
+        return await (await client.get("/matches/2/7")).json()
+
+    assert _served(run, use) == {"count": 99, "matches": [[0.2, 0.25, 0.7, 0.3333]] * 60}
+
+
 def test_animals_of_one_photograph_are_never_one(run):
     state = run.state()
     group_V, place = state.result.doubts.group_V, run.subject.place

@@ -23,11 +23,11 @@
     const at = { scale: 1, x: 0, y: 0 };
     const fingers = new Map();
     const show = () => {
-      const image = glass.querySelector("img");
+      const layer = glass.querySelector(".layer");
       const room = (side) => side * (1 - at.scale);
       at.x = Math.min(0, Math.max(room(glass.clientWidth), at.x));
       at.y = Math.min(0, Math.max(room(glass.clientHeight), at.y));
-      if (image) image.style.transform = `translate(${at.x}px, ${at.y}px) scale(${at.scale})`;
+      if (layer) layer.style.transform = `translate(${at.x}px, ${at.y}px) scale(${at.scale})`;
     };
     const zoom = (factor, x, y) => {
       const scale = Math.min(12, Math.max(1, at.scale * factor));
@@ -88,8 +88,12 @@
         missing.className = "missing";
         glass.replaceChildren(missing);
       });
-      glass.replaceChildren(image);
+      const layer = make("div");
+      layer.className = "layer";
+      layer.append(image);
+      glass.replaceChildren(layer);
       zoom.reset();
+      changed();
       const name = make("b", photo.name.split("/").pop());
       const more = [photo.about, photos.length > 1 ? `${chosen + 1} of ${photos.length}` : ""];
       caption.replaceChildren(name, ...more.filter(Boolean).map((text) => ` · ${text}`));
@@ -98,7 +102,26 @@
     };
     return {
       zoom,
+      row: () => photos[chosen].row,
       next: () => choose(chosen + 1),
+      draw: async (points) => {
+        const image = glass.querySelector("img");
+        for (const old of glass.querySelectorAll("svg")) old.remove();
+        if (!image || !points.length) return;
+        await image.decode().catch(() => {});
+        const [width, height] = [image.naturalWidth, image.naturalHeight];
+        const drawing = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+        drawing.setAttribute("viewBox", `0 0 ${width} ${height}`);
+        for (const [x, y, hue] of points) {
+          const spot = document.createElementNS("http://www.w3.org/2000/svg", "circle");
+          spot.setAttribute("cx", x * width);
+          spot.setAttribute("cy", y * height);
+          spot.setAttribute("r", Math.max(width, height) / 110);
+          spot.style.stroke = `hsl(${hue} 95% 58%)`;
+          drawing.append(spot);
+        }
+        image.after(drawing);
+      },
       show: (side) => {
         photos = side.photos;
         strip.replaceChildren(...(photos.length > 1 ? photos : []).map((photo, i) => {
@@ -113,16 +136,52 @@
     };
   });
 
+  // Matched keypoints of the two photographs that are shown: the same colour in both is one match.
+  let wanted = false;
+  const button = byId("matches"), label = button.querySelector("span");
+  function changed() {
+    panes.forEach((pane) => pane.draw([]));
+    label.textContent = "Matches";
+    button.setAttribute("aria-pressed", wanted);
+    if (wanted && question && question.kind === "pair") drawMatches();
+  }
+  async function drawMatches() {
+    const rows = panes.map((pane) => pane.row());
+    label.textContent = "Matching …";
+    try {
+      const response = await fetch(`matches/${rows.join("/")}`);
+      const text = await response.text();
+      let content = null;
+      try { content = JSON.parse(text); } catch { throw new Error(text); }
+      if (content.error) throw new Error(content.error);
+      if (!wanted || panes.some((pane, i) => pane.row() !== rows[i])) return;
+      const hues = content.matches.map((match) => Math.round(300 * match[0]) + Math.round(60 * match[1]));
+      panes.forEach((pane, i) => pane.draw(content.matches.map((match, k) => [match[2 * i], match[2 * i + 1], hues[k]])));
+      label.textContent = `${content.count} matched keypoints`;
+    } catch (error) {
+      label.textContent = `No matches: ${error.message}`;
+    }
+  }
+  const toggle = () => { wanted = !wanted; changed(); };
+  button.addEventListener("click", toggle);
+
   function show(content) {
     question = content;
     since = performance.now();
     for (const kind of ["pair", "name", "done"]) byId(kind).hidden = content.kind !== kind;
     byId("answers").hidden = false;
+    button.hidden = !content.matches;
     const [short, more] = byId("progress").children;
     short.textContent = `${content.answers} answers · ${content.animals} animals`;
     more.textContent = ` in ${content.visits} visits · about ${content.wrong} decisions wrong`;
     byId("engine").textContent = content.kind === "pair" ? `exreid: ${Math.round(100 * content.probability)}% one animal` : "";
-    if (content.kind === "pair") content.sides.forEach((side, i) => panes[i].show(side));
+    if (content.kind === "pair") {
+      const kept = wanted;
+      wanted = false; // until both photographs are there
+      content.sides.forEach((side, i) => panes[i].show(side));
+      wanted = kept;
+      changed();
+    }
     if (content.kind === "name") {
       byId("why").textContent = content.names.length ? `Its photographs were called ${content.names.join(" and ")}: one name for one animal.` : "";
       byId("called").value = content.names[0] || content.offered;
@@ -192,6 +251,7 @@
     if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.target.tagName === "INPUT") return;
     const keys = {
       1: () => answer("same"), 2: () => answer("different"), 3: () => answer("can't tell"), z: undo,
+      m: () => question.matches && toggle(),
       a: () => panes[0].next(), d: () => panes[1].next(),
       "+": () => panes.forEach((pane) => pane.zoom.zoom(1.5)),
       "-": () => panes.forEach((pane) => pane.zoom.zoom(1 / 1.5)),
