@@ -133,20 +133,48 @@ def most_worth(
     ones: the smaller visits.
     """
     joins, cuts = doubts.joins, doubts.cuts
-    gain = np.concatenate([joins.gain_M, cuts.gain_C])
-    pairs = np.concatenate([doubts.join_pairs, doubts.cut_pairs])
+    other = _unlisted_join(graph, doubts, answer)
+    gain = np.concatenate([joins.gain_M, [other.gain] if other else [], cuts.gain_C])
+    pairs = np.concatenate([doubts.join_pairs, [other.pairs] if other else [], doubts.cut_pairs])
+    group_M2 = np.concatenate([joins.group_M2, [other.groups] if other else joins.group_M2[:0]])
     for place in np.argsort(-worth(gain, pairs, answer), kind="stable").tolist():
         if chance(gain[place]) < LEAST_DOUBT:
             continue
-        if place < len(joins.gain_M):
-            first, second = (np.flatnonzero(doubts.group_V == g) for g in joins.group_M2[place])
+        if place < len(group_M2):
+            first, second = (np.flatnonzero(doubts.group_V == g) for g in group_M2[place])
         else:
-            first = cuts.sides[place - len(joins.gain_M)]
+            first = cuts.sides[place - len(group_M2)]
             whole = np.flatnonzero(doubts.group_V == doubts.group_V[first[0]])
             second = np.setdiff1d(whole, first)
         shown = _to_show(graph, votes, first, second)
         if shown is not None:
             return shown
+    return None
+
+
+@dataclass(frozen=True)
+class _UnlistedJoin:
+    groups: tuple[int, int]
+    pairs: int
+    gain: float
+
+
+def _unlisted_join(graph: PairGraph, doubts: Doubts, answer: float) -> _UnlistedJoin | None:
+    """The join with most worth of two groups without a listed pair; of equal ones that of the
+    smaller labels."""
+    size_G = np.bincount(doubts.group_V)
+    listed = {(low, high) for low, high in doubts.joins.group_M2.tolist()}
+    sizes = np.unique(size_G)
+    size_N2 = np.stack(np.triu_indices(len(sizes)), axis=1)
+    pairs_N = sizes[size_N2].prod(axis=1)
+    gain_N = pairs_N * graph.unlisted + graph.prior
+    for place in np.argsort(-worth(gain_N, pairs_N, answer), kind="stable").tolist():
+        one_G, other_G = (np.flatnonzero(size_G == sizes[n]).tolist() for n in size_N2[place])
+        for one in one_G:
+            for other in other_G:
+                groups = (min(one, other), max(one, other))
+                if one != other and groups not in listed:
+                    return _UnlistedJoin(groups, int(pairs_N[place]), float(gain_N[place]))
     return None
 
 

@@ -94,6 +94,19 @@ def test_of_the_pairs_of_a_change_the_likest_is_shown_and_then_the_next():
     assert most_worth(graph, doubts, _votes((1, 2, -1), (0, 2, -1)), answer=3.5) == (1, 2)
 
 
+def test_where_no_listed_pair_is_worth_more_two_groups_without_one_are_asked_about():
+    graph = PairGraph(4, np.array([[0, 1], [1, 2]]), np.array([9.0, -9.0]), -0.5, -2.0)
+    doubts = doubts_of(graph, np.array([0, 0, 1, 2]))
+    # {0, 1} and {3} have two pairs and the log-odds -3, {2} and {3} one pair and -2.5.
+    values = worth(np.array([-3.0, -2.5]), np.array([2, 1]), 3.5)
+    expected = (0, 3) if values[0] > values[1] else (2, 3)
+    assert most_worth(graph, doubts, _votes(), answer=3.5) == expected
+    asked = graph.plus(np.array([expected]), np.array([-3.5]))
+    votes = _votes((*expected, -1))
+    again = most_worth(asked, doubts_of(asked, np.array([0, 0, 1, 2])), votes, answer=3.5)
+    assert again == ((2, 3) if expected == (0, 3) else (0, 3))
+
+
 def test_a_pair_that_nobody_can_tell_is_not_asked_again():
     graph = PairGraph(2, np.array([[0, 1]]), np.array([1.0]), -1.0, -2.0)
     doubts = doubts_of(graph, np.array([0, 1]))
