@@ -268,6 +268,8 @@ def main() -> None:
         overrides.append("benchmark.method=local_index")
         config = load_config(ProbeConfig, None, overrides)
         queries, real, images = real_features(config)
+        own = {"cache": str(Path(place, "cache"))}  # what is searched is not known before
+        config = config.model_copy(update={"benchmark": config.benchmark.model_copy(update=own)})
         distances = distances_to_others(real)
         sizes = [600] if options.quick else options.sizes
         compared = min(4 if options.quick else options.queries, len(queries))
