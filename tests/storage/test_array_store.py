@@ -11,6 +11,7 @@ import pytest
 from exreid.errors import CacheError
 from exreid.storage import mirror
 from exreid.storage.array_store import ArrayStore, write_part
+from exreid.storage.files import checksum
 
 
 def _arrays(count, start=0):
@@ -112,3 +113,27 @@ def test_a_machine_that_has_read_nothing_yet_reads_a_part_from_the_url(tmp_path,
     sent = pickle.dumps(ArrayStore(folder))
     monkeypatch.setenv(mirror.FOLDER_VARIABLE, str(tmp_path / "two"))
     assert pickle.loads(sent).gather(["a" * 32]).tolist() == [[0, 1, 2, 3]]
+
+
+def test_arrays_with_checksums_are_checked_without_the_rest_of_their_part(tmp_path):
+    arrays = _arrays(3)
+    write_part(tmp_path, ["a", "b", "c"], arrays)
+    sums = {key: checksum([array.tobytes()]) for key, array in zip("ab", arrays, strict=False)}
+    file = next(tmp_path.glob("*.npy"))
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1  # of c
+    file.write_bytes(data)
+    store = ArrayStore(tmp_path)
+    store.check_singly(sums)
+    store = pickle.loads(pickle.dumps(store))
+    assert np.array_equal(store.gather(["b", "a"]), arrays[[1, 0]])
+    with pytest.raises(CacheError, match="entry c"):
+        store.gather(["c"])
+    data[-7] ^= 1  # of b
+    file.write_bytes(data)
+    with pytest.raises(CacheError, match="entry b"):
+        store.gather(["b"])
+    missing = ArrayStore(tmp_path)
+    missing.check_singly({"d": "0" * 16})
+    with pytest.raises(CacheError, match="entry d"):
+        missing.gather(["d"])
