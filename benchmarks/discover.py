@@ -33,7 +33,7 @@ from exreid.gallery.unknown import read_unknown
 from exreid.metrics.partitions import grouping_metrics
 from exreid.openset.practice import Practice, PractisedPairs, count_animals, practise
 from exreid.openset.visits import group_visits
-from exreid.pipeline.discover import practised_pairs, score_visits
+from exreid.pipeline.discover import practised_pairs, score_visits, scored_by
 from exreid.pipeline.embed import embed
 from exreid.pipeline.inputs import cache_folder
 from exreid.pipeline.keypoints import find_keypoints
@@ -174,8 +174,13 @@ def main() -> None:
                 sets[role].append(NamedVisits(named))
         practice = practise([one.pairs for one in sets["fitted"]], seed=0)
         if options.ship is not None:
-            content = {"local_index:aliked-n16": practice.as_json()}
-            options.ship.write_text(json.dumps({"methods": content}, indent=1) + "\n")
+            config = load_config(ProbeConfig, None, common)
+            content = {
+                "made_by": "python benchmarks/discover.py --ship FILE --root NYALA --name NAME",
+                "scored_by": scored_by(config),
+                "practice": practice.as_json(),
+            }
+            options.ship.write_text(json.dumps(content, indent=1) + "\n")
         measure(sets, practice, options.json)
 
 

@@ -12,10 +12,13 @@ from exreid.openset.group import without_shared_visits
 from exreid.openset.practice import PractisedPairs
 from exreid.openset.visits import VisitPairs, best_pairs, visits_of
 from exreid.pipeline.calibrate import FittedFusion
+from exreid.pipeline.inputs import methods_of
 from exreid.pipeline.methods import GallerySearch, side_of_all
 from exreid.pipeline.rank import Scoring, first_ranking, pair_scorer, search_of
 from exreid.pipeline.retrieve import photograph_codes
-from exreid.records import RetrievalSide
+from exreid.records import Json, RetrievalSide
+
+OF_KEYPOINTS = ("local_features", "local_top_k", "local_size", "local_square", "local_masks")
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,22 @@ def nearest_of(config: ProbeConfig) -> int:
     """The number of each image's nearest that it is scored with."""
     benchmark = config.benchmark
     return benchmark.shortlist_k or max(benchmark.open_set.group_nearest, 1)
+
+
+def scored_by(config: ProbeConfig) -> dict[str, Json]:
+    """The settings that scores of pairs depend on, so that probabilities fit them alone."""
+    benchmark = config.benchmark
+    names: tuple[str, ...] = ("method",)
+    if methods_of(config)[1]:
+        names += OF_KEYPOINTS
+    if benchmark.has_index:
+        names += ("index_neighbours",)
+    if benchmark.matches_pairs:
+        names += ("local_score", "match_threshold")
+    settings: dict[str, Json] = {name: getattr(benchmark, name) for name in names}
+    if benchmark.method in ("cosine", "wildfusion"):
+        settings["model.type"] = config.model.type
+    return settings
 
 
 def score_visits(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from exreid.gallery.unknown import read_unknown
 from exreid.models.published import downloads
 from exreid.openset.practice import Practice, practise
 from exreid.pipeline.calibrate import FittedFusion
-from exreid.pipeline.discover import ScoredVisits, practised_pairs, score_visits
+from exreid.pipeline.discover import ScoredVisits, practised_pairs, score_visits, scored_by
 from exreid.pipeline.embed import embed
 from exreid.pipeline.ending import recording_failure
 from exreid.pipeline.forecast import tell_forecast
@@ -30,7 +31,7 @@ from exreid.pipeline.methods import GallerySearch, side_of_all
 from exreid.pipeline.rank import scoring_of
 from exreid.pipeline.retrieve import fit_methods
 from exreid.progress import Progress, RunLog, counted, no_progress
-from exreid.records import Counts, Result
+from exreid.records import Counts, Json, Result
 from exreid.runs.discover_tables import DISCOVERY_FILE, Discovery, PracticeSource, write_grouped
 from exreid.storage.feature_store import SignatureMemo
 from exreid.storage.run_folder import RunFolder, new_run_id, write_rejected
@@ -159,44 +160,46 @@ def _saved_practice(config: ProbeConfig, evidence: Evidence) -> PracticeSource |
     if evidence.gallery is not None or benchmark.calibration.load is not None:
         return None
     if file is not None:
-        return PracticeSource(
-            _read_practice(file, benchmark.method), "discovery", f"{MEASURED} {file}."
-        )
+        practice = _read_practice(file, scored_by(config))
+        return PracticeSource(practice, "discovery", f"{MEASURED} the animals of {file}.")
     if benchmark.method == "wildfusion":
         raise CalibrationError(
             "benchmark.method=wildfusion needs a fusion: give --calibration with fusion.json of a "
             "probe, or --gallery."
         )
-    shipped = json.loads(SHIPPED.read_text(encoding="utf-8"))["methods"]
-    name = f"{benchmark.method}:{benchmark.local_features}"
-    if name not in shipped:
-        raise CalibrationError(
-            f"no probabilities come with the install for {name}, only for {', '.join(shipped)}: "
-            "give --gallery, or --calibration."
-        )
-    practice = Practice.from_json(shipped[name])
+    shipped = json.loads(SHIPPED.read_text(encoding="utf-8"))
+    own = scored_by(config)
+    for name in ("method", "local_features"):
+        if own.get(name) != shipped["scored_by"][name]:
+            raise CalibrationError(
+                f"benchmark.{name}={own.get(name)}: no probabilities come with the install for it, "
+                f"only for {shipped['scored_by'][name]}. Give --gallery, or --calibration."
+            )
+    practice = Practice.from_json(shipped["practice"])
     names = " and ".join(one.name for one in practice.sets)
+    others = _differences(own, shipped["scored_by"])
     words = (
-        f"{MEASURED} other animals ({names}), so that they may be wrong for yours. To measure them "
-        "on your species, give --gallery, or --calibration with discovery.json of a run on "
-        "photographs of named animals."
+        f"{MEASURED} other animals ({names}){f' and with {others}' if others else ''}, so that "
+        "they may be wrong for yours. To measure them on your species, give --gallery, or "
+        "--calibration with discovery.json of a run on photographs of named animals."
     )
     return PracticeSource(practice, "other animals", words)
 
 
-def _read_practice(file: Path, method: str) -> Practice:
+def _read_practice(file: Path, own: Mapping[str, Json]) -> Practice:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        measured_by, saved = str(content["method"]), content["practice"]
+        measured_by, saved = dict(content["scored_by"]), content["practice"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CalibrationError(
             f"{file}: neither {DISCOVERY_FILE} of a run of exreid discover, nor fusion.json of a "
             f"probe with benchmark.method=wildfusion, which this run would need too ({error!r})."
         ) from error
-    if measured_by != method:
+    others = _differences(own, measured_by)
+    if others:
         raise CalibrationError(
-            f"{file}: measured by benchmark.method={measured_by}, and this run has {method}. Set "
-            "the same method."
+            f"{file}: measured with {others}, and this run has other settings. Take those of that "
+            "run: --config with its config.snapshot.yaml."
         )
     if saved is None:
         raise CalibrationError(
@@ -204,6 +207,12 @@ def _read_practice(file: Path, method: str) -> Practice:
             "photographs of named animals."
         )
     return Practice.from_json(saved)
+
+
+def _differences(own: Mapping[str, Json], other: Mapping[str, Json]) -> str:
+    """What the other settings are, where they differ."""
+    names = [name for name in {**other, **own} if own.get(name) != other.get(name)]
+    return ", ".join(f"{name}={other.get(name)}" for name in names)
 
 
 def _practised(

@@ -61,6 +61,8 @@ def test_its_tables_agree_with_each_other_and_its_figures_with_scikit_learn(foun
     assert record["metrics"]["ami"] == pytest.approx(
         sklearn.metrics.adjusted_mutual_info_score(truth, group)
     )
+    words = json.loads((folder / "discovery.json").read_text())["words"]
+    assert "and with local_top_k=256, local_size=512" in words[-1]
     counts = record["counts"]
     assert record["kind"] == "discover"
     assert (counts["photographs"], counts["groups"]) == (len(metadata), group.nunique())
@@ -141,16 +143,20 @@ def test_two_animals_of_a_photograph_are_two(side_by_side, tmp_path):
         (["{card}", "benchmark.method=cosine"], "no probabilities come with the install"),
         (["{card}", "benchmark.method=wildfusion"], "needs a fusion"),
         (["{card}", "--calibration", "{one}/a.json"], "neither discovery.json"),
+        (
+            ["{card}", "--calibration", "{named}/discovery.json", "benchmark.index_neighbours=5"],
+            "measured with index_neighbours=3",
+        ),
         (["{card}", "--gallery", "g", "--calibration", "c"], "leave --calibration"),
     ],
 )
-def test_errors_say_what_to_do(words, message, unnamed, tmp_path, capsys):
+def test_errors_say_what_to_do(words, message, found, unnamed, tmp_path, capsys):
     places = {name: tmp_path / name for name in ("empty", "one")}
     for place in places.values():
         place.mkdir()
     shutil.copy(next(unnamed.rglob("*.jpg")), places["one"] / "a.jpg")
     (places["one"] / "a.json").write_text("{}")
-    words = [word.format(card=unnamed, **places) for word in words]
+    words = [word.format(card=unnamed, named=found[1], **places) for word in words]
     assert _discover(*words, f"output.root={tmp_path}") in (1, 2)
     assert message in capsys.readouterr().err
     assert not (tmp_path / "discoveries").exists()
