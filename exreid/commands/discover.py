@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -34,6 +35,7 @@ SHOWN_ANIMALS = 30
 
 def _discover_arguments(parser: argparse.ArgumentParser) -> None:
     config_arguments(parser)
+    parser.set_defaults(load=_loaded)
     add = parser.add_argument
     add("--gallery", type=path, help="known animals of this species: the method, the probabilities "
         "and the cut come from them")  # fmt: skip
@@ -51,6 +53,11 @@ def _discover_arguments(parser: argparse.ArgumentParser) -> None:
     add("--report", action="store_true", help="also draw the report's pages")
 
 
+def _loaded(file: Path | None, overrides: Sequence[str], preset: str | None = None) -> ProbeConfig:
+    first = [] if file or preset else FIRST_CHOICE
+    return load_config(ProbeConfig, file, [*first, *overrides], preset=preset)
+
+
 def _config(options: argparse.Namespace) -> ProbeConfig:
     from exreid.gallery.folder import open_gallery
     from exreid.runs.discover import DISCOVER_KEYS
@@ -66,11 +73,10 @@ def _config(options: argparse.Namespace) -> ProbeConfig:
             )
         gallery = open_gallery(options.gallery)
         return with_overrides(gallery.config, [*OF_THE_SET, *overrides], DISCOVER_KEYS)
-    first = [] if options.config or options.preset else [*FIRST_CHOICE]
-    config = load_config(ProbeConfig, options.config, [*first, *overrides], preset=options.preset)
+    config = _loaded(options.config, overrides, preset=options.preset)
     if options.calibration is None or config.benchmark.method != "wildfusion":
         return config
-    load = f"benchmark.calibration.load={json.dumps(str(options.calibration.absolute()))}"
+    load = f"benchmark.calibration.load={options.calibration.absolute()}"
     return with_overrides(config, [load], ("benchmark.",))
 
 

@@ -159,9 +159,10 @@ def discovered_words(counts: Counts, whence: str) -> list[str]:
     some = f", {alone:,} of them of one visit alone" if alone else ""
     words = [f"{made} make{'s' if photographs == 1 else ''} {counted(groups, 'group')}{some}."]
     if "animals_low" in counts:
-        low, high = (f"{_whole(counts, name):,}" for name in ("animals_low", "animals_high"))
+        low, high = (_whole(counts, name) for name in ("animals_low", "animals_high"))
+        some = counted(high, "animal") if low == high else f"{low:,} to {counted(high, 'animal')}"
         words.append(
-            f"They show {low} to {high} animals (95% interval), if these split into groups as the "
+            f"They show {some} (95% interval), if these split into groups as the "
             "animals did that the probabilities were measured on."
         )
     else:

@@ -224,7 +224,7 @@ def _practised(
     """The curve and the cut of a gallery's animals, or of a loaded fusion."""
     if evidence.gallery is None or of_gallery is None:
         assert fusion is not None, "one is loaded"
-        words = f"{MEASURED} {config.benchmark.calibration.load}, the cut is even odds."
+        words = f"The probabilities are those of {config.benchmark.calibration.load}."
         return PracticeSource(Practice(fusion.fusion.answer, EVEN_ODDS, ()), "fusion", words)
     folder = evidence.gallery.folder
     identity_G, _ = codes(evidence.gallery.table.rows["identity"].tolist(), [])

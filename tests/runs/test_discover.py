@@ -10,6 +10,8 @@ import pytest
 import sklearn.metrics
 
 from exreid.cli import main
+from exreid.commands import discover
+from exreid.commands.common import Parser
 from exreid.data.synthetic import METADATA_FILE
 from exreid.progress import counted
 from tests.run_schema import published_record
@@ -196,3 +198,22 @@ def test_the_report_has_a_sheet_of_each_group_with_all_its_photographs(found, ca
     assert f"{100 * record['metrics']['ari']:.1f}" in index
     assert main(["report", str(folder), "--compare", str(folder)]) == 1
     assert "a discovery has no --compare" in capsys.readouterr().err
+
+
+def test_the_settings_are_those_of_the_command(tmp_path, capsys):
+    assert main(["discover", str(tmp_path), "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    assert "method: local_index" in printed
+    assert "local_top_k: 256" in printed
+    fusion = tmp_path / "fusion.json"
+    words = ["discover", str(tmp_path), "benchmark.method=wildfusion", "--calibration", str(fusion)]
+    (tmp_path / "a.png").write_bytes(b"")
+    assert main([*words, f"output.root={tmp_path}"]) == 1
+    assert "it takes two" in capsys.readouterr().err
+    assert discover._config(_parsed(words[1:])).benchmark.calibration.load == str(fusion)
+
+
+def _parsed(words):
+    parser = Parser("exreid discover", "")
+    discover.DISCOVER.add_arguments(parser)
+    return parser.parse_intermixed_args(words)
