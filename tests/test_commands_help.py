@@ -71,7 +71,10 @@ def test_a_preset_lies_below_the_file_and_the_overrides(tmp_path):
         *("local_lightglue", 7, 128),
     )
     for name in PRESETS:
-        load_config(ProbeConfig, preset=name)
+        for method in ("cosine", "local_index", "local_lightglue", "wildfusion"):
+            other = load_config(ProbeConfig, None, [f"benchmark.method={method}"], preset=name)
+            searches = method == "local_index" or (method != "cosine" and name != "published")
+            assert other.benchmark.has_index == searches
 
 
 def test_published_settings_are_exact_and_whole():

@@ -265,7 +265,8 @@ class BenchmarkConfig(StrictModel):
     def has_index(self) -> bool:
         """Whether the gallery's descriptors are searched as one index."""
         fused = self.method == "wildfusion" and self.fusion.local_index
-        return self.method == "local_index" or self.shortlist != "global" or fused
+        listed = self.matches_pairs and self.shortlist != "global"
+        return self.method == "local_index" or listed or fused
 
     @property
     def matches_pairs(self) -> bool:
@@ -308,12 +309,11 @@ class BenchmarkConfig(StrictModel):
                 "benchmark.fusion.local_features"
             )
         if self.shortlist != "global" and (
-            self.candidate_k is None or not self.matches_pairs or self.fusion.local_features == ()
+            self.candidate_k is None or self.fusion.local_features == ()
         ):
             raise ValueError(
                 f"benchmark.shortlist={self.shortlist} chooses the pairs that LightGlue matches: "
-                "set benchmark.candidate_k, and benchmark.method=local_lightglue or wildfusion "
-                "with local features"
+                "set benchmark.candidate_k, with local features, or benchmark.shortlist=global"
             )
         if not self.adaptive.enabled:
             return self

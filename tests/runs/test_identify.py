@@ -41,7 +41,10 @@ METHODS = {
     "cosine": ["benchmark.method=cosine"],
     "local_lightglue": ["benchmark.method=local_lightglue", *PAIRS],
     "local_index": ["benchmark.method=local_index", "benchmark.open_set.queries=24"],
-    "wildfusion": ["benchmark.method=wildfusion", *PAIRS],
+    "wildfusion": [
+        *("benchmark.method=wildfusion", *PAIRS, "benchmark.shortlist=both"),
+        *("benchmark.fusion.local_index=true", "benchmark.fusion.weights=listwise"),
+    ],
 }
 
 

@@ -196,7 +196,7 @@ def test_the_index_is_one_of_the_fused_methods(run, dataset):
     [
         (["benchmark.shortlist=local"], "benchmark.candidate_k"),
         (
-            [INDEX, "benchmark.shortlist=both", "benchmark.candidate_k=5"],
+            ["benchmark.method=local_lightglue", "benchmark.shortlist=both"],
             "benchmark.shortlist=both",
         ),
         ([INDEX, "benchmark.rerank.method=k_reciprocal"], "benchmark.rerank"),
