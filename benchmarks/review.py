@@ -2,10 +2,11 @@
 
 A probe by the index of descriptors scores all photographs of a data set against each other, once;
 a pair of visits has its best pair's score. In each run half of the animals, drawn by its seed, are
-the ones that the curve of probabilities is fitted on, and the visits of the other half are reviewed
-by a person whose answers are right with a probability of --right. Every question counts, also those
-of the audit and the repeated ones. Nearest first and most uncertain first ask each pair once, skip
-those that follow from answers so far, and have the same belief and the same search of a partition.
+the ones that the curve of probabilities is fitted on, as exreid discover fits it. The visits of the
+other half are reviewed by a person whose answers are right with a probability of --right. Every
+question counts, also those of the audit and the repeated ones. Nearest first and most uncertain
+first ask each pair once, skip those that follow from answers so far, and have the same belief and
+the same search of a partition.
 
 --root names a data set with its columns as exreid takes them, of which the database side is used;
 by default animals are generated, and --flank one keeps each one's more frequent flank.
@@ -158,7 +159,7 @@ def half(visits: Visits, seed: int) -> tuple[PairGraph, np.ndarray]:
         return pair_P2, visits.score_VV[first, second], animal_V[first] == animal_V[second]
 
     _, score_P, same_P = pairs(np.flatnonzero(fitted_V))
-    curve = fit_calibration(score_P, same_P)
+    curve = fit_calibration(score_P, same_P, kind="logistic")
     reviewed = np.flatnonzero(~fitted_V)
     pair_P2, score_P, _ = pairs(reviewed)
     graph = pair_graph(len(reviewed), pair_P2, curve.apply(score_P), unlisted=1e-3)

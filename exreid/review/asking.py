@@ -13,7 +13,13 @@ from exreid.review.audit import draw
 from exreid.review.belief import log_odds
 from exreid.review.decisions import Decision, Purpose, Verdict
 from exreid.review.people import reliability
-from exreid.review.questions import MOST_ASKED, contradiction, most_worth, same_chance
+from exreid.review.questions import (
+    LEAST_DOUBT,
+    MOST_ASKED,
+    contradiction,
+    most_worth,
+    same_chance,
+)
 from exreid.review.state import SIGN, State, agrees, audit_votes, wrong_decisions
 
 AUDIT_EVERY = 5
@@ -34,15 +40,19 @@ class Question:
 def next_question(state: State, who: str, wrong: float = 1.0) -> Question | None:
     """The next question for a person. None when the review is done: no answer is contradicted, the
     audit agrees, and fewer than ``wrong`` decisions are expected to be wrong, or nothing that could
-    be asked would change that."""
+    be asked would change that. Where the audit finds more than the probabilities let expect, they
+    are too sure, and nothing is too sure to be asked about."""
     pair = _unclear_audit_pair(state)
     if pair is not None:
         return _question(state, pair, "check")
     pair = contradiction(state.queue.doubts, state.queue.votes)
-    sure = pair is None and state.audit is not None and wrong_decisions(state) < wrong
+    sure = pair is None and state.audit is not None and not state.audit.surprises
+    sure = sure and wrong_decisions(state) < wrong
     if pair is None and not sure:
         answer = float(log_odds(state.people.get(who, reliability(0, 0)).value))
-        pair = most_worth(state.queue.graph, state.queue.doubts, state.queue.votes, answer=answer)
+        least = 0.0 if state.audit is not None and state.audit.surprises else LEAST_DOUBT
+        queue = state.queue
+        pair = most_worth(queue.graph, queue.doubts, queue.votes, answer=answer, least=least)
     if pair is None and agrees(state):
         return None
     turn = len([r for r in state.decisions if r.who == who and r.purpose not in ("check", "")])

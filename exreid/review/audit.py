@@ -32,6 +32,7 @@ pair."""
 LEAST_DRAWN = 5
 """Fewer audit pairs give no interval."""
 Z_95 = 1.959964
+SURPRISE = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +70,12 @@ class AuditResult:
     """Share of the pairs of one animal that the partition separates."""
     mixed: Estimate
     """Share of the pairs that the partition puts together that show two animals."""
+
+    @property
+    def surprises(self) -> bool:
+        """Whether so many pairs against the partition have a chance below 5%, if its probabilities
+        are right (Poisson)."""
+        return bool(stats.poisson.sf(self.against - 1, self.expected_against) < SURPRISE)
 
 
 def frame_of(graph: PairGraph, doubts: Doubts) -> Frame:

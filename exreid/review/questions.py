@@ -17,7 +17,7 @@ from exreid.review.belief import PairGraph, Votes
 from exreid.review.partition import Cuts, Joins, cuts_of, joins_of
 
 LEAST_DOUBT = 1e-3
-"""A less probable change is not asked about."""
+"""A less probable change is not asked about, unless the audit finds the probabilities too sure."""
 MOST_ASKED = 6
 """No pair is asked about more often: what is unclear then stays so."""
 
@@ -123,10 +123,15 @@ def contradiction(doubts: Doubts, votes: Votes) -> tuple[int, int] | None:
 
 
 def most_worth(
-    graph: PairGraph, doubts: Doubts, votes: Votes, *, answer: float
+    graph: PairGraph,
+    doubts: Doubts,
+    votes: Votes,
+    *,
+    answer: float,
+    least: float = LEAST_DOUBT,
 ) -> tuple[int, int] | None:
     """The pair whose answer takes most from the expected number of wrong pairs; None where no
-    change is more probable than `LEAST_DOUBT`.
+    change is more probable than ``least``.
 
     Of all pairs that show the same change it is one that was asked least, and of those the pair
     with most evidence for one animal; never one that was answered with *can't tell* alone. Equal
@@ -138,7 +143,7 @@ def most_worth(
     pairs = np.concatenate([doubts.join_pairs, [other.pairs] if other else [], doubts.cut_pairs])
     group_M2 = np.concatenate([joins.group_M2, [other.groups] if other else joins.group_M2[:0]])
     for place in np.argsort(-worth(gain, pairs, answer), kind="stable").tolist():
-        if chance(gain[place]) < LEAST_DOUBT:
+        if chance(gain[place]) < least:
             continue
         if place < len(group_M2):
             first, second = (np.flatnonzero(doubts.group_V == g) for g in group_M2[place])

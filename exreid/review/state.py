@@ -126,8 +126,9 @@ def wrong_decisions(state: State) -> float:
 
 
 def agrees(state: State) -> bool:
-    """Whether there are enough audit pairs, and the number of animals is within their interval."""
-    if state.audit is None:
+    """Whether there are enough audit pairs, no more of them than expected are against the groups,
+    and the number of animals is within their interval."""
+    if state.audit is None or state.audit.surprises:
         return False
     return state.audit.animals.low <= state.animals <= state.audit.animals.high
 

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from exreid.review.audit import Frame, design, draw, estimates, frame_of
+from exreid.review.audit import AuditResult, Estimate, Frame, design, draw, estimates, frame_of
 from exreid.review.belief import PairGraph
 from exreid.review.partition import by_first_appearance, find_partition
 from exreid.review.questions import doubts_of
@@ -102,6 +102,14 @@ def test_the_mean_over_many_audits_is_the_truth():
     assert np.mean(covered) >= 0.93
 
 
+def test_more_pairs_against_the_partition_than_expected_are_a_surprise():
+    estimate = Estimate(6.0, 5.0, 7.0)
+    # Of a Poisson number with mean 1, three or more have the chance 1 - e^-1 (1 + 1 + 1/2) = 8.0%,
+    # four or more 1.9%.
+    assert not AuditResult(20, 3, 1.0, estimate, estimate, estimate).surprises
+    assert AuditResult(20, 4, 1.0, estimate, estimate, estimate).surprises
+
+
 def test_few_pairs_give_no_interval_and_pairs_that_find_nothing_still_leave_one():
     group_V = find_partition(_graph(strength=1.0))
     graph = _graph(strength=1.0)
@@ -117,5 +125,6 @@ def test_few_pairs_give_no_interval_and_pairs_that_find_nothing_still_leave_one(
     )
     assert nothing is not None
     assert nothing.against == 0
+    assert not nothing.surprises
     assert nothing.animals.value == group_V.max() + 1
     assert nothing.animals.high - nothing.animals.low > 0.5

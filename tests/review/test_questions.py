@@ -118,6 +118,7 @@ def test_a_sure_partition_asks_nothing():
     graph = _chain(30.0, -30.0, 30.0)
     doubts = doubts_of(graph, np.array([0, 0, 1, 1]))
     assert most_worth(graph, doubts, _votes(), answer=3.5) is None
+    assert most_worth(graph, doubts, _votes(), answer=3.5, least=0.0) is not None
     assert doubts.wrong_decisions == pytest.approx(0.0, abs=1e-9)
 
 
