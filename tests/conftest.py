@@ -12,6 +12,8 @@ import pytest
 # the number of threads. Threads that wait for each other by spinning stand still on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Ray's workers stand back from other processes by default: here those are other tests.
+os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 

@@ -30,7 +30,7 @@ SPACE = "tune.space={optimizer.lr: {loguniform: [1e-4, 1e-2]}}"
 
 def _environment():
     kept = {name: text for name, text in os.environ.items() if not name.startswith("RAY_")}
-    return {**kept, "RAY_USAGE_STATS_ENABLED": "0", **TOKEN}
+    return {**kept, "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", **TOKEN}
 
 
 def _start(command, *arguments):
