@@ -99,6 +99,8 @@ def write_task(folder: Path, overrides: list[str], *, keypoints: int, shortlist:
     dataset = config.dataset
     splits = {"test": dataset.query_split_value, "train": dataset.database_split_value}
     rows = []
+    for answers in folder.glob("*.npz"):  # of an earlier run
+        answers.unlink()
     for split, value in splits.items():
         for n, position in enumerate(select_split(table, value)):
             row = table.rows.iloc[position]
