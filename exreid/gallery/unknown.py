@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from exreid.config.probe import ProbeConfig
+from exreid.data.guess import TABLE_ENDINGS
 from exreid.data.imports.animals import NAME
 from exreid.data.imports.columns import roles_of
 from exreid.data.metadata_table import DEFAULT_FILES, read_table
 from exreid.data.photos import group_encounters
-from exreid.errors import MetadataError
+from exreid.errors import ConfigError, MetadataError
 from exreid.gallery.photo_table import (
     PhotoOptions,
     apart_where_shared,
@@ -53,11 +54,17 @@ def read_unknown(
     have."""
     dataset = config.dataset
     if _has_no_table(config):
+        _tell_of_tables(Path(dataset.root))
         photos = read_photos(
             [Path(dataset.root)], None, config, options, memo=memo, progress=progress
         )
         table = with_free_ids(photos.table, taken)
         return Unknown(table, photos.how_N, photos.rejected, photos.others)
+    if options.masks is not None:
+        raise ConfigError(
+            "--masks: for a folder of photographs. A table has a column for them (mask_col), "
+            "which exreid import masks makes."
+        )
     config = settled(_with_guessed_columns(config))
     table, rejected = read_images(config, with_split=False, require_identity=False)
     table, how_N = _with_visits(table, options)
@@ -69,6 +76,13 @@ def _has_no_table(config: ProbeConfig) -> bool:
     if file is not None or is_remote(root):
         return False
     return not any((Path(root) / name).is_file() for name in DEFAULT_FILES)
+
+
+def _tell_of_tables(folder: Path) -> None:
+    """Say which tables beside the photographs are not read."""
+    tables = sorted(file for file in folder.glob("*") if file.suffix.lower() in TABLE_ENDINGS)
+    for file in tables:
+        tell(f"{file}: is not read. To group the photographs of this table, name it.")
 
 
 def _with_guessed_columns(config: ProbeConfig) -> ProbeConfig:

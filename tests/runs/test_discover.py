@@ -149,31 +149,36 @@ def test_two_animals_of_a_photograph_are_two(side_by_side, tmp_path):
             ["{card}", "--calibration", "{named}/discovery.json", "benchmark.index_neighbours=5"],
             "measured with index_neighbours=3",
         ),
+        (["{few}", "--masks", "m"], "for a folder of photographs"),
         (["{card}", "--gallery", "g", "--calibration", "c"], "leave --calibration"),
     ],
 )
-def test_errors_say_what_to_do(words, message, found, unnamed, tmp_path, capsys):
+def test_errors_say_what_to_do(words, message, found, few, unnamed, tmp_path, capsys):
     places = {name: tmp_path / name for name in ("empty", "one")}
     for place in places.values():
         place.mkdir()
     shutil.copy(next(unnamed.rglob("*.jpg")), places["one"] / "a.jpg")
     (places["one"] / "a.json").write_text("{}")
-    words = [word.format(card=unnamed, named=found[1], **places) for word in words]
+    words = [word.format(card=unnamed, few=few, named=found[1], **places) for word in words]
     assert _discover(*words, f"output.root={tmp_path}") in (1, 2)
     assert message in capsys.readouterr().err
     assert not (tmp_path / "discoveries").exists()
 
 
-def test_an_unreadable_photograph_is_listed(unnamed, tmp_path):
+def test_an_unreadable_photograph_is_listed_and_a_table_is_told_of(unnamed, tmp_path, caplog):
     card = tmp_path / "card"
     card.mkdir()
     for number, photo in enumerate(sorted(unnamed.rglob("*.jpg"))[:3]):
         shutil.copy(photo, card / f"{number}.jpg")
     (card / "bad.jpg").write_bytes(b"no picture")
+    (card / "sightings.csv").write_text("path,unique_name\n0.jpg,Zita\n")
     assert _discover(card, f"output.root={tmp_path}", "output.run_id=bad") == 0
     rejected = pd.read_csv(tmp_path / "discoveries" / "bad" / "rejected.csv")
     assert rejected["image_id"].tolist() == ["bad.jpg"]
-    assert len(pd.read_parquet(tmp_path / "discoveries" / "bad" / "animals.parquet")) == 3
+    animals = pd.read_parquet(tmp_path / "discoveries" / "bad" / "animals.parquet")
+    assert len(animals) == 3
+    assert animals["identity"].isna().all()
+    assert "sightings.csv: is not read" in caplog.text
 
 
 def test_the_report_has_a_sheet_of_each_group_with_all_its_photographs(found, capsys):
