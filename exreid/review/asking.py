@@ -40,20 +40,19 @@ class Question:
 def next_question(state: State, who: str, wrong: float = 1.0) -> Question | None:
     """The next question for a person. None when the review is done: no answer is contradicted, the
     audit agrees, and fewer than ``wrong`` decisions are expected to be wrong, or nothing that could
-    be asked would change that. Where the audit finds more than the probabilities let expect, they
-    are too sure, and nothing is too sure to be asked about."""
+    be asked would change that. Where the audit does not confirm the groups, no probability is too
+    sure to be asked about."""
     pair = _unclear_audit_pair(state)
     if pair is not None:
         return _question(state, pair, "check")
     pair = contradiction(state.queue.doubts, state.queue.votes)
-    sure = pair is None and state.audit is not None and not state.audit.surprises
-    sure = sure and wrong_decisions(state) < wrong
-    if pair is None and not sure:
+    audited = agrees(state, wrong)
+    if pair is None and not (audited and wrong_decisions(state) < wrong):
         answer = float(log_odds(state.people.get(who, reliability(0, 0)).value))
-        least = 0.0 if state.audit is not None and state.audit.surprises else LEAST_DOUBT
+        least = LEAST_DOUBT if audited or state.audit is None else 0.0
         queue = state.queue
         pair = most_worth(queue.graph, queue.doubts, queue.votes, answer=answer, least=least)
-    if pair is None and agrees(state):
+    if pair is None and audited:
         return None
     turn = len([r for r in state.decisions if r.who == who and r.purpose not in ("check", "")])
     again = _once_answered(state, who) if turn % REPEAT_EVERY == REPEAT_TURN else None

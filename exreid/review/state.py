@@ -23,6 +23,7 @@ from exreid.review.partition import find_partition
 from exreid.review.people import Reliability, reliability
 from exreid.review.questions import Doubts, doubts_of
 
+WIDE_SHARE = 0.1
 SIGN: dict[str, int] = {"same": 1, "different": -1, "can't tell": 0}
 
 
@@ -125,12 +126,17 @@ def wrong_decisions(state: State) -> float:
     return state.result.doubts.wrong_decisions * max(1.0, (1 + surprises) / (1 + expected))
 
 
-def agrees(state: State) -> bool:
-    """Whether there are enough audit pairs, no more of them than expected are against the groups,
-    and the number of animals is within their interval."""
-    if state.audit is None or state.audit.surprises:
+def agrees(state: State, wrong: float = 1.0) -> bool:
+    """Whether the audit confirms the groups: no more of its pairs than expected are against them,
+    and its interval has their number and is narrow. It ends no further than ``wrong`` animals from
+    its middle on either side, or a tenth of the animals where that is more."""
+    audit = state.audit
+    if audit is None or audit.surprises:
         return False
-    return state.audit.animals.low <= state.animals <= state.audit.animals.high
+    width = audit.animals.high - audit.animals.low
+    if width > 2 * max(wrong, WIDE_SHARE * state.animals):
+        return False
+    return audit.animals.low <= state.animals <= audit.animals.high
 
 
 def _belief(

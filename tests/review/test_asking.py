@@ -13,9 +13,10 @@ import pytest
 from exreid.errors import ReviewError
 from exreid.metrics.grouping import adjusted_rand_index
 from exreid.review.asking import Question, decided, next_question
+from exreid.review.audit import AuditResult, Estimate
 from exreid.review.belief import pair_graph
 from exreid.review.decisions import append_decision, read_decisions
-from exreid.review.state import State, Subject, load, subject_of, wrong_decisions
+from exreid.review.state import State, Subject, agrees, load, subject_of, wrong_decisions
 
 ANIMAL_V = np.repeat(np.arange(8), [6, 5, 5, 4, 3, 2, 2, 1])
 NAMES = tuple(f"visit {v:02d}" for v in range(len(ANIMAL_V)))
@@ -136,6 +137,22 @@ def test_two_peoples_rows_count_together_and_each_draws_an_audit_of_their_own(su
         for who in ("Ann", "Bo")
     }
     assert pairs["Ann"] != pairs["Bo"]
+
+
+def test_an_audit_with_a_wide_interval_or_against_the_groups_confirms_nothing(subject):
+    state = load(subject, [])
+    count = float(state.animals)
+
+    def audited(low: float, high: float, against: int) -> State:
+        middle = Estimate(count, low, high)
+        return replace(state, audit=AuditResult(20, against, 0.1, middle, middle, middle))
+
+    assert not agrees(state)
+    assert agrees(audited(count - 1, count + 1, 0))
+    assert not agrees(audited(count - 2, count + 2, 0))
+    assert agrees(audited(count - 2, count + 2, 0), wrong=2.0)
+    assert not agrees(audited(count - 1, count + 1, 3))
+    assert not agrees(audited(count + 0.5, count + 1, 0))
 
 
 def test_answers_that_surprise_raise_the_number_of_decisions_that_are_expected_to_be_wrong(subject):
