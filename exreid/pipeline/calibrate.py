@@ -19,6 +19,7 @@ from exreid.data.images import crop_description
 from exreid.errors import CalibrationError
 from exreid.explain.plots import draw_reliability
 from exreid.features.keys import describe_fingerprint
+from exreid.matching.local_index import SELECTIVITY
 from exreid.metrics.reliability import brier_score, expected_calibration_error, reliability
 from exreid.pipeline.calibration_draw import DrawnPairs, RankGallery, draw_pairs
 from exreid.pipeline.match import choosing_stages
@@ -232,6 +233,7 @@ def _made_for(config: ProbeConfig, methods: Sequence[Method]) -> dict[str, str]:
     models = iter((config.model, *config.benchmark.fusion.models))
     local = config.benchmark.model_dump(mode="json", include={*OF_LOCAL, "fast"})
     index = config.benchmark.model_dump(mode="json", include={*OF_INDEX})
+    index["selectivity"] = SELECTIVITY
     made_for: dict[str, str] = {}
     for method in methods:
         if method.kind == "global":

@@ -89,7 +89,7 @@ def test_all_pairs_are_drawn_where_all_are_matched(world):
 
     methods = [Method("full", "local", scores)]
     rank = _ranked_by(vectors)
-    drawn = draw_pairs(_config(), side, rank, methods, left_out=None, cascade_chooses=False)
+    drawn = draw_pairs(_config(), side, rank, methods, left_out=None, whole_lists=False)
     assert len(drawn.pairs) == 400
     assert np.isfinite(drawn.score_PM).all()
     # Shown is who stands among the ten best of all by the cosine, the image itself left out.
@@ -135,7 +135,7 @@ def test_an_animal_that_is_left_out_is_on_no_side(world):
         config = _config("benchmark.precision=fast")
         left_out = np.array([3, 5])
         drawn = draw_pairs(
-            config, side, _ranked_by(vectors), methods, left_out=left_out, cascade_chooses=choose
+            config, side, _ranked_by(vectors), methods, left_out=left_out, whole_lists=choose
         )
         for index in (drawn.pairs.first_P, drawn.pairs.second_P):
             assert not np.isin(drawn.gallery.identity_N[index], left_out).any()
