@@ -258,7 +258,7 @@ def told(run: ReviewedRun, state: State) -> list[str]:
             f"{animals.high:.1f}); {100 * state.audit.missed.value:.0f}% of the pairs of one "
             "animal are missed."
         )
-        if not agrees(state, self.wrong):
+        if not agrees(state, run.wrong):
             lines.append("The audit does not agree yet: there are more questions.")
     return lines
 
