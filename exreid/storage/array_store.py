@@ -12,14 +12,17 @@ are written, and downloaded when they are read.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from exreid.errors import CacheError
 from exreid.storage import mirror
 from exreid.storage.files import (
+    array_layout,
     checksum,
     clear_leftovers,
     is_whole,
@@ -46,15 +49,16 @@ class ArrayStore:
         self._torn: list[int] = []
         """Parts whose keys are no whole lines: whatever is asked for, they are checked."""
         self._sums: dict[str, str] = {}
-        """Checksums of arrays that are checked by themselves; their parts are in `_unchecked`."""
-        self._unchecked: dict[int, np.ndarray] = {}
+        """Checksums of arrays that are checked by themselves."""
+        self._layouts: dict[int, tuple[Path, tuple[int, ...], np.dtype[Any], int]] = {}
+        """Of the parts that these are in: the file, and its `array_layout`."""
         clear_leftovers(folder)
         mirror.synchronise(folder, "part-*.keys", beside=".npy")
         self._index(frozenset())
 
     def _index(self, without: frozenset[Path]) -> None:
         self.parts, self._open, self._place, self._torn = [], {}, {}, []
-        self._unchecked = {}
+        self._layouts = {}
         folders = (self.folder, *self.also)
         for file in [part for place in folders for part in sorted(place.glob("part-*.keys"))]:
             if file in without:
@@ -104,7 +108,7 @@ class ArrayStore:
 
     def __getstate__(self) -> dict[str, object]:
         """Without what is open: another process maps the files itself."""
-        return {**self.__dict__, "_open": {}, "_unchecked": {}}
+        return {**self.__dict__, "_open": {}, "_layouts": {}}
 
     def __len__(self) -> int:
         return len(self._place)
@@ -128,24 +132,26 @@ class ArrayStore:
         self._sums.update(sums)
 
     def view(self, key: str) -> np.ndarray:
-        """The array of this key, memory-mapped."""
+        """The array of this key, read-only: memory-mapped, or read and checked by itself."""
         wanted = self._sums.get(key)
         if wanted is None:
             return self._array(key)
-        number, row = self._place.get(key, (-1, 0))
         try:
-            if number not in self._unchecked:
-                part = self.parts[self._place[key][0]]
+            number, row = self._place[key]
+            if number not in self._layouts:
+                part = self.parts[number]
                 array, _ = mirror.local_copy(_array_of(part)), mirror.local_copy(part)
-                self._unchecked[number] = mapped_array(array)
-                if len(self._unchecked) > MOST_MAPPED:
-                    del self._unchecked[next(iter(self._unchecked))]
-            found: np.ndarray = self._unchecked[number][row]
-            if checksum([found.tobytes()]) != wanted:
+                self._layouts[number] = (array, *array_layout(array))
+            file, (count, *shape), dtype, start = self._layouts[number]
+            size = math.prod(shape) * dtype.itemsize
+            with file.open("rb", buffering=0) as stream:
+                stream.seek(start + row * size)
+                content = stream.read(size)
+            if row >= count or checksum([content]) != wanted:
                 raise ValueError("it is damaged: not the bytes that were written")
-        except (KeyError, OSError, ValueError, IndexError) as error:
+        except (KeyError, OSError, ValueError) as error:
             raise self._unreadable(key, str(error)) from error
-        return found
+        return np.frombuffer(content, dtype).reshape(shape)
 
     def _array(self, key: str) -> np.ndarray:
         try:

@@ -122,8 +122,16 @@ def mapped(file: Path) -> pa.Buffer:
 
 
 def mapped_array(file: Path) -> np.ndarray:
-    """The array of a .npy file, read-only, as `mapped`. ValueError for a file of another kind, one
-    longer or shorter than its array, or an array of objects."""
+    """The array of a .npy file, read-only, as `mapped`; ValueError as `array_layout`."""
+    shape, dtype, start = array_layout(file)
+    if math.prod(shape) == 0:
+        return np.zeros(shape, dtype)
+    return np.frombuffer(mapped(file), dtype, offset=start).reshape(shape)
+
+
+def array_layout(file: Path) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """The shape and dtype of a .npy file's array, and the byte where it starts. ValueError for a
+    file of another kind, one longer or shorter than its array, or an array of objects."""
     with file.open("rb") as stream:
         version = np.lib.format.read_magic(stream)
         reader = {
@@ -139,9 +147,7 @@ def mapped_array(file: Path) -> np.ndarray:
         raise ValueError("it has objects, or columns first")
     if size != start + count * dtype.itemsize or min(shape, default=0) < 0:
         raise ValueError(f"{size} bytes, where its header says {start + count * dtype.itemsize}")
-    if count == 0:
-        return np.zeros(shape, dtype)
-    return np.frombuffer(mapped(file), dtype, offset=start).reshape(shape)
+    return shape, dtype, start
 
 
 def read_json(file: Path, *, error: type[ExreidError], remedy: str, kind: type = dict) -> Any:
