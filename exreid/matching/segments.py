@@ -2,7 +2,7 @@
 in the cells nearest to a query's are looked at.
 
 A segment has some thousand images. k-means divides their descriptors among cells; they are kept
-with 8 bits a number (IVF-SQ8), memory-mapped, and never change. What is found are candidates: their
+with 4 bits a number (IVF-SQ4), memory-mapped, and never change. What is found are candidates: their
 distances are computed from the stored descriptors, and the best images are compared wholly
 (`exreid.pipeline.local_index`). So a search may miss a neighbour, and never invents one.
 
@@ -43,8 +43,6 @@ AVAILABLE = sys.platform != "darwin"
 """On a Mac, FAISS and PyTorch crash in one process: each brings its own OpenMP."""
 PROBES = 8
 """Cells that are looked at for each keypoint."""
-DESCRIPTORS = 2
-"""Descriptors that are fetched for each wanted image: several may be of one."""
 TRAINED_ON = 40
 """Descriptors for each cell that the cells are learned from."""
 ROUNDS = 6
@@ -95,7 +93,7 @@ def build_segment(
         faiss.IndexFlatIP(length),
         length,
         cells,
-        faiss.ScalarQuantizer.QT_8bit,
+        faiss.ScalarQuantizer.QT_4bit,
         faiss.METRIC_INNER_PRODUCT,
         False,
     )
@@ -198,8 +196,9 @@ def search_segment(
     keep: int,
 ) -> NearestImages:
     """Candidates among the ``images`` of a segment: for each query's keypoints the ``keep`` nearest
-    that are found, by the 8 bits; images are rows of the segment. It is asked as a matcher is:
-    ``pair_P2`` are here the (query, row) that are left out, and ``gallery`` is empty."""
+    descriptors that are found, by the 4 bits; images are rows of the segment. It is asked as a
+    matcher is: ``pair_P2`` are here the (query, row) that are left out, and ``gallery`` is empty.
+    """
     import faiss
 
     del matcher, gallery
@@ -217,27 +216,19 @@ def search_segment(
             options["sel"] = faiss.IDSelectorBitmap(bits)
         params = faiss.SearchParametersIVF(**options)
         asked = _of_length_1(queries.descriptors_NKL[q, :count])
-        similarity_KC, number_KC = index.search(asked, DESCRIPTORS * keep, params=params)
+        similarity_KC, number_KC = index.search(asked, keep, params=params)
         if number_KC.size and number_KC.max() >= images * keypoints:
             raise CacheError(f"{segment}: names images that it does not have. Delete this file.")
         image_KC = np.where(number_KC < 0, -1, number_KC // keypoints)
-        parts.append(_each_once(similarity_KC, image_KC, number_KC % keypoints, keypoints, keep))
+        parts.append(_padded(similarity_KC, image_KC, number_KC % keypoints, keypoints))
     return NearestImages.joined(parts)
 
 
-def _each_once(
-    similarity_KC: np.ndarray,
-    image_KC: np.ndarray,
-    keypoint_KC: np.ndarray,
-    keypoints: int,
-    keep: int,
+def _padded(
+    similarity_KC: np.ndarray, image_KC: np.ndarray, keypoint_KC: np.ndarray, keypoints: int
 ) -> NearestImages:
-    """The candidates of one query, each image by its nearest descriptor."""
+    """The candidates of one query, with as many keypoints."""
     count, width = image_KC.shape
-    image_KC = image_KC.copy()
-    for place in range(1, width):
-        seen_K = (image_KC[:, :place] == image_KC[:, place : place + 1]).any(axis=1)
-        image_KC[seen_K, place] = -1
     shape = (1, keypoints, width)
     squared, image = np.full(shape, RIGHT_ANGLE), np.full(shape, -1, np.int32)
     keypoint = np.full(shape, -1, np.int16)
@@ -245,7 +236,7 @@ def _each_once(
     squared[0, :count][found_KC] = 2.0 - 2.0 * similarity_KC[found_KC].astype(np.float64)
     image[0, :count] = image_KC
     keypoint[0, :count] = np.where(found_KC, keypoint_KC, -1)
-    return nearest_of([NearestImages(squared, image, keypoint)], keep)
+    return NearestImages(squared, image, keypoint)
 
 
 def with_exact_distances(
@@ -254,8 +245,8 @@ def with_exact_distances(
     descriptors_of: Callable[[int], np.ndarray],
     keep: int,
 ) -> NearestImages:
-    """The ``keep`` nearest of the candidates, by the distances of the stored descriptors;
-    ``descriptors_of`` returns those of an image, float16 (K, L)."""
+    """The ``keep`` nearest images of the candidates, each once, by the distances of the stored
+    descriptors; ``descriptors_of`` returns those of an image, float16 (K, L)."""
     query_M, own_M, place_M = np.nonzero(candidates.image_QKC >= 0)
     image_M = candidates.image_QKC[query_M, own_M, place_M]
     keypoint_M = candidates.keypoint_QKC[query_M, own_M, place_M]
@@ -269,7 +260,14 @@ def with_exact_distances(
     for first in range(0, len(image_M), ROWS_AT_A_TIME):
         rows = slice(first, first + ROWS_AT_A_TIME)
         own_ML = queries.descriptors_NKL[query_M[rows], own_M[rows]]
-        squared_M[rows] = squared_of(own_ML, other_ML[rows, None])[:, 0]
+        squared_M[rows] = squared_of(own_ML, other_ML[rows][:, None])[:, 0]
     squared = np.full(candidates.squared_QKC.shape, RIGHT_ANGLE)
     squared[query_M, own_M, place_M] = squared_M
-    return nearest_of([NearestImages(squared, candidates.image_QKC, candidates.keypoint_QKC)], keep)
+    near = NearestImages(squared, candidates.image_QKC, candidates.keypoint_QKC)
+    near = nearest_of([near], near.image_QKC.shape[2])
+    image_QKC = near.image_QKC.copy()
+    for place in range(1, image_QKC.shape[2]):  # each image by its nearest descriptor
+        seen_QK = (image_QKC[:, :, :place] == image_QKC[:, :, place, None]).any(axis=2)
+        image_QKC[seen_QK, place] = -1
+    squared = np.where(image_QKC < 0, RIGHT_ANGLE, near.squared_QKC)
+    return nearest_of([NearestImages(squared, image_QKC, near.keypoint_QKC)], keep)

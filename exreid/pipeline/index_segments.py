@@ -44,7 +44,9 @@ COMPARED_IMAGES = 512
 """Up to as many are compared one by one: there a segment saves too little time."""
 SEGMENT_DESCRIPTORS = 2**21
 QUERIES_PER_TILE = 8
-VERSION = 1
+DESCRIPTORS = 2
+"""Descriptors that are fetched for each wanted image: several may be of one."""
+VERSION = 2
 """Raise it when the code of segments changes what they find."""
 
 
@@ -186,7 +188,8 @@ class IndexSegments:
         """What the segments find for these images, by exact distances; images are gallery indices.
         ``left_out``: those that do not answer each query."""
         parts: list[list[NearestImages]] = [[] for _ in position_Q]
-        wide = self.keep + SPARE
+        images = self.keep + SPARE
+        wide = DESCRIPTORS * images
         for segment, place_R in self.segments():
             row_G = np.full(len(self.gallery) + 1, -1)
             row_G[place_R] = np.arange(len(place_R))
@@ -201,7 +204,7 @@ class IndexSegments:
         found = NearestImages.joined([nearest_of(part, wide) for part in parts])
         store, keys = self.method.images.store.store, self.keys
         return with_exact_distances(
-            queries, found, lambda image: store.view(keys[image])["descriptors"], wide
+            queries, found, lambda image: store.view(keys[image])["descriptors"], images
         )
 
     def recall(self) -> dict[str, int] | None:

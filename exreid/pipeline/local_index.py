@@ -56,7 +56,7 @@ RECALL_QUERIES, RECALL_EVERY = 16, 16
 """The recall of segments is measured on so many queries, at every sixteenth of their keypoints."""
 VERSION = 2
 """Raise it when the code of the search changes its answers."""
-SEGMENTS_VERSION = 1
+SEGMENTS_VERSION = 2
 """The same of the search by segments."""
 
 

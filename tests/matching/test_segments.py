@@ -54,14 +54,13 @@ def file(tmp_path_factory):
 
 def _found(file, left_out, keep):
     answer = search_segment(
-        MATCHER, QUERIES, GALLERY, left_out, segment=file, images=IMAGES, keep=keep
+        MATCHER, QUERIES, GALLERY, left_out, segment=file, images=IMAGES, keep=8 * keep
     )
     return with_exact_distances(QUERIES, answer, lambda i: GALLERY.descriptors_NKL[i], keep)
 
 
 def test_all_cells_together_have_the_neighbours_of_all_images(file, monkeypatch):
     monkeypatch.setattr(module, "PROBES", 10_000)
-    monkeypatch.setattr(module, "DESCRIPTORS", 8)
     left_out = np.argwhere(np.random.default_rng(3).random((5, IMAGES)) < 0.3).astype(np.int32)
     answers_QG = np.ones((5, IMAGES), bool)
     answers_QG[left_out[:, 0], left_out[:, 1]] = False
@@ -69,8 +68,8 @@ def test_all_cells_together_have_the_neighbours_of_all_images(file, monkeypatch)
         (left_out, np.argwhere(answers_QG)),
         (left_out[:0], np.argwhere(np.ones((5, IMAGES), bool))),
     ):
-        # Two images are chosen by 8 bits beyond the three, which exact distances then order.
-        found = _found(file, out, 5)
+        # More images than wanted are chosen by 4 bits, and exact distances order them.
+        found = _found(file, out, IMAGES)
         true = nearest_images(MATCHER, QUERIES, GALLERY, pairs, keep=3)
         assert np.array_equal(found.image_QKC[:, :, :3], true.image_QKC)
         assert np.array_equal(found.squared_QKC[:, :, :3], true.squared_QKC)
@@ -80,7 +79,6 @@ def test_all_cells_together_have_the_neighbours_of_all_images(file, monkeypatch)
 @pytest.mark.parametrize("cuts", [[], [50], [20, 90]])
 def test_one_two_and_three_segments_give_one_answer(tmp_path, monkeypatch, cuts):
     monkeypatch.setattr(module, "PROBES", 10_000)
-    monkeypatch.setattr(module, "DESCRIPTORS", 8)
     parts = []
     for rows in np.split(np.arange(IMAGES), cuts):
         file = _built(rows, tmp_path)
@@ -92,12 +90,12 @@ def test_one_two_and_three_segments_give_one_answer(tmp_path, monkeypatch, cuts)
             np.zeros((0, 2), np.int32),
             segment=file,
             images=len(rows),
-            keep=5,
+            keep=8 * IMAGES,
         )
         image_QKC = np.where(answer.image_QKC >= 0, answer.image_QKC + rows[0], -1)
         parts.append(replace(answer, image_QKC=image_QKC))
     found = with_exact_distances(
-        QUERIES, nearest_of(parts[::-1], 5), lambda i: GALLERY.descriptors_NKL[i], 3
+        QUERIES, nearest_of(parts[::-1], 8 * IMAGES), lambda i: GALLERY.descriptors_NKL[i], 3
     )
     pairs = np.argwhere(np.ones((5, IMAGES), bool))
     true = nearest_images(MATCHER, QUERIES, GALLERY, pairs, keep=3)

@@ -46,7 +46,7 @@ def small(monkeypatch):
     monkeypatch.setattr(index_segments, "COMPARED_IMAGES", 3)
     monkeypatch.setattr(index_segments, "SEGMENT_DESCRIPTORS", 4 * 32)
     monkeypatch.setattr(maths, "PROBES", 10_000)
-    monkeypatch.setattr(maths, "DESCRIPTORS", 32)
+    monkeypatch.setattr(index_segments, "DESCRIPTORS", 64)
     monkeypatch.setattr(local_index, "COMPARED_BEST", 1)
 
 
@@ -96,7 +96,7 @@ def test_what_all_cells_find_is_what_comparing_all_images_finds(few, tmp_path, s
 
 def test_the_recall_that_is_told_is_the_share_that_was_found(few, tmp_path, small, monkeypatch):
     monkeypatch.setattr(maths, "PROBES", 1)
-    monkeypatch.setattr(maths, "DESCRIPTORS", 1)
+    monkeypatch.setattr(index_segments, "DESCRIPTORS", 1)
     folder, result = run_probe(_config(few, tmp_path, "benchmark.keep_candidates=1000"))
     exact, _ = run_probe(_config(few, tmp_path, "benchmark.index_search=exact"))
     assert 0 < result.counts["index_recall"] < 1
