@@ -48,7 +48,7 @@ from exreid.models.lite0 import lite0_state_dict
 from exreid.pipeline.inputs import read_images
 
 WITH_MASKS = ", whole photographs with masks"
-COLUMNS = ("top-1, %", "95% interval", "top-5", "mAP", "ms a photograph", "pairs/s", "ratio")
+COLUMNS = ("top-1", "95% interval", "top-5", "mAP", "ms a photo", "pairs/s", "ratio")
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,8 @@ def probe(out: Path, name: str, keys: list[str]) -> Path:
 def shown(ways: list[Way]) -> Table:
     """The table for the screen."""
     seconds = {way.name: way.answers.answers_s / way.answers.pairs for way in ways}
-    table = Table()
+    title = "Per cent; ratio: how many times as fast as the tool's way that it is set up like"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("way", overflow="fold")
     for column in COLUMNS:
         table.add_column(column, justify="right")
@@ -158,9 +159,9 @@ def shown(ways: list[Way]) -> Table:
             f"{100 * right.top_1:.1f}",
             f"{100 * right.low:.0f} to {100 * right.high:.0f}",
             f"{100 * right.top_5:.1f}",
-            *("" if n is None else f"{n:.3g}" for n in (_per_cent(right), each)),
-            f"{1 / seconds[way.name]:,.4g}",
-            f"{ratio:.3g}" if ratio else "",
+            *("" if n is None else f"{n:,.1f}" for n in (_per_cent(right), each)),
+            f"{1 / seconds[way.name]:,.1f}",
+            f"{ratio:,.3g}" if ratio else "",
         )
     return table
 
