@@ -104,23 +104,25 @@ def read_rival(file: Path) -> Answers:
 
 
 def read_probe(folder: Path, queries: Sequence[str], gallery: Sequence[str]) -> Answers:
-    """A finished probe's answers: minus the rank as the score, which keeps the order.
+    """A finished probe's answers: minus the rank as the score, which keeps the order; NaN outside
+    the shortlist, whose images have the first ranks.
 
-    ValueError where the ranking lacks a pair: the probe must have kept all candidates."""
+    ValueError where a pair that was compared is missing: the probe must have kept all."""
+    result = json.loads((folder / "result.json").read_text())
+    counts, timings = result["counts"], result["timings_s"]
+    looked_at = [counts[name] for name in STAGE_COUNTS if name in counts and name != SEARCHED]
+    pairs = max(looked_at, default=len(queries) * len(gallery))
     ranking = pd.read_parquet(folder / "rankings.parquet")
+    ranking = ranking[ranking["rank"] <= pairs / len(queries)]
     q = pd.Index(queries).get_indexer(pd.Index(ranking["query_id"]))
     g = pd.Index(gallery).get_indexer(pd.Index(ranking["gallery_id"]))
     scores_QG = np.full((len(queries), len(gallery)), np.nan)
     scores_QG[q, g] = -ranking["rank"].to_numpy(np.float64)
-    if (q < 0).any() or (g < 0).any() or np.isnan(scores_QG).any():
+    if (q < 0).any() or (g < 0).any() or np.isfinite(scores_QG).sum() < pairs:
         raise ValueError(f"{folder}: not the ranking of these photographs, or not all of it.")
-    result = json.loads((folder / "result.json").read_text())
-    counts, timings = result["counts"], result["timings_s"]
     extracted = counts.get("images_extracted", 0) + counts.get("keypoints_extracted", 0)
     features_s = sum(timings.get(stage, 0.0) for stage in ("embeddings", "keypoints"))
     answers_s = sum(timings.get(stage, 0.0) for stage in ("ranking", "matching"))
-    looked_at = [counts[name] for name in STAGE_COUNTS if name in counts and name != SEARCHED]
-    pairs = max(looked_at, default=scores_QG.size)
     return Answers(scores_QG, pairs, features_s if extracted else None, answers_s)
 
 

@@ -63,7 +63,7 @@ def test_what_a_shortlist_leaves_comes_last_and_there_is_no_mean_average_precisi
     assert found.top_1 == pytest.approx(_torch_metric(RetrievalHitRate(top_k=1), SCORES_QG))
 
 
-def _probe(folder, order_QG):
+def _probe(folder, order_QG, pairs=24):
     rank, rows = np.argsort(order_QG), []
     for q, row in enumerate(rank):
         rows += [(f"q{q}", int(r) + 1, GALLERY[g], 0.0) for g, r in enumerate(row)]
@@ -72,7 +72,7 @@ def _probe(folder, order_QG):
         folder / "rankings.parquet"
     )
     result = {
-        "counts": {"keypoints_extracted": 10, "pairs_matched": 24},
+        "counts": {"keypoints_extracted": 10, "pairs_matched": pairs},
         "timings_s": {"keypoints": 2.0, "ranking": 0.5, "matching": 1.5, "metrics": 9.0},
     }
     (folder / "result.json").write_text(json.dumps(result))
@@ -84,6 +84,15 @@ def test_a_probes_ranking_is_scored_as_the_scores_that_it_came_from(tmp_path):
     assert (answers.features_s, answers.answers_s, answers.pairs) == (2.0, 2.0, 24)
     average = label_ranking_average_precision_score(MATCH_QG, SCORES_QG)
     assert score(answers, ASKED, ANIMALS).mean_average_precision == pytest.approx(average)
+
+
+def test_of_a_shortlist_only_its_first_ranks_were_compared(tmp_path):
+    order_QG = np.argsort(-SCORES_QG)
+    _probe(tmp_path, order_QG, pairs=8)
+    answers = read_probe(tmp_path, ["q0", "q1", "q2", "q3"], GALLERY)
+    assert answers.pairs == np.isfinite(answers.scores_QG).sum() == 8
+    assert (np.nanargmax(answers.scores_QG, axis=1) == order_QG[:, 0]).all()
+    assert score(answers, ASKED, ANIMALS).mean_average_precision is None
 
 
 def test_a_ranking_that_lacks_a_pair_is_refused(tmp_path):
