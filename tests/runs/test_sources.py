@@ -128,12 +128,18 @@ def _probe(folder, *overrides):
 
 
 @pytest.fixture(scope="module")
-def reference(folder, table):
-    """The numbers of a plain table of the same photographs, with and without boxes."""
+def tables(folder, table):
+    """A plain table of the same photographs, with and without boxes."""
     plain = table[["path", "unique_name"]].assign(encounter=table["visit"])
     plain.to_csv(folder / "plain.csv", index=False)
     plain.assign(bbox=table["bbox"]).to_csv(folder / "boxes.csv", index=False)
-    return {name: _plain_probe(folder, folder / f"{name}.csv") for name in ("plain", "boxes")}
+    return {name: folder / f"{name}.csv" for name in ("plain", "boxes")}
+
+
+@pytest.fixture(scope="module")
+def reference(folder, tables):
+    """The numbers of the plain tables."""
+    return {name: _plain_probe(folder, file) for name, file in tables.items()}
 
 
 def _plain_probe(folder, file):
@@ -252,9 +258,9 @@ def test_validate_counts_sites_and_sees_an_animal_at_two_within_an_hour(folder, 
     assert "Kira at north (line 2) and south (line 3). Is a name wrong" in said
 
 
-def test_validate_draws_crops_to_look_at(folder, table, capsys):
+def test_validate_draws_crops_to_look_at(folder, table, tables, capsys):
     file = folder / "crops.png"
-    words = [f"dataset.root={folder / 'photos'}", f"dataset.metadata_file={folder / 'boxes.csv'}"]
+    words = [f"dataset.root={folder / 'photos'}", f"dataset.metadata_file={tables['boxes']}"]
     assert (
         main(["validate", "--quick", *words, "dataset.make_split=closed_set", "--crops", str(file)])
         == 0
