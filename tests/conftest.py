@@ -65,8 +65,7 @@ def local_ray():
 
 # Under xdist (`make test`) the tests of a file share a process with its fixtures, and all files
 # that use `local_ray` share one, so that there is one such Ray. These come first, and then the slow
-# ones, the longest first: what is left at the end is short. There are more processes than cores,
-# since the slow tests mostly wait.
+# ones, the longest first: what is left at the end is short.
 LONGEST = ("test_chaos", "test_nodes", "test_notebook", "test_long_runs", "test_submitted_jobs")
 """A process with two tests left is given another file: the short one waits behind the first."""
 

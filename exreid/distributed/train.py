@@ -13,7 +13,9 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypedDict
 
 import ray
@@ -108,7 +110,8 @@ def train_over_workers(
         "training": ray.put(training),
         "threads": max(1, int(placement.cpus)),
     }
-    trainer = TorchTrainer(
+    make_trainer = partial(
+        TorchTrainer,
         train_worker,
         train_loop_config=arguments,
         torch_config=TorchConfig(backend=backend_for(placement.gpus)),
@@ -130,8 +133,7 @@ def train_over_workers(
         ),
     )
     try:
-        # Ray Train ends the process by itself on Ctrl-C, unless it runs outside the main thread.
-        result = beside_main(trainer.fit, on_abandoned=_end_fit)
+        result = _fitted(make_trainer)
     except ray.train.TrainingFailedError as error:
         raise _failure(error) from error
     finally:
@@ -140,6 +142,16 @@ def train_over_workers(
     outcome = result.return_value
     if isinstance(outcome, ExreidError):
         raise outcome
+
+
+def _fitted(make_trainer: Callable[[], TorchTrainer]) -> ray.train.Result:
+    """The result of ``fit``; tried once more after an error of Ray Train's own, such as its polling
+    of a worker that it has just removed. The training goes on from its last finished epoch."""
+    # Ray Train ends the process by itself on Ctrl-C, unless it runs outside the main thread.
+    try:
+        return beside_main(make_trainer().fit, on_abandoned=_end_fit)
+    except ray.train.ControllerError:
+        return beside_main(make_trainer().fit, on_abandoned=_end_fit)
 
 
 def train_worker(arguments: WorkerArguments) -> ExreidError | None:

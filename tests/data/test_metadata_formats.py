@@ -17,7 +17,7 @@ COCO = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [], "categor
         (b"\xd0\xcf\x11\xe0" + bytes(200), "old Excel workbook"),
         (b"\x1f\x8b" + bytes(200), "gzip"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer.*git lfs pull"),
-        (json.dumps(COCO).encode(), "has no animal.* 1 photographs without an"),
+        (json.dumps(COCO).encode(), r"has no animal.* photographs without an annotation \(1\)"),
         (json.dumps([{"path": "a"}]).encode(), "of no form that is known.*read_json"),
         (b"path,unique_name\na,Ren\xe9\n", r"not UTF-8 \(byte 22\).*CSV UTF-8"),
         (b"path,unique_name\na\0,b\n", "null bytes"),

@@ -16,7 +16,7 @@ import torch
 
 from exreid.config.io import load_config
 from exreid.config.training import FinetuneConfig
-from exreid.distributed.train import _end_fit
+from exreid.distributed.train import _end_fit, _fitted
 from exreid.errors import RunError, TrainingError
 from exreid.pipeline.training_inputs import decode_images, first_backbone, hold_out, plan_training
 from exreid.runs.finetune import run_finetune
@@ -63,6 +63,23 @@ def _assert_same(history, plain):
     # Before training nothing has been summed in another order yet.
     assert history[0].metrics == pytest.approx(plain[0].metrics)
     assert history[0].intervals.keys() == plain[0].intervals.keys()
+
+
+def test_an_error_of_ray_trains_own_ends_no_training():
+    tried = []
+
+    class Trainer:
+        def fit(self):
+            tried.append(self)
+            if len(tried) == 1:
+                raise ray.train.ControllerError(ValueError("a removed worker was asked"))
+            return "trained"
+
+    assert _fitted(Trainer) == "trained"
+    tried.clear()
+    Trainer.fit = lambda self: (_ for _ in ()).throw(ray.train.ControllerError(ValueError("x")))
+    with pytest.raises(ray.train.ControllerError):
+        _fitted(Trainer)
 
 
 def test_a_fit_that_is_abandoned_ends_with_the_actor_that_it_waits_for(local_ray):

@@ -348,7 +348,7 @@ def test_photographs_that_contradict_the_gallery_are_an_error(data, halves, cosi
 
 def test_a_build_that_fails_leaves_what_was_there(data, cosine, tmp_path, monkeypatch):
     (tmp_path / "notes").mkdir()
-    with pytest.raises(ConfigError, match="no gallery"):
+    with pytest.raises(ConfigError, match="is not a gallery"):
         build_gallery(_config(data, tmp_path), tmp_path / "notes")
     folder = tmp_path / "gallery"
     shutil.copytree(cosine.folder, folder)
