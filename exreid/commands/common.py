@@ -169,6 +169,16 @@ def features_kept(config: ProbeConfig) -> Iterator[None]:
         raise
 
 
+def answer_arguments(parser: argparse.ArgumentParser) -> None:
+    """How answers about photographs are given, and whether models may be downloaded for them."""
+    add = parser.add_argument
+    add("--download", action="store_true",
+        help="let models that are not on this machine be downloaded")  # fmt: skip
+    add("--json", action="store_true", help="print JSON instead of the table")
+    add("--csv", type=path, help="also write the table to this file")
+    add("--report", action="store_true", help="also draw the report's pages")
+
+
 class _KeysHelp(argparse.Action):
     """Lists config keys; only on request, since the list of backbones takes time to load."""
 

@@ -11,7 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from exreid.commands.common import Command, config_arguments, data_overrides, path, show_result
+from exreid.commands.common import (
+    Command,
+    answer_arguments,
+    config_arguments,
+    data_overrides,
+    path,
+    show_result,
+)
 from exreid.commands.identify_answers import PIPED_WIDTH
 from exreid.commands.terminal import OUT, progress_shown
 from exreid.config.io import load_config, with_overrides
@@ -46,11 +53,7 @@ def _discover_arguments(parser: argparse.ArgumentParser) -> None:
     add("--encounter-minutes", type=float, default=10.0,
         help="longest gap between two photographs of one encounter (default 10)")  # fmt: skip
     add("--masks", type=path, help="folder of mask images, NAME.png for NAME.jpg, animal white")
-    add("--download", action="store_true",
-        help="let models that are not on this machine be downloaded")  # fmt: skip
-    add("--json", action="store_true", help="print JSON instead of the table")
-    add("--csv", type=path, help="also write the table to this file")
-    add("--report", action="store_true", help="also draw the report's pages")
+    answer_arguments(parser)
 
 
 def _loaded(file: Path | None, overrides: Sequence[str], preset: str | None = None) -> ProbeConfig:

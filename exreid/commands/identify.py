@@ -12,7 +12,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from exreid.commands.common import Command, named_path, path, plain_arguments
+from exreid.commands.common import (
+    Command,
+    answer_arguments,
+    named_path,
+    path,
+    plain_arguments,
+)
 from exreid.commands.identify_answers import show_answers
 from exreid.commands.terminal import ERR, OUT, progress_shown
 from exreid.config.io import with_overrides
@@ -49,11 +55,7 @@ def _identify_arguments(parser: argparse.ArgumentParser) -> None:
     add("--on-error", choices=("skip", "raise"), default="skip",
         help="an unreadable photograph: list it and go on (default), or stop")  # fmt: skip
     add("--pictures", type=path, help="folder of the gallery's own photographs, for the report")
-    add("--download", action="store_true",
-        help="let models that are not on this machine be downloaded")  # fmt: skip
-    add("--json", action="store_true", help="print JSON instead of the table")
-    add("--csv", type=path, help="also write the table to this file")
-    add("--report", action="store_true", help="also draw the report's pages")
+    answer_arguments(parser)
 
 
 def _identify(options: argparse.Namespace) -> int:

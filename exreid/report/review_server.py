@@ -24,7 +24,7 @@ from aiohttp import web
 
 from exreid.errors import ExreidError, ReviewError
 from exreid.records import Json
-from exreid.report.pictures import make_picture, picture_file
+from exreid.report.pictures import Picture, make_picture, picture_file
 from exreid.report.reviewed import NameQuestion, ReviewedRun, told
 from exreid.review.asking import Question
 from exreid.review.decisions import Verdict
@@ -67,6 +67,8 @@ class Desk:
     pictures: Path
     """A folder for the photographs as the page shows them."""
     match: Match | None = None
+    made: dict[int, Picture] = field(default_factory=dict)
+    """By the row of a photograph: both sizes of it are made at once, and only once."""
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     cookie: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     state: State | None = None
@@ -229,7 +231,10 @@ async def _photo(desk: Desk, request: web.Request) -> web.StreamResponse:
     row, size = int(request.match_info["row"]), request.match_info["size"]
     if row >= len(desk.run.photos):
         raise web.HTTPNotFound
-    picture = await asyncio.to_thread(make_picture, desk.run.wanted(row), desk.pictures)
+    if row not in desk.made:
+        wanted = desk.run.wanted(row)
+        desk.made[row] = await asyncio.to_thread(make_picture, wanted, desk.pictures)
+    picture = desk.made[row]
     if not picture.key:
         raise web.HTTPNotFound(text=picture.error or "There is no picture of it.")
     data = (desk.pictures / picture_file(picture.key, size)).read_bytes()
