@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from _gpu_world import Bench
+from _gpu_world import Bench, random_features
 
 from exreid.features.embedding import Embedder
 from exreid.matching.lightglue import LightGlueMatcher, MatchSettings
+from exreid.matching.local_index import nearest_images
 from exreid.matching.nearest import NearestMatcher, NearestSettings
 from exreid.models.backbones import build_backbone
 from exreid.models.lightglue import load_lightglue
@@ -67,6 +69,29 @@ def matches_agree(bench: Bench) -> None:
         for d in (bench.device, "cpu")
     )
     bench.report.add("nearest: pairs with the CPU's count", 100 * (ours == cpus).mean(), "%")
+
+
+def index_agrees(bench: Bench) -> None:
+    """The nearest images of all keypoints, each photograph among the others; then many more."""
+    features = bench.extract("cpu", keypoints=256, masks=True)
+    pair_P2 = np.argwhere(~np.eye(len(features), dtype=bool)).astype(np.int32)
+    ours, cpus = (
+        nearest_images(NearestMatcher(NearestSettings(), d), features, features, pair_P2, keep=4)
+        for d in (bench.device, "cpu")
+    )
+    same = 100 * (ours.image_QKC == cpus.image_QKC).mean()
+    bench.report.add("index: nearest images that are the CPU's", same, "%")
+    queries, images, keypoints = (4, 16, 64) if bench.quick else (64, 4096, 512)
+    many, few = random_features(images, keypoints), random_features(queries, keypoints)
+    pair_P2 = np.argwhere(np.ones((queries, images), bool)).astype(np.int32)
+    matcher = NearestMatcher(NearestSettings(), bench.device)
+    search = partial(nearest_images, matcher, few, many, pair_P2, keep=4)
+    rate = len(pair_P2) / bench.seconds(search, 2)
+    share = rate * 2 * keypoints**2 * 128 / bench.peak.get("fp32", np.nan)
+    label = f"  {queries} queries, {images} photographs, {keypoints} keypoints"
+    bench.report.add(label, rate, "pairs/s", "the product", share)
+    if bench.cuda:
+        bench.report.add("    its memory", bench.memory_gib(search), "GiB")
 
 
 def embeddings_agree(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from functools import partial
 from pathlib import Path
@@ -79,7 +80,12 @@ def training_through_ray(bench: Bench) -> None:
     root = bench.folder / "training-data"
     identities = 6 if bench.quick else 40
     write_dataset(
-        root, identities=identities, images_per_identity=16, seed=1, image_wh_px=(256, 192)
+        root,
+        identities=identities,
+        images_per_identity=16,
+        seed=1,
+        image_wh_px=(256, 192),
+        workers=os.cpu_count() or 1,
     )
     for label in list(TRAINED)[: 1 if bench.quick else None]:
         config = _config(bench, label, root)

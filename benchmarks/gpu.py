@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from _gpu_correct import embeddings_agree, keypoints_agree, matches_agree, runs_agree
+from _gpu_correct import embeddings_agree, index_agrees, keypoints_agree, matches_agree, runs_agree
 from _gpu_fast import (
     backbones,
     extraction,
@@ -39,6 +39,7 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
     "peaks": peaks,
     "keypoints": keypoints_agree,
     "matches": matches_agree,
+    "index": index_agrees,
     "embeddings": embeddings_agree,
     "lightglue": lightglue,
     "published": published,
