@@ -135,7 +135,7 @@ def _add(gallery: StoredGallery, options: argparse.Namespace) -> int:
 def _edit(gallery: StoredGallery, options: argparse.Namespace) -> int:
     """Rename, merge, split or undo."""
     from exreid.gallery import edits
-    from exreid.runs.gallery_change import ADD_KEYS, edit_gallery
+    from exreid.runs.gallery_change import ADD_KEYS, edit_gallery, edit_of
 
     _refuse_config(options)
     words = [word for word in options.overrides[1:] if not OWN_KEY.match(word)]
@@ -157,8 +157,7 @@ def _edit(gallery: StoredGallery, options: argparse.Namespace) -> int:
         built = edit_gallery(
             gallery,
             config,
-            options.action,
-            names,
+            edit_of(gallery, options.action, names),
             download=options.download,
             progress=progress,
             verbose=options.verbose,

@@ -1,6 +1,7 @@
-"""Changed names of a gallery's animals, and ``decisions.csv``: a row for each photograph that an
-edit renamed, with its name before and after. An undone edit stays, followed by the one that undid
-it.
+"""Edits of a gallery: names of animals that were changed, photographs that a review put in.
+
+Its ``decisions.csv`` has a row for each photograph of each edit. An undone edit stays, followed by
+the one that undid it.
 
 Letters: G gallery images.
 """
@@ -10,33 +11,31 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
-from typing import Literal, get_args
-
-import pandas as pd
+from typing import Literal
 
 from exreid.data.metadata_cells import similar_names
 from exreid.data.metadata_formats import clean_text
-from exreid.errors import GalleryError
+from exreid.errors import GalleryError, ReviewError
 from exreid.gallery.layout import DAMAGED
 from exreid.progress import counted
 from exreid.records import ImageTable
+from exreid.review.decisions import ACTIONS, Action, Decision, decisions_text, read_decisions
 from exreid.storage.run_folder import write_text
-from exreid.storage.spreadsheets import csv_text, read_cells
-
-Action = Literal["rename", "merge", "split", "undo"]
-COLUMNS = ("edit", "action", "image_id", "before", "after", "who", "when")
 
 
 @dataclass(frozen=True)
 class Edit:
     """New names for some photographs, all given at once."""
 
-    action: Action
+    action: Action | Literal["undo"]
     before: Mapping[str, str]
-    """The photographs' names before the edit, by ``image_id``."""
+    """The photographs' names before the edit, by ``image_id``; empty where it adds the
+    photograph."""
     after: Mapping[str, str]
-    """Their names after it."""
+    """Their names after it; empty where it takes the photograph out."""
     who: str
     when: str
     """ISO 8601 with a time zone."""
@@ -44,39 +43,60 @@ class Edit:
     def words(self) -> str:
         """A sentence."""
         olds, news = _listed(self.before.values()), _listed(self.after.values())
+        photographs = counted(len(self.after), "photograph")
+        added = sum(not name for name in self.before.values())
+        if self.action == "apply":
+            moved = len(self.after) - added
+            parts = [f"{counted(added, 'photograph')} added" if added else ""]
+            parts += [f"{counted(moved, 'photograph')} renamed" if moved else ""]
+            return f"{' and '.join(filter(None, parts))} by a review: {news}"
+        if self.action == "undo" and not all(self.after.values()):
+            return f"undone: {photographs} of a review taken out or named as before ({olds})"
         said = {
             "rename": f"{olds} renamed to {news}",
             "merge": f"{olds} merged into {news}",
             "split": f"{news} split off {olds}",
             "undo": f"undone: {olds} back to {news}",
         }[self.action]
-        return f"{said} ({counted(len(self.after), 'photograph')})"
+        return f"{said} ({photographs})"
+
+
+def now() -> str:
+    """The time of an edit."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def read_edits(file: Path) -> list[Edit]:
-    """The edits in a ``decisions.csv``, in their order. GalleryError for any other file."""
+    """The edits in a gallery's ``decisions.csv``, in their order. GalleryError for any other
+    file."""
     try:
-        cells = read_cells(file)
-        if list(cells.columns) != list(COLUMNS) or not set(cells["action"]) <= {*get_args(Action)}:
-            raise GalleryError(f"{file}: is not a gallery's table of decisions. {DAMAGED}")
-    except (OSError, ValueError) as error:
-        raise GalleryError(f"{file}: cannot be read: {error}. {DAMAGED}") from error
+        found = read_decisions(file)
+    except ReviewError as error:
+        raise GalleryError(f"{error} {DAMAGED}") from error
+    foreign = [row for row in found.decisions if row.verdict not in (*ACTIONS, "undo")]
+    if foreign or found.torn:
+        raise GalleryError(f"{file}: is not a gallery's table of decisions. {DAMAGED}")
     edits = []
-    for _, rows in cells.groupby("edit", sort=False):
-        first, ids = rows.iloc[0], rows["image_id"]
-        before, after = (dict(zip(ids, rows[name], strict=True)) for name in ("before", "after"))
-        edits.append(Edit(first["action"], before, after, first["who"], first["when"]))
+    for _, rows in groupby(found.decisions, lambda row: (row.verdict, row.who, row.when)):
+        own = list(rows)
+        before = {row.first: row.before for row in own}
+        after = {row.first: row.name for row in own}
+        action: Action | Literal["undo"] = own[0].verdict  # type: ignore[assignment]
+        edits.append(Edit(action, before, after, own[0].who, own[0].when))
     return edits
 
 
 def write_edits(file: Path, edits: Sequence[Edit]) -> None:
     """Write what `read_edits` reads."""
     rows = [
-        (number, edit.action, image, edit.before[image], after, edit.who, edit.when)
-        for number, edit in enumerate(edits, 1)
-        for image, after in edit.after.items()
-    ]
-    write_text(file, csv_text(pd.DataFrame(rows, columns=list(COLUMNS))))
+        Decision(
+            image, "", edit.action, name, edit.who, edit.when, 0.0, None, "", None,
+            edit.before[image],
+        )
+        for edit in edits
+        for image, name in edit.after.items()
+    ]  # fmt: skip
+    write_text(file, decisions_text(rows))
 
 
 def standing_edits(edits: Sequence[Edit]) -> list[Edit]:
@@ -99,7 +119,7 @@ def names_taken_away(edits: Sequence[Edit], table: ImageTable) -> dict[str, tupl
         old: (now[image], edit.when[:10])
         for edit in standing_edits(edits)
         for image, old in edit.before.items()
-        if old not in present
+        if old and image in now and old not in present
     }
 
 

@@ -6,7 +6,7 @@
     local-NAME/         local features, as the cache keeps them
     index-NAME/         the segments of the index, of more than 512 photographs
     fusion.json         how raw scores become one (method=wildfusion)
-    decisions.csv       edits of the animals' names, where there were any
+    decisions.csv       edits of the animals' names and what reviews put in, where there were any
     pairs/              evidence of gallery pairs that were matched for fitting
     thumbnails/         small pictures of the photographs, by content
     backbone-0.safetensors   weights, where they came from a checkpoint
@@ -25,7 +25,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -95,6 +95,18 @@ class StoredGallery:
     """Of the files directly in the folder; None if an earlier version wrote none."""
     state: State
     """The state of the folder when it was opened."""
+    kept_G: np.ndarray | None = None
+    """The places of its photographs among those of the folder; None: all of them."""
+
+    def only(self, kept_G: np.ndarray) -> StoredGallery:
+        """The gallery with some of its photographs, by rising places."""
+        return replace(
+            self,
+            table=self.table.take(kept_G),
+            content_G=[self.content_G[i] for i in kept_G],
+            small_masks=[self.small_masks[i] for i in kept_G],
+            kept_G=kept_G,
+        )
 
     def is_replaced(self) -> bool:
         """Whether another gallery has taken the folder's place since it was opened."""
@@ -174,12 +186,13 @@ class StoredGallery:
             vectors_GD = mapped_array(file)
         except (OSError, ValueError) as error:
             raise GalleryError(f"{file}: not an array: {error}. {DAMAGED}") from error
-        if vectors_GD.dtype != np.float32 or vectors_GD.ndim != 2 or len(vectors_GD) != len(self):
+        count = len(self) if self.kept_G is None else int(self.manifest["photographs"])
+        if vectors_GD.dtype != np.float32 or vectors_GD.ndim != 2 or len(vectors_GD) != count:
             raise GalleryError(
                 f"{file}: {vectors_GD.dtype} of shape {vectors_GD.shape}, not a float32 row for "
-                f"each of the {len(self)} photographs. {DAMAGED}"
+                f"each of the {count} photographs. {DAMAGED}"
             )
-        return vectors_GD
+        return vectors_GD if self.kept_G is None else vectors_GD[self.kept_G]
 
     def local_folder(self, name: str) -> Path:
         """The folder of one extractor's local features, all of them undamaged."""
@@ -187,9 +200,9 @@ class StoredGallery:
 
     def index_folder(self, name: str) -> Path | None:
         """The folder of the index of one extractor's features; None where the gallery is too small
-        for one, or of an earlier version."""
+        for one, of an earlier version, or without some of the folder's photographs."""
         folder = self.folder / f"index-{name}"
-        if not folder.exists():
+        if self.kept_G is not None or not folder.exists():
             return None
         refuse_links(inside(self.folder, folder.name))
         return folder

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from aiohttp import web
 
@@ -27,7 +27,7 @@ from exreid.records import Json
 from exreid.report.pictures import Picture, make_picture, picture_file
 from exreid.report.reviewed import NameQuestion, ReviewedRun, told
 from exreid.review.asking import Question
-from exreid.review.decisions import Verdict
+from exreid.review.decisions import ANSWERS
 from exreid.review.state import State, wrong_decisions
 
 HOST = "127.0.0.1"
@@ -41,7 +41,6 @@ FILES = {
     "theme.js": "text/javascript",
     "review.js": "text/javascript",
 }
-VERDICTS = tuple(one for one in get_args(Verdict) if one not in ("name", "undo"))
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; script-src 'self'; "
     "style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -139,7 +138,7 @@ class Desk:
         assert self.state is not None, "asked before"
         seconds, question = said.get("seconds"), self.question
         spent = float(seconds) if isinstance(seconds, (int, float)) else 0.0
-        if isinstance(question, Question) and said.get("verdict") in VERDICTS:
+        if isinstance(question, Question) and said.get("verdict") in ANSWERS:
             self.run.answer(question, said["verdict"], who=self.who, seconds=spent)
         elif isinstance(question, NameQuestion) and isinstance(said.get("name"), str):
             self.run.name(self.state, question, said["name"][:100], who=self.who, seconds=spent)

@@ -1,8 +1,9 @@
-"""decisions.csv: what people answered, one row for each answer, only ever appended to.
+"""decisions.csv: what people decided, one row for each decision, only ever appended to.
 
-Everything else (the partition, the next question, the estimates) is computed from these rows. So an
-undo is a row, files of several people are merged by concatenation, and a computer that stops in the
-middle of a row loses that row alone.
+A row is an answer about a pair of visits, an animal's name, or, in a gallery, another name of a
+photograph. Everything else (the partition, the next question, the estimates) is computed from these
+rows. So an undo is a row, files of several people are merged by concatenation, and a computer that
+stops in the middle of a row loses that row alone.
 """
 
 from __future__ import annotations
@@ -14,18 +15,22 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NoReturn, get_args
 
 from filelock import FileLock
 
 from exreid.errors import ReviewError
 from exreid.storage.spreadsheets import cell_as_it_was, safe_cell
 
-Verdict = Literal["same", "different", "can't tell", "name", "undo"]
+Answer = Literal["same", "different", "can't tell"]
+Action = Literal["rename", "merge", "split", "apply"]
+Verdict = Literal[Answer, "name", "undo", Action, ""]
 Purpose = Literal["queue", "repeat", "audit", "check", ""]
+ANSWERS: tuple[Answer, ...] = get_args(Answer)
+ACTIONS: tuple[Action, ...] = get_args(Action)
 
 
 @dataclass(frozen=True)
@@ -33,13 +38,15 @@ class Decision:
     """One row."""
 
     first: str
-    """A visit; of a pair the one whose name sorts first."""
+    """A visit, of a pair the one whose name sorts first; in a gallery a photograph's id."""
     second: str
-    """The other visit; empty in a row that names the first visit's animal."""
+    """The other visit; empty in a row about one visit or photograph."""
     verdict: Verdict
-    """``undo`` takes back the latest row of the same person about the same visits."""
+    """``undo`` takes back the latest row of the same person about the same visits, or a gallery's
+    last edit. Empty: a question that is not answered yet."""
     name: str
-    """Of the animal, where the verdict is ``name``."""
+    """Of the animal, where the verdict is ``name`` or a gallery's edit, which gives it to the
+    photograph; empty where an undo takes the photograph out."""
     who: str
     when: str
     """ISO 8601 with a time zone."""
@@ -52,6 +59,8 @@ class Decision:
     an audit pair again, as its answer was against the partition. Empty beside a name."""
     drawn: float | None
     """The probability with which an audit pair was drawn; None for every other row."""
+    before: str = ""
+    """In a gallery: the photograph's name before the edit; empty where the edit adds it."""
 
     @cached_property
     def order(self) -> tuple[datetime, tuple[str, ...]]:
@@ -60,6 +69,10 @@ class Decision:
 
 
 COLUMNS = tuple(field.name for field in fields(Decision))
+REQUIRED = COLUMNS[:-1]
+"""``before`` is missing in files of earlier versions."""
+EDIT_COLUMNS = ("edit", "action", "image_id", "before", "after", "who", "when")
+"""Of the file that earlier versions kept in a gallery."""
 HEADER = ",".join(COLUMNS) + "\n"
 NUMBERS = ("seconds", "probability", "drawn")
 
@@ -93,30 +106,57 @@ def read_decisions(path: Path) -> DecisionFile:
     # of ours, since no value may hold one.
     lines = csv.reader(text.splitlines())
     header = next(lines, [])
-    missing = [column for column in COLUMNS if column not in header]
-    if missing:
+    if tuple(header) == EDIT_COLUMNS:
+        return DecisionFile(tuple(_old_edits(lines, path)), torn)
+    rows = []
+    place = _places(header)
+    if place is None:
+        missing = ", ".join(column for column in REQUIRED if column not in header)
         raise ReviewError(
-            f"{path}: no column {', '.join(missing)}; the first row has {', '.join(header)}. A "
+            f"{path}: no column {missing}; the first row has {', '.join(header)}. A "
             f"file of decisions begins with {HEADER.strip()}"
         )
-    place = {column: header.index(column) for column in COLUMNS}
-    rows = [
-        _decision({c: cell_as_it_was(cells[p]) for c, p in place.items()}, f"{path}, row {number}")
-        if len(cells) == len(header)
-        else _wrong(f"{path}, row {number}", f"{len(cells)} cells, and {len(header)} columns")
-        for number, cells in enumerate(lines, 2)
-        if cells
-    ]
+    for number, line in enumerate(lines, 2):
+        # Files put together with cat have the later ones' headers between the rows.
+        cells = [cell.removeprefix("\ufeff") for cell in line]
+        where = f"{path}, row {number}"
+        if (other := _places(cells)) is not None:
+            header, place = cells, other
+        elif cells and len(cells) != len(header):
+            _wrong(where, f"{len(cells)} cells, and {len(header)} columns")
+        elif cells:
+            cell = {name: cell_as_it_was(cells[at]) for name, at in place.items()}
+            rows.append(_decision(cell, where))
     return DecisionFile(tuple(rows), torn)
+
+
+def _places(header: Sequence[str]) -> dict[str, int] | None:
+    """Where each column is; None for a row that is not a header."""
+    if not set(REQUIRED) <= set(header):
+        return None
+    return {column: header.index(column) for column in COLUMNS if column in header}
+
+
+def _old_edits(lines: Iterable[list[str]], path: Path) -> Iterable[Decision]:
+    """The rows of a gallery's file of an earlier version, each edit at a time of its own."""
+    for number, cells in enumerate(lines, 2):
+        if len(cells) != len(EDIT_COLUMNS):
+            _wrong(f"{path}, row {number}", f"{len(cells)} cells, and {len(EDIT_COLUMNS)} columns")
+        edit, action, image, before, after, who, when = map(cell_as_it_was, cells)
+        try:
+            time = (moment(when) + timedelta(microseconds=int(edit))).isoformat()
+        except ValueError:
+            _wrong(f"{path}, row {number}", f"edit {edit!r} at {when!r}: a number and a time")
+        cell = dict.fromkeys(COLUMNS, "") | {"first": image, "verdict": action, "before": before}
+        cell |= {"name": after, "who": who, "when": time, "seconds": "0"}
+        yield _decision(cell, f"{path}, row {number}")
 
 
 def append_decision(path: Path, decision: Decision) -> None:
     """Add a row; when this returns it is on the disk. A torn last line is moved to a file beside,
     ``*.torn``. ReviewError for a row that could not be read again, or where the disk refuses."""
-    row = io.StringIO()
-    csv.writer(row, lineterminator="\n").writerow(_cells(decision))
-    cells = [cell_as_it_was(cell) for cell in _cells(decision)]
-    _decision(dict(zip(COLUMNS, cells, strict=True)), "the new row")
+    cells = {name: cell_as_it_was(cell) for name, cell in _cells(decision).items()}
+    _decision(cells, "the new row")
     try:
         with FileLock(f"{path}.lock"), path.open("a+b") as stream:
             stream.seek(0)
@@ -126,7 +166,8 @@ def append_decision(path: Path, decision: Decision) -> None:
                 with path.with_name(f"{path.name}.torn").open("ab") as aside:
                     aside.write(content[size:] + b"\n")
                 stream.truncate(size)
-            stream.write(("" if size else HEADER).encode() + row.getvalue().encode())
+            header = content[:size].decode("utf-8-sig").splitlines()[0] if size else HEADER.strip()
+            stream.write(("" if size else HEADER).encode() + _line(decision, header).encode())
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:
@@ -141,10 +182,11 @@ def merge_decisions(parts: Iterable[Sequence[Decision]]) -> tuple[Decision, ...]
 
 
 def standing(decisions: Sequence[Decision]) -> tuple[Decision, ...]:
-    """The rows that count, in the order of their times: without the undone ones and the undos."""
+    """The rows that count, in the order of their times: without the undone ones, the undos, and the
+    questions without an answer."""
     kept: list[Decision | None] = []
     latest: dict[tuple[str, str, str], list[int]] = {}
-    for row in merge_decisions([decisions]):
+    for row in merge_decisions([[row for row in decisions if row.verdict]]):
         about = latest.setdefault((row.who, row.first, row.second), [])
         if row.verdict != "undo":
             about.append(len(kept))
@@ -170,15 +212,27 @@ def moment(when: str) -> datetime:
     return time
 
 
-def _cells(decision: Decision) -> list[str]:
-    texts = []
-    for column in COLUMNS:
-        value = getattr(decision, column)
-        texts.append("" if value is None else str(safe_cell(str(value))))
-    return texts
+def decisions_text(decisions: Iterable[Decision]) -> str:
+    """The text of a file with these rows."""
+    return HEADER + "".join(_line(decision, HEADER.strip()) for decision in decisions)
 
 
-def _wrong(place: str, what: str) -> Decision:
+def _line(decision: Decision, header: str) -> str:
+    """The row for a file with this header, which may be an earlier version's or reordered."""
+    cells, row = _cells(decision), io.StringIO()
+    names = next(csv.reader([header]))
+    csv.writer(row, lineterminator="\n").writerow([cells.get(name, "") for name in names])
+    return row.getvalue()
+
+
+def _cells(decision: Decision) -> dict[str, str]:
+    values = {column: getattr(decision, column) for column in COLUMNS}
+    return {
+        name: "" if value is None else str(safe_cell(str(value))) for name, value in values.items()
+    }
+
+
+def _wrong(place: str, what: str) -> NoReturn:
     raise ReviewError(f"{place}: {what}. Mend the row, or take it out.")
 
 
@@ -189,20 +243,20 @@ def _decision(cell: dict[str, str], place: str) -> Decision:
         try:
             number[column] = float(cell[column]) if cell[column] else None
         except ValueError:
-            return _wrong(place, f"{column} is {cell[column]!r}, which is no number")
+            _wrong(place, f"{column} is {cell[column]!r}, which is no number")
     verdict, purpose = cell["verdict"], cell["purpose"]
     if verdict not in get_args(Verdict):
-        return _wrong(place, f"the verdict is {verdict!r}, not one of {get_args(Verdict)}")
+        _wrong(place, f"the verdict is {verdict!r}, not one of {get_args(Verdict)}")
     if purpose not in get_args(Purpose):
-        return _wrong(place, f"the purpose is {purpose!r}, not one of {get_args(Purpose)}")
+        _wrong(place, f"the purpose is {purpose!r}, not one of {get_args(Purpose)}")
     try:
         moment(cell["when"])
     except ValueError:
-        return _wrong(place, f"when is {cell['when']!r}, not a time as 2026-05-01T12:00:00+00:00")
+        _wrong(place, f"when is {cell['when']!r}, not a time as 2026-05-01T12:00:00+00:00")
     reason = _contradiction(cell, number)
     if reason:
-        return _wrong(place, reason)
-    texts = {column: cell[column] for column in ("first", "second", "name", "who", "when")}
+        _wrong(place, reason)
+    texts = {c: cell.get(c, "") for c in ("first", "second", "name", "who", "when", "before")}
     return Decision(**texts, verdict=verdict, purpose=purpose, **number)  # type: ignore[arg-type]
 
 
@@ -213,9 +267,9 @@ def _contradiction(cell: dict[str, str], number: dict[str, float | None]) -> str
         return "no first visit" if not first else "nobody is named in who"
     if any(mark in value for value in cell.values() for mark in "\r\n\0"):
         return "a cell has a line break"
-    if verdict == "name" and (second or not cell["name"]):
-        return "a row with a name has one visit and the name"
-    if verdict not in ("name", "undo") and not first < second:
+    if verdict in ("name", *ACTIONS) and (second or not cell["name"]):
+        return f"a row with the verdict {verdict} has no second visit, and has a name"
+    if (second or verdict in ANSWERS) and not first < second:
         return f"{first!r} and {second!r} are not two visits in the order of their names"
     seconds, probability, drawn = (number[column] for column in NUMBERS)
     if seconds is None or not 0 <= seconds < math.inf:

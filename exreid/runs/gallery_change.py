@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -16,18 +17,21 @@ from exreid.data.metadata import line_text, select_split
 from exreid.data.metadata_cells import similar_notes
 from exreid.errors import GalleryError
 from exreid.features.extraction import content_hashes
-from exreid.gallery.edits import Action, Edit, names_taken_away
+from exreid.gallery.edits import Edit, names_taken_away, now
 from exreid.gallery.folder import StoredGallery
 from exreid.gallery.images_table import join_tables
 from exreid.models.published import downloads
 from exreid.pipeline.inputs import cache_folder, read_images
 from exreid.progress import Progress, RunLog, no_progress
 from exreid.records import ImageTable
-from exreid.review.decisions import user_name
+from exreid.review.decisions import Action, user_name
 from exreid.runs.gallery_build import Built, make_gallery, shown_clashes
 from exreid.storage.feature_store import SignatureMemo
 
 log = logging.getLogger(__name__)
+
+Names = Mapping[str, str]
+"""By ``image_id``: the name of the animal."""
 
 ADD_KEYS = (
     *("dataset.root", "dataset.metadata_file", "dataset.path_col", "dataset.label_col"),
@@ -83,39 +87,48 @@ def add_to_gallery(
 def edit_gallery(
     gallery: StoredGallery,
     config: ProbeConfig,
-    action: Action,
-    names: dict[str, str],
+    edit: Edit,
+    new: ImageTable | None = None,
     *,
     download: bool = False,
     progress: Progress = no_progress,
     verbose: bool = False,
 ) -> Built:
-    """The gallery with other names for some photographs, by ``image_id``; ``config`` is its own,
-    with where the work runs.
+    """The gallery after an edit: other names for some photographs, photographs without a name taken
+    out, and the ``new`` ones put in; ``config`` is its own, with where the work runs.
 
-    No feature is made again, and no pair matched twice. What is fitted is fitted again.
+    No feature of its photographs is made again, and no pair matched twice. What is fitted is fitted
+    again.
     """
-    rows = gallery.table.rows
-    ids, before = rows["image_id"].tolist(), rows["identity"].tolist()
-    old = {image: name for image, name in zip(ids, before, strict=True) if image in names}
-    when = datetime.now(UTC).isoformat(timespec="seconds")
-    edit = Edit(action, old, {image: names[image] for image in old}, user_name(), when)
-    after = [names.get(image, name) for image, name in zip(ids, before, strict=True)]
+    ids = gallery.table.rows["image_id"].tolist()
+    kept_G = np.flatnonzero([edit.after.get(image, image) != "" for image in ids])
+    old = gallery if len(kept_G) == len(gallery) else gallery.only(kept_G)
+    rows = old.table.rows
+    names = zip(rows["image_id"], rows["identity"], strict=True)
+    after = [edit.after.get(image, name) for image, name in names]
     table = replace(
-        gallery.table, rows=rows.assign(identity=pd.Series(after, index=rows.index, dtype=object))
+        old.table, rows=rows.assign(identity=pd.Series(after, index=rows.index, dtype=object))
     )
     with downloads(allowed=download):
         return make_gallery(
             config,
-            table,
+            table if new is None else join_tables(table, new),
             [],
             out=gallery.folder,
-            old=gallery,
-            already=len(gallery),
+            old=old,
+            already=len(old),
             thumbnail_px=int(gallery.manifest["thumbnails_px"]),
             log=RunLog(progress, verbose),
             edits=[*gallery.edits, edit],
         )
+
+
+def edit_of(gallery: StoredGallery, action: Action | Literal["undo"], names: Names) -> Edit:
+    """The edit that gives these names, by ``image_id``, now and by this machine's user."""
+    rows = gallery.table.rows
+    held = dict(zip(rows["image_id"], rows["identity"], strict=True))
+    before = {image: held.get(image, "") for image in names}
+    return Edit(action, before, dict(names), user_name(), now())
 
 
 def _unknown_images(

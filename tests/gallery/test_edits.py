@@ -10,7 +10,7 @@ from exreid.errors import GalleryError
 from exreid.gallery import edits
 from exreid.gallery.folder import open_gallery
 from exreid.runs.gallery_build import build_gallery
-from exreid.runs.gallery_change import edit_gallery
+from exreid.runs.gallery_change import edit_gallery, edit_of
 
 CONFIG = [
     *("dataset.image_size=64", "dataset.encounter_cols=[source,encounter]"),
@@ -105,6 +105,27 @@ def test_an_encounter_is_split_off():
     assert edits.split(_table(), "A", " C ", ["night"], []) == {"both.png#1": "C", "3.png": "C"}
 
 
+def test_edits_of_an_earlier_version_are_read_and_written_in_the_form_of_today(tmp_path):
+    when = "2026-05-01T12:00:00+00:00"
+    lines = ["edit,action,image_id,before,after,who,when"]
+    lines += [f"1,merge,{i}.png,B,A,Ada,{when}" for i in (1, 2)]
+    lines += [f"2,merge,'=3.png,C,A,Ada,{when}", f"3,undo,'=3.png,A,C,Ada,{when}"]
+    file = tmp_path / "decisions.csv"
+    file.write_text("\n".join(lines) + "\n")
+    found = edits.read_edits(file)
+    assert [(e.action, e.before, e.after) for e in found] == [
+        ("merge", {"1.png": "B", "2.png": "B"}, {"1.png": "A", "2.png": "A"}),
+        ("merge", {"=3.png": "C"}, {"=3.png": "A"}),
+        ("undo", {"=3.png": "A"}, {"=3.png": "C"}),
+    ]
+    edits.write_edits(file, found)
+    assert edits.read_edits(file) == found
+    assert file.read_text().startswith("first,second,verdict,name,who,when,")
+    file.write_text(file.read_text().replace("merge", "same"))
+    with pytest.raises(GalleryError, match="damaged"):
+        edits.read_edits(file)
+
+
 def _table():
     from exreid.records import ImageTable
 
@@ -136,7 +157,11 @@ def test_a_gallery_that_another_process_has_changed_is_not_overwritten(gallery):
     config = gallery.config.model_copy(
         update={"ray": gallery.config.ray.model_copy(update={"num_actors": 0})}
     )
-    edit_gallery(gallery, config, "rename", edits.rename(gallery.table, old, "Zora", []))
+    zora, nora = (
+        edit_of(gallery, "rename", edits.rename(gallery.table, old, name, []))
+        for name in ("Zora", "Nora")
+    )
+    edit_gallery(gallery, config, zora)
     with pytest.raises(GalleryError, match="another process has changed it"):
-        edit_gallery(gallery, config, "rename", edits.rename(gallery.table, old, "Nora", []))
+        edit_gallery(gallery, config, nora)
     assert "Zora" in set(_names(open_gallery(gallery.folder)).values())

@@ -46,6 +46,25 @@ def test_rows_come_back_as_they_were(tmp_path):
     assert "\n'=1+1,'@x," in text, "a spreadsheet would run this as a formula"
 
 
+def test_files_put_together_are_one_also_with_one_of_an_earlier_version(tmp_path):
+    old, new = tmp_path / "old.csv", tmp_path / "new.csv"
+    header = ",".join(COLUMNS[:-1])
+    old.write_text(f"{header}\nv1,v2,same,,Ann,2026-05-01T12:00:00+00:00,2.5,0.75,queue,\n")
+    append_decision(new, _at(1, who="Bo"))
+    both = tmp_path / "both.csv"
+    for one, other, rows in ((old, new, (ROW, _at(1, who="Bo"))), (new, old, None)):
+        both.write_bytes(one.read_bytes() + b"\xef\xbb\xbf" + other.read_bytes())
+        assert read_decisions(both).decisions == (rows or (_at(1, who="Bo"), ROW))
+    append_decision(old, _at(2))
+    assert read_decisions(old).decisions == (ROW, _at(2))
+    assert old.read_text().startswith(f"{header}\n")
+
+
+def test_a_question_without_an_answer_does_not_count():
+    asked = replace(ROW, verdict="", name="Zita")
+    assert standing([asked, _at(1), replace(asked, second="", name="")]) == (_at(1),)
+
+
 def test_no_file_has_no_decisions(tmp_path):
     assert read_decisions(tmp_path / "none.csv").decisions == ()
 
@@ -112,7 +131,7 @@ def test_a_killed_writer_loses_no_row_that_it_reported(tmp_path):
         ("seconds", "quick", "seconds is 'quick'"),
         ("probability", "1.5", "probability is 1.5"),
         ("drawn", "0.5", "an audit pair, and no other"),
-        ("verdict", "name", "one visit and the name"),
+        ("verdict", "name", "has no second visit, and has a name"),
     ],
 )
 def test_a_wrong_cell_is_an_error_that_names_file_and_row(tmp_path, column, value, told):
@@ -131,7 +150,7 @@ def test_a_wrong_cell_is_an_error_that_names_file_and_row(tmp_path, column, valu
 def test_a_row_too_short_and_a_lost_column_are_errors(tmp_path):
     path = tmp_path / "decisions.csv"
     path.write_text(HEADER + "v1,v2,same\n")
-    with pytest.raises(ReviewError, match="row 2: 3 cells, and 10 columns"):
+    with pytest.raises(ReviewError, match="row 2: 3 cells, and 11 columns"):
         read_decisions(path)
     path.write_text("first,second\nv1,v2\n")
     with pytest.raises(ReviewError, match="no column verdict"):
