@@ -36,9 +36,9 @@ from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
 from exreid.data.synthetic import write_dataset
 from exreid.metrics.grouping import adjusted_rand_index
+from exreid.metrics.uncertainty import Estimate
 from exreid.pipeline.inputs import read_images
 from exreid.review.asking import decided, next_question
-from exreid.review.audit import Estimate
 from exreid.review.belief import PairGraph, pair_graph, votes_of
 from exreid.review.decisions import Decision, Verdict
 from exreid.review.partition import find_partition

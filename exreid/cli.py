@@ -28,6 +28,7 @@ from exreid.commands import (
     identify,
     imports,
     init,
+    population,
     probe,
     report,
     review,
@@ -204,6 +205,7 @@ COMMANDS = {
     "identify": identify.IDENTIFY,
     "discover": discover.DISCOVER,
     "review": review.REVIEW,
+    "population": population.POPULATION,
     "export": exports.EXPORT,
     "probe": probe.PROBE,
     "compare": compare.COMPARE,
@@ -216,9 +218,11 @@ COMMANDS = {
 }
 COMMAND_GROUPS = {
     "Begin": ("demo", "synth", "init", "import", "validate"),
-    "Which animal is this?": ("gallery", "identify", "discover", "review", "export"),
-    "How well does a method work?": ("probe", "compare", "report", "metrics"),
-    "Train, and for other programs": ("finetune", "tune", "extract", "completion"),
+    "Which animal is this?": ("gallery", "identify", "discover", "review", "population", "export"),
+    "Measure and train methods": (
+        *("probe", "compare", "report", "metrics"),
+        *("finetune", "tune", "extract", "completion"),
+    ),
 }
 
 if __name__ == "__main__":

@@ -72,6 +72,18 @@ class BudgetPoint:
     """The share of queries with a right candidate among them."""
 
 
+@dataclass(frozen=True)
+class DiscoveryCurve:
+    """How many animals were found by how many captures."""
+
+    animals_C: np.ndarray
+    """After each dated capture, in the order of their times."""
+    moment_C: np.ndarray
+    """datetime64[s]: of each of these captures."""
+    mean_C: np.ndarray
+    """After each capture, dated or not, the mean over all orders."""
+
+
 @contextmanager
 def png_figure(file: Path, width: float, height: float, *, dpi: int) -> Iterator[Figure]:
     """A figure of this size in inches, written at the end of the block under a temporary name, then
@@ -316,3 +328,33 @@ def draw_budget(file: Path, points: Sequence[BudgetPoint]) -> None:
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()
         axes.legend(frameon=False, fontsize=8)
+
+
+def draw_discovery(file: Path, curve: DiscoveryCurve) -> None:
+    """``discovery_curve.png``: animals found so far, by captures and by time."""
+    with png_figure(file, 10, 4, dpi=140) as figure:
+        figure.suptitle("Animals found so far")
+        timed = len(curve.animals_C) > 0
+        panels = figure.subplots(1, 2 if timed else 1, sharey=True, squeeze=False)[0]
+        whole = np.arange(1, len(curve.mean_C) + 1)
+        panels[0].plot(whole, curve.mean_C, "--", color=COLOURS[6], label="mean over all orders")
+        panels[0].set(xlabel="captures", ylabel="animals")
+        if timed:
+            place = np.arange(1, len(curve.animals_C) + 1)
+            panels[0].plot(
+                place,
+                curve.animals_C,
+                color=COLOURS[0],
+                linewidth=1.8,
+                label="in the order of time",
+            )
+            panels[1].step(
+                curve.moment_C, curve.animals_C, where="post", color=COLOURS[0], linewidth=1.8
+            )
+            panels[1].set(xlabel="time")
+            panels[1].tick_params(axis="x", rotation=25)
+        panels[0].legend(frameon=False, loc="lower right")
+        for axes in panels:
+            axes.set_ylim(bottom=0)
+            axes.grid(alpha=0.3)
+            axes.set_axisbelow(True)

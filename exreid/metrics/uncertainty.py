@@ -12,6 +12,7 @@ Letters: Q queries, I identities, R resamples, M metrics.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,6 +20,15 @@ from exreid.metrics.retrieval import QueryValues, identity_sums
 
 MAX_DRAWS = 2_000_000
 """Identities drawn at a time; bounds the memory, and changes no number."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 def bootstrap_intervals(

@@ -151,13 +151,16 @@ class ReviewedRun:
             append_decision(self.decisions, row)
         return len(new)
 
+    def animals(self, state: State) -> list[str]:
+        """The name of each photograph's animal."""
+        names = self.names(state).name_G
+        group_N = state.result.doubts.group_V[self.visit_N]
+        return [names[group] or f"unnamed {group + 1}" for group in group_N.tolist()]
+
     def save(self, state: State) -> Path:
         """Write ``reviewed.parquet``: the photographs, each with its animal's name."""
-        group_N = state.result.doubts.group_V[self.visit_N]
-        names = self.names(state).name_G
-        called = [names[group] or f"unnamed {group + 1}" for group in group_N.tolist()]
         kept = [name for name in KEPT if name in self.photos]
-        frame = self.photos[kept].assign(identity=called)
+        frame = self.photos[kept].assign(identity=self.animals(state))
         write_table(self.folder / REVIEWED, pa.Table.from_pandas(frame, preserve_index=False))
         return self.folder / REVIEWED
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from exreid.metrics.uncertainty import Estimate
 from exreid.review.belief import PairGraph
 from exreid.review.partition import rows_by_group
 from exreid.review.questions import Doubts, chance
@@ -45,15 +46,6 @@ class Frame:
     """float64: the probability that it is wrong about the pair, by the best single change."""
     share_P: np.ndarray
     """float64: 1 over the number of pairs that this change is about."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its 95% interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from exreid.storage.run_record import RESULT_FILE, RunRecord, read_record
 from exreid.storage.urls import missing_files
 
 ANSWERS, PHOTO_TABLE = "answers.parquet", "photos.parquet"
-RUN_FOLDERS = ("identifications", "benchmark_runs")
+RUN_FOLDERS = ("identifications", "benchmark_runs", "discoveries")
 """Where a run is looked for whose id alone is given."""
 NEW_NAME = re.compile(r"new_(\d+)", re.IGNORECASE)
 
@@ -74,7 +74,7 @@ def find_source(what: str) -> Path:
     there = "is neither a run nor a gallery" if folder.is_dir() else "there is no such folder"
     raise ConfigError(
         f"{what}: {there}, and no run of that id in {' or '.join(RUN_FOLDERS)}. Name the folder of "
-        "an identification, of a probe, or of a gallery."
+        "a run, or of a gallery."
     )
 
 
@@ -84,19 +84,21 @@ def read_export(folder: Path, root: str | None, site: str | None) -> tuple[Expor
     ``root`` is the folder of the photographs, which a gallery does not say; ``site`` the column
     with the place. RunError for what holds no answers, and where photographs are missing.
     """
-    if (folder / MANIFEST).is_file():
-        source = _of_gallery(folder, root, site)
-    else:
-        source = _of_run(folder, root, site)
+    if root is None and (folder / MANIFEST).is_file():
+        raise ConfigError(
+            f"{folder}: a gallery has no photographs, only small pictures of them. Name the folder "
+            "of its photographs with --root."
+        )
+    source = read_source(folder, root, site)
     paths = [str(row["path"]) for row in source.rows]
     sizes = _sizes(source, folder, paths)
     moments = moments_of(source.root, source.rows)
-    first_new = _new_numbers_from(source)
+    first_new = new_numbers_from(source)
     notes: list[str] = []
     unread: list[str] = []
     animals = []
     for i, row in enumerate(source.rows):
-        told = _told(placed(row, sizes[paths[i]], unread), source, i, first_new)
+        told = with_answer(placed(row, sizes[paths[i]], unread), source, i, first_new)
         moment, has_time = moments[i]
         animals.append(replace(told, moment=moment, has_time=has_time))
     if unread:
@@ -119,15 +121,18 @@ def read_export(folder: Path, root: str | None, site: str | None) -> tuple[Expor
     return export, notes
 
 
+def read_source(folder: Path, root: str | None, site: str | None) -> Source:
+    """What a finished identification or probe, or a gallery, says; the photographs are not looked
+    at. ``root`` and ``site`` as for `read_export`; a gallery's root is empty without one."""
+    if (folder / MANIFEST).is_file():
+        return _of_gallery(folder, root, site)
+    return _of_run(folder, root, site)
+
+
 def _of_gallery(folder: Path, root: str | None, site: str | None) -> Source:
     from exreid.gallery.folder import open_gallery  # loads torch, which runs do without
 
     gallery = open_gallery(folder)
-    if root is None:
-        raise ConfigError(
-            f"{folder}: a gallery has no photographs, only small pictures of them. Name the folder "
-            "of its photographs with --root."
-        )
     whole = gallery.table.original.reset_index(drop=True)
     column = site_column(whole, site)
     known = gallery.table.rows
@@ -137,7 +142,7 @@ def _of_gallery(folder: Path, root: str | None, site: str | None) -> Source:
     rows["visit"] = [encounter_name(one) for one in known["encounter"]]
     rows["site"] = None if column is None else whole[column]
     name = folder.resolve().name
-    return Source(root, name, _records(rows), known["identity"].tolist(), {}, set(), None)
+    return Source(root or "", name, records_of(rows), known["identity"].tolist(), {}, set(), None)
 
 
 def _of_run(folder: Path, root: str | None, site: str | None) -> Source:
@@ -167,7 +172,7 @@ def _of_run(folder: Path, root: str | None, site: str | None) -> Source:
     answers, candidates = _answers(folder, record) if has_answers else ({}, set())
     candidates |= {name for name in rows.get("identity", ()) if isinstance(name, str)}
     where = str(roots.pop())
-    return Source(where, record.run_id, _records(rows), None, answers, candidates, record)
+    return Source(where, record.run_id, records_of(rows), None, answers, candidates, record)
 
 
 def _answered(folder: Path, root: str | None, site: str | None) -> pd.DataFrame:
@@ -200,7 +205,7 @@ def _in_gallery(folder: Path, root: str | None, site: str | None) -> pd.DataFram
     return rows if root is None else rows.assign(root=root)
 
 
-def _records(rows: pd.DataFrame) -> list[PhotographRow]:
+def records_of(rows: pd.DataFrame) -> list[PhotographRow]:
     """The rows with the visit as people say it. Animals of one photograph, which an identification
     keeps apart by visits of their own, share theirs again."""
     rows = rows.loc[:, ~rows.columns.duplicated(keep="last")].astype(object)
@@ -259,13 +264,13 @@ def new_name(number: int) -> str:
     return f"new_{number:02d}"
 
 
-def _new_numbers_from(source: Source) -> int:
+def new_numbers_from(source: Source) -> int:
     """After which number new animals count: no known animal is called like a new one."""
     found = (NEW_NAME.fullmatch(name) for name in source.candidates)
     return max((int(one[1]) for one in found if one), default=0)
 
 
-def _told(one: ExportedAnimal, source: Source, i: int, first_new: int) -> ExportedAnimal:
+def with_answer(one: ExportedAnimal, source: Source, i: int, first_new: int) -> ExportedAnimal:
     """With what is said of it: the animal only where it was decided as a known one."""
     if source.named is not None:
         return replace(one, animal=source.named[i])

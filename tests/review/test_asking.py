@@ -12,8 +12,9 @@ import pytest
 
 from exreid.errors import ReviewError
 from exreid.metrics.grouping import adjusted_rand_index
+from exreid.metrics.uncertainty import Estimate
 from exreid.review.asking import Question, decided, next_question
-from exreid.review.audit import AuditResult, Estimate
+from exreid.review.audit import AuditResult
 from exreid.review.belief import pair_graph
 from exreid.review.decisions import append_decision, read_decisions
 from exreid.review.state import State, Subject, agrees, load, subject_of, wrong_decisions

@@ -7,7 +7,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from exreid.review.audit import AuditResult, Estimate, Frame, design, draw, estimates, frame_of
+from exreid.metrics.uncertainty import Estimate
+from exreid.review.audit import AuditResult, Frame, design, draw, estimates, frame_of
 from exreid.review.belief import PairGraph
 from exreid.review.partition import by_first_appearance, find_partition
 from exreid.review.questions import doubts_of

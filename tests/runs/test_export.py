@@ -297,3 +297,28 @@ def test_a_run_without_answers_is_told(world, tmp_path, capsys):
     assert main(words) == 1
     assert "answered no photograph" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
+
+
+def test_the_population_of_an_identification_a_probe_and_a_gallery(world, said, tmp_path, capsys):
+    """The animals are those that were told; a photograph with two animals has two captures."""
+    out = tmp_path / "card"
+    card = str(world / "identifications" / "card")
+    assert main(["population", card, "--out", str(out), "--quiet"]) == 0
+    captures = pd.read_csv(out / "captures.csv")
+    assert set(captures["animal"]) == set(said.values()) - {None}
+    assert captures["photographs"].sum() == sum(name is not None for name in said.values())
+    text = " ".join(capsys.readouterr().out.split())
+    assert "No person has confirmed them" in text
+    assert "not counted" in text
+    assert main(["population", str(world / "benchmark_runs" / "probe"), "--out", str(out)]) == 0
+    assert "among the queries" in capsys.readouterr().out
+    gallery = str(world / "known.gallery")
+    assert main(["population", gallery]) == 2
+    assert "--out" in capsys.readouterr().err
+    assert main(["population", gallery, "--out", str(tmp_path / "g"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    table = pd.read_csv(world / "data" / METADATA_FILE, dtype=str)
+    known = table[table["split-time_open"] == "train"]
+    assert told["animals"] == known["unique_name"].nunique()
+    counted = pd.read_csv(tmp_path / "g" / "captures.csv").groupby("animal")["photographs"].sum()
+    assert counted.to_dict() == known["unique_name"].value_counts().to_dict()

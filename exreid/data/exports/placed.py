@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -70,14 +71,15 @@ def placed(row: PhotographRow, size: PhotoSize, unread: list[str]) -> ExportedAn
     except MaskError as error:
         mask, mask_px = None, 0
         unread.append(f"{row['image_id']}: {error}")
+    return replace(described(row, wh_px), box=box, drawn=drawn, mask=mask, mask_px=mask_px)
+
+
+def described(row: PhotographRow, wh_px: tuple[int, int]) -> ExportedAnimal:
+    """The row's animal with what the row says of it, without its box and mask."""
     return ExportedAnimal(
         image_id=str(row["image_id"]),
         path=str(row["path"]),
         wh_px=wh_px,
-        box=box,
-        drawn=drawn,
-        mask=mask,
-        mask_px=mask_px,
         encounter=_text(row["visit"]),
         site=_text(row["site"]),
         viewpoint=_text(row["viewpoint"]),

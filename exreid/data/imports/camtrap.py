@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 
@@ -17,6 +19,19 @@ _OF_OBSERVATIONS = (
     *("observationID", "scientificName", "sex", "lifeStage", "behavior", "classifiedBy"),
     *("classificationMethod", "classificationProbability"),
 )
+SITE_KEYS = ("deploymentID", "locationID", "locationName")
+"""Columns of deployments that may have what a table calls the site, the narrowest first."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A camera at a site from ``start`` to ``end``."""
+
+    site: str
+    start: datetime
+    end: datetime
+    latitude: float
+    longitude: float
 
 
 def is_camtrap(content: object) -> bool:
@@ -89,6 +104,38 @@ def read_camtrap(
     animals += _of_events(events, media, observed, sites, left_out)
     animals, repeats = without_repeats(animals)
     return Reading("Camtrap DP", animals, +(left_out + repeats))
+
+
+def read_deployments(rows: Sequence[Cells], sites: Collection[str]) -> list[Deployment]:
+    """The deployments, each at the site by the first of `SITE_KEYS` that has all ``sites``.
+
+    Times with a zone are read as UTC, as the dates of a table are. MetadataError where sites are
+    missing, and for a deployment without its coordinates, its start or its end.
+    """
+    found = {key: {row.get(key) for row in rows} for key in SITE_KEYS}
+    key = next((key for key in SITE_KEYS if set(sites) <= found[key]), None)
+    if key is None:
+        lost = sorted(set(sites) - set().union(*found.values()))
+        raise MetadataError(
+            f"no column of {', '.join(SITE_KEYS)} has all sites of the captures"
+            + (f": {', '.join(lost[:5])} are in none. " if lost else ". ")
+            + "Name the column with the site by --site."
+        )
+    deployments = []
+    for i, row in enumerate(rows):
+        place = f"line {i + 2}"
+        start = _moment(row.get("deploymentStart") or row.get("start"), place)
+        end = _moment(row.get("deploymentEnd") or row.get("end"), place)
+        try:
+            latitude, longitude = (float(row.get(name) or "") for name in ("latitude", "longitude"))
+        except ValueError:
+            raise MetadataError(f"{place}: has no latitude and longitude.") from None
+        if start > end:
+            raise MetadataError(f"{place}: ends before it starts: {start} to {end}.")
+        spans = (start.astype("datetime64[s]").item(), end.astype("datetime64[s]").item())
+        site = row.get(key) or str(row.get("deploymentID"))
+        deployments.append(Deployment(site, *spans, latitude, longitude))
+    return deployments
 
 
 def _of_events(

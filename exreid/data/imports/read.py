@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -12,7 +12,13 @@ import pandas as pd
 from exreid.data.boxes import BoxFormat
 from exreid.data.imports.animals import NAME, Animal, Cells, Reading, is_name
 from exreid.data.imports.annotation_tools import is_sam, read_sam
-from exreid.data.imports.camtrap import PACKAGE_TABLES, read_camtrap, table_files
+from exreid.data.imports.camtrap import (
+    PACKAGE_TABLES,
+    Deployment,
+    read_camtrap,
+    read_deployments,
+    table_files,
+)
 from exreid.data.imports.coco import read_coco
 from exreid.data.imports.columns import TABLE_FORMS, read_columns
 from exreid.data.imports.content import Content, choose, read_content
@@ -170,19 +176,41 @@ def _read(content: Content, what: str, choices: Choices, root: str) -> Reading:
 
 
 def _read_package(content: Content) -> Reading:
+    tables = {name: _rows(place) for name, place in _package_files(content).items()}
+    return read_camtrap(tables.get("deployments", []), tables["media"], tables["observations"])
+
+
+def _package_files(content: Content) -> dict[str, str]:
+    """Where each table of a Camtrap DP is."""
     if not isinstance(content.json, dict):
         raise MetadataError("is not a datapackage.json.")
     files = table_files(content.json)
     base = content.source.rpartition("/")[0]
-    tables = {}
-    for name in PACKAGE_TABLES:
-        if name in files:
-            place = f"{base}/{files[name]}" if base else files[name]
-            cells = parse_metadata(read_source(place), place).cells
-            tables[name] = [
-                {str(key): value for key, value in row.items()} for row in cells.to_dict("records")
-            ]
-    return read_camtrap(tables.get("deployments", []), tables["media"], tables["observations"])
+    return {
+        name: f"{base}/{files[name]}" if base else files[name]
+        for name in PACKAGE_TABLES
+        if name in files
+    }
+
+
+def _rows(place: str) -> list[Cells]:
+    cells = parse_metadata(read_source(place), place).cells
+    return [{str(key): value for key, value in row.items()} for row in cells.to_dict("records")]
+
+
+def import_deployments(source: str, sites: Collection[str]) -> list[Deployment]:
+    """The deployments of a Camtrap DP (its folder or ``datapackage.json``), or of its table alone;
+    see `read_deployments`. MetadataError."""
+    content = read_content(source)
+    try:
+        if content.table is None:
+            files = _package_files(content)
+            if "deployments" not in files:
+                raise MetadataError("its datapackage.json names no table deployments.")
+            source = files["deployments"]
+        return read_deployments(_rows(source), sites)
+    except MetadataError as error:
+        raise MetadataError(f"{source}: {error}") from error
 
 
 def _read_masks(content: Content, root: str) -> Reading:
