@@ -61,6 +61,18 @@ class Points(NamedTuple):
         return Points(self.state_BKC[rows, :width], self.rotation_2BKR[:, rows, :width], real)
 
 
+class ImagePairs(NamedTuple):
+    """Pairs of U images, as tensors on one device; K keypoints of each image, padded."""
+
+    keypoints_UK2: torch.Tensor
+    descriptors_UKL: torch.Tensor
+    count_U: torch.Tensor
+    image_wh_px_U2: torch.Tensor
+    frame_UKF: torch.Tensor
+    pair_B2: torch.Tensor
+    """int64: the rows of each pair's two images."""
+
+
 class Update(nn.Module):
     """x + f(x, message), the message's own output map multiplied into f's first."""
 
@@ -153,6 +165,20 @@ class LightGlue(nn.Module):
         self.layers: Any = nn.ModuleList(Layer() for _ in range(LAYERS))
         self.assignments: Any = nn.ModuleList(Assignment() for _ in range(LAYERS))
 
+    def forward(self, pairs: ImagePairs) -> torch.Tensor:
+        """Log of the assignment (B, K, K) after all layers, for training: see `Assignment`."""
+        *images, pair_B2 = pairs
+        points, width = self.embed(*images), pairs.keypoints_UK2.shape[1]
+        first = points.take(pair_B2[:, 0], width, padded=True)
+        second = points.take(pair_B2[:, 1], width, padded=True)
+        for number in range(LAYERS):
+            first, second = self.layer(number, first, second)
+        with torch.autocast(pair_B2.device.type, enabled=False):
+            first = first._replace(state_BKC=first.state_BKC.float())
+            second = second._replace(state_BKC=second.state_BKC.float())
+            log_BKK: torch.Tensor = self.assignments[-1](first, second)
+        return log_BKK
+
     def embed(
         self,
         keypoints_BK2: torch.Tensor,
@@ -173,7 +199,8 @@ class LightGlue(nn.Module):
         size_B12 = image_wh_px_B2[:, None].float()
         centred = (keypoints_BK2.float() - size_B12 / 2) / (size_B12.amax(2, keepdim=True) / 2)
         place = centred if frame_BKF is None else torch.cat([centred, frame_BKF.float()], dim=2)
-        angles = functional.linear(place, self.positions.weight.float())
+        with torch.autocast(place.device.type, enabled=False):
+            angles = functional.linear(place, self.positions.weight.float())
         rotation = torch.stack([angles.cos(), angles.sin()]).to(dtype)
         real = None
         if count_B is not None:
@@ -203,7 +230,8 @@ class LightGlue(nn.Module):
 
 def rotate(heads_BHKD: torch.Tensor, rotation_2BKR: torch.Tensor) -> torch.Tensor:
     """Turn each pair (d, d + R) of a head by its keypoint's angle (rotary position code)."""
-    cosine, sine = rotation_2BKR[0][:, None], rotation_2BKR[1][:, None]
+    # Under autocast the heads are bf16 and the rotation is not.
+    cosine, sine = rotation_2BKR.to(heads_BHKD.dtype)[:, :, None].unbind(0)
     left, right = heads_BHKD.chunk(2, dim=-1)
     return torch.cat([left * cosine - right * sine, right * cosine + left * sine], dim=-1)
 

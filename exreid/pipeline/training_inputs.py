@@ -25,6 +25,7 @@ from exreid.pipeline.inputs import cache_folder
 from exreid.records import ImageTable
 from exreid.storage.feature_store import SignatureMemo
 from exreid.storage.urls import is_remote
+from exreid.training.backbone import BackboneTask
 from exreid.training.feed import CachedImages, DecodingImages, ImageSource
 from exreid.training.history import HistoryRow
 from exreid.training.state import Training
@@ -171,14 +172,16 @@ def plan_training(
     in_process = config.ray.num_workers == 0
     return Training(
         config=config,
-        backbone=backbone,
+        task=BackboneTask(
+            backbone,
+            images=images.source(holdout.train_N, in_process=in_process),
+            queries=queries,
+            gallery=gallery,
+            validation_images=images.source(holdout.validation_positions, in_process=in_process),
+        ),
         labels=labels,
         label_N=np.array([label_of[name] for name in names], np.int64),
         image_ids=tuple(table.rows["image_id"].to_numpy(object)[holdout.train_N]),
-        images=images.source(holdout.train_N, in_process=in_process),
-        queries=queries,
-        gallery=gallery,
-        validation_images=images.source(holdout.validation_positions, in_process=in_process),
         folder=folder,
         stop_early=stop_early,
     )

@@ -58,12 +58,11 @@ class FullCheckpoint(TypedDict):
     rng: GeneratorStates
     labels: list[str]
     backbone: str
-    image_size: int
     history: list[dict[str, float]]
     best_from: int
 
 
-FULL_KEYS = FullCheckpoint.__required_keys__ - {"image_size"}
+FULL_KEYS = FullCheckpoint.__required_keys__
 """Keys that a training needs to go on."""
 
 
@@ -119,8 +118,7 @@ def _content(training: Training, state: TrainingState) -> FullCheckpoint:
         "epoch": state.epochs,
         "rng": {"cpu": torch.get_rng_state(), "cuda": cuda},
         "labels": list(training.labels),
-        "backbone": training.backbone.name,
-        "image_size": training.backbone.image_size,
+        "backbone": training.task.name,
         "history": [row.cells() for row in state.history],
         "best_from": state.best_from,
     }
@@ -181,7 +179,7 @@ def _bring_best(
 
 def read_full(file: Path, training: Training) -> FullCheckpoint:
     """A full checkpoint of a training of the same backbone on the same classes."""
-    labels, backbone = training.labels, training.backbone.name
+    labels, backbone = training.labels, training.task.name
     content = read_checkpoint(file, key="train.resume_checkpoint")
     missing = FULL_KEYS - set(content) if isinstance(content, dict) else FULL_KEYS
     if missing:

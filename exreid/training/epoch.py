@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import NamedTuple, cast
 
@@ -19,13 +19,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from exreid.errors import NonFiniteLossError, TrainingError
-from exreid.models.device import on_device
-from exreid.training.augment import UNIFORMS, augment
-from exreid.training.feed import ImageSource, read_ahead
 from exreid.training.history import EpochStats
 from exreid.training.optim import learning_rate_factor, margin_factor, set_learning_rate
-from exreid.training.sampling import Share, epoch_order, epoch_shares, uniforms
-from exreid.training.state import Training, TrainingState
+from exreid.training.sampling import Share, epoch_order, epoch_shares
+from exreid.training.state import Training, TrainingState, Work
 from exreid.training.world import World
 
 NONFINITE_FILE = "nonfinite_loss.json"
@@ -48,7 +45,7 @@ def train_epoch(
     training: Training,
     state: TrainingState,
     model: nn.Module,
-    source: ImageSource,
+    work: Work,
     world: World,
     *,
     on_images: Callable[[int], object] = lambda count: None,
@@ -60,16 +57,16 @@ def train_epoch(
     """
     start_s, waited_s, done = time.perf_counter(), 0.0, 0
     shares = _shares(training, state.epochs, world)
-    batches = _augmented_batches(training, state.epochs, shares, source, world.device)
+    batches = work.batches(state.epochs, shares)
     loss = torch.zeros((), device=world.device)
     pending: list[_Step] = []
     finished: list[tuple[int, float, float]] = []
     """Images, loss and gradient norm of each step."""
     for share in shares:
         asked_s = time.perf_counter()
-        images_b3HW = next(batches)
+        batch = next(batches)
         waited_s += time.perf_counter() - asked_s
-        loss = loss + _backward(training, state, model, share, images_b3HW, world=world)
+        loss = loss + _backward(training, state, model, batch, share=share, world=world)
         if share.last_of_step:
             number, images = len(finished) + len(pending), round(1.0 / share.weight)
             pending.append(_Step(number, images, loss, _optimizer_step(training, state)))
@@ -109,75 +106,25 @@ def _shares(training: Training, epoch: int, world: World) -> list[Share]:
     )
 
 
-def _augmented_batches(
-    training: Training,
-    epoch: int,
-    shares: list[Share],
-    source: ImageSource,
-    device: torch.device,
-) -> Iterator[torch.Tensor]:
-    """The augmented images of each share, (b, 3, H, W) on the device.
-
-    For a GPU a thread prepares the next ones, on a stream beside that of the training.
-    """
-    decoded = read_ahead(source.batches([share.image_b for share in shares]))
-    batches = (
-        _augmented(training, epoch, share, images_bHWC, device)
-        for share, images_bHWC in zip(shares, decoded, strict=True)
-    )
-    if device.type == "cpu":
-        yield from batches
-        return
-    beside, own = torch.cuda.Stream(device), torch.cuda.current_stream(device)
-
-    def prepared() -> Iterator[tuple[torch.Tensor, torch.cuda.Event]]:
-        with torch.cuda.stream(beside):
-            for images_b3HW in batches:
-                yield images_b3HW, beside.record_event()
-
-    for images_b3HW, ready in read_ahead(prepared()):
-        own.wait_event(ready)
-        images_b3HW.record_stream(own)
-        yield images_b3HW
-
-
-def _augmented(
-    training: Training, epoch: int, share: Share, images_bHWC: np.ndarray, device: torch.device
-) -> torch.Tensor:
-    draw_b, backbone = share.draw_b, training.backbone
-    if len(draw_b) == 0:
-        # Every worker must take part in the reduction of gradients: a blank one, weight 0.
-        images_bHWC = np.zeros((1, backbone.image_size, backbone.image_size, 3), np.uint8)
-        draw_b = np.zeros(1, np.int64)
-    return augment(
-        on_device(images_bHWC, device),
-        uniforms(training.config.seed, epoch, draw_b, UNIFORMS),
-        training.config.augment,
-        mean_rgb=backbone.mean_rgb,
-        std_rgb=backbone.std_rgb,
-    )
-
-
 def _backward(
     training: Training,
     state: TrainingState,
     model: nn.Module,
-    share: Share,
-    images_b3HW: torch.Tensor,
+    batch: tuple[object, torch.Tensor],
     *,
+    share: Share,
     world: World,
 ) -> torch.Tensor:
     """Add the gradient of this share; returns its part of the step's mean loss."""
     count, train = len(share.image_b), training.config.train
     state.model.prepare(images=count)
-    label_b = training.label_N[share.image_b] if count else training.label_N[:1]
     warmup_steps = round(training.config.loss.margin_warmup_epochs * training.steps_per_epoch)
     factor = margin_factor(state.step, warmup_steps=warmup_steps)
     # Gradients are averaged over the workers in the step's last backward pass alone.
     alone = world.size == 1 or share.last_of_step
     try:
         with nullcontext() if alone else cast(DistributedDataParallel, model).no_sync():
-            losses_b = model(images_b3HW, on_device(label_b, world.device), factor)
+            losses_b = model(*batch, factor)
             mean = losses_b.sum() * (share.weight if count else 0.0)
             # DDP averages over the workers where the step wants the sum.
             state.scaler.scale(mean * world.size).backward()

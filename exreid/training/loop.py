@@ -18,7 +18,6 @@ from exreid.training.epoch import train_epoch
 from exreid.training.history import HistoryRow, ProgressFile, write_history
 from exreid.training.sampling import model_seed
 from exreid.training.state import Training, TrainingState, initial_state
-from exreid.training.validate import validate
 from exreid.training.world import World
 
 
@@ -36,13 +35,13 @@ def train(
         make_deterministic()
     folder.mkdir(parents=True, exist_ok=True)
     mirror.fetch_folder(folder, LATEST_FULL)
-    images, validation_images = training.images(), training.validation_images()
+    work = training.task.open(training, world)
     state, progress = initial_state(training, world.device), ProgressFile(folder)
     resume(training, state, world)
 
     def validated(row: HistoryRow) -> HistoryRow:
         start_s = time.perf_counter()
-        metrics, intervals = validate(training, state.published, validation_images, world)
+        metrics, intervals = work.validate(state.published)
         seconds = time.perf_counter() - start_s
         return replace(row, metrics=metrics, intervals=intervals, validation_s=seconds)
 
@@ -66,7 +65,8 @@ def train(
             state.model.freeze_backbone(state.epochs < config.train.frozen_epochs)
             # DDP must know which parameters get gradients.
             model = world.wrap(state.model)
-        stats = train_epoch(training, state, model, images, world, on_images=show)
+        work.begin_epoch(state.epochs, state.published)
+        stats = train_epoch(training, state, model, work, world, on_images=show)
         check_weights(state)
         state.epochs += 1
         row = HistoryRow(state.epochs, stats)

@@ -1,4 +1,4 @@
-"""Backbone and head as one module whose output is the loss of each image."""
+"""A network and its head as one module whose output is the loss of each item."""
 
 from __future__ import annotations
 
@@ -21,27 +21,26 @@ AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class ModelWithLoss(nn.Module):
-    """Backbone and head, with the modes and the arithmetic of training."""
+    """A backbone or matcher and its head, with the modes and the arithmetic of training."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module, config: TrainConfig) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
         self.frozen_norms = config.batch_norm == "frozen"
         self.backbone_trains = True
+        self._trained = [weight for weight in backbone.parameters() if weight.requires_grad]
         self._amp = AMP_DTYPES.get(config.amp)
         # In a list, so that the compiled twin's weights are not counted twice.
-        self._run: list[Callable[[torch.Tensor], torch.Tensor]] = [
+        self._run: list[Callable[[object], torch.Tensor]] = [
             torch.compile(backbone) if config.compile else backbone
         ]
 
-    def forward(
-        self, images_B3HW: torch.Tensor, label_B: torch.Tensor, margin_factor: float
-    ) -> torch.Tensor:
-        """The loss of each image (B,), fp32."""
-        device = images_B3HW.device.type
+    def forward(self, inputs: object, label_B: torch.Tensor, margin_factor: float) -> torch.Tensor:
+        """The loss of each item (B,), fp32; ``inputs`` are the network's."""
+        device = label_B.device.type
         with torch.autocast(device, self._amp or torch.bfloat16, enabled=self._amp is not None):
-            embeddings_BD = self._run[0](images_B3HW)
-        return cast(torch.Tensor, self.head(embeddings_BD, label_B, margin_factor))
+            output = self._run[0](inputs)
+        return cast(torch.Tensor, self.head(output, label_B, margin_factor))
 
     def prepare(self, *, images: int) -> None:
         """Set the modes for a forward pass of this many images.
@@ -58,9 +57,16 @@ class ModelWithLoss(nn.Module):
                     module.eval()
 
     def freeze_backbone(self, frozen: bool) -> None:
-        """Freeze the backbone's weights, or train them again."""
+        """Freeze the weights that are trained, but the head's, or train them again."""
         self.backbone_trains = not frozen
-        self.backbone.requires_grad_(not frozen)
+        for weight in self._trained:
+            weight.requires_grad_(not frozen)
+
+
+def check_arithmetic(train: TrainConfig, device: torch.device) -> None:
+    """ConfigError for mixed precision that the device does not have."""
+    if train.amp == "fp16" and device.type != "cuda":
+        raise ConfigError("train.amp=fp16 needs a GPU. Set train.amp=bf16 or off.")
 
 
 def build_model(
@@ -73,8 +79,7 @@ def build_model(
         if device.type != "cuda":
             raise ConfigError("train.batch_norm=sync needs GPUs. Set local or frozen.")
         module = convert_sync_batchnorm(module)
-    if train.amp == "fp16" and device.type != "cuda":
-        raise ConfigError("train.amp=fp16 needs a GPU. Set train.amp=bf16 or off.")
+    check_arithmetic(train, device)
     if train.grad_checkpointing:
         try:
             cast(Any, module).set_grad_checkpointing(True)
@@ -84,8 +89,7 @@ def build_model(
             ) from error
     torch.manual_seed(config.seed)
     head = build_head(config.loss, embedding_length=length, classes=classes)
-    model = ModelWithLoss(module, head, train).to(device)
-    model.requires_grad_(True)
+    model = ModelWithLoss(module.requires_grad_(True), head, train).to(device)
     return model.to(memory_format=torch.channels_last)
 
 

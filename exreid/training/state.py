@@ -2,56 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
 from exreid.config.training import FinetuneConfig
-from exreid.models.backbones import Backbone
-from exreid.records import RetrievalSide
-from exreid.training.feed import ImageSource
 from exreid.training.history import HistoryRow
-from exreid.training.model import ModelWithLoss, build_model
+from exreid.training.model import ModelWithLoss
 from exreid.training.optim import MovingAverage, build_optimizer
+from exreid.training.sampling import Share
+from exreid.training.world import World
+
+Validated = tuple[dict[str, float], dict[str, tuple[float, float]]]
+"""Metrics, fractions, and the [low, high] ends of their 95% intervals."""
+
+
+class Work(Protocol):
+    """What one worker trains on and validates with."""
+
+    def begin_epoch(self, epoch: int, module: nn.Module) -> None:
+        """Called before the batches of each epoch (from 0), with the network to publish."""
+
+    def batches(self, epoch: int, shares: list[Share]) -> Iterator[tuple[object, torch.Tensor]]:
+        """The network's input and the labels (b,) of each share, on the device; one item for an
+        empty share, as every worker takes part in each reduction of gradients."""
+
+    def validate(self, module: nn.Module) -> Validated:
+        """The module's metrics, on the first worker; nothing on the others."""
+
+
+class Task(Protocol):
+    """What is trained: a network with its loss, its batches, its validation."""
+
+    @property
+    def name(self) -> str:
+        """The network's name, which its checkpoints carry."""
+
+    def build(self, config: FinetuneConfig, *, classes: int, device: torch.device) -> ModelWithLoss:
+        """The network before the first epoch, with its loss."""
+
+    def open(self, training: Training, world: World) -> Work:
+        """The part of this worker."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """The backbone, the images and the folder of a training; the same for every worker."""
+    """What is trained, on what, and the folder of a training; the same for every worker.
+
+    Letters: N items, each drawn once in an epoch: an image, or an anchor with its pairs.
+    """
 
     config: FinetuneConfig
-    backbone: Backbone
-    """Before the first epoch."""
+    task: Task
     labels: tuple[str, ...]
-    """The identities, sorted: an image's class is the index of its identity."""
+    """The identities, sorted: an item's class is the index of its identity."""
     label_N: np.ndarray
-    """int64: the class of each training image."""
+    """int64: the class of each item."""
     image_ids: tuple[str, ...]
-    """Of the training images, for messages."""
-    images: Callable[[], ImageSource]
-    """Makes the source of the training images, in the worker; its places are those of
-    ``label_N``."""
-    queries: RetrievalSide
-    gallery: RetrievalSide
-    """Of the validation."""
-    validation_images: Callable[[], ImageSource]
-    """Makes the source of the images at ``validation_positions``."""
+    """Of the items, for messages."""
     folder: Path
     stop_early: Callable[[list[HistoryRow]], bool] | None = None
     """Asked by the first worker after each epoch but the last, with the history so far."""
 
     @property
-    def validation_positions(self) -> np.ndarray:
-        """Positions of all images that a validation embeds, rising."""
-        return np.union1d(self.queries.position_N, self.gallery.position_N)
-
-    @property
     def steps_per_epoch(self) -> int:
-        """Steps of the optimiser in one epoch, the last one perhaps over fewer images."""
+        """Steps of the optimiser in one epoch, the last one perhaps over fewer items."""
         train = self.config.train
         return -(-len(self.label_N) // (train.batch_size * train.accumulation_steps))
 
@@ -74,14 +94,14 @@ class TrainingState:
 
     @property
     def published(self) -> nn.Module:
-        """The backbone to validate and to publish: the moving average, where it is kept."""
+        """The network to validate and to publish: the moving average, where it is kept."""
         return self.average.module if self.average else self.model.backbone
 
 
 def initial_state(training: Training, device: torch.device) -> TrainingState:
     """The state before the first epoch; the head's weights come from ``config.seed``."""
     config = training.config
-    model = build_model(training.backbone, config, classes=len(training.labels), device=device)
+    model = training.task.build(config, classes=len(training.labels), device=device)
     decay = config.train.ema_decay
     return TrainingState(
         model,

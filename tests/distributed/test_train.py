@@ -46,6 +46,10 @@ def _training(config, folder):
     return plan_training(images, config, backbone, folder)
 
 
+def _with_images(training, images):
+    return replace(training, task=replace(training.task, images=images))
+
+
 @pytest.fixture(scope="module")
 def plain(dataset, tmp_path_factory):
     out = tmp_path_factory.mktemp("plain")
@@ -141,8 +145,8 @@ def test_a_worker_killed_in_the_middle_of_an_epoch_is_replaced(dataset, local_ra
     config = _config(dataset, tmp_path, "ray.num_workers=2", "ray.cpus_per_worker=0.5")
     training = _training(config, tmp_path / "run")
     mark = tmp_path / "killed"
-    folder, keys = training.images.args
-    killing = replace(training, images=lambda: KillOnce(folder, keys, mark))
+    folder, keys = training.task.images.args
+    killing = _with_images(training, lambda: KillOnce(folder, keys, mark))
     train_over_workers(killing, place_workers(config.ray), max_failures=1)
     assert mark.read_text() == "1", "a thread trains there, and keeps its memory like that alone"
     _assert_same(read_history(tmp_path / "run"), plain)
@@ -182,8 +186,8 @@ def test_three_workers_share_each_epoch_and_end_it_with_the_same_weights(
     training = _training(config, tmp_path / "run")
     placement = place_workers(config.ray)
     assert placement.workers == placement.least_workers == 3
-    folder, keys = training.images.args
-    watched = replace(training, images=lambda: Watched(folder, keys, tmp_path))
+    folder, keys = training.task.images.args
+    watched = _with_images(training, lambda: Watched(folder, keys, tmp_path))
     train_over_workers(watched, placement, max_failures=0)
     _assert_same(read_history(tmp_path / "run"), plain)
     assert config.train.batch_size % 3, "no equal shares"
@@ -211,8 +215,8 @@ def test_workers_that_always_fail_end_the_run_with_their_reason(dataset, local_r
 
     config = _config(dataset, tmp_path, "ray.num_workers=1")
     training = _training(config, tmp_path / "run")
-    folder, keys = training.images.args
-    broken = replace(training, images=lambda: Broken(folder, keys))
+    folder, keys = training.task.images.args
+    broken = _with_images(training, lambda: Broken(folder, keys))
     with pytest.raises(TrainingError, match=r"out of luck.*same output\.run_id"):
         train_over_workers(broken, place_workers(config.ray), max_failures=0)
 

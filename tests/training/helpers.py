@@ -9,6 +9,7 @@ from torch import nn
 from exreid.config.training import FinetuneConfig
 from exreid.models.backbones import Backbone
 from exreid.records import RetrievalSide
+from exreid.training.backbone import BackboneTask
 from exreid.training.state import Training, initial_state
 from exreid.training.world import World
 
@@ -88,14 +89,16 @@ def training_of(config, folder, norm="group", source=None) -> Training:
 
     return Training(
         config=config,
-        backbone=small_backbone(norm),
+        task=BackboneTask(
+            small_backbone(norm),
+            images=lambda: source,
+            queries=side(places[places % 3 == 0]),
+            gallery=side(places[places % 3 != 0]),
+            validation_images=lambda: ImagesInMemory(pixels),
+        ),
         labels=tuple(f"identity {i}" for i in range(CLASSES)),
         label_N=labels,
         image_ids=ids,
-        images=lambda: source,
-        queries=side(places[places % 3 == 0]),
-        gallery=side(places[places % 3 != 0]),
-        validation_images=lambda: ImagesInMemory(pixels),
         folder=folder,
     )
 
