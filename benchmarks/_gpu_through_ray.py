@@ -9,13 +9,14 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import pandas as pd
 from _gpu_fast import BACKBONES, TRAINED, bare_loop
 from _gpu_world import Bench, random_features
 
 from exreid.config.io import load_config
 from exreid.config.probe import RayConfig
 from exreid.config.training import FinetuneConfig
-from exreid.data.synthetic import write_dataset
+from exreid.data.synthetic import METADATA_FILE, write_dataset
 from exreid.distributed.match import ActorPool, MatchReport, match_over_actors
 from exreid.distributed.session import place_actors, ray_session
 from exreid.features.local_extraction import LocalFeatureStore, as_record
@@ -26,6 +27,9 @@ from exreid.pipeline.match import PAIRS_PER_TILE
 from exreid.runs.finetune import run_finetune
 from exreid.storage.array_store import write_part
 from exreid.training.history import read_history
+
+TIMES = {"EfficientNet-Lite0, 224 px": 32, "Swin-L, 384 px": 4}
+"""How often each photograph is in the table of a training."""
 
 
 def pairs_through_ray(bench: Bench) -> None:
@@ -76,7 +80,10 @@ def pairs_through_ray(bench: Bench) -> None:
 
 
 def training_through_ray(bench: Bench) -> None:
-    """The whole training by one Ray Train worker, out of the decoded cache, and the bare loop."""
+    """The whole training by one Ray Train worker, out of the decoded cache, and the bare loop.
+
+    Each photograph is there several times, so that an epoch lasts some seconds.
+    """
     root = bench.folder / "training-data"
     identities = 6 if bench.quick else 40
     write_dataset(
@@ -87,7 +94,9 @@ def training_through_ray(bench: Bench) -> None:
         image_wh_px=(256, 192),
         workers=os.cpu_count() or 1,
     )
+    rows = pd.read_csv(root / METADATA_FILE)
     for label in list(TRAINED)[: 1 if bench.quick else None]:
+        _many_times(root, rows, 1 if bench.quick else TIMES[label])
         config = _config(bench, label, root)
         folder, _ = run_finetune(config)
         epochs = [row.training for row in read_history(folder) if row.training]
@@ -100,6 +109,17 @@ def training_through_ray(bench: Bench) -> None:
         bench.report.add("  waiting for images", waited, "%")
 
 
+def _many_times(root: Path, rows: pd.DataFrame, times: int) -> None:
+    parts = []
+    for n in range(times):
+        paths = rows["path"].str.replace(".jpg", f"-{n}.jpg")
+        for path, again in zip(rows["path"], paths, strict=True):
+            if not (root / again).exists():
+                os.link(root / path, root / again)
+        parts.append(rows.assign(path=paths))
+    pd.concat(parts).to_csv(root / METADATA_FILE, index=False)
+
+
 def _config(bench: Bench, label: str, root: Path) -> FinetuneConfig:
     model, size, _ = BACKBONES[label]
     batch = 4 if bench.quick else TRAINED[label]
@@ -110,8 +130,8 @@ def _config(bench: Bench, label: str, root: Path) -> FinetuneConfig:
         [
             *(f"dataset.root={root}", "dataset.encounter_cols=[source,encounter]"),
             *(f"model.type={model}", "model.pretrained=false", f"dataset.image_size={size}"),
-            *(f"train.batch_size={batch}", "train.epochs=2", "validation.fraction=0.05"),
-            *("validation.mode=query_gallery", "validation.every=2", "ray.num_workers=1"),
+            *(f"train.batch_size={batch}", "train.epochs=3", "validation.fraction=0.05"),
+            *("validation.mode=query_gallery", "validation.every=3", "ray.num_workers=1"),
             *(f"ray.gpus_per_worker={gpus}", f"output.root={bench.folder / 'trainings'}"),
             *(("train.amp=bf16",) if bench.cuda else ("train.amp=off",)),
         ],
