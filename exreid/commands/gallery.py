@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from exreid.commands.common import (
     Command,
@@ -16,17 +16,15 @@ from exreid.commands.common import (
     named_path,
     path,
 )
+from exreid.commands.gallery_info import show, show_applied, show_built, show_log
 from exreid.commands.terminal import OUT, progress_shown
 from exreid.config.io import with_overrides
 from exreid.config.probe import ProbeConfig
 from exreid.errors import ConfigError
-from exreid.explain.told import quality_words
-from exreid.progress import counted
 from exreid.storage.urls import is_remote
 
 if TYPE_CHECKING:
     from exreid.gallery.folder import StoredGallery
-    from exreid.runs.gallery_build import Built
 
 USAGE = """
   exreid gallery build FOLDER --out DIR [--config FILE] [key=value ...]
@@ -35,6 +33,8 @@ USAGE = """
       the photographs of a data set that are not in the gallery yet
   exreid gallery info DIR
       what is in it, and how well it tells its animals apart
+  exreid gallery apply DIR RUN/decisions.csv
+      the photographs whose animals exreid review has confirmed, with their names
   exreid gallery rename DIR OLD NEW
       another name for an animal
   exreid gallery merge DIR KEPT OTHER
@@ -42,11 +42,11 @@ USAGE = """
   exreid gallery split DIR OLD NEW PHOTO|ENCOUNTER ...
       these photographs of OLD show another animal, NEW
   exreid gallery undo DIR
-      take back the last rename, merge or split; again: the one before
+      take back the last apply, rename, merge or split; again: the one before
   exreid gallery log DIR
-      who changed which names, and when
+      who changed what, and when
 """
-ACTIONS = ("build", "add", "info", "rename", "merge", "split", "undo", "log")
+ACTIONS = ("build", "add", "info", "apply", "rename", "merge", "split", "undo", "log")
 OWN_KEY = re.compile(r"(ray|output)\.\w+=")
 """Words after an edit that are config keys, and no names."""
 
@@ -81,14 +81,16 @@ def _gallery(options: argparse.Namespace) -> int:
     gallery = open_gallery(named_path(options.overrides[0]))
     if options.action == "add":
         return _add(gallery, options)
+    if options.action == "apply":
+        return _apply(gallery, options)
     if options.action == "log":
-        return _show_log(gallery)
+        return show_log(gallery)
     if options.action != "info":
         return _edit(gallery, options)
     if options.json:
         OUT.print(json.dumps(gallery.manifest, indent=1), markup=False, soft_wrap=True)
     else:
-        _show(gallery)
+        show(gallery)
     return 0
 
 
@@ -109,7 +111,7 @@ def _build(options: argparse.Namespace) -> int:
             progress=progress,
             verbose=options.verbose,
         )
-    _show_built(built)
+    show_built(built)
     return 0
 
 
@@ -128,7 +130,7 @@ def _add(gallery: StoredGallery, options: argparse.Namespace) -> int:
             progress=progress,
             verbose=options.verbose,
         )
-    _show_built(built)
+    show_built(built)
     return 0
 
 
@@ -164,7 +166,30 @@ def _edit(gallery: StoredGallery, options: argparse.Namespace) -> int:
         )
     said = built.gallery.edits[-1].words()
     OUT.print(f"{said[0].upper()}{said[1:]}.", markup=False, soft_wrap=True)
-    _show(built.gallery)
+    show(built.gallery)
+    return 0
+
+
+def _apply(gallery: StoredGallery, options: argparse.Namespace) -> int:
+    from exreid.runs.gallery_apply import apply_decisions
+    from exreid.runs.gallery_change import ADD_KEYS
+
+    _refuse_config(options)
+    words = [word for word in options.overrides[1:] if not OWN_KEY.match(word)]
+    keys = [word for word in options.overrides[1:] if OWN_KEY.match(word)]
+    if len(words) != 1:
+        raise ConfigError("exreid gallery apply DIR RUN/decisions.csv: name one file of decisions.")
+    config = with_overrides(gallery.config, keys, ADD_KEYS)
+    with features_kept(config), progress_shown() as progress:
+        applied = apply_decisions(
+            gallery,
+            config,
+            named_path(words[0]),
+            download=options.download,
+            progress=progress,
+            verbose=options.verbose,
+        )
+    show_applied(gallery, applied)
     return 0
 
 
@@ -173,15 +198,6 @@ def _refuse_config(options: argparse.Namespace) -> None:
         raise ConfigError(
             f"exreid gallery {options.action}: takes the gallery's own config; give key=value."
         )
-
-
-def _show_log(gallery: StoredGallery) -> int:
-    if not gallery.edits:
-        OUT.print("No animal was renamed, merged or split.", markup=False)
-    for edit in gallery.edits:
-        when = edit.when[:16].replace("T", " ")
-        OUT.print(f"{when} UTC  {edit.who}  {edit.words()}", markup=False, soft_wrap=True)
-    return 0
 
 
 def _of_new_data(config: ProbeConfig, overrides: list[str]) -> list[str]:
@@ -193,77 +209,6 @@ def _of_new_data(config: ProbeConfig, overrides: list[str]) -> list[str]:
         return overrides
     here = not is_remote(root) and not (named_path(root) / name).exists()
     return [*overrides, "dataset.metadata_file=null"] if here else overrides
-
-
-def _show_built(built: Built) -> None:
-    _show(built.gallery)
-    done = (
-        f"{counted(built.added, 'photograph')} added, {built.already:,} were in it already; "
-        f"{counted(built.extracted, 'feature')} made and "
-        f"{counted(built.pairs_matched, 'pair')} matched now; "
-        f"{sum(built.timings_s.values()):.0f} s."
-    )
-    lines = [done]
-    if built.rejected:
-        lines.append(
-            f"{len(built.rejected)} left out, with reasons in "
-            f"{built.gallery.folder / 'rejected.csv'}."
-        )
-    for line in lines:
-        OUT.print(line, markup=False, soft_wrap=not OUT.is_terminal)
-
-
-def _show(gallery: StoredGallery) -> None:
-    about, config = gallery.manifest, gallery.config
-    models = ", ".join(
-        model.type + (" with weights from a checkpoint" if model.checkpoint else "")
-        for model in (config.model, *config.benchmark.fusion.models)
-    )
-    head = (
-        f"{gallery.folder}: {counted(about['photographs'], 'photograph')} of "
-        f"{counted(about['animals'], 'animal')}, {counted(about['encounters'], 'encounter')}"
-    )
-    lines = [
-        head,
-        f"  method {about['method']} ({models}), fingerprint {gallery.fingerprint}",
-    ]
-    fit = about["open_set"]
-    if gallery.is_earlier:
-        lines.append(
-            "  probabilities and decisions are an earlier version's: exreid gallery add fits "
-            "them again"
-        )
-    elif gallery.quality is not None:
-        lines += [f"  {sentence}" for sentence in quality_words(gallery.quality, config)]
-    elif fit is None:
-        lines.append("  does not decide known/new (benchmark.open_set.enabled=false)")
-    else:
-        lines.append(
-            "  Verdict: unknown. An earlier version of exreid built this gallery; the next exreid "
-            "gallery add measures it."
-        )
-    if gallery.decides and not (gallery.quality and gallery.quality.no_rate):
-        lines.append(f"  {_threshold_words(gallery.decision)}")
-    px = about["thumbnails_px"]
-    lines.append(f"  thumbnails of {px} px" if px else "  no thumbnails")
-    if gallery.edits:
-        edited = counted(len(gallery.edits), "edit")
-        lines.append(
-            f"  {edited} of names (exreid gallery log); the last: {gallery.edits[-1].words()}"
-        )
-    last = about["history"][-1]
-    lines.append(f"  written {last['written']} by exreid {last['exreid']}")
-    for line in lines:
-        OUT.print(line, markup=False, soft_wrap=not OUT.is_terminal)
-
-
-def _threshold_words(content: dict[str, Any]) -> str:
-    """A sentence on the threshold in the gallery's ``open_set.json``."""
-    rate = content["stated_false_match_rate"]
-    known = f"An animal counts as known where its probability is over {100 * content['bar']:.1f}%"
-    if content["rule"] == "balanced":
-        return f"{known}, which tells known from new best (rule=balanced)."
-    return f"{known}." if rate is None else f"{known}: at most {100 * rate:g}% of new animals pass."
 
 
 GALLERY = Command(

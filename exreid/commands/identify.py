@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shlex
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +26,7 @@ from exreid.config.io import with_overrides
 from exreid.errors import ConfigError, ExreidError
 from exreid.progress import counted
 from exreid.storage import mirror
+from exreid.storage.urls import is_remote
 
 if TYPE_CHECKING:
     from exreid.config.dataset import DatasetConfig
@@ -173,6 +175,9 @@ def _say(
         if not options.json:
             OUT.print(f"Report: {page}", markup=False, soft_wrap=True)
     if not options.json:
+        if identification.counts["answered"] and not is_remote(mirror.shown(folder)):
+            command = shlex.join(["exreid", "review", mirror.shown(folder)])
+            OUT.print(f"Say which are right: {command}", markup=False, soft_wrap=True)
         OUT.print(f"Written to {mirror.shown(folder)}", markup=False, soft_wrap=True)
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exreid.commands.common import Command, path, plain_arguments
+from exreid.commands.common import Command, named_path, plain_arguments
 from exreid.commands.terminal import OUT
 from exreid.errors import ConfigError
 from exreid.progress import counted
@@ -16,20 +16,26 @@ from exreid.storage.urls import is_remote
 
 if TYPE_CHECKING:
     from exreid.report.reviewed import ReviewedRun
+    from exreid.review.state import State
 
 
+USAGE = """
+  exreid review RUN
+      opens a page in the browser that asks
+  exreid review apply RUN decisions.csv ...
+      takes in another person's answers, or those of pages without a server
+"""
 MATCHED_KEYPOINTS = 256
 """Of each photograph, for the matches that the page shows."""
 
 
 def _review_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = f"{parser.description}\n{USAGE}"
     plain_arguments(parser)
     add = parser.add_argument
-    add("run_dir", metavar="RUN_DIR", type=path, help="a finished run of exreid discover")
+    add("words", nargs="+", metavar="RUN_DIR", help="a finished run of exreid discover or identify")
     add("--wrong", type=float, default=1.0, metavar="N",
         help="done once fewer wrong decisions than this are expected (default 1)")  # fmt: skip
-    add("--add", nargs="+", type=path, default=[], metavar="FILE",
-        help="first take the answers in these decisions.csv of other people")  # fmt: skip
     add("--who", help="your name in decisions.csv; without it, the user's name on this machine")
     add("--port", type=int, default=0, help="of 127.0.0.1; without it, any that is free")
     add("--no-browser", action="store_true", help="print the address, and open no browser")
@@ -40,49 +46,81 @@ def _review(options: argparse.Namespace) -> int:
         raise ConfigError("--wrong: a number above 0.")
     if not 0 <= options.port < 65536:
         raise ConfigError("--port: from 0 to 65535.")
-    from exreid.report.review_server import serve
-    from exreid.report.reviewed import REVIEWED, read_review, told
+    words = list(options.words)
+    files = []
+    if words[0] == "apply" and len(words) > 1:
+        files = [named_path(word) for word in words[2:]]
+        words = words[1:2]
+        if not files:
+            raise ConfigError("exreid review apply RUN decisions.csv ...: name a file of answers.")
+    if len(words) > 1:
+        raise ConfigError("exreid review RUN: name one run.")
+    from exreid.report.review_sources import read_review
     from exreid.review.decisions import read_decisions, user_name
 
-    run = read_review(options.run_dir, wrong=options.wrong)
-    for file in options.add:
+    run = read_review(named_path(words[0]), wrong=options.wrong)
+    for file in files:
         if not file.is_file():
-            raise ConfigError(f"--add: there is no file {file}.")
+            raise ConfigError(f"exreid review apply: there is no file {file}.")
         added = run.add(read_decisions(file).decisions)
-        OUT.print(f"{file}: {counted(added, 'new answer')}.", markup=False, soft_wrap=True)
+        _say(f"{file}: {counted(added, 'new answer')}.")
     torn = read_decisions(run.decisions).torn
     if torn:
-        OUT.print(
+        _say(
             f"{run.decisions}: its last line was cut off while it was written, and is not used: "
-            f"{torn!r}",
-            markup=False,
-            soft_wrap=True,
+            f"{torn!r}"
         )
+    who = options.who or user_name()
+    state = run.state() if files else _asked(run, who, options)
+    run.save(state)
+    _say_end(run, state, who)
+    return 0
+
+
+def _asked(run: ReviewedRun, who: str, options: argparse.Namespace) -> State:
+    """The state after the page was closed."""
+    from exreid.report.review_server import serve
 
     def opened(address: str) -> None:
-        OUT.print(f"Open {address}", markup=False, soft_wrap=True)
-        OUT.print("Each answer is saved at once. Stop with Ctrl-C.", markup=False)
+        _say(f"Open {address}")
+        _say("Each answer is saved at once. Stop with Ctrl-C.")
 
-    root = str(run.photos["root"].iloc[0])
-    who = options.who or user_name()
-    state = serve(
+    return serve(
         run,
         who,
         port=options.port,
         browser=not options.no_browser,
         on_open=opened,
-        match=None if is_remote(root) else partial(_matched, run),
+        match=None if is_remote(str(run.photos["root"].iloc[0])) else partial(_matched, run),
     )
+
+
+def _say_end(run: ReviewedRun, state: State, who: str) -> None:
+    from exreid.report.reviewed import REVIEWED, told
+
     for sentence in told(run, state):
-        OUT.print(sentence, markup=False, soft_wrap=True)
+        _say(sentence)
     if run.question(state, who) is not None:
-        OUT.print("The review is not done. The same command goes on.", markup=False)
+        _say(
+            f"The review is not done. {shlex.join(['exreid', 'review', str(run.folder)])} goes on."
+        )
+    apply = shlex.join(
+        ["exreid", "gallery", "apply", run.gallery or "GALLERY", str(run.decisions.absolute())]
+    )
+    if run.kind == "identify":
+        _say(f"Put what is confirmed into the gallery: {apply}")
+        return
+    root = str(run.photos["root"].iloc[0])
     words = [
         *("exreid", "gallery", "build", root, "--out", "NEW.gallery"),
         f"dataset.metadata_file={(run.folder / REVIEWED).absolute()}",
     ]
-    OUT.print(f"A gallery of these animals: {shlex.join(words)}", markup=False, soft_wrap=True)
-    return 0
+    _say(f"A gallery of these animals: {shlex.join(words)}")
+    _say(f"Or, into a gallery of other animals: {apply}")
+
+
+def _say(text: str) -> None:
+    OUT.print(text, markup=False, soft_wrap=True)
 
 
 def _matched(run: ReviewedRun, first: int, second: int) -> list[tuple[float, float, float, float]]:

@@ -161,6 +161,18 @@ def encounter_name(encounter: str | None) -> str | None:
     return encounter if rest or not parts else " / ".join(parts)
 
 
+def with_part(encounter: str | None, part: str) -> str | None:
+    """The encounter's name with one part more.
+
+    >>> with_part("5:north|2:17", "r1"), with_part("cam1 2024-05-01", "r1")
+    ('5:north|2:17|2:r1', 'cam1 2024-05-01 r1')
+    """
+    if encounter is None:
+        return None
+    joined = encounter_name(encounter) != encounter
+    return f"{encounter}|{len(part)}:{part}" if joined else f"{encounter} {part}"
+
+
 def _path_or_text(value: str | None) -> str:
     try:
         return normalised_path(value or "")

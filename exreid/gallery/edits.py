@@ -25,6 +25,8 @@ from exreid.records import ImageTable
 from exreid.review.decisions import ACTIONS, Action, Decision, decisions_text, read_decisions
 from exreid.storage.run_folder import write_text
 
+SHOWN_NAMES = 5
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -127,7 +129,7 @@ def rename(table: ImageTable, old: str, new: str, missing: Sequence[str]) -> dic
     """The new name of each photograph of ``old``, by ``image_id``. ``missing``: the words that are
     no names. GalleryError for a name that another animal has."""
     ids = _photographs(table, old)
-    return dict.fromkeys(ids, _free_name(table, new, missing, instead_of=old))
+    return dict.fromkeys(ids, free_name(table, new, missing, instead_of=old))
 
 
 def merge(table: ImageTable, kept: str, other: str) -> dict[str, str]:
@@ -149,7 +151,7 @@ def split(
     """The name ``new`` for the photographs of ``old`` that ``places`` name: ids, or encounters.
     GalleryError where one names nothing, or nothing would be left."""
     ids = _photographs(table, old)
-    name = _free_name(table, new, missing, instead_of=None)
+    name = free_name(table, new, missing, instead_of=None)
     rows = table.rows[table.rows["image_id"].isin(ids)]
     chosen: dict[str, str] = {}
     for place in places:
@@ -184,9 +186,11 @@ def _photographs(table: ImageTable, name: str) -> list[str]:
     return ids
 
 
-def _free_name(
+def free_name(
     table: ImageTable, given: str, missing: Sequence[str], *, instead_of: str | None
 ) -> str:
+    """The name as it is kept. GalleryError for one that another animal of the gallery has, or that
+    is too like its name; ``missing``: the words that are no names."""
     name = clean_text(given)
     if not name or name.casefold() in {clean_text(word).casefold() for word in missing}:
         raise GalleryError(f"{given!r} is not a name: it means that an animal is unknown.")
@@ -209,4 +213,8 @@ def _near(word: str, words: Sequence[str]) -> str:
 
 
 def _listed(names: Iterable[str]) -> str:
-    return " and ".join(dict.fromkeys(names))
+    each = list(dict.fromkeys(names))
+    if len(each) > SHOWN_NAMES:
+        each = [*each[: SHOWN_NAMES - 1], f"{len(each) - SHOWN_NAMES + 1} others"]
+    *first, last = each or [""]
+    return f"{', '.join(first)} and {last}" if first else last

@@ -10,7 +10,7 @@ Letters: N images, P pairs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -63,6 +63,10 @@ class NewAnimals:
     group_N: np.ndarray
     """int64 from 0, by first appearance."""
     grouping: Grouping
+    pair_P2: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    """int64: pairs of these queries, by their places in ``query_N``."""
+    probability_P: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """That a pair shows one animal."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +110,11 @@ class Grouper:
     ) -> NewAnimals:
         """The groups of the queries that are not called known."""
         new_N, grouping = np.flatnonzero(~known_Q), self.fit(gallery, seed)
-        return NewAnimals(new_N, self.group(queries.take(new_N), grouping), grouping)
+        return self.group(new_N, queries, grouping)
 
-    def group(self, side: RetrievalSide, grouping: Grouping) -> np.ndarray:
-        """A group for each image of the side, int64 (N,)."""
-        side = without_shared_visits(side, self.photo_N)
+    def group(self, new_N: np.ndarray, queries: RetrievalSide, grouping: Grouping) -> NewAnimals:
+        """The groups of these queries."""
+        side = without_shared_visits(queries.take(new_N), self.photo_N)
         pair_P2, score_P = self._scored(side, grouping.linked)
         pair_P2, probability_P = _probabilities(
             side, pair_P2, score_P, grouping.curve, grouping.linked
@@ -119,7 +123,7 @@ class Grouper:
         ((_, group_N),) = clusters_at_cuts(
             side.position_N, pair_P2, probability_P, [grouping.cut], photo_N
         )
-        return group_N
+        return NewAnimals(new_N, group_N, grouping, pair_P2, probability_P)
 
     def _scored(self, side: RetrievalSide, linked: bool) -> tuple[np.ndarray, np.ndarray]:
         pair_P2 = near_pairs(side, self.vectors_ND, self.options.group_nearest, linked=linked)
@@ -251,6 +255,16 @@ def new_animals_table(
             "known_probability": pa.array(probability_Q[new.query_N]),
         }
     )
+
+
+def new_pairs_table(new: NewAnimals, queries: RetrievalSide) -> pa.Table:
+    """``new_pairs.parquet``: the probability that two queries that were called new show one
+    animal."""
+    ids = [queries.image_ids[q] for q in new.query_N]
+    first, second = new.pair_P2.T
+    columns = {"first_id": [ids[i] for i in first], "second_id": [ids[i] for i in second]}
+    texts = {name: pa.array(values, pa.string()) for name, values in columns.items()}
+    return pa.table({**texts, "probability": pa.array(new.probability_P)})
 
 
 def _links_visits(gallery: RetrievalSide, options: OpenSetConfig) -> bool:

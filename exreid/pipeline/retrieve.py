@@ -22,7 +22,7 @@ from exreid.openset.decide import (
     decide,
     fit_decider,
 )
-from exreid.openset.group import Grouper, Grouping, NewAnimals
+from exreid.openset.group import Grouper, Grouping
 from exreid.openset.quality import gallery_quality
 from exreid.pipeline.calibrate import FittedFusion, calibrated
 from exreid.pipeline.match import choosing_stages, match_details
@@ -176,10 +176,8 @@ def retrieve(
         decisions = decide(ranking, gallery.identity_N, fitted.decider, answers)
         if fitted.grouping is not None:
             new_Q = np.flatnonzero(~decisions.known_Q)
-            group_N = grouper_of(scoring, search, fusion).group(
-                queries.take(new_Q), fitted.grouping
-            )
-            new_animals = NewAnimals(new_Q, group_N, fitted.grouping)
+            grouper = grouper_of(scoring, search, fusion)
+            new_animals = grouper.group(new_Q, queries, fitted.grouping)
             decisions = replace(decisions, new_animals=new_animals)
     table = scoring.features.table
     return Retrieval(queries, gallery, ranking, table, decisions, evidence, fused)

@@ -25,10 +25,11 @@ from aiohttp import web
 from exreid.errors import ExreidError, ReviewError
 from exreid.records import Json
 from exreid.report.pictures import Picture, make_picture, picture_file
-from exreid.report.reviewed import NameQuestion, ReviewedRun, told
+from exreid.report.review_page import shown
+from exreid.report.reviewed import NameQuestion, ReviewedRun
 from exreid.review.asking import Question
 from exreid.review.decisions import ANSWERS
-from exreid.review.state import State, wrong_decisions
+from exreid.review.state import State
 
 HOST = "127.0.0.1"
 MOST_BYTES = 16 * 1024
@@ -89,49 +90,9 @@ class Desk:
     def shown(self) -> dict[str, Json]:
         """The question as the page takes it."""
         assert self.state is not None, "asked before"
-        run, question = self.run, self.question
-        content: dict[str, Json] = {
-            "number": self.number,
-            "answers": len(self.state.decisions),
-            "visits": len(run.subject.visits),
-            "animals": self.state.animals,
-            "wrong": round(wrong_decisions(self.state), 1),
-            "told": list(told(run, self.state)),
-            "matches": self.match is not None,
-            "undo": any(row.who == self.who for row in self.state.decisions),
-        }
-        if isinstance(question, Question):
-            first, second = run.best.get((question.first, question.second), (None, None))
-            return content | {
-                "kind": "pair",
-                "probability": round(question.probability, 3),
-                "sides": [self._visit(question.first, first), self._visit(question.second, second)],
-            }
-        if question is not None:
-            rows = [row for visit in question.visits for row in run.photos_of[visit]]
-            return content | {
-                "kind": "name",
-                "offered": question.offered,
-                "names": list(question.names),
-                "photos": [self._photo(row) for row in rows],
-            }
-        called = self.run.names(self.state).name_G
-        return content | {"kind": "done", "called": sorted(name for name in called if name)}
-
-    def _visit(self, name: str, best: int | None) -> dict[str, Json]:
-        rows = self.run.photos_of[name]
-        first = rows[0] if best is None else best
-        visit = self.run.photos.iloc[first].get("visit")
-        return {
-            "visit": visit if isinstance(visit, str) else "",
-            "photos": [self._photo(row) for row in [first, *(r for r in rows if r != first)]],
-        }
-
-    def _photo(self, row: int) -> dict[str, Json]:
-        photo = self.run.photos.iloc[row]
-        words = [photo.get(name) for name in ("date", "viewpoint")]
-        about = " · ".join(word for word in words if isinstance(word, str) and word)
-        return {"row": row, "name": str(photo["image_id"]), "about": about}
+        own = any(row.who == self.who for row in self.state.decisions)
+        more: dict[str, Json] = {"number": self.number, "matches": self.match is not None}
+        return shown(self.run, self.state, self.question) | more | {"undo": own}
 
     def answer(self, said: dict[str, Any]) -> None:
         """Save an answer or a name; ReviewError for anything else."""

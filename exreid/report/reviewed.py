@@ -1,4 +1,4 @@
-"""A discovery that a person reviews: what is asked, what was answered, and the animals that follow.
+"""A run that a person reviews: what is asked, what was answered, and the animals that follow.
 
 The answers are rows of ``decisions.csv`` in the run's folder; all else is computed from them.
 """
@@ -6,22 +6,30 @@ The answers are rows of ``decisions.csv`` in the run's folder; all else is compu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from exreid.errors import ReviewError, RunError
+from exreid.errors import ReviewError
 from exreid.progress import counted
 from exreid.report.pictures import Wanted
-from exreid.review.asking import Question, decided, next_question
-from exreid.review.belief import pair_graph
+from exreid.review.asking import (
+    Question,
+    decided,
+    linked,
+    next_confirmation,
+    next_question,
+    untold,
+)
 from exreid.review.decisions import (
+    ANSWERS,
     Decision,
     Verdict,
     append_decision,
@@ -29,16 +37,12 @@ from exreid.review.decisions import (
     read_decisions,
 )
 from exreid.review.names import Names, free_name, names_of
-from exreid.review.state import State, Subject, agrees, load, subject_of, wrong_decisions
-from exreid.storage.run_files import NUMBER, TEXT, read_run_table
+from exreid.review.state import State, Subject, agrees, load, wrong_decisions
 from exreid.storage.run_folder import write_table
-from exreid.storage.run_record import read_record
 
 DECISIONS, REVIEWED = "decisions.csv", "reviewed.parquet"
-UNLISTED = 1e-3
-"""The probability that two visits outside each other's shortlists show one animal; the lowest of
-those inside, where that is lower."""
-LEAST, MOST = 1e-6, 1 - 1e-6
+Kind = Literal["discover", "identify"]
+LONG_AGO = "0001-01-01T00:00:00+00:00"
 KEPT = ("image_id", "path", "encounter", "date", "viewpoint", "mask", "bbox")
 """Columns of ``reviewed.parquet``, besides ``identity``, where the photographs have them."""
 
@@ -57,7 +61,7 @@ class NameQuestion:
 
 @dataclass(frozen=True)
 class ReviewedRun:
-    """A finished discovery, ready to be asked about."""
+    """A finished run, ready to be asked about."""
 
     folder: Path
     photos: pd.DataFrame
@@ -65,10 +69,20 @@ class ReviewedRun:
     visit_N: np.ndarray
     """int64: the visit of each photograph."""
     subject: Subject
+    """Of an identification: its visits, and each known animal as one visit more."""
     best: dict[tuple[str, str], tuple[int, int]]
     """By the names of two visits: the rows of their most alike photographs."""
     wrong: float
     """The review is done where fewer decisions than this are expected to be wrong."""
+    kind: Kind = "discover"
+    known: Mapping[str, str] = field(default_factory=dict)
+    """The names of known animals, by their visits."""
+    taken: frozenset[str] = frozenset()
+    """All names of the gallery."""
+    gallery: str | None = None
+    """Its folder, where the run says so."""
+    tells_probability: bool = True
+    """Whether the probabilities are measured ones."""
 
     @cached_property
     def photos_of(self) -> dict[str, list[int]]:
@@ -87,18 +101,44 @@ class ReviewedRun:
         """What follows from the answers so far."""
         return load(self.subject, read_decisions(self.decisions).decisions, before)
 
+    @cached_property
+    def known_V(self) -> np.ndarray:  # noqa: N802
+        """Which visits are known animals, bool."""
+        return np.array([name in self.known for name in self.subject.visits])
+
+    @cached_property
+    def _order(self) -> list[int]:
+        """The other visits in the order of their photographs."""
+        visits = dict.fromkeys(self.visit_N.tolist())
+        return [visit for visit in visits if not self.known_V[visit]]
+
+    @property
+    def given(self) -> tuple[Decision, ...]:
+        """The names that were there before the review, as rows."""
+        return tuple(
+            Decision(visit, "", "name", name, "gallery", LONG_AGO, 0.0, None, "", None)
+            for visit, name in self.known.items()
+        )
+
     def question(self, state: State, who: str) -> Question | NameQuestion | None:
         """The next one; names come after all pairs. None: the review is done."""
-        pair = next_question(state, who, self.wrong)
-        return pair if pair is not None else self._name_question(state)
+        if self.kind == "identify":
+            pair = next_confirmation(state, who, self.known_V, self._order)
+        else:
+            pair = next_question(state, who, self.wrong)
+        if pair is None:
+            return self._name_question(state)
+        return pair if self.tells_probability else replace(pair, probability=None)
 
     def _name_question(self, state: State) -> NameQuestion | None:
         group_V, names = state.result.doubts.group_V, self.names(state)
-        used = {row.name for row in state.decisions if row.verdict == "name"}
+        used = {row.name for row in state.decisions if row.verdict == "name"} | self.taken
         clashing = {group for groups in names.shared.values() for group in groups}
+        clear_V = ~untold(state) if self.kind == "identify" else np.ones(len(group_V), bool)
         for group, name in enumerate(names.name_G):
-            if name is None:
-                visits = tuple(self.subject.visits[v] for v in np.flatnonzero(group_V == group))
+            members = np.flatnonzero((group_V == group) & clear_V)
+            if name is None and len(members):
+                visits = tuple(self.subject.visits[v] for v in members)
                 given = names.several.get(group, ())
                 if group in clashing and not given:
                     given = tuple(n for n, groups in names.shared.items() if group in groups)
@@ -107,7 +147,28 @@ class ReviewedRun:
 
     def names(self, state: State) -> Names:
         """What the animals are called."""
-        return names_of(state.decisions, self.subject.place, state.result.doubts.group_V)
+        group_V = state.result.doubts.group_V
+        return names_of((*self.given, *state.decisions), self.subject.place, group_V)
+
+    def confirmed(self, state: State) -> dict[str, str]:
+        """The name of each visit whose animal people have confirmed: by an answer that joins it to
+        a known animal, or by a name for its animal, whose photographs are shown all together."""
+        group_V, names = state.result.doubts.group_V, self.names(state).name_G
+        of_known = set(group_V[self.known_V].tolist())
+        linked_V = linked(state, self.known_V)
+        clear_V = ~untold(state) if self.kind == "identify" else np.ones(len(group_V), bool)
+        found = {}
+        for v, visit in enumerate(self.subject.visits):
+            name, group = names[group_V[v]], int(group_V[v])
+            sure = linked_V[v] if group in of_known else clear_V[v]
+            if name is not None and sure and visit not in self.known:
+                found[visit] = name
+        return found
+
+    def seen(self, state: State) -> int:
+        """The number of visits, without known animals, that an answer is about."""
+        pair_N2 = state.result.votes.pair_N2
+        return int(np.count_nonzero(~self.known_V[np.unique(pair_N2)]))
 
     def answer(self, question: Question, verdict: Verdict, *, who: str, seconds: float) -> Decision:
         """Save an answer."""
@@ -124,9 +185,10 @@ class ReviewedRun:
             raise ReviewError("Give the animal a name.")
         group_V, place = state.result.doubts.group_V, self.subject.place
         given = {row.first: row.name for row in state.decisions if row.verdict == "name"}
-        for visit, other in given.items():
-            same = group_V[place[visit]] == group_V[place[question.visit]]
-            if not same and other.casefold() == name.casefold():
+        own = group_V[place[question.visit]]
+        others = [n for v, n in (given | {**self.known}).items() if group_V[place[v]] != own]
+        for other in (*others, *self.taken):
+            if other.casefold() == name.casefold():
                 raise ReviewError(f"Another animal is called {other}.")
         for visit in question.visits if question.names else question.visits[:1]:
             row = Decision(visit, "", "name", name, who, _now(), _seconds(seconds), None, "", None)
@@ -158,9 +220,15 @@ class ReviewedRun:
         return [names[group] or f"unnamed {group + 1}" for group in group_N.tolist()]
 
     def save(self, state: State) -> Path:
-        """Write ``reviewed.parquet``: the photographs, each with its animal's name."""
+        """Write ``reviewed.parquet``: the photographs, each with its animal's name; of an
+        identification only confirmed names."""
+        called: list[str | None] = [*self.animals(state)]
+        if self.kind == "identify":
+            found = self.confirmed(state)
+            called = [found.get(self.subject.visits[v]) for v in self.visit_N]
         kept = [name for name in KEPT if name in self.photos]
-        frame = self.photos[kept].assign(identity=self.animals(state))
+        frame = self.photos[kept].assign(identity=pd.Series(called, dtype=object))
+        frame = frame[~self.known_V[self.visit_N]]
         write_table(self.folder / REVIEWED, pa.Table.from_pandas(frame, preserve_index=False))
         return self.folder / REVIEWED
 
@@ -171,89 +239,19 @@ class ReviewedRun:
         return Wanted(cells["root"], cells["path"], None, large=True, bbox=cells["bbox"])
 
 
-def read_review(folder: Path, *, wrong: float = 1.0) -> ReviewedRun:
-    """RunError for a folder that is not a finished discovery."""
-    record = read_record(folder)
-    if record.kind != "discover" or record.status != "completed":
-        raise RunError(
-            f"{folder}: a review takes a completed run of exreid discover, and this is a run of "
-            f"exreid {record.kind} whose status is {record.status!r}."
-        )
-    animals = read_run_table(
-        folder / "animals.parquet", {"image_id": TEXT, "encounter": TEXT}, key="image_id"
-    ).to_pandas()
-    photos = read_run_table(folder / "photos.parquet", {"image_id": TEXT}, key="image_id")
-    frame = photos.to_pandas().astype(object).set_index("image_id", drop=False)
-    frame = frame.loc[animals["image_id"]].reset_index(drop=True)
-    names, visit_N = np.unique(animals["encounter"].to_numpy(str), return_inverse=True)
-    pairs = _pairs(folder, animals, names)
-    apart_N2 = _apart(frame, visit_N)
-    probability_P = pairs.pop("probability").to_numpy()
-    lowest = min(UNLISTED, float(probability_P.min(initial=1.0)))
-    graph = pair_graph(
-        len(names),
-        pairs[["first", "second"]].to_numpy(np.int64),
-        probability_P,
-        unlisted=lowest,
-        apart_N2=apart_N2,
-    )
-    best = {
-        (str(names[a]), str(names[b])): (int(i), int(j))
-        for a, b, i, j in pairs.itertuples(index=False)
-    }
-    subject = subject_of([str(name) for name in names], graph)
-    return ReviewedRun(folder, frame, visit_N, subject, best, wrong)
-
-
-def _pairs(folder: Path, animals: pd.DataFrame, names: np.ndarray) -> pd.DataFrame:
-    """Of each pair of visits its places in ``names``, the smaller first, the rows of its best
-    photographs, and the probability; rising."""
-    columns = dict.fromkeys(("first_encounter", "second_encounter", "first_id", "second_id"), TEXT)
-    file = folder / "pairs.parquet"
-    table = read_run_table(file, {**columns, "probability": NUMBER}).to_pandas()
-    row_of = {image: row for row, image in enumerate(animals["image_id"])}
-    place_of = {str(name): place for place, name in enumerate(names)}
-    try:
-        visit_P2 = np.array(
-            [[place_of[a], place_of[b]] for a, b in table.iloc[:, :2].to_numpy()], np.int64
-        ).reshape(-1, 2)
-        image_P2 = np.array(
-            [[row_of[a], row_of[b]] for a, b in table[["first_id", "second_id"]].to_numpy()],
-            np.int64,
-        ).reshape(-1, 2)
-    except KeyError as error:
-        raise RunError(f"{file}: names {error}, which animals.parquet does not have.") from error
-    turned_P = visit_P2[:, 0] > visit_P2[:, 1]
-    visit_P2[turned_P], image_P2[turned_P] = visit_P2[turned_P, ::-1], image_P2[turned_P, ::-1]
-    frame = pd.DataFrame(
-        {
-            "first": visit_P2[:, 0],
-            "second": visit_P2[:, 1],
-            "first_row": image_P2[:, 0],
-            "second_row": image_P2[:, 1],
-            "probability": table["probability"].clip(LEAST, MOST),
-        }
-    )
-    return frame.sort_values(["first", "second"], ignore_index=True)
-
-
-def _apart(photos: pd.DataFrame, visit_N: np.ndarray) -> np.ndarray:
-    """Pairs of visits that are animals of one photograph, int64 (N, 2)."""
-    places = photos["root"].astype(str) + "/" + photos["path"].astype(str)
-    found: set[tuple[int, int]] = set()
-    for _, rows in pd.Series(visit_N).groupby(places):
-        visits = sorted(set(rows))
-        found.update((a, b) for i, a in enumerate(visits) for b in visits[i + 1 :])
-    return np.array(sorted(found), np.int64).reshape(-1, 2)
+def answers_of(state: State) -> int:
+    """The number of answers about pairs of visits."""
+    return sum(row.verdict in ANSWERS for row in state.decisions)
 
 
 def told(run: ReviewedRun, state: State) -> list[str]:
     """How far the review is, in sentences."""
-    asked = sum(row.verdict != "name" for row in state.decisions)
+    after = f"after {counted(answers_of(state), 'answer')}"
+    if run.kind == "identify":
+        return [f"{_confirmed_words(run, state)}, {after}."]
     wrong = wrong_decisions(state)
     so_far = f"{counted(state.animals, 'animal')} in {counted(len(run.subject.visits), 'visit')}"
-    after = f"after {counted(asked, 'answer')}; {wrong:.1f} wrong decisions are expected."
-    lines = [f"{so_far}, {after}"]
+    lines = [f"{so_far}, {after}; {wrong:.1f} wrong decisions are expected."]
     if state.audit is not None:
         animals = state.audit.animals
         lines.append(
@@ -264,6 +262,20 @@ def told(run: ReviewedRun, state: State) -> list[str]:
         if not agrees(state, run.wrong):
             lines.append("The audit does not agree yet: there are more questions.")
     return lines
+
+
+def _confirmed_words(run: ReviewedRun, state: State) -> str:
+    found, known = run.confirmed(state), set(run.known.values())
+    visits = counted(len(run.subject.visits) - len(run.known), "visit")
+    new = {name for name in found.values() if name not in known}
+    of_known = sum(name in known for name in found.values())
+    parts = [f"{of_known} of known animals"]
+    if new:
+        parts.append(f"{len(found) - of_known} of {counted(len(new), 'new animal')}")
+    unsure = int(np.count_nonzero(untold(state) & ~linked(state, run.known_V)))
+    if unsure:
+        parts.append(f"{unsure} that nobody could tell")
+    return f"{visits}: {', '.join(parts)}"
 
 
 def _now() -> str:

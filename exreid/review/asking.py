@@ -1,13 +1,21 @@
 """One question after the other: which, why, and when there are no more.
 
-`state.load` computes the state from the scores and the rows of decisions; `next_question` asks;
-`decided` makes the row of an answer, for `decisions.append_decision`. Then load again.
+`state.load` computes the state from the scores and the rows of decisions; `next_question` or, where
+every visit is to be seen, `next_confirmation` asks; `decided` makes the row of an answer, for
+`decisions.append_decision`. Then load again.
+
+Letters: V visits, P listed pairs.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from exreid.review.audit import draw
 from exreid.review.belief import log_odds
@@ -24,6 +32,8 @@ from exreid.review.state import SIGN, State, agrees, audit_votes, wrong_decision
 
 AUDIT_EVERY = 5
 REPEAT_EVERY, REPEAT_TURN = 20, 10
+LEAST_CHANCE = 0.1
+"""A visit that is to be seen is not compared with a less probable animal, after the first one."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,8 @@ class Question:
     first: str
     second: str
     purpose: Purpose
-    probability: float
+    probability: float | None
+    """None where there is none."""
     drawn: float | None
 
 
@@ -61,6 +72,65 @@ def next_question(state: State, who: str, wrong: float = 1.0) -> Question | None
     if pair is None or turn % AUDIT_EVERY == AUDIT_EVERY - 1:
         return _audit_question(state, who)
     return _question(state, pair, "queue")
+
+
+def next_confirmation(
+    state: State, who: str, known_V: np.ndarray, order: Sequence[int]
+) -> Question | None:
+    """The next question where each visit is to be seen: is it one of the known animals?
+
+    ``known_V``: bool, which of the visits are known animals, ``order``: the others, as they are to
+    be asked about. Each is compared with its most probable animal, then with others while that is
+    probable enough (`LEAST_CHANCE`), until a person has said *same* or *can't tell*. As everything
+    is seen, there is no audit. None when no answer is contradicted and nothing is left.
+    """
+    pair = contradiction(state.queue.doubts, state.queue.votes)
+    if pair is None:
+        pair = _unconfirmed(state, known_V, order)
+    if pair is None:
+        return None
+    turn = len([row for row in state.decisions if row.who == who and row.verdict in SIGN])
+    again = _once_answered(state, who) if turn % REPEAT_EVERY == REPEAT_TURN else None
+    return _question(state, again, "repeat") if again else _question(state, pair, "queue")
+
+
+def linked(state: State, known_V: np.ndarray) -> np.ndarray:
+    """Which visits people's answers join to a known animal, bool (V,)."""
+    votes, group_V = state.queue.votes, state.queue.doubts.group_V
+    pair_N2 = votes.pair_N2[votes.lead_N > 0]
+    pair_N2 = pair_N2[group_V[pair_N2[:, 0]] == group_V[pair_N2[:, 1]]]
+    shape = (len(known_V), len(known_V))
+    ones = np.ones(len(pair_N2))
+    part_V = connected_components(coo_matrix((ones, tuple(pair_N2.T)), shape), directed=False)[1]
+    return np.asarray(np.isin(part_V, part_V[known_V]))
+
+
+def untold(state: State) -> np.ndarray:
+    """Which visits were only answered with *can't tell* in some pair, bool (V,)."""
+    votes = state.queue.votes
+    found_V = np.zeros(len(state.subject.visits), bool)
+    found_V[votes.pair_N2[(votes.said_N == 0) & (votes.count_N > 0)].ravel()] = True
+    return found_V
+
+
+def _unconfirmed(state: State, known_V: np.ndarray, order: Sequence[int]) -> tuple[int, int] | None:
+    queue, pair_P2 = state.queue, state.subject.graph.pair_P2
+    done_V = linked(state, known_V) | untold(state)
+    count_P, _ = queue.votes.asked(pair_P2)
+    between_P = ~known_V[pair_P2].all(axis=1)
+    for visit in order:
+        if done_V[visit]:
+            continue
+        own = np.flatnonzero(between_P & (pair_P2 == visit).any(axis=1))
+        new = own[count_P[own] == 0]
+        if len(new) == 0:
+            continue
+        chances = [same_chance(queue.graph, queue.doubts, *pair_P2[row].tolist()) for row in new]
+        best = int(np.argmax(chances))
+        if len(new) == len(own) or chances[best] >= LEAST_CHANCE:
+            first, second = pair_P2[new[best]].tolist()
+            return first, second
+    return None
 
 
 def decided(

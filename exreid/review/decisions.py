@@ -153,10 +153,16 @@ def _old_edits(lines: Iterable[list[str]], path: Path) -> Iterable[Decision]:
 
 
 def append_decision(path: Path, decision: Decision) -> None:
-    """Add a row; when this returns it is on the disk. A torn last line is moved to a file beside,
+    """Add a row; see `append_decisions`."""
+    append_decisions(path, [decision])
+
+
+def append_decisions(path: Path, decisions: Sequence[Decision]) -> None:
+    """Add rows; when this returns they are on the disk. A torn last line is moved to a file beside,
     ``*.torn``. ReviewError for a row that could not be read again, or where the disk refuses."""
-    cells = {name: cell_as_it_was(cell) for name, cell in _cells(decision).items()}
-    _decision(cells, "the new row")
+    for decision in decisions:
+        cells = {name: cell_as_it_was(cell) for name, cell in _cells(decision).items()}
+        _decision(cells, "the new row")
     try:
         with FileLock(f"{path}.lock"), path.open("a+b") as stream:
             stream.seek(0)
@@ -167,7 +173,8 @@ def append_decision(path: Path, decision: Decision) -> None:
                     aside.write(content[size:] + b"\n")
                 stream.truncate(size)
             header = content[:size].decode("utf-8-sig").splitlines()[0] if size else HEADER.strip()
-            stream.write(("" if size else HEADER).encode() + _line(decision, header).encode())
+            lines = "".join(_line(decision, header) for decision in decisions)
+            stream.write(("" if size else HEADER).encode() + lines.encode())
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:

@@ -61,7 +61,7 @@ def add_to_gallery(
     table, rejected = read_images(config, with_split=split is not None, only_split=split)
     if split is not None:
         table = table.take(select_split(table, split, rejected))
-    new, already = _unknown_images(gallery, table, config)
+    new, already = unknown_images(gallery, table, config)
     px = int(gallery.manifest["thumbnails_px"])
     if len(new) == 0 and not gallery.is_earlier:
         return Built(gallery, 0, already, 0, 0, rejected, {})
@@ -131,18 +131,23 @@ def edit_of(gallery: StoredGallery, action: Action | Literal["undo"], names: Nam
     return Edit(action, before, dict(names), user_name(), now())
 
 
-def _unknown_images(
+def places_in(gallery: StoredGallery, table: ImageTable, config: ProbeConfig) -> list[int | None]:
+    """Where the gallery has each image already, by its content and region."""
+    memo = SignatureMemo(cache_folder(config) / "signatures")
+    contents = content_hashes(table, memo)
+    return [gallery.place_of(*one) for one in zip(contents, table.regions, strict=True)]
+
+
+def unknown_images(
     gallery: StoredGallery, table: ImageTable, config: ProbeConfig
 ) -> tuple[ImageTable, int]:
     """The images that the gallery does not hold, and how many it does."""
-    memo = SignatureMemo(cache_folder(config) / "signatures")
-    old, regions = gallery.table.rows, table.regions
+    old = gallery.table.rows
     known_ids, ids = set(old["image_id"]), table.rows["image_id"].tolist()
     taken_away = names_taken_away(gallery.edits, gallery.table)
     new, clashes = [], []
-    for i, content in enumerate(content_hashes(table, memo)):
+    for i, place in enumerate(places_in(gallery, table, config)):
         row = table.rows.iloc[i]
-        place = gallery.place_of(content, regions[i])
         if row["identity"] in taken_away:
             name, day = taken_away[row["identity"]]
             clashes.append(

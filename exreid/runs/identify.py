@@ -14,12 +14,14 @@ import pandas as pd
 from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import codes
 from exreid.gallery.answer_tables import photo_answer_tables, picture_table, without_truth
+from exreid.gallery.edits import now
 from exreid.gallery.folder import StoredGallery
 from exreid.gallery.images_table import join_tables
 from exreid.gallery.photo_answers import Identification, identification
 from exreid.gallery.photo_table import PhotoOptions, Photos, read_photos
 from exreid.gallery.stored import stored_fit
 from exreid.models.published import downloads
+from exreid.openset.group import new_pairs_table
 from exreid.pipeline.answers import AnswerTables, write_evidence, write_tables
 from exreid.pipeline.embed import embed
 from exreid.pipeline.ending import recording_failure
@@ -29,6 +31,7 @@ from exreid.pipeline.rank import scoring_of, search_of
 from exreid.pipeline.retrieve import Retrieval, matches_of_best, photograph_codes, retrieve
 from exreid.progress import Progress, RunLog, no_progress
 from exreid.records import ImageTable, Result, RetrievalSide
+from exreid.report.reviewed_identification import NEW_PAIRS, SOURCE, write_questions
 from exreid.storage.feature_store import SignatureMemo
 from exreid.storage.run_folder import RunFolder, new_run_id, write_rejected, write_table, write_text
 from exreid.storage.run_tables import best_candidates, query_table, ranking_table
@@ -72,6 +75,8 @@ def run_identify(
         with log.timed("photographs"):
             photos = read_photos(given, gallery, config, options, memo=memo, progress=progress)
         identified = _identify(photos, gallery, config, folder.path, log, pictures=pictures)
+        if identified.counts["answered"]:
+            write_questions(folder.path, now())
         counts, quality = identified.counts, gallery.quality
         folder.finish(Result(method, {}, {}, counts, log.timings_s, quality=quality))
     return folder.path, identified
@@ -115,6 +120,12 @@ def _identify(
             **undecided.counts(config.benchmark.adaptive.risk),
             **(scoring.matching.counts() if features.local else {}),
         }
+    source = {
+        "gallery": str(gallery.folder),
+        "fingerprint": gallery.fingerprint,
+        "animals": sorted(set(gallery.table.rows["identity"])),
+    }
+    write_text(folder / SOURCE, json.dumps(source, indent=1) + "\n")
     if retrieval is not None or len(photos.known):
         places = picture_table(retrieval, photos.known, gallery, config, pictures)
         write_table(folder / "photos.parquet", places)
@@ -152,5 +163,8 @@ def _write_answers(
     write_table(folder / "queries.parquet", query_table(ranking, queries, none))
     write_tables(folder, answers)
     write_evidence(folder, retrieval)
+    new = None if retrieval.decisions is None else retrieval.decisions.new_animals
+    if new is not None:
+        write_table(folder / NEW_PAIRS, new_pairs_table(new, queries))
     if gallery.decides:
         write_text(folder / "open_set.json", json.dumps(gallery.decision, indent=1) + "\n")

@@ -25,7 +25,8 @@ from exreid.metrics.population import (
 )
 from exreid.progress import counted
 from exreid.records import GalleryQuality
-from exreid.report.reviewed import ReviewedRun, read_review
+from exreid.report.review_sources import read_review
+from exreid.report.reviewed import ReviewedRun
 from exreid.report.run_images import site_column
 from exreid.review.audit import LEAST_DRAWN
 from exreid.review.state import State, agrees

@@ -51,10 +51,13 @@ def test_planted_animals_are_found_again(with_vectors):
     grouping = grouper.fit(gallery, seed=0)
     assert grouping.fitted_ari > 0.9
     assert grouping.fitted_identities == 12
-    group = grouper.group(queries, grouping)
+    every = np.arange(len(queries))
+    group = grouper.group(every, queries, grouping).group_N
     assert adjusted_rand_index(queries.identity_N, group) > 0.9
     hidden = replace(queries, identity_N=np.zeros(len(queries), int))
-    assert grouper.group(hidden, grouping).tolist() == group.tolist(), "no truth is used"
+    assert grouper.group(every, hidden, grouping).group_N.tolist() == group.tolist(), (
+        "no truth is used"
+    )
 
 
 def test_scores_that_say_nothing_leave_the_visits():
@@ -64,7 +67,8 @@ def test_scores_that_say_nothing_leave_the_visits():
     level = Grouper(lambda first, second: np.full(len(first), 3.0), None, OpenSetConfig())
     grouping = level.fit(gallery, seed=0)
     assert grouping.curve is None
-    assert level.group(queries, grouping).tolist() == np.repeat(np.arange(30), 2).tolist()
+    group = level.group(np.arange(len(queries)), queries, grouping).group_N
+    assert group.tolist() == np.repeat(np.arange(30), 2).tolist()
 
 
 def test_visits_are_linked_as_the_database_or_the_key_says():

@@ -79,7 +79,7 @@
     const strip = view.appendChild(make("div"));
     strip.className = "strip";
     const zoom = zoomable(glass);
-    let photos = [], chosen = 0;
+    let photos = [], chosen = 0, animal = "";
     const choose = (place) => {
       chosen = (place + photos.length) % photos.length;
       const photo = photos[chosen], image = picture(photo, "p");
@@ -94,8 +94,8 @@
       glass.replaceChildren(layer);
       zoom.reset();
       changed();
-      const name = make("b", photo.name.split("/").pop());
-      const more = [photo.about, photos.length > 1 ? `${chosen + 1} of ${photos.length}` : ""];
+      const name = make("b", animal || photo.name.split("/").pop());
+      const more = [animal && photo.name.split("/").pop(), photo.about, photos.length > 1 ? `${chosen + 1} of ${photos.length}` : ""];
       caption.replaceChildren(name, ...more.filter(Boolean).map((text) => ` · ${text}`));
       caption.title = photo.name;
       [...strip.children].forEach((button, i) => button.setAttribute("aria-pressed", i === chosen));
@@ -124,6 +124,7 @@
       },
       show: (side) => {
         photos = side.photos;
+        animal = side.animal;
         strip.replaceChildren(...(photos.length > 1 ? photos : []).map((photo, i) => {
           const button = make("button");
           button.type = "button";
@@ -172,10 +173,12 @@
     byId("answers").hidden = false;
     button.hidden = !content.matches;
     const [short, more] = byId("progress").children;
-    short.textContent = `${content.answers} answers · ${content.animals} animals`;
-    more.textContent = ` in ${content.visits} visits · about ${content.wrong} decisions wrong`;
-    byId("engine").textContent = content.kind === "pair" ? `exreid: ${Math.round(100 * content.probability)}% one animal` : "";
+    [short.textContent, more.textContent] = content.progress;
+    const chance = content.kind === "pair" ? content.probability : null;
+    byId("engine").textContent = chance === null ? "" : `exreid: ${Math.round(100 * chance)}% one animal`;
     if (content.kind === "pair") {
+      const known = content.sides.map((side) => side.animal).filter(Boolean)[0];
+      byId("asked").textContent = known ? `Is this ${known}?` : "Is this one animal?";
       const kept = wanted;
       wanted = false; // until both photographs are there
       content.sides.forEach((side, i) => panes[i].show(side));

@@ -1,0 +1,167 @@
+"""Putting a review's confirmed answers into a gallery."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from exreid.config.probe import ProbeConfig
+from exreid.data.metadata_rows import with_part
+from exreid.errors import GalleryError
+from exreid.gallery.edits import Edit, free_name, now
+from exreid.gallery.folder import StoredGallery
+from exreid.progress import Progress, no_progress
+from exreid.records import ImageTable
+from exreid.report.review_sources import read_review
+from exreid.report.reviewed import DECISIONS, ReviewedRun
+from exreid.review.decisions import read_decisions, user_name
+from exreid.review.state import State, load
+from exreid.runs.gallery_build import Built
+from exreid.runs.gallery_change import edit_gallery, places_in, unknown_images
+from exreid.storage.run_record import RESULT_FILE
+
+OWN = ("image_id", "side", "root", "path", "mask", "bbox", "identity", "encounter", "viewpoint")
+OWN_COLUMNS = (*OWN, "date", "visit", "gallery_images", "node")
+"""Columns of the run's photographs that are no columns of the user's table."""
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What became of a review's visits."""
+
+    built: Built | None
+    """None where nothing was new."""
+    visits: int
+    """Confirmed ones."""
+    left: int
+    """Visits that nobody has confirmed."""
+    already: int
+    """Confirmed photographs that the gallery had."""
+
+
+def apply_decisions(
+    gallery: StoredGallery,
+    config: ProbeConfig,
+    file: Path,
+    *,
+    download: bool = False,
+    progress: Progress = no_progress,
+    verbose: bool = False,
+) -> Applied:
+    """The gallery with the photographs of the visits that a review confirmed, fitted once;
+    ``file``: the decisions, in the folder of their run, or that folder. GalleryError where a name
+    would be that of two animals, or one animal would have two."""
+    file = file / DECISIONS if file.is_dir() else file
+    if not file.is_file() or not (file.parent / RESULT_FILE).is_file():
+        raise GalleryError(
+            f"{file}: is not a file of decisions in the folder of its run. exreid review apply RUN "
+            f"{file.name} puts another person's answers there; then name RUN/{DECISIONS}."
+        )
+    run = read_review(file.parent)
+    state = load(run.subject, read_decisions(file).decisions)
+    _refuse_unclear_names(run, state, file)
+    found = run.confirmed(state)
+    left = len(run.subject.visits) - len(run.known) - len(found)
+    table = _table(run, found, gallery)
+    name_of = _final_names(gallery, run, table, config)
+    names = table.rows["identity"].map(name_of).astype(object)
+    table = replace(table, rows=table.rows.assign(identity=names))
+    new, already = unknown_images(gallery, table, config)
+    if not len(new):
+        return Applied(None, len(found), left, already)
+    after = dict(zip(new.rows["image_id"], new.rows["identity"], strict=True))
+    edit = Edit("apply", dict.fromkeys(after, ""), after, user_name(), now())
+    built = edit_gallery(
+        gallery, config, edit, new, download=download, progress=progress, verbose=verbose
+    )
+    return Applied(built, len(found), left, already)
+
+
+def _refuse_unclear_names(run: ReviewedRun, state: State, file: Path) -> None:
+    names, visits = run.names(state), run.subject.visits
+    group_V = state.result.doubts.group_V
+    for name, groups in names.shared.items():
+        first, second = (visits[int((group_V == group).argmax())] for group in groups[:2])
+        raise GalleryError(
+            f"{file}: {name} would be the name of two animals, that of {first} and that of "
+            f"{second}. Go on with the review: exreid review {run.folder}"
+        )
+    for group, several in names.several.items():
+        visit = visits[int((group_V == group).argmax())]
+        raise GalleryError(
+            f"{file}: the animal of {visit} is called {' and '.join(several)}. Go on with the "
+            f"review: exreid review {run.folder}"
+        )
+
+
+def _final_names(
+    gallery: StoredGallery, run: ReviewedRun, table: ImageTable, config: ProbeConfig
+) -> dict[str, str]:
+    """What each animal of the review is called in the gallery: a known one, or one whose
+    photographs it has already, as those are called now, another by its new name."""
+    rows = gallery.table.rows
+    now_called = dict(zip(rows["image_id"], rows["identity"], strict=True))
+    called: dict[str, set[str]] = {}
+    for name, place in zip(table.rows["identity"], places_in(gallery, table, config), strict=True):
+        if place is not None and name not in run.known.values():
+            called.setdefault(name, set()).add(str(rows["identity"].iloc[place]))
+    for node, name in run.known.items():
+        ids = [run.photos["image_id"].iloc[row] for row in run.photos_of[node]]
+        called[name] = {now_called[image] for image in ids if image in now_called}
+    names = set(table.rows["identity"])
+    found: dict[str, str] = {}
+    for name, given in called.items():
+        if name in names and len(given) != 1:
+            what = f"is now {' and '.join(sorted(given))}" if given else "is in it no more"
+            raise GalleryError(
+                f"{gallery.folder}: {name}, of {run.folder.name}, {what}. Identify the photographs "
+                "again."
+            )
+        if given:
+            found[name] = min(given)
+    known = set(found)
+    for name in sorted(names - known):
+        missing = config.dataset.missing_values
+        found[name] = free_name(gallery.table, name, missing, instead_of=None)
+    return found
+
+
+def _table(run: ReviewedRun, name_of: dict[str, str], gallery: StoredGallery) -> ImageTable:
+    """The confirmed visits' photographs, each with its animal's name."""
+    visits = run.subject.visits
+    rows = [row for row, visit in enumerate(run.visit_N) if visits[visit] in name_of]
+    photos = run.photos.iloc[rows].reset_index(drop=True)
+    roots = sorted({str(root) for root in photos["root"]})
+    if len(roots) > 1:
+        raise GalleryError(f"{run.folder}: its photographs are in several folders: {roots}.")
+    held = set(gallery.table.rows["encounter"].dropna())
+    text = {name: [_text(cell) for cell in _cells(photos, name)] for name in OWN}
+    encounters = [
+        with_part(name, run.folder.name) if name in held else name for name in text["encounter"]
+    ]
+    ids = [
+        path if path is not None and image == f"new:{path}" else image
+        for image, path in zip(text["image_id"], text["path"], strict=True)
+    ]
+    cells = {
+        **{name: text[name] for name in ("path", "mask", "bbox", "viewpoint")},
+        "image_id": ids,
+        "identity": [name_of[visits[run.visit_N[row]]] for row in rows],
+        "encounter": encounters,
+        "split": None,
+    }
+    frame = pd.DataFrame(cells, dtype=object).assign(row=0)
+    frame["date"] = pd.to_datetime(pd.Series(_cells(photos, "date"))).astype("datetime64[s]")
+    original = photos.drop(columns=list(OWN_COLUMNS), errors="ignore").astype(object)
+    root = roots[0] if roots else ""
+    return ImageTable(frame, original, root, str(run.folder / DECISIONS))
+
+
+def _cells(photos: pd.DataFrame, name: str) -> list[object]:
+    return photos[name].tolist() if name in photos else [None] * len(photos)
+
+
+def _text(cell: object) -> str | None:
+    return cell if isinstance(cell, str) and cell else None
