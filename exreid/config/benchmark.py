@@ -175,6 +175,24 @@ class AdaptiveConfig(StrictModel):
         return self
 
 
+class GateConfig(StrictModel):
+    """Which candidates are implausible, whatever they look like. They are not matched, rank below
+    all others, and are listed with the reason; what is unknown is plausible."""
+
+    flank: bool = False
+    """The other flank is implausible (dataset.viewpoint_col: left, right)."""
+    sex: bool = False
+    """The other sex is implausible (column sex: female, male)."""
+    max_km_per_day: PositiveFloat | None = None
+    """A candidate further away than this for each day between is implausible (columns latitude and
+    longitude, or cell_code); null: distance does not matter."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is checked."""
+        return self.flank or self.sex or self.max_km_per_day is not None
+
+
 class BenchmarkConfig(StrictModel):
     """How queries are matched with the gallery, and what is measured."""
 
@@ -219,6 +237,8 @@ class BenchmarkConfig(StrictModel):
     """What precision=fast leaves out."""
     rerank: RerankConfig = RerankConfig()
     """A second ranking by global features."""
+    gate: GateConfig = GateConfig()
+    """Implausible candidates."""
     adaptive: AdaptiveConfig = AdaptiveConfig()
     """Local matching that stops when a query is decided."""
     calibration: CalibrationConfig = CalibrationConfig()
@@ -302,6 +322,11 @@ class BenchmarkConfig(StrictModel):
                 f"benchmark.rerank re-ranks by global features, and method={self.method} has none "
                 "here: set benchmark.candidate_k, with benchmark.shortlist=global or both, or "
                 "benchmark.rerank.method=none"
+            )
+        if self.rerank.method != "none" and self.gate.enabled:
+            raise ValueError(
+                "benchmark.gate and benchmark.rerank do not go together: set "
+                "benchmark.rerank.method=none, or leave benchmark.gate out"
             )
         if self.fusion.local_index and self.fusion.local_features == ():
             raise ValueError(

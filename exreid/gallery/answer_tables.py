@@ -191,7 +191,12 @@ def _pictures(
     retrieval: Retrieval, gallery: StoredGallery, config: ProbeConfig, pictures: Path | None
 ) -> list[dict[str, Json]]:
     index_QK = retrieval.ranking.candidate_index_QK[:, : config.benchmark.keep_candidates]
-    shown_G = retrieval.gallery.position_N[np.unique(index_QK[index_QK >= 0])]
+    shown = np.unique(index_QK[index_QK >= 0])
+    if retrieval.gated is not None:
+        place = {name: i for i, name in enumerate(retrieval.gallery.image_ids)}
+        gated = [place[one] for one in retrieval.gated["gallery_id"].to_pylist()]
+        shown = np.union1d(shown, np.array(gated, np.int64))
+    shown_G = retrieval.gallery.position_N[shown]
     images, table = gallery.table.rows["identity"].value_counts(), retrieval.table
     count_of = {str(name): int(count) for name, count in images.items()}
     rows = []

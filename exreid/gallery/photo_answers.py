@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -53,7 +54,8 @@ class PhotoAnswer:
     animals: tuple[Candidate, ...] = ()
     """The candidates, the leader first."""
     note: str = ""
-    """Why it is unreadable, its photograph in the gallery, or why nothing was decided."""
+    """Why it is unreadable, its photograph in the gallery, why nothing was decided, or which
+    animals look nearer and are implausible."""
 
     @property
     def told(self) -> ToldAnswer:
@@ -215,6 +217,7 @@ def _answered(retrieval: Retrieval, tables: AnswerTables, note: str) -> list[Pho
     groups: dict[str, int] = {}
     if tables.new_animals is not None:
         groups = {row["query_id"]: row["group"] for row in tables.new_animals.to_pylist()}
+    nearer = _nearer_but_implausible(retrieval)
     answered = []
     paths = retrieval.table.rows["path"].iloc[retrieval.queries.position_N]
     shared = set(paths[paths.duplicated()])
@@ -247,10 +250,29 @@ def _answered(retrieval: Retrieval, tables: AnswerTables, note: str) -> list[Pho
                 margin=margin,
                 new_animal=groups.get(row["image_id"]),
                 animals=animals,
-                note=note,
+                note="; ".join(filter(None, (note, nearer.get(row["image_id"])))),
             )
         )
     return answered
+
+
+def _nearer_but_implausible(retrieval: Retrieval) -> dict[str, str]:
+    """Of each photograph the animals with a candidate before the first plausible one, with the
+    reason why that is not matched."""
+    if retrieval.gated is None:
+        return {}
+    rows = retrieval.table.rows
+    identity_of = dict(zip(rows["image_id"], rows["identity"], strict=True))
+    found: dict[str, dict[str, str]] = {}
+    for query_id, of in retrieval.gated.to_pandas().groupby("query_id", sort=False):
+        first = of[of["rank"].to_numpy() == np.arange(1, len(of) + 1)]
+        for gallery_id, reason in zip(first["gallery_id"], first["reason"], strict=True):
+            found.setdefault(str(query_id), {}).setdefault(identity_of[gallery_id], reason)
+    return {
+        query_id: "looks nearer, but is implausible: "
+        + ", ".join(f"{animal} ({reason})" for animal, reason in of.items())
+        for query_id, of in found.items()
+    }
 
 
 def _encounter_answers(table: pa.Table | None, photos: Photos) -> list[EncounterAnswer]:

@@ -66,7 +66,11 @@ def rerank_shortlist(
         positive_rank_P=rank[order],
         positive_score_P=score[order],
         identity_rank_Q=_identity_ranks(
-            ranking.identity_rank_Q, gallery.identity_N[new_QB], query, rank[order]
+            ranking.identity_rank_Q,
+            gallery.identity_N[new_QB],
+            (new_QB >= 0).sum(axis=1),
+            query,
+            rank[order],
         ),
     )
 
@@ -107,7 +111,8 @@ def _positive_ranks(
     query_P = np.repeat(np.arange(len(counts_Q)), counts_Q)
     rank_P = ranking.positive_rank_P.copy()
     score_P = np.full(len(rank_P), np.nan, np.float32)
-    inside = np.flatnonzero(rank_P <= new_QB.shape[1])
+    listed_Q = (new_QB >= 0).sum(axis=1)
+    inside = np.flatnonzero(rank_P <= listed_Q[query_P])
     for start in range(0, len(inside), 65536):
         part = inside[start : start + 65536]
         same = new_QB[query_P[part]] == ranking.positive_index_P[part, None]
@@ -125,9 +130,14 @@ def _by_rank(ranking: Ranking, rank_P: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _identity_ranks(
-    old_rank_Q: np.ndarray, identity_QB: np.ndarray, query_P: np.ndarray, rank_P: np.ndarray
+    old_rank_Q: np.ndarray,
+    identity_QB: np.ndarray,
+    listed_Q: np.ndarray,
+    query_P: np.ndarray,
+    rank_P: np.ndarray,
 ) -> np.ndarray:
-    """The rank of each query's identity, from the identities in the new order.
+    """The rank of each query's identity, from the identities in the new order; each query has
+    ``listed_Q`` candidates in it.
 
     Where no positive is on the shortlist it does not change: the images before the first one are
     the same, in another order.
@@ -135,6 +145,6 @@ def _identity_ranks(
     rank_Q = old_rank_Q.copy()
     for place in np.flatnonzero(np.diff(query_P, prepend=-1)):
         query, best = int(query_P[place]), int(rank_P[place])
-        if best <= identity_QB.shape[1]:
+        if best <= listed_Q[query]:
             rank_Q[query] = 1 + len(np.unique(identity_QB[query, : best - 1]))
     return rank_Q

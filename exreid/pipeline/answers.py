@@ -117,9 +117,11 @@ def write_tables(folder: Path, tables: AnswerTables) -> None:
 
 
 def write_evidence(folder: Path, retrieval: Retrieval) -> None:
-    """``fusion.parquet`` and ``budget.parquet``: the parts of fused scores, and the pairs matched
-    for each query."""
+    """``fusion.parquet`` and ``budget.parquet``, the parts of fused scores and the pairs matched
+    for each query; and ``gated.parquet``."""
     fused = retrieval.fused
+    if retrieval.gated is not None:
+        write_table(folder / "gated.parquet", retrieval.gated)
     if retrieval.evidence is not None:
         write_table(folder / "fusion.parquet", retrieval.evidence)
     if fused is not None and fused.budget is not None:

@@ -86,6 +86,7 @@ def cross_fitted(
     ranking = joined_rankings([part.ranking for part in parts], members)
     decisions = [part.decisions for part in parts if part.decisions is not None]
     evidence = [part.evidence for part in parts if part.evidence is not None]
+    gated = [part.gated for part in parts if part.gated is not None]
     joined = Retrieval(
         queries,
         gallery,
@@ -93,6 +94,8 @@ def cross_fitted(
         scoring.features.table,
         joined_decisions(decisions, members) if decisions else None,
         _joined_evidence(evidence, queries) if evidence else None,
+        gated=pa.concat_tables(gated) if gated else None,
+        gate_figures=parts[0].gate_figures,
     )
     return joined, mean_quality(qualities) if qualities else None
 

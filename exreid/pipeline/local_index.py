@@ -101,19 +101,23 @@ class LocalIndex:
         exclude: Exclude,
         keep: int,
         on_progress: Callable[[int], object] = lambda count: None,
+        counted: bool = True,
     ) -> Ranking:
-        """The gallery, or a part of it, by the scores; the ranks of all positives are exact."""
+        """The gallery, or a part of it, by the scores; the ranks of all positives are exact. The
+        search is ``counted`` in the run's tally."""
         known, parts = index_gallery(gallery, exclude=exclude), []
         place_G = np.searchsorted(self.gallery.position_N, gallery.position_N)
         for block in blocks(queries, QUERIES_AT_A_TIME):
-            scores_QG = self.scores(block, exclude)[:, place_G]
+            scores_QG = self.scores(block, exclude, counted=counted)[:, place_G]
             parts.append(rank_block(scores_QG, block, known, keep=keep))
             on_progress(len(block))
         return concatenate_rankings(parts)
 
-    def scores(self, queries: RetrievalSide, exclude: LeftOut) -> np.ndarray:
+    def scores(
+        self, queries: RetrievalSide, exclude: LeftOut, *, counted: bool = True
+    ) -> np.ndarray:
         """float64 (Q, G), by `exreid.matching.local_index.image_scores`."""
-        nearest, count_Q = self.nearest(queries, exclude)
+        nearest, count_Q = self.nearest(queries, exclude, counted=counted)
         return image_scores(nearest, count_Q, len(self.gallery))
 
     def pair_scores(

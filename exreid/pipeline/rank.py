@@ -16,6 +16,7 @@ from exreid.config.probe import ProbeConfig
 from exreid.distributed.session import Placement
 from exreid.matching.cascade import SEARCH_STAGE
 from exreid.matching.cosine import cosine_of_pairs, rank_by_cosine
+from exreid.matching.gate import Gate, gated_last
 from exreid.matching.rerank import Reranker
 from exreid.matching.shortlist import in_turn, rerank_shortlist, shortlist_pairs
 from exreid.metrics.ranking import (
@@ -28,6 +29,7 @@ from exreid.metrics.ranking import (
 from exreid.pipeline.budget import BudgetSpent, match_within_budget
 from exreid.pipeline.calibrate import FittedFusion
 from exreid.pipeline.embed import Features
+from exreid.pipeline.gate import gate_of
 from exreid.pipeline.local_index import LocalIndex
 from exreid.pipeline.match import LocalMethod, full_scores, local_methods, score_by_cascade
 from exreid.pipeline.matchers import Matchers, MatchingTally
@@ -46,6 +48,8 @@ class Scoring:
     log: RunLog
     matching: MatchingTally
     """Counts the matched pairs."""
+    gate: Gate | None = None
+    """Which candidates are implausible; None without benchmark.gate."""
 
 
 def scoring_of(
@@ -74,7 +78,7 @@ def scoring_of(
         tally=matching,
         known_pairs=known_pairs,
     )
-    return Scoring(config, features, local, log, matching)
+    return Scoring(config, features, local, log, matching, gate_of(features.table, config))
 
 
 @dataclass(frozen=True)
@@ -145,12 +149,39 @@ def first_ranking(
     keep: int,
 ) -> Ranking:
     """The ranking of a method that matches no pairs, or the one that shortlists are cut from;
-    ``gallery`` is that of ``search``, or a part of it."""
+    ``gallery`` is that of ``search``, or a part of it. Implausible candidates are below all others,
+    and no candidates."""
+    gate, benchmark = scoring.gate, scoring.config.benchmark
+    if gate is None:
+        return ungated_ranking(scoring, search, queries, gallery, exclude=exclude, keep=keep)
+    if benchmark.matches_pairs and benchmark.candidate_k is None:
+        keep = len(gallery)
+    parts = []
+    for block in blocks(queries):
+        whole = ungated_ranking(scoring, search, block, gallery, exclude=exclude, keep=len(gallery))
+        marks_BG = gate.marks(block.position_N, gallery.position_N)
+        parts.append(gated_last(whole, marks_BG > 0, gallery.identity_N, keep=keep))
+    return concatenate_rankings(parts)
+
+
+def ungated_ranking(
+    scoring: Scoring,
+    search: GallerySearch,
+    queries: RetrievalSide,
+    gallery: RetrievalSide,
+    *,
+    exclude: Exclude,
+    keep: int,
+    counted: bool = True,
+) -> Ranking:
+    """`first_ranking` as if every candidate were plausible; a search of the index is ``counted`` in
+    the run's tally."""
     benchmark, index, log = scoring.config.benchmark, search.index, scoring.log
     local = benchmark.method == "local_index" or benchmark.shortlist == "local"
     if index is not None and local:
         advance = log.progress(SEARCH_STAGE, len(queries))
-        return index.rank(queries, gallery, exclude=exclude, keep=keep, on_progress=advance)
+        by_index = partial(index.rank, exclude=exclude, keep=keep, on_progress=advance)
+        return by_index(queries, gallery, counted=counted)
     if not scoring.features.vectors:
         return _in_table_order(queries, gallery, exclude)
     if index is not None and benchmark.shortlist == "both":
@@ -159,7 +190,7 @@ def first_ranking(
         for block in blocks(queries):
             ranked = [
                 ranks(block, gallery, exclude=exclude, keep=len(gallery)).candidate_index_QK
-                for ranks in (by_model, index.rank)
+                for ranks in (by_model, partial(index.rank, counted=counted))
             ]
             scores_QG = in_turn(ranked, len(gallery))
             parts.append(rank_block(scores_QG, block, known, keep=keep))

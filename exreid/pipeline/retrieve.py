@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from exreid.matching.cascade import cascade_of
+from exreid.matching.gate import gate_figures
 from exreid.matching.shortlist import shortlist_pairs
 from exreid.metrics.identities import told_apart
 from exreid.metrics.openset import Answers
@@ -25,6 +26,7 @@ from exreid.openset.decide import (
 from exreid.openset.group import Grouper, Grouping
 from exreid.openset.quality import gallery_quality
 from exreid.pipeline.calibrate import FittedFusion, calibrated
+from exreid.pipeline.gate import gated_candidates
 from exreid.pipeline.match import choosing_stages, match_details
 from exreid.pipeline.methods import GallerySearch, fused_methods
 from exreid.pipeline.rank import (
@@ -35,8 +37,10 @@ from exreid.pipeline.rank import (
     pair_scorer,
     rank,
     search_of,
+    ungated_ranking,
 )
 from exreid.records import Counts, GalleryQuality, ImageTable, Ranking, RetrievalSide
+from exreid.storage.run_tables import best_candidates
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,14 @@ class Retrieval:
     evidence: pa.Table | None = None
     """``fusion.parquet``, where scores are fused."""
     fused: FusedPairs | None = None
+    gated: pa.Table | None = None
+    """``gated.parquet``, where candidates can be implausible."""
+    gate_figures: Counts = field(default_factory=dict)
+    """What the gate costs and spares on the gallery."""
 
     def counts(self, risk: float) -> Counts:
         """For the result; ``risk`` is benchmark.adaptive.risk."""
-        counts: Counts = {}
+        counts: Counts = {**self.gate_figures}
         if self.fused is not None and self.fused.budget is not None:
             counts |= self.fused.budget.counts(self.fused.query_P, risk)
         return counts if self.decisions is None else counts | self.decisions.counts
@@ -179,8 +187,28 @@ def retrieve(
             grouper = grouper_of(scoring, search, fusion)
             new_animals = grouper.group(new_Q, queries, fitted.grouping)
             decisions = replace(decisions, new_animals=new_animals)
-    table = scoring.features.table
-    return Retrieval(queries, gallery, ranking, table, decisions, evidence, fused)
+    retrieval = Retrieval(
+        queries, gallery, ranking, scoring.features.table, decisions, evidence, fused
+    )
+    if scoring.gate is None:
+        return retrieval
+    keep = min(benchmark.keep_candidates, len(gallery))
+
+    def ranked(block: RetrievalSide) -> Ranking:
+        whole = ungated_ranking(
+            scoring,
+            search,
+            block,
+            gallery,
+            exclude=benchmark.exclude,
+            keep=keep,
+            counted=False,
+        )
+        return best_candidates(whole, keep)
+
+    in_order = bool(scoring.features.vectors) or search.index is not None
+    gated = gated_candidates(scoring.gate, queries, gallery, ranked, in_order=in_order)
+    return replace(retrieval, gated=gated, gate_figures=gate_figures(scoring.gate, gallery))
 
 
 def _no_answers() -> Answers:

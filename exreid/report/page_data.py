@@ -146,9 +146,14 @@ def _query(
         for image in neighbour.images:
             rank, score, probability = page.ranks[image]
             ranks[number_of[image]] = [rank, score, _percent(probability)]
+    implausible = [
+        {**_neighbour(data, page.image, IDENTITIES + 1, one, number_of), "reason": reason}
+        for one, reason in page.implausible
+    ]
     return {
         "photo": number_of[page.image],
         "animals": neighbours,
+        "implausible": implausible,
         "ranks": ranks,
         "pairs": drawn,
         "first_rank": page.first_rank,

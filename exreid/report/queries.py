@@ -49,6 +49,8 @@ class QueryPage:
     card: DecisionCard
     ranks: dict[int, tuple[int, float, float | None]]
     """The rank, score and stated probability, if any, of each shown image."""
+    implausible: list[tuple[QueryNeighbour, str]]
+    """Identities among the candidates that a gate has ranked below all others, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class _Tables:
     """By query and identity, where the answers state one."""
     groups: dict[str, tuple[int, int]]
     """By query that was called new: its group, and the number of the group's images."""
+    gated: dict[str, pd.DataFrame]
+    """The implausible candidates by query."""
 
 
 def query_pages(data: RunData, outcomes: pd.DataFrame) -> Iterator[QueryPage]:
@@ -96,6 +100,9 @@ def query_pages(data: RunData, outcomes: pd.DataFrame) -> Iterator[QueryPage]:
         probability_of(data) or "identity",
         _stated_probabilities(data.answers),
         _groups(data.new_animals),
+        {}
+        if data.gated is None
+        else {str(name): rows for name, rows in data.gated.groupby("query_id", sort=False)},
     )
     for q in range(len(data.queries)):
         yield _query_page(tables, q)
@@ -159,7 +166,23 @@ def _query_page(tables: _Tables, q: int) -> QueryPage:
             for image, rank, score in zip(image_R, ranks.rank_R[rows], score_R, strict=True)
             if int(image) in shown
         },
+        _implausible(tables, q, own),
     )
+
+
+def _implausible(tables: _Tables, q: int, own: str | None) -> list[tuple[QueryNeighbour, str]]:
+    rows = tables.gated.get(tables.data.query_ids[q])
+    if rows is None:
+        return []
+    images = tables.data.images
+    image_R = np.array([images.place_of[one] for one in rows["gallery_id"]])
+    identity_N = images.rows["identity"].to_numpy(dtype=object)
+    score_R = rows["score"].to_numpy(np.float64)
+    reason_of = dict(zip(image_R.tolist(), rows["reason"], strict=True))
+    return [
+        (replace(one, images=one.images[:IMAGES_OF_EACH]), reason_of[one.images[0]])
+        for one in neighbours(image_R, score_R, identity_N, own=own, most=IDENTITIES)
+    ]
 
 
 def _card(

@@ -23,6 +23,7 @@ from exreid.errors import ConfigError, RunError
 from exreid.records import ImageTable
 from exreid.report.run_images import RunImages, read_run_images
 from exreid.storage.run_files import (
+    GATED,
     NUMBER,
     RANKINGS,
     TEXT,
@@ -36,6 +37,7 @@ from exreid.storage.spreadsheets import read_cells
 
 Value = TypeVar("Value")
 SNAPSHOT = "config.snapshot.yaml"
+GATED_SHOWN = 12
 MatchedRows = list[tuple[int, int]]
 """A query's rows of ``matches.parquet``, each with its gallery image (a row of `RunImages`)."""
 
@@ -112,6 +114,8 @@ class RunData:
     faithfulness: pd.DataFrame | None
     rejected: pd.DataFrame | None
     leaks: pd.DataFrame | None
+    gated: pd.DataFrame | None
+    """``gated.parquet``: implausible candidates, of each query the first `GATED_SHOWN`."""
 
     @cached_property
     def query_ids(self) -> list[str]:
@@ -150,8 +154,11 @@ def read_run_data(
         if result.kind == "identify" and config is not None:
             # Earlier versions wrote more candidates than they have pictures of.
             rows = rows.filter(pc.less_equal(rows["rank"], config.benchmark.keep_candidates))
+        gated = _if_there(folder / "gated.parquet", _gated)
         query_ids = queries["query_id"].tolist()
         gallery_ids = rows["gallery_id"].unique().to_pylist()
+        if gated is not None:
+            gallery_ids += gated["gallery_id"].tolist()
         images = read_run_images(
             folder,
             config,
@@ -184,6 +191,7 @@ def read_run_data(
             faithfulness=_if_there(folder / "faithfulness.json", _faithfulness),
             rejected=_if_there(folder / "rejected.csv", _cells),
             leaks=_if_there(folder / "leaks.csv", _cells),
+            gated=gated,
         )
 
 
@@ -274,6 +282,13 @@ def _faithfulness(file: Path) -> pd.DataFrame:
 
 def _table(file: Path) -> pd.DataFrame:
     return read_run_table(file, {}).to_pandas()
+
+
+def _gated(file: Path) -> pd.DataFrame:
+    empty = {name: GATED[name] for name in ("rank", "score")}
+    given = {name: kind for name, kind in GATED.items() if name not in empty}
+    rows = read_run_table(file, given, empty=empty).to_pandas()
+    return rows.groupby("query_id", sort=False).head(GATED_SHOWN).reset_index(drop=True)
 
 
 def _cells(file: Path) -> pd.DataFrame | None:

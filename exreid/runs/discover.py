@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from exreid.config.benchmark import GateConfig
 from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import codes, left_out_text
 from exreid.errors import CalibrationError, MetadataError
@@ -63,10 +64,12 @@ class Evidence:
 
 
 def discover_config(config: ProbeConfig) -> ProbeConfig:
-    """The config with what grouping needs: pairs from shortlists, and no decisions."""
+    """The config with what grouping needs: pairs from shortlists, no decisions, and no gate, which
+    a gallery may have for its answers."""
     benchmark = config.benchmark
     update: dict[str, object] = {
-        "open_set": benchmark.open_set.model_copy(update={"enabled": False})
+        "gate": GateConfig(),
+        "open_set": benchmark.open_set.model_copy(update={"enabled": False}),
     }
     if benchmark.matches_pairs and benchmark.candidate_k is None:
         update["candidate_k"] = max(benchmark.open_set.group_nearest, 1)

@@ -26,6 +26,7 @@ RANKINGS = {"query_id": TEXT, "rank": WHOLE, "gallery_id": TEXT}
 OPEN_SET = {"query_id": TEXT, "decision": TEXT}
 NEW_ANIMALS = {"query_id": TEXT, "group": WHOLE}
 PHOTOS = {"image_id": TEXT}
+GATED = {"query_id": TEXT, "rank": WHOLE, "gallery_id": TEXT, "score": NUMBER, "reason": TEXT}
 """Columns without which a table is of no use, none of them with an empty cell."""
 
 

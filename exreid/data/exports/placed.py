@@ -15,13 +15,9 @@ from exreid.data.exports.animals import ExportedAnimal
 from exreid.data.imports.folders import read_times
 from exreid.data.imports.photographs import PhotoSize
 from exreid.data.masks import Mask, decode_mask, fit_mask_to_image, parse_mask
+from exreid.data.traits import PLACES
 from exreid.errors import MaskError
 
-PLACES = {
-    "latitude": (("latitude", "lat", "decimallatitude"), 90.0),
-    "longitude": (("longitude", "lon", "long", "lng", "decimallongitude"), 180.0),
-}
-"""Names of columns with latitude and longitude, and the largest value in degrees."""
 SPECIES = ("scientificname", "scientific_name", "species")
 PhotographRow = Mapping[str, Any]
 """image_id, path, mask, bbox, date, encounter, visit (the encounter's name for people), viewpoint,

@@ -85,7 +85,7 @@
     const caption = (one, lead) => el("div", {}, el("p", {}, el("b", {}, lead)), el("p", { class: "meta" }, about(one)), one.key && one.large ? el("p", { class: "meta screen" }, el("a", { href: file(one, "p"), target: "_blank", rel: "noopener" }, "the photograph alone")) : null);
     return el("figure", { class: "viewer" },
       drawing(query, other, pair),
-      el("div", { class: "captions" }, caption(query, "The query"), other ? caption(other, `${other.animal || "An animal"}, match ${entry.ranks[chosen] ? entry.ranks[chosen][0] : "?"}`) : null),
+      el("div", { class: "captions" }, caption(query, "The query"), other ? caption(other, `${other.animal || "An animal"}, ${entry.ranks[chosen] ? `match ${entry.ranks[chosen][0]}` : "implausible"}`) : null),
       pair && pair.count ? el("div", { class: "toggles" }, toggle("lines", "Matched keypoints", "m"), toggle("heat", "Heat map", "h"), el("label", {}, "at least", slider), scale) : null,
       el("figcaption", {}, words));
   }
@@ -118,14 +118,20 @@
       const weak = [one.own_visit.includes(at) ? "same encounter" : "", one.other_side.includes(at) ? "other side" : ""].filter(Boolean).join(", ");
       const number = p !== null ? p : score !== null ? `score ${short(score)}` : "";
       return el("button", { type: "button", "data-photo": at, "aria-pressed": String(now.chosen === at), title: shot.id, on: { click: () => choose(at) } },
-        shot.key ? el("img", { src: file(shot, "t"), alt: `${shot.animal || "animal"}, match ${rank}`, loading: "lazy" }) : el("span", { class: "noimage" }, "no picture"),
-        el("span", {}, [`#${rank}`, number].filter(Boolean).join(" · ")), el("span", {}, about(shot) || "no date or place"), weak ? el("span", { class: "weak" }, weak) : null);
+        shot.key ? el("img", { src: file(shot, "t"), alt: `${shot.animal || "animal"}, ${rank === null ? "implausible" : `match ${rank}`}`, loading: "lazy" }) : el("span", { class: "noimage" }, "no picture"),
+        el("span", {}, [rank === null ? "not matched" : `#${rank}`, number].filter(Boolean).join(" · ")), el("span", {}, about(shot) || "no date or place"), weak ? el("span", { class: "weak" }, weak) : null);
     });
     return el("li", { class: `animal${one.own === true ? " own" : ""}` },
-      el("header", {}, el("span", { class: "rank" }, one.place ? `${one.place}.` : "further down:"), el("h3", {}, el("bdi", {}, one.name || "animal not known")),
+      el("header", {}, el("span", { class: "rank" }, one.place ? `${one.place}.` : one.reason ? "" : "further down:"), el("h3", {}, el("bdi", {}, one.name || "animal not known")),
         one.chance === null ? null : el("span", { class: "p" }, one.chance),
+        one.reason ? el("span", { class: "weak" }, one.reason) : null,
         one.own === true ? el("span", { class: "badge right" }, "✓ the animal itself") : null),
       el("div", { class: "thumbs" }, ...thumbs));
+  }
+
+  function implausible(entry) {
+    if (!entry.implausible.length) return [];
+    return [el("h2", {}, "Implausible"), el("p", { class: "note screen" }, "Among the nearest by their looks, but ranked below all others for the reason given."), el("ol", { class: "animals" }, ...entry.implausible.map(animalCard))];
   }
 
   function choose(at) {
@@ -163,7 +169,7 @@
         el("span", { class: "place" }, at === -1 ? "" : `${(at + 1).toLocaleString("en")} of ${exreid.shown.length.toLocaleString("en")}`)),
       heading(i, entry),
       el("div", { class: "columns" },
-        el("div", {}, now.figure, el("section", { class: "block near" }, el("h2", {}, "The nearest animals"), el("p", { class: "note screen" }, "By their best photograph. Choose a photograph to compare it above."), el("ol", { class: "animals" }, ...entry.animals.map(animalCard)))),
+        el("div", {}, now.figure, el("section", { class: "block near" }, el("h2", {}, "The nearest animals"), el("p", { class: "note screen" }, "By their best photograph. Choose a photograph to compare it above."), el("ol", { class: "animals" }, ...entry.animals.map(animalCard)), ...implausible(entry))),
         el("div", { class: "side" }, cardPanel(entry.card), el("section", { class: "panel about" }, el("h2", {}, "About this photograph"), el("dl", { class: "facts query-details" }, ...[["file", id], ...entry.details].map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, el("bdi", {}, value)))))))));
     scrollTo(0, 0);
     holder.focus({ preventScroll: true });
