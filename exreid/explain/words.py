@@ -175,6 +175,18 @@ COUNTS = {
     ),
     "blank_images": ("Blank photographs", "One colour all over."),
     "images_left_out": ("Photographs left out", "They could not be read; listed under Trust."),
+    "gate_true_pairs": (
+        "Pairs of one animal on two encounters of the gallery",
+        "What benchmark.gate costs is measured on them.",
+    ),
+    "gate_lost": (
+        "Share of these pairs that the gate takes for implausible",
+        "Its cost: these candidates rank below all others, though they are right.",
+    ),
+    "gate_spared": (
+        "Share of the pairs of two animals that it takes for implausible",
+        "Its gain.",
+    ),
     "pairs_searched": ("Pairs compared by the index", "By their nearest descriptors."),
     "index_recall": (
         "Share of the nearest photographs that the index found",

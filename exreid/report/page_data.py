@@ -147,8 +147,12 @@ def _query(
             rank, score, probability = page.ranks[image]
             ranks[number_of[image]] = [rank, score, _percent(probability)]
     implausible = [
-        {**_neighbour(data, page.image, IDENTITIES + 1, one, number_of), "reason": reason}
-        for one, reason in page.implausible
+        {
+            **_neighbour(data, page.image, IDENTITIES + 1, one.neighbour, number_of),
+            "reason": one.reason,
+            "would_be": {number_of[image]: one.would_be[image] for image in one.neighbour.images},
+        }
+        for one in page.implausible
     ]
     return {
         "photo": number_of[page.image],

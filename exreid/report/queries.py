@@ -38,6 +38,16 @@ class QueryNeighbour:
 
 
 @dataclass(frozen=True)
+class Implausible:
+    """An identity whose images look alike, and are ranked below all others."""
+
+    neighbour: QueryNeighbour
+    reason: str
+    would_be: dict[int, int | None]
+    """The rank of each of its images without that; None where all candidates are matched."""
+
+
+@dataclass(frozen=True)
 class QueryPage:
     """A query as its page shows it; images are rows of `RunImages`."""
 
@@ -49,8 +59,8 @@ class QueryPage:
     card: DecisionCard
     ranks: dict[int, tuple[int, float, float | None]]
     """The rank, score and stated probability, if any, of each shown image."""
-    implausible: list[tuple[QueryNeighbour, str]]
-    """Identities among the candidates that a gate has ranked below all others, with the reason."""
+    implausible: list[Implausible]
+    """Identities among the candidates that a gate has ranked below all others."""
 
 
 @dataclass(frozen=True)
@@ -170,18 +180,26 @@ def _query_page(tables: _Tables, q: int) -> QueryPage:
     )
 
 
-def _implausible(tables: _Tables, q: int, own: str | None) -> list[tuple[QueryNeighbour, str]]:
+def _implausible(tables: _Tables, q: int, own: str | None) -> list[Implausible]:
     rows = tables.gated.get(tables.data.query_ids[q])
     if rows is None:
         return []
     images = tables.data.images
     image_R = np.array([images.place_of[one] for one in rows["gallery_id"]])
     identity_N = images.rows["identity"].to_numpy(dtype=object)
-    score_R = rows["score"].to_numpy(np.float64)
     reason_of = dict(zip(image_R.tolist(), rows["reason"], strict=True))
+    ranks = (None if rank != rank else int(rank) for rank in rows["rank"])  # noqa: PLR0124 - NaN
+    rank_of = dict(zip(image_R.tolist(), ranks, strict=True))
+    near = neighbours(
+        image_R, rows["score"].to_numpy(np.float64), identity_N, own=own, most=IDENTITIES
+    )
     return [
-        (replace(one, images=one.images[:IMAGES_OF_EACH]), reason_of[one.images[0]])
-        for one in neighbours(image_R, score_R, identity_N, own=own, most=IDENTITIES)
+        Implausible(
+            replace(one, images=one.images[:IMAGES_OF_EACH]),
+            reason_of[one.images[0]],
+            {image: rank_of[image] for image in one.images},
+        )
+        for one in near
     ]
 
 

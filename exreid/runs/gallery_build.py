@@ -27,6 +27,7 @@ from exreid.pipeline.answers import grouping_figures, open_set_content
 from exreid.pipeline.calibrate import FittedFusion
 from exreid.pipeline.embed import embed
 from exreid.pipeline.forecast import tell_forecast
+from exreid.pipeline.gate import gate_of
 from exreid.pipeline.inputs import cache_folder, read_images, settled
 from exreid.pipeline.keypoints import find_keypoints, matching_placement
 from exreid.pipeline.methods import GallerySearch
@@ -110,6 +111,7 @@ def make_gallery(
 
     GalleryError if another process has changed the old gallery since it was opened.
     """
+    gate_of(table, config)  # what it lacks is an error before anything takes time
     tell_forecast(config, images=len(table), queries=0, gallery=len(table))
     with new_folder(out, _opened_whole) as folder, ExitStack() as stack:
         if old is not None and old.is_replaced():

@@ -27,6 +27,7 @@ from exreid.pipeline.crossfit import cross_fitted, fits_on_queries
 from exreid.pipeline.embed import Features, embed
 from exreid.pipeline.ending import recording_failure
 from exreid.pipeline.forecast import tell_forecast
+from exreid.pipeline.gate import gate_of
 from exreid.pipeline.inputs import cache_folder, methods_of, output_root, read_images, settled
 from exreid.pipeline.keypoints import find_keypoints, matching_placement
 from exreid.pipeline.rank import Scoring, scoring_of, search_of
@@ -154,6 +155,7 @@ def _read_table(
         write_text(folder / "split.csv", frame.to_csv(index=False))
     query_N, gallery_N = _split(whole, config, rejected)
     table = whole.take(np.union1d(query_N, gallery_N))
+    gate_of(table, config)  # what it lacks is an error before anything takes time
     tell_forecast(config, images=len(table), queries=len(query_N), gallery=len(gallery_N))
     return table, rejected
 

@@ -115,11 +115,11 @@
     const { chunk, entry } = now;
     const thumbs = one.images.map((at) => {
       const shot = photo(chunk, at), [rank, score, p] = entry.ranks[at] || [null, null, null];
-      const weak = [one.own_visit.includes(at) ? "same encounter" : "", one.other_side.includes(at) ? "other side" : ""].filter(Boolean).join(", ");
+      const weak = one.reason ? "" : [one.own_visit.includes(at) ? "same encounter" : "", one.other_side.includes(at) ? "other side" : ""].filter(Boolean).join(", ");
       const number = p !== null ? p : score !== null ? `score ${short(score)}` : "";
       return el("button", { type: "button", "data-photo": at, "aria-pressed": String(now.chosen === at), title: shot.id, on: { click: () => choose(at) } },
         shot.key ? el("img", { src: file(shot, "t"), alt: `${shot.animal || "animal"}, ${rank === null ? "implausible" : `match ${rank}`}`, loading: "lazy" }) : el("span", { class: "noimage" }, "no picture"),
-        el("span", {}, [rank === null ? "not matched" : `#${rank}`, number].filter(Boolean).join(" · ")), el("span", {}, about(shot) || "no date or place"), weak ? el("span", { class: "weak" }, weak) : null);
+        el("span", {}, one.reason ? [one.would_be[at] === null ? "not matched" : `would be #${one.would_be[at]}`] : [`#${rank}`, number].filter(Boolean).join(" · ")), el("span", {}, about(shot) || "no date or place"), weak ? el("span", { class: "weak" }, weak) : null);
     });
     return el("li", { class: `animal${one.own === true ? " own" : ""}` },
       el("header", {}, el("span", { class: "rank" }, one.place ? `${one.place}.` : one.reason ? "" : "further down:"), el("h3", {}, el("bdi", {}, one.name || "animal not known")),
@@ -131,7 +131,7 @@
 
   function implausible(entry) {
     if (!entry.implausible.length) return [];
-    return [el("h2", {}, "Implausible"), el("p", { class: "note screen" }, "Among the nearest by their looks, but ranked below all others for the reason given."), el("ol", { class: "animals" }, ...entry.implausible.map(animalCard))];
+    return [el("h2", {}, "Implausible"), el("p", { class: "note screen" }, "Among the nearest by their looks, but ranked below all others, for the reason given (benchmark.gate)."), el("ol", { class: "animals" }, ...entry.implausible.map(animalCard))];
   }
 
   function choose(at) {
