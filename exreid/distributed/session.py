@@ -6,8 +6,8 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 
 from exreid.config.probe import RayConfig
 from exreid.errors import ClusterLostError, RunError
@@ -39,9 +39,37 @@ class Placement:
         return max(1, int(self.cpus))
 
 
+@dataclass
+class _WholeRun:
+    """What `one_ray` ends."""
+
+    ends: ExitStack = field(default_factory=ExitStack)
+    started: bool = False
+
+
+_whole_run: list[_WholeRun] = []
+
+
+@contextmanager
+def one_ray() -> Iterator[None]:
+    """The stages of a run start Ray once: what the first `ray_session` of the with-block starts
+    stays up to the block's end."""
+    if _whole_run:
+        yield
+        return
+    run = _WholeRun()
+    _whole_run.append(run)
+    with run.ends:
+        try:
+            yield
+        finally:
+            _whole_run.clear()
+
+
 @contextmanager
 def ray_session(config: RayConfig, *, verbose: bool = False) -> Iterator[None]:
-    """Ray for the length of a with-block: an existing cluster, or one on this machine.
+    """Ray for the length of a with-block, or of the `one_ray` around it: an existing cluster, or
+    one on this machine.
 
     A Ray that was running before in this process is used and left running. RunError on Windows.
     """
@@ -50,6 +78,19 @@ def ray_session(config: RayConfig, *, verbose: bool = False) -> Iterator[None]:
             "work over Ray needs Linux or macOS. On Windows use WSL2, or work in this process: "
             "ray.num_actors=0, and ray.num_workers=0 for trainings."
         )
+    if not _whole_run:
+        with _session(config, verbose):
+            yield
+        return
+    run = _whole_run[0]
+    if not run.started:
+        run.ends.enter_context(_session(config, verbose))
+        run.started = True
+    yield
+
+
+@contextmanager
+def _session(config: RayConfig, verbose: bool) -> Iterator[None]:
     _quiet_environment(verbose)
     import ray
 

@@ -13,6 +13,7 @@ import numpy as np
 from exreid.config.benchmark import GateConfig
 from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import codes, left_out_text
+from exreid.distributed.session import one_ray
 from exreid.errors import CalibrationError, MetadataError
 from exreid.gallery.folder import StoredGallery
 from exreid.gallery.images_table import join_tables
@@ -126,6 +127,7 @@ def _discover(
         )
     tell_forecast(config, images=len(table), queries=len(table), gallery=len(table))
     with ExitStack() as stack:
+        stack.enter_context(one_ray())
         joined = table if gallery is None else join_tables(gallery.table, table)
         features = embed(joined, config, log, stored=gallery)
         images = len(features.table)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from exreid.config.training import FinetuneConfig
+from exreid.distributed.session import one_ray
 from exreid.errors import ConfigError, StorageError
 from exreid.explain.plots import CURVE_FILE, draw_learning_curve
 from exreid.pipeline.check_leaks import LeakCheck, check_leaks
@@ -86,7 +87,9 @@ def run_finetune(
     tracker = Tracker(
         config.wandb, run_id=run_id, folder=folder.path, tree=config.model_dump(mode="json")
     )
-    with recording_failure(folder, tracker):
+    # A training in this process needs no Ray beside it.
+    kept = one_ray() if config.ray.num_workers else nullcontext()
+    with recording_failure(folder, tracker), kept:
         result = _finetune(
             config, folder.path, tracker, progress, verbose=verbose, stop_early=stop_early
         )

@@ -13,6 +13,7 @@ import numpy as np
 from exreid.calibration.identity_curve import fit_identity_curve
 from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import line_text, retrieval_sides, select_split
+from exreid.distributed.session import one_ray
 from exreid.errors import CalibrationError, ConfigError, GalleryError
 from exreid.features.extraction import content_hashes
 from exreid.gallery.edits import Edit
@@ -116,6 +117,7 @@ def make_gallery(
     with new_folder(out, _opened_whole) as folder, ExitStack() as stack:
         if old is not None and old.is_replaced():
             raise GalleryError(f"{out}: another process has changed it. Run the command again.")
+        stack.enter_context(one_ray())
         features = embed(table, config, log, stored=old, describe=True)
         images = len(features.table)
         placement = matching_placement(config, stack, images=images, verbose=log.verbose)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import codes
+from exreid.distributed.session import one_ray
 from exreid.gallery.answer_tables import photo_answer_tables, picture_table, without_truth
 from exreid.gallery.edits import now
 from exreid.gallery.folder import StoredGallery
@@ -97,6 +98,7 @@ def _identify(
     if len(photos.table):
         joined = join_tables(gallery.table, photos.table)
         with ExitStack() as stack:
+            stack.enter_context(one_ray())
             features = embed(joined, config, log, stored=gallery)
             images = len(features.table)
             placement = matching_placement(config, stack, images=images, verbose=log.verbose)

@@ -12,6 +12,7 @@ import numpy as np
 
 from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import retrieval_sides, select_split
+from exreid.distributed.session import one_ray
 from exreid.metrics.retrieval import query_values, retrieval_counts, retrieval_metrics
 from exreid.metrics.uncertainty import bootstrap_intervals
 from exreid.pipeline.answer_metrics import with_answers
@@ -98,18 +99,19 @@ def _probe(
     benchmark, dataset = config.benchmark, config.dataset
     with log.timed("metadata"):
         table, rejected = _read_table(config, folder, select)
-    with log.timed("leaks"):
-        leaks = check_leaks(
-            leak_check(table, config),
-            config.safety,
-            folder=folder,
-            cache=None if benchmark.cache == "off" else cache_folder(config),
-            ray=config.ray,
-            on_error=dataset.on_error,
-            progress=log.progress,
-            verbose=log.verbose,
-        )
     with ExitStack() as stack:
+        stack.enter_context(one_ray())
+        with log.timed("leaks"):
+            leaks = check_leaks(
+                leak_check(table, config),
+                config.safety,
+                folder=folder,
+                cache=None if benchmark.cache == "off" else cache_folder(config),
+                ray=config.ray,
+                on_error=dataset.on_error,
+                progress=log.progress,
+                verbose=log.verbose,
+            )
         features = embed(table, config, log)
         images = len(features.table)
         placement = matching_placement(config, stack, images=images, verbose=log.verbose)

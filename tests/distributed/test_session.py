@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager, suppress
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 
@@ -18,8 +19,8 @@ import ray
 
 from exreid.config.probe import RayConfig
 from exreid.distributed import connect as connecting
-from exreid.distributed import sentry
-from exreid.distributed.session import ray_session
+from exreid.distributed import sentry, session
+from exreid.distributed.session import one_ray, ray_session
 from exreid.distributed.threads import beside_main
 from exreid.errors import ConfigError, RunError
 
@@ -177,7 +178,7 @@ def test_a_wait_that_a_signal_ends_leaves_no_work_behind():
 DRIVER = """
 import os, subprocess, sys, time
 from pathlib import Path
-from exreid.distributed import sentry
+from exreid.distributed import sentry, session
 sentry.ALONE_S = 0.5
 null = subprocess.DEVNULL
 before = subprocess.Popen(["sleep", "300"], start_new_session=True, stdout=null, stderr=null)
@@ -403,3 +404,49 @@ def test_while_ray_starts_a_bar_is_on_its_terminal_and_only_rays_chatter_goes():
     os.close(ours)
     assert shown.startswith("bar on a terminal"), shown
     assert shown.split("terminal")[1].strip() == "said by Ray\r\n at the end", shown
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What is started and ended, instead of Ray."""
+    told = []
+
+    @contextmanager
+    def pretended(config, verbose):
+        told.append("start")
+        try:
+            yield
+        except RunError:
+            told.append("failure")
+            raise
+        finally:
+            told.append("end")
+
+    monkeypatch.setattr(session, "_session", pretended)
+    return told
+
+
+def test_the_stages_of_a_run_start_ray_once_and_only_if_needed(told):
+    with one_ray():
+        told.append("first")
+        for stage in ("second", "third"):
+            with ray_session(RayConfig()), one_ray():
+                told.append(stage)
+        told.append("fourth")
+    assert told == ["first", "start", "second", "third", "fourth", "end"]
+    with one_ray():
+        pass
+    for _ in range(2):
+        with ray_session(RayConfig()):
+            pass
+    assert told[6:] == ["start", "end", "start", "end"]
+
+
+def test_ray_of_a_run_hears_of_the_failure_of_a_later_stage(told):
+    with suppress(RunError), one_ray():
+        with ray_session(RayConfig()):
+            pass
+        raise RunError("a stage without Ray")
+    assert told == ["start", "failure", "end"]
+    with ray_session(RayConfig()):
+        assert told[3:] == ["start"]
