@@ -43,10 +43,10 @@ def augment(
     erased pixels get the mean.
     """
     device = images_BHWC.device
-    u = {
-        name: torch.from_numpy(np.ascontiguousarray(uniforms_BU[:, i])).to(device, torch.float32)
-        for i, name in enumerate(_NAMES)
-    }
+    rows_UB = torch.from_numpy(uniforms_BU[:, : len(_NAMES)].T.astype(np.float32))
+    u = dict(zip(_NAMES, rows_UB.to(device), strict=True))
+    # Which images are blurred is known without asking the device.
+    u["blur"] = rows_UB[_NAMES.index("blur")]
     pixels = images_BHWC.permute(0, 3, 1, 2).float() / 255.0
     images = pixels[:, :3]
     if pixels.shape[1] == 4 and config.background > 0:
@@ -131,7 +131,7 @@ def change_colours(
 
 def blur(images: torch.Tensor, u: dict[str, torch.Tensor], config: AugmentConfig) -> torch.Tensor:
     """A Gaussian blur of the chosen images, its sigma uniform."""
-    chosen = torch.nonzero(u["blur"] < config.blur).flatten()
+    chosen = torch.nonzero(u["blur"] < config.blur).flatten().to(images.device)
     if len(chosen) == 0:
         return images
     sigma = _between(u["sigma"], *config.blur_sigma_px)[chosen]
