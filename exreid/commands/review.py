@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exreid.commands.common import Command, named_path, plain_arguments
-from exreid.commands.terminal import OUT
+from exreid.commands.terminal import OUT, progress_shown
 from exreid.errors import ConfigError
 from exreid.progress import counted
 from exreid.storage.urls import is_remote
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 USAGE = """
-  exreid review RUN
-      opens a page in the browser that asks
+  exreid review RUN|GALLERY
+      opens a page in the browser that asks; of a gallery about its doubtful names
   exreid review apply RUN decisions.csv ...
       takes in another person's answers, or those of pages without a server
 """
@@ -33,7 +33,12 @@ def _review_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = f"{parser.description}\n{USAGE}"
     plain_arguments(parser)
     add = parser.add_argument
-    add("words", nargs="+", metavar="RUN_DIR", help="a finished run of exreid discover or identify")
+    add(
+        "words",
+        nargs="+",
+        metavar="RUN",
+        help="a finished run of exreid discover or identify, or a gallery",
+    )
     add("--wrong", type=float, default=1.0, metavar="N",
         help="done once fewer wrong decisions than this are expected (default 1)")  # fmt: skip
     add("--who", help="your name in decisions.csv; without it, the user's name on this machine")
@@ -55,10 +60,14 @@ def _review(options: argparse.Namespace) -> int:
             raise ConfigError("exreid review apply RUN decisions.csv ...: name a file of answers.")
     if len(words) > 1:
         raise ConfigError("exreid review RUN: name one run.")
+    from exreid.gallery.layout import MANIFEST
     from exreid.report.review_sources import read_review
     from exreid.review.decisions import read_decisions, user_name
 
-    run = read_review(named_path(words[0]), wrong=options.wrong)
+    folder = named_path(words[0])
+    if (folder / MANIFEST).is_file():
+        folder = _scored(folder)
+    run = read_review(folder, wrong=options.wrong)
     for file in files:
         if not file.is_file():
             raise ConfigError(f"exreid review apply: there is no file {file}.")
@@ -75,6 +84,15 @@ def _review(options: argparse.Namespace) -> int:
     run.save(state)
     _say_end(run, state, who)
     return 0
+
+
+def _scored(gallery: Path) -> Path:
+    """The folder of the review of a gallery's own names."""
+    from exreid.gallery.folder import open_gallery
+    from exreid.runs.gallery_review import score_gallery
+
+    with progress_shown() as progress:
+        return score_gallery(open_gallery(gallery), progress=progress)
 
 
 def _asked(run: ReviewedRun, who: str, options: argparse.Namespace) -> State:
@@ -96,17 +114,21 @@ def _asked(run: ReviewedRun, who: str, options: argparse.Namespace) -> State:
 
 
 def _say_end(run: ReviewedRun, state: State, who: str) -> None:
-    from exreid.report.reviewed import REVIEWED, told
+    from exreid.report.review_page import told
+    from exreid.report.reviewed import REVIEWED
 
     for sentence in told(run, state):
         _say(sentence)
     if run.question(state, who) is not None:
-        _say(
-            f"The review is not done. {shlex.join(['exreid', 'review', str(run.folder)])} goes on."
-        )
+        reviewed = run.gallery if run.kind == "gallery" and run.gallery else str(run.folder)
+        again = shlex.join(["exreid", "review", reviewed])
+        _say(f"The review is not done. Go on with it: {again}")
     apply = shlex.join(
         ["exreid", "gallery", "apply", run.gallery or "GALLERY", str(run.decisions.absolute())]
     )
+    if run.kind == "gallery":
+        _say(f"Change the gallery's names accordingly: {apply}")
+        return
     if run.kind == "identify":
         _say(f"Put what is confirmed into the gallery: {apply}")
         return

@@ -206,7 +206,7 @@ def _pictures(
         elif pictures is not None:
             where = picture_below(str(pictures), table, position)
         else:
-            where = _thumbnail(gallery, position)
+            where = thumbnail_picture(gallery, position)
         side = "query" if position >= len(gallery) else "gallery"
         row = picture_row(table, config, position, side=side, where=where)
         if side == "gallery":
@@ -240,7 +240,7 @@ def picture_below(root: str, table: ImageTable, position: int) -> PictureFile:
     return {"root": root, "path": row["path"], "mask": row["mask"], **_boxed(row["bbox"])}
 
 
-def _thumbnail(gallery: StoredGallery, position: int) -> PictureFile:
+def thumbnail_picture(gallery: StoredGallery, position: int) -> PictureFile:
     """The small picture of a gallery photograph; without one, a path of None."""
     file = gallery.thumbnail(gallery.content_G[position])
     if file is None:

@@ -1,12 +1,54 @@
-"""What the page of a review shows, as the page takes it; served, or written to a folder."""
+"""How far a review is, in words, and its page as the page takes it; served, or in a folder."""
 
 from __future__ import annotations
 
+import numpy as np
+
 from exreid.progress import counted
 from exreid.records import Json
-from exreid.report.reviewed import NameQuestion, ReviewedRun, answers_of, told
-from exreid.review.asking import Question
-from exreid.review.state import State, wrong_decisions
+from exreid.report.reviewed import NameQuestion, ReviewedRun
+from exreid.review.asking import Question, linked, untold
+from exreid.review.decisions import ANSWERS
+from exreid.review.state import State, agrees, wrong_decisions
+
+
+def answers_of(state: State) -> int:
+    """The number of answers about pairs of visits."""
+    return sum(row.verdict in ANSWERS for row in state.decisions)
+
+
+def told(run: ReviewedRun, state: State) -> list[str]:
+    """How far the review is, in sentences."""
+    after = f"after {counted(answers_of(state), 'answer')}"
+    if run.kind == "identify":
+        return [f"{_confirmed_words(run, state)}, {after}."]
+    wrong = wrong_decisions(state)
+    so_far = f"{counted(state.animals, 'animal')} in {counted(len(run.subject.visits), 'visit')}"
+    lines = [f"{so_far}, {after}; {wrong:.1f} wrong decisions are expected."]
+    if state.audit is not None:
+        animals = state.audit.animals
+        lines.append(
+            f"By the audit alone: {animals.value:.1f} animals (95% interval {animals.low:.1f} to "
+            f"{animals.high:.1f}); {100 * state.audit.missed.value:.0f}% of the pairs of one "
+            "animal are missed."
+        )
+        if not agrees(state, run.wrong):
+            lines.append("The audit does not agree yet: there are more questions.")
+    return lines
+
+
+def _confirmed_words(run: ReviewedRun, state: State) -> str:
+    found, known = run.confirmed(state), set(run.known.values())
+    visits = counted(len(run.subject.visits) - len(run.known), "visit")
+    new = {name for name in found.values() if name not in known}
+    of_known = sum(name in known for name in found.values())
+    parts = [f"{of_known} of known animals"]
+    if new:
+        parts.append(f"{len(found) - of_known} of {counted(len(new), 'new animal')}")
+    unsure = int(np.count_nonzero(untold(state) & ~linked(state, run.known_V)))
+    if unsure:
+        parts.append(f"{unsure} that nobody could tell")
+    return f"{visits}: {', '.join(parts)}"
 
 
 def shown(
@@ -56,7 +98,7 @@ def _visit(run: ReviewedRun, name: str, best: int | None) -> Json:
     rows = run.photos_of[name]
     first = rows[0] if best is None else best
     photos = [_photo(run, row) for row in [first, *(r for r in rows if r != first)]]
-    return {"animal": run.known.get(name, ""), "photos": photos}
+    return {"animal": run.known.get(name) or run.named.get(name, ""), "photos": photos}
 
 
 def _photo(run: ReviewedRun, row: int) -> Json:

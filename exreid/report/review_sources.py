@@ -9,25 +9,28 @@ import pandas as pd
 
 from exreid.errors import RunError
 from exreid.report.reviewed import ReviewedRun
+from exreid.report.reviewed_gallery import SOURCE, read_gallery_review
 from exreid.report.reviewed_identification import read_identification
+from exreid.report.run_pairs import read_pairs
 from exreid.review.belief import pair_graph
 from exreid.review.state import subject_of
-from exreid.storage.run_files import NUMBER, TEXT, read_run_table
+from exreid.storage.run_files import TEXT, read_run_table
 from exreid.storage.run_record import read_record
 
 UNLISTED = 1e-3
 """The probability that two visits outside each other's shortlists show one animal; the lowest of
 those inside, where that is lower."""
-LEAST, MOST = 1e-6, 1 - 1e-6
 
 
 def read_review(folder: Path, *, wrong: float = 1.0) -> ReviewedRun:
     """RunError for a folder that is not a finished discovery or identification."""
+    if (folder / SOURCE).is_file():
+        return read_gallery_review(folder, wrong=wrong)
     record = read_record(folder)
     if record.kind not in ("discover", "identify") or record.status != "completed":
         raise RunError(
-            f"{folder}: a review takes a completed run of exreid discover or identify, and this is "
-            f"a run of exreid {record.kind} whose status is {record.status!r}."
+            f"{folder}: a review takes a completed run of exreid discover or identify, or a "
+            f"gallery, and this is a run of exreid {record.kind} whose status is {record.status!r}."
         )
     if record.kind == "identify":
         return read_identification(folder, wrong=wrong)
@@ -38,7 +41,7 @@ def read_review(folder: Path, *, wrong: float = 1.0) -> ReviewedRun:
     frame = photos.to_pandas().astype(object).set_index("image_id", drop=False)
     frame = frame.loc[animals["image_id"]].reset_index(drop=True)
     names, visit_N = np.unique(animals["encounter"].to_numpy(str), return_inverse=True)
-    pairs = _pairs(folder, animals, names)
+    pairs = read_pairs(folder, animals, names)
     apart_N2 = _apart(frame, visit_N)
     probability_P = pairs.pop("probability").to_numpy()
     lowest = min(UNLISTED, float(probability_P.min(initial=1.0)))
@@ -55,38 +58,6 @@ def read_review(folder: Path, *, wrong: float = 1.0) -> ReviewedRun:
     }
     subject = subject_of([str(name) for name in names], graph)
     return ReviewedRun(folder, frame, visit_N, subject, best, wrong)
-
-
-def _pairs(folder: Path, animals: pd.DataFrame, names: np.ndarray) -> pd.DataFrame:
-    """Of each pair of visits its places in ``names``, the smaller first, the rows of its best
-    photographs, and the probability; rising."""
-    columns = dict.fromkeys(("first_encounter", "second_encounter", "first_id", "second_id"), TEXT)
-    file = folder / "pairs.parquet"
-    table = read_run_table(file, {**columns, "probability": NUMBER}).to_pandas()
-    row_of = {image: row for row, image in enumerate(animals["image_id"])}
-    place_of = {str(name): place for place, name in enumerate(names)}
-    try:
-        visit_P2 = np.array(
-            [[place_of[a], place_of[b]] for a, b in table.iloc[:, :2].to_numpy()], np.int64
-        ).reshape(-1, 2)
-        image_P2 = np.array(
-            [[row_of[a], row_of[b]] for a, b in table[["first_id", "second_id"]].to_numpy()],
-            np.int64,
-        ).reshape(-1, 2)
-    except KeyError as error:
-        raise RunError(f"{file}: names {error}, which animals.parquet does not have.") from error
-    turned_P = visit_P2[:, 0] > visit_P2[:, 1]
-    visit_P2[turned_P], image_P2[turned_P] = visit_P2[turned_P, ::-1], image_P2[turned_P, ::-1]
-    frame = pd.DataFrame(
-        {
-            "first": visit_P2[:, 0],
-            "second": visit_P2[:, 1],
-            "first_row": image_P2[:, 0],
-            "second_row": image_P2[:, 1],
-            "probability": table["probability"].clip(LEAST, MOST),
-        }
-    )
-    return frame.sort_values(["first", "second"], ignore_index=True)
 
 
 def _apart(photos: pd.DataFrame, visit_N: np.ndarray) -> np.ndarray:

@@ -18,30 +18,30 @@ import pandas as pd
 import pyarrow as pa
 
 from exreid.errors import ReviewError
-from exreid.progress import counted
 from exreid.report.pictures import Wanted
 from exreid.review.asking import (
     Question,
     decided,
     linked,
     next_confirmation,
+    next_doubt,
     next_question,
     untold,
 )
 from exreid.review.decisions import (
-    ANSWERS,
     Decision,
     Verdict,
     append_decision,
     merge_decisions,
+    moment,
     read_decisions,
 )
 from exreid.review.names import Names, free_name, names_of
-from exreid.review.state import State, Subject, agrees, load, wrong_decisions
+from exreid.review.state import State, Subject, load
 from exreid.storage.run_folder import write_table
 
 DECISIONS, REVIEWED = "decisions.csv", "reviewed.parquet"
-Kind = Literal["discover", "identify"]
+Kind = Literal["discover", "identify", "gallery"]
 LONG_AGO = "0001-01-01T00:00:00+00:00"
 KEPT = ("image_id", "path", "encounter", "date", "viewpoint", "mask", "bbox")
 """Columns of ``reviewed.parquet``, besides ``identity``, where the photographs have them."""
@@ -77,10 +77,16 @@ class ReviewedRun:
     kind: Kind = "discover"
     known: Mapping[str, str] = field(default_factory=dict)
     """The names of known animals, by their visits."""
+    named: Mapping[str, str] = field(default_factory=dict)
+    """Of a gallery: the present name of each visit's animal."""
+    since: str = LONG_AGO
+    """Names that were given earlier do not count."""
     taken: frozenset[str] = frozenset()
     """All names of the gallery."""
     gallery: str | None = None
     """Its folder, where the run says so."""
+    fingerprint: str = ""
+    """Of the gallery that is reviewed."""
     tells_probability: bool = True
     """Whether the probabilities are measured ones."""
 
@@ -99,7 +105,16 @@ class ReviewedRun:
 
     def state(self, before: State | None = None) -> State:
         """What follows from the answers so far."""
-        return load(self.subject, read_decisions(self.decisions).decisions, before)
+        return self.state_of(read_decisions(self.decisions).decisions, before)
+
+    def state_of(self, rows: Sequence[Decision], before: State | None = None) -> State:
+        """What follows from these answers. Of a gallery that has changed since, those about visits
+        that it still has, and no names of before."""
+        if self.kind == "gallery":
+            place, since = {"", *self.subject.place}, moment(self.since)
+            rows = [row for row in rows if row.first in place and row.second in place]
+            rows = [row for row in rows if row.verdict != "name" or moment(row.when) >= since]
+        return load(self.subject, rows, before)
 
     @cached_property
     def known_V(self) -> np.ndarray:  # noqa: N802
@@ -112,18 +127,28 @@ class ReviewedRun:
         visits = dict.fromkeys(self.visit_N.tolist())
         return [visit for visit in visits if not self.known_V[visit]]
 
-    @property
-    def given(self) -> tuple[Decision, ...]:
-        """The names that were there before the review, as rows."""
-        return tuple(
+    def _given(self, state: State) -> list[Decision]:
+        """The names that were there before the review, as rows; without one that a person has given
+        to another animal."""
+        group_V, place = state.result.doubts.group_V, self.subject.place
+        owners: dict[str, set[int]] = {}
+        for row in state.decisions:
+            if row.verdict == "name":
+                owners.setdefault(row.name, set()).add(int(group_V[place[row.first]]))
+        return [
             Decision(visit, "", "name", name, "gallery", LONG_AGO, 0.0, None, "", None)
-            for visit, name in self.known.items()
-        )
+            for visit, name in {**self.known, **self.named}.items()
+            if visit in self.known
+            or name not in owners
+            or int(group_V[place[visit]]) in owners[name]
+        ]
 
     def question(self, state: State, who: str) -> Question | NameQuestion | None:
         """The next one; names come after all pairs. None: the review is done."""
         if self.kind == "identify":
             pair = next_confirmation(state, who, self.known_V, self._order)
+        elif self.kind == "gallery":
+            pair = next_doubt(state, who, self.names(state).several)
         else:
             pair = next_question(state, who, self.wrong)
         if pair is None:
@@ -139,21 +164,32 @@ class ReviewedRun:
             members = np.flatnonzero((group_V == group) & clear_V)
             if name is None and len(members):
                 visits = tuple(self.subject.visits[v] for v in members)
-                given = names.several.get(group, ())
+                given = self._often_first(names.several.get(group, ()), visits)
                 if group in clashing and not given:
                     given = tuple(n for n, groups in names.shared.items() if group in groups)
                 return NameQuestion(visits[0], visits, free_name(used), given)
         return None
 
+    def _often_first(self, names: Sequence[str], visits: Sequence[str]) -> tuple[str, ...]:
+        held = [self.named.get(visit) for visit in visits]
+        return tuple(sorted(names, key=lambda name: -held.count(name)))
+
     def names(self, state: State) -> Names:
         """What the animals are called."""
         group_V = state.result.doubts.group_V
-        return names_of((*self.given, *state.decisions), self.subject.place, group_V)
+        return names_of((*self._given(state), *state.decisions), self.subject.place, group_V)
 
     def confirmed(self, state: State) -> dict[str, str]:
         """The name of each visit whose animal people have confirmed: by an answer that joins it to
-        a known animal, or by a name for its animal, whose photographs are shown all together."""
+        a known animal, or by a name for its animal, whose photographs are shown all together. Of a
+        gallery the visits that were given a name."""
         group_V, names = state.result.doubts.group_V, self.names(state).name_G
+        if self.kind == "gallery":
+            place = self.subject.place
+            given = {place[row.first] for row in state.decisions if row.verdict == "name"}
+            groups = {int(group_V[v]) for v in given}
+            rows = zip(self.subject.visits, group_V.tolist(), strict=True)
+            return {visit: str(names[g]) for visit, g in rows if g in groups and names[g]}
         of_known = set(group_V[self.known_V].tolist())
         linked_V = linked(state, self.known_V)
         clear_V = ~untold(state) if self.kind == "identify" else np.ones(len(group_V), bool)
@@ -186,7 +222,10 @@ class ReviewedRun:
         group_V, place = state.result.doubts.group_V, self.subject.place
         given = {row.first: row.name for row in state.decisions if row.verdict == "name"}
         own = group_V[place[question.visit]]
-        others = [n for v, n in (given | {**self.known}).items() if group_V[place[v]] != own]
+        held = {self.named.get(visit) for visit in question.visits}
+        before = {v: n for v, n in self.named.items() if n not in held}
+        all_names = {**before, **self.known, **given}
+        others = [other for visit, other in all_names.items() if group_V[place[visit]] != own]
         for other in (*others, *self.taken):
             if other.casefold() == name.casefold():
                 raise ReviewError(f"Another animal is called {other}.")
@@ -237,45 +276,6 @@ class ReviewedRun:
         photo = self.photos.iloc[row]
         cells = {name: _text(photo.get(name)) for name in ("root", "path", "mask", "bbox")}
         return Wanted(cells["root"], cells["path"], None, large=True, bbox=cells["bbox"])
-
-
-def answers_of(state: State) -> int:
-    """The number of answers about pairs of visits."""
-    return sum(row.verdict in ANSWERS for row in state.decisions)
-
-
-def told(run: ReviewedRun, state: State) -> list[str]:
-    """How far the review is, in sentences."""
-    after = f"after {counted(answers_of(state), 'answer')}"
-    if run.kind == "identify":
-        return [f"{_confirmed_words(run, state)}, {after}."]
-    wrong = wrong_decisions(state)
-    so_far = f"{counted(state.animals, 'animal')} in {counted(len(run.subject.visits), 'visit')}"
-    lines = [f"{so_far}, {after}; {wrong:.1f} wrong decisions are expected."]
-    if state.audit is not None:
-        animals = state.audit.animals
-        lines.append(
-            f"By the audit alone: {animals.value:.1f} animals (95% interval {animals.low:.1f} to "
-            f"{animals.high:.1f}); {100 * state.audit.missed.value:.0f}% of the pairs of one "
-            "animal are missed."
-        )
-        if not agrees(state, run.wrong):
-            lines.append("The audit does not agree yet: there are more questions.")
-    return lines
-
-
-def _confirmed_words(run: ReviewedRun, state: State) -> str:
-    found, known = run.confirmed(state), set(run.known.values())
-    visits = counted(len(run.subject.visits) - len(run.known), "visit")
-    new = {name for name in found.values() if name not in known}
-    of_known = sum(name in known for name in found.values())
-    parts = [f"{of_known} of known animals"]
-    if new:
-        parts.append(f"{len(found) - of_known} of {counted(len(new), 'new animal')}")
-    unsure = int(np.count_nonzero(untold(state) & ~linked(state, run.known_V)))
-    if unsure:
-        parts.append(f"{unsure} that nobody could tell")
-    return f"{visits}: {', '.join(parts)}"
 
 
 def _now() -> str:

@@ -10,7 +10,7 @@ Letters: V visits, P listed pairs.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,13 +27,15 @@ from exreid.review.questions import (
     contradiction,
     most_worth,
     same_chance,
+    weakest_link,
 )
 from exreid.review.state import SIGN, State, agrees, audit_votes, wrong_decisions
 
 AUDIT_EVERY = 5
 REPEAT_EVERY, REPEAT_TURN = 20, 10
-LEAST_CHANCE = 0.1
-"""A visit that is to be seen is not compared with a less probable animal, after the first one."""
+LEAST_CHANCE, LEAST_IN_SEVERAL = 0.1, 0.01
+"""A visit that is to be seen is not compared with a less probable animal, after the first one; a
+gallery's names are not asked about where less speaks against them."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,27 @@ def next_confirmation(
     pair = contradiction(state.queue.doubts, state.queue.votes)
     if pair is None:
         pair = _unconfirmed(state, known_V, order)
+    return None if pair is None else _ordinary(state, who, pair)
+
+
+def next_doubt(state: State, who: str, several: Collection[int]) -> Question | None:
+    """The next question about names that are there already: the doubtful ones alone, so without an
+    audit. None when no answer is contradicted and no change of the groups has a probability of
+    `LEAST_CHANCE`. ``several``: groups that answers have made of several names; their own links
+    are asked about down to `LEAST_IN_SEVERAL`, or a visit with a wrong name would join two animals.
+    """
+    queue = state.queue
+    pair = contradiction(queue.doubts, queue.votes)
+    if pair is None and several:
+        pair = weakest_link(queue.graph, queue.doubts, queue.votes, several, LEAST_IN_SEVERAL)
     if pair is None:
-        return None
+        answer = float(log_odds(state.people.get(who, reliability(0, 0)).value))
+        pair = most_worth(queue.graph, queue.doubts, queue.votes, answer=answer, least=LEAST_CHANCE)
+    return None if pair is None else _ordinary(state, who, pair)
+
+
+def _ordinary(state: State, who: str, pair: tuple[int, int]) -> Question:
+    """The question about a pair, or one that the person answered before."""
     turn = len([row for row in state.decisions if row.who == who and row.verdict in SIGN])
     again = _once_answered(state, who) if turn % REPEAT_EVERY == REPEAT_TURN else None
     return _question(state, again, "repeat") if again else _question(state, pair, "queue")

@@ -9,6 +9,7 @@ Letters: V visits, P listed pairs, N pairs, M joins, C cuts.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -154,6 +155,23 @@ def most_worth(
         shown = _to_show(graph, votes, first, second)
         if shown is not None:
             return shown
+    return None
+
+
+def weakest_link(
+    graph: PairGraph, doubts: Doubts, votes: Votes, groups: Collection[int], least: float
+) -> tuple[int, int] | None:
+    """The pair that shows the most probable cut of one of these groups; None where none is more
+    probable than ``least``."""
+    cuts = doubts.cuts
+    for place in np.argsort(-cuts.gain_C, kind="stable").tolist():
+        side = cuts.sides[place]
+        group = int(doubts.group_V[side[0]])
+        if group in groups and chance(cuts.gain_C[place]) >= least:
+            rest = np.setdiff1d(np.flatnonzero(doubts.group_V == group), side)
+            shown = _to_show(graph, votes, side, rest)
+            if shown is not None:
+                return shown
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -16,10 +17,11 @@ from exreid.progress import Progress, no_progress
 from exreid.records import ImageTable
 from exreid.report.review_sources import read_review
 from exreid.report.reviewed import DECISIONS, ReviewedRun
+from exreid.report.reviewed_gallery import SOURCE
 from exreid.review.decisions import read_decisions, user_name
-from exreid.review.state import State, load
+from exreid.review.state import State
 from exreid.runs.gallery_build import Built
-from exreid.runs.gallery_change import edit_gallery, places_in, unknown_images
+from exreid.runs.gallery_change import edit_gallery, edit_of, places_in, unknown_images
 from exreid.storage.run_record import RESULT_FILE
 
 OWN = ("image_id", "side", "root", "path", "mask", "bbox", "identity", "encounter", "viewpoint")
@@ -54,15 +56,19 @@ def apply_decisions(
     ``file``: the decisions, in the folder of their run, or that folder. GalleryError where a name
     would be that of two animals, or one animal would have two."""
     file = file / DECISIONS if file.is_dir() else file
-    if not file.is_file() or not (file.parent / RESULT_FILE).is_file():
+    of_run = any((file.parent / name).is_file() for name in (RESULT_FILE, SOURCE))
+    if not file.is_file() or not of_run:
         raise GalleryError(
             f"{file}: is not a file of decisions in the folder of its run. exreid review apply RUN "
             f"{file.name} puts another person's answers there; then name RUN/{DECISIONS}."
         )
     run = read_review(file.parent)
-    state = load(run.subject, read_decisions(file).decisions)
-    _refuse_unclear_names(run, state, file)
+    state = run.state_of(read_decisions(file).decisions)
     found = run.confirmed(state)
+    say: dict[str, Any] = {"download": download, "progress": progress, "verbose": verbose}
+    if run.kind == "gallery":
+        return _renamed(gallery, config, run, found, **say)
+    _refuse_unclear_names(run, state, file)
     left = len(run.subject.visits) - len(run.known) - len(found)
     table = _table(run, found, gallery)
     name_of = _final_names(gallery, run, table, config)
@@ -73,10 +79,36 @@ def apply_decisions(
         return Applied(None, len(found), left, already)
     after = dict(zip(new.rows["image_id"], new.rows["identity"], strict=True))
     edit = Edit("apply", dict.fromkeys(after, ""), after, user_name(), now())
-    built = edit_gallery(
-        gallery, config, edit, new, download=download, progress=progress, verbose=verbose
-    )
-    return Applied(built, len(found), left, already)
+    return Applied(edit_gallery(gallery, config, edit, new, **say), len(found), left, already)
+
+
+def _renamed(
+    gallery: StoredGallery,
+    config: ProbeConfig,
+    run: ReviewedRun,
+    found: dict[str, str],
+    **say: Any,
+) -> Applied:
+    """The gallery with the names that the review of its own animals has given. GalleryError for one
+    that has changed since, and for a name of another animal."""
+    if run.fingerprint != gallery.fingerprint:
+        raise GalleryError(
+            f"{gallery.folder}: has changed since it was reviewed, or is another gallery. Look "
+            f"again, your answers are kept: exreid review {gallery.folder}"
+        )
+    rows, visits = gallery.table.rows, run.subject.visits
+    now_called = zip(rows["image_id"], rows["identity"], run.visit_N.tolist(), strict=True)
+    after = {
+        image: found[visits[visit]]
+        for image, name, visit in now_called
+        if found.get(visits[visit], name) != name
+    }
+    for name in sorted(set(after.values()) - set(rows["identity"])):
+        free_name(gallery.table, name, config.dataset.missing_values, instead_of=None)
+    if not after:
+        return Applied(None, len(found), 0, 0)
+    edit = edit_of(gallery, "apply", after)
+    return Applied(edit_gallery(gallery, config, edit, **say), len(found), 0, 0)
 
 
 def _refuse_unclear_names(run: ReviewedRun, state: State, file: Path) -> None:

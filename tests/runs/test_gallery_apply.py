@@ -11,10 +11,13 @@ from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
 from exreid.gallery.folder import open_gallery
 from exreid.openset import quality
+from exreid.report.review_page import told
 from exreid.report.review_sources import read_review
-from exreid.report.reviewed import NameQuestion, told
+from exreid.report.reviewed import NameQuestion
+from exreid.review.asking import Question
 from exreid.review.decisions import read_decisions
 from exreid.runs.gallery_build import build_gallery
+from exreid.runs.gallery_review import score_gallery
 
 STRANGER = "lynx_0003"
 CONFIG = [
@@ -185,3 +188,36 @@ def test_a_file_outside_its_run_is_refused(world, tmp_path, capsys):
     shutil.copy(world / "identifications" / "i" / "decisions.csv", tmp_path / "mine.csv")
     assert _gallery(world, "apply", tmp_path / "mine.csv") == 1
     assert "exreid review apply RUN mine.csv" in capsys.readouterr().err
+
+
+def test_a_gallery_reviews_its_own_names(few, tmp_path):
+    """The answers undo a wrong split; the scores are the gallery's own."""
+    keys = [f"dataset.root={few}", f"output.root={tmp_path}", *CONFIG]
+    keys += ["benchmark.method=local_index", "benchmark.local_top_k=32", "benchmark.local_size=96"]
+    build_gallery(load_config(ProbeConfig, None, keys), tmp_path / "g")
+    rows = open_gallery(tmp_path / "g").table.rows
+    named = rows[rows["identity"] == "lynx_0000"]
+    before = _names(tmp_path / "g")
+    assert _gallery(tmp_path, "split", "lynx_0000", "Ghost", named["encounter"].iloc[-1]) == 0
+    folder = score_gallery(open_gallery(tmp_path / "g"))
+    assert folder == tmp_path / "g.review"
+    run = read_review(folder)
+    ghost, other = (
+        next(visit for visit, name in run.named.items() if name == wanted)
+        for wanted in ("Ghost", "lynx_0000")
+    )
+    for _ in range(2):
+        first, second = sorted((ghost, other))
+        question = Question(first, second, "queue", 0.5, None)
+        run.answer(question, "same", who="Ada", seconds=1)
+    for visit, name in run.named.items():
+        if name in ("Ghost", "lynx_0000"):
+            state = run.state()
+            question = NameQuestion(visit, (visit,), "", ("lynx_0000",))
+            run.name(state, question, "lynx_0000", who="Ada", seconds=1)
+    assert _gallery(tmp_path, "apply", folder) == 0
+    assert _names(tmp_path / "g") == before
+    assert _gallery(tmp_path, "rename", "lynx_0000", "Zora") == 0
+    assert _gallery(tmp_path, "apply", folder) == 1
+    assert score_gallery(open_gallery(tmp_path / "g")) == folder
+    assert read_review(folder).confirmed(read_review(folder).state()) == {}

@@ -177,8 +177,8 @@
     const chance = content.kind === "pair" ? content.probability : null;
     byId("engine").textContent = chance === null ? "" : `exreid: ${Math.round(100 * chance)}% one animal`;
     if (content.kind === "pair") {
-      const known = content.sides.map((side) => side.animal).filter(Boolean)[0];
-      byId("asked").textContent = known ? `Is this ${known}?` : "Is this one animal?";
+      const known = content.sides.map((side) => side.animal).filter(Boolean);
+      byId("asked").textContent = known.length === 1 ? `Is this ${known[0]}?` : "Is this one animal?";
       const kept = wanted;
       wanted = false; // until both photographs are there
       content.sides.forEach((side, i) => panes[i].show(side));
