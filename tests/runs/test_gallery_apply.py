@@ -190,9 +190,9 @@ def test_a_file_outside_its_run_is_refused(world, tmp_path, capsys):
     assert "exreid review apply RUN mine.csv" in capsys.readouterr().err
 
 
-def test_a_gallery_reviews_its_own_names(few, tmp_path):
+def test_a_gallery_reviews_its_own_names(dataset, tmp_path):
     """The answers undo a wrong split; the scores are the gallery's own."""
-    keys = [f"dataset.root={few}", f"output.root={tmp_path}", *CONFIG]
+    keys = [f"dataset.root={dataset}", f"output.root={tmp_path}", *CONFIG]
     keys += ["benchmark.method=local_index", "benchmark.local_top_k=32", "benchmark.local_size=96"]
     build_gallery(load_config(ProbeConfig, None, keys), tmp_path / "g")
     rows = open_gallery(tmp_path / "g").table.rows
