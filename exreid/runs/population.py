@@ -23,7 +23,8 @@ from exreid.metrics.population import (
 )
 from exreid.metrics.uncertainty import Estimate
 from exreid.records import Json
-from exreid.runs.population_source import Basis, read_population
+from exreid.runs.population_basis import Basis
+from exreid.runs.population_source import read_population
 from exreid.storage.run_folder import write_text
 from exreid.storage.spreadsheets import csv_text
 from exreid.storage.urls import is_remote

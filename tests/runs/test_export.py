@@ -16,6 +16,7 @@ from exreid.cli import main
 from exreid.data.imports.read import import_source
 from exreid.data.synthetic import METADATA_FILE, write_dataset
 from exreid.openset import quality
+from exreid.report.review_sources import read_review
 from exreid.storage.files import temporary_beside
 
 SMALL = [
@@ -322,3 +323,28 @@ def test_the_population_of_an_identification_a_probe_and_a_gallery(world, said, 
     assert told["animals"] == known["unique_name"].nunique()
     counted = pd.read_csv(tmp_path / "g" / "captures.csv").groupby("animal")["photographs"].sum()
     assert counted.to_dict() == known["unique_name"].value_counts().to_dict()
+
+
+def test_of_a_reviewed_identification_only_what_people_confirmed_is_counted(
+    world, tmp_path, capsys
+):
+    folder = tmp_path / "card"
+    shutil.copytree(world / "identifications" / "card", folder)
+    run = read_review(folder)
+    state = run.state()
+    question = run.question(state, "me")
+    run.answer(question, "same", who="me", seconds=1.0)
+    (animal,) = {run.known[one] for one in (question.first, question.second) if one in run.known}
+    (visit,) = {question.first, question.second} - set(run.known)
+    assert main(["population", str(folder), "--quiet"]) == 0
+    captures = pd.read_csv(folder / "population" / "captures.csv")
+    photos = pd.read_parquet(folder / "photos.parquet")
+    known = photos[photos["side"] == "in gallery"]["identity"].tolist()
+    assert sorted(captures["animal"]) == sorted([animal, *known])
+    assert captures["photographs"].sum() == len(run.photos_of[visit]) + len(known)
+    text = " ".join(capsys.readouterr().out.split())
+    assert (
+        f"Only what people confirmed is counted: 1 of {len(run.subject.visits) - len(run.known)}"
+        in text
+    )
+    assert "(not confirmed)" in text
