@@ -24,9 +24,6 @@ from exreid.training.sampling import Share, uniforms
 from exreid.training.state import Training, Validated
 from exreid.training.world import World
 
-GPU_PIXELS_AT_A_TIME = 2**24
-"""Pixels that are augmented at once for a GPU, where batches are smaller."""
-
 
 @dataclass(frozen=True)
 class BackboneTask:
@@ -82,39 +79,30 @@ class BackboneWork:
             yield images_b3HW, on_device(label_b, self.world.device)
 
     def _augmented_batches(self, epoch: int, shares: list[Share]) -> Iterator[torch.Tensor]:
-        """For a GPU a thread prepares the next ones, several batches at once, on a stream beside
-        that of the training: small networks are bound by the threads that start their kernels."""
-        device, images = self.world.device, self.images
-        if device.type == "cpu":
-            decoded = read_ahead(images.batches([share.image_b for share in shares]))
-            for share, images_bHWC in zip(shares, decoded, strict=True):
-                yield self._augmented(epoch, share.draw_b, images_bHWC)
-            return
-        groups = _grouped(shares, GPU_PIXELS_AT_A_TIME // self.task.backbone.image_size**2)
-        decoded = read_ahead(
-            images.batches([np.concatenate([s.image_b for s in group]) for group in groups])
+        """For a GPU a thread prepares the next ones, on a stream beside that of the training."""
+        device = self.world.device
+        decoded = read_ahead(self.images.batches([share.image_b for share in shares]))
+        batches = (
+            self._augmented(epoch, share, images_bHWC)
+            for share, images_bHWC in zip(shares, decoded, strict=True)
         )
+        if device.type == "cpu":
+            yield from batches
+            return
         beside, own = torch.cuda.Stream(device), torch.cuda.current_stream(device)
 
-        def prepared() -> Iterator[tuple[list[Share], torch.Tensor, torch.cuda.Event]]:
+        def prepared() -> Iterator[tuple[torch.Tensor, torch.cuda.Event]]:
             with torch.cuda.stream(beside):
-                for group, images_bHWC in zip(groups, decoded, strict=True):
-                    draw_b = np.concatenate([share.draw_b for share in group])
-                    images_b3HW = self._augmented(epoch, draw_b, images_bHWC)
-                    yield group, images_b3HW, beside.record_event()
+                for images_b3HW in batches:
+                    yield images_b3HW, beside.record_event()
 
-        for group, images_b3HW, ready in read_ahead(prepared()):
+        for images_b3HW, ready in read_ahead(prepared()):
             own.wait_event(ready)
             images_b3HW.record_stream(own)
-            start = 0
-            for share in group:
-                # An empty share gets one image too, as every worker takes part in each reduction.
-                end = start + len(share.draw_b)
-                yield images_b3HW[start:end] if end > start else images_b3HW[:1]
-                start = end
+            yield images_b3HW
 
-    def _augmented(self, epoch: int, draw_b: np.ndarray, images_bHWC: np.ndarray) -> torch.Tensor:
-        backbone, config = self.task.backbone, self.training.config
+    def _augmented(self, epoch: int, share: Share, images_bHWC: np.ndarray) -> torch.Tensor:
+        draw_b, backbone, config = share.draw_b, self.task.backbone, self.training.config
         if len(draw_b) == 0:
             images_bHWC = np.zeros((1, backbone.image_size, backbone.image_size, 3), np.uint8)
             draw_b = np.zeros(1, np.int64)
@@ -157,16 +145,3 @@ class BackboneWork:
         values, identity_Q = query_values(ranking), task.queries.identity_N
         intervals = bootstrap_intervals(values, identity_Q, seed=config.seed)
         return average_values(values, identity_Q), intervals
-
-
-def _grouped(shares: list[Share], images: int) -> list[list[Share]]:
-    """Shares that follow each other, together of at most so many images, or one alone."""
-    groups: list[list[Share]] = []
-    count = 0
-    for share in shares:
-        count += len(share.image_b)
-        if not groups or count > images:
-            groups.append([])
-            count = len(share.image_b)
-        groups[-1].append(share)
-    return groups
