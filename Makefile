@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PYTEST = $(BIN)/python -m pytest -n $(or $(J),2) --no-loadscope-reorder
+PYTEST = $(BIN)/python -m pytest -n $(or $(J),3) --no-loadscope-reorder
 
 .PHONY: demo test test-all fuzz chaos lint format docs package bench clean
 .DEFAULT_GOAL := help
@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED)  ## See it work on drawn animals: three methods compared, identification, report (3 minutes).
 	@$(BIN)/exreid demo
 
-test: $(INSTALLED)  ## Run the tests in J processes (2).
+test: $(INSTALLED)  ## Run the tests in J processes (3), two of them with Ray.
 	@$(PYTEST)
 
 test-all: $(INSTALLED)  ## Also run those that take minutes: several nodes, sweeps, jobs, kills, full disks.

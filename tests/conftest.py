@@ -68,6 +68,11 @@ def local_ray():
 # ones, the longest first: what is left at the end is short.
 LONGEST = ("test_chaos", "test_nodes", "test_notebook", "test_long_runs", "test_submitted_jobs")
 """A process with two tests left is given another file: the short one waits behind the first."""
+WITH_RAY = ("gw0", "gw1")
+"""Three Rays that start at once on two cores can fail: other processes have files without Ray, and
+the cores while those wait."""
+RAYS = ("mark.slow", "import ray")
+"""What a file with Ray has."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -78,6 +83,22 @@ def pytest_xdist_make_scheduler(config, log):
         def _split_scope(self, nodeid):
             file = nodeid.split("::")[0]
             return "ray" if _uses_ray(config.rootpath / file) else file
+
+        def _assign_work_unit(self, node):
+            scope = self._next_for(node)
+            if scope is not None:
+                self.workqueue.move_to_end(scope, last=False)
+                super()._assign_work_unit(node)
+
+        def _reschedule(self, node):
+            if self.workqueue and self._next_for(node) is None and not node.shutting_down:
+                node.shutdown()
+            super()._reschedule(node)
+
+        def _next_for(self, node):
+            every = node.gateway.id in WITH_RAY
+            scopes = (s for s in self.workqueue if every or not _starts_ray(config.rootpath, s))
+            return next(scopes, None)
 
     return ByFile(config, log)
 
@@ -95,6 +116,16 @@ def _place(item):
     return 1 + (LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
+def _uses_ray(file):
+    return "local_ray" in _text(file)
+
+
+def _starts_ray(root, scope):
+    return scope == "ray" or any(
+        word in _text(root / scope) for word in ("mark.slow", "import ray")
+    )
+
+
 @cache
-def _uses_ray(file: Path) -> bool:
-    return "local_ray" in file.read_text(encoding="utf-8")
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8")

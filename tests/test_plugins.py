@@ -181,7 +181,7 @@ def test_actors_find_what_this_process_finds(few, example, tmp_path):
     keys |= {"benchmark.local_size": 96, "benchmark.local_top_k": 16}
     keys |= {"benchmark.calibration.pairs": 20}
     here = exreid.probe(keys=keys)
-    keys |= {"ray.num_actors": 2, "ray.cpus_per_worker": 0.5, "output.root": tmp_path}
+    keys |= {"ray.num_actors": 1, "output.root": tmp_path}
     typed = [f"{key}={value}" for key, value in keys.items()]
     path = os.pathsep.join([str(example), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
     command = [sys.executable, "-m", "exreid.cli", "probe", *typed]

@@ -1,5 +1,6 @@
 """Starting a command, killing one of its processes at a random moment, and running it again."""
 
+import json
 import os
 import random
 import shutil
@@ -11,9 +12,11 @@ import uuid
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
-from tests.chaos.scenes import SCENES
+from tests.chaos.forked import Forked, start_server
+from tests.chaos.scenes import IN_PROCESS, SCENES
 
 ROOT = Path(__file__).parents[2]
 MARK = "EXREID_CHAOS"
@@ -24,21 +27,30 @@ LEFT_S = 60
 WORDLESS = ("Traceback (most recent", "object at 0x")
 
 
-def start(arguments, folder, mark=""):
-    """``exreid ARGUMENTS`` in a process group of its own; all that it starts carries the mark."""
+def _environment():
     kept = {n: t for n, t in os.environ.items() if not n.startswith(("RAY_", "WANDB"))}
-    environment = {
+    return {
         **kept,
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
         "HF_HUB_OFFLINE": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
-        MARK: mark,
     }
+
+
+@cache
+def _forks(hash_seed):
+    return start_server({**_environment(), "PYTHONHASHSEED": str(hash_seed)})
+
+
+def start(arguments, folder, mark="", *, ray=False, hash_seed=1):
+    """``exreid ARGUMENTS`` in a session of its own; all that it starts carries the mark."""
+    if not ray:
+        return Forked(_forks(hash_seed), arguments, folder, {MARK: mark})
     return subprocess.Popen(
         [sys.executable, "-m", "exreid.cli", *map(str, arguments)],
-        env=environment,
+        env={**_environment(), MARK: mark},
         cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -47,21 +59,23 @@ def start(arguments, folder, mark=""):
     )
 
 
-def quiet(arguments, folder=None):
-    """A run that nothing disturbs; how long it took."""
+def quiet(arguments, folder, *, ray=False):
+    """A run that nothing disturbs; how long it took. Sets have another order than in other runs."""
+    _forks(2)
     began = time.monotonic()
-    process = start(arguments, folder)
+    process = start(arguments, folder, ray=ray, hash_seed=2)
     _, said = process.communicate(timeout=600)
     assert process.returncode == 0, (arguments, said)
     return time.monotonic() - began
 
 
-def marked(mark):
-    """Process ids, by command line, of all that was started with this mark."""
+def marked(mark, session):
+    """Command lines, by process id, of all that was started with this mark or in this session."""
     found = {}
     for file in Path("/proc").glob("[0-9]*/environ"):
         try:
-            if f"{MARK}={mark}".encode() in file.read_bytes():
+            own = int((file.parent / "stat").read_text().rpartition(")")[2].split()[3])
+            if own == session or f"{MARK}={mark}".encode() in file.read_bytes():
                 words = (file.parent / "cmdline").read_bytes().replace(b"\0", b" ")
                 found[int(file.parent.name)] = words.decode(errors="replace").strip()
         except OSError:
@@ -112,12 +126,13 @@ def run(
     quiet_runs = {} if quiet_runs is None else quiet_runs
     for name, number in tasks:
         scene, place = SCENES[name], folder / f"{name}-{number}"
-        if name not in quiet_runs:
-            quiet_runs[name] = _quiet_run(scene, world, folder / f"{name}-quiet")
+        like = scene.like or name
+        if like not in quiet_runs:
+            quiet_runs[like] = _quiet_run(SCENES[like], world, folder / f"{like}-quiet")
         place.mkdir(parents=True)
         rng = random.Random(f"{seed} {name} {number}")
         one = _full_disk if disks else _one
-        target, found, late = one(scene, world, place, rng, quiet_runs[name])
+        target, found, late = one(scene, world, place, rng, quiet_runs[like])
         report.kills[f"{name}: {target}"] += 1
         report.late += late
         report.equal += not found
@@ -132,7 +147,7 @@ def _quiet_run(scene, world, folder):
     folder.mkdir(parents=True)
     scene.prepare(world, folder)
     before = _bytes_in(folder)
-    seconds = quiet(scene.command(world, folder), folder)
+    seconds = quiet(scene.command(world, folder), folder, ray=scene.ray)
     return seconds, scene.result(folder), _bytes_in(folder) - before
 
 
@@ -176,21 +191,22 @@ def _full_disk(scene, world, folder, rng, quiet_run):
         ballast.unlink()
         found += scene.check(folder)
         if process.returncode != 0:
-            found += _again(arguments, folder)
+            found += _again(arguments, folder, ray=scene.ray)
         found += _compared(scene, folder, wanted)
         return "disk", found, process.returncode == 0
 
 
 def _one(scene, world, folder, rng, quiet_run):
     """(what was killed, what is wrong, whether the run was over before)."""
-    seconds, wanted, _ = quiet_run
+    seconds, wanted = quiet_run[0] * scene.times, quiet_run[1]
     scene.prepare(world, folder)
     arguments, mark = scene.command(world, folder), uuid.uuid4().hex
     target = rng.choice(("driver", "actor", "actor", "raylet", "head")) if scene.ray else "driver"
-    process = start(arguments, folder, mark)
+    here = scene.like and rng.random() < 0.5
+    process = start(arguments, folder, mark, ray=scene.ray)
     found = []
     try:
-        hit = _kill(process, mark, target, rng, seconds)
+        hit, ray_is_up = _kill(process, mark, target, rng, seconds)
         try:
             _, said = process.communicate(timeout=END_S)
         except subprocess.TimeoutExpired:
@@ -200,38 +216,46 @@ def _one(scene, world, folder, rng, quiet_run):
         found += _wordless(said) if target != "driver" else []
         if process.returncode == 1 and not said.strip():
             found.append("ended with exit code 1 and without a word")
-        found += _left_behind(mark)
+        found += _left_behind(mark, process.pid)
+        if target == "driver" and ray_is_up:
+            target = "driver with a Ray"
+            found += _not_told(said, folder)
     finally:
-        for pid in marked(mark):
+        for pid in marked(mark, process.pid):
             _signal(pid)
     found += scene.check(folder)
-    if process.returncode != 0:
-        found += _again(arguments, folder)
+    if process.returncode != 0 and here:
+        found += _again([*arguments, IN_PROCESS], folder, ray=False)
+    elif process.returncode != 0:
+        found += _again(arguments, folder, ray=scene.ray)
     found += _compared(scene, folder, wanted)
     return target, found, not hit
 
 
 def _kill(process, mark, target, rng, seconds):
-    """Wait for the moment, then kill the target; whether there was one."""
+    """Wait for the moment, then kill the target; whether there was one, and whether Ray was up."""
     if target == "driver":
         moment = rng.uniform(0.15, 1.0) * seconds
         try:
             process.wait(moment)
         except subprocess.TimeoutExpired:
+            there = marked(mark, process.pid).values()
             process.kill()
-            return True
-        return False
+            return True, any(_is(words, "raylet") for words in there)
+        return False, False
     names = {"actor": "ray::", "raylet": "raylet", "head": "gcs_server"}
     delay = rng.uniform(0, 0.5) * seconds
     seen = None
     while process.poll() is None:
-        pids = [pid for pid, words in marked(mark).items() if _is(words, names[target])]
+        pids = [
+            pid for pid, words in marked(mark, process.pid).items() if _is(words, names[target])
+        ]
         if pids and seen is None:
             seen = time.monotonic()
         if pids and time.monotonic() - seen >= delay:
-            return _signal(rng.choice(sorted(pids)))
+            return _signal(rng.choice(sorted(pids))), True
         time.sleep(0.1)
-    return False
+    return False, False
 
 
 def _is(words, name):
@@ -250,18 +274,26 @@ def _wordless(said):
     return [f"raw words {said[-500:]!r}"] if any(word in said for word in WORDLESS) else []
 
 
-def _left_behind(mark):
+def _not_told(said, folder):
+    """Who has a Ray, and is killed, is spoken for."""
+    (file,) = folder.rglob("result.json")
+    status = json.loads(file.read_text())["status"]
+    told = "exreid: this process was ended" in said and status == "failed"
+    return [] if told else [f"its death is not told: {status}, {said[-300:]!r}"]
+
+
+def _left_behind(mark, session):
     end = time.monotonic() + LEFT_S
     while time.monotonic() < end:
-        left = marked(mark)
+        left = marked(mark, session)
         if not left:
             return []
         time.sleep(0.5)
     return [f"left behind: {sorted({words[:60] for words in left.values()})}"]
 
 
-def _again(arguments, folder):
-    process = start(arguments, folder, uuid.uuid4().hex)
+def _again(arguments, folder, *, ray):
+    process = start(arguments, folder, ray=ray)
     try:
         _, said = process.communicate(timeout=600)
     except subprocess.TimeoutExpired:

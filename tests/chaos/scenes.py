@@ -76,6 +76,10 @@ class Scene:
     check: Callable = lambda folder: []
     """folder -> what is wrong right after the kill."""
     ray: bool = False
+    like: str = ""
+    """The scene that does the same in one process: its quiet run's numbers are this one's too."""
+    times: float = 1.0
+    """How much longer than that one this takes, roughly."""
     share: int = 1
     """How often it is drawn."""
 
@@ -147,7 +151,8 @@ def _old_gallery(world, folder):
 
     made = world.folder / "gallery"
     if not made.exists():
-        quiet(["gallery", "build", "--out", made, *world.keys(folder / "o"), OPEN, IN_PROCESS])
+        words = ["gallery", "build", "--out", made, *world.keys(folder / "o"), OPEN, IN_PROCESS]
+        quiet(words, folder)
     shutil.copytree(made, folder / "g")
 
 
@@ -196,7 +201,7 @@ def _finished_run(world, folder):
     made = world.folder / "out"
     if not made.exists():
         keys = [*world.keys(made), IN_PROCESS, "output.run_id=r"]
-        quiet(["probe", *keys])
+        quiet(["probe", *keys], folder)
     shutil.copytree(made / "benchmark_runs" / "r", folder / "r")
 
 
@@ -232,8 +237,8 @@ SCENES = {
         _files("pages"),
         prepare=_finished_run,
     ),
-    "ray-cosine": Scene(_probe(OVER_RAY), _probed, ray=True, share=2),
-    "ray-local": Scene(_probe(OVER_RAY, *LOCAL), _probed, ray=True, share=3),
-    "ray-index": Scene(_probe(OVER_RAY, *INDEX), _probed, ray=True, share=2),
+    "ray-cosine": Scene(_probe(OVER_RAY), _probed, ray=True, like="cosine", times=7, share=2),
+    "ray-local": Scene(_probe(OVER_RAY, *LOCAL), _probed, ray=True, like="local", times=7, share=3),
+    "ray-index": Scene(_probe(OVER_RAY, *INDEX), _probed, ray=True, like="index", times=7, share=2),
     "ray-finetune": Scene(_finetune("ray.num_workers=1"), _trained, ray=True),
 }

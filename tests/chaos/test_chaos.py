@@ -7,8 +7,8 @@ from tests.chaos.scenes import make_world
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 IN_PROCESS = ("local", "finetune", "build", "add", "identify", "extract", "report", "cosine")
-KILLS = [*((scene, 0) for scene in IN_PROCESS), *(("ray-local", n) for n in (0, 1, 4, 6))]
-"""Scene and number. The last ones lose the raylet, an actor, the driver and the head; the others
+KILLS = [*((scene, 0) for scene in IN_PROCESS), *(("ray-local", n) for n in (1, 4, 6, 33))]
+"""Scene and number. The last ones lose an actor, the driver, the head and the raylet; the others
 the process itself."""
 DISKS = [("local", 0), ("add", 0)]
 
@@ -29,6 +29,7 @@ def test_a_killed_run_that_is_run_again_has_the_numbers_of_a_quiet_one(world, qu
     assert not report.faults, report.text()
     assert report.equal == len(KILLS)
     assert report.late < len(KILLS), "no run was killed"
+    assert report.kills["ray-local: driver with a Ray"] == 1, "its words were not looked at"
 
 
 def test_a_full_disk_is_said_and_the_run_goes_on_where_there_is_room_again(

@@ -1,6 +1,10 @@
 """Part of `two_nodes.py`: matching on two nodes, one of which is taken away."""
 
+import os
+import tempfile
 import time
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -13,7 +17,16 @@ QUERY_P, GALLERY_P = (a.ravel() for a in np.mgrid[:20, :30])
 
 
 class Slow(fakes.EqualDescriptors):
+    """Waits until all four actors are up, so that two are there to be lost."""
+
+    def __init__(self, marks):
+        self.marks = marks
+        (marks / str(os.getpid())).touch()
+
     def score(self, queries, gallery, pair_P2):
+        end = time.monotonic() + 120
+        while len(list(self.marks.iterdir())) < 4 and time.monotonic() < end:
+            time.sleep(0.1)
         time.sleep(0.15)
         return super().score(queries, gallery, pair_P2)
 
@@ -29,8 +42,9 @@ def check(cluster, second):
         "gallery": fakes.random_features(30, seed=2).take,
     }
     counts, report = np.full(len(QUERY_P), -1), MatchReport()
+    make = partial(Slow, Path(tempfile.mkdtemp()))
     matched = match_over_actors(
-        tiles(), Slow, score_tile, placement=Placement(4, 1.0, 0.0), report=report, **sides
+        tiles(), make, score_tile, placement=Placement(4, 1.0, 0.0), report=report, **sides
     )
     for done, (tile, evidence) in enumerate(matched):
         assert (counts[tile.place_P] == -1).all()

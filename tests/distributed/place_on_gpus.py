@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 import torch
 
 from exreid.config.probe import RayConfig
@@ -27,14 +26,10 @@ from exreid.features.local_extraction import ExtractLocal, LocalFeatureStore, Lo
 from exreid.matching.tiles import plan_tiles, score_tile
 from exreid.models.backbones import build_backbone
 from exreid.records import LocalFeatures
+from tests.distributed.told_gpus import AnyStudy, TellsItsGpu, run_trial
 from tests.matching import fakes
 
 QUERY_P, GALLERY_P = (a.ravel() for a in np.mgrid[:8, :8])
-
-
-class TellsItsGpu(fakes.EqualDescriptors):
-    def score(self, queries, gallery, pair_P2):
-        return ray.get_gpu_ids()
 
 
 def who_gets_which(placement):
@@ -45,22 +40,6 @@ def who_gets_which(placement):
         tiles, TellsItsGpu, score_tile, placement=placement, report=report, **sides
     )
     return [found for _, found in matched]
-
-
-class AnyStudy:
-    def __init__(self, plan):
-        del plan
-
-    def begin(self, number):
-        return number
-
-    def end(self, number, outcome):
-        del number, outcome
-
-
-def run_trial(trial, report):
-    del trial, report
-    return ray.get_gpu_ids(), ray.get_runtime_context().get_assigned_resources()
 
 
 def defaults():
@@ -94,7 +73,7 @@ def shares():
     assert all(resources["GPU"] == 0.5 for _, resources in done.values())
 
 
-SAID_TO_HAVE_GPUS = Placement(actors=2, cpus=1.0, gpus=1.0)
+SAID_TO_HAVE_GPUS = Placement(actors=1, cpus=1.0, gpus=1.0)
 
 
 def features_decoded_beside(folder):

@@ -73,15 +73,15 @@ def test_a_signal_ends_ray_train_and_its_workers(dataset, tmp_path):
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("victim", ["raylet", "driver"])
-def test_a_death_without_a_word_is_told_and_leaves_no_process(dataset, tmp_path, victim):
+def test_a_death_of_the_raylet_is_told_and_leaves_no_process(dataset, tmp_path):
+    """That of the process itself: `test_chaos.py`."""
     arguments = [f"dataset.root={dataset}", f"output.root={tmp_path}", *SMALL]
     process = _start("finetune", *arguments, "ray.num_workers=1", "output.run_id=r")
     run = tmp_path / "results" / "r"
     _wait(lambda: len(read_history(run)) >= 2, process)
     started = children(process.pid)
     (raylet,) = [pid for pid, name in started.items() if name == "raylet"]
-    os.kill(raylet if victim == "raylet" else process.pid, signal.SIGKILL)
+    os.kill(raylet, signal.SIGKILL)
     _, said = process.communicate(timeout=200)
     assert process.returncode != 0
     assert "the raylet, " in said

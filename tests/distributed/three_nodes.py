@@ -5,6 +5,7 @@ URL, and write to the URL alone: each has a folder of its own for its copies. Th
 disk, and a node is taken away in the middle of each run; of a sweep at the URL.
 """
 
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -111,7 +112,8 @@ def main(dataset, url):
     here = Path.cwd()
     expected = {name: run(dataset, here / "plain", 0) for name, run in PIPELINES.items()}
     own = [{mirror.FOLDER_VARIABLE: str(here / f"node{i}")} for i in range(5)]
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "env_vars": own[0]})
+    head = {"num_cpus": 1, "env_vars": own[0], "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     stream_over_nodes.check(dataset, here / "alone", others=0)
     for variables in own[1:3]:
@@ -126,6 +128,9 @@ def main(dataset, url):
         assert copies == (name != "cosine"), "nodes keep copies of their own"
         say(f"{name}: the numbers of one node")
     instead = iter(own[3:])
+    # All but the pairs is known before.
+    caches = (here / folder / ".exreid_cache" for folder in ("plain", "lost"))
+    shutil.copytree(*caches, ignore=shutil.ignore_patterns("pairs"))
     for name, stage in LOST_IN.items():
         away = (f"{url}/animals", f"{url}/{name}") if name == "tune" else (dataset, here / "lost")
         while len(cluster.worker_nodes) < 2:

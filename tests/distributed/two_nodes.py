@@ -9,7 +9,8 @@ from tests.distributed import join_a_node, lose_a_node, place_on_gpus
 
 
 def main():
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 2})
+    head = {"num_cpus": 2, "num_gpus": 2, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     try:
         join_a_node.check(cluster)
