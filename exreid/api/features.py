@@ -121,10 +121,11 @@ def match(
     """
     from exreid.matching.lightglue import LightGlueMatcher, MatchSettings
     from exreid.models.lightglue import load_lightglue
-    from exreid.pipeline.keypoints import lightglue_name
+    from exreid.pipeline.keypoints import adapted_for, lightglue_name
 
     config = _of_images(keys)
-    network = load_lightglue(lightglue_name(config))
+    adapted = adapted_for(config)
+    network = adapted.network() if adapted else load_lightglue(lightglue_name(config))
     threshold = config.benchmark.match_threshold
     matcher = LightGlueMatcher(network, MatchSettings(match_threshold=threshold))
     detect = _Detector(config)

@@ -26,7 +26,7 @@ class Finetuned:
     history: pd.DataFrame
     """A row for each epoch, from 0, the state before the first: the columns of ``history.csv``."""
     checkpoint: Path
-    """The weights of the best epoch, for ``model.checkpoint``."""
+    """The weights of the best epoch: ``model.checkpoint``, or ``benchmark.matcher_checkpoint``."""
     folder: Path
     """The run's folder."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from exreid.commands.common import Command, config_arguments, config_of, show_result
 from exreid.commands.terminal import OUT, progress_shown
+from exreid.config.base import Tree
 from exreid.config.io import leaf_keys
 from exreid.config.probe import ProbeConfig
 from exreid.config.training import FinetuneConfig
@@ -29,16 +30,25 @@ def _finetune(options: argparse.Namespace) -> int:
 
 def probe_words(config: FinetuneConfig, folder: str) -> list[str]:
     """The overrides of a probe of the best epoch, on the same data set."""
+    matcher = config.train.what == "matcher"
+    blocks = ("dataset", "model", "benchmark") if matcher else ("dataset", "model")
+    best = "benchmark.matcher_checkpoint" if matcher else "model.checkpoint"
     values, defaults = config.model_dump(mode="json"), ProbeConfig().model_dump(mode="json")
     words = []
     for key in leaf_keys(ProbeConfig):
-        block, _, name = key.partition(".")
-        if block not in ("dataset", "model") and key != "output.root":
+        if key.split(".")[0] not in blocks and key != "output.root":
             continue
-        value = values[block].get(name, defaults[block][name])
-        if value != defaults[block][name] and key != "model.checkpoint":
+        value, default = _at(values, key), _at(defaults, key)
+        if value != default and key != best:
             words.append(f"{key}={value if isinstance(value, str) else json.dumps(value)}")
-    return [*words, f"model.checkpoint={folder}/checkpoint-best.pth"]
+    return [*words, f"{best}={folder}/checkpoint-best.pth"]
+
+
+def _at(tree: Tree, key: str) -> object:
+    """The value of a dotted key."""
+    for name in key.split("."):
+        tree = tree[name]
+    return tree
 
 
 def train_and_show(config: FinetuneConfig, *, verbose: bool) -> Path:
@@ -52,4 +62,6 @@ def train_and_show(config: FinetuneConfig, *, verbose: bool) -> Path:
     return folder
 
 
-FINETUNE = Command("Train a backbone to tell animals apart.", _finetune_arguments, _finetune)
+FINETUNE = Command(
+    "Train a backbone or a matcher to tell animals apart.", _finetune_arguments, _finetune
+)

@@ -224,6 +224,9 @@ class BenchmarkConfig(StrictModel):
     local_masks: Literal["filter", "blank", "none"] = "filter"
     """filter: only keypoints in the mask, or else in the box. blank: fill the background
     before, which makes the silhouette a feature. none: keypoints anywhere."""
+    matcher_checkpoint: PathText | None = None
+    """A checkpoint of exreid finetune with train.what=matcher, whose LightGlue is used in place of
+    the published one for the local features that it was trained for."""
     match_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Confidence from which a match counts."""
     local_score: Literal["matches", "confidence", "inliers"] = "matches"
@@ -302,6 +305,15 @@ class BenchmarkConfig(StrictModel):
                 f"no LightGlue is trained for {', '.join(sorted(names & UNMATCHED))}, whose "
                 "keypoints can be extracted but not matched: set "
                 "benchmark.local_features=aliked-n16 (or aliked-n32, disk)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _checkpoints_need_pairs(self) -> Self:
+        if self.matcher_checkpoint is not None and not self.matches_pairs:
+            raise ValueError(
+                f"benchmark.matcher_checkpoint matches pairs, and method={self.method} matches "
+                "none: set benchmark.method=local_lightglue or wildfusion"
             )
         return self
 

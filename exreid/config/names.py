@@ -12,7 +12,7 @@ from exreid.plugins import EXTRACTORS, LOSSES, METRICS, find_plugin, plugin_name
 OWN_EXTRACTORS = (
     *("aliked-n16", "aliked-n16rot", "aliked-n32", "aliked-t16", "disk", "superpoint", "sift"),
 )
-OWN_LOSSES = ("arcface", "softmax")
+OWN_LOSSES = ("arcface", "softmax", "pairs")
 OWN_METRIC_NAMES = (
     *("top_", "identity_top_", "encounter_top_", "balanced_top_", "mAP", "mINP", "shortlist_"),
     *("new_", "tpr_", "dir_", "BAKS", "BAUS", "open_set_", "false_match_"),

@@ -15,8 +15,9 @@ from pydantic import (
 )
 
 from exreid.config.base import PathText, SafetyLevel, StrictModel, UnitInterval, switch_as_text
-from exreid.config.benchmark import ModelConfig
+from exreid.config.benchmark import BenchmarkConfig, ModelConfig
 from exreid.config.dataset import DatasetConfig
+from exreid.config.matcher import MatcherConfig, MineConfig, check_matcher
 from exreid.config.names import LossName
 from exreid.config.probe import OutputConfig, RayConfig, WandbConfig
 
@@ -61,8 +62,11 @@ class ValidationConfig(StrictModel):
 
 
 class TrainConfig(StrictModel):
-    """How long, and in which arithmetic."""
+    """What is trained, how long, and in which arithmetic."""
 
+    what: Literal["backbone", "matcher"] = "backbone"
+    """backbone: global features, by the animals' names. matcher: LightGlue, by pairs of images of
+    one animal and of two (matcher, mine and benchmark say how)."""
     epochs: PositiveInt = 20
     """Epochs in all, those before a resume included."""
     batch_size: PositiveInt = 32
@@ -92,13 +96,19 @@ class TrainConfig(StrictModel):
     resume_checkpoint: PathText | None = None
     """A checkpoint-*-full.pth to go on from, with the same images and classes."""
 
+    @property
+    def untrained_counts(self) -> bool:
+        """Whether epoch 0 can be the best: a published matcher is used as it is, a backbone's head
+        begins from nothing."""
+        return self.what == "matcher"
+
 
 class LossConfig(StrictModel):
     """What is minimised."""
 
     type: LossName = "arcface"
     """arcface: additive angular margin. softmax: a plain linear classifier, the baseline. Or one of
-    an installed package (entry point exreid.losses)."""
+    an installed package (entry point exreid.losses). pairs: of a matcher, triplets and log-loss."""
     margin_rad: Annotated[float, Field(ge=0, lt=3.14159)] = 0.5
     """Margin in radians added to the angle between an image and its own class."""
     scale: PositiveFloat = 64.0
@@ -106,7 +116,12 @@ class LossConfig(StrictModel):
     sub_centers: PositiveInt = 1
     """Centres of each class; the nearest counts. 3 suits noisy labels or two different flanks."""
     margin_warmup_epochs: NonNegativeFloat = 0.0
-    """Epochs over which the margin grows from 0 to margin_rad."""
+    """Epochs over which the margin grows from 0 to its full size."""
+    margin: PositiveFloat = 1.0
+    """pairs: how far an image of the anchor's animal shall score above one of another, in
+    log(1 + number of matches)."""
+    log_loss_weight: NonNegativeFloat = 1.0
+    """pairs: the weight of the log-loss, beside the triplets' 1."""
 
 
 class OptimizerConfig(StrictModel):
@@ -181,8 +196,9 @@ class FinetuneOutputConfig(OutputConfig):
 
     save_every: PositiveInt | None = None
     """Keep checkpoint-epoch-<n>.pth every save_every epochs."""
-    best_metric: Literal["mAP", "top_1", "top_5", "mINP", "balanced_top_1"] = "mAP"
-    """Validation metric that chooses checkpoint-best.pth."""
+    best_metric: Literal["mAP", "mAP_at_k", "top_1", "top_5", "mINP", "balanced_top_1"] = "mAP"
+    """Validation metric that chooses checkpoint-best.pth. A matcher's validation with
+    benchmark.candidate_k has mAP_at_k in place of mAP and mINP."""
 
 
 class FinetuneRayConfig(RayConfig):
@@ -203,10 +219,14 @@ class FinetuneRayConfig(RayConfig):
 
 
 class FinetuneConfig(StrictModel):
-    """A training of one backbone on one data set, and its validation."""
+    """A training of one backbone or matcher on one data set, and its validation."""
 
     dataset: FinetuneDatasetConfig = FinetuneDatasetConfig()
     model: FinetuneModelConfig = FinetuneModelConfig()
+    benchmark: BenchmarkConfig = BenchmarkConfig()
+    """train.what=matcher: the local features, and which pairs are matched, as in a probe."""
+    matcher: MatcherConfig = MatcherConfig()
+    mine: MineConfig = MineConfig()
     validation: ValidationConfig = ValidationConfig()
     train: TrainConfig = TrainConfig()
     loss: LossConfig = LossConfig()
@@ -247,4 +267,5 @@ class FinetuneConfig(StrictModel):
             raise ValueError("weights are trained in fp32: leave model.dtype and set train.amp")
         if self.scheduler.epochs is not None and self.scheduler.epochs < self.train.epochs:
             raise ValueError("scheduler.epochs is below train.epochs")
+        check_matcher(self)
         return self

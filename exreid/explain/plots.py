@@ -29,7 +29,12 @@ MARKERS = "osD^vPX"
 CURVE_FILE = "learning_curve.png"
 SHOWN_FROM = 1e-3
 RIGHT_SHARE = "turned out right, %"
-SHOWN_METRICS = {"val_top_1": "top-1", "val_top_5": "top-5", "val_mAP": "mAP"}
+SHOWN_METRICS = {
+    "val_top_1": "top-1",
+    "val_top_5": "top-5",
+    "val_mAP": "mAP",
+    "val_mAP_at_k": "mAP of the shortlist",
+}
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ def draw_learning_curve(
         figure.suptitle(_wrapped(literal(title), 100))
         left, right = figure.subplots(1, 2)
         _draw_loss(left, [row for row in rows if "loss" in row])
-        _draw_validation(right, [row for row in rows if "val_mAP" in row], best_epoch)
+        _draw_validation(right, [row for row in rows if "val_top_1" in row], best_epoch)
         for axes in (left, right):
             axes.set_xlabel("epoch")
             axes.locator_params(axis="x", integer=True)
@@ -155,6 +160,8 @@ def _draw_validation(
 ) -> None:
     epochs = [row["epoch"] for row in rows]
     for number, (name, label) in enumerate(SHOWN_METRICS.items()):
+        if not all(name in row for row in rows):
+            continue  # of a shortlist there is no mAP, of whole rankings no other
         value, colour = [100 * row[name] for row in rows], colour_of(number)
         axes.plot(epochs, value, "o-", ms=3, color=colour, label=label)
         if all(name + LOW in row for row in rows):

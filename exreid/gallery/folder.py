@@ -10,6 +10,7 @@
     pairs/              evidence of gallery pairs that were matched for fitting
     thumbnails/         small pictures of the photographs, by content
     backbone-0.safetensors   weights, where they came from a checkpoint
+    matcher.safetensors      LightGlue's weights, where they came from a checkpoint
     checksums.json      of the files beside it: damage is an error that names the file
 
 A gallery may come from another person. So its files are JSON, Parquet, plain arrays, JPEG,

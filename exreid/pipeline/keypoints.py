@@ -25,6 +25,7 @@ from exreid.features.local_extraction import (
     LocalPreprocessing,
     local_description,
 )
+from exreid.models.adapted import Adapted, adapted_matcher, read_adapted
 from exreid.models.lightglue import lightglue_fingerprint, lightglue_weights
 from exreid.pipeline.embed import Features, StoredFeatures, works_alone
 from exreid.pipeline.inputs import cache_folder, methods_of, with_local
@@ -52,6 +53,8 @@ class LocalImages:
     """What the features depend on besides the images."""
     weights: str
     """The fingerprint of LightGlue's, for features of this kind; "" where it is not used."""
+    adapted: Adapted | None = None
+    """LightGlue's weights where they are not the published ones."""
     segments: Path | None = None
     """The folder with the gallery's own segments of the index."""
 
@@ -149,8 +152,10 @@ def extract_local_images(
     positions, and a report. ``boxed`` as `preprocessing_of` has it."""
     # Missing weights should be an error now, not after all keypoints are found.
     matcher = None if config.benchmark.method == "local_index" else lightglue_name(config)
+    adapted = None
     if matcher is not None:
         lightglue_weights(matcher)
+        adapted = adapted_for(config)
     benchmark, preprocessing = config.benchmark, preprocessing_of(config, boxed=boxed)
     name, device = benchmark.local_features, placement.device if placement else "cpu"
     extractor = LocalExtractor(name, keypoints=benchmark.local_top_k)
@@ -185,7 +190,8 @@ def extract_local_images(
     )
     store = LocalFeatureStore(folder, name, benchmark.local_top_k)
     weights = "" if matcher is None else lightglue_fingerprint(matcher)
-    images = LocalImages(name, tuple(keys), store, description, weights)
+    weights = adapted.fingerprint if adapted else weights
+    images = LocalImages(name, tuple(keys), store, description, weights, adapted)
     return images, position_N, report
 
 
@@ -196,6 +202,22 @@ def lightglue_name(config: ProbeConfig) -> str:
     if matcher is None:
         raise ConfigError(f"benchmark.local_features: no LightGlue is trained for {name}.")
     return matcher
+
+
+def adapted_for(config: ProbeConfig) -> Adapted | None:
+    """The weights of ``benchmark.matcher_checkpoint``, where they are for the config's local
+    features; ConfigError where they are for none of the benchmark's."""
+    checkpoint, name = config.benchmark.matcher_checkpoint, config.benchmark.local_features
+    if checkpoint is None:
+        return None
+    extractor, _ = read_adapted(checkpoint)
+    matched = methods_of(config)[1]
+    if extractor not in {name, *matched}:
+        raise ConfigError(
+            f"benchmark.matcher_checkpoint: {checkpoint} was trained for the local features "
+            f"{extractor}, not for {', '.join(matched)}. Set benchmark.local_features={extractor}."
+        )
+    return adapted_matcher(checkpoint, lightglue_name(config)) if extractor == name else None
 
 
 def preprocessing_of(config: ProbeConfig, *, boxed: bool) -> LocalPreprocessing:

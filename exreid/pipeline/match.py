@@ -240,7 +240,8 @@ def _as_counted(matches: PairMatches, count: int, config: ProbeConfig) -> PairMa
 
 
 def _make_matcher(method: LocalMethod, stage: Stage) -> MakeMatcher:
-    return MakeMatcher(lightglue_name(method.config), stage.settings, method.matchers.device)
+    name, device = lightglue_name(method.config), method.matchers.device
+    return MakeMatcher(name, stage.settings, device, method.images.adapted)
 
 
 def _failure(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from exreid.features.keys import stage_folder
 from exreid.models.backbones import Backbone, build_backbone
 from exreid.pipeline.embed import preprocessing_for
 from exreid.pipeline.inputs import cache_folder
-from exreid.records import ImageTable
+from exreid.records import ImageTable, Rejected
 from exreid.storage.feature_store import SignatureMemo
 from exreid.storage.urls import is_remote
 from exreid.training.backbone import BackboneTask
@@ -62,6 +62,20 @@ def hold_out(table: ImageTable, config: FinetuneConfig) -> Holdout:
         val_value=dataset.val_split_value,
         database_value=dataset.database_split_value,
     )
+
+
+@dataclass(frozen=True)
+class PlannedTraining:
+    """A training, and the images that it uses."""
+
+    training: Training
+    table: ImageTable
+    """Those that can be used."""
+    holdout: Holdout
+    """Positions in ``table``."""
+    rejected: Sequence[Rejected]
+    counts: Mapping[str, int]
+    """Of the steps before the training."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +136,7 @@ def decode_images(
         on_error=config.dataset.on_error,
         on_progress=on_progress,
     )
-    kept = _placed(holdout, wanted[positions])
+    kept = placed(holdout, wanted[positions])
     for left, what in ((kept.train_N, "train on"), (kept.query_N, "validate with")):
         if len(left) == 0 and report.rejected:
             raise MetadataError(
@@ -144,7 +158,7 @@ def _decode_source(config: FinetuneConfig, keep: KeepDecoded, *, verbose: bool) 
     return over_tasks
 
 
-def _placed(holdout: Holdout, kept_N: np.ndarray) -> Holdout:
+def placed(holdout: Holdout, kept_N: np.ndarray) -> Holdout:
     """The positions as indices into ``kept_N`` (rising), without those that it lacks."""
     return Holdout(
         *(

@@ -16,23 +16,25 @@ import pandas as pd
 import torch
 
 from exreid.config.training import FinetuneConfig
+from exreid.data.holdout import Holdout
 from exreid.distributed.session import one_ray
 from exreid.errors import ConfigError, StorageError
 from exreid.explain.plots import CURVE_FILE, draw_learning_curve
 from exreid.pipeline.check_leaks import LeakCheck, check_leaks
 from exreid.pipeline.ending import recording_failure
 from exreid.pipeline.inputs import cache_folder, output_root, read_images, settled
+from exreid.pipeline.matcher_inputs import plan_matcher
 from exreid.pipeline.tracking import Tracker
 from exreid.pipeline.training_inputs import (
-    DecodedImages,
+    PlannedTraining,
     decode_images,
     first_backbone,
     hold_out,
     plan_training,
     validation_mode,
 )
-from exreid.progress import Progress, counted, no_progress, tell, timed
-from exreid.records import Counts, Rejected, Result
+from exreid.progress import Progress, RunLog, counted, no_progress, tell, timed
+from exreid.records import Counts, ImageTable, Rejected, Result
 from exreid.storage import mirror
 from exreid.storage.run_folder import RunFolder, new_run_id, write_rejected, write_text
 from exreid.training.history import (
@@ -49,6 +51,7 @@ from exreid.training.world import World
 
 log = logging.getLogger(__name__)
 
+StopEarly = Callable[[list[HistoryRow]], bool]
 TRAINING_RESULTS = "train_metrics.csv"
 WATCH_EVERY_S = 0.5
 WATCH_URL_EVERY_S = 15.0
@@ -59,13 +62,19 @@ CHOSEN_ON = {
 }
 
 
+def trained_name(config: FinetuneConfig) -> str:
+    """The backbone, or the local features whose matcher is trained."""
+    matcher = config.train.what == "matcher"
+    return config.benchmark.local_features if matcher else config.model.type
+
+
 def run_finetune(
     config: FinetuneConfig,
     *,
     progress: Progress = no_progress,
     verbose: bool = False,
     parent: Path | None = None,
-    stop_early: Callable[[list[HistoryRow]], bool] | None = None,
+    stop_early: StopEarly | None = None,
 ) -> tuple[Path, Result]:
     """Train, and write the run's folder; a failed run keeps it, and goes on when run again.
 
@@ -76,7 +85,7 @@ def run_finetune(
     resume = config.train.resume_checkpoint
     if resume and not mirror.local_copy(resume, key="train.resume_checkpoint").is_file():
         raise ConfigError(f"train.resume_checkpoint: no file {resume}.")
-    run_id = config.output.run_id or new_run_id(config.loss.type, config.model.type)
+    run_id = config.output.run_id or new_run_id(config.loss.type, trained_name(config))
     folder = RunFolder(
         parent or output_root(config) / "results",
         run_id,
@@ -106,7 +115,7 @@ def _finetune(
     progress: Progress,
     *,
     verbose: bool,
-    stop_early: Callable[[list[HistoryRow]], bool] | None,
+    stop_early: StopEarly | None,
 ) -> Result:
     timings_s: dict[str, float] = {}
     with timed(timings_s, "metadata"):
@@ -132,24 +141,42 @@ def _finetune(
             progress=progress,
             verbose=verbose,
         )
-    with timed(timings_s, "model"):
-        backbone = first_backbone(config)
-    with timed(timings_s, "decoding"):
-        advance = progress("Decoding images", len(holdout.all_positions))
-        images = decode_images(
-            table, holdout, config, backbone, verbose=verbose, on_progress=advance
-        )
-    rejected = [*rejected, *images.report.rejected]
+    plan = plan_matcher if config.train.what == "matcher" else _plan_backbone
+    log = RunLog(progress, verbose, timings_s)
+    planned = plan(table, holdout, config, folder, log, stop_early=stop_early)
+    training = planned.training
+    rejected = [*rejected, *planned.rejected]
     write_rejected(folder / "rejected.csv", rejected)
-    _write_split(folder / "split.csv", images)
-    training = plan_training(images, config, backbone, folder, stop_early=stop_early)
+    _write_split(folder / "split.csv", planned)
     with timed(timings_s, "training"), _watched(training, tracker, progress):
         if config.ray.num_workers == 0:
             gpu = torch.cuda.is_available() and config.ray.gpus_per_worker != 0
             train(training, World(torch.device("cuda" if gpu else "cpu")))
         else:
             _train_over_ray(training, verbose=verbose, share=stop_early is not None)
-    return _result(training, images, rejected, timings_s, leaks)
+    return _result(planned, rejected, timings_s, leaks)
+
+
+def _plan_backbone(
+    table: ImageTable,
+    holdout: Holdout,
+    config: FinetuneConfig,
+    folder: Path,
+    log: RunLog,
+    *,
+    stop_early: StopEarly | None,
+) -> PlannedTraining:
+    with log.timed("model"):
+        backbone = first_backbone(config)
+    with log.timed("decoding"):
+        advance = log.progress("Decoding images", len(holdout.all_positions))
+        images = decode_images(
+            table, holdout, config, backbone, verbose=log.verbose, on_progress=advance
+        )
+    training = plan_training(images, config, backbone, folder, stop_early=stop_early)
+    report = images.report
+    counts = {"images_decoded": report.extracted, "images_cached": report.cached}
+    return PlannedTraining(training, images.table, images.holdout, report.rejected, counts)
 
 
 def _train_over_ray(training: Training, *, verbose: bool, share: bool) -> None:
@@ -223,23 +250,23 @@ def _written(folder: Path) -> list[HistoryRow]:
 
 
 def _result(
-    training: Training,
-    images: DecodedImages,
+    planned: PlannedTraining,
     rejected: Sequence[Rejected],
     timings_s: dict[str, float],
     leaks: dict[str, int | str],
 ) -> Result:
     """What came of it: the metrics of the best epoch, beside those from before the first."""
+    training = planned.training
     config, folder = training.config, training.folder
     mirror.fetch_folder(folder, HISTORY_FILE)
     history = read_history(folder)
-    best = best_row(history, config.output.best_metric)
+    best = best_row(history, config.output.best_metric, untrained=config.train.untrained_counts)
     assert best is not None, "the last epoch is always validated"
     draw_learning_curve(
         folder / CURVE_FILE,
         [row.cells() for row in history],
         best_epoch=best.epoch,
-        title=f"{config.model.type}, {config.loss.type}: "
+        title=f"{training.task.name}, {config.loss.type}: "
         f"{counted(len(training.labels), 'identity', 'identities')}, "
         f"{counted(len(training.label_N), 'image')}",
     )
@@ -252,14 +279,13 @@ def _result(
         "best_epoch_chosen_on": chosen_on,
         "validation_mode": validation_mode(config),
         "effective_batch_size": config.train.batch_size * config.train.accumulation_steps,
-        "train_images": len(training.label_N),
+        "train_images": len(planned.holdout.train_N),
         "train_identities": len(training.labels),
         "train_identities_with_one_image": sum(count == 1 for count in images_of.values()),
-        "validation_queries": len(images.holdout.query_N),
-        "validation_gallery_images": len(images.holdout.gallery_N),
+        "validation_queries": len(planned.holdout.query_N),
+        "validation_gallery_images": len(planned.holdout.gallery_N),
         "images_left_out": len(rejected),
-        "images_decoded": images.report.extracted,
-        "images_cached": images.report.cached,
+        **planned.counts,
         "images_per_s": round(last.training.images_per_s if last.training else 0.0, 2),
     }
     return Result(
@@ -272,10 +298,10 @@ def _result(
     )
 
 
-def _write_split(file: Path, images: DecodedImages) -> None:
+def _write_split(file: Path, planned: PlannedTraining) -> None:
     """What each image was for; one may be trained on and stand in the gallery."""
-    holdout, places = images.holdout, np.arange(len(images.table))
-    frame = pd.DataFrame({"image_id": images.table.rows["image_id"]})
+    holdout, places = planned.holdout, np.arange(len(planned.table))
+    frame = pd.DataFrame({"image_id": planned.table.rows["image_id"]})
     parts = {"trained_on": holdout.train_N, "query": holdout.query_N, "gallery": holdout.gallery_N}
     for name, part_N in parts.items():
         frame[name] = np.isin(places, part_N).astype(int)

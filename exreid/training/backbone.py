@@ -15,6 +15,7 @@ from exreid.matching.cosine import rank_by_cosine
 from exreid.metrics.retrieval import average_values, query_values
 from exreid.metrics.uncertainty import bootstrap_intervals
 from exreid.models.backbones import Backbone
+from exreid.models.checkpoints import Tensors
 from exreid.models.device import on_device
 from exreid.records import RetrievalSide
 from exreid.training.augment import UNIFORMS, augment
@@ -52,6 +53,10 @@ class BackboneTask:
     def build(self, config: FinetuneConfig, *, classes: int, device: torch.device) -> ModelWithLoss:
         """The backbone with a fresh head."""
         return build_model(self.backbone, config, classes=classes, device=device)
+
+    def published(self, weights: Tensors) -> Tensors:
+        """The weights alone."""
+        return weights
 
     def open(self, training: Training, world: World) -> BackboneWork:
         """The part of this worker."""

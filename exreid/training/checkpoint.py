@@ -12,6 +12,7 @@ from safetensors.torch import save
 from torch import nn
 
 from exreid.errors import CheckpointError, reading
+from exreid.models.adapted import NETWORK
 from exreid.models.checkpoints import Tensors, fit_state_dict, read_checkpoint
 from exreid.storage import mirror
 from exreid.storage.files import written_whole
@@ -80,27 +81,40 @@ def plain(module: nn.Module) -> Tensors:
     }
 
 
-def save_epoch(training: Training, state: TrainingState) -> None:
-    """The checkpoints after an epoch: the latest, the best where it is that, and every n-th."""
-    folder, output = training.folder, training.config.output
-    content = _content(training, state)
+def best_so_far(training: Training, state: TrainingState) -> HistoryRow | None:
+    """The best epoch whose checkpoint is at hand."""
+    config = training.config
     own = [row for row in state.history if row.epoch >= state.best_from]
-    best = best_row(own, output.best_metric)
+    return best_row(own, config.output.best_metric, untrained=config.train.untrained_counts)
+
+
+def save_epoch(training: Training, state: TrainingState) -> None:
+    """The checkpoints after an epoch: the latest, the best where it is that, and every n-th; of
+    epoch 0 the best alone."""
+    folder, output = training.folder, training.config.output
+    best = best_so_far(training, state)
+    is_best = best is not None and best.epoch == state.epochs
+    if state.epochs == 0 and not is_best:
+        return
+    content = _content(training, state)
     # The best ones first: once the latest is written, this epoch is not trained again.
-    if best is not None and best.epoch == state.epochs:
-        save_atomic(folder / BEST, content["model"])
+    if is_best:
+        save_atomic(folder / BEST, training.task.published(content["model"]))
         save_atomic(folder / BEST_FULL, content)
+    if state.epochs == 0:
+        return
     if output.save_every and state.epochs % output.save_every == 0:
-        save_atomic(folder / f"checkpoint-epoch-{state.epochs}.pth", content["model"])
+        file = folder / f"checkpoint-epoch-{state.epochs}.pth"
+        save_atomic(file, training.task.published(content["model"]))
     save_atomic(folder / LATEST_FULL, content)
 
 
 def save_final(training: Training, state: TrainingState) -> None:
     """The checkpoints at the end, of the last epoch."""
     folder, weights = training.folder, plain(state.published)
-    save_atomic(folder / FINAL, weights)
+    save_atomic(folder / FINAL, training.task.published(weights))
     with written_whole(folder / FINAL_SAFETENSORS) as temporary:
-        temporary.write_bytes(save(weights))
+        temporary.write_bytes(save(weights, {NETWORK: training.task.name}))
     with written_whole(folder / FINAL_FULL) as temporary:
         shutil.copyfile(folder / LATEST_FULL, temporary)
 
@@ -164,7 +178,11 @@ def _bring_best(
     Where it is missing, or of a later epoch than the resumed one, the resumed epoch counts as the
     best so far, and epochs before it no longer count.
     """
-    best = best_row(state.history, training.config.output.best_metric)
+    best = best_row(
+        state.history,
+        training.config.output.best_metric,
+        untrained=training.config.train.untrained_counts,
+    )
     full = mirror.local_copy(file.parent / BEST_FULL)
     kept = content
     if best is not None and best.epoch != state.epochs and full.exists():
@@ -173,7 +191,7 @@ def _bring_best(
     if kept is content:
         state.best_from = state.epochs
     if world.is_first:
-        save_atomic(training.folder / BEST, kept["model"])
+        save_atomic(training.folder / BEST, training.task.published(kept["model"]))
         save_atomic(training.folder / BEST_FULL, kept)
 
 

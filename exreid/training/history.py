@@ -147,15 +147,18 @@ def read_history(folder: Path) -> list[HistoryRow]:
     ]
 
 
-def best_row(history: Sequence[HistoryRow], metric: str) -> HistoryRow | None:
-    """The trained epoch with the highest validation metric, the earliest of equals.
+def best_row(
+    history: Sequence[HistoryRow], metric: str, *, untrained: bool = False
+) -> HistoryRow | None:
+    """The epoch with the highest validation metric, the earliest of equals; epoch 0 with
+    ``untrained`` alone.
 
     >>> history = [HistoryRow(0, metrics={"mAP": 0.9}), HistoryRow(1, metrics={"mAP": 0.2})]
-    >>> best_row(history, "mAP").epoch
-    1
+    >>> best_row(history, "mAP").epoch, best_row(history, "mAP", untrained=True).epoch
+    (1, 0)
     """
-    trained = [row for row in history if row.epoch > 0 and metric in row.metrics]
-    return max(trained, key=lambda row: row.metrics[metric], default=None)
+    rows = [row for row in history if (untrained or row.epoch > 0) and metric in row.metrics]
+    return max(rows, key=lambda row: row.metrics[metric], default=None)
 
 
 class ProgressFile:

@@ -57,6 +57,8 @@ def train(
 
     if not state.history:
         state.history.append(validated(HistoryRow(0)))
+        if world.is_first:
+            save_epoch(training, state)
         tell()
     resumed, last = state.epochs, config.train.epochs
     while state.epochs < last:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from exreid.config.training import FinetuneConfig
+from exreid.models.checkpoints import Tensors
 from exreid.training.history import HistoryRow
 from exreid.training.model import ModelWithLoss
 from exreid.training.optim import MovingAverage, build_optimizer
@@ -45,6 +46,9 @@ class Task(Protocol):
 
     def build(self, config: FinetuneConfig, *, classes: int, device: torch.device) -> ModelWithLoss:
         """The network before the first epoch, with its loss."""
+
+    def published(self, weights: Tensors) -> object:
+        """The content of a checkpoint that is used after the training."""
 
     def open(self, training: Training, world: World) -> Work:
         """The part of this worker."""

@@ -6,6 +6,7 @@ import socket
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.distributed as dist
@@ -16,10 +17,11 @@ from exreid.errors import ConfigError, TrainingError
 from exreid.models.arcface import ArcFace
 from exreid.models.backbones import build_backbone
 from exreid.training.loop import train
+from exreid.training.matcher import mined_file
 from exreid.training.model import build_model
 from exreid.training.sampling import epoch_order
 from exreid.training.world import World
-from tests.training import helpers
+from tests.training import helpers, matching
 
 # Sums over workers are rounded in another order: fp32 rounding, no more.
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-6}
@@ -64,12 +66,21 @@ def _run_case(name, folder, world=helpers.ALONE):
     return weights, [s.loss for s in stats], [s.gradient_norm for s in stats], source.asked, before
 
 
+def _run_matcher(folder, world=helpers.ALONE):
+    # 9 anchors in batches of 4: two of three workers have none of the last one.
+    config = matching.config(mine={"every": 1})
+    state = train(matching.training_of(config, folder / "matcher"), world)
+    mined = pd.read_parquet(folder / "matcher" / mined_file(1))
+    return matching.weights_of(state), [s.loss for s in _stats(state)], state.history, mined
+
+
 def _worker(rank, size, port, folder):
     torch.set_num_threads(1)
     address = f"tcp://127.0.0.1:{port}"
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=size)
     world = World.of_process_group(helpers.CPU)
     out = {name: _run_case(name, folder / f"{size}", world) for name in CASES}
+    out["matcher"] = _run_matcher(folder / f"{size}", world)
     torch.save(out, folder / f"{size}-{rank}.pt")
     dist.destroy_process_group()
 
@@ -84,6 +95,7 @@ def _free_port():
 def by_world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ddp")
     out = {1: [{name: _run_case(name, folder / "1") for name in CASES}]}
+    out[1][0]["matcher"] = _run_matcher(folder / "1")
     # One process imports all this, and each worker is a fork of it.
     mp.get_context("forkserver").set_forkserver_preload([__name__, "torch._dynamo"])
     for size in (2, 3):
@@ -106,6 +118,21 @@ def test_any_number_of_workers_trains_the_same(by_world, size, name):
         assert their_norms == pytest.approx(norms, rel=1e-4)
         for key, value in weights.items():
             torch.testing.assert_close(theirs[key], value, **TOLERANCE, msg=f"{name} {key}")
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_any_number_of_workers_trains_the_same_matcher(by_world, size):
+    weights, losses, history, mined = by_world[1][0]["matcher"]
+    assert losses[1] < losses[0]
+    for rank in range(size):
+        theirs, their_losses, _, their_mined = by_world[size][rank]["matcher"]
+        assert their_losses == pytest.approx(losses, rel=1e-4)
+        pd.testing.assert_frame_equal(their_mined, mined, rtol=1e-3)
+        for key, value in weights.items():
+            torch.testing.assert_close(theirs[key], value, rtol=1e-3, atol=1e-4, msg=key)
+    first = by_world[size][0]["matcher"][2]
+    assert first[0].metrics == history[0].metrics, "validated before training, to the last bit"
+    assert [row.epoch for row in first] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
