@@ -68,6 +68,8 @@ def _wrong_for_a_matcher(config: FinetuneConfig) -> str:
         return "needs loss.type=pairs"
     if benchmark.method != "local_lightglue" or benchmark.precision != "exact":
         return "needs benchmark.method=local_lightglue and benchmark.precision=exact"
+    if benchmark.gate.enabled:
+        return "mines without benchmark.gate: leave it out"
     if not config.dataset.encounter_cols:
         return (
             "needs dataset.encounter_cols: photographs of one encounter are alike for other reasons"

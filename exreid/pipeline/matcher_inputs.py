@@ -26,12 +26,7 @@ from exreid.matching.shortlist import shortlist_pairs
 from exreid.matching.tiles import FeaturesOf
 from exreid.metrics.ranking import Exclude
 from exreid.pipeline.embed import embed
-from exreid.pipeline.keypoints import (
-    LocalImages,
-    find_keypoints,
-    lightglue_name,
-    matching_placement,
-)
+from exreid.pipeline.keypoints import find_keypoints, lightglue_name, matching_placement
 from exreid.pipeline.match import score_by_cascade
 from exreid.pipeline.rank import Scoring, first_ranking, scoring_of, search_of
 from exreid.pipeline.training_inputs import PlannedTraining, placed
@@ -79,7 +74,14 @@ def plan_matcher(
         lightglue_name(probe),
         local.adapted,
         settings,
-        partial(_open_features, local, probe.benchmark.local_top_k),
+        # Opened anew in each worker: the cache's files are mapped, and must not travel.
+        partial(
+            _open_features,
+            local.store.store.folder,
+            local.name,
+            local.keys,
+            keypoints=probe.benchmark.local_top_k,
+        ),
         mine,
         mined,
         validation,
@@ -101,10 +103,11 @@ def plan_matcher(
     return PlannedTraining(training, features.table, part, features.rejected, counts)
 
 
-def _open_features(local: LocalImages, keypoints: int) -> FeaturesOf:
-    """The features of the images at these positions, read anew from the cache."""
-    store = LocalFeatureStore(local.store.store.folder, local.name, keypoints)
-    return partial(store.gather_places, local.keys)
+def _open_features(
+    folder: Path, extractor: str, keys: tuple[str, ...], *, keypoints: int
+) -> FeaturesOf:
+    """The features of the images at these positions, from the cache."""
+    return partial(LocalFeatureStore(folder, extractor, keypoints).gather_places, keys)
 
 
 def _mined(

@@ -197,7 +197,7 @@ def _bring_best(
 
 def read_full(file: Path, training: Training) -> FullCheckpoint:
     """A full checkpoint of a training of the same backbone on the same classes."""
-    labels, backbone = training.labels, training.task.name
+    labels, backbone, config = training.labels, training.task.name, training.config
     content = read_checkpoint(file, key="train.resume_checkpoint")
     missing = FULL_KEYS - set(content) if isinstance(content, dict) else FULL_KEYS
     if missing:
@@ -208,8 +208,9 @@ def read_full(file: Path, training: Training) -> FullCheckpoint:
     with reading(file, CheckpointError, RESUMABLE):
         _check_full(content)
     if content["backbone"] != backbone:
+        key = "benchmark.local_features" if config.train.untrained_counts else "model.type"
         raise CheckpointError(
-            f"{file}: has a training of {content['backbone']}, not of {backbone}. Set model.type."
+            f"{file}: has a training of {content['backbone']}, not of {backbone}. Set {key}."
         )
     if tuple(content["labels"]) != labels:
         ours, theirs = set(labels), set(content["labels"])

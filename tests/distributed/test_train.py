@@ -152,6 +152,29 @@ def test_a_worker_killed_in_the_middle_of_an_epoch_is_replaced(dataset, local_ra
     _assert_same(read_history(tmp_path / "run"), plain)
 
 
+def test_two_workers_adapt_a_matcher_as_one_process_does(dataset, local_ray, tmp_path):
+    more = [
+        *("train.what=matcher", "loss.type=pairs", "matcher.layers=1", "train.batch_size=5"),
+        *("benchmark.method=local_lightglue", "benchmark.local_top_k=32", "mine.every=1"),
+        *("benchmark.local_size=96", "benchmark.candidate_k=3", "benchmark.shortlist=local"),
+        *("output.best_metric=mAP_at_k", "train.epochs=2", "safety=off", "mine.drawn=1"),
+        *("dataset.encounter_cols=[source,encounter]", "validation.fraction=0.3"),
+    ]
+    histories = []
+    for workers in ("ray.num_workers=0", "ray.num_workers=2"):
+        overrides = [f"dataset.root={dataset}", f"output.root={tmp_path}", *more, workers]
+        overrides += ["ray.cpus_per_worker=0.5", "ray.num_actors=0"]
+        folder, _ = run_finetune(load_config(FinetuneConfig, None, overrides))
+        histories.append(read_history(folder))
+    alone, shared = histories
+    assert [row.epoch for row in shared] == [0, 1, 2]
+    assert shared[0].metrics == alone[0].metrics, "nothing was summed in another order yet"
+    for ours, theirs in zip(shared[1:], alone[1:], strict=True):
+        assert ours.training.images == theirs.training.images
+        assert ours.training.loss == pytest.approx(theirs.training.loss, rel=1e-3)
+        assert ours.metrics["top_1"] == pytest.approx(theirs.metrics["top_1"], abs=0.15)
+
+
 class Watched(CachedImages):
     """Writes which images this worker trains on, and the weights that it has after each epoch."""
 
