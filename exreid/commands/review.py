@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exreid.commands.common import Command, named_path, plain_arguments
+from exreid.commands.common import Command, named_path, path, plain_arguments
 from exreid.commands.terminal import OUT, progress_shown
 from exreid.errors import ConfigError
 from exreid.progress import counted
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 USAGE = """
   exreid review RUN|GALLERY
       opens a page in the browser that asks; of a gallery about its doubtful names
+  exreid review RUN|GALLERY --static DIR
+      writes pages that ask without a server, for somebody else's machine
   exreid review apply RUN decisions.csv ...
       takes in another person's answers, or those of pages without a server
 """
@@ -43,6 +45,10 @@ def _review_arguments(parser: argparse.ArgumentParser) -> None:
         help="done once fewer wrong decisions than this are expected (default 1)")  # fmt: skip
     add("--who", help="your name in decisions.csv; without it, the user's name on this machine")
     add("--port", type=int, default=0, help="of 127.0.0.1; without it, any that is free")
+    add("--static", type=path, metavar="DIR", help="write pages that work from disk, without a "
+        "server, and give a file to exreid review apply")  # fmt: skip
+    add("--questions", type=int, default=200, metavar="N",
+        help="of --static: the most that are asked (default 200)")  # fmt: skip
     add("--no-browser", action="store_true", help="print the address, and open no browser")
 
 
@@ -79,6 +85,8 @@ def _review(options: argparse.Namespace) -> int:
             f"{run.decisions}: its last line was cut off while it was written, and is not used: "
             f"{torn!r}"
         )
+    if options.static is not None:
+        return _written(run, options)
     who = options.who or user_name()
     state = run.state() if files else _asked(run, who, options)
     run.save(state)
@@ -93,6 +101,19 @@ def _scored(gallery: Path) -> Path:
 
     with progress_shown() as progress:
         return score_gallery(open_gallery(gallery), progress=progress)
+
+
+def _written(run: ReviewedRun, options: argparse.Namespace) -> int:
+    """Write the pages without a server."""
+    from exreid.report.review_static import write_pages
+
+    if options.questions < 1:
+        raise ConfigError("--questions: 1 at least.")
+    count = write_pages(run, options.static, who=options.who or "", most=options.questions)
+    _say(f"{counted(count, 'question')}: open {options.static / 'index.html'}")
+    apply = shlex.join(["exreid", "review", "apply", str(run.folder)])
+    _say(f"It gives a file of answers for {apply} decisions.csv")
+    return 0
 
 
 def _asked(run: ReviewedRun, who: str, options: argparse.Namespace) -> State:

@@ -2,12 +2,23 @@
 
 import json
 import math
+import shutil
 
 import pandas as pd
 import pytest
 from PIL import Image
 
+from exreid.cli import main
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig
 from exreid.data.synthetic import METADATA_FILE, write_dataset
+from exreid.runs.gallery_build import build_gallery
+
+STRANGER = "lynx_0003"
+CONFIG = [
+    *("dataset.image_size=64", "dataset.encounter_cols=[source,encounter]", "ray.num_actors=0"),
+    *("benchmark.open_set.enabled=true", "benchmark.open_set.queries=12"),
+]
 
 
 @pytest.fixture(scope="session")
@@ -65,4 +76,25 @@ def turned(side_by_side):
             rows.append(row | {"path": name, "bbox": json.dumps(box), "theta": theta})
         photo.save(folder / name)
     pd.DataFrame(rows).to_csv(folder / "metadata.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def identified(few, tmp_path_factory):
+    """A gallery of three animals without one encounter of each; an identification of these
+    encounters, and of a stranger's photographs. Each card's folder has its animal's name."""
+    folder = tmp_path_factory.mktemp("apply")
+    cells = pd.read_csv(next(few.glob("*Real.csv")), dtype=str)
+    last = cells.groupby("unique_name")["encounter"].transform("last")
+    asked = (cells["encounter"] == last) | (cells["unique_name"] == STRANGER)
+    cells[~asked].to_csv(folder / "known.csv", index=False)
+    for row in cells[asked].to_dict("records"):
+        visit = folder / "card" / f"visit_{row['encounter']}_{row['unique_name']}"
+        visit.mkdir(parents=True, exist_ok=True)
+        shutil.copy(few / row["path"], visit)
+    keys = [f"dataset.root={few}", f"dataset.metadata_file={folder / 'known.csv'}", *CONFIG]
+    config = load_config(ProbeConfig, None, [*keys, f"output.root={folder}"])
+    build_gallery(config, folder / "g")
+    words = [str(folder / "card"), "--gallery", str(folder / "g"), f"output.root={folder}"]
+    assert main(["identify", *words, "output.run_id=i"]) == 0
     return folder

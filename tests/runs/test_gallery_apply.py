@@ -10,7 +10,6 @@ from exreid.cli import main
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
 from exreid.gallery.folder import open_gallery
-from exreid.openset import quality
 from exreid.report.review_page import told
 from exreid.report.review_sources import read_review
 from exreid.report.reviewed import NameQuestion
@@ -18,48 +17,14 @@ from exreid.review.asking import Question
 from exreid.review.decisions import read_decisions
 from exreid.runs.gallery_build import build_gallery
 from exreid.runs.gallery_review import score_gallery
-
-STRANGER = "lynx_0003"
-CONFIG = [
-    *("dataset.image_size=64", "dataset.encounter_cols=[source,encounter]", "ray.num_actors=0"),
-    *("benchmark.open_set.enabled=true", "benchmark.open_set.queries=12"),
-]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _decides():
-    """A gallery of three animals at 64 pixels is poor: here it decides all the same."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(quality.FLOORS, "usable", quality.Floor(0.0, 0.0, 0.0))
-        yield
-
-
-@pytest.fixture(scope="module")
-def made(few, tmp_path_factory):
-    """A gallery of three animals without one encounter of each; an identification of these
-    encounters, and of a stranger's photographs. Each card's folder has its animal's name."""
-    folder = tmp_path_factory.mktemp("apply")
-    cells = pd.read_csv(next(few.glob("*Real.csv")), dtype=str)
-    last = cells.groupby("unique_name")["encounter"].transform("last")
-    asked = (cells["encounter"] == last) | (cells["unique_name"] == STRANGER)
-    cells[~asked].to_csv(folder / "known.csv", index=False)
-    for row in cells[asked].to_dict("records"):
-        visit = folder / "card" / f"visit_{row['encounter']}_{row['unique_name']}"
-        visit.mkdir(parents=True, exist_ok=True)
-        shutil.copy(few / row["path"], visit)
-    keys = [f"dataset.root={few}", f"dataset.metadata_file={folder / 'known.csv'}", *CONFIG]
-    config = load_config(ProbeConfig, None, [*keys, f"output.root={folder}"])
-    build_gallery(config, folder / "g")
-    words = [str(folder / "card"), "--gallery", str(folder / "g"), f"output.root={folder}"]
-    assert main(["identify", *words, "output.run_id=i"]) == 0
-    return folder
+from tests.runs.conftest import CONFIG, STRANGER
 
 
 @pytest.fixture
-def world(made, tmp_path):
+def world(identified, tmp_path):
     """A copy: the gallery and the run are changed."""
     for name in ("g", "identifications"):
-        shutil.copytree(made / name, tmp_path / name)
+        shutil.copytree(identified / name, tmp_path / name)
     return tmp_path
 
 

@@ -12,7 +12,7 @@
   };
   const picture = (photo, size) => {
     const image = make("img");
-    image.src = `photo/${photo.row}/${size}`;
+    image.src = photo.src ? photo.src[size] || "data:," : `photo/${photo.row}/${size}`;
     image.alt = photo.name;
     image.draggable = false;
     return image;
@@ -186,6 +186,7 @@
       changed();
     }
     if (content.kind === "name") {
+      byId("title").textContent = content.title || "What is this animal called?";
       byId("why").textContent = content.names.length ? `Its photographs were called ${content.names.join(" and ")}: one name for one animal.` : "";
       byId("called").value = content.names[0] || content.offered;
       byId("sheet").replaceChildren(...content.photos.map((photo) => {
@@ -214,21 +215,28 @@
     byId("undo").disabled = busy || !question.undo;
   }
 
+  async function fromServer(path, body) {
+    const response = await fetch(path, body && {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify(body),
+    });
+    const text = await response.text();
+    let content = null;
+    try { content = JSON.parse(text); } catch { throw new Error(text || response.statusText); }
+    if (content.error) throw new Error(content.error);
+    return content;
+  }
+  const ask = window.offlineReview ? window.offlineReview.ask : fromServer;
+
   async function send(path, body) {
     if (busy) return;
     busy = true;
     if (question) enable();
     try {
-      const response = await fetch(path, body && {
-        method: "POST",
-        headers: { "Content-Type": "application/json" },
-        body: JSON.stringify({ ...body, number: question.number, seconds: (performance.now() - since) / 1000 }),
-      });
-      const text = await response.text();
-      let content = null;
-      try { content = JSON.parse(text); } catch { throw new Error(text || response.statusText); }
-      if (content.error) throw new Error(content.error);
-      byId("trouble").hidden = true;
+      const content = await ask(path, body && { ...body, number: question.number, seconds: (performance.now() - since) / 1000 });
+      byId("trouble").textContent = content.trouble || "";
+      byId("trouble").hidden = !content.trouble;
       busy = false;
       show(content);
     } catch (error) {
