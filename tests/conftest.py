@@ -121,9 +121,7 @@ def _uses_ray(file):
 
 
 def _starts_ray(root, scope):
-    return scope == "ray" or any(
-        word in _text(root / scope) for word in ("mark.slow", "import ray")
-    )
+    return scope == "ray" or any(words in _text(root / scope) for words in RAYS)
 
 
 @cache
