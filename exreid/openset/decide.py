@@ -150,7 +150,9 @@ def fit_decider(
     # An identity in its role as a new animal counts as another than in its role as a known one.
     identity_P = responses.own_P + np.where(responses.known_P, 0, responses.own_P.max() + 1)
     probability_P = _held_out(responses, decider, options.new_share, seed)
-    answers = Answers(probability_P, responses.known_P, responses.right_P, identity_P)
+    answers = _with_unanswered(
+        Answers(probability_P, responses.known_P, responses.right_P, identity_P), calibration
+    )
     threshold = choose_threshold(
         answers, rule=options.rule, rate=options.false_match_rate, promise=options.promise
     )
@@ -160,6 +162,24 @@ def fit_decider(
     if len(np.unique(gallery.identity_N)) > len(np.unique(calibration.queries.identity_N)):
         reason += " Raise benchmark.open_set.queries: not all animals took part."
     return replace(decider, threshold=UNPROMISED_THRESHOLD, reason=reason), answers
+
+
+def _with_unanswered(answers: Answers, calibration: CalibrationQueries) -> Answers:
+    """With the known animals that have no candidate, as a gate leaves none: they pass for new."""
+    known_Q = np.diff(calibration.ranking.positive_offset_Q1) > 0
+    own = calibration.queries.identity_N[known_Q & ~_answered(calibration.ranking)]
+    none = np.zeros(len(own))
+    return Answers(
+        np.append(answers.score_Q, none),
+        np.append(answers.known_Q, none == 0),
+        np.append(answers.right_Q, none > 0),
+        np.append(answers.identity_Q, own),
+    )
+
+
+def _answered(ranking: Ranking) -> np.ndarray:
+    """Whether each query has a candidate, bool (Q,)."""
+    return np.asarray((ranking.candidate_index_QK >= 0).any(axis=1))
 
 
 def _unpromised(count: int, options: OpenSetConfig) -> str:
@@ -175,6 +195,7 @@ def _unpromised(count: int, options: OpenSetConfig) -> str:
 def _responses(calibration: CalibrationQueries, gallery: RetrievalSide) -> _Responses:
     own_Q = calibration.queries.identity_N
     known_Q = np.diff(calibration.ranking.positive_offset_Q1) > 0
+    known_Q &= _answered(calibration.ranking)
     as_known = top_identities(calibration.ranking, gallery.identity_N)
     as_new = top_identities(calibration.ranking, gallery.identity_N, without_Q=own_Q)
     new_Q = np.isfinite(as_new.score_Q)

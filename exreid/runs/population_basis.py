@@ -36,7 +36,7 @@ QUALITY_RATES = (
 )
 UNCONFIRMED = (
     "The animals are known ones that were recognised, and groups of new ones. No person has "
-    "confirmed them (exreid review), so their number has no interval."
+    "confirmed them, so their number has no interval."
 )
 
 
@@ -139,6 +139,7 @@ def of_decisions(folder: Path, record: RunRecord) -> Basis:
     table = read_run_table(file, {"query_id": TEXT}, empty=empty).to_pandas()
     named_Q = (table["decision"] == "known").to_numpy(bool)
     if record.kind == "identify":
+        words.append("exreid review confirms them.")
         rates = _rates_of_quality(record.quality, float(named_Q.mean()))
         words.append(
             f"{NOT_MEASURED}: the gallery has no figures of its own decisions."

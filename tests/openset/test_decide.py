@@ -1,5 +1,7 @@
 """The decision known/new: what its bar promises, and what it says where nothing can be promised."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -126,3 +128,32 @@ def test_the_order_of_the_calibration_changes_no_bit():
     turned = CalibrationQueries(_side(calibration.queries.identity_N[back], "p"), ranking)
     one, other = (fit_decider(p, gallery, OpenSetConfig(), 3)[0] for p in (calibration, turned))
     assert one == other
+
+
+def test_a_known_animal_without_a_candidate_changes_no_fit_and_counts_as_passed_for_new():
+    """As if it had not been asked, but that no answer is not a right one."""
+    gallery, whole = _drawn(np.random.default_rng(3), 40)
+    options = OpenSetConfig(enabled=True, false_match_rate=0.1)
+    lost = [4, 17]
+    index, score = whole.ranking.candidate_index_QK.copy(), whole.ranking.candidate_score_QK.copy()
+    index[lost], score[lost] = -1, np.nan
+    ranking = replace(whole.ranking, candidate_index_QK=index, candidate_score_QK=score)
+    decider, answers = fit_decider(CalibrationQueries(whole.queries, ranking), gallery, options)
+    rest = np.delete(np.arange(40), lost)
+    fewer = CalibrationQueries(
+        whole.queries.take(rest),
+        _ranking(
+            whole.ranking.candidate_index_QK[rest],
+            whole.ranking.candidate_score_QK[rest],
+            rest,
+            gallery.identity_N,
+        ),
+    )
+    without, answers_without = fit_decider(fewer, gallery, options)
+    assert decider.coefficients == without.coefficients
+    assert decider.threshold == without.threshold
+    assert len(answers.score_Q) == len(answers_without.score_Q) + 2
+    assert answers.score_Q[-2:].tolist() == [0, 0]
+    assert answers.known_Q[-2:].all()
+    assert not answers.right_Q[-2:].any()
+    assert answers.identity_Q[-2:].tolist() == lost
