@@ -14,7 +14,7 @@ from exreid.config.benchmark import GateConfig
 from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import codes, left_out_text
 from exreid.distributed.session import one_ray
-from exreid.errors import CalibrationError, MetadataError
+from exreid.errors import CalibrationError, ConfigError, MetadataError
 from exreid.gallery.folder import StoredGallery
 from exreid.gallery.images_table import join_tables
 from exreid.gallery.photo_table import PhotoOptions
@@ -88,6 +88,8 @@ def run_discover(
 ) -> tuple[Path, Discovery]:
     """Group the photographs of ``dataset.root`` and write the run's folder; a failed run keeps its
     folder, with the error. Interrupted, the same command goes on from the caches."""
+    if evidence.gallery is None and config.benchmark.gate.enabled:
+        raise ConfigError("exreid discover has no gate: leave benchmark.gate out.")
     config = discover_config(config)
     method = config.benchmark.method
     backbones, local = methods_of(config)

@@ -7,7 +7,10 @@ import pandas as pd
 import pytest
 
 from exreid.cli import main
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig
 from exreid.data.synthetic import METADATA_FILE
+from exreid.runs.discover import discover_config
 
 SMALL = [
     *("dataset.image_size=64", "ray.num_actors=0", "benchmark.bootstrap_resamples=0"),
@@ -191,3 +194,12 @@ def test_a_check_of_what_no_image_has_is_an_error(few, tmp_path, capsys, words, 
     keys = [f"dataset.root={few}", f"output.root={tmp_path}", *SMALL, *METHODS["cosine"]]
     assert main(["probe", "--quiet", *keys, *words]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_discover_has_no_gate(few, tmp_path, capsys):
+    """One that is asked for is an error; a gallery's, which is for its answers, is left out."""
+    words = [f"dataset.root={few}", f"output.root={tmp_path}", "benchmark.gate.flank=true"]
+    assert main(["discover", "--quiet", *words, "dataset.viewpoint_col=pose"]) == 2
+    assert "exreid discover has no gate" in capsys.readouterr().err
+    config = load_config(ProbeConfig, None, words)
+    assert not discover_config(config).benchmark.gate.enabled
