@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from exreid.metrics.population import LEFT, RIGHT, Flanks, count_flanks
 from exreid.progress import counted
 from exreid.records import Json
 from exreid.report.reviewed import NameQuestion, ReviewedRun
@@ -34,7 +35,38 @@ def told(run: ReviewedRun, state: State) -> list[str]:
         )
         if not agrees(state, run.wrong):
             lines.append("The audit does not agree yet: there are more questions.")
-    return lines
+    return [*lines, *_flank_words(run, state)]
+
+
+def _flanks(run: ReviewedRun, visit: str) -> frozenset[str]:
+    """The viewpoints of a visit's photographs."""
+    if "viewpoint" not in run.photos:
+        return frozenset()
+    cells = run.photos["viewpoint"].iloc[run.photos_of[visit]]
+    return frozenset(cell.strip().lower() for cell in cells if isinstance(cell, str))
+
+
+def _of_groups(run: ReviewedRun, state: State) -> Flanks:
+    found: dict[int, frozenset[str]] = {}
+    groups = state.result.doubts.group_V.tolist()
+    for visit, group in zip(run.subject.visits, groups, strict=True):
+        found[group] = found.get(group, frozenset()) | _flanks(run, visit)
+    return count_flanks(list(found.values()))
+
+
+def _flank_words(run: ReviewedRun, state: State) -> list[str]:
+    """What the review cannot say, since a left flank is compared with no right one."""
+    flanks = _of_groups(run, state)
+    if flanks.unknown == state.animals:
+        return ["No photograph's flank is known: an animal's two flanks may count as two animals."]
+    if flanks.low == flanks.high:
+        return []
+    line = (
+        f"Known by the left flank alone: {counted(flanks.left, 'animal')}, by the right alone: "
+        f"{flanks.right}. No question can say which of these belong together. So the groups are "
+        f"right at most within each flank, and they are {flanks.low} to {flanks.high} animals."
+    )
+    return [f"{line} The audit does not count that." if state.audit else line]
 
 
 def _confirmed_words(run: ReviewedRun, state: State) -> str:
@@ -61,6 +93,7 @@ def shown(
         return content | {
             "kind": "pair",
             "probability": None if chance is None else round(chance, 3),
+            "flanks": _flank_hint(run, question),
             "sides": _sides(run, question),
         }
     if question is not None:
@@ -72,7 +105,18 @@ def shown(
             "photos": [_photo(run, row) for row in rows],
         }
     called = run.names(state).name_G
-    return content | {"kind": "done", "called": sorted(name for name in called if name)}
+    flanks = None if run.kind == "identify" else _of_groups(run, state)
+    title = "Done, within each flank" if flanks and flanks.low < flanks.high else "Done"
+    names = sorted(name for name in called if name)
+    return content | {"kind": "done", "title": title, "called": names}
+
+
+def _flank_hint(run: ReviewedRun, question: Question) -> str:
+    """Where no photographs of the two visits show one flank."""
+    seen = [_flanks(run, visit) for visit in (question.first, question.second)]
+    sides = [(bool(flanks & LEFT), bool(flanks & RIGHT)) for flanks in seen]
+    apart = sorted(sides) == [(False, True), (True, False)]
+    return "one left, one right flank" if apart else ""
 
 
 def _progress(run: ReviewedRun, state: State) -> Json:

@@ -20,9 +20,12 @@ from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
 from exreid.errors import ReviewError, RunError
 from exreid.records import Result
+from exreid.report.review_page import shown as page
+from exreid.report.review_page import told
 from exreid.report.review_server import HOST, Desk, application
 from exreid.report.review_sources import read_review
 from exreid.report.reviewed import NameQuestion
+from exreid.review.asking import Question
 from exreid.review.decisions import read_decisions
 from exreid.storage.run_folder import RunFolder
 
@@ -235,3 +238,27 @@ def test_what_is_no_discovery_is_refused(tmp_path, capsys):
         read_review(folder.path)
     assert main(["review", str(tmp_path / "nothing")]) == 1
     assert "no result.json" in capsys.readouterr().err
+
+
+def test_flanks_that_nobody_can_compare_are_not_called_done(tmp_path):
+    folder = _discovery(tmp_path)
+    photos = pd.read_parquet(folder / "photos.parquet")
+    animal = photos["encounter"].map(ANIMAL)
+    views = animal.map({"A": "left", "B": "right", "C": "left", "D": None, "E": "front"})
+    photos.assign(viewpoint=views.astype(object)).to_parquet(folder / "photos.parquet")
+    shown = _served(read_review(folder), _answer_all)
+    assert shown["title"] == "Done, within each flank"
+    assert "left flank alone: 2 animals, by the right alone: 1." in shown["told"][-1]
+    assert "4 to 5 animals" in shown["told"][-1]
+    photos.assign(viewpoint=None).to_parquet(folder / "photos.parquet")
+    run = read_review(folder)
+    assert "flank is known" in told(run, run.state())[-1]
+    question = next(
+        Question(a, b, "queue", 0.5, None)
+        for a, b in combinations(sorted(ANIMAL), 2)
+        if {ANIMAL[a], ANIMAL[b]} == {"A", "B"}
+    )
+    assert page(run, run.state(), question)["flanks"] == ""
+    photos.assign(viewpoint=views.astype(object)).to_parquet(folder / "photos.parquet")
+    run = read_review(folder)
+    assert page(run, run.state(), question)["flanks"] == "one left, one right flank"

@@ -175,7 +175,8 @@
     const [short, more] = byId("progress").children;
     [short.textContent, more.textContent] = content.progress;
     const chance = content.kind === "pair" ? content.probability : null;
-    byId("engine").textContent = chance === null ? "" : `exreid: ${Math.round(100 * chance)}% one animal`;
+    const about = [chance === null ? "" : `exreid: ${Math.round(100 * chance)}% one animal`, content.flanks];
+    byId("engine").textContent = about.filter(Boolean).join(" · ");
     if (content.kind === "pair") {
       const known = content.sides.map((side) => side.animal).filter(Boolean);
       byId("asked").textContent = known.length === 1 ? `Is this ${known[0]}?` : "Is this one animal?";
@@ -201,6 +202,7 @@
       byId("called").select();
     }
     if (content.kind === "done") {
+      byId("done-title").textContent = content.title || "Done";
       byId("told").replaceChildren(...content.told.map((text) => make("li", text)));
       byId("called-all").textContent = content.called.join(", ");
     }
