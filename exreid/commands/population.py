@@ -70,13 +70,12 @@ def _population(options: argparse.Namespace) -> int:
 def _rows(made: Population) -> list[tuple[str, str, str]]:
     low_high = made.basis.interval
     flanks, rates = made.flanks, made.basis.rates
-    rows = [
-        (
-            "animals",
-            f"{made.number:.1f}".removesuffix(".0"),
-            "" if low_high is None else f"95% interval {low_high[0]:.0f} to {low_high[1]:.0f}",
-        )
-    ]
+    between = "" if low_high is None else f"{low_high[0]:.0f} to {low_high[1]:.0f}"
+    if made.number is None:
+        rows = [("animals", between, f"95% interval; {counted(len(made.names), 'group')}")]
+    else:
+        number = f"{made.number:.1f}".removesuffix(".0")
+        rows = [("animals", number, between and f"95% interval {between}")]
     if flanks.left or flanks.right:
         alone = f"{flanks.left} known by the left flank alone, {flanks.right} by the right"
         rows.append(("by flanks", f"{flanks.low} to {flanks.high}", alone))

@@ -57,9 +57,11 @@ class Population:
         return sorted({one.site for one in self.captures if one.site is not None})
 
     @property
-    def number(self) -> float:
-        """The number of animals."""
-        return len(self.names) if self.basis.number is None else self.basis.number
+    def number(self) -> float | None:
+        """The number of animals; None where it is not that of the names, as the interval says."""
+        number, interval = self.basis.number, self.basis.interval
+        number = len(self.names) if number is None else number
+        return None if interval and not interval[0] <= number <= interval[1] else number
 
     def as_json(self) -> dict[str, Json]:
         """``population.json``; what is not known is null."""

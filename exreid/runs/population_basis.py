@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from exreid.metrics.population import (
@@ -89,8 +88,8 @@ def of_review(run: ReviewedRun, state: State) -> Basis:
     )
 
 
-def of_groups(record: RunRecord, visit_N: np.ndarray, table: pd.DataFrame) -> Basis:
-    """A discovery that nobody has reviewed."""
+def of_groups(record: RunRecord, table: pd.DataFrame) -> Basis:
+    """A discovery that nobody has reviewed; ``table`` is ``animals.parquet``."""
     low, high = record.counts.get("animals_low"), record.counts.get("animals_high")
     interval = (float(low), float(high)) if isinstance(low, int) and isinstance(high, int) else None
     words = ["The number of animals is that of the groups, which nobody has reviewed."]
@@ -102,7 +101,7 @@ def of_groups(record: RunRecord, visit_N: np.ndarray, table: pd.DataFrame) -> Ba
     rates = None
     known = table["identity"].notna() if "identity" in table else pd.Series(False, table.index)
     if known.any():
-        of_visit = table[known].assign(visit=visit_N[known]).groupby("visit")
+        of_visit = table[known].groupby("encounter")
         sole = of_visit["identity"].nunique() == 1
         first = of_visit.first()[sole]
         truth_V = pd.factorize(first["identity"], sort=True)[0]

@@ -35,7 +35,7 @@ from exreid.runs.population_basis import (
     of_groups,
     of_review,
 )
-from exreid.storage.run_files import IN_GALLERY, TEXT, WHOLE, read_run_table
+from exreid.storage.run_files import IN_GALLERY, PHOTOS, TEXT, WHOLE, read_run_table
 from exreid.storage.run_record import RunRecord, read_record
 
 
@@ -84,23 +84,29 @@ def _discovery(
     folder: Path, record: RunRecord, root: str | None, site: str | None
 ) -> tuple[Source, Basis]:
     """The groups of a discovery, as its review has corrected them."""
-    run = read_review(folder)
-    rows = run.photos.copy()
+    if record.status != "completed":
+        raise RunError(f"{folder}: this run's status is {record.status!r}, not completed.")
+    table = read_run_table(
+        folder / "animals.parquet",
+        {"image_id": TEXT, "encounter": TEXT, "group": WHOLE},
+        key="image_id",
+    ).to_pandas()
+    photos = read_run_table(folder / "photos.parquet", PHOTOS, key="image_id").to_pandas()
+    rows = photos.astype(object).set_index("image_id", drop=False).loc[table["image_id"]]
+    rows = rows.reset_index(drop=True)
     column = site_column(rows, site)
     rows["site"] = None if column is None else rows[column]
     for name in ("mask", "bbox", "viewpoint", "date", "visit"):
         if name not in rows:
             rows[name] = None
-    table = read_run_table(
-        folder / "animals.parquet", {"image_id": TEXT, "encounter": TEXT, "group": WHOLE}
-    ).to_pandas()
     rows["encounter"] = table["encounter"].to_numpy(object)
-    state = run.state() if run.decisions.is_file() else None
-    if state is not None and state.decisions:
-        names, basis = run.animals(state), of_review(run, state)
-    else:
-        names = [f"animal {group}" for group in table["group"]]
-        basis = of_groups(record, run.visit_N, table)
+    names = [f"animal {group}" for group in table["group"]]
+    basis = of_groups(record, table)
+    if (folder / DECISIONS).is_file():
+        run = read_review(folder)
+        state = run.state()
+        if state.decisions:
+            names, basis = run.animals(state), of_review(run, state)
     roots = set(rows["root"])
     where = root or (str(roots.pop()) if len(roots) == 1 else "")
     return Source(where, record.run_id, records_of(rows), names, {}, set(), record), basis

@@ -98,6 +98,13 @@ def test_the_groups_of_a_discovery_with_names(tmp_path, capsys):
     assert "No files for secr: no latitude and longitude of north, south" in text
 
 
+def test_an_interval_without_the_number_of_groups_is_told_instead_of_it(tmp_path, capsys):
+    code, found = _population(_discovery(tmp_path, counts={"animals_low": 1, "animals_high": 3}))
+    assert code == 0
+    assert (found["animals"], found["named_animals"], found["interval"]) == (None, 4, [1, 3])
+    assert "animals 1 to 3 95% interval; 4 groups" in " ".join(capsys.readouterr().out.split())
+
+
 def test_deployments_give_the_effort(tmp_path, capsys):
     folder = _discovery(tmp_path / "run")
     file = tmp_path / "deployments.csv"
