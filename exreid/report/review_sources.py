@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from exreid.errors import RunError
 from exreid.report.reviewed import ReviewedRun
 from exreid.report.reviewed_gallery import SOURCE, read_gallery_review
 from exreid.report.reviewed_identification import read_identification
-from exreid.report.run_pairs import read_pairs
+from exreid.report.run_pairs import apart_pairs, read_pairs
 from exreid.review.belief import pair_graph
 from exreid.review.state import subject_of
 from exreid.storage.run_files import TEXT, read_run_table
@@ -42,7 +41,7 @@ def read_review(folder: Path, *, wrong: float = 1.0) -> ReviewedRun:
     frame = frame.loc[animals["image_id"]].reset_index(drop=True)
     names, visit_N = np.unique(animals["encounter"].to_numpy(str), return_inverse=True)
     pairs = read_pairs(folder, animals, names)
-    apart_N2 = _apart(frame, visit_N)
+    apart_N2 = apart_pairs(frame, visit_N)
     probability_P = pairs.pop("probability").to_numpy()
     lowest = min(UNLISTED, float(probability_P.min(initial=1.0)))
     graph = pair_graph(
@@ -58,13 +57,3 @@ def read_review(folder: Path, *, wrong: float = 1.0) -> ReviewedRun:
     }
     subject = subject_of([str(name) for name in names], graph)
     return ReviewedRun(folder, frame, visit_N, subject, best, wrong)
-
-
-def _apart(photos: pd.DataFrame, visit_N: np.ndarray) -> np.ndarray:
-    """Pairs of visits that are animals of one photograph, int64 (N, 2)."""
-    places = photos["root"].astype(str) + "/" + photos["path"].astype(str)
-    found: set[tuple[int, int]] = set()
-    for _, rows in pd.Series(visit_N).groupby(places):
-        visits = sorted(set(rows))
-        found.update((a, b) for i, a in enumerate(visits) for b in visits[i + 1 :])
-    return np.array(sorted(found), np.int64).reshape(-1, 2)

@@ -19,6 +19,7 @@ from scipy.sparse.csgraph import connected_components
 
 from exreid.errors import ReviewError
 from exreid.report.reviewed import DECISIONS, ReviewedRun
+from exreid.report.run_pairs import LEAST, MOST, apart_pairs
 from exreid.review.belief import pair_graph
 from exreid.review.decisions import Decision, Purpose, append_decisions, user_name
 from exreid.review.state import subject_of
@@ -34,7 +35,6 @@ from exreid.storage.run_files import (
 KNOWN = "known animal: "
 """Begins the name of a known animal's visit."""
 SOURCE, NEW_PAIRS = "identified_by.json", "new_pairs.parquet"
-LEAST, MOST = 1e-6, 1 - 1e-6
 LISTED, MOST_CANDIDATES = 1e-3, 3
 """An animal is a visit's candidate where it is more probable than this, or among the first so
 many."""
@@ -181,7 +181,8 @@ def read_identification(folder: Path, *, wrong: float) -> ReviewedRun:
     pairs = pairs.drop_duplicates(["first_v", "second_v"]).sort_values(["first_v", "second_v"])
     pair_P2 = pairs[["first_v", "second_v"]].to_numpy(np.int64)
     known_V = np.array([name in proposals.names for name in place])
-    apart = [_apart(photos, node_N), _one_each(pair_P2, known_V)]
+    query_N = (photos["side"] == "query").to_numpy()
+    apart = [apart_pairs(photos[query_N], node_N[query_N]), _one_each(pair_P2, known_V)]
     graph = pair_graph(
         len(names),
         pair_P2,
@@ -215,18 +216,6 @@ def _source(folder: Path) -> dict[str, object]:
     """What the run says of its gallery; runs of earlier versions say nothing."""
     file = folder / SOURCE
     return dict(read_run_json(file)) if file.exists() else {}
-
-
-def _apart(photos: pd.DataFrame, node_N: np.ndarray) -> np.ndarray:
-    """Pairs of visits that are animals of one photograph, int64 (N, 2)."""
-    given = photos[(photos["side"] == "query").to_numpy()]
-    places = given["root"].astype(str) + "/" + given["path"].astype(str)
-    found = {
-        pair
-        for _, rows in places.groupby(places)
-        for pair in combinations(sorted(set(node_N[rows.index])), 2)
-    }
-    return np.array(sorted(found), np.int64).reshape(-1, 2)
 
 
 def _one_each(pair_P2: np.ndarray, known_V: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""``pairs.parquet``: the scored pairs of visits of a run."""
+"""Pairs of visits of a run: the scored ones, and those that show two animals."""
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -44,3 +45,14 @@ def read_pairs(folder: Path, animals: pd.DataFrame, names: np.ndarray) -> pd.Dat
         }
     )
     return frame.sort_values(["first", "second"], ignore_index=True)
+
+
+def apart_pairs(photos: pd.DataFrame, visit_N: np.ndarray) -> np.ndarray:
+    """Pairs of visits that are animals of one photograph, int64 (N, 2)."""
+    places = photos["root"].astype(str) + "/" + photos["path"].astype(str)
+    found = {
+        pair
+        for _, visits in pd.Series(visit_N).groupby(places.to_numpy())
+        for pair in combinations(sorted(set(visits)), 2)
+    }
+    return np.array(sorted(found), np.int64).reshape(-1, 2)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from exreid.calibration.curves import Calibration
 from exreid.data.metadata import codes
 from exreid.data.metadata_rows import with_part
 from exreid.errors import CalibrationError
@@ -19,7 +20,8 @@ from exreid.gallery.edits import now
 from exreid.gallery.folder import StoredGallery
 from exreid.gallery.stored import stored_fusion
 from exreid.openset.practice import practise
-from exreid.pipeline.discover import practised_pairs, score_visits
+from exreid.pipeline.calibrate import FittedFusion
+from exreid.pipeline.discover import ScoredVisits, practised_pairs, score_visits
 from exreid.pipeline.embed import embed
 from exreid.pipeline.keypoints import find_keypoints, matching_placement
 from exreid.pipeline.methods import GallerySearch
@@ -42,36 +44,14 @@ def score_gallery(gallery: StoredGallery, *, progress: Progress = no_progress) -
     if source.is_file() and json.loads(source.read_text())["fingerprint"] == gallery.fingerprint:
         return folder
     folder.mkdir(exist_ok=True)
-    log = RunLog(progress, False)
-    ray = gallery.config.ray.model_copy(update={"num_actors": 0})
-    config = gallery.config.model_copy(update={"ray": ray})
     table = _apart_by_name(gallery.table)
-    with ExitStack() as stack:
-        features = embed(table, config, log, stored=gallery)
-        placement = matching_placement(config, stack, images=len(table), verbose=False)
-        features = find_keypoints(features, config, placement, log, stored=gallery)
-        scoring = scoring_of(features, config, placement, folder=folder, log=log, stack=stack)
-
-        def fusion_of(search: GallerySearch):  # type: ignore[no-untyped-def]
-            fused = config.benchmark.method == "wildfusion"
-            return stored_fusion(gallery, scoring, search, folder) if fused else None
-
-        scored = score_visits(scoring, np.arange(len(table)), fusion_of)
-    identity_N, _ = codes(table.rows["identity"].tolist(), [])
-    try:
-        practice = practise([practised_pairs(scored, identity_N, gallery.folder.name)], config.seed)
-    except CalibrationError as error:
-        raise CalibrationError(
-            f"{gallery.folder}: its animals give no probabilities, so there is nothing to ask by: "
-            f"{error}"
-        ) from error
-    ids, pairs = table.rows["image_id"].tolist(), scored.pairs
-    encounters = table.rows["encounter"]
-    visits = encounters.where(encounters.notna(), table.rows["image_id"]).tolist()
-    first_V = np.unique(scored.visit_N, return_index=True)[1]
-    names = [visits[i] for i in first_V]
-    animals = {"image_id": ids, "encounter": visits, "identity": table.rows["identity"].tolist()}
+    scored, curve = _scored(gallery, table, folder, RunLog(progress, False))
+    ids, rows = table.rows["image_id"].tolist(), table.rows
+    visits = rows["encounter"].where(rows["encounter"].notna(), rows["image_id"]).tolist()
+    animals = {"image_id": ids, "encounter": visits, "identity": rows["identity"].tolist()}
     write_table(folder / "animals.parquet", pa.table(animals))
+    names = [visits[i] for i in np.unique(scored.visit_N, return_index=True)[1]]
+    pairs = scored.pairs
     columns = {
         "first_encounter": [names[v] for v in pairs.visit_P2[:, 0]],
         "second_encounter": [names[v] for v in pairs.visit_P2[:, 1]],
@@ -79,10 +59,10 @@ def score_gallery(gallery: StoredGallery, *, progress: Progress = no_progress) -
         "second_id": [ids[i] for i in pairs.image_P2[:, 1]],
     }
     texts = {name: pa.array(values, pa.string()) for name, values in columns.items()}
-    chances = pa.array(practice.curve.apply(pairs.score_P))
+    chances = pa.array(curve.apply(pairs.score_P))
     write_table(folder / "pairs.parquet", pa.table({**texts, "probability": chances}))
     pictures = [
-        picture_row(table, config, i, side="gallery", where=thumbnail_picture(gallery, i))
+        picture_row(table, gallery.config, i, side="gallery", where=thumbnail_picture(gallery, i))
         for i in range(len(table))
     ]
     frame = pd.DataFrame(pictures).astype(object)
@@ -92,6 +72,34 @@ def score_gallery(gallery: StoredGallery, *, progress: Progress = no_progress) -
     content["written"] = now()
     write_text(source, json.dumps(content, indent=1) + "\n")
     return folder
+
+
+def _scored(
+    gallery: StoredGallery, table: ImageTable, folder: Path, log: RunLog
+) -> tuple[ScoredVisits, Calibration]:
+    """The scored pairs of visits, by the gallery's own method, and the curve of its own names."""
+    ray = gallery.config.ray.model_copy(update={"num_actors": 0})
+    config = gallery.config.model_copy(update={"ray": ray})
+    with ExitStack() as stack:
+        features = embed(table, config, log, stored=gallery)
+        placement = matching_placement(config, stack, images=len(table), verbose=False)
+        features = find_keypoints(features, config, placement, log, stored=gallery)
+        scoring = scoring_of(features, config, placement, folder=folder, log=log, stack=stack)
+
+        def fusion_of(search: GallerySearch) -> FittedFusion | None:
+            fused = config.benchmark.method == "wildfusion"
+            return stored_fusion(gallery, scoring, search, folder) if fused else None
+
+        scored = score_visits(scoring, np.arange(len(table)), fusion_of)
+    identity_N, _ = codes(table.rows["identity"].tolist(), [])
+    pairs = practised_pairs(scored, identity_N, gallery.folder.name)
+    try:
+        return scored, practise([pairs], config.seed).curve
+    except CalibrationError as error:
+        raise CalibrationError(
+            f"{gallery.folder}: its animals give no probabilities, so there is nothing to ask by: "
+            f"{error}"
+        ) from error
 
 
 def _apart_by_name(table: ImageTable) -> ImageTable:
