@@ -16,6 +16,7 @@ from exreid.config.training import FinetuneConfig
 from exreid.errors import CheckpointError, ConfigError, MetadataError
 from exreid.gallery.folder import open_gallery
 from exreid.models.adapted import adapted_matcher
+from exreid.pipeline.keypoints import adapted_for
 from exreid.runs.finetune import run_finetune
 from exreid.runs.gallery_build import build_gallery
 from exreid.runs.probe import run_probe
@@ -151,7 +152,7 @@ def test_other_checkpoints_are_refused_by_name(trained, dataset, tmp_path):
 
     def refused(error, match, *more):
         with pytest.raises(error, match=match):
-            run_probe(probe_config(dataset, out, *more))
+            adapted_for(probe_config(dataset, out, *more))
 
     refused(
         ConfigError,
