@@ -19,6 +19,7 @@ from exreid.report.review_page import shown
 from exreid.report.reviewed import NameQuestion, ReviewedRun
 from exreid.review.asking import Question, decided
 from exreid.review.decisions import COLUMNS, Decision, Verdict, read_decisions
+from exreid.review.questions import same_chance
 from exreid.storage.run_folder import write_text
 
 ROOM = Path(__file__).parent
@@ -78,11 +79,13 @@ def _questions(run: ReviewedRun, who: str, most: int) -> list[dict[str, Any]]:
         for name in ("told", "progress"):
             content.pop(name)
         if isinstance(question, Question):
-            chance = question.probability
-            expected: Verdict = "same" if chance is None or chance >= 0.5 else "different"
+            pair = (run.subject.place[name] for name in (question.first, question.second))
+            likely = same_chance(state.queue.graph, state.queue.doubts, *pair) >= 0.5
+            expected: Verdict = "same" if likely else "different"
             rows.append(decided(question, expected, who=who, when=when, seconds=0.0))
             content |= {"first": question.first, "second": question.second, "expected": expected}
-            content |= {"purpose": question.purpose, "drawn": question.drawn, "shown": chance}
+            content |= {"purpose": question.purpose, "drawn": question.drawn}
+            content["shown"] = question.probability
         else:
             content |= _naming(question, found)
             rows += [

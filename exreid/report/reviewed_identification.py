@@ -8,7 +8,7 @@ Letters: V visits, P pairs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -190,6 +190,8 @@ def read_identification(folder: Path, *, wrong: float) -> ReviewedRun:
         unlisted=min(UNLISTED, float(pairs["probability"].min()) if len(pairs) else UNLISTED),
         apart_N2=np.unique(np.concatenate(apart), axis=0),
     )
+    # Visits of known animals are not compared with each other: no score is no evidence against.
+    graph = replace(graph, unlisted=0.0)
     best = {
         (str(a), str(b)): (int(i), int(j))
         for a, b, i, j in pairs[["first", "second", "first_row", "second_row"]].to_numpy()

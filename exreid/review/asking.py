@@ -83,8 +83,9 @@ def next_confirmation(
 
     ``known_V``: bool, which of the visits are known animals, ``order``: the others, as they are to
     be asked about. Each is compared with its most probable animal, then with others while that is
-    probable enough (`LEAST_CHANCE`), until a person has said *same* or *can't tell*. As everything
-    is seen, there is no audit. None when no answer is contradicted and nothing is left.
+    probable enough (`LEAST_CHANCE`), until a person has said *same* or *can't tell*; a new animal
+    with its most probable known one at least. As everything is seen, there is no audit. None when
+    no answer is contradicted and nothing is left.
     """
     pair = contradiction(state.queue.doubts, state.queue.votes)
     if pair is None:
@@ -117,13 +118,17 @@ def _ordinary(state: State, who: str, pair: tuple[int, int]) -> Question:
 
 def linked(state: State, known_V: np.ndarray) -> np.ndarray:
     """Which visits people's answers join to a known animal, bool (V,)."""
+    part_V = _joined(state)
+    return np.asarray(np.isin(part_V, part_V[known_V]))
+
+
+def _joined(state: State) -> np.ndarray:
+    """A code for each visit, the same for those that answers join, int64 (V,)."""
     votes, group_V = state.queue.votes, state.queue.doubts.group_V
     pair_N2 = votes.pair_N2[votes.lead_N > 0]
     pair_N2 = pair_N2[group_V[pair_N2[:, 0]] == group_V[pair_N2[:, 1]]]
-    shape = (len(known_V), len(known_V))
-    ones = np.ones(len(pair_N2))
-    part_V = connected_components(coo_matrix((ones, tuple(pair_N2.T)), shape), directed=False)[1]
-    return np.asarray(np.isin(part_V, part_V[known_V]))
+    links = coo_matrix((np.ones(len(pair_N2)), tuple(pair_N2.T)), (len(group_V), len(group_V)))
+    return np.asarray(connected_components(links, directed=False)[1])
 
 
 def untold(state: State) -> np.ndarray:
@@ -139,6 +144,9 @@ def _unconfirmed(state: State, known_V: np.ndarray, order: Sequence[int]) -> tup
     done_V = linked(state, known_V) | untold(state)
     count_P, _ = queue.votes.asked(pair_P2)
     between_P = ~known_V[pair_P2].all(axis=1)
+    known_P = between_P & known_V[pair_P2].any(axis=1)
+    part_V = _joined(state)
+    compared = set(part_V[pair_P2[known_P & (count_P > 0)]].ravel().tolist())
     for visit in order:
         if done_V[visit]:
             continue
@@ -146,11 +154,16 @@ def _unconfirmed(state: State, known_V: np.ndarray, order: Sequence[int]) -> tup
         new = own[count_P[own] == 0]
         if len(new) == 0:
             continue
-        chances = [same_chance(queue.graph, queue.doubts, *pair_P2[row].tolist()) for row in new]
-        best = int(np.argmax(chances))
-        if len(new) == len(own) or chances[best] >= LEAST_CHANCE:
-            first, second = pair_P2[new[best]].tolist()
-            return first, second
+        chances = np.array(
+            [same_chance(queue.graph, queue.doubts, *pair_P2[row].tolist()) for row in new]
+        )
+        # No animal is new before it was beside its most probable known one.
+        if chances.max() < LEAST_CHANCE and len(new) < len(own):
+            if int(part_V[visit]) in compared or not known_P[new].any():
+                continue
+            chances[~known_P[new]] = -1.0
+        first, second = pair_P2[new[np.argmax(chances)]].tolist()
+        return first, second
     return None
 
 
