@@ -82,7 +82,7 @@ OTHER_TRAINING = """loss.type=softmax optimizer.type=sgd optimizer.lr=0.01 train
 SWEEP = "tune.num_samples=2 tune.max_concurrent=1 output.run_id=r "
 RATES = "'tune.space={optimizer.lr: {loguniform: [1e-4, 1e-2]}, loss.scale: {choice: [8, 64]}}'"
 GRID = "'tune.space={benchmark.rerank.best: {grid: [1, 3]}}' tune.search=grid "
-BUILD = f"gallery build --out {{here}}/gallery {SMALL} {OPEN} "
+BUILD = f"gallery build --out {{here}}/gallery {SMALL} {OPEN} benchmark.method=cosine "
 ASK = "identify more/CzechLynx --gallery {here}/gallery output.root={here} ray.num_actors=0 "
 
 

@@ -123,7 +123,8 @@ def test_masks_are_seen_by_all(few):
 
 def test_a_gallery_is_built_and_a_report_drawn(few, tmp_path):
     keys = {"dataset.root": few, **KEYS}
-    gallery = exreid.Gallery.build(tmp_path / "g", keys={**keys, "benchmark.open_set.queries": 10})
+    practice = {"benchmark.open_set.queries": 10, "benchmark.method": "cosine"}
+    gallery = exreid.Gallery.build(tmp_path / "g", keys={**keys, **practice})
     assert len(gallery) == 16
     assert gallery.quality.startswith("Verdict: ")
     kept = exreid.probe(keys=keys, output_dir=tmp_path)
@@ -145,6 +146,7 @@ def test_a_wrong_key_is_an_exception(few):
 def test_photographs_are_identified_as_by_the_command(few, tmp_path, monkeypatch):
     gallery, typed = tmp_path / "gallery", [f"{k}={v}".replace("'", "") for k, v in KEYS.items()]
     build = ["gallery", "build", f"dataset.root={few}", "--out", str(gallery)]
+    build += ["benchmark.method=cosine"]
     assert main([*build, f"output.root={tmp_path / 'built'}", *typed]) == 0
     photos = sorted(few.rglob("*.jpg"))[:3]
     (tmp_path / "here").mkdir()

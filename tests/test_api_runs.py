@@ -72,6 +72,7 @@ def test_a_training_is_the_commands_and_its_weights_are_used(dataset, tmp_path, 
 def test_a_gallery_shows_itself_in_a_notebook(few, tmp_path):
     keys = {"dataset.root": few, "dataset.image_size": 64}
     keys["dataset.encounter_cols"] = ["source", "encounter"]
+    keys["benchmark.method"] = "cosine"
     gallery = exreid.Gallery.build(tmp_path / "g", keys=keys)
     assert len(gallery.animals) == 4
     assert f"16 photographs of 4 animals. {gallery.quality[:20]}" in gallery._repr_html_()

@@ -32,6 +32,7 @@ def measured(few):
 @pytest.fixture(scope="module")
 def gallery(few, tmp_path_factory):
     keys = {"dataset.root": few, **SIZE, "dataset.encounter_cols": ["source", "encounter"]}
+    keys["benchmark.method"] = "cosine"
     return exreid.Gallery.build(tmp_path_factory.mktemp("g") / "gallery", keys=keys)
 
 
@@ -84,6 +85,7 @@ def test_masks_and_boxes_may_be_python_objects(few, table):
 
 def test_a_gallery_of_a_table_is_that_of_its_file(few, table, gallery, tmp_path):
     keys = {"dataset.root": few, **SIZE, "dataset.encounter_cols": ["source", "encounter"]}
+    keys["benchmark.method"] = "cosine"
     built = exreid.Gallery.build(tmp_path / "g", table=table, keys=keys)
     assert len(built) == len(gallery)
     photos = sorted(few.rglob("*.jpg"))[:2]

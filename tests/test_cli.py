@@ -48,7 +48,10 @@ def test_every_command_names_the_path_that_it_cannot_write(data, tmp_path, capsy
     commands = {
         "--out": [
             ["extract", *probe[1:], "--out", f"{there}.parquet"],
-            ["gallery", "build", *probe[1:], "benchmark.open_set.enabled=false", "--out", there],
+            [
+                *("gallery", "build", *probe[1:], "--out", there),
+                *("benchmark.method=cosine", "benchmark.open_set.enabled=false"),
+            ],
             ["synth", "--out", there, "--identities", "2", "--images-per-identity", "2"],
             ["report", str(run / "a"), "--out", there],
             ["compare", str(run / "a"), str(run / "b"), "--out", there],
@@ -155,6 +158,7 @@ def test_an_interrupted_gallery_goes_on_by_the_command_that_is_printed(
 ):
     build = [
         *("gallery", "build", str(data), "--out", str(tmp_path / "my gallery")),
+        "benchmark.method=cosine",
         *(f"output.root={tmp_path}", "benchmark.open_set.enabled=false", *SMALL),
     ]
 

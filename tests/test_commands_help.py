@@ -4,7 +4,7 @@ import pytest
 
 from exreid.cli import COMMANDS, main
 from exreid.config.io import PRESETS, load_config
-from exreid.config.probe import ProbeConfig
+from exreid.config.probe import ProbeConfig, gallery_config
 
 
 @pytest.mark.parametrize("words", [[], ["help"], ["--help"]])
@@ -82,6 +82,22 @@ def test_published_settings_are_exact_and_whole():
     assert config.benchmark.precision == "exact"
     assert config.model.dtype == "fp32"
     assert not config.dataset.reduced_decode
+
+
+def test_a_gallery_without_a_method_tells_animals_apart_by_their_coats(tmp_path):
+    quick = load_config(ProbeConfig, None, ["benchmark.open_set.enabled=true"], preset="quick")
+    assert gallery_config() == gallery_config(None, ["seed=0"]) == quick
+    file = tmp_path / "own.yaml"
+    file.write_text("seed: 3\n")
+    for config in (
+        gallery_config(file),
+        gallery_config(None, ["benchmark.method=cosine"]),
+        gallery_config(None, ["model.type=timm:test_vit"]),
+    ):
+        assert (config.benchmark.method, config.benchmark.open_set.enabled) == ("cosine", True)
+    assert gallery_config(preset="accurate").benchmark.method == "wildfusion"
+    off = gallery_config(None, ["benchmark.open_set.enabled=false"])
+    assert (off.benchmark.method, off.benchmark.open_set.enabled) == ("local_lightglue", False)
 
 
 def test_add_takes_no_preset(tmp_path, capsys):

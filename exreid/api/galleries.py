@@ -13,8 +13,8 @@ import pandas as pd
 from exreid.api.photographs import Images, PathLike, as_list, on_disk
 from exreid.api.settings import Keys, as_cells, overrides_of, run_folders, table_overrides
 from exreid.api.watching import progress_here
-from exreid.config.io import load_config, with_overrides
-from exreid.config.probe import ProbeConfig
+from exreid.config.io import with_overrides
+from exreid.config.probe import ProbeConfig, gallery_config
 from exreid.errors import ImageError, MetadataError
 from exreid.progress import counted
 
@@ -51,13 +51,13 @@ class Gallery:
         does: ``Gallery.build("g", keys={"dataset.root": "lynx"}, preset="quick")``. An existing
         gallery is replaced once the new one is complete. The arguments are those of `exreid.probe`;
         with ``split``, only photographs of that split are taken."""
-        from exreid.runs.gallery_build import build_gallery, decided
+        from exreid.runs.gallery_build import build_gallery
 
         with run_folders(None, cache) as where:
             given = table_overrides(table, ProbeConfig, config, keys, where)
             overrides = [*overrides_of(keys), *given, *where.overrides]
-            settings = load_config(ProbeConfig, config, overrides, preset=preset)
-            build_gallery(decided(settings), Path(folder), split=split, progress=progress_here())
+            settings = gallery_config(config, overrides, preset)
+            build_gallery(settings, Path(folder), split=split, progress=progress_here())
         return cls.open(folder)
 
     @property

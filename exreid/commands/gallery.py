@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from exreid.commands.common import (
     Command,
     config_arguments,
-    config_of,
     data_overrides,
     features_kept,
     named_path,
@@ -19,7 +18,7 @@ from exreid.commands.common import (
 from exreid.commands.gallery_info import show, show_applied, show_built, show_log
 from exreid.commands.terminal import OUT, progress_shown
 from exreid.config.io import with_overrides
-from exreid.config.probe import ProbeConfig
+from exreid.config.probe import ProbeConfig, gallery_config
 from exreid.errors import ConfigError
 from exreid.storage.urls import is_remote
 
@@ -55,6 +54,7 @@ def _gallery_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = f"{parser.description}\n{USAGE}"
     parser.add_argument("action", choices=ACTIONS)
     config_arguments(parser)
+    parser.set_defaults(load=gallery_config)
     parser.add_argument("--out", type=path, help="build: the gallery's folder")
     parser.add_argument("--split", help="only images with this dataset.split_col; default: all")
     parser.add_argument(
@@ -99,12 +99,12 @@ def _build(options: argparse.Namespace) -> int:
         raise ConfigError("exreid gallery build --out DIR: name the folder to write.")
     if options.thumbnail_px != 0 and options.thumbnail_px < 32:
         raise ConfigError("--thumbnail-px: 0, or 32 pixels at least.")
-    config = config_of(options, ProbeConfig)
-    from exreid.runs.gallery_build import build_gallery, decided
+    config = gallery_config(options.config, data_overrides(options.overrides), options.preset)
+    from exreid.runs.gallery_build import build_gallery
 
     with features_kept(config), progress_shown() as progress:
         built = build_gallery(
-            decided(config),
+            config,
             options.out,
             split=options.split,
             thumbnail_px=options.thumbnail_px,

@@ -6,6 +6,8 @@ files, overrides and error messages are in `exreid.config.io`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -21,6 +23,7 @@ from pydantic import (
 from exreid.config.base import PathText, SafetyLevel, StrictModel, switch_as_text
 from exreid.config.benchmark import BenchmarkConfig, ModelConfig
 from exreid.config.dataset import DatasetConfig
+from exreid.config.io import load_config
 
 
 class OutputConfig(StrictModel):
@@ -125,3 +128,20 @@ class ProbeConfig(StrictModel):
                 "auto, or a folder"
             )
         return self
+
+
+def gallery_config(
+    file: str | Path | None = None, overrides: Sequence[str] = (), preset: str | None = None
+) -> ProbeConfig:
+    """The config of a gallery, by the arguments of `load_config`. Where nothing names a method or a
+    backbone, the preset quick does; and it decides known or new, unless the user says otherwise."""
+    named = any(word.startswith(("benchmark.method=", "model.", "model=")) for word in overrides)
+    if file is None and preset is None and not named:
+        preset = "quick"
+    config = load_config(ProbeConfig, file, overrides, preset=preset)
+    benchmark, open_set = config.benchmark, config.benchmark.open_set
+    if "enabled" in open_set.model_fields_set or open_set.enabled:
+        return config
+    open_set = open_set.model_copy(update={"enabled": True})
+    benchmark = benchmark.model_copy(update={"open_set": open_set})
+    return config.model_copy(update={"benchmark": benchmark})

@@ -249,14 +249,3 @@ def _opened_whole(folder: Path) -> None:
     gallery = open_gallery(folder)
     for file in folder.glob("global-*.npy"):
         gallery.vectors(int(file.stem.removeprefix("global-")))
-
-
-def decided(config: ProbeConfig) -> ProbeConfig:
-    """The config of a gallery: it decides known/new unless the user says otherwise."""
-    open_set = config.benchmark.open_set
-    if "enabled" in open_set.model_fields_set or open_set.enabled:
-        return config
-    benchmark = config.benchmark.model_copy(
-        update={"open_set": open_set.model_copy(update={"enabled": True})}
-    )
-    return config.model_copy(update={"benchmark": benchmark})

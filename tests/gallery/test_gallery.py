@@ -15,7 +15,7 @@ from exreid.cli import main
 from exreid.config.benchmark import ModelConfig
 from exreid.config.dataset import DatasetConfig
 from exreid.config.io import load_config, with_overrides
-from exreid.config.probe import ProbeConfig
+from exreid.config.probe import ProbeConfig, gallery_config
 from exreid.data.synthetic import write_dataset
 from exreid.errors import CacheError, ConfigError, GalleryError, MetadataError
 from exreid.features.keys import image_key
@@ -32,7 +32,7 @@ from exreid.openset.decide import Decider
 from exreid.pipeline.embed import embedding_description, embedding_folder
 from exreid.records import TABLE_COLUMNS, ImageTable
 from exreid.runs import gallery_build
-from exreid.runs.gallery_build import build_gallery, decided
+from exreid.runs.gallery_build import build_gallery
 from exreid.runs.gallery_change import ADD_KEYS, add_to_gallery
 from exreid.runs.identify import run_identify
 from exreid.storage.array_store import write_part
@@ -63,7 +63,7 @@ def metadata(data):
 
 def _config(data, out, *more):
     overrides = [f"dataset.root={data}", f"output.root={out}", *SMALL, *more]
-    return decided(load_config(ProbeConfig, None, overrides))
+    return gallery_config(None, ["benchmark.method=cosine", *overrides])
 
 
 def _add(gallery, data, out, file):
@@ -532,7 +532,11 @@ def test_decisions_survive_json_to_the_last_bit():
 def test_the_command_line_tells_what_was_made(data, halves, cosine, tmp_path, capsys):
     files, train = halves
     arguments = ["gallery", "build", "--out", str(tmp_path / "g"), f"dataset.root={data}", *SMALL]
-    arguments += [f"output.root={tmp_path}", f"dataset.metadata_file={files['first']}"]
+    arguments += [
+        "benchmark.method=cosine",
+        f"output.root={tmp_path}",
+        f"dataset.metadata_file={files['first']}",
+    ]
     assert main(arguments) == 0
     assert f"{len(train) - 6} photographs added" in capsys.readouterr().out
     add = ["gallery", "add", str(tmp_path / "g"), f"dataset.root={data}", "ray.num_actors=0"]

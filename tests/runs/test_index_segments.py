@@ -12,7 +12,7 @@ from exreid.matching import segments as maths
 from exreid.matching.segments import Segment
 from exreid.pipeline import index_segments, local_index
 from exreid.pipeline.index_segments import plan_segments, stored_segments
-from exreid.runs.gallery_build import build_gallery, decided
+from exreid.runs.gallery_build import build_gallery
 from exreid.runs.gallery_change import ADD_KEYS, add_to_gallery
 from exreid.runs.identify import run_identify
 from exreid.runs.probe import run_probe
@@ -150,7 +150,7 @@ def test_a_gallery_keeps_its_segments(few, tmp_path, small, monkeypatch):
     table = pd.read_csv(next(few.glob("*Real.csv")), dtype=str)
     table.iloc[:-3].to_csv(tmp_path / "first.csv", index=False)
     more.append(f"dataset.metadata_file={tmp_path / 'first.csv'}")
-    config = decided(_config(few, tmp_path / "build", *more))
+    config = _config(few, tmp_path / "build", *more, "benchmark.open_set.enabled=true")
     folder = tmp_path / "gallery"
     gallery = build_gallery(config, folder).gallery
     index = folder / "index-aliked-n16"

@@ -218,7 +218,10 @@ def test_a_gallery_is_built_from_coco_and_names_new_photographs(folder, table, c
     words = [f"dataset.root={folder / 'photos'}", f"dataset.metadata_file={name}", *SMALL]
     gallery = folder / "g"
     out = f"output.root={folder / 'out'}"
-    assert main(["gallery", "build", "--out", str(gallery), *words, out]) == 0
+    assert (
+        main(["gallery", "build", "--out", str(gallery), *words, out, "benchmark.method=cosine"])
+        == 0
+    )
     card = folder / "card"
     card.mkdir()
     for path in rows["path"][~known]:

@@ -16,7 +16,7 @@ from exreid.metrics.grouping import clusters_at_cuts
 def _keys(folder, out):
     return [f"dataset.root={folder}", "dataset.encounter_cols=[encounter]", f"output.root={out}",
             "ray.num_actors=0", "dataset.image_size=96", "benchmark.bootstrap_resamples=20",
-            "dataset.crop_margin=0"]  # fmt: skip
+            "dataset.crop_margin=0", "benchmark.method=cosine"]  # fmt: skip
 
 
 def test_a_probe_ranks_crops_as_it_ranks_the_animals_cut_out_by_hand(side_by_side, tmp_path):

@@ -90,7 +90,11 @@ def test_a_gallery_of_folders_takes_a_second_card_with_the_same_names(tmp_path, 
             _photo(tmp_path / "lynx" / name / f"DSC_{number}.JPG", shade=60 * i + 20 * number)
     _photo(tmp_path / "card2" / "Zita" / "DSC_0.JPG", shade=250)
     gallery, small = str(tmp_path / "g"), ["dataset.image_size=32", "ray.num_actors=0"]
-    more = [f"output.root={tmp_path}", "benchmark.open_set.enabled=false"]
+    more = [
+        f"output.root={tmp_path}",
+        "benchmark.open_set.enabled=false",
+        "benchmark.method=cosine",
+    ]
     assert main(["gallery", "build", str(tmp_path / "lynx"), "--out", gallery, *small, *more]) == 0
     assert main(["gallery", "add", gallery, str(tmp_path / "card2"), more[0]]) == 0
     out = capsys.readouterr().out
@@ -107,7 +111,11 @@ def test_a_card_without_times_is_added_to_a_gallery_with_visits(tmp_path, capsys
             _photo(photo, datetime(2024, 5, 1 + number), shade=60 * shade + 20 * number)
     _photo(tmp_path / "card2" / "Zita" / "DSC_0.JPG", shade=250)
     gallery, small = str(tmp_path / "g"), ["dataset.image_size=32", "ray.num_actors=0"]
-    more = [f"output.root={tmp_path}", "benchmark.open_set.enabled=false"]
+    more = [
+        f"output.root={tmp_path}",
+        "benchmark.open_set.enabled=false",
+        "benchmark.method=cosine",
+    ]
     assert main(["gallery", "build", str(tmp_path / "lynx"), "--out", gallery, *small, *more]) == 0
     assert main(["gallery", "add", gallery, str(tmp_path / "card2"), more[0]]) == 0
     told = capsys.readouterr()
