@@ -1,7 +1,7 @@
 """MkDocs hooks: what the pages say of commands and config keys comes from the code itself.
 
 A page asks for it by a comment of its own: ``<!-- commands -->``, ``<!-- config keys -->``,
-``<!-- backbones -->``, or ``<!-- file cluster/README.md -->``.
+``<!-- backbones -->``, ``<!-- data sets -->``, or ``<!-- file cluster/README.md -->``.
 """
 
 from __future__ import annotations
@@ -77,6 +77,21 @@ def keys_text() -> str:
     return "\n".join(parts)
 
 
+def data_sets_text() -> str:
+    """The table of public data sets."""
+    from exreid.config.public import public_names, public_set
+
+    head = "| `dataset.preset` | species | images | animals | licence | split |"
+    lines = [head, "|---|---|---:|---:|---|---|"]
+    for name in public_names():
+        one = public_set(name)
+        counts = [f"{count:,}" if count else "" for count in (one.images, one.animals)]
+        shown = f"[{one.title}]({one.url})" + (" *" if one.unreadable else f"<br>`{name}`")
+        cells = (shown, one.species, *counts, one.licence, one.split.strip())
+        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+    return "\n".join(lines)
+
+
 def backbones_text() -> str:
     """The table of backbones."""
     from exreid.models.backbones import BACKBONES
@@ -117,4 +132,5 @@ MAKERS: dict[str, Callable[[], str]] = {
     "commands": commands_text,
     "config keys": keys_text,
     "backbones": backbones_text,
+    "data sets": data_sets_text,
 }

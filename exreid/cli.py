@@ -20,6 +20,7 @@ import shtab
 from exreid import __version__
 from exreid.commands import (
     compare,
+    datasets,
     demo,
     discover,
     exports,
@@ -83,11 +84,11 @@ def main(arguments: Sequence[str] | None = None, *, called: Sequence[str] | None
 
 def _overview() -> str:
     """The commands, grouped, with a line each."""
-    lines = ["exreid: identify individual wild animals by image retrieval."]
+    lines = ["exreid identifies individual wild animals. exreid COMMAND --help tells more."]
     for title, names in COMMAND_GROUPS.items():
         lines.append(title)
         lines += [f"  {name:<12}{COMMANDS[name].text}" for name in names]
-    return "\n".join([*lines, "exreid COMMAND --help says what a command takes."])
+    return "\n".join(lines)
 
 
 def job(command: str, arguments: Sequence[str] | None = None) -> int:
@@ -198,6 +199,7 @@ COMPLETION_USAGE = """Print a shell's completion.
 COMMANDS = {
     "demo": demo.DEMO,
     "synth": synthetic.SYNTH,
+    "datasets": datasets.DATASETS,
     "init": init.INIT,
     "import": imports.IMPORT,
     "validate": probe.VALIDATE,
@@ -217,7 +219,7 @@ COMMANDS = {
     "completion": Command("Print a shell's completion.", _completion_arguments, _completion),
 }
 COMMAND_GROUPS = {
-    "Begin": ("demo", "synth", "init", "import", "validate"),
+    "Begin": ("demo", "synth", "datasets", "init", "import", "validate"),
     "Which animal is this?": ("gallery", "identify", "discover", "review", "population", "export"),
     "Measure and train methods": (
         *("probe", "compare", "report", "metrics"),

@@ -19,6 +19,9 @@ MISSING_VALUES = (
 class DatasetConfig(StrictModel):
     """Which images, of which animals, and how they are read."""
 
+    preset: str | None = None
+    """A public data set (exreid datasets lists them): its columns and its split, unless other keys
+    say otherwise."""
     root: PathText = "."
     """Folder of the data set; a path in the metadata is relative to it. Local, or an fsspec URL."""
     metadata_file: PathText | None = None

@@ -14,6 +14,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import ErrorDetails
 
 from exreid.config.base import StrictModel, Tree
+from exreid.config.public import with_preset
 from exreid.config.text import MOST_BYTES, to_yaml_text, tree_of_yaml, value_of_override
 from exreid.errors import ConfigError
 
@@ -51,7 +52,8 @@ def load_config(
 def read_tree(
     model: type[StrictModel], file: str | Path | None = None, overrides: Sequence[str] = ()
 ) -> Tree:
-    """The values of the file and the overrides, as plain dicts and lists, unchecked."""
+    """The values of the file and the overrides, as plain dicts and lists, unchecked; below them
+    those of ``dataset.preset``."""
     tree: Tree = {}
     if file is not None:
         tree = tree_of_yaml(_read(Path(file)), model, source=str(file))
@@ -62,7 +64,7 @@ def read_tree(
         for block in reversed(blocks):
             above = {block: above}
         tree = _laid_over(tree, above)
-    return tree
+    return with_preset(tree)
 
 
 def with_overrides(config: Model, overrides: Sequence[str], allowed: Sequence[str]) -> Model:
@@ -110,6 +112,8 @@ def to_yaml(config: StrictModel) -> str:
 def fingerprint(config: StrictModel) -> str:
     """16 hex digits of everything in the config that can change the numbers."""
     tree = config.model_dump(mode="json")
+    if isinstance(tree.get("dataset"), dict):
+        tree["dataset"].pop("preset", None)  # its keys are there
     kept = {key: value for key, value in tree.items() if key not in NOT_IN_FINGERPRINT}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 

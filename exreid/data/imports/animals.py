@@ -23,7 +23,7 @@ FIRST_COLUMNS = (
 """Columns that mean something to exreid, in the order in which they are written."""
 
 
-_MISSING = frozenset(word.casefold() for word in MISSING_VALUES)
+_MISSING = frozenset(word.casefold() for word in (*MISSING_VALUES, "____"))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,103 @@
+"""`exreid datasets`: public data sets, and how exreid reads them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+
+from exreid.commands.common import Command, plain_arguments
+from exreid.commands.terminal import OUT
+from exreid.config.public import PublicSet, public_names, public_set
+
+INDENT = 12
+"""The column where the text behind a label begins."""
+WIDEST = 110
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    plain_arguments(parser)
+    parser.add_argument("name", nargs="?", help="one of them; without it, all are listed")
+
+
+def _datasets(options: argparse.Namespace) -> int:
+    if options.name is not None:
+        for line in _about(options.name.lower(), public_set(options.name)):
+            OUT.print(line, markup=False, highlight=False, soft_wrap=True)
+        return 0
+    for line in _list([(name, public_set(name)) for name in public_names()]):
+        OUT.print(line, markup=False, highlight=False, soft_wrap=True)
+    OUT.print("* exreid cannot read its files as they are.", markup=False)
+    told = "exreid datasets NAME tells more; dataset.preset=NAME takes its columns and split."
+    OUT.print(told, markup=False, soft_wrap=True)
+    return 0
+
+
+def _list(sets: list[tuple[str, PublicSet]]) -> list[str]:
+    """A line for each set, cut to the screen's width."""
+    rows = [("name", "species", "images", "animals", "licence")]
+    for name, one in sets:
+        counts = [f"{count:,}" if count else "" for count in (one.images, one.animals)]
+        shown = f"{name} *" if one.unreadable else name
+        rows.append((shown, one.species, counts[0], counts[1], one.licence))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, species, images, animals, licence in rows:
+        line = f"{name:<{widths[0]}}  {species:<{widths[1]}}  {images:>{widths[2]}}"
+        line += f"  {animals:>{widths[3]}}  {licence}"
+        lines.append(line if len(line) <= OUT.width else f"{line[: OUT.width - 3].rstrip()}...")
+    return lines
+
+
+def _about(name: str, one: PublicSet) -> list[str]:
+    """What is known of a set, in lines of the screen's width, and the commands to read it."""
+    counts = [
+        f"{count:,} {word}"
+        for count, word in ((one.images, "images"), (one.animals, "animals"))
+        if count
+    ]
+    lines = [f"{one.title}: {', '.join([one.species, *counts])}"]
+    lines += _labelled("licence", one.licence) + _labelled("from", one.url)
+    lines += _labelled("split", one.split) + _labelled("note", one.note)
+    keys = [
+        f"dataset.{key}={json.dumps(value) if not isinstance(value, str) else value}"
+        for key, value in one.keys.items()
+    ]
+    lines += [line for key in keys for line in _labelled("keys" if key == keys[0] else "", key)]
+    for source in one.sources:
+        lines += _labelled("source" if source == one.sources[0] else "", source)
+    return [*lines, *_commands(name, one)]
+
+
+def _commands(name: str, one: PublicSet) -> list[str]:
+    if one.unreadable:
+        reason = f"exreid cannot read its files as they are: {one.unreadable}"
+        code = f"datasets.{one.title}('DIR').df.to_csv('DIR/metadata.csv', index=False)"
+        return [
+            *textwrap.wrap(reason, min(OUT.width, WIDEST)),
+            "wildlife-datasets (a package with its own licence) makes a table that exreid reads:",
+            f'  python -c "from wildlife_datasets import datasets; {code}"',
+            "  exreid probe dataset.root=DIR dataset.metadata_file=metadata.csv",
+        ]
+    root = f"DIR/{one.folder}" if one.folder else "DIR"
+    first = [f"  {one.prepare.replace('ROOT', root)}"] if one.prepare else []
+    return [
+        f"With the unpacked set in DIR{', once a table is made' if first else ''}:",
+        *first,
+        f"  exreid probe dataset.preset={name} dataset.root={root}",
+    ]
+
+
+def _labelled(label: str, text: str | None) -> list[str]:
+    """A text behind its label, in lines; none for no text."""
+    return textwrap.wrap(
+        text or "",
+        min(OUT.width, WIDEST),
+        initial_indent=f"  {label:<{INDENT - 2}}",
+        subsequent_indent=" " * INDENT,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+DATASETS = Command("Public data sets, and how exreid reads them.", _arguments, _datasets)
