@@ -281,7 +281,7 @@ def _encounter_answers(table: pa.Table | None, photos: Photos) -> list[Encounter
     encounters = photos.table.rows["encounter"].tolist()
     how = dict(zip(encounters, photos.how_N, strict=True))
     first = pd.Series(photos.time_N).groupby(pd.Series(encounters, dtype=object)).min()
-    rows = table.to_pandas().to_dict("records")
+    rows = table.to_pylist()
     rows.sort(key=lambda row: (str(first.get(row["encounter"])), row["encounter"]))
     return [
         EncounterAnswer(

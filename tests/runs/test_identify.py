@@ -321,6 +321,9 @@ def test_a_poor_gallery_shows_the_nearest_animals_and_decides_nothing(
     shown = " ".join(line.strip() for line in lines)
     assert "This gallery cannot tell these animals apart." in shown
     assert "Known and new are not told apart." in shown
+    together = [line for line in lines if "photographs together)" in line]
+    assert together
+    assert all("Nearest: " in line and "No known" not in line for line in together)
     rows = [row for row in csv.DictReader((out / "poor.csv").open()) if row["time"] or row["visit"]]
     assert {row["decision"] for row in rows} == {"not decided"}
     assert all(row["animal"] == "" and row["answer"].startswith("Nearest: ") for row in rows)
