@@ -21,9 +21,10 @@ from pydantic import (
 )
 
 from exreid.config.base import PathText, SafetyLevel, StrictModel, switch_as_text
-from exreid.config.benchmark import BenchmarkConfig, ModelConfig
+from exreid.config.benchmark import BenchmarkConfig
 from exreid.config.dataset import DatasetConfig
 from exreid.config.io import load_config
+from exreid.config.methods import ModelConfig
 
 
 class OutputConfig(StrictModel):

@@ -15,9 +15,10 @@ from pydantic import (
 )
 
 from exreid.config.base import PathText, SafetyLevel, StrictModel, UnitInterval, switch_as_text
-from exreid.config.benchmark import BenchmarkConfig, ModelConfig
+from exreid.config.benchmark import BenchmarkConfig
 from exreid.config.dataset import DatasetConfig
 from exreid.config.matcher import MatcherConfig, MineConfig, check_matcher
+from exreid.config.methods import ModelConfig
 from exreid.config.names import LossName
 from exreid.config.probe import OutputConfig, RayConfig, WandbConfig
 

@@ -19,7 +19,7 @@ from exreid import __version__
 from exreid.calibration.curves import Calibration
 from exreid.calibration.fusion import Fusion
 from exreid.config.base import Tree
-from exreid.config.benchmark import ModelConfig
+from exreid.config.methods import ModelConfig
 from exreid.config.probe import OutputConfig, ProbeConfig, RayConfig, WandbConfig
 from exreid.data.thumbnails import Thumbnail, make_thumbnail
 from exreid.errors import MaskError

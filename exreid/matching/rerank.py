@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from exreid.config.benchmark import RerankConfig
+from exreid.config.methods import RerankConfig
 from exreid.matching.cosine import cosine_of_pairs, rank_by_cosine
 from exreid.matching.expansion import expanded_vectors
 from exreid.matching.reciprocal import ReciprocalGallery, ReciprocalSettings

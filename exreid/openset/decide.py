@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from exreid.calibration.logistic import fit_logistic, sigmoid
-from exreid.config.benchmark import OpenSetConfig
+from exreid.config.methods import OpenSetConfig
 from exreid.errors import CalibrationError
 from exreid.metrics.identities import TopIdentities, top_identities
 from exreid.metrics.openset import Answers, choose_threshold, exchangeable_count

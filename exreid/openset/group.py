@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from exreid.calibration.curves import Calibration, fit_calibration
-from exreid.config.benchmark import OpenSetConfig
+from exreid.config.methods import OpenSetConfig
 from exreid.errors import CalibrationError
 from exreid.matching.cosine import rank_by_cosine
 from exreid.metrics.grouping import (

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from exreid.config.benchmark import OpenSetConfig
+from exreid.config.methods import OpenSetConfig
 from exreid.metrics.identities import top_identities
 from exreid.metrics.openset import Answers, balanced_accuracies, detection_auroc
 from exreid.metrics.retrieval import average_values

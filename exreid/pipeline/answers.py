@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from exreid.config.benchmark import OpenSetConfig
+from exreid.config.methods import OpenSetConfig
 from exreid.config.probe import ProbeConfig
 from exreid.explain.plots import draw_open_set
 from exreid.metrics.identities import identity_answers, pool_encounters

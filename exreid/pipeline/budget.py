@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from exreid.calibration.budget import BudgetUse, Candidates, match_by_risk
-from exreid.config.benchmark import AdaptiveConfig
+from exreid.config.methods import AdaptiveConfig
 from exreid.metrics.ranking import Exclude
 from exreid.pipeline.calibrate import FittedFusion
 from exreid.records import Counts, RetrievalSide

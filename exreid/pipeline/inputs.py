@@ -8,8 +8,8 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from exreid.config.benchmark import ModelConfig
 from exreid.config.dataset import DatasetConfig
+from exreid.config.methods import ModelConfig
 from exreid.config.probe import ProbeConfig
 from exreid.config.training import FinetuneConfig
 from exreid.data.imports.direct import foreign_columns, reads_folders

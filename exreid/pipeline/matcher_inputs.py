@@ -11,8 +11,8 @@ from typing import TypeVar
 import numpy as np
 
 from exreid.config.base import StrictModel
-from exreid.config.benchmark import ModelConfig
 from exreid.config.dataset import DatasetConfig
+from exreid.config.methods import ModelConfig
 from exreid.config.probe import OutputConfig, ProbeConfig, RayConfig
 from exreid.config.training import FinetuneConfig
 from exreid.data.holdout import Holdout, check_holdout

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from exreid.config.benchmark import GateConfig
+from exreid.config.methods import GateConfig
 from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import codes, left_out_text
 from exreid.distributed.session import one_ray

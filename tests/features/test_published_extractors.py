@@ -7,8 +7,8 @@ import pytest
 import torch
 from skimage import data as photographs
 
-from exreid.config.benchmark import UNMATCHED
 from exreid.config.io import load_config
+from exreid.config.methods import UNMATCHED
 from exreid.config.probe import ProbeConfig
 from exreid.errors import CheckpointError, ConfigError
 from exreid.features import sift as sift_module

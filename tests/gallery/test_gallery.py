@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from exreid.cli import main
-from exreid.config.benchmark import ModelConfig
 from exreid.config.dataset import DatasetConfig
 from exreid.config.io import load_config, with_overrides
+from exreid.config.methods import ModelConfig
 from exreid.config.probe import ProbeConfig, gallery_config
 from exreid.data.synthetic import write_dataset
 from exreid.errors import CacheError, ConfigError, GalleryError, MetadataError

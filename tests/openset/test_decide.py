@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from exreid.config.benchmark import OpenSetConfig
+from exreid.config.methods import OpenSetConfig
 from exreid.metrics.identities import top_identities
 from exreid.openset.decide import UNPROMISED_THRESHOLD, CalibrationQueries, decide, fit_decider
 from exreid.records import Ranking, RetrievalSide

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from exreid.config.benchmark import OpenSetConfig
+from exreid.config.methods import OpenSetConfig
 from exreid.metrics.grouping import adjusted_rand_index
 from exreid.openset.group import (
     Grouper,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from exreid.config.benchmark import OpenSetConfig
+from exreid.config.methods import OpenSetConfig
 from exreid.metrics.openset import Answers
 from exreid.openset.decide import Decider
 from exreid.openset.quality import gallery_quality, mean_quality
