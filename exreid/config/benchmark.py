@@ -29,10 +29,13 @@ from exreid.config.names import LocalName, MetricName
 class BenchmarkConfig(StrictModel):
     """How queries are matched with the gallery, and what is measured."""
 
-    method: Literal["cosine", "local_index", "local_lightglue", "wildfusion"] = "cosine"
-    """cosine: global features. local_index: the images with the nearest descriptors of keypoints,
-    among all of the gallery's. local_lightglue: keypoints matched by LightGlue. wildfusion: global
-    features and LightGlue, calibrated and added up."""
+    method: Literal["cosine", "classifier", "local_index", "local_lightglue", "wildfusion"] = (
+        "cosine"
+    )
+    """cosine: global features. classifier: a linear classifier of the database's animals on them, a
+    baseline that knows no new animal. local_index: the images with the nearest descriptors of
+    keypoints, among all of the gallery's. local_lightglue: keypoints matched by LightGlue.
+    wildfusion: global features and LightGlue, calibrated and added up."""
     candidate_k: PositiveInt | None = None
     """Methods that match pairs: the number of each query's best candidates that are matched, the
     shortlist. null: all pairs."""
@@ -125,6 +128,11 @@ class BenchmarkConfig(StrictModel):
         return self.method == "local_index" or listed or fused
 
     @property
+    def is_global(self) -> bool:
+        """Whether the method uses global features alone."""
+        return self.method in ("cosine", "classifier")
+
+    @property
     def matches_pairs(self) -> bool:
         """Whether the method matches pairs of images."""
         return self.method in ("local_lightglue", "wildfusion")
@@ -148,6 +156,23 @@ class BenchmarkConfig(StrictModel):
                 f"benchmark.matcher_checkpoint matches pairs, and method={self.method} matches "
                 "none: set benchmark.method=local_lightglue or wildfusion"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _classifier_is_of_a_closed_set(self) -> Self:
+        wrong = {
+            "benchmark.open_set.enabled=true": self.open_set.enabled,
+            "benchmark.rerank": self.rerank.method != "none",
+            "benchmark.gate": self.gate.enabled,
+            "benchmark.exclude=encounter": self.exclude == "encounter",
+        }
+        for key, there in wrong.items():
+            if self.method == "classifier" and there:
+                raise ValueError(
+                    "benchmark.method=classifier knows the database's animals alone and is fitted "
+                    f"on all their images, so it does not go together with {key}: leave that out, "
+                    "or set another method"
+                )
         return self
 
     @model_validator(mode="after")

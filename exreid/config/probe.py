@@ -120,7 +120,14 @@ class ProbeConfig(StrictModel):
                 "benchmark.exclude=encounter needs dataset.encounter_cols, the columns that "
                 "name an encounter"
             )
-        local = self.benchmark.method != "cosine"
+        same = self.dataset.query_split_value == self.dataset.database_split_value
+        if self.benchmark.method == "classifier" and same:
+            raise ValueError(
+                "benchmark.method=classifier is fitted on the database, and "
+                "dataset.query_split_value names the same images: give the queries another split, "
+                "or set another method"
+            )
+        local = not self.benchmark.is_global
         if local and self.benchmark.local_masks == "blank" and self.dataset.mask_col is None:
             raise ValueError("benchmark.local_masks=blank needs dataset.mask_col")
         if local and self.benchmark.cache == "off":

@@ -210,6 +210,7 @@ MARKS = {"right": "✓", "wrong": "✕", "new": "✦", "open": "?", "known": "="
 """Of outcomes and decisions."""
 METHODS = {
     "cosine": "overall likeness",
+    "classifier": "overall likeness, learned for each known animal",
     "local_index": "keypoints that few animals share",
     "index": "keypoints that few animals share",
     "local_lightglue": "matched keypoints",

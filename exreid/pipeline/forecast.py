@@ -48,7 +48,7 @@ def cpu_seconds(config: ProbeConfig, *, images: int, queries: int, gallery: int)
     embed_s = EMBED_S.get(config.model.type)
     if embed_s is None:
         return None
-    if benchmark.method == "cosine":
+    if benchmark.is_global:
         return images * embed_s
     keypoints_s = KEYPOINTS_S.get(benchmark.local_features)
     if keypoints_s is None:

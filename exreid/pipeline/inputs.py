@@ -192,10 +192,8 @@ def methods_of(config: ProbeConfig) -> tuple[tuple[ModelConfig, ...], tuple[str,
         names = fusion.local_features
         local = (benchmark.local_features,) if names is None else names
         return (config.model, *fusion.models), local
-    local = () if benchmark.method == "cosine" else (benchmark.local_features,)
-    return (config.model,) if benchmark.method == "cosine" or has_global_shortlist(
-        config
-    ) else (), local
+    local = () if benchmark.is_global else (benchmark.local_features,)
+    return (config.model,) if benchmark.is_global or has_global_shortlist(config) else (), local
 
 
 def has_global_shortlist(config: ProbeConfig) -> bool:

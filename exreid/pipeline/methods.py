@@ -11,6 +11,7 @@ import numpy as np
 from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import codes
 from exreid.errors import CalibrationError
+from exreid.matching.classifier import Classifier
 from exreid.matching.cosine import cosine_of_pairs
 from exreid.matching.rerank import Reranker
 from exreid.metrics.ranking import Exclude
@@ -39,6 +40,8 @@ class GallerySearch:
     """The second ranking by global features; None without benchmark.rerank."""
     index: LocalIndex | None
     """None where nothing asks for it."""
+    classifier: Classifier | None = None
+    """Of the gallery's animals; None unless the method is that."""
 
 
 @dataclass(frozen=True)

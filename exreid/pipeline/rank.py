@@ -15,6 +15,7 @@ from exreid.calibration.fusion import FusedScores
 from exreid.config.probe import ProbeConfig
 from exreid.distributed.session import Placement
 from exreid.matching.cascade import SEARCH_STAGE
+from exreid.matching.classifier import fit_classifier
 from exreid.matching.cosine import cosine_of_pairs, rank_by_cosine
 from exreid.matching.gate import Gate, gated_last
 from exreid.matching.rerank import Reranker
@@ -98,13 +99,17 @@ def search_of(scoring: Scoring, gallery: RetrievalSide) -> GallerySearch:
     """The second ranking of this gallery and its index, where the config asks for them."""
     benchmark, features = scoring.config.benchmark, scoring.features
     images = side_of_all(features.table)
-    reranker = index = None
+    reranker = index = classifier = None
+    if benchmark.method == "classifier":
+        with scoring.log.timed("fitting"):
+            vectors_GD = features.vectors[0][gallery.position_N]
+            classifier = fit_classifier(vectors_GD, gallery.identity_N)
     if benchmark.rerank.method != "none":
         reranker = Reranker(benchmark.rerank, features.vectors[0], images, gallery)
     if benchmark.has_index:
         neighbours = benchmark.index_neighbours
         index = LocalIndex(scoring.local[0], images, gallery, neighbours=neighbours)
-    return GallerySearch(reranker, index)
+    return GallerySearch(reranker, index, classifier)
 
 
 def rank(
@@ -177,6 +182,9 @@ def ungated_ranking(
     """`first_ranking` as if every candidate were plausible; a search of the index is ``counted`` in
     the run's tally."""
     benchmark, index, log = scoring.config.benchmark, search.index, scoring.log
+    if search.classifier is not None:
+        vectors_QD = scoring.features.vectors[0][queries.position_N]
+        return search.classifier.rank(vectors_QD, queries, gallery, exclude=exclude, keep=keep)
     local = benchmark.method == "local_index" or benchmark.shortlist == "local"
     if index is not None and local:
         advance = log.progress(SEARCH_STAGE, len(queries))

@@ -27,7 +27,7 @@ def missing_parts(data: RunData) -> list[MissingPart]:
 
     if data.matches is None:
         more = "benchmark.keep_matches=5"
-        if data.result.method == "cosine":
+        if data.result.method in ("cosine", "classifier"):
             more = f"benchmark.method=wildfusion benchmark.candidate_k=50 {more}"
         add(
             "Matched keypoints on the photographs",

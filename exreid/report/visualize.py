@@ -141,7 +141,8 @@ def _draw_all(
 ) -> None:
     data = read_run_data(run_folder, table=table)
     model, size = config.model, config.dataset.image_size
-    score_name = {"cosine": "cosine", "local_lightglue": config.benchmark.local_score}.get(
+    own = {"cosine": "cosine", "classifier": "log probability"}
+    score_name = {**own, "local_lightglue": config.benchmark.local_score}.get(
         config.benchmark.method, "score"
     )
     run = _Run(

@@ -88,6 +88,11 @@ def run_discover(
 ) -> tuple[Path, Discovery]:
     """Group the photographs of ``dataset.root`` and write the run's folder; a failed run keeps its
     folder, with the error. Interrupted, the same command goes on from the caches."""
+    if config.benchmark.method == "classifier":
+        raise ConfigError(
+            "benchmark.method=classifier needs animals with names, and exreid discover has none: "
+            "set another method."
+        )
     if evidence.gallery is None and config.benchmark.gate.enabled:
         raise ConfigError("exreid discover has no gate: leave benchmark.gate out.")
     config = discover_config(config)

@@ -71,6 +71,11 @@ def build_gallery(
 
     A gallery that is at ``out`` already is replaced once the new one is whole.
     """
+    if config.benchmark.method == "classifier":
+        raise ConfigError(
+            "benchmark.method=classifier is a baseline for probes: it knows no new animal, and "
+            "each photograph that is added would need another fit. Set another method."
+        )
     config = settled(config)
     put_back(out.expanduser().absolute())
     if out.exists() and not (out / MANIFEST).is_file():
