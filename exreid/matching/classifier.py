@@ -27,7 +27,8 @@ from exreid.metrics.ranking import (
 from exreid.records import Ranking, RetrievalSide
 
 MOST_STEPS = 1000
-"""Of L-BFGS, which ends earlier where nothing changes."""
+"""Of L-BFGS, which ends earlier: where no slope of the mean loss is above `LEAST_SLOPE`."""
+LEAST_SLOPE = 1e-7
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ def fit_classifier(vectors_ND: np.ndarray, identity_N: np.ndarray) -> Classifier
     optimizer = torch.optim.LBFGS(
         [weight_CD, bias_C],
         max_iter=MOST_STEPS,
-        tolerance_grad=1e-6,
-        tolerance_change=1e-12,
+        tolerance_grad=LEAST_SLOPE,
+        tolerance_change=0.0,
         line_search_fn="strong_wolfe",
     )
 
@@ -98,7 +99,7 @@ def fit_classifier(vectors_ND: np.ndarray, identity_N: np.ndarray) -> Classifier
         optimizer.zero_grad()
         scores_NC = x_ND @ weight_CD.T + bias_C
         fit = cross_entropy(scores_NC, y_N, weight=balance_C, reduction="sum")
-        total = fit + weight_CD.square().sum() / 2
+        total = (fit + weight_CD.square().sum() / 2) / len(identity_N)
         total.backward()
         return total
 
