@@ -29,7 +29,7 @@ JPEG = b"\xff\xd8"
 """A JPEG has its EXIF before its pixels; other files may have it behind them."""
 MINUTES = 10.0
 """Longest gap between two photographs of one encounter."""
-DATE_NAME = re.compile(r"\d{4}([-_.]?\d\d){0,2}")
+DATE_NAME = re.compile(r"(19|20)\d\d([-_.]?\d\d){0,2}")
 """Names of folders for a year, a month or a day inside an animal's folder."""
 VIEWPOINT_FOLDERS = frozenset(("left", "right", "front", "back", "top"))
 UNMATCHED_FOLDER = "unmatched"

@@ -62,6 +62,13 @@ def test_sites_visits_days_and_sides(tmp_path):
     assert "SITE/ANIMAL/photograph" in "".join(made.notes)
 
 
+def test_four_digits_name_an_animal_unless_they_are_a_year(tmp_path):
+    for n, place in enumerate(("0001", "0002", "1234/2023")):
+        _photo(tmp_path / place / "a.png", shade=n)
+    names = _cells(tmp_path).cells.set_index("path")["unique_name"].to_dict()
+    assert names == {"0001/a.png": "0001", "0002/a.png": "0002", "1234/2023/a.png": "1234"}
+
+
 def test_a_template_says_what_folders_mean(tmp_path):
     _photo(tmp_path / "Zita" / "2023" / "left_1.jpg", shade=1)
     _photo(tmp_path / "stray.jpg", shade=2)
