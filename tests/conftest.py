@@ -112,7 +112,8 @@ def _place(item):
     if _uses_ray(item.path):
         return 0
     if item.get_closest_marker("slow") is None:
-        return len(LONGEST) + 2
+        # Files without Ray come last: all processes can share those.
+        return len(LONGEST) + (1 if _has_ray(item.path) else 2)
     return 1 + (LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
@@ -121,7 +122,11 @@ def _uses_ray(file):
 
 
 def _starts_ray(root, scope):
-    return scope == "ray" or any(words in _text(root / scope) for words in RAYS)
+    return scope == "ray" or _has_ray(root / scope)
+
+
+def _has_ray(file):
+    return any(words in _text(file) for words in RAYS)
 
 
 @cache

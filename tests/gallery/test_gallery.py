@@ -438,7 +438,7 @@ NO_FEATURE_KEYS = {
     *("root", "metadata_file", "path_col", "label_col", "split_col", "make_split", "test_fraction"),
     *("train_split_value", "val_split_value", "query_split_value", "database_split_value"),
     *("mask_col", "encounter_cols", "viewpoint_col", "date_col", "unknown_identities", "on_error"),
-    *("missing_values", "bbox_cols", "bbox_format"),
+    *("missing_values", "bbox_cols", "bbox_format", "preset"),
 }
 
 
