@@ -1,4 +1,4 @@
-"""Finished runs, read for a review: discoveries and identifications."""
+"""Reading what a person reviews: discoveries, identifications, and the names of galleries."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ those inside, where that is lower."""
 
 
 def read_review(folder: Path, *, wrong: float = 1.0) -> ReviewedRun:
-    """RunError for a folder that is not a finished discovery or identification."""
+    """What a review asks about. RunError for a folder that is neither a finished discovery or
+    identification nor the review of a gallery."""
     if (folder / SOURCE).is_file():
         return read_gallery_review(folder, wrong=wrong)
     record = read_record(folder)

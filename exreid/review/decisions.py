@@ -250,7 +250,7 @@ def _decision(cell: dict[str, str], place: str) -> Decision:
         try:
             number[column] = float(cell[column]) if cell[column] else None
         except ValueError:
-            _wrong(place, f"{column} is {cell[column]!r}, which is no number")
+            _wrong(place, f"{column} is {cell[column]!r}, which is not a number")
     verdict, purpose = cell["verdict"], cell["purpose"]
     if verdict not in get_args(Verdict):
         _wrong(place, f"the verdict is {verdict!r}, not one of {get_args(Verdict)}")
