@@ -99,7 +99,7 @@ def drawn(features: LocalFeatures, distances: np.ndarray, count: int, seed: int)
     pool /= np.linalg.norm(pool, axis=1, keepdims=True)
     source = pool[rng.integers(0, len(pool), count * keypoints)]
     cosine = (1 - rng.choice(distances, len(source)) ** 2 / 2)[:, None].astype(np.float32)
-    noise = rng.normal(size=source.shape).astype(np.float32)
+    noise = rng.standard_normal(source.shape, np.float32)
     noise -= (noise * source).sum(axis=1, keepdims=True) * source
     noise /= np.linalg.norm(noise, axis=1, keepdims=True)
     mixed = cosine * source + np.sqrt(1 - cosine**2) * noise

@@ -1,4 +1,4 @@
-"""`exreid gallery`: build one, add to it, show it, and change its animals' names."""
+"""`exreid gallery`: build one, add to it, show it, take photographs out, change animals' names."""
 
 from __future__ import annotations
 
@@ -40,12 +40,14 @@ USAGE = """
       both are one animal: the photographs of OTHER get the name KEPT
   exreid gallery split DIR OLD NEW PHOTO|ENCOUNTER ...
       these photographs of OLD show another animal, NEW
+  exreid gallery remove DIR PHOTO|ANIMAL ...
+      take out these photographs, or all of an animal; undo puts them back
   exreid gallery undo DIR
-      take back the last apply, rename, merge or split; again: the one before
+      take back the last apply, rename, merge, split or remove; again: the one before
   exreid gallery log DIR
       who changed what, and when
 """
-ACTIONS = ("build", "add", "info", "apply", "rename", "merge", "split", "undo", "log")
+ACTIONS = ("build", "add", "info", "apply", "rename", "merge", "split", "remove", "undo", "log")
 OWN_KEY = re.compile(r"(ray|output)\.\w+=")
 """Words after an edit that are config keys, and no names."""
 
@@ -135,7 +137,7 @@ def _add(gallery: StoredGallery, options: argparse.Namespace) -> int:
 
 
 def _edit(gallery: StoredGallery, options: argparse.Namespace) -> int:
-    """Rename, merge, split or undo."""
+    """Rename, merge, split, remove or undo."""
     from exreid.gallery import edits
     from exreid.runs.gallery_change import ADD_KEYS, edit_gallery, edit_of
 
@@ -151,6 +153,8 @@ def _edit(gallery: StoredGallery, options: argparse.Namespace) -> int:
             names = edits.merge(table, kept, other)
         case "split", [old, new, *places]:
             names = edits.split(table, old, new, places, missing)
+        case "remove", [_, *_]:
+            names = edits.remove(table, words)
         case "undo", []:
             names = edits.undo(gallery.edits)
         case _:

@@ -19,7 +19,8 @@ SHOWN_HISTORY = 8
 def show_log(gallery: StoredGallery) -> int:
     """Print the edits; returns the exit code."""
     if not gallery.edits:
-        OUT.print("No animal was renamed, merged or split, and no review applied.", markup=False)
+        said = "No animal was renamed, merged or split, no photograph removed, no review applied."
+        OUT.print(said, markup=False)
     for edit in gallery.edits:
         when = edit.when[:16].replace("T", " ")
         OUT.print(f"{when} UTC  {edit.who}  {edit.words()}", markup=False, soft_wrap=True)

@@ -1,4 +1,5 @@
-"""Edits of a gallery: names of animals that were changed, photographs that a review put in.
+"""Edits of a gallery: names of animals that were changed, photographs that a review put in or that
+were taken out.
 
 Its ``decisions.csv`` has a row for each photograph of each edit. An undone edit stays, followed by
 the one that undid it.
@@ -34,8 +35,8 @@ class Edit:
 
     action: Action | Literal["undo"]
     before: Mapping[str, str]
-    """The photographs' names before the edit, by ``image_id``; empty where it adds the
-    photograph."""
+    """The photographs' names before the edit, by ``image_id``; empty where it adds the photograph,
+    or puts it back."""
     after: Mapping[str, str]
     """Their names after it; empty where it takes the photograph out."""
     who: str
@@ -52,6 +53,10 @@ class Edit:
             parts = [f"{counted(added, 'photograph')} added" if added else ""]
             parts += [f"{counted(moved, 'photograph')} renamed" if moved else ""]
             return f"{' and '.join(filter(None, parts))} by a review: {news}"
+        if self.action == "remove":
+            return f"{photographs} of {olds} removed"
+        if self.action == "undo" and not any(self.before.values()):
+            return f"undone: {photographs} of {news} put back"
         if self.action == "undo" and not all(self.after.values()):
             return f"undone: {photographs} of a review taken out or named as before ({olds})"
         said = {
@@ -166,6 +171,28 @@ def split(
         raise GalleryError("Name the photographs, or the encounters, that show the other animal.")
     if len(chosen) == len(ids):
         raise GalleryError(f"These are all photographs of {old}: rename it instead.")
+    return chosen
+
+
+def remove(table: ImageTable, words: Sequence[str]) -> dict[str, str]:
+    """An empty name for each photograph that these words name: an id, a path, or an animal, for all
+    of its photographs. GalleryError where one names nothing, or both a photograph and an animal, or
+    nothing would be left."""
+    rows, chosen = table.rows, dict[str, str]()
+    for word in words:
+        of_photo = rows["image_id"][(rows["image_id"] == word) | (rows["path"] == word)]
+        of_animal = rows["image_id"][rows["identity"] == word]
+        if of_photo.empty and of_animal.empty:
+            near = _near(word, [*rows["image_id"], *rows["identity"].unique()])
+            raise GalleryError(f"The gallery has no photograph and no animal {word}.{near}")
+        if len(of_photo) and len(of_animal):
+            raise GalleryError(
+                f"{word} is both a photograph and an animal of the gallery: give the ids of the "
+                "photographs."
+            )
+        chosen |= dict.fromkeys([*of_photo, *of_animal], "")
+    if len(chosen) == len(rows):
+        raise GalleryError("These are all photographs of the gallery: delete its folder instead.")
     return chosen
 
 

@@ -2,11 +2,14 @@
 
     gallery.json        format, config, counts, what the features depend on, the fitted decision
     images.parquet      a row per photograph, in the gallery's order
-    global-0.npy        float32 (G, D) of the first backbone; global-1.npy of the next
+    removed.parquet     a row per photograph that was taken out, where there are any
+    global-0.npy        float32 (G, D) of the first backbone, removed ones last; global-1.npy of
+                        the next
     local-NAME/         local features, as the cache keeps them
     index-NAME/         the segments of the index, of more than 512 photographs
     fusion.json         how raw scores become one (method=wildfusion)
-    decisions.csv       edits of the animals' names and what reviews put in, where there were any
+    decisions.csv       edits: names that were changed, photographs that a review put in or that
+                        were taken out
     pairs/              evidence of gallery pairs that were matched for fitting
     thumbnails/         small pictures of the photographs, by content
     backbone-0.safetensors   weights, where they came from a checkpoint
@@ -97,16 +100,17 @@ class StoredGallery:
     state: State
     """The state of the folder when it was opened."""
     kept_G: np.ndarray | None = None
-    """The places of its photographs among those of the folder; None: all of them."""
+    """The places of its photographs among those of the folder, the removed ones after the others;
+    None: all of them but the removed ones."""
 
     def only(self, kept_G: np.ndarray) -> StoredGallery:
-        """The gallery with some of its photographs, by rising places."""
+        """The gallery with some of its photographs, by their places."""
         return replace(
             self,
             table=self.table.take(kept_G),
             content_G=[self.content_G[i] for i in kept_G],
             small_masks=[self.small_masks[i] for i in kept_G],
-            kept_G=kept_G,
+            kept_G=kept_G if self.kept_G is None else self.kept_G[kept_G],
         )
 
     def is_replaced(self) -> bool:
@@ -187,13 +191,14 @@ class StoredGallery:
             vectors_GD = mapped_array(file)
         except (OSError, ValueError) as error:
             raise GalleryError(f"{file}: not an array: {error}. {DAMAGED}") from error
-        count = len(self) if self.kept_G is None else int(self.manifest["photographs"])
+        own = len(self) if self.kept_G is None else int(self.manifest["photographs"])
+        count = own + int(self.manifest.get("removed", 0))
         if vectors_GD.dtype != np.float32 or vectors_GD.ndim != 2 or len(vectors_GD) != count:
             raise GalleryError(
                 f"{file}: {vectors_GD.dtype} of shape {vectors_GD.shape}, not a float32 row for "
                 f"each of the {count} photographs. {DAMAGED}"
             )
-        return vectors_GD if self.kept_G is None else vectors_GD[self.kept_G]
+        return vectors_GD[:own] if self.kept_G is None else vectors_GD[self.kept_G]
 
     def local_folder(self, name: str) -> Path:
         """The folder of one extractor's local features, all of them undamaged."""
@@ -201,9 +206,9 @@ class StoredGallery:
 
     def index_folder(self, name: str) -> Path | None:
         """The folder of the index of one extractor's features; None where the gallery is too small
-        for one, of an earlier version, or without some of the folder's photographs."""
+        for one, or of an earlier version. It may have removed photographs, which it leaves out."""
         folder = self.folder / f"index-{name}"
-        if self.kept_G is not None or not folder.exists():
+        if not folder.exists():
             return None
         refuse_links(inside(self.folder, folder.name))
         return folder

@@ -11,6 +11,7 @@ from exreid.storage.files import checksum_of, is_whole, read_json
 MANIFEST, IMAGES, THUMBNAILS, PAIRS = "gallery.json", "images.parquet", "thumbnails", "pairs"
 CHECKSUMS = "checksums.json"
 DECISIONS = "decisions.csv"
+REMOVED = "removed.parquet"
 MATCHER = "matcher.safetensors"
 """The weights of its own LightGlue, where it has one."""
 DAMAGED = "The gallery is damaged: get it again, or build it again."

@@ -53,6 +53,8 @@ class Manifest(TypedDict):
     fingerprint: str
     method: str
     photographs: int
+    removed: NotRequired[int]
+    """Photographs that were taken out and are still in its files."""
     animals: int
     encounters: int
     thumbnails_px: int

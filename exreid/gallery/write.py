@@ -35,10 +35,12 @@ from exreid.gallery.layout import (
     MANIFEST,
     MATCHER,
     PAIRS,
+    REMOVED,
     backbone_name,
     thumbnail_name,
 )
 from exreid.gallery.manifest import FORMAT, ROUNDING_KEYS, Manifest, OpenSetFit
+from exreid.gallery.removed import Removed
 from exreid.openset.decide import Decider
 from exreid.openset.group import Grouping
 from exreid.pipeline.index_segments import IndexSegments
@@ -97,7 +99,9 @@ class GalleryContent:
     """The gallery that is added to: its photographs are the first of the table."""
     thumbnail_px: int
     edits: Sequence[Edit] = ()
-    """Of the animals' names, in their order."""
+    """In their order."""
+    removed: Removed | None = None
+    """Photographs of the old gallery that are none of this one's, and stay in its files."""
     segments: IndexSegments | None = None
     """Of the index of its first local features; None where it is small, or has no index."""
 
@@ -109,12 +113,16 @@ class GalleryContent:
     def write(self, folder: Path) -> None:
         """Write all files of the gallery into an empty folder."""
         features, config = self.scoring.features, self.scoring.config
+        removed = None if self.removed is None else self.removed.photos
         for number, vectors_ND in enumerate(features.vectors):
-            np.save(folder / f"global-{number}.npy", vectors_ND, allow_pickle=False)
+            gone = [] if removed is None else [removed.vectors(number)]
+            whole_ND = np.concatenate([vectors_ND, *gone])
+            np.save(folder / f"global-{number}.npy", whole_ND, allow_pickle=False)
         regions = self.table.regions
         keys = [image_key(c, region) for c, region in zip(self.content_G, regions, strict=True)]
+        every = keys if removed is None else [*keys, *removed.keys]
         for images in features.local:
-            _write_local(folder / f"local-{images.name}", images.store.store, keys, self.old)
+            _write_local(folder / f"local-{images.name}", images.store.store, every, self.old)
         if self.segments is not None:
             for file in self.segments.files():
                 _link_or_copy(file, folder / f"index-{features.local[0].name}" / file.name)
@@ -127,6 +135,8 @@ class GalleryContent:
         mask_col = config.dataset.mask_col
         images_file = images_table(self.table, self.content_G, small_masks, mask_col)
         write_table(folder / IMAGES, images_file)
+        if self.removed is not None:
+            write_table(folder / REMOVED, self.removed.as_table(mask_col))
         write_rejected(folder / "rejected.csv", [*_rejected_before(self.old), *self.rejected])
         if self.edits:
             write_edits(folder / DECISIONS, self.edits)
@@ -142,7 +152,8 @@ class GalleryContent:
         small: list[str | None] = [*known, *[None] * (len(rows) - len(known))]
         if self.thumbnail_px == 0:
             return small
-        for content in dict.fromkeys([] if old is None else old.content_G):
+        gone = [] if self.removed is None else self.removed.photos.content_G
+        for content in dict.fromkeys([] if old is None else [*old.content_G, *gone]):
             source = None if old is None else old.thumbnail(content)
             if source is not None:
                 _link_or_copy(source, folder / thumbnail_name(content))
@@ -170,7 +181,7 @@ class GalleryContent:
         known = [keys, rows["identity"].tolist(), config, _strict(features), open_set]
         known.append(None if fit.fusion is None else fit.fusion.fingerprint)
         text = json.dumps(known, sort_keys=True)
-        return {
+        manifest: Manifest = {
             "format": FORMAT,
             "fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16],
             "method": self.scoring.config.benchmark.method,
@@ -188,6 +199,9 @@ class GalleryContent:
             "quality": None if fit.quality is None else asdict(fit.quality),
             "checksums": CHECKSUMS,
         }
+        if self.removed is not None:
+            manifest["removed"] = len(self.removed.photos)
+        return manifest
 
     def _calibration(self, config: ProbeConfig) -> str | None:
         """``fitted`` on this gallery or ``loaded``; None without a fusion."""

@@ -26,7 +26,7 @@ from exreid.errors import ReviewError
 from exreid.storage.spreadsheets import cell_as_it_was, safe_cell
 
 Answer = Literal["same", "different", "can't tell"]
-Action = Literal["rename", "merge", "split", "apply"]
+Action = Literal["rename", "merge", "split", "remove", "apply"]
 Verdict = Literal[Answer, "name", "undo", Action, ""]
 Purpose = Literal["queue", "repeat", "audit", "check", ""]
 ANSWERS: tuple[Answer, ...] = get_args(Answer)
@@ -46,7 +46,7 @@ class Decision:
     last edit. Empty: a question that is not answered yet."""
     name: str
     """Of the animal, where the verdict is ``name`` or a gallery's edit, which gives it to the
-    photograph; empty where an undo takes the photograph out."""
+    photograph; empty where a ``remove`` or an undo takes the photograph out."""
     who: str
     when: str
     """ISO 8601 with a time zone."""
@@ -60,7 +60,8 @@ class Decision:
     drawn: float | None
     """The probability with which an audit pair was drawn; None for every other row."""
     before: str = ""
-    """In a gallery: the photograph's name before the edit; empty where the edit adds it."""
+    """In a gallery: the photograph's name before the edit; empty where the edit adds it, or an undo
+    puts it back."""
 
     @cached_property
     def order(self) -> tuple[datetime, tuple[str, ...]]:
@@ -274,7 +275,9 @@ def _contradiction(cell: dict[str, str], number: dict[str, float | None]) -> str
         return "no first visit" if not first else "nobody is named in who"
     if any(mark in value for value in cell.values() for mark in "\r\n\0"):
         return "a cell has a line break"
-    if verdict in ("name", *ACTIONS) and (second or not cell["name"]):
+    if verdict == "remove" and (second or cell["name"] or not cell.get("before")):
+        return "a row with the verdict remove has no second visit and no name, and has one before"
+    if verdict in ("name", *ACTIONS) and verdict != "remove" and (second or not cell["name"]):
         return f"a row with the verdict {verdict} has no second visit, and has a name"
     if (second or verdict in ANSWERS) and not first < second:
         return f"{first!r} and {second!r} are not two visits in the order of their names"

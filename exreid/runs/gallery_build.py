@@ -19,6 +19,7 @@ from exreid.features.extraction import content_hashes
 from exreid.gallery.edits import Edit
 from exreid.gallery.folder import StoredGallery, open_gallery
 from exreid.gallery.layout import DECISIONS, MANIFEST, PAIRS
+from exreid.gallery.removed import Removed, removed_from
 from exreid.gallery.stored import stored_fusion
 from exreid.gallery.swap import new_folder, put_back
 from exreid.gallery.write import GalleryContent, GalleryFit
@@ -82,7 +83,7 @@ def build_gallery(
         raise ConfigError(f"--out: {out} exists and is not a gallery. Name another folder.")
     if (out / DECISIONS).exists():
         log.warning(
-            "%s had edits of names (%s), and the new gallery has the data set's names.",
+            "%s had edits (%s), and the new gallery has the data set's names and photographs.",
             out,
             DECISIONS,
         )
@@ -112,8 +113,10 @@ def make_gallery(
     thumbnail_px: int,
     log: RunLog,
     edits: Sequence[Edit] = (),
+    removed: Removed | None = None,
 ) -> Built:
     """Features, fits, files; the first images of the table are those of the ``old`` gallery.
+    ``removed``: photographs of its folder that stay in the files, and answer nothing.
 
     GalleryError if another process has changed the old gallery since it was opened.
     """
@@ -146,7 +149,7 @@ def make_gallery(
         rejected = [*rejected, *features.rejected]
         segments = None if search.index is None else search.index.segments
         content = GalleryContent(
-            scoring, contents, fit, rejected, old, thumbnail_px, edits, segments
+            scoring, contents, fit, rejected, old, thumbnail_px, edits, removed, segments
         )
         content.write(folder)
     extracted = (features.counts.get(f"{kind}_extracted", 0) for kind in ("images", "keypoints"))
@@ -252,5 +255,6 @@ def shown_clashes(clashes: list[str]) -> str:
 def _opened_whole(folder: Path) -> None:
     """GalleryError unless the gallery and all its vectors can be read."""
     gallery = open_gallery(folder)
+    removed_from(gallery)
     for file in folder.glob("global-*.npy"):
         gallery.vectors(int(file.stem.removeprefix("global-")))

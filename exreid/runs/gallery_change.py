@@ -1,4 +1,4 @@
-"""Changing a gallery: photographs that are added, and animals that get another name."""
+"""Changing a gallery: photographs that come and go, and animals that get another name."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from exreid.features.extraction import content_hashes
 from exreid.gallery.edits import Edit, names_taken_away, now
 from exreid.gallery.folder import StoredGallery
 from exreid.gallery.images_table import join_tables
+from exreid.gallery.removed import after_names, removed_from
 from exreid.models.published import downloads
 from exreid.pipeline.inputs import cache_folder, read_images
-from exreid.progress import Progress, RunLog, no_progress
+from exreid.progress import Progress, RunLog, counted, no_progress
 from exreid.records import ImageTable
 from exreid.review.decisions import Action, user_name
 from exreid.runs.gallery_build import Built, make_gallery, shown_clashes
@@ -81,6 +82,7 @@ def add_to_gallery(
             thumbnail_px=px,
             log=RunLog(progress, verbose),
             edits=gallery.edits,
+            removed=removed_from(gallery),
         )
 
 
@@ -95,14 +97,13 @@ def edit_gallery(
     verbose: bool = False,
 ) -> Built:
     """The gallery after an edit: other names for some photographs, photographs without a name taken
-    out, and the ``new`` ones put in; ``config`` is its own, with where the work runs.
+    out, removed ones with a name put back, and the ``new`` ones put in; ``config`` is its own, with
+    where the work runs.
 
     No feature of its photographs is made again, and no pair matched twice. What is fitted is fitted
     again.
     """
-    ids = gallery.table.rows["image_id"].tolist()
-    kept_G = np.flatnonzero([edit.after.get(image, image) != "" for image in ids])
-    old = gallery if len(kept_G) == len(gallery) else gallery.only(kept_G)
+    old, removed = after_names(gallery, edit.after, keep=edit.action == "remove")
     rows = old.table.rows
     names = zip(rows["image_id"], rows["identity"], strict=True)
     after = [edit.after.get(image, name) for image, name in names]
@@ -120,6 +121,7 @@ def edit_gallery(
             thumbnail_px=int(gallery.manifest["thumbnails_px"]),
             log=RunLog(progress, verbose),
             edits=[*gallery.edits, edit],
+            removed=removed,
         )
 
 
@@ -141,9 +143,14 @@ def places_in(gallery: StoredGallery, table: ImageTable, config: ProbeConfig) ->
 def unknown_images(
     gallery: StoredGallery, table: ImageTable, config: ProbeConfig
 ) -> tuple[ImageTable, int]:
-    """The images that the gallery does not hold, and how many it does."""
-    old = gallery.table.rows
+    """The images that the gallery does not hold, and how many it does. Those that were removed from
+    it stay out, with a warning."""
+    old, removed = gallery.table.rows, removed_from(gallery)
+    if removed is not None:
+        table = _without_removed(gallery, removed.photos, table, config)
     known_ids, ids = set(old["image_id"]), table.rows["image_id"].tolist()
+    if removed is not None:
+        known_ids |= set(removed.photos.table.rows["image_id"])
     taken_away = names_taken_away(gallery.edits, gallery.table)
     new, clashes = [], []
     for i, place in enumerate(places_in(gallery, table, config)):
@@ -166,7 +173,7 @@ def unknown_images(
             new.append(i)
         elif row["image_id"] in known_ids:
             clashes.append(
-                f"{line_text(row['row'])}the gallery has another photograph called "
+                f"{line_text(row['row'])}the gallery has, or had, another photograph called "
                 f"{row['image_id']}"
             )
         else:
@@ -179,6 +186,24 @@ def unknown_images(
         )
     table = replace(table, rows=table.rows.assign(image_id=pd.Series(ids, dtype=object)))
     return table.take(np.array(new, np.int64)), len(table) - len(new)
+
+
+def _without_removed(
+    gallery: StoredGallery, removed: StoredGallery, table: ImageTable, config: ProbeConfig
+) -> ImageTable:
+    """The images that were not removed from the gallery, or are in it again."""
+    both = (places_in(one, table, config) for one in (removed, gallery))
+    out = [gone is not None and here is None for gone, here in zip(*both, strict=True)]
+    if any(out):
+        log.warning(
+            "%s of %s stay out, as they were removed from the gallery, %s among them. exreid "
+            "gallery undo %s takes back its last edit.",
+            counted(sum(out), "photograph"),
+            table.source,
+            table.rows["image_id"].iloc[out.index(True)],
+            gallery.folder,
+        )
+    return table.take(np.flatnonzero(~np.array(out, bool)))
 
 
 def _id_with_folder(path: str, root: str, taken: set[str]) -> str:

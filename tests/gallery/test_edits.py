@@ -78,6 +78,7 @@ _ACTIONS = {
     "rename": lambda table, old, new: edits.rename(table, old, new, ["unknown"]),
     "merge": edits.merge,
     "split": lambda table, old, new, *places: edits.split(table, old, new, places, []),
+    "remove": lambda table, *words: edits.remove(table, words),
 }
 
 
@@ -93,12 +94,24 @@ _ACTIONS = {
         (["split", "A", "C", "3.pmg"], "photograph or encounter 3.pmg. Did you mean 3.png"),
         (["split", "A", "C", "1.png", "night"], "all photographs of A"),
         (["split", "A", "C"], "Name the photographs"),
+        (["remove", "both.pmg"], "no photograph and no animal both.pmg. Did you mean both.png"),
+        (["remove", "A", "B"], "all photographs of the gallery"),
     ],
 )
 def test_a_name_would_stand_for_two_animals(words, message):
     action, *names = words
     with pytest.raises(GalleryError, match=message):
         _ACTIONS[action](_table(), *names)
+
+
+def test_photographs_are_removed_by_id_path_or_animal():
+    assert list(edits.remove(_table(), ["both.png#2", "3.png"])) == ["both.png#2", "3.png"]
+    assert list(edits.remove(_table(), ["both.png"])) == ["both.png#1", "both.png#2"]
+    assert list(edits.remove(_table(), ["A", "1.png"])) == ["both.png#1", "1.png", "3.png"]
+    named = _table()
+    named.rows.loc[0, "identity"] = "3.png"
+    with pytest.raises(GalleryError, match="both a photograph and an animal"):
+        edits.remove(named, ["3.png"])
 
 
 def test_an_encounter_is_split_off():
@@ -165,3 +178,40 @@ def test_a_gallery_that_another_process_has_changed_is_not_overwritten(gallery):
     with pytest.raises(GalleryError, match="another process has changed it"):
         edit_gallery(gallery, config, nora)
     assert "Zora" in set(_names(open_gallery(gallery.folder)).values())
+
+
+def test_removed_photographs_answer_nothing_and_come_back_where_they_were(
+    few, gallery, tmp_path, capsys
+):
+    before, vectors_GD = _names(gallery), gallery.vectors(0).copy()
+    first, second, *_ = sorted(set(before.values()))
+    photos = [image for image, name in before.items() if name == first]
+    one = photos[1]
+    without = _run(gallery, "remove", one)
+    assert _names(without) == {i: n for i, n in before.items() if i != one}
+    assert "1 photograph of" in without.edits[-1].words()
+    # It is as if it had never been there.
+    cells = pd.read_csv(next(few.glob("*Real.csv")), dtype=str)
+    left = cells[[not path.endswith(one.rsplit("/")[-1]) for path in cells["path"]]]
+    assert len(left) == len(cells) - 1
+    left.to_csv(tmp_path / "left.csv", index=False)
+    table = f"dataset.metadata_file={tmp_path / 'left.csv'}"
+    anew = build_gallery(_config(few, tmp_path, table), tmp_path / "anew").gallery
+    assert without.fingerprint == anew.fingerprint != gallery.fingerprint
+    # The table that still has it does not bring it back.
+    words = [f"dataset.root={few}", "ray.num_actors=0"]
+    assert main(["gallery", "add", str(gallery.folder), *words]) == 0
+    assert "as they were removed from the gallery" in capsys.readouterr().err
+    assert len(open_gallery(gallery.folder)) == len(gallery) - 1
+    _run(gallery, "remove", second, photos[0])
+    fewer = _run(gallery, "rename", first, "Zora")
+    assert fewer.vectors(0).shape[0] == len(fewer) == len(gallery) - 2 - 4
+    for _ in range(2):
+        _run(gallery, "undo")
+    assert _names(open_gallery(gallery.folder)) == _names(without)
+    back = _run(gallery, "undo")
+    assert list(_names(back).items()) == list(before.items())
+    assert back.fingerprint == gallery.fingerprint
+    assert (back.vectors(0) == vectors_GD).all()
+    assert not (back.folder / "removed.parquet").exists()
+    assert all(back.thumbnail(content) for content in back.content_G)

@@ -7,13 +7,14 @@ import pytest
 from exreid.config.io import load_config, with_overrides
 from exreid.config.probe import ProbeConfig
 from exreid.errors import GalleryError
+from exreid.gallery import edits
 from exreid.gallery.photo_table import PhotoOptions
 from exreid.matching import segments as maths
 from exreid.matching.segments import Segment
 from exreid.pipeline import index_segments, local_index
 from exreid.pipeline.index_segments import plan_segments, stored_segments
 from exreid.runs.gallery_build import build_gallery
-from exreid.runs.gallery_change import ADD_KEYS, add_to_gallery
+from exreid.runs.gallery_change import ADD_KEYS, add_to_gallery, edit_gallery, edit_of
 from exreid.runs.identify import run_identify
 from exreid.runs.probe import run_probe
 
@@ -169,6 +170,19 @@ def test_a_gallery_keeps_its_segments(few, tmp_path, small, monkeypatch):
     assert result.counts["index_search"] == "approximate"
     columns = ["rank", "gallery_id", "score"]
     assert np.array_equal(asked[columns].to_numpy(), _ranked(run)[columns].to_numpy())
+
+    # One that is removed answers no more, and nothing is built either.
+    out = table["path"].iloc[0]
+    edit = edit_of(gallery, "remove", edits.remove(gallery.table, [out]))
+    local = with_overrides(gallery.config, ["ray.num_actors=0"], ADD_KEYS)
+    gallery = edit_gallery(gallery, local, edit).gallery
+    assert before == sorted(file.name for file in index.glob("segment-*"))
+    asked = _ask(gallery, photos, tmp_path / "fewer")
+    table.iloc[1:].to_csv(tmp_path / "fewer.csv", index=False)
+    more[-1] = f"dataset.metadata_file={tmp_path / 'fewer.csv'}"
+    exact, _ = run_probe(_config(few, tmp_path / "build", *more, "benchmark.index_search=exact"))
+    assert out not in set(asked["gallery_id"])
+    _assert_equal(asked[columns].reset_index(drop=True), _ranked(exact)[columns])
 
     # Three more are compared one by one, whatever is in the segments.
     overrides = [f"dataset.root={few}", f"dataset.metadata_file={tmp_path / 'all.csv'}"]
