@@ -35,9 +35,9 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _show(comparison: Comparison, table: MethodTable) -> None:
-    """Print a row for each method, the best of each metric bold; then the changes against the
+    """Print a row for each method, the best of each metric in bold; then the changes against the
     first."""
-    from exreid.report.method_table import cell_text
+    from exreid.report.method_table import BOLD, cell_text
 
     def part(metrics: Sequence[str]) -> Table:
         shown = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
@@ -54,7 +54,7 @@ def _show(comparison: Comparison, table: MethodTable) -> None:
         return shown
 
     show_in_parts(table.metrics, part)
-    OUT.print("In percent, with 95% intervals; the best are bold.", markup=False)
+    OUT.print(f"In percent, with 95% intervals. {BOLD}", markup=False)
     base = table.runs[0]
     lines = [
         _change_text(change, base)

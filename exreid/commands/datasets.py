@@ -6,6 +6,9 @@ import argparse
 import json
 import textwrap
 
+from rich.table import Table
+from rich.text import Text
+
 from exreid.commands.common import Command, plain_arguments
 from exreid.commands.terminal import OUT
 from exreid.config.public import PublicSet, public_names, public_set
@@ -13,6 +16,9 @@ from exreid.config.public import PublicSet, public_names, public_set
 INDENT = 12
 """The column where the text behind a label begins."""
 WIDEST = 110
+NARROW, SPECIES = 100, 16
+"""On a screen narrower than the first, the column of species is the second, so that the words of
+licences stay whole."""
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,28 +31,26 @@ def _datasets(options: argparse.Namespace) -> int:
         for line in _about(options.name.lower(), public_set(options.name)):
             OUT.print(line, markup=False, highlight=False, soft_wrap=True)
         return 0
-    for line in _list([(name, public_set(name)) for name in public_names()]):
-        OUT.print(line, markup=False, highlight=False, soft_wrap=True)
+    OUT.print(_list([(name, public_set(name)) for name in public_names()]))
     OUT.print("* exreid cannot read its files as they are.", markup=False)
-    told = "exreid datasets NAME tells more; dataset.preset=NAME takes its columns and split."
+    told = "exreid datasets NAME tells more; dataset.preset=NAME takes columns and split."
     OUT.print(told, markup=False, soft_wrap=True)
     return 0
 
 
-def _list(sets: list[tuple[str, PublicSet]]) -> list[str]:
-    """A line for each set, cut to the screen's width."""
-    rows = [("name", "species", "images", "animals", "licence")]
+def _list(sets: list[tuple[str, PublicSet]]) -> Table:
+    """A row for each set; on a narrow screen species and licences go on below."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="")
+    table.add_column("name", no_wrap=True)
+    table.add_column("species", max_width=SPECIES if OUT.width < NARROW else None)
+    for count in ("images", "animals"):
+        table.add_column(count, justify="right", no_wrap=True)
+    table.add_column("licence")
     for name, one in sets:
-        counts = [f"{count:,}" if count else "" for count in (one.images, one.animals)]
         shown = f"{name} *" if one.unreadable else name
-        rows.append((shown, one.species, counts[0], counts[1], one.licence))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for name, species, images, animals, licence in rows:
-        line = f"{name:<{widths[0]}}  {species:<{widths[1]}}  {images:>{widths[2]}}"
-        line += f"  {animals:>{widths[3]}}  {licence}"
-        lines.append(line if len(line) <= OUT.width else f"{line[: OUT.width - 3].rstrip()}...")
-    return lines
+        counts = [f"{count:,}" if count else "" for count in (one.images, one.animals)]
+        table.add_row(shown, one.species, *counts, Text(one.licence))
+    return table
 
 
 def _about(name: str, one: PublicSet) -> list[str]:

@@ -29,6 +29,10 @@ MARKERS = "osD^vPX"
 CURVE_FILE = "learning_curve.png"
 SHOWN_FROM = 1e-3
 RIGHT_SHARE = "turned out right, %"
+BUDGET_METRICS = {
+    "top_1": "first answer right (top-1), %",
+    "balanced_top_1": "the same, each animal alike (balanced top-1), %",
+}
 SHOWN_METRICS = {
     "val_top_1": "top-1",
     "val_top_5": "top-5",
@@ -66,15 +70,18 @@ class GroupTop1:
 
 @dataclass(frozen=True)
 class BudgetPoint:
-    """Top-1 of a run that matches ``candidate_k`` candidates of each query."""
+    """How often a run is right, and what it spends on each query."""
 
     method: str
-    candidate_k: int
-    top_1: float
-    low: float | None
-    high: float | None
-    ceiling: float | None
-    """The share of queries with a right candidate among them."""
+    """Points of one method are joined."""
+    pairs: float
+    """Candidates of each query that are matched; 0 where the method matches none."""
+    accuracy: Mapping[str, tuple[float, float | None, float | None]]
+    """By the names of `BUDGET_METRICS`: the value and the ends of its 95% interval."""
+    ceiling: float | None = None
+    """The share of queries with a right candidate among those that are matched."""
+    seconds: float | None = None
+    """Wall time of matching a query's candidates; None where it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -312,29 +319,49 @@ def draw_groups(file: Path, rows: Sequence[GroupTop1]) -> None:
 
 
 def draw_budget(file: Path, points: Sequence[BudgetPoint]) -> None:
-    """``budget.png``: top-1 against the candidates that are matched for each query."""
-    with _png_axes(file, 6, 4.5, dpi=140) as axes:
-        for number, method in enumerate(dict.fromkeys(point.method for point in points)):
-            part = sorted((p for p in points if p.method == method), key=lambda p: p.candidate_k)
-            colour = colour_of(number)
-            x, y = [point.candidate_k for point in part], [100 * point.top_1 for point in part]
-            axes.plot(x, y, color=colour, marker="o", linewidth=1.8, label=method)
-            for point in part:
-                if point.low is not None and point.high is not None:
-                    ends = [100 * point.low, 100 * point.high]
-                    axes.plot([point.candidate_k] * 2, ends, color=colour, alpha=0.5)
-        ceiling = sorted(
-            {(p.candidate_k, 100 * p.ceiling) for p in points if p.ceiling is not None}
-        )
-        if ceiling:
-            places = list(zip(*ceiling, strict=True))
-            axes.plot(*places, color="0.5", linestyle="--", label="on the shortlist")
-        axes.set(xscale="log", ylim=(0, 102), title="First answer right, by candidates matched")
-        axes.set(xlabel="candidates matched for each query", ylabel="first answer right (top-1), %")
-        ticks = sorted({point.candidate_k for point in points})
-        axes.set_xticks(ticks, [str(tick) for tick in ticks])
-        axes.minorticks_off()
-        axes.legend(frameon=False, fontsize=8)
+    """``budget.png``: top-1 and balanced top-1 against the candidates that are matched for each
+    query, and against the time that it took, where two points have one."""
+    metrics = [name for name in BUDGET_METRICS if all(name in p.accuracy for p in points)]
+    timed = sum(point.seconds is not None for point in points) > 1
+    with png_figure(file, 6 * len(metrics), 8.5 if timed else 4.5, dpi=140) as figure:
+        panels = figure.subplots(2 if timed else 1, len(metrics), squeeze=False)
+        for column, metric in enumerate(metrics):
+            _draw_accuracy(panels[0, column], points, metric)
+            ticks = sorted({point.pairs for point in points if point.pairs})
+            panels[0, column].set_xticks(ticks, [f"{tick:.4g}" for tick in ticks])
+            panels[0, column].set_xlabel("candidates matched for each query")
+            if timed:
+                _draw_accuracy(panels[1, column], points, metric, by_time=True)
+                panels[1, column].set_xlabel("seconds of matching for each query")
+        panels[0, 0].legend(frameon=False, fontsize=8)
+
+
+def _draw_accuracy(
+    axes: Axes, points: Sequence[BudgetPoint], metric: str, *, by_time: bool = False
+) -> None:
+    """A line for each method that matches pairs, a level one for each that matches none."""
+    for number, method in enumerate(dict.fromkeys(point.method for point in points)):
+        own = sorted((p for p in points if p.method == method), key=lambda p: p.pairs)
+        colour, label = colour_of(number), literal(method)
+        if not own[0].pairs:
+            axes.axhline(100 * own[0].accuracy[metric][0], color=colour, ls=":", label=label)
+            continue
+        placed = [(p.seconds if by_time else p.pairs, *p.accuracy[metric]) for p in own]
+        shown = [place for place in placed if place[0] is not None]
+        x, y = [place[0] for place in shown], [100 * place[1] for place in shown]
+        mark = MARKERS[number % len(MARKERS)]
+        axes.plot(x, y, color=colour, marker=mark, linewidth=1.8, label=label)
+        for place, _, low, high in shown:
+            if low is not None and high is not None:
+                axes.plot([place] * 2, [100 * low, 100 * high], color=colour, alpha=0.5)
+    ceiling = sorted({(p.pairs, 100 * p.ceiling) for p in points if p.ceiling is not None})
+    if ceiling and metric == "top_1" and not by_time:
+        places = list(zip(*ceiling, strict=True))
+        axes.plot(*places, color="0.5", linestyle="--", label="on the shortlist")
+    axes.set(xscale="log", ylim=(0, 102), ylabel=BUDGET_METRICS[metric])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
 
 
 def draw_discovery(file: Path, curve: DiscoveryCurve) -> None:

@@ -8,17 +8,20 @@ from dataclasses import dataclass
 import pandas as pd
 
 from exreid.errors import ConfigError
-from exreid.report.side_by_side import Comparison
+from exreid.metrics.comparison import difference_intervals
+from exreid.report.side_by_side import Comparison, FinishedRun
 
 COMPARED_METRICS = ("top_1", "top_5", "mAP", "mAP_at_k", "balanced_top_1")
 """The metrics of a table by default, as far as a run has them."""
+BOLD = "Bold: the best, and what differs from it by no more than chance."
 LOWER_IS_BETTER = ("error", "brier", "false_match", "fpr")
 LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}"}
 
 
 @dataclass(frozen=True)
 class MethodTable:
-    """For each run and metric: the value, the ends of its 95% interval, and whether it is best."""
+    """For each run and metric: the value, the ends of its 95% interval, and whether it is among the
+    best: none is better by more than chance."""
 
     metrics: tuple[str, ...]
     runs: tuple[str, ...]
@@ -40,14 +43,31 @@ def method_table(comparison: Comparison, metrics: Sequence[str] = ()) -> MethodT
         values = [change.value for change in of_runs.values()]
         lower = any(word in metric for word in LOWER_IS_BETTER)
         best = min(values) if lower else max(values)
+        ties = _ties(comparison.runs, metric)
         for run, change in of_runs.items():
-            is_best = len(values) > 1 and change.value == best
+            is_best = len(values) > 1 and (change.value == best or run in ties)
             cells[run, metric] = (change.value, change.low, change.high, is_best)
     return MethodTable(chosen, runs, cells)
 
 
+def _ties(runs: Sequence[FinishedRun], metric: str) -> set[str]:
+    """The runs whose paired difference from the best has an interval with 0 in it; none for a
+    metric that is no mean of queries."""
+    having = [run for run in runs if metric in run.values]
+    if not having:
+        return set()
+    best = max(having, key=lambda run: run.metrics[metric])
+    ties = set()
+    for run in having:
+        pair = ({metric: one.values[metric]} for one in (best, run))
+        interval = difference_intervals(*pair, best.identity_Q).get(metric)
+        if interval is not None and interval[0] <= 0 <= interval[1]:
+            ties.add(run.name)
+    return ties
+
+
 def cell_text(table: MethodTable, run: str, metric: str) -> tuple[str, bool]:
-    """A value and its interval in percent, and whether it is the best of its metric.
+    """A value and its interval in percent, and whether it is among the best of its metric.
 
     >>> table = MethodTable(("top_1",), ("a",), {("a", "top_1"): (0.5, 0.25, 0.75, True)})
     >>> cell_text(table, "a", "top_1")
@@ -61,7 +81,7 @@ def cell_text(table: MethodTable, run: str, metric: str) -> tuple[str, bool]:
 
 
 def as_markdown(table: MethodTable) -> str:
-    """A table of GitHub's Markdown; the best of each metric is bold."""
+    """A table of GitHub's Markdown; the best of each metric are bold."""
     head = ["method", *table.metrics]
     lines = [f"| {' | '.join(head)} |", f"|{'|'.join(['---', *['---:'] * len(table.metrics)])}|"]
     for run in table.runs:
@@ -72,7 +92,7 @@ def as_markdown(table: MethodTable) -> str:
 
 
 def as_latex(table: MethodTable) -> str:
-    """A tabular of LaTeX with the rules of booktabs; the best of each metric is bold."""
+    """A tabular of LaTeX with the rules of booktabs, and a comment that says what is bold."""
     rows = []
     for run in table.runs:
         cells = [cell_text(table, run, metric) for metric in table.metrics]
@@ -80,7 +100,8 @@ def as_latex(table: MethodTable) -> str:
         rows.append([_latex(run), *shown])
     frame = pd.DataFrame(rows, columns=["method", *map(_latex, table.metrics)])
     form = "l" + "r" * len(table.metrics)
-    return str(frame.to_latex(index=False, escape=False, column_format=form))
+    text = str(frame.to_latex(index=False, escape=False, column_format=form))
+    return f"% In percent, with 95% intervals. {BOLD} Needs the package booktabs.\n{text}"
 
 
 def _latex(text: str) -> str:

@@ -10,14 +10,16 @@ from typing import cast
 import numpy as np
 import pandas as pd
 
-from exreid.config.io import load_config
+from exreid.config.io import fingerprint, load_config
 from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import select_split
 from exreid.errors import RunError
-from exreid.explain.plots import BudgetPoint, GroupTop1
+from exreid.explain.plots import BUDGET_METRICS, BudgetPoint, GroupTop1
+from exreid.matching.cascade import STAGE_COUNTS
 from exreid.metrics.comparison import Difference, holm, paired_differences
 from exreid.metrics.retrieval import QueryValues, first_rank, hit, query_values
 from exreid.pipeline.inputs import read_images
+from exreid.records import Counts
 from exreid.report.breakdown import COUNT_EDGES, binned, date_gaps, top_1_by_group
 from exreid.storage.run_files import TEXT, damage_named, read_run_table
 from exreid.storage.run_record import read_record
@@ -32,6 +34,8 @@ class FinishedRun:
     config: ProbeConfig
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
+    counts: Counts
+    timings_s: dict[str, float]
     gallery_images: int
     query_ids: tuple[str, ...]
     identities: tuple[str, ...]
@@ -97,6 +101,8 @@ def read_run(folder: Path) -> FinishedRun:
             config,
             record.metrics,
             record.intervals,
+            record.counts,
+            record.timings_s,
             cast(int, record.counts["gallery_images"]),
             tuple(queries["query_id"].to_pylist()),
             tuple(queries["identity"].to_pylist()),
@@ -263,16 +269,47 @@ def _groups(run: FinishedRun, columns: Sequence[str]) -> dict[str, list[str]]:
 
 
 def budget_points(runs: Sequence[FinishedRun]) -> list[BudgetPoint]:
-    """Top-1 against the candidates that are matched, of the runs that match any."""
+    """What each run spends on a query, and how often it is right; runs whose configs differ in
+    ``benchmark.candidate_k`` alone are one method."""
+    label_of: dict[str, str] = {}
     points = []
     for run in runs:
         benchmark = run.config.benchmark
-        if not benchmark.matches_pairs:
-            continue
-        low, high = run.intervals.get("top_1", (None, None))
-        matched = benchmark.candidate_k or run.gallery_images
+        alone = benchmark.model_copy(update={"candidate_k": None})
+        kind = fingerprint(run.config.model_copy(update={"benchmark": alone}))
+        if kind not in label_of:
+            words = _method_words(run.config)
+            label_of[kind] = run.name if words in label_of.values() else words
+        pairs = 0.0
+        if benchmark.matches_pairs:
+            whole = benchmark.candidate_k or run.gallery_images
+            pairs = float(cast(float, run.counts.get("budget_pairs_mean", whole)))
+        accuracy = {
+            name: (run.metrics[name], *run.intervals.get(name, (None, None)))
+            for name in BUDGET_METRICS
+            if name in run.metrics
+        }
         ceiling = run.metrics.get("shortlist_hit")
-        points.append(
-            BudgetPoint(benchmark.method, matched, run.metrics["top_1"], low, high, ceiling)
-        )
+        seconds = _seconds_of_matching(run, pairs) if pairs else None
+        points.append(BudgetPoint(label_of[kind], pairs, accuracy, ceiling, seconds))
     return points
+
+
+def _method_words(config: ProbeConfig) -> str:
+    benchmark = config.benchmark
+    fast = benchmark.matches_pairs and benchmark.precision == "fast"
+    adapted = benchmark.matcher_checkpoint is not None
+    return benchmark.method + " fast" * fast + " adapted" * adapted
+
+
+def _seconds_of_matching(run: FinishedRun, pairs: float) -> float | None:
+    """Of a query's pairs, as if the cache had had none. None where that cannot be told from the
+    pairs that the run matched itself: too few of them, several stages, or some that it fitted on.
+    """
+    counts, queries = run.counts, len(run.query_ids)
+    asked = sum(cast(int, counts.get(name, 0)) for name in STAGE_COUNTS)
+    own = asked - cast(int, counts.get("pairs_known", 0))
+    alike = run.config.benchmark.precision == "exact" and asked <= pairs * queries
+    if "matching" not in run.timings_s or 10 * own < asked or (own < asked and not alike):
+        return None
+    return run.timings_s["matching"] * asked / own / queries

@@ -66,7 +66,7 @@ def run_compare(
         name = "".join(c if c.isalnum() else "_" for c in group)
         draw_groups(out / f"groups_{name}.png", [row for row in grouped if row.group == group])
     points = budget_points(runs)
-    if len({point.candidate_k for point in points}) > 1:
+    if len({point.pairs for point in points if point.pairs}) > 1:
         draw_budget(out / "budget.png", points)
     mirror.publish_folder(out)
     return comparison

@@ -17,6 +17,7 @@ from exreid.config.sweep import load_sweep
 from exreid.config.training import FinetuneConfig
 from exreid.errors import ConfigError
 from exreid.pipeline.inputs import read_images, settled
+from exreid.runs.validate import run_validate
 
 READ = [name for name in public_names() if not public_set(name).unreadable]
 UNREAD = sorted(set(public_names()) - set(READ))
@@ -82,12 +83,20 @@ def test_an_unknown_name_is_answered_with_the_near_ones(capsys):
     assert "Did you mean leopardid2022" in capsys.readouterr().err
 
 
-def test_the_list_fits_a_terminal(capsys, monkeypatch):
-    monkeypatch.setattr("exreid.commands.datasets.OUT.width", 80, raising=False)
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_list_fits_a_terminal_and_nothing_is_cut(capsys, monkeypatch, width):
+    monkeypatch.setattr("exreid.commands.datasets.OUT.width", width, raising=False)
     assert main(["datasets"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(public_names()) + 3
-    assert all(len(line) <= 80 for line in lines[:-1])
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= width for line in lines[:-1])
+    left = head.index("licence")
+    cells: dict[str, list[str]] = {}
+    for line in lines[:-2]:
+        name = line.split()[0] if line[0] != " " else name  # noqa: F821 - of the row that goes on
+        cells.setdefault(name, []).append(line[left:].strip())
+    licence_of = {name: " ".join(" ".join(parts).split()) for name, parts in cells.items()}
+    assert licence_of == {name: public_set(name).licence for name in public_names()}
+    assert width == 80 or len(lines) == len(public_names()) + 2
 
 
 # Made sets in the layouts that the files describe: what each row of the originals' code reads.
@@ -105,12 +114,54 @@ def _table(file, rows):
         writer.writerows(rows)
 
 
-def _read(name, folder):
-    """The images as a probe with the preset reads them."""
+def _read(name, folder, *, problems=0):
+    """The images as a probe with the preset reads them; ``problems``: what exreid validate finds."""
     root = folder / public_set(name).folder
     config = load_config(ProbeConfig, None, [f"dataset.preset={name}", f"dataset.root={root}"])
     table, rejected = read_images(settled(config))
+    found = run_validate(config).problems
+    assert len(found) == problems, found
     return table.rows, rejected
+
+
+WILD_ME = ("belugaid", "giraffezebraid", "hyenaid2022", "leopardid2022", "whalesharkid")
+FOLDERS = {
+    "catindividualimages": ("0001", "0518"),
+    "cows2021": ("001", "182"),
+    "dogfacenet": ("7", "1392"),
+    "friesiancattle2017": ("01", "89"),
+    "ipanda50": ("00_aoliao", "01_aolin"),
+    "liondata": ("Ayo", "Blackie"),
+    "seastarreid2023": ("Anau01", "Asru02"),
+}
+"""Two animals of each, as the originals name them."""
+TABLES = {
+    "happywhale": ("image", "individual_id", "train.csv", {"species": "beluga"}),
+    "zakynthosturtles": (
+        "path",
+        "identity",
+        "annotations.csv",
+        {"date": "12_06_2019", "orientation": "left"},
+    ),
+    "southernprovinceturtles": (
+        "image_name",
+        "identity",
+        "annotations.csv",
+        {"daytime": "day", "orientation": "left"},
+    ),
+    "wildlifereid-10k": (
+        "path",
+        "identity",
+        "metadata.csv",
+        {"dataset": "A", "species": "s", "orientation": "left"},
+    ),
+}
+"""Of each: the columns of paths and names, the file, and further columns."""
+ALONE = ("czechlynx-v2", "humpbackwhaleid", "nyaladata", "opencows2020", "seaturtleid2022")
+
+
+def test_each_has_a_made_set():
+    assert sorted([*WILD_ME, *FOLDERS, *TABLES, *ALONE]) == READ
 
 
 def test_czechlynx(dataset):
@@ -138,9 +189,7 @@ def test_seaturtleid2022(tmp_path):
     assert read["date"].notna().all()
 
 
-@pytest.mark.parametrize(
-    "name", ["belugaid", "giraffezebraid", "hyenaid2022", "leopardid2022", "whalesharkid"]
-)
+@pytest.mark.parametrize("name", WILD_ME)
 def test_wild_mes_coco(name, tmp_path):
     one = public_set(name)
     year = str(one.keys["metadata_file"]).removesuffix(".json")[-4:]
@@ -181,20 +230,9 @@ def test_nyaladata_by_the_commands_that_are_printed(tmp_path, capsys):
     assert read.groupby("encounter")["split"].nunique().eq(1).all(), "no sighting is cut"
 
 
-@pytest.mark.parametrize(
-    ("name", "animals"),
-    [
-        ("catindividualimages", ("0001", "0518")),
-        ("cows2021", ("001", "182")),
-        ("dogfacenet", ("7", "1392")),
-        ("friesiancattle2017", ("01", "89")),
-        ("ipanda50", ("00_aoliao", "01_aolin")),
-        ("liondata", ("Ayo", "Blackie")),
-        ("seastarreid2023", ("Anau01", "Asru02")),
-    ],
-)
-def test_folders_of_animals(name, animals, tmp_path, capsys):
-    one = public_set(name)
+@pytest.mark.parametrize("name", FOLDERS)
+def test_folders_of_animals(name, tmp_path):
+    one, animals = public_set(name), FOLDERS[name]
     for animal in animals:
         for i in range(3):
             _photo(tmp_path / one.folder / animal / f"{animal}_{i}.jpg", 9 * i)
@@ -217,27 +255,20 @@ def test_opencows2020(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(
-    ("name", "path_col", "label_col", "table", "more"),
-    [
-        ("happywhale", "image", "individual_id", "train.csv", {"species": "beluga"}),
-        ("zakynthosturtles", "path", "identity", "annotations.csv",
-         {"date": "12_06_2019", "orientation": "left"}),
-        ("southernprovinceturtles", "image_name", "identity", "annotations.csv",
-         {"daytime": "day", "orientation": "left"}),
-        ("wildlifereid-10k", "path", "identity", "metadata.csv",
-         {"dataset": "A", "species": "s", "orientation": "left", "split": "train"}),
-    ],
-)  # fmt: skip
-def test_tables(name, path_col, label_col, table, more, tmp_path):
+@pytest.mark.parametrize("name", TABLES)
+def test_tables(name, tmp_path):
+    path_col, label_col, table, more = TABLES[name]
     for i in range(4):
         _photo(tmp_path / public_set(name).folder / f"{i}.jpg", 30 * i)
     rows = [{path_col: f"{i}.jpg", label_col: f"a{i % 2}", **more} for i in range(4)]
+    if name == "wildlifereid-10k":
+        rows = [row | {"split": "train" if i < 2 else "test"} for i, row in enumerate(rows)]
     _table(tmp_path / table, rows)
     read, rejected = _read(name, tmp_path)
     assert read["identity"].tolist() == ["a0", "a1", "a0", "a1"]
     assert not rejected
-    assert set(read["split"]) == ({"train"} if "split" in more else {"train", "test"})
+    assert set(read["split"]) == {"train", "test"}
+    assert name != "wildlifereid-10k" or read["split"].tolist() == 2 * ["train"] + 2 * ["test"]
 
 
 def test_humpbackwhaleid_lists_what_has_no_name(tmp_path):
@@ -245,7 +276,7 @@ def test_humpbackwhaleid_lists_what_has_no_name(tmp_path):
         _photo(tmp_path / "train" / f"{i}.jpg", 30 * i)
     names = ["w_1", "w_1", "w_2", "w_2", "new_whale"]
     _table(tmp_path / "train.csv", [{"Image": f"{i}.jpg", "Id": n} for i, n in enumerate(names)])
-    read, rejected = _read("humpbackwhaleid", tmp_path)
+    read, rejected = _read("humpbackwhaleid", tmp_path, problems=1)
     assert read["identity"].tolist() == names[:4]
     assert [image.path for image in rejected] == ["4.jpg"]
 

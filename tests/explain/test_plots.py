@@ -95,16 +95,51 @@ def test_reliability_on_the_diagonal_and_off_it(tmp_path):
     assert share == pytest.approx(1 / 4, abs=0.04), "a bar is a quarter of what was stated"
 
 
+def _points(method, *accuracies, seconds=(None, None), pairs=(100, 10)):
+    return [
+        BudgetPoint(
+            method,
+            k,
+            {
+                "top_1": (top_1, top_1 - 0.1, top_1 + 0.1),
+                "balanced_top_1": (top_1 / 2, None, None),
+            },
+            0.95 if k else None,
+            spent,
+        )
+        for top_1, k, spent in zip(accuracies, pairs, seconds, strict=True)
+    ]
+
+
 def test_a_budget_has_a_line_for_each_method_and_its_ceiling(tmp_path):
     file = tmp_path / "budget.png"
-    points = [
-        BudgetPoint(method, k, top_1, top_1 - 0.1, top_1 + 0.1, 0.95)
-        for method, top_1 in (("local_lightglue", 0.4), ("wildfusion", 0.8))
-        for k in (100, 10)
-    ]
+    points = [*_points("local_lightglue", 0.4, 0.4), *_points("wildfusion", 0.8, 0.8)]
+    points.append(
+        BudgetPoint("cosine", 0, {"top_1": (0.2, 0.1, 0.3), "balanced_top_1": (0.1,) * 3})
+    )
     draw_budget(file, points)
-    rows = [_level(pixels_of(file, colour)) for colour in (COLOURS[1], COLOURS[0], "#808080")]
-    assert (rows[1] - rows[0]) / (rows[0] - rows[2]) == pytest.approx(0.4 / 0.15, rel=0.05)
+    middle = Image.open(file).width // 2
+    left, right = (
+        [_level(pixels_of(file, colour)[:, part]) for colour in (*COLOURS[:3], "#808080")]
+        for part in (slice(middle), slice(middle, None))
+    )
+    local, fused, cosine, ceiling = left
+    assert (local - fused) / (fused - ceiling) == pytest.approx(0.4 / 0.15, rel=0.05)
+    assert (cosine - local) / (local - fused) == pytest.approx(0.2 / 0.4, rel=0.05)
+    assert right[1] > fused, "half of it when each animal counts alike"
+    assert (right[0] - right[1]) / (local - fused) == pytest.approx(0.5, rel=0.05)
+
+
+def test_a_budget_in_seconds_is_drawn_where_it_was_measured(tmp_path):
+    file = tmp_path / "budget.png"
+    untimed = _points("wildfusion", 0.8, 0.8)
+    draw_budget(file, [*_points("local_lightglue", 0.4, 0.4), *untimed])
+    low = Image.open(file).height
+    draw_budget(file, [*_points("local_lightglue", 0.4, 0.4, seconds=(2.0, 0.2)), *untimed])
+    assert Image.open(file).height > 1.8 * low
+    timed, other = (pixels_of(file, colour)[-low + 100 :] for colour in COLOURS[:2])
+    assert timed.sum() > 500
+    assert other.sum() == 0
 
 
 def test_a_learning_curve_has_the_loss_left_and_validation_right(tmp_path):

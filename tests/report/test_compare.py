@@ -2,13 +2,20 @@
 
 import io
 import json
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from exreid.cli import main
+from exreid.config.io import load_config
+from exreid.config.probe import ProbeConfig
 from exreid.explain.plots import COLOURS
+from exreid.metrics.retrieval import QueryValues
 from exreid.report.breakdown import date_gaps
+from exreid.report.method_table import cell_text, method_table
+from exreid.report.side_by_side import Comparison, FinishedRun, MetricChange, budget_points
 from tests.explain.test_plots import pixels_of
 
 OPTIONS = [
@@ -143,7 +150,6 @@ def test_one_table_in_each_format(runs, tmp_path, capsys):
     metrics = ["--metric", "top_1", "--metric", "mAP"]
     results = [json.loads((runs / n / "result.json").read_text()) for n in ("cosine", "local6")]
     top_1 = [result["metrics"]["top_1"] for result in results]
-    best = max(top_1)
     assert main([*words, *metrics, "--format", "csv"]) == 0
     table = pd.read_csv(io.StringIO(capsys.readouterr().out)).set_index("method")
     assert table["top_1"].tolist() == pytest.approx(top_1)
@@ -152,14 +158,94 @@ def test_one_table_in_each_format(runs, tmp_path, capsys):
     assert main([*words, *metrics, "--format", "markdown"]) == 0
     head, rule, *rows = capsys.readouterr().out.splitlines()
     assert (head, rule) == ("| method | top_1 | mAP |", "|---|---:|---:|")
-    bold = ["**" in row.split("|")[2] for row in rows]
-    assert bold == [value == best for value in top_1]
+    shown = [row.split("|")[2].strip(" *") for row in rows]
+    assert [float(cell.split()[0]) for cell in shown] == [round(100 * value, 1) for value in top_1]
     assert main([*words, *metrics, "--format", "latex"]) == 0
     latex = capsys.readouterr().out
+    assert latex.startswith("% In percent, with 95% intervals. Bold: the best, and what differs")
     assert "\\begin{tabular}{lrr}" in latex
     assert "a\\_b & " in latex
     assert main([*words, "--metric", "top_2"]) == 2
     assert "top_10" in capsys.readouterr().err
+
+
+def _finished(name, right_Q, **given):
+    counted_Q = np.ones(len(right_Q), bool)
+    values = {"top_1": QueryValues(np.array(right_Q, float), counted_Q)}
+    config = load_config(ProbeConfig, None, given.pop("words", []))
+    run = FinishedRun(
+        name=name,
+        config=config,
+        metrics={"top_1": float(np.mean(right_Q))},
+        intervals={},
+        counts={},
+        timings_s={},
+        gallery_images=100,
+        query_ids=tuple(f"q{i}" for i in range(len(right_Q))),
+        identities=tuple(f"a{i}" for i in range(len(right_Q))),
+        identity_Q=np.arange(len(right_Q)),
+        first_rank_Q=2 - np.array(right_Q),
+        positives_Q=np.ones(len(right_Q), int),
+        values=values,
+    )
+    return replace(run, **given)
+
+
+def test_bold_are_the_best_and_what_chance_may_have_put_below():
+    # Ten animals of one query. Of those that differ by one query, a resample has none in 0.9^10 =
+    # 35% of cases, so that the interval reaches 0; by six, in 0.4^10 = 0.01%.
+    one, six = [1] * 9 + [0], [1] * 4 + [0] * 6
+    runs = (_finished("one", one), _finished("all", [1] * 10), _finished("six", six))
+    changes = {
+        ("top_1", run.name): MetricChange("top_1", run.name, run.metrics["top_1"], *[None] * 7)
+        for run in runs
+    }
+    table = method_table(Comparison(runs, changes))
+    assert [cell_text(table, name, "top_1")[1] for name in ("one", "all", "six")] == [1, 1, 0]
+
+
+def test_seconds_are_those_of_all_pairs_or_none():
+    """Ten queries, ten candidates of each."""
+
+    def seconds(counts, *words):
+        words = ["benchmark.method=local_lightglue", "benchmark.candidate_k=10", *words]
+        timings = {"matching": 40.0}
+        run = _finished("r", [1] * 10, words=words, counts=counts, timings_s=timings)
+        (point,) = budget_points([run])
+        assert point.pairs == 10
+        return point.seconds
+
+    assert seconds({"pairs_matched": 100, "pairs_known": 0}) == 4.0
+    assert seconds({"pairs_matched": 100, "pairs_known": 50}) == 8.0, "the cache had half"
+    assert seconds({"pairs_matched": 100, "pairs_known": 95}) is None, "5 pairs say little"
+    assert seconds({"pairs_matched": 100, "pairs_known": 100}) is None
+    fitted_on = {"pairs_matched": 150, "pairs_known": 50}
+    assert seconds(fitted_on, "benchmark.method=wildfusion") is None
+    stages = {"pairs_compared": 60, "pairs_matched": 40, "pairs_known": 10}
+    assert seconds(stages, "benchmark.precision=fast") is None
+    assert seconds(stages | {"pairs_known": 0}, "benchmark.precision=fast") == 4.0
+
+
+def test_runs_of_one_method_are_one_line_of_the_budget():
+    def run(name, *words):
+        return _finished(name, [1, 0], words=[f"benchmark.method={words[0]}", *words[1:]])
+
+    runs = [
+        run("c", "cosine"),
+        run("c2", "cosine", "model.batch_size=3", "dataset.image_size=96"),
+        *(run(f"l{k}", "local_lightglue", f"benchmark.candidate_k={k}") for k in (5, 10)),
+        run("all", "local_lightglue"),
+        run(
+            "a", "local_lightglue", "benchmark.candidate_k=5", "benchmark.matcher_checkpoint=m.pth"
+        ),
+        run("f", "local_lightglue", "benchmark.candidate_k=5", "benchmark.precision=fast"),
+    ]
+    points = [(point.method, point.pairs) for point in budget_points(runs)]
+    local = [("local_lightglue", k) for k in (5, 10, 100)]
+    others = [("local_lightglue adapted", 5), ("local_lightglue fast", 5)]
+    assert points == [("cosine", 0), ("c2", 0), *local, *others]
+    adaptive = replace(runs[2], counts={"budget_pairs_mean": 3.25})
+    assert budget_points([adaptive])[0].pairs == 3.25
 
 
 def test_another_comparison_is_not_overwritten(runs, tmp_path, capsys):
