@@ -346,9 +346,12 @@ def _draw_accuracy(
         if not own[0].pairs:
             axes.axhline(100 * own[0].accuracy[metric][0], color=colour, ls=":", label=label)
             continue
-        placed = [(p.seconds if by_time else p.pairs, *p.accuracy[metric]) for p in own]
-        shown = [place for place in placed if place[0] is not None]
-        x, y = [place[0] for place in shown], [100 * place[1] for place in shown]
+        shown = [
+            (place, *point.accuracy[metric])
+            for point in own
+            if (place := point.seconds if by_time else point.pairs) is not None
+        ]
+        x, y = [point[0] for point in shown], [100 * point[1] for point in shown]
         mark = MARKERS[number % len(MARKERS)]
         axes.plot(x, y, color=colour, marker=mark, linewidth=1.8, label=label)
         for place, _, low, high in shown:

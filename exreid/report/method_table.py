@@ -59,8 +59,8 @@ def _ties(runs: Sequence[FinishedRun], metric: str) -> set[str]:
     best = max(having, key=lambda run: run.metrics[metric])
     ties = set()
     for run in having:
-        pair = ({metric: one.values[metric]} for one in (best, run))
-        interval = difference_intervals(*pair, best.identity_Q).get(metric)
+        ours, theirs = {metric: best.values[metric]}, {metric: run.values[metric]}
+        interval = difference_intervals(ours, theirs, best.identity_Q).get(metric)
         if interval is not None and interval[0] <= 0 <= interval[1]:
             ties.add(run.name)
     return ties

@@ -115,7 +115,7 @@ def _table(file, rows):
 
 
 def _read(name, folder, *, problems=0):
-    """The images as a probe with the preset reads them; ``problems``: what exreid validate finds."""
+    """The images as a probe reads them, where exreid validate finds so many ``problems``."""
     root = folder / public_set(name).folder
     config = load_config(ProbeConfig, None, [f"dataset.preset={name}", f"dataset.root={root}"])
     table, rejected = read_images(settled(config))
