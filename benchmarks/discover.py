@@ -34,13 +34,9 @@ from exreid.metrics.partitions import grouping_metrics
 from exreid.openset.practice import Practice, PractisedPairs, count_animals, practise
 from exreid.openset.visits import group_visits
 from exreid.pipeline.discover import practised_pairs, score_visits, scored_by
-from exreid.pipeline.embed import embed
-from exreid.pipeline.inputs import cache_folder
-from exreid.pipeline.keypoints import find_keypoints
-from exreid.pipeline.rank import scoring_of
+from exreid.pipeline.scoring import images_scored
 from exreid.progress import RunLog, no_progress
 from exreid.runs.discover import discover_config
-from exreid.storage.feature_store import SignatureMemo
 
 IMAGES_OF_EACH = 8
 SEEDS = {"fitted": 101, "measured": 202}
@@ -89,19 +85,18 @@ def arguments() -> argparse.Namespace:
 def scored(config: ProbeConfig, name: str, half: int | None = None) -> NamedVisits:
     """The visits of all animals, or of each second one, scored among themselves."""
     config = discover_config(config)
-    memo = SignatureMemo(cache_folder(config) / "signatures")
-    table = read_unknown(config, PhotoOptions(), taken=set(), memo=memo).table
+    table = read_unknown(config, PhotoOptions(), taken=set()).table
     identity_N, _ = codes(table.rows["identity"].tolist(), [])
     table = table.take(
         np.flatnonzero((identity_N >= 0) & ((half is None) | (identity_N % 2 == half)))
     )
     log = RunLog(no_progress, False)
     with ExitStack() as stack:
-        features = find_keypoints(embed(table, config, log), config, None, log)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        scoring = scoring_of(features, config, None, folder=folder, log=log, stack=stack)
-        visits = score_visits(scoring, np.arange(len(features.table)))
-    identity_N, _ = codes(features.table.rows["identity"].tolist(), [])
+        scoring = images_scored(table, config, stack, folder=folder, log=log)
+        table = scoring.features.table
+        visits = score_visits(scoring, np.arange(len(table)))
+    identity_N, _ = codes(table.rows["identity"].tolist(), [])
     return NamedVisits(practised_pairs(visits, identity_N, name))
 
 

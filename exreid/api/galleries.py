@@ -31,7 +31,7 @@ class Gallery:
     @classmethod
     def open(cls, folder: PathLike) -> Gallery:
         """The gallery in this folder; GalleryError for a damaged one and for any other folder."""
-        from exreid.gallery.folder import open_gallery
+        from exreid.gallery.opening import open_gallery
 
         return cls(open_gallery(Path(folder)))
 

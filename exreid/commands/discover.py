@@ -62,7 +62,7 @@ def _loaded(file: Path | None, overrides: Sequence[str], preset: str | None = No
 
 
 def _config(options: argparse.Namespace) -> ProbeConfig:
-    from exreid.gallery.folder import open_gallery
+    from exreid.gallery.opening import open_gallery
     from exreid.runs.discover import DISCOVER_KEYS
 
     overrides = data_overrides(options.overrides)
@@ -87,7 +87,7 @@ def _discover(options: argparse.Namespace) -> int:
     if options.encounter_minutes < 0:
         raise ConfigError("--encounter-minutes: 0 or more.")
     config = _config(options)
-    from exreid.gallery.folder import open_gallery
+    from exreid.gallery.opening import open_gallery
     from exreid.gallery.photo_table import PhotoOptions
     from exreid.runs.discover import Evidence, run_discover
 

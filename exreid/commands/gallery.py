@@ -78,7 +78,7 @@ def _gallery(options: argparse.Namespace) -> int:
         return _build(options)
     if not options.overrides or "=" in options.overrides[0]:
         raise ConfigError(f"exreid gallery {options.action} DIR: name the gallery's folder.")
-    from exreid.gallery.folder import open_gallery
+    from exreid.gallery.opening import open_gallery
 
     gallery = open_gallery(named_path(options.overrides[0]))
     if options.action == "add":

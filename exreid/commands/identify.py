@@ -64,7 +64,7 @@ def _identify(options: argparse.Namespace) -> int:
     if options.encounter_minutes < 0:
         raise ConfigError("--encounter-minutes: 0 or more.")
     given, overrides = _sorted_out(options.words)
-    from exreid.gallery.folder import OPEN_TRIES, open_gallery
+    from exreid.gallery.opening import OPEN_TRIES, open_gallery
 
     for tries_left in reversed(range(OPEN_TRIES)):
         gallery = open_gallery(options.gallery)

@@ -96,7 +96,7 @@ def _review(options: argparse.Namespace) -> int:
 
 def _scored(gallery: Path) -> Path:
     """The folder of the review of a gallery's own names."""
-    from exreid.gallery.folder import open_gallery
+    from exreid.gallery.opening import open_gallery
     from exreid.runs.gallery_review import score_gallery
 
     with progress_shown() as progress:

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from exreid.explain.comparison_plots import Curve, GroupTop1
 from exreid.explain.plots import (
     COLOURS,
     MARKERS,
-    Curve,
-    GroupTop1,
     colour_of,
     draw_reliability_bars,
     draw_reliability_lines,

@@ -29,7 +29,7 @@ from exreid.models.checkpoints import (
     weights_fingerprint,
 )
 from exreid.models.device import whole_fp32
-from exreid.models.lightglue import packaged_weights
+from exreid.models.lightglue_weights import packaged_weights
 from exreid.models.published import published_weights
 from exreid.models.superpoint import SuperPoint, sampled
 from exreid.plugins import find_plugin
@@ -53,7 +53,7 @@ class Extractor:
     build: Callable[[str, int], tuple[Detect, str]]
     """From the name and the number of keypoints: the detector, and its weights' fingerprint."""
     matcher: str | None
-    """The LightGlue trained for these features (`exreid.models.lightglue.MATCHERS`), if any."""
+    """The LightGlue trained for these features, if any; see `exreid.models.lightglue_weights`."""
     frame: int = 0
     """Numbers of each keypoint besides its place: 2 where size and angle are measured."""
 

@@ -26,8 +26,6 @@ Letters: G gallery images.
 from __future__ import annotations
 
 import json
-import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -40,14 +38,12 @@ from exreid.calibration.budget import BudgetRule
 from exreid.calibration.curves import Calibration
 from exreid.calibration.fusion import Fusion
 from exreid.config.probe import ProbeConfig
-from exreid.errors import CalibrationError, ConfigError, GalleryError
+from exreid.errors import CalibrationError, GalleryError
 from exreid.features.keys import image_key
 from exreid.features.local_extraction import LocalFeatureStore
 from exreid.gallery.edits import Edit, read_edits
 from exreid.gallery.fitted_json import decider_from_json, grouping_from_json
-from exreid.gallery.images_table import read_images_table
 from exreid.gallery.layout import (
-    CHECKSUMS,
     DAMAGED,
     DECISIONS,
     IMAGES,
@@ -56,7 +52,6 @@ from exreid.gallery.layout import (
     inside,
     is_link,
     part_is_whole,
-    read_checksums,
     read_gallery_json,
     refuse_links,
     thumbnail_name,
@@ -65,21 +60,12 @@ from exreid.gallery.manifest import (
     EARLIER_FORMATS,
     ROUNDING_KEYS,
     Manifest,
-    add_missing_flips,
-    read_manifest,
-    stored_config,
-    with_stored_weights,
 )
-from exreid.gallery.swap import State, put_back, state_of
+from exreid.gallery.swap import State, state_of
 from exreid.openset.decide import Decider
 from exreid.openset.group import Grouping
 from exreid.records import GalleryQuality, ImageTable, Json, region_parts
 from exreid.storage.files import mapped_array
-
-log = logging.getLogger(__name__)
-
-OPEN_TRIES = 5
-"""The most times that a gallery is opened, if another process replaces it meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -328,45 +314,6 @@ class StoredGallery:
         """The small picture of a photograph, if the gallery has one."""
         file = self.folder / thumbnail_name(content)
         return file if file.is_file() and not is_link(file, self.folder) else None
-
-
-def open_gallery(folder: Path) -> StoredGallery:
-    """Open a gallery and check its files; GalleryError for any other folder."""
-    folder = Path(os.path.abspath(folder.expanduser()))  # noqa: PTH100 - keeps symbolic links
-    for _ in range(OPEN_TRIES):
-        put_back(folder)
-        state = state_of(folder, MANIFEST)
-        try:
-            gallery = _opened(folder, state)
-            if not gallery.is_replaced():
-                return gallery
-        except (GalleryError, ConfigError, OSError):
-            if state_of(folder, MANIFEST) == state:
-                raise
-    raise GalleryError(f"{folder}: is replaced again and again while it is read. Wait for that.")
-
-
-def _opened(folder: Path, state: State) -> StoredGallery:
-    if not (folder / MANIFEST).is_file():
-        raise GalleryError(
-            f"{folder}: no gallery (no {MANIFEST} in it). Make one: exreid gallery build FOLDER "
-            "--out DIR."
-        )
-    checksums = read_checksums(folder)
-    manifest = read_manifest(folder, checksums)
-    config = stored_config(manifest, source=str(folder / MANIFEST))
-    if checksums is None and "checksums" in manifest:
-        raise GalleryError(f"{folder / CHECKSUMS}: is missing. {DAMAGED}")
-    if checksums is None:
-        log.warning(
-            "%s: this gallery has no checksums (an earlier version of exreid wrote it): damage to "
-            "its files goes unnoticed. Build it again, or add photographs to it, to have them.",
-            folder,
-        )
-    add_missing_flips(manifest, config)
-    config = with_stored_weights(config, folder, manifest, checksums)
-    images = read_images_table(checked(folder, IMAGES, checksums))
-    return StoredGallery(folder, manifest, config, *images, checksums, state)
 
 
 def _differences(old: object, new: object, key: str = "") -> list[tuple[str, object, object]]:

@@ -21,7 +21,7 @@ from exreid.features.extraction import trusted_signature
 from exreid.features.keys import content_hash
 from exreid.gallery.folder import StoredGallery
 from exreid.gallery.photo_masks import with_mask_images
-from exreid.pipeline.inputs import table_columns
+from exreid.pipeline.inputs import cache_folder, table_columns
 from exreid.progress import Progress, counted, no_progress, tell
 from exreid.records import ImageTable, Rejected
 from exreid.storage.feature_store import SignatureMemo
@@ -66,7 +66,6 @@ def read_photos(
     config: ProbeConfig,
     options: PhotoOptions,
     *,
-    memo: SignatureMemo,
     progress: Progress = no_progress,
 ) -> Photos:
     """The photographs of these paths, as a table; unreadable ones are treated by
@@ -74,6 +73,7 @@ def read_photos(
     photos = _without_masks(find_photos(given), options.masks)
     rows, original, photo_N = _described(photos, config, options)
     count = len(photos.paths) + len(photos.unnamed)
+    memo = SignatureMemo(cache_folder(config) / "signatures")
     seen_P = _looked_at(photos, memo, progress("Reading photographs", len(photos.paths)))
     rejected = [
         Rejected(path, path, 0, "image", str(seen))

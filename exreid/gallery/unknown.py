@@ -22,7 +22,6 @@ from exreid.gallery.photo_table import (
 from exreid.pipeline.inputs import read_images, settled
 from exreid.progress import Progress, no_progress, tell
 from exreid.records import ImageTable, Rejected
-from exreid.storage.feature_store import SignatureMemo
 from exreid.storage.urls import is_remote
 
 GUESSED = {"viewpoint": "viewpoint_col", "date": "date_col", NAME: "label_col"}
@@ -46,7 +45,6 @@ def read_unknown(
     options: PhotoOptions,
     *,
     taken: set[str],
-    memo: SignatureMemo,
     progress: Progress = no_progress,
 ) -> Unknown:
     """The photographs of ``dataset.root`` or of its table. A folder without a table is read as
@@ -55,9 +53,7 @@ def read_unknown(
     dataset = config.dataset
     if _has_no_table(config):
         _tell_of_tables(Path(dataset.root))
-        photos = read_photos(
-            [Path(dataset.root)], None, config, options, memo=memo, progress=progress
-        )
+        photos = read_photos([Path(dataset.root)], None, config, options, progress=progress)
         table = with_free_ids(photos.table, taken)
         return Unknown(table, photos.how_N, photos.rejected, photos.others)
     if options.masks is not None:

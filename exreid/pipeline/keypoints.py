@@ -26,7 +26,8 @@ from exreid.features.local_extraction import (
     local_description,
 )
 from exreid.models.adapted import Adapted, adapted_matcher, read_adapted
-from exreid.models.lightglue import lightglue_fingerprint, lightglue_weights
+from exreid.models.lightglue import lightglue_fingerprint
+from exreid.models.lightglue_weights import lightglue_weights
 from exreid.pipeline.embed import Features, StoredFeatures, works_alone
 from exreid.pipeline.inputs import cache_folder, methods_of, with_local
 from exreid.progress import RunLog

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from exreid.calibration.fusion import FusedScores
-from exreid.config.probe import ProbeConfig
-from exreid.distributed.session import Placement
 from exreid.matching.cascade import SEARCH_STAGE
 from exreid.matching.classifier import fit_classifier
 from exreid.matching.cosine import cosine_of_pairs, rank_by_cosine
-from exreid.matching.gate import Gate, gated_last
+from exreid.matching.gate import gated_last
 from exreid.matching.rerank import Reranker
 from exreid.matching.shortlist import in_turn, rerank_shortlist, shortlist_pairs
 from exreid.metrics.ranking import (
@@ -29,57 +25,11 @@ from exreid.metrics.ranking import (
 )
 from exreid.pipeline.budget import BudgetSpent, match_within_budget
 from exreid.pipeline.calibrate import FittedFusion
-from exreid.pipeline.embed import Features
-from exreid.pipeline.gate import gate_of
 from exreid.pipeline.local_index import LocalIndex
-from exreid.pipeline.match import LocalMethod, full_scores, local_methods, score_by_cascade
-from exreid.pipeline.matchers import Matchers, MatchingTally
+from exreid.pipeline.match import full_scores, score_by_cascade
 from exreid.pipeline.methods import GallerySearch, score_all_methods, side_of_all
-from exreid.progress import RunLog
+from exreid.pipeline.scoring import Scoring
 from exreid.records import Ranking, RetrievalSide
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """A table's features and the methods that match its images: all that pair scores need."""
-
-    config: ProbeConfig
-    features: Features
-    local: tuple[LocalMethod, ...]
-    log: RunLog
-    matching: MatchingTally
-    """Counts the matched pairs."""
-    gate: Gate | None = None
-    """Which candidates are implausible; None without benchmark.gate."""
-
-
-def scoring_of(
-    features: Features,
-    config: ProbeConfig,
-    placement: Placement | None,
-    *,
-    folder: Path,
-    log: RunLog,
-    stack: ExitStack,
-    known_pairs: Path | None = None,
-    note_pairs: bool = False,
-) -> Scoring:
-    """Scores pairs of these images, as long as ``stack`` is open. ``folder`` is the run's, where
-    pairs that cannot be matched are listed; ``known_pairs`` is a folder of known evidence besides
-    the cache. With ``note_pairs`` the tally lists all pairs that were asked for."""
-    matching = MatchingTally(asked={} if note_pairs else None)
-    matchers = Matchers(placement, matching)
-    stack.callback(matchers.close)
-    local = local_methods(
-        features,
-        config,
-        matchers,
-        folder=folder,
-        progress=log.progress,
-        tally=matching,
-        known_pairs=known_pairs,
-    )
-    return Scoring(config, features, local, log, matching, gate_of(features.table, config))
 
 
 @dataclass(frozen=True)

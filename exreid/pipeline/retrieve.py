@@ -31,7 +31,6 @@ from exreid.pipeline.match import choosing_stages, match_details
 from exreid.pipeline.methods import GallerySearch, fused_methods
 from exreid.pipeline.rank import (
     FusedPairs,
-    Scoring,
     evidence_table,
     first_ranking,
     pair_scorer,
@@ -39,6 +38,7 @@ from exreid.pipeline.rank import (
     search_of,
     ungated_ranking,
 )
+from exreid.pipeline.scoring import Scoring
 from exreid.records import Counts, GalleryQuality, ImageTable, Ranking, RetrievalSide
 from exreid.storage.run_tables import best_candidates
 

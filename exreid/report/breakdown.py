@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import pandas as pd
 
-from exreid.explain.plots import Curve, GroupTop1
+from exreid.explain.comparison_plots import Curve, GroupTop1
 from exreid.metrics.comparison import group_averages
 from exreid.metrics.ranking import Exclude
 from exreid.metrics.retrieval import QueryValues, average_values, hit

@@ -5,12 +5,17 @@ Letters: Q queries.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 
 from exreid.explain.decision import ProbabilityOf
 from exreid.explain.told import told_answer
 from exreid.report.read import RunData
+
+CONFIDENCE = {"identity": "probability that it is right", "pair": "probability of the pair"}
 
 
 def outcomes(labelled_Q: np.ndarray, in_gallery_Q: np.ndarray, right_Q: np.ndarray) -> np.ndarray:
@@ -99,3 +104,54 @@ def decisions_by_query(data: RunData) -> pd.DataFrame | None:
         return None
     place = pd.Index(data.open_set["query_id"]).get_indexer(data.queries["query_id"])
     return None if (place < 0).any() else data.open_set.iloc[place].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class PicturedAnswer:
+    """A query's answer, as ``index.csv`` has it."""
+
+    query_id: str
+    identity: str
+    verdict: str
+    """``right``, ``wrong``, ``new`` (the gallery does not have the identity, and no decision called
+    it known) or ``no candidate``."""
+    confidence_name: str
+    confidence: float
+    """The best that the run has: the probability that the top identity is right, that of the best
+    pair, or its score."""
+    score: float
+    best_gallery_id: str | None
+    best_identity: str | None
+    first_right_rank: int | None
+    decision: str | None
+    answer: str
+    """In words; see `exreid.explain.told`."""
+
+
+def pictured_answers(data: RunData, score_name: str) -> list[PicturedAnswer]:
+    """A row per query, in order; ``score_name`` is what a score without a probability is called."""
+    probability = probability_of(data)
+    confidence_name = CONFIDENCE[probability] if probability else score_name
+    answers = []
+    for q, outcome in enumerate(query_outcomes(data).to_dict("records")):
+        rows = data.ranks.of(q)
+        has_candidate, best, score = rows.start < rows.stop, None, math.nan
+        if has_candidate:
+            best = data.images.text(data.ranks.image_R[rows.start], "image_id")
+            score = float(data.ranks.score_R[rows.start])
+        answers.append(
+            PicturedAnswer(
+                query_id=data.query_ids[q],
+                identity=outcome["truth"],
+                verdict=outcome["verdict"] if has_candidate else "no candidate",
+                confidence_name=confidence_name,
+                confidence=float(outcome["probability"]) if probability else score,
+                score=score,
+                best_gallery_id=best,
+                best_identity=outcome["top"],
+                first_right_rank=outcome["first_rank"] or None,
+                decision=outcome["decision"],
+                answer=outcome["said"],
+            )
+        )
+    return answers

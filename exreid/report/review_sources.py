@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from exreid.errors import RunError
 from exreid.report.reviewed import ReviewedRun
@@ -13,12 +14,21 @@ from exreid.report.reviewed_identification import read_identification
 from exreid.report.run_pairs import apart_pairs, read_pairs
 from exreid.review.belief import pair_graph
 from exreid.review.state import subject_of
-from exreid.storage.run_files import TEXT, read_run_table
+from exreid.storage.run_files import PHOTOS, TEXT, WHOLE, read_run_table
 from exreid.storage.run_record import read_record
 
 UNLISTED = 1e-3
 """The probability that two visits outside each other's shortlists show one animal; the lowest of
 those inside, where that is lower."""
+
+
+def read_discovered(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The table of a discovery's animals, and what is known of the same photographs, row by row."""
+    columns = {"image_id": TEXT, "encounter": TEXT, "group": WHOLE}
+    animals = read_run_table(folder / "animals.parquet", columns, key="image_id").to_pandas()
+    photos = read_run_table(folder / "photos.parquet", PHOTOS, key="image_id").to_pandas()
+    photos = photos.astype(object).set_index("image_id", drop=False).loc[animals["image_id"]]
+    return animals, photos.reset_index(drop=True)
 
 
 def read_review(folder: Path, *, wrong: float = 1.0) -> ReviewedRun:
@@ -34,15 +44,10 @@ def read_review(folder: Path, *, wrong: float = 1.0) -> ReviewedRun:
         )
     if record.kind == "identify":
         return read_identification(folder, wrong=wrong)
-    animals = read_run_table(
-        folder / "animals.parquet", {"image_id": TEXT, "encounter": TEXT}, key="image_id"
-    ).to_pandas()
-    photos = read_run_table(folder / "photos.parquet", {"image_id": TEXT}, key="image_id")
-    frame = photos.to_pandas().astype(object).set_index("image_id", drop=False)
-    frame = frame.loc[animals["image_id"]].reset_index(drop=True)
+    animals, photos = read_discovered(folder)
     names, visit_N = np.unique(animals["encounter"].to_numpy(str), return_inverse=True)
     pairs = read_pairs(folder, animals, names)
-    apart_N2 = apart_pairs(frame, visit_N)
+    apart_N2 = apart_pairs(photos, visit_N)
     probability_P = pairs.pop("probability").to_numpy()
     lowest = min(UNLISTED, float(probability_P.min(initial=1.0)))
     graph = pair_graph(
@@ -57,4 +62,4 @@ def read_review(folder: Path, *, wrong: float = 1.0) -> ReviewedRun:
         for a, b, i, j in pairs.itertuples(index=False)
     }
     subject = subject_of([str(name) for name in names], graph)
-    return ReviewedRun(folder, frame, visit_N, subject, best, wrong)
+    return ReviewedRun(folder, photos, visit_N, subject, best, wrong)

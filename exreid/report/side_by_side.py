@@ -14,7 +14,7 @@ from exreid.config.io import fingerprint, load_config
 from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import select_split
 from exreid.errors import RunError
-from exreid.explain.plots import BUDGET_METRICS, BudgetPoint, GroupTop1
+from exreid.explain.comparison_plots import BUDGET_METRICS, BudgetPoint, GroupTop1
 from exreid.matching.cascade import STAGE_COUNTS
 from exreid.metrics.comparison import Difference, holm, paired_differences
 from exreid.metrics.retrieval import QueryValues, first_rank, hit, query_values

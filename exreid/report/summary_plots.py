@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from exreid.explain.comparison_plots import Curve
 from exreid.explain.page_plots import curves, groups_plot, histograms
-from exreid.explain.plots import Curve
 from exreid.explain.words import method_words, percent
 from exreid.metrics.openset import Answers, open_set_curve
 from exreid.report.breakdown import (

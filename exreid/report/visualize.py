@@ -37,7 +37,7 @@ from exreid.pipeline.keypoints import preprocessing_of
 from exreid.progress import Progress, counted, no_progress
 from exreid.records import ImageTable, region_parts, region_text
 from exreid.report.matched_pairs import kept_matches, matched_rows
-from exreid.report.outcomes import probability_of, query_outcomes
+from exreid.report.outcomes import PicturedAnswer, pictured_answers
 from exreid.report.read import RunData, read_run_data
 from exreid.storage import mirror
 from exreid.storage.run_folder import write_text
@@ -47,32 +47,9 @@ from exreid.storage.urls import read_bytes
 log = logging.getLogger(__name__)
 IMAGE_SIDE_PX = 480
 IMAGES_KEPT = 64
-CONFIDENCE = {"identity": "probability that it is right", "pair": "probability of the pair"}
 FURTHER_PICTURES = ("match_pictures", "evidence_picture", "similarity_picture")
 Seen = tuple[np.ndarray, np.ndarray | None]
 """A network's input image, and its mask of the animal; None where that is not known."""
-
-
-@dataclass(frozen=True)
-class PicturedAnswer:
-    """A query's answer, as ``index.csv`` has it."""
-
-    query_id: str
-    identity: str
-    verdict: str
-    """``right``, ``wrong``, ``new`` (the gallery does not have the identity, and no decision called
-    it known) or ``no candidate``."""
-    confidence_name: str
-    confidence: float
-    """The best that the run has: the probability that the top identity is right, that of the best
-    pair, or its score."""
-    score: float
-    best_gallery_id: str | None
-    best_identity: str | None
-    first_right_rank: int | None
-    decision: str | None
-    answer: str
-    """In words; see `exreid.explain.told`."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +125,7 @@ def _draw_all(
     run = _Run(
         data,
         config,
-        _answers(data, score_name),
+        pictured_answers(data, score_name),
         score_name,
         lru_cache(IMAGES_KEPT)(partial(_image_rgb, data)),
         lru_cache(IMAGES_KEPT)(partial(_as_matched, data, config)),
@@ -180,35 +157,6 @@ def _draw_all(
     if folder.problems:
         problems = pd.DataFrame(folder.problems.items(), columns=["picture", "problem"])
         write_text(folder.path / "problems.csv", csv_text(problems))
-
-
-def _answers(data: RunData, score_name: str) -> list[PicturedAnswer]:
-    """A row per query, in order."""
-    probability = probability_of(data)
-    confidence_name = CONFIDENCE[probability] if probability else score_name
-    answers = []
-    for q, outcome in enumerate(query_outcomes(data).to_dict("records")):
-        rows = data.ranks.of(q)
-        has_candidate, best, score = rows.start < rows.stop, None, math.nan
-        if has_candidate:
-            best = data.images.text(data.ranks.image_R[rows.start], "image_id")
-            score = float(data.ranks.score_R[rows.start])
-        answers.append(
-            PicturedAnswer(
-                query_id=data.query_ids[q],
-                identity=outcome["truth"],
-                verdict=outcome["verdict"] if has_candidate else "no candidate",
-                confidence_name=confidence_name,
-                confidence=float(outcome["probability"]) if probability else score,
-                score=score,
-                best_gallery_id=best,
-                best_identity=outcome["top"],
-                first_right_rank=outcome["first_rank"] or None,
-                decision=outcome["decision"],
-                answer=outcome["said"],
-            )
-        )
-    return answers
 
 
 def _draw_query(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from exreid.errors import ConfigError
-from exreid.explain.plots import draw_budget, draw_cumulative, draw_groups
+from exreid.explain.comparison_plots import draw_budget, draw_cumulative, draw_groups
 from exreid.report.breakdown import cumulative_match
 from exreid.report.side_by_side import (
     Comparison,

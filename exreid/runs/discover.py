@@ -13,7 +13,6 @@ import numpy as np
 from exreid.config.methods import GateConfig
 from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import codes, left_out_text
-from exreid.distributed.session import one_ray
 from exreid.errors import CalibrationError, ConfigError, MetadataError
 from exreid.gallery.folder import StoredGallery
 from exreid.gallery.images_table import join_tables
@@ -24,18 +23,15 @@ from exreid.models.published import downloads
 from exreid.openset.practice import Practice, practise
 from exreid.pipeline.calibrate import FittedFusion
 from exreid.pipeline.discover import ScoredVisits, practised_pairs, score_visits, scored_by
-from exreid.pipeline.embed import embed
 from exreid.pipeline.ending import recording_failure
 from exreid.pipeline.forecast import tell_forecast
-from exreid.pipeline.inputs import cache_folder, methods_of, output_root
-from exreid.pipeline.keypoints import find_keypoints, matching_placement
+from exreid.pipeline.inputs import methods_of, output_root
 from exreid.pipeline.methods import GallerySearch, side_of_all
-from exreid.pipeline.rank import scoring_of
 from exreid.pipeline.retrieve import fit_methods
+from exreid.pipeline.scoring import images_scored
 from exreid.progress import Progress, RunLog, counted, no_progress
 from exreid.records import Counts, Json, Result
 from exreid.runs.discover_tables import DISCOVERY_FILE, Discovery, PracticeSource, write_grouped
-from exreid.storage.feature_store import SignatureMemo
 from exreid.storage.run_folder import RunFolder, new_run_id, write_rejected
 
 SHIPPED = Path(__file__).parent.parent / "openset" / "practice.json"
@@ -123,9 +119,8 @@ def _discover(
     """Group the photographs; all files but ``result.json``."""
     gallery, saved = evidence.gallery, _saved_practice(config, evidence)
     with log.timed("photographs"):
-        memo = SignatureMemo(cache_folder(config) / "signatures")
         taken = set() if gallery is None else set(gallery.table.rows["image_id"])
-        unknown = read_unknown(config, options, taken=taken, memo=memo, progress=log.progress)
+        unknown = read_unknown(config, options, taken=taken, progress=log.progress)
     table, known = unknown.table, 0 if gallery is None else len(gallery)
     if len(table) < 2:
         raise MetadataError(
@@ -134,13 +129,9 @@ def _discover(
         )
     tell_forecast(config, images=len(table), queries=len(table), gallery=len(table))
     with ExitStack() as stack:
-        stack.enter_context(one_ray())
         joined = table if gallery is None else join_tables(gallery.table, table)
-        features = embed(joined, config, log, stored=gallery)
-        images = len(features.table)
-        placement = matching_placement(config, stack, images=images, verbose=log.verbose)
-        features = find_keypoints(features, config, placement, log, stored=gallery)
-        scoring = scoring_of(features, config, placement, folder=folder, log=log, stack=stack)
+        scoring = images_scored(joined, config, stack, folder=folder, log=log, stored=gallery)
+        features = scoring.features
 
         def fusion_of(search: GallerySearch) -> FittedFusion | None:
             if gallery is not None and config.benchmark.method == "wildfusion":
@@ -150,13 +141,13 @@ def _discover(
         of_gallery = None
         if gallery is not None:
             of_gallery = score_visits(scoring, np.arange(known), fusion_of)
-        scored = score_visits(scoring, np.arange(known, images), fusion_of)
+        scored = score_visits(scoring, np.arange(known, len(features.table)), fusion_of)
         counts: Counts = {
             **features.counts,
             **(scoring.matching.counts() if features.local else {}),
         }
         source = saved or _practised(evidence, of_gallery, scored.fusion, config)
-    found = features.table.take(np.arange(known, images))
+    found = features.table.take(np.arange(known, len(features.table)))
     with log.timed("grouping"):
         discovery = write_grouped(found, scored, source, config, folder)
     rejected = [*unknown.rejected, *features.rejected]

@@ -130,7 +130,7 @@ def read_source(folder: Path, root: str | None, site: str | None) -> Source:
 
 
 def _of_gallery(folder: Path, root: str | None, site: str | None) -> Source:
-    from exreid.gallery.folder import open_gallery  # loads torch, which runs do without
+    from exreid.gallery.opening import open_gallery  # loads torch, which runs do without
 
     gallery = open_gallery(folder)
     whole = gallery.table.original.reset_index(drop=True)

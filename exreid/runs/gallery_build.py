@@ -17,8 +17,9 @@ from exreid.distributed.session import one_ray
 from exreid.errors import CalibrationError, ConfigError, GalleryError
 from exreid.features.extraction import content_hashes
 from exreid.gallery.edits import Edit
-from exreid.gallery.folder import StoredGallery, open_gallery
+from exreid.gallery.folder import StoredGallery
 from exreid.gallery.layout import DECISIONS, MANIFEST, PAIRS
+from exreid.gallery.opening import open_gallery
 from exreid.gallery.removed import Removed, removed_from
 from exreid.gallery.stored import stored_fusion
 from exreid.gallery.swap import new_folder, put_back
@@ -33,8 +34,9 @@ from exreid.pipeline.gate import gate_of
 from exreid.pipeline.inputs import cache_folder, read_images, settled
 from exreid.pipeline.keypoints import find_keypoints, matching_placement
 from exreid.pipeline.methods import GallerySearch
-from exreid.pipeline.rank import Scoring, scoring_of, search_of
+from exreid.pipeline.rank import search_of
 from exreid.pipeline.retrieve import Fitted, answer_calibration_queries, fit_methods, grouper_of
+from exreid.pipeline.scoring import Scoring, scoring_of
 from exreid.progress import Progress, RunLog, counted, no_progress
 from exreid.records import ImageTable, Rejected, RetrievalSide
 from exreid.storage.feature_store import SignatureMemo

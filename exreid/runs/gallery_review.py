@@ -22,10 +22,8 @@ from exreid.gallery.stored import stored_fusion
 from exreid.openset.practice import practise
 from exreid.pipeline.calibrate import FittedFusion
 from exreid.pipeline.discover import ScoredVisits, practised_pairs, score_visits
-from exreid.pipeline.embed import embed
-from exreid.pipeline.keypoints import find_keypoints, matching_placement
 from exreid.pipeline.methods import GallerySearch
-from exreid.pipeline.rank import scoring_of
+from exreid.pipeline.scoring import images_scored
 from exreid.progress import Progress, RunLog, no_progress
 from exreid.records import ImageTable
 from exreid.report.reviewed_gallery import SOURCE, review_folder
@@ -81,10 +79,7 @@ def _scored(
     ray = gallery.config.ray.model_copy(update={"num_actors": 0})
     config = gallery.config.model_copy(update={"ray": ray})
     with ExitStack() as stack:
-        features = embed(table, config, log, stored=gallery)
-        placement = matching_placement(config, stack, images=len(table), verbose=False)
-        features = find_keypoints(features, config, placement, log, stored=gallery)
-        scoring = scoring_of(features, config, placement, folder=folder, log=log, stack=stack)
+        scoring = images_scored(table, config, stack, folder=folder, log=log, stored=gallery)
 
         def fusion_of(search: GallerySearch) -> FittedFusion | None:
             fused = config.benchmark.method == "wildfusion"

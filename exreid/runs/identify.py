@@ -13,7 +13,6 @@ import pandas as pd
 
 from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import codes
-from exreid.distributed.session import one_ray
 from exreid.gallery.answer_tables import photo_answer_tables, picture_table, without_truth
 from exreid.gallery.edits import now
 from exreid.gallery.folder import StoredGallery
@@ -24,16 +23,14 @@ from exreid.gallery.stored import stored_fit
 from exreid.models.published import downloads
 from exreid.openset.group import new_pairs_table
 from exreid.pipeline.answers import AnswerTables, write_evidence, write_tables
-from exreid.pipeline.embed import embed
 from exreid.pipeline.ending import recording_failure
-from exreid.pipeline.inputs import cache_folder, output_root
-from exreid.pipeline.keypoints import find_keypoints, matching_placement
-from exreid.pipeline.rank import scoring_of, search_of
+from exreid.pipeline.inputs import output_root
+from exreid.pipeline.rank import search_of
 from exreid.pipeline.retrieve import Retrieval, matches_of_best, photograph_codes, retrieve
+from exreid.pipeline.scoring import images_scored
 from exreid.progress import Progress, RunLog, no_progress
 from exreid.records import ImageTable, Result, RetrievalSide
 from exreid.report.reviewed_identification import NEW_PAIRS, SOURCE, write_questions
-from exreid.storage.feature_store import SignatureMemo
 from exreid.storage.run_folder import RunFolder, new_run_id, write_rejected, write_table, write_text
 from exreid.storage.run_tables import best_candidates, query_table, ranking_table
 from exreid.storage.spreadsheets import csv_text
@@ -72,9 +69,8 @@ def run_identify(
     )
     log = RunLog(progress, verbose)
     with recording_failure(folder), downloads(allowed=download):
-        memo = SignatureMemo(cache_folder(config) / "signatures")
         with log.timed("photographs"):
-            photos = read_photos(given, gallery, config, options, memo=memo, progress=progress)
+            photos = read_photos(given, gallery, config, options, progress=progress)
         identified = _identify(photos, gallery, config, folder.path, log, pictures=pictures)
         if identified.counts["answered"]:
             write_questions(folder.path, now())
@@ -98,13 +94,9 @@ def _identify(
     if len(photos.table):
         joined = join_tables(gallery.table, photos.table)
         with ExitStack() as stack:
-            stack.enter_context(one_ray())
-            features = embed(joined, config, log, stored=gallery)
-            images = len(features.table)
-            placement = matching_placement(config, stack, images=images, verbose=log.verbose)
-            features = find_keypoints(features, config, placement, log, stored=gallery)
+            scoring = images_scored(joined, config, stack, folder=folder, log=log, stored=gallery)
+            features = scoring.features
             rejected += features.rejected
-            scoring = scoring_of(features, config, placement, folder=folder, log=log, stack=stack)
             queries, known = _sides(features.table, len(gallery))
             search = search_of(scoring, known)
             fitted = stored_fit(gallery, scoring, search, folder)

@@ -116,7 +116,7 @@ def of_groups(record: RunRecord, table: pd.DataFrame) -> Basis:
 
 def of_gallery(folder: Path) -> Basis:
     """A gallery, by its names."""
-    from exreid.gallery.folder import open_gallery  # loads torch, which runs do without
+    from exreid.gallery.opening import open_gallery  # loads torch, which runs do without
 
     gallery = open_gallery(folder)
     words = [

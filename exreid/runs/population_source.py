@@ -16,7 +16,7 @@ from exreid.data.exports.placed import PhotographRow, described, moments_of
 from exreid.errors import RunError
 from exreid.gallery.layout import MANIFEST
 from exreid.progress import counted
-from exreid.report.review_sources import read_review
+from exreid.report.review_sources import read_discovered, read_review
 from exreid.report.reviewed import DECISIONS
 from exreid.report.run_images import site_column
 from exreid.runs.export_source import (
@@ -35,7 +35,7 @@ from exreid.runs.population_basis import (
     of_groups,
     of_review,
 )
-from exreid.storage.run_files import IN_GALLERY, PHOTOS, TEXT, WHOLE, read_run_table
+from exreid.storage.run_files import IN_GALLERY
 from exreid.storage.run_record import RunRecord, read_record
 
 
@@ -86,22 +86,15 @@ def _discovery(
     """The groups of a discovery, as its review has corrected them."""
     if record.status != "completed":
         raise RunError(f"{folder}: this run's status is {record.status!r}, not completed.")
-    table = read_run_table(
-        folder / "animals.parquet",
-        {"image_id": TEXT, "encounter": TEXT, "group": WHOLE},
-        key="image_id",
-    ).to_pandas()
-    photos = read_run_table(folder / "photos.parquet", PHOTOS, key="image_id").to_pandas()
-    rows = photos.astype(object).set_index("image_id", drop=False).loc[table["image_id"]]
-    rows = rows.reset_index(drop=True)
+    animals, rows = read_discovered(folder)
     column = site_column(rows, site)
     rows["site"] = None if column is None else rows[column]
     for name in ("mask", "bbox", "viewpoint", "date", "visit"):
         if name not in rows:
             rows[name] = None
-    rows["encounter"] = table["encounter"].to_numpy(object)
-    names = [f"animal {group}" for group in table["group"]]
-    basis = of_groups(record, table)
+    rows["encounter"] = animals["encounter"].to_numpy(object)
+    names = [f"animal {group}" for group in animals["group"]]
+    basis = of_groups(record, animals)
     if (folder / DECISIONS).is_file():
         run = read_review(folder)
         state = run.state()

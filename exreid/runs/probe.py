@@ -31,7 +31,7 @@ from exreid.pipeline.forecast import tell_forecast
 from exreid.pipeline.gate import gate_of
 from exreid.pipeline.inputs import cache_folder, methods_of, output_root, read_images, settled
 from exreid.pipeline.keypoints import find_keypoints, matching_placement
-from exreid.pipeline.rank import Scoring, scoring_of, search_of
+from exreid.pipeline.rank import search_of
 from exreid.pipeline.retrieve import (
     Fitted,
     Retrieval,
@@ -40,6 +40,7 @@ from exreid.pipeline.retrieve import (
     matches_of_best,
     retrieve,
 )
+from exreid.pipeline.scoring import Scoring, scoring_of
 from exreid.pipeline.tracking import log_result
 from exreid.progress import Progress, RunLog, no_progress
 from exreid.records import Counts, ImageTable, Ranking, Rejected, Result

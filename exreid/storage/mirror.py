@@ -19,11 +19,8 @@ from __future__ import annotations
 import os
 import posixpath
 import threading
-import time
-import uuid
 from collections.abc import Callable
 from fnmatch import fnmatch
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, unquote
@@ -31,7 +28,8 @@ from urllib.parse import quote, unquote
 import fsspec
 from fsspec import AbstractFileSystem
 
-from exreid.errors import ConfigError, RunError, StorageError
+from exreid.errors import ConfigError, RunError
+from exreid.storage.at_url import at_url, listed, open_url, upload
 from exreid.storage.files import checksum_of, temporary_beside, written_whole
 from exreid.storage.urls import is_remote
 
@@ -42,10 +40,6 @@ Value = TypeVar("Value")
 
 FOLDER_VARIABLE = "EXREID_MIRRORS"
 URL_PREFIX = "url="
-WAITS_S = (0.5, 2.0, 8.0)
-"""Before each further try of what failed."""
-WHOLE_PUTS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"})
-"""Protocols whose objects appear whole: no other name is needed while they are written."""
 LAST = ("checkpoint-latest-full.pth", "history.csv", "result.json")
 """These files of a run are published last, in this order: they say that the others are complete."""
 SENT = ".sent"
@@ -164,17 +158,7 @@ def put(file: Path) -> None:
     if url_of(file) is None:
         return
     size_and_time = _size_and_time(file)
-
-    def write(system: AbstractFileSystem, inner: str) -> None:
-        whole = bool(WHOLE_PUTS & set(_protocols(system)))
-        target = inner if whole else f"{inner}.{uuid.uuid4().hex[:8]}.tmp"
-        if not whole:
-            system.makedirs(posixpath.dirname(inner), exist_ok=True)
-        system.put_file(str(file), target)
-        if not whole:
-            system.mv(target, inner)
-
-    _with(file, write)
+    _with(file, lambda system, inner: upload(system, file, inner))
     with _lock:
         _published[file] = size_and_time
 
@@ -310,7 +294,7 @@ def train_storage(folder: Path) -> tuple[str, PyFileSystem | None]:
         return str(folder), None
     from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-    system, inner = _open(url)
+    system, inner = open_url(url)
     return inner, PyFileSystem(FSSpecHandler(system))
 
 
@@ -331,55 +315,10 @@ def _listed(folder: Path) -> dict[str, int]:
 
 
 def _entries(folder: Path) -> dict[str, int | None]:
-    """Names of what is right in the folder's URL, with the size of each file, None of a folder."""
-
-    def list_all(system: AbstractFileSystem, inner: str) -> dict[str, int | None]:
-        try:
-            entries = system.ls(inner, detail=True)
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        return {
-            posixpath.basename(entry["name"].rstrip("/")): None
-            if entry.get("type") == "directory"
-            else int(entry["size"] or 0)
-            for entry in entries
-        }
-
-    return _with(folder, list_all) or {}
+    return _with(folder, listed) or {}
 
 
 def _with(path: Path, act: Callable[[AbstractFileSystem, str], Value]) -> Value | None:
-    """``act`` of the URL's file system and path, tried a few times; None without a URL."""
+    """``act`` at the path's URL; None where it has none."""
     url = url_of(path)
-    if url is None:
-        return None
-    for wait_s in (*WAITS_S, None):
-        try:
-            system, inner = _open(url)
-            system.invalidate_cache()
-            return act(system, inner)
-        except (OSError, ValueError, ImportError) as error:
-            if wait_s is None or isinstance(error, (PermissionError, ImportError)):
-                raise StorageError(
-                    f"{url}: cannot be reached or written ({str(error) or type(error).__name__}). "
-                    f"What was finished is in {path.parent}, and is uploaded when the same "
-                    "command is run again. Check the URL, its credentials and the network."
-                ) from error
-            time.sleep(wait_s)
-    return None
-
-
-def _open(url: str) -> tuple[AbstractFileSystem, str]:
-    protocol, inner = url.split("://", 1)
-    system = _system(protocol)
-    return system, system._strip_protocol(f"{protocol}://{inner}")
-
-
-@lru_cache
-def _system(protocol: str) -> AbstractFileSystem:
-    return fsspec.filesystem(protocol, use_listings_cache=False)
-
-
-def _protocols(system: AbstractFileSystem) -> tuple[str, ...]:
-    names = system.protocol
-    return (names,) if isinstance(names, str) else tuple(names)
+    return None if url is None else at_url(url, act, kept=path.parent)

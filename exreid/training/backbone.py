@@ -12,8 +12,6 @@ from torch import nn
 from exreid.config.training import FinetuneConfig
 from exreid.features.embedding import Embedder
 from exreid.matching.cosine import rank_by_cosine
-from exreid.metrics.retrieval import average_values, query_values
-from exreid.metrics.uncertainty import bootstrap_intervals
 from exreid.models.backbones import Backbone
 from exreid.models.checkpoints import Tensors
 from exreid.models.device import on_device
@@ -22,7 +20,7 @@ from exreid.training.augment import UNIFORMS, augment
 from exreid.training.feed import ImageSource, read_ahead
 from exreid.training.model import ModelWithLoss, build_model
 from exreid.training.sampling import Share, uniforms
-from exreid.training.state import Training, Validated
+from exreid.training.state import Training, Validated, validated
 from exreid.training.world import World
 
 
@@ -147,6 +145,4 @@ class BackboneWork:
             exclude=config.validation.exclude,
             keep=1,
         )
-        values, identity_Q = query_values(ranking), task.queries.identity_N
-        intervals = bootstrap_intervals(values, identity_Q, seed=config.seed)
-        return average_values(values, identity_Q), intervals
+        return validated(ranking, task.queries.identity_N, seed=config.seed)

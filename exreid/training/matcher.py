@@ -21,8 +21,6 @@ from exreid.matching.lightglue import LightGlueMatcher, MatchSettings
 from exreid.matching.mining import MinedPairs, draw_pairs, mine_pairs, read_mined
 from exreid.matching.shortlist import rerank_shortlist
 from exreid.matching.tiles import FeaturesOf, plan_tiles, score_tile
-from exreid.metrics.retrieval import average_values, query_values
-from exreid.metrics.uncertainty import bootstrap_intervals
 from exreid.models.adapted import Adapted, checkpoint_content, matcher_name
 from exreid.models.checkpoints import Tensors
 from exreid.models.device import on_device
@@ -35,7 +33,7 @@ from exreid.storage.run_folder import write_table
 from exreid.training.feed import read_ahead
 from exreid.training.model import ModelWithLoss, check_arithmetic
 from exreid.training.sampling import Share, uniforms
-from exreid.training.state import Training, Validated
+from exreid.training.state import Training, Validated, validated
 from exreid.training.world import World
 
 TILE_PAIRS = {"cpu": 64, "cuda": 2048}
@@ -180,10 +178,8 @@ class MatcherWork:
         if not self.world.is_first:
             return {}, {}
         ranking = rerank_shortlist(lists.ranking, lists.gallery, lists.shortlist, score_P)
-        values = query_values(ranking, shortlist=config.benchmark.candidate_k)
-        identity_Q = lists.queries.identity_N
-        intervals = bootstrap_intervals(values, identity_Q, seed=config.seed)
-        return average_values(values, identity_Q), intervals
+        shortlist, identity_Q = config.benchmark.candidate_k, lists.queries.identity_N
+        return validated(ranking, identity_Q, seed=config.seed, shortlist=shortlist)
 
     def _scores(self, module: nn.Module, first_P: np.ndarray, second_P: np.ndarray) -> np.ndarray:
         """The score of each pair of positions, float64, in every worker; each scores its share of

@@ -12,7 +12,10 @@ import torch
 from torch import nn
 
 from exreid.config.training import FinetuneConfig
+from exreid.metrics.retrieval import average_values, query_values
+from exreid.metrics.uncertainty import bootstrap_intervals
 from exreid.models.checkpoints import Tensors
+from exreid.records import Ranking
 from exreid.training.history import HistoryRow
 from exreid.training.model import ModelWithLoss
 from exreid.training.optim import MovingAverage, build_optimizer
@@ -21,6 +24,14 @@ from exreid.training.world import World
 
 Validated = tuple[dict[str, float], dict[str, tuple[float, float]]]
 """Metrics, fractions, and the [low, high] ends of their 95% intervals."""
+
+
+def validated(
+    ranking: Ranking, identity_Q: np.ndarray, *, seed: int, shortlist: int | None = None
+) -> Validated:
+    """The held-out queries' metrics, as a probe has them; `query_values` says of ``shortlist``."""
+    values = query_values(ranking, shortlist=shortlist)
+    return average_values(values, identity_Q), bootstrap_intervals(values, identity_Q, seed=seed)
 
 
 class Work(Protocol):

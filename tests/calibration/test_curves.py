@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from exreid.calibration.curves import Calibration, fit_calibration, isotonic_means
+from exreid.calibration.curves import Calibration, fit_calibration
+from exreid.calibration.isotonic import isotonic_means
 from exreid.calibration.logistic import fit_logistic, sigmoid
 from exreid.errors import CalibrationError
 

@@ -4,18 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from exreid.explain.plots import (
-    COLOURS,
+from exreid.explain.comparison_plots import (
     BudgetPoint,
     Curve,
     GroupTop1,
     draw_budget,
     draw_cumulative,
     draw_groups,
-    draw_learning_curve,
-    draw_open_set,
-    draw_reliability,
 )
+from exreid.explain.plots import COLOURS, draw_learning_curve, draw_open_set, draw_reliability
 from exreid.metrics.reliability import reliability
 
 BLUE, ORANGE, GREEN = COLOURS[:3]

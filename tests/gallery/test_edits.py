@@ -8,7 +8,7 @@ from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
 from exreid.errors import GalleryError
 from exreid.gallery import edits
-from exreid.gallery.folder import open_gallery
+from exreid.gallery.opening import open_gallery
 from exreid.runs.gallery_build import build_gallery
 from exreid.runs.gallery_change import edit_gallery, edit_of
 

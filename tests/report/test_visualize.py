@@ -12,7 +12,7 @@ from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
 from exreid.pipeline.inputs import read_images
 from exreid.report import visualize
-from exreid.report.outcomes import outcomes, verdicts
+from exreid.report.outcomes import outcomes, pictured_answers, verdicts
 from exreid.report.read import read_run_data
 from exreid.runs.probe import run_probe
 
@@ -176,7 +176,7 @@ def test_a_new_animal_is_no_failure_unless_it_was_called_known(drawn, tmp_path):
             )
             decided.loc[:1, "decision"] = decisions
             decided.to_parquet(changed / "open_set.parquet")
-        return visualize._answers(read_run_data(changed), "cosine")
+        return pictured_answers(read_run_data(changed), "cosine")
 
     plain = answers()
     assert [answer.verdict for answer in plain[:2]] == ["new", "new"]

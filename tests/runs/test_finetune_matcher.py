@@ -14,7 +14,7 @@ from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
 from exreid.config.training import FinetuneConfig
 from exreid.errors import CheckpointError, ConfigError, MetadataError
-from exreid.gallery.folder import open_gallery
+from exreid.gallery.opening import open_gallery
 from exreid.models.adapted import adapted_matcher
 from exreid.pipeline.keypoints import adapted_for
 from exreid.runs.finetune import run_finetune

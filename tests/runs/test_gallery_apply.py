@@ -9,7 +9,7 @@ import pytest
 from exreid.cli import main
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
-from exreid.gallery.folder import open_gallery
+from exreid.gallery.opening import open_gallery
 from exreid.report.review_page import told
 from exreid.report.review_sources import read_review
 from exreid.report.reviewed import NameQuestion

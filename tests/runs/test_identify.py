@@ -19,7 +19,8 @@ from exreid.config.io import load_config, with_overrides
 from exreid.config.probe import ProbeConfig
 from exreid.data.synthetic import write_dataset
 from exreid.errors import ConfigError, GalleryError
-from exreid.gallery.folder import StoredGallery, open_gallery
+from exreid.gallery.folder import StoredGallery
+from exreid.gallery.opening import open_gallery
 from exreid.gallery.photo_table import PhotoOptions
 from exreid.gallery.swap import new_folder
 from exreid.gallery.write import write_checksums

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from exreid.cli import main
-from exreid.gallery.folder import open_gallery
+from exreid.gallery.opening import open_gallery
 from exreid.report.review_sources import read_review
 from exreid.report.review_static import write_pages
 from exreid.review.decisions import read_decisions, standing

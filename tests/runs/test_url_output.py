@@ -15,7 +15,7 @@ from exreid.config.training import FinetuneConfig
 from exreid.errors import StorageError
 from exreid.runs.finetune import run_finetune
 from exreid.runs.probe import run_probe
-from exreid.storage import mirror
+from exreid.storage import at_url, mirror
 from tests.s3 import s3_server
 
 ROOT = "s3://my-bucket/some/runs"
@@ -157,7 +157,7 @@ def test_a_worker_on_another_machine_leaves_the_whole_run(dataset, bucket, tmp_p
 def test_an_unreachable_storage_is_named_before_anything_is_computed(
     dataset, machine, monkeypatch, capsys
 ):
-    monkeypatch.setattr(mirror, "WAITS_S", ())
+    monkeypatch.setattr(at_url, "WAITS_S", ())
 
     def refuse(*arguments, **options):
         raise ConnectionRefusedError("nobody there")
@@ -176,7 +176,7 @@ def test_a_training_that_could_not_publish_goes_on_from_what_stands_here(
 ):
     from exreid.training import loop
 
-    monkeypatch.setattr(mirror, "WAITS_S", ())
+    monkeypatch.setattr(at_url, "WAITS_S", ())
     memory = fsspec.filesystem("memory")
     write_history, train_epoch, trained = loop.write_history, loop.train_epoch, []
 

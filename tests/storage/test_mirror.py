@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from exreid.errors import ConfigError, StorageError
-from exreid.storage import mirror
+from exreid.storage import at_url, mirror
 from exreid.storage.array_store import ArrayStore, write_part
 
 
 @pytest.fixture
 def memory(tmp_path, monkeypatch):
     monkeypatch.setenv(mirror.FOLDER_VARIABLE, str(tmp_path / "mirrors"))
-    monkeypatch.setattr(mirror, "WAITS_S", ())
+    monkeypatch.setattr(at_url, "WAITS_S", ())
     system = fsspec.filesystem("memory")
     yield system
     system.store.clear()
@@ -121,14 +121,14 @@ def test_a_storage_that_fails_is_tried_again_and_then_named(memory, monkeypatch)
     monkeypatch.setattr(type(memory), "put_file", put_file)
     with pytest.raises(StorageError, match=r"memory://bucket4/a\.txt.*gone for a moment"):
         mirror.publish(root / "a.txt")
-    monkeypatch.setattr(mirror, "WAITS_S", (0.0, 0.0))
+    monkeypatch.setattr(at_url, "WAITS_S", (0.0, 0.0))
     mirror.publish(root / "a.txt")
     assert len(failures) == 3
     assert memory.cat("/bucket4/a.txt") == b"x"
 
 
 def test_where_puts_are_not_whole_a_file_gets_its_name_last(memory, monkeypatch):
-    monkeypatch.setattr(mirror, "WHOLE_PUTS", frozenset())
+    monkeypatch.setattr(at_url, "WHOLE_PUTS", frozenset())
     root = mirror.local_root("memory://bucket5")
     _write(root / "deep" / "a.txt", "x")
     moved = []
