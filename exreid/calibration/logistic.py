@@ -8,7 +8,7 @@ Letters: P pairs, F features.
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import minimize
+import scipy
 
 MAX_STEPS = 200
 TOLERANCE = 1e-12
@@ -108,7 +108,7 @@ def fit_listwise(features_PF: np.ndarray, same_P: np.ndarray, list_P: np.ndarray
 
     bounds = [(0.0, None)] * len(spread_F)
     start_F = np.full(len(spread_F), 0.5)
-    found = minimize(loss, start_F, jac=True, method="L-BFGS-B", bounds=bounds)
+    found = scipy.optimize.minimize(loss, start_F, jac=True, method="L-BFGS-B", bounds=bounds)
     return np.asarray(found.x / spread_F)
 
 

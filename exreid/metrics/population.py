@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from scipy.special import gammaln
-from scipy.stats import binomtest
+import scipy
 
 from exreid.metrics.retrieval import QueryValues, average_values
 from exreid.metrics.uncertainty import Estimate, bootstrap_intervals, bootstrap_statistic
@@ -99,10 +98,10 @@ def mean_animals_so_far(captures_A: np.ndarray) -> np.ndarray:
     left_CS = total - size_S - drawn_C
     possible_CS = left_CS >= 0
     log_CS = (
-        gammaln(total - size_S + 1)
-        - gammaln(np.where(possible_CS, left_CS, 0) + 1)
-        + gammaln(total - drawn_C + 1)
-        - gammaln(total + 1)
+        scipy.special.gammaln(total - size_S + 1)
+        - scipy.special.gammaln(np.where(possible_CS, left_CS, 0) + 1)
+        + scipy.special.gammaln(total - drawn_C + 1)
+        - scipy.special.gammaln(total + 1)
     )
     unseen_C = np.where(possible_CS, np.exp(log_CS), 0.0) @ animals_S
     return np.asarray(len(captures_A) - unseen_C)
@@ -247,6 +246,6 @@ def share_estimate(share: float, count: int) -> Estimate:
     >>> share_estimate(0.5, 10).low.__round__(3)
     0.237
     """
-    ends = binomtest(round(share * count), count).proportion_ci(method="wilson")
+    ends = scipy.stats.binomtest(round(share * count), count).proportion_ci(method="wilson")
     low, high = min(float(ends.low), share), max(float(ends.high), share)
     return Estimate(share, low, high)

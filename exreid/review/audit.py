@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from exreid.metrics.uncertainty import Estimate
 from exreid.review.belief import PairGraph
@@ -67,7 +67,7 @@ class AuditResult:
     def surprises(self) -> bool:
         """Whether so many pairs against the partition have a chance below 5%, if its probabilities
         are right (Poisson)."""
-        return bool(stats.poisson.sf(self.against - 1, self.expected_against) < SURPRISE)
+        return bool(scipy.stats.poisson.sf(self.against - 1, self.expected_against) < SURPRISE)
 
 
 def frame_of(graph: PairGraph, doubts: Doubts) -> Frame:
@@ -176,7 +176,7 @@ def estimates(
         )
         return Estimate(middle, low, high)
 
-    outside = float(stats.poisson.ppf(0.975, doubts.unlisted))
+    outside = float(scipy.stats.poisson.ppf(0.975, doubts.unlisted))
     animals = min(max(groups + change, 1.0), float(visits))
     return AuditResult(
         count,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from exreid.review.decisions import Decision
 
@@ -52,7 +52,7 @@ def reliability(alike: int, twice: int) -> Reliability:
     """
     agreed = PRIOR_RELIABILITY**2 + (1 - PRIOR_RELIABILITY) ** 2
     a, b = PRIOR_PAIRS * agreed + alike, PRIOR_PAIRS * (1 - agreed) + twice - alike
-    low, high = (_right(float(end)) for end in stats.beta.ppf([0.025, 0.975], a, b))
+    low, high = (_right(float(end)) for end in scipy.stats.beta.ppf([0.025, 0.975], a, b))
     value = round(min(max(_right(a / (a + b)), 0.6), MOST_RELIABLE), 3)
     return Reliability(value, low, high, twice, alike)
 
@@ -83,7 +83,7 @@ def agreement(first_N: np.ndarray, second_N: np.ndarray, seed: int = 0) -> Agree
     if len(first_N) == 0:
         return None
     alike = int(np.count_nonzero(first_N == second_N))
-    wilson = stats.binomtest(alike, len(first_N)).proportion_ci(method="wilson")
+    wilson = scipy.stats.binomtest(alike, len(first_N)).proportion_ci(method="wilson")
     drawn_RN = np.random.default_rng(seed).integers(0, len(first_N), (RESAMPLES, len(first_N)))
     kappas = np.array([cohen_kappa(first_N[row], second_N[row]) for row in drawn_RN])
     known = kappas[~np.isnan(kappas)]

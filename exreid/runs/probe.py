@@ -44,7 +44,6 @@ from exreid.pipeline.scoring import Scoring, scoring_of
 from exreid.pipeline.tracking import log_result
 from exreid.progress import Progress, RunLog, no_progress
 from exreid.records import Counts, ImageTable, Ranking, Rejected, Result
-from exreid.report.visualize import draw_run
 from exreid.storage.run_files import damage_named
 from exreid.storage.run_folder import RunFolder, new_run_id, write_rejected, write_table, write_text
 from exreid.storage.run_tables import best_candidates, query_table, ranking_table, read_ranking
@@ -79,6 +78,8 @@ def run_probe(
         result, table = _probe(config, folder.path, RunLog(progress, verbose), select, on_features)
         folder.finish(result)
     if config.visualization.enabled:
+        from exreid.report.visualize import draw_run  # imports timm, which takes seconds
+
         draw_run(folder.path, table, config, progress=progress)
     log_result(
         config.wandb,
