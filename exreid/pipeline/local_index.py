@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from math import isqrt
 from typing import Literal
 
 import numpy as np
@@ -50,13 +51,14 @@ LeftOut = Exclude | Literal["identity"]
 that were new."""
 QUERIES_AT_A_TIME = 64
 PAIRS_PER_TILE = {"cpu": 4096, "cuda": 65536}
-COMPARED_BEST = 128
-"""Of the images that segments find, those with the highest scores are compared wholly."""
+COMPARED_BEST = 128, 4
+"""Of the images that segments find, those with the highest scores are compared wholly: at least so
+many, and so many times the root of the gallery's images."""
 RECALL_QUERIES, RECALL_EVERY = 16, 16
 """The recall of segments is measured on so many queries, at every sixteenth of their keypoints."""
 VERSION = 2
 """Raise it when the code of the search changes its answers."""
-SEGMENTS_VERSION = 2
+SEGMENTS_VERSION = 3
 """The same of the search by segments."""
 
 
@@ -246,9 +248,11 @@ class LocalIndex:
         scores_MG = image_scores(nearest_of([found], self.keep), queries.count_N, len(self.gallery))
         whole_MG = np.zeros_like(answers_MG)
         whole_MG[:, segments.plan.rest] = True
+        least, times = COMPARED_BEST
+        most = max(least, times * isqrt(len(self.gallery)))
         for m, score_G in enumerate(scores_MG):
             named = np.flatnonzero(score_G)
-            best = np.argsort(-score_G[named], kind="stable")[:COMPARED_BEST]
+            best = np.argsort(-score_G[named], kind="stable")[:most]
             whole_MG[m, named[best]] = True
         whole_MG &= answers_MG
         compared = self._compared(position_M, whole_MG)

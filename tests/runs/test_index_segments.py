@@ -48,7 +48,7 @@ def small(monkeypatch):
     monkeypatch.setattr(index_segments, "SEGMENT_DESCRIPTORS", 4 * 32)
     monkeypatch.setattr(maths, "PROBES", 10_000)
     monkeypatch.setattr(index_segments, "DESCRIPTORS", 64)
-    monkeypatch.setattr(local_index, "COMPARED_BEST", 1)
+    monkeypatch.setattr(local_index, "COMPARED_BEST", (1, 0))
 
 
 def _segment(keys):
