@@ -29,6 +29,7 @@ import torch
 from _features import best
 from _report import Report, data_parser
 from pairs import fast_way, matcher_of
+from scipy.stats import binomtest
 
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
@@ -222,7 +223,10 @@ def grow(
     add("  a query, comparing all", took)
     report.add("  times as fast", float(np.median(took, axis=0)[0]) / clock_s, "")
     report.add("  nearest images found", 100 * float(np.mean(found)), "%")
-    report.add(f"  first answers kept, of {compared}", 100 * float(np.mean(kept)), "%")
+    share = binomtest(int(np.sum(kept)), compared).proportion_ci(method="wilson")
+    interval = 100 * share.low, 100 * share.high
+    name = f"  first answers kept, of {compared}"
+    report.add(name, 100 * float(np.mean(kept)), "%", interval=interval)
 
     def one_more() -> None:
         more = index_of(config, images, size, segments=segments.folder)
