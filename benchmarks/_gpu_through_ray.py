@@ -16,6 +16,7 @@ from _gpu_world import Bench, random_features
 from exreid.config.io import load_config
 from exreid.config.probe import RayConfig
 from exreid.config.training import FinetuneConfig
+from exreid.data.images import Preprocessing, prepare_image
 from exreid.data.synthetic import METADATA_FILE, write_dataset
 from exreid.distributed.match import ActorPool, MatchReport, match_over_actors
 from exreid.distributed.session import place_actors, ray_session
@@ -107,6 +108,29 @@ def training_through_ray(bench: Bench) -> None:
         )
         waited = 100 * median(epoch.data_wait_share for epoch in epochs[1:])
         bench.report.add("  waiting for images", waited, "%")
+        needed = later * _decoding_s(bench, root, config.dataset.image_size or 224)
+        bench.report.add("  decoding as fast (decoded_cache=off) takes", needed, "CPUs")
+
+
+def _decoding_s(bench: Bench, root: Path, side_px: int) -> float:
+    """Seconds that one CPU takes for a photograph."""
+    preprocessing = Preprocessing(
+        image_wh_px=(side_px, side_px),
+        resize="stretch",
+        crop_pct=1.0,
+        interpolation="bicubic",
+        no_background=False,
+        crop="none",
+        crop_margin=0.0,
+        fill_rgb=(0, 0, 0),
+    )
+    photographs = [file.read_bytes() for file in sorted(root.rglob("*.jpg"))[:16]]
+
+    def decode() -> None:
+        for data in photographs:
+            prepare_image(data, None, preprocessing)
+
+    return bench.seconds(decode) / len(photographs)
 
 
 def _many_times(root: Path, rows: pd.DataFrame, times: int) -> None:

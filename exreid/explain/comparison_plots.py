@@ -114,6 +114,8 @@ def draw_groups(file: Path, rows: Sequence[GroupTop1]) -> None:
 def draw_budget(file: Path, points: Sequence[BudgetPoint]) -> None:
     """``budget.png``: top-1 and balanced top-1 against the candidates that are matched for each
     query, and against the time that it took, where two points have one."""
+    from matplotlib.ticker import LogLocator
+
     metrics = [name for name in BUDGET_METRICS if all(name in p.accuracy for p in points)]
     timed = sum(point.seconds is not None for point in points) > 1
     with png_figure(file, 6 * len(metrics), 8.5 if timed else 4.5, dpi=140) as figure:
@@ -124,8 +126,11 @@ def draw_budget(file: Path, points: Sequence[BudgetPoint]) -> None:
             panels[0, column].set_xticks(ticks, [f"{tick:.4g}" for tick in ticks])
             panels[0, column].set_xlabel("candidates matched for each query")
             if timed:
-                _draw_accuracy(panels[1, column], points, metric, by_time=True)
-                panels[1, column].set_xlabel("seconds of matching for each query")
+                below = panels[1, column]
+                _draw_accuracy(below, points, metric, by_time=True)
+                below.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                below.xaxis.set_major_formatter("{x:g}")
+                below.set_xlabel("seconds of matching for each query")
         panels[0, 0].legend(frameon=False, fontsize=8)
 
 
