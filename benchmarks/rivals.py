@@ -63,10 +63,12 @@ class Way:
 
 
 def ours(keypoints: int, shortlist: int) -> dict[str, tuple[str, list[str]]]:
-    """By name: the way of another tool that it is set up like, and its keys. The last one is not
-    set up like a tool: it gets the photographs and their masks, as a user has them."""
+    """By name: the way of another tool that it is set up like, and its keys. The last ones are not
+    set up like a tool: they get the photographs and their masks, as a user has them."""
     pairs = ["benchmark.method=local_lightglue", f"benchmark.candidate_k={shortlist}"]
+    nearest = ["benchmark.method=local_lightglue", "benchmark.precision=nearest"]
     index = "benchmark.method=local_index"
+    sift = "benchmark.local_features=sift"
     matched = {
         "local_lightglue, exact": ("LightGlue, shortlist", pairs),
         "local_lightglue, fast": ("LightGlue, shortlist", [*pairs, "benchmark.precision=fast"]),
@@ -74,8 +76,11 @@ def ours(keypoints: int, shortlist: int) -> dict[str, tuple[str, list[str]]]:
     ways = {
         "cosine": ("wildlife-tools, cosine", ["benchmark.method=cosine"]),
         **(matched if shortlist else {}),
-        "local_index, SIFT": ("HotSpotter", [index, "benchmark.local_features=sift"]),
+        "nearest, SIFT": ("wildlife-tools, SIFT", [*nearest, sift]),
+        "nearest": ("wildlife-tools, SIFT", nearest),
+        "local_index, SIFT": ("HotSpotter", [index, sift]),
         "local_index": ("HotSpotter", [index]),
+        f"nearest{WITH_MASKS}": ("wildlife-tools, SIFT", nearest),
         f"local_index{WITH_MASKS}": ("HotSpotter", [index]),
     }
     same = [f"benchmark.local_top_k={keypoints}", "dataset.reduced_decode=false"]

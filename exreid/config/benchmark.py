@@ -34,8 +34,9 @@ class BenchmarkConfig(StrictModel):
     )
     """cosine: global features. classifier: a linear classifier of the database's animals on them, a
     baseline that knows no new animal. local_index: the images with the nearest descriptors of
-    keypoints, among all of the gallery's. local_lightglue: keypoints matched by LightGlue.
-    wildfusion: global features and LightGlue, calibrated and added up."""
+    keypoints, among all of the gallery's. local_lightglue: keypoints of each pair, matched by
+    LightGlue (benchmark.precision). wildfusion: global features and LightGlue, calibrated and
+    added up."""
     candidate_k: PositiveInt | None = None
     """Methods that match pairs: the number of each query's best candidates that are matched, the
     shortlist. null: all pairs."""
@@ -70,8 +71,10 @@ class BenchmarkConfig(StrictModel):
     that agrees on one geometry."""
     geometry: Literal["none", "fundamental", "homography"] = "none"
     """Also count the matches that agree on one geometry (MAGSAC)."""
-    precision: Literal["exact", "fast"] = "exact"
-    """exact: the published network in fp32, all layers. fast: benchmark.fast."""
+    precision: Literal["exact", "fast", "nearest"] = "exact"
+    """exact: the published LightGlue in fp32, all layers. fast: benchmark.fast. nearest: no
+    LightGlue, but the nearest descriptors of each pair by Lowe's ratio, for any local features;
+    benchmark.local_score says nothing then."""
     fast: FastConfig = FastConfig()
     """What precision=fast leaves out."""
     rerank: RerankConfig = RerankConfig()
@@ -137,14 +140,19 @@ class BenchmarkConfig(StrictModel):
         """Whether the method matches pairs of images."""
         return self.method in ("local_lightglue", "wildfusion")
 
+    @property
+    def uses_lightglue(self) -> bool:
+        """Whether LightGlue matches pairs."""
+        return self.matches_pairs and self.precision != "nearest"
+
     @model_validator(mode="after")
     def _features_need_a_matcher(self) -> Self:
         fused = self.fusion.local_features if self.method == "wildfusion" else None
         names = {self.local_features} if fused is None else set(fused)
-        if self.matches_pairs and names & UNMATCHED:
+        if self.uses_lightglue and names & UNMATCHED:
             raise ValueError(
-                f"no LightGlue is trained for {', '.join(sorted(names & UNMATCHED))}, whose "
-                "keypoints can be extracted but not matched: set "
+                f"no LightGlue is trained for {', '.join(sorted(names & UNMATCHED))}: set "
+                "benchmark.precision=nearest, which needs none, or "
                 "benchmark.local_features=aliked-n16 (or aliked-n32, disk)"
             )
         return self
@@ -156,6 +164,16 @@ class BenchmarkConfig(StrictModel):
                 f"benchmark.matcher_checkpoint matches pairs, and method={self.method} matches "
                 "none: set benchmark.method=local_lightglue or wildfusion"
             )
+        lightglues = {
+            "benchmark.matcher_checkpoint": self.matcher_checkpoint is not None,
+            f"benchmark.geometry={self.geometry}": self.geometry != "none",
+        }
+        for key, there in lightglues.items():
+            if there and self.matches_pairs and not self.uses_lightglue:
+                raise ValueError(
+                    f"benchmark.precision=nearest uses no LightGlue, and {key} is of its matches: "
+                    "leave that out, or set benchmark.precision=exact or fast"
+                )
         return self
 
     @model_validator(mode="after")

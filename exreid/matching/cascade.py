@@ -51,8 +51,8 @@ class MakeMatcher:
 def details_of(
     matcher: PairMatcher, queries: LocalFeatures, gallery: LocalFeatures, pair_P2: np.ndarray
 ) -> list[PairMatches]:
-    """All matches of each pair, by the matcher of a cascade's last stage, which is LightGlue's."""
-    assert isinstance(matcher, LightGlueMatcher)
+    """All matches of each pair."""
+    assert isinstance(matcher, LightGlueMatcher | NearestMatcher)
     return matcher.details(queries, gallery, pair_P2)
 
 
@@ -82,8 +82,10 @@ class Stage:
 
 
 def cascade_of(config: ProbeConfig) -> list[Stage]:
-    """The stages of a probe's local matching, in their order; one where all is exact."""
+    """The stages of a probe's local matching, in their order; one unless precision=fast."""
     benchmark, fast = config.benchmark, config.benchmark.fast
+    if benchmark.precision == "nearest":
+        return [Stage(NEAREST_STAGE, NearestSettings(), by_confidence=True)]
     exact = MatchSettings(match_threshold=benchmark.match_threshold, geometry=benchmark.geometry)
     if benchmark.precision == "exact":
         return [Stage(FULL_STAGE, exact)]
@@ -124,6 +126,11 @@ def cascade_of(config: ProbeConfig) -> list[Stage]:
     if fast.exact_best:
         stages.append(Stage(EXACT_STAGE, exact, 1e-9, fast.exact_best, fast.full_decided_sd))
     return stages
+
+
+def choosing_stages(config: ProbeConfig) -> list[Stage]:
+    """The stages that choose which pairs have a full score, the full one last."""
+    return [stage for stage in cascade_of(config) if stage.name != EXACT_STAGE]
 
 
 def run_cascade(

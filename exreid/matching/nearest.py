@@ -1,8 +1,8 @@
 """Matching pairs by nearest neighbours of raw descriptors: no network, a hundredth of its time.
 
-Two keypoints match where each is the other's nearest. What such a match is worth is how much
-nearer it is than the next best (the idea of Lowe's ratio test): in a pair of one animal some
-keypoints have one clear partner, in others all are about equally near.
+Two keypoints match where each is the other's nearest. What such a match is worth follows from
+Lowe's ratio (2004): its distance over that to the second nearest keypoint of the same image. In a
+pair of one animal some keypoints have one clear partner, in others all are about equally near.
 
 Letters: P pairs of a tile, B of a batch, M and N keypoints of the two images, L descriptor length.
 """
@@ -17,12 +17,14 @@ import numpy as np
 import torch
 
 from exreid.models.device import on_device
-from exreid.records import Json, LocalFeatures, PairEvidence
+from exreid.records import Json, LocalFeatures, PairEvidence, PairMatches
 
 BATCH_PAIRS = {"cpu": 16, "cuda": 256}
 """Pairs of one batch."""
 PADDING = -2.0
 """Below every cosine."""
+SELECTIVITY = 3
+"""The power of a match's confidence in the sum: a few clear matches outweigh many doubtful ones."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class NearestSettings:
 
     def describe(self) -> dict[str, Json]:
         """What the evidence depends on."""
-        return {"matcher": "nearest", "version": 1, **asdict(self)}
+        return {"matcher": "nearest", "version": 2, **asdict(self)}
 
 
 class Nearest(NamedTuple):
@@ -43,8 +45,9 @@ class Nearest(NamedTuple):
     column_BM: torch.Tensor
     similarity_BM: torch.Tensor
     """Their cosine."""
-    gap_BM: torch.Tensor
-    """That cosine less the second nearest's."""
+    confidence_BM: torch.Tensor
+    """1 - r^2, with Lowe's ratio r: 0 where the second nearest is as near, 1 where the nearest is
+    the same descriptor."""
     mutual_BM: torch.Tensor
     """bool: whether the two are each other's nearest; False for padding."""
 
@@ -71,16 +74,19 @@ def nearest_neighbours(
     row_BN = similarity_BMN.argmax(dim=1)
     mutual_BM = (row_BN.gather(1, column_BM) == place_M) & real_BM & (best_BM > PADDING)
     similarity_BMN.scatter_(2, column_BM[:, :, None], PADDING)
-    # Without a second keypoint the gap is taken to one at right angles.
+    # Without a second keypoint the ratio is taken to one at right angles.
     second_BM = similarity_BMN.amax(dim=2)
     second_BM = torch.where(second_BM > PADDING, second_BM, 0.0)
-    return Nearest(column_BM, best_BM, (best_BM - second_BM).clamp_min(0.0), mutual_BM)
+    # Squared distances of descriptors of length 1 are 2 - 2 cosines.
+    confidence_BM = ((best_BM - second_BM) / (1 - second_BM).clamp_min(1e-6)).clamp(0.0, 1.0)
+    return Nearest(column_BM, best_BM, confidence_BM, mutual_BM)
 
 
 class NearestMatcher:
     """Scores the pairs of a tile; see `exreid.matching.tiles.PairMatcher`.
 
-    The match count is the number of mutual neighbours, the confidence sum the sum of their gaps.
+    The match count is the number of mutual neighbours; the confidence sum is that of their
+    confidences to the power of `SELECTIVITY`.
     """
 
     def __init__(self, settings: NearestSettings, device: str | torch.device = "cpu") -> None:
@@ -91,7 +97,10 @@ class NearestMatcher:
     ) -> PairEvidence:
         """The evidence of the pairs (row of ``queries``, row of ``gallery``)."""
         parts = [
-            (nearest.mutual_BM.sum(dim=1), (nearest.gap_BM * nearest.mutual_BM).sum(dim=1))
+            (
+                nearest.mutual_BM.sum(dim=1),
+                (nearest.confidence_BM**SELECTIVITY * nearest.mutual_BM).sum(dim=1),
+            )
             for nearest in self._batches(queries, gallery, pair_P2)
         ]
         unknown_P = np.full(len(pair_P2), -1, np.int32)
@@ -100,6 +109,31 @@ class NearestMatcher:
         # The device is waited for once, at the end of the tile.
         count_P, sum_P = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
         return PairEvidence(count_P.astype(np.int32), sum_P.astype(np.float64), unknown_P)
+
+    def details(
+        self, queries: LocalFeatures, gallery: LocalFeatures, pair_P2: np.ndarray
+    ) -> list[PairMatches]:
+        """All mutual neighbours of each pair, with their confidences."""
+        matches = []
+        for nearest in self._batches(queries, gallery, pair_P2):
+            column_BM, confidence_BM, mutual_BM = (
+                values.cpu().numpy()
+                for values in (nearest.column_BM, nearest.confidence_BM, nearest.mutual_BM)
+            )
+            for column_M, confidence_M, mutual_M in zip(
+                column_BM, confidence_BM, mutual_BM, strict=True
+            ):
+                row_X = np.flatnonzero(mutual_M)
+                row_X = row_X[np.argsort(-confidence_M[row_X], kind="stable")]
+                matches.append(
+                    PairMatches(
+                        row_X.astype(np.int32),
+                        column_M[row_X].astype(np.int32),
+                        confidence_M[row_X].astype(np.float32),
+                        np.zeros(len(row_X), bool),
+                    )
+                )
+        return matches
 
     @torch.inference_mode()
     def _batches(

@@ -19,10 +19,10 @@ from exreid.data.images import crop_description
 from exreid.errors import CalibrationError
 from exreid.explain.plots import draw_reliability
 from exreid.features.keys import describe_fingerprint
+from exreid.matching.cascade import choosing_stages
 from exreid.matching.local_index import SELECTIVITY
 from exreid.metrics.reliability import brier_score, expected_calibration_error, reliability
 from exreid.pipeline.calibration_draw import DrawnPairs, RankGallery, draw_pairs
-from exreid.pipeline.match import choosing_stages
 from exreid.pipeline.methods import Method
 from exreid.records import Counts, RetrievalSide
 from exreid.storage import mirror

@@ -14,9 +14,8 @@ import numpy as np
 
 from exreid.calibration.pairs import CalibrationPairs, calibration_pairs, candidate_pairs
 from exreid.config.probe import ProbeConfig
-from exreid.matching.cascade import FULL_STAGE, cascade_of
+from exreid.matching.cascade import choosing_stages
 from exreid.metrics.ranking import Exclude
-from exreid.pipeline.match import choosing_stages
 from exreid.pipeline.methods import Method, score_all_methods
 from exreid.records import Ranking, RetrievalSide
 
@@ -115,7 +114,7 @@ def _chosen(
     options = config.benchmark.calibration
     if left_out is not None:
         gallery = gallery.take(np.flatnonzero(~np.isin(gallery.identity_N, left_out)))
-    full = next(stage for stage in cascade_of(config) if stage.name == FULL_STAGE)
+    full = choosing_stages(config)[-1]
     depth = config.benchmark.candidate_k or len(gallery)
     if len(choosing_stages(config)) == 1:
         depth = min(depth, LIST_DEPTH)

@@ -10,7 +10,7 @@ import math
 import os
 
 from exreid.config.probe import ProbeConfig
-from exreid.matching.cascade import FULL_STAGE, cascade_of
+from exreid.matching.cascade import cascade_of, choosing_stages
 from exreid.matching.lightglue import MatchSettings
 from exreid.matching.nearest import NearestSettings
 from exreid.progress import counted, duration, tell
@@ -60,16 +60,16 @@ def cpu_seconds(config: ProbeConfig, *, images: int, queries: int, gallery: int)
     for stage in stages:
         pairs = min(candidates, max(stage.least, stage.share * candidates))
         query_s += pairs * pair_cpu_s(stage.settings, keypoints)
-    exact_s = pair_cpu_s(MatchSettings(), keypoints)
+    last_s = pair_cpu_s(stages[-1].settings, keypoints) if stages else 0.0
     asked = queries
     if benchmark.open_set.enabled:
         asked += min(benchmark.open_set.queries, gallery)
     fitted_s = 0.0
     if benchmark.method == "wildfusion" and benchmark.calibration.load is None:
-        full = next(stage for stage in stages if stage.name == FULL_STAGE)
+        full = choosing_stages(config)[-1]
         through = max(full.least, full.share * candidates) if len(stages) > 1 else 1
-        fitted_s = benchmark.calibration.pairs / through * (query_s if len(stages) > 1 else exact_s)
-    shown_s = queries * benchmark.keep_matches * exact_s if benchmark.matches_pairs else 0.0
+        fitted_s = benchmark.calibration.pairs / through * (query_s if len(stages) > 1 else last_s)
+    shown_s = queries * benchmark.keep_matches * last_s
     return images * (embed_s + keypoints_s) + asked * query_s + fitted_s + shown_s
 
 

@@ -152,7 +152,7 @@ def extract_local_images(
     """The local features of the table's readable images, from the cache or extracted; their
     positions, and a report. ``boxed`` as `preprocessing_of` has it."""
     # Missing weights should be an error now, not after all keypoints are found.
-    matcher = None if config.benchmark.method == "local_index" else lightglue_name(config)
+    matcher = lightglue_name(config) if config.benchmark.uses_lightglue else None
     adapted = None
     if matcher is not None:
         lightglue_weights(matcher)

@@ -21,10 +21,10 @@ from exreid.config.probe import ProbeConfig
 from exreid.errors import MatchingError
 from exreid.features.keys import describe_fingerprint
 from exreid.matching.cascade import (
-    EXACT_STAGE,
     MakeMatcher,
     Stage,
     cascade_of,
+    choosing_stages,
     details_of,
     run_cascade,
 )
@@ -132,11 +132,6 @@ def full_scores(
     return np.where(stage_P == len(stages) - 1, score_P, np.nan)
 
 
-def choosing_stages(config: ProbeConfig) -> list[Stage]:
-    """The stages that choose which pairs have a full score, the full one last."""
-    return [stage for stage in cascade_of(config) if stage.name != EXACT_STAGE]
-
-
 def _match_stage(
     method: LocalMethod, stage: Stage, first_P: np.ndarray, second_P: np.ndarray
 ) -> PairEvidence:
@@ -240,7 +235,8 @@ def _as_counted(matches: PairMatches, count: int, config: ProbeConfig) -> PairMa
 
 
 def _make_matcher(method: LocalMethod, stage: Stage) -> MakeMatcher:
-    name, device = lightglue_name(method.config), method.matchers.device
+    nearest = isinstance(stage.settings, NearestSettings)
+    name, device = "" if nearest else lightglue_name(method.config), method.matchers.device
     return MakeMatcher(name, stage.settings, device, method.images.adapted)
 
 

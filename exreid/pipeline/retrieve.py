@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from exreid.matching.cascade import cascade_of
+from exreid.matching.cascade import cascade_of, choosing_stages
 from exreid.matching.gate import gate_figures
 from exreid.matching.shortlist import shortlist_pairs
 from exreid.metrics.identities import told_apart
@@ -27,7 +27,7 @@ from exreid.openset.group import Grouper, Grouping
 from exreid.openset.quality import gallery_quality
 from exreid.pipeline.calibrate import FittedFusion, calibrated
 from exreid.pipeline.gate import gated_candidates
-from exreid.pipeline.match import choosing_stages, match_details
+from exreid.pipeline.match import match_details
 from exreid.pipeline.methods import GallerySearch, fused_methods
 from exreid.pipeline.rank import (
     FusedPairs,

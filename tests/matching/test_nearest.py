@@ -9,7 +9,9 @@ from exreid.records import LocalFeatures
 
 def _features(counts, keypoints=40, seed=0):
     random = np.random.default_rng(seed)
-    descriptors = random.normal(size=(len(counts), keypoints, 32)).astype(np.float16)
+    descriptors = random.normal(size=(len(counts), keypoints, 32))
+    descriptors /= np.linalg.norm(descriptors, axis=2, keepdims=True)
+    descriptors = descriptors.astype(np.float16)
     for row, count in enumerate(counts):
         descriptors[row, count:] = 0
     zeros = np.zeros((len(counts), keypoints, 2), np.float32)
@@ -18,38 +20,46 @@ def _features(counts, keypoints=40, seed=0):
 
 
 def _naive(first, second):
-    """The number of mutual neighbours and the sum of their gaps, keypoint by keypoint."""
-    count, total = 0, 0.0
+    """The mutual neighbours keypoint by keypoint, with 1 - r^2 of Lowe's ratio r of distances."""
+    matches = []
     for m in range(len(first)):
-        cosines = [float(first[m] @ other) for other in second]
-        n = int(np.argmax(cosines))
-        back = [float(second[n] @ other) for other in first]
-        if int(np.argmax(back)) == m:
-            count += 1
-            rest = sorted(cosines)[:-1]
-            total += max(0.0, cosines[n] - (rest[-1] if rest else 0.0))
-    return count, total
+        distances = [float(np.linalg.norm(first[m] - other)) for other in second]
+        n = int(np.argmin(distances))
+        back = [float(np.linalg.norm(second[n] - other)) for other in first]
+        if int(np.argmin(back)) == m:
+            rest = sorted(distances)[1:]
+            ratio = distances[n] / (rest[0] if rest else np.sqrt(2))
+            matches.append((m, n, max(0.0, 1 - ratio**2)))
+    return matches
 
 
-def test_counts_and_gaps_are_those_of_a_naive_twin():
+def test_matches_and_their_sum_are_those_of_a_naive_twin():
     queries, gallery = _features([40, 23, 2]), _features([40, 31, 40, 1], seed=1)
     pairs = np.array([(q, g) for q in range(3) for g in range(4)], np.int32)
-    evidence = NearestMatcher(NearestSettings()).score(queries, gallery, pairs)
+    matcher = NearestMatcher(NearestSettings())
+    evidence = matcher.score(queries, gallery, pairs)
+    details = matcher.details(queries, gallery, pairs)
     for place, (q, g) in enumerate(pairs.tolist()):
-        count, total = _naive(
+        matches = _naive(
             queries.descriptors_NKL[q, : queries.count_N[q]].astype(np.float64),
             gallery.descriptors_NKL[g, : gallery.count_N[g]].astype(np.float64),
         )
-        assert evidence.match_count_P[place] == count
-        assert evidence.confidence_sum_P[place] == pytest.approx(total, rel=1e-4)
+        total = sum(confidence**3 for _, _, confidence in matches)
+        assert evidence.match_count_P[place] == len(matches)
+        assert evidence.confidence_sum_P[place] == pytest.approx(total, rel=1e-2, abs=1e-5)
+        found = details[place]
+        assert (np.diff(found.confidence_X) <= 0).all()
+        assert not found.inlier_X.any()
+        by_query = sorted(zip(found.query_X, found.gallery_X, found.confidence_X, strict=True))
+        assert [match[:2] for match in by_query] == [match[:2] for match in matches]
+        assert [match[2] for match in by_query] == pytest.approx(
+            [match[2] for match in matches], abs=2e-3
+        )
     assert (evidence.inlier_count_P == -1).all()
 
 
 def test_an_image_finds_itself_and_padding_finds_nothing():
     features = _features([40, 17, 0])
-    unit = features.descriptors_NKL.astype(np.float64)
-    unit /= np.maximum(np.linalg.norm(unit, axis=2, keepdims=True), 1e-9)
-    features.descriptors_NKL[:] = unit
     pairs = np.array([(0, 0), (1, 1), (2, 2), (0, 2), (2, 0), (0, 1)], np.int32)
     evidence = NearestMatcher(NearestSettings()).score(features, features, pairs)
     assert evidence.match_count_P[:5].tolist() == [40, 17, 0, 0, 0]

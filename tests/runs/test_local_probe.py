@@ -144,6 +144,21 @@ def test_fast_looks_at_all_and_matches_the_best_exactly(whole, dataset):
     assert queries <= decided.counts["pairs_matched"] < fast.counts["pairs_matched"]
 
 
+def test_nearest_needs_no_lightglue_and_its_matches_make_its_score(dataset, tmp_path):
+    more = ["benchmark.precision=nearest", "benchmark.local_features=aliked-t16"]
+    folder, result = run_probe(_config(dataset, tmp_path, *more, "benchmark.keep_matches=2"))
+    queries, gallery = result.counts["queries"], result.counts["gallery_images"]
+    assert result.counts["pairs_compared"] == queries * gallery
+    assert "pairs_matched" not in result.counts
+    rankings = pd.read_parquet(folder / "rankings.parquet")
+    score = rankings[rankings["rank"] <= 2].set_index(["query_id", "gallery_id"])["score"]
+    matches = pd.read_parquet(folder / "matches.parquet")
+    assert len(matches) == len(score)
+    for row in matches.itertuples():
+        total = (row.confidence.astype(np.float64) ** 3).sum()
+        assert score[(row.query_id, row.gallery_id)] == pytest.approx(total, rel=1e-4)
+
+
 def test_matched_keypoints_are_kept_where_they_are_asked_for(whole, dataset, local_ray):
     out, _, _ = whole
     more = ["benchmark.keep_matches=2", "benchmark.geometry=homography"]
@@ -209,6 +224,8 @@ def test_the_size_that_keypoints_are_looked_for_in(dataset):
     ("overrides", "message"),
     [
         (["benchmark.local_score=inliers"], "benchmark.geometry"),
+        (["benchmark.precision=nearest", "benchmark.geometry=homography"], "exact or fast"),
+        (["benchmark.precision=nearest", "benchmark.matcher_checkpoint=x.pth"], "exact or fast"),
         (["benchmark.cache=off"], "benchmark.cache=off"),
         (["benchmark.local_features=orb"], "aliked-n16"),
         (
