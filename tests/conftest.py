@@ -71,9 +71,8 @@ LONGEST = ("test_chaos", "test_nodes", "test_notebook", "test_long_runs", "test_
 WITH_RAY = ("gw0", "gw1")
 """Three Rays that start at once on two cores can fail: other processes have files without Ray, and
 the cores while those wait."""
-RAYS = ("mark.slow", "import ray")
-"""What a file with Ray has, but for `WITHOUT_RAY`."""
-WITHOUT_RAY = ("test_notebook",)
+STANDS_BACK = 5
+"""Added to the niceness of the other processes: what has Ray takes longest, and goes first."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -98,10 +97,17 @@ def pytest_xdist_make_scheduler(config, log):
 
         def _next_for(self, node):
             every = node.gateway.id in WITH_RAY
-            scopes = (s for s in self.workqueue if every or not _starts_ray(config.rootpath, s))
-            return next(scopes, None)
+            return next((s for s in self.workqueue if every or not self._has_ray(s)), None)
+
+        def _has_ray(self, scope):
+            return scope == "ray" or _starts_rays(config.rootpath / scope)
 
     return ByFile(config, log)
+
+
+def pytest_configure():
+    if os.environ.get("PYTEST_XDIST_WORKER", "gw0") not in WITH_RAY:
+        os.nice(STANDS_BACK)
 
 
 def pytest_collection_modifyitems(items):
@@ -114,7 +120,7 @@ def _place(item):
         return 0
     if item.get_closest_marker("slow") is None:
         # Files without Ray come last: all processes can share those.
-        return len(LONGEST) + (1 if _has_ray(item.path) else 2)
+        return len(LONGEST) + (1 if _starts_rays(item.path) else 2)
     return 1 + (LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
@@ -122,12 +128,8 @@ def _uses_ray(file):
     return "local_ray" in _text(file)
 
 
-def _starts_ray(root, scope):
-    return scope == "ray" or _has_ray(root / scope)
-
-
-def _has_ray(file):
-    return file.stem not in WITHOUT_RAY and any(words in _text(file) for words in RAYS)
+def _starts_rays(file):
+    return "mark.ray" in _text(file)
 
 
 @cache

@@ -174,7 +174,8 @@ def test_the_example_loss_is_plain_cross_entropy_of_cosines(example):
     assert loss_B.item() == pytest.approx(np.log(1 + np.exp(-2.0)))
 
 
-@pytest.mark.slow  # starts a Ray
+@pytest.mark.slow
+@pytest.mark.ray
 def test_actors_find_what_this_process_finds(few, example, tmp_path):
     keys = _keys(few, model__type="tiny-conv", benchmark__method="wildfusion")
     keys |= {"benchmark.candidate_k": 2, "benchmark.local_features": "aliked-spread"}

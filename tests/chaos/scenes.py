@@ -17,7 +17,7 @@ INDEX = ["benchmark.method=local_index", *KEYPOINTS]
 LOCAL = ["benchmark.method=local_lightglue", "benchmark.precision=exact", *KEYPOINTS]
 LOCAL += ["benchmark.candidate_k=6", "benchmark.shortlist=both"]
 OPEN = "benchmark.open_set.false_match_rate=0.3"
-IN_PROCESS, OVER_RAY = "ray.num_actors=0", "ray.num_actors=2"
+IN_PROCESS, OVER_RAY = "ray.num_actors=0", "ray.num_actors=1"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pytest
 from tests.chaos.kills import mounted, run
 from tests.chaos.scenes import make_world
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1800)]
 IN_PROCESS = ("local", "finetune", "build", "add", "identify", "extract", "report", "cosine")
 KILLS = [*((scene, 0) for scene in IN_PROCESS), *(("ray-local", n) for n in (1, 4, 6, 33))]
 """Scene and number. The last ones lose an actor, the driver, the head and the raylet; the others

@@ -17,7 +17,7 @@ from exreid.storage import mirror
 from tests.ray_head import ray_head
 from tests.s3 import s3_server
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1500)]
 CLUSTER = Path(__file__).parents[2] / "cluster"
 JOB_S = 900
 QUICK = ["dataset.image_size=64", "benchmark.local_size=128", "benchmark.local_top_k=64"]
@@ -83,7 +83,7 @@ def test_a_submitted_training_and_sweep(head, few, tmp_path, command):
     arguments += ["model.type=timm:test_vit", "model.pretrained=false", "train.batch_size=8"]
     arguments += ["train.epochs=2", "validation.source=encounters", "validation.fraction=0.4"]
     space = "tune.space={optimizer.lr: {loguniform: [1e-4, 1e-2]}}"
-    arguments += [space, "tune.num_samples=2"] if command == "tune" else ["ray.num_workers=1"]
+    arguments += [space, "tune.num_samples=1"] if command == "tune" else ["ray.num_workers=1"]
     done = head.submit("python", f"jobs/{command}.py", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = tmp_path / {"finetune": "results", "tune": "sweeps"}[command] / "submitted"
@@ -93,5 +93,5 @@ def test_a_submitted_training_and_sweep(head, few, tmp_path, command):
         assert result["counts"]["epochs"] == 2
     else:
         trials = sorted(file.parent.name for file in folder.glob("trials/*/result.json"))
-        assert trials == ["000", "001"]
+        assert trials == ["000"]
         assert (folder / "best.yaml").exists()

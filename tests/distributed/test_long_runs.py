@@ -17,7 +17,7 @@ from exreid.cli import main
 from exreid.training.history import read_history
 from tests.processes import children, is_alive, start, wait
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef0123456789abcdef"}
 SMALL = [

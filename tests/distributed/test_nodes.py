@@ -12,7 +12,7 @@ from exreid.data.synthetic import write_dataset
 from exreid.storage import mirror
 from tests.s3 import s3_server
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1500)]
 LIMIT_S = 1400
 HERE = Path(__file__).parent
 

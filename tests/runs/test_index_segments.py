@@ -134,12 +134,12 @@ def test_a_killed_build_goes_on(few, tmp_path, small, monkeypatch):
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_actors_build_and_search_as_one_process(few, tmp_path, monkeypatch):
+def test_an_actor_builds_and_searches_as_one_process(few, tmp_path, monkeypatch):
     monkeypatch.setattr(index_segments, "COMPARED_IMAGES", 3)
     monkeypatch.setattr(index_segments, "SEGMENT_DESCRIPTORS", 4 * 32)
     monkeypatch.setattr(index_segments, "QUERIES_PER_TILE", 1)
     folder, result = run_probe(_config(few, tmp_path / "one"))
-    other, by_actors = run_probe(_config(few, tmp_path / "more", "ray.num_actors=2"))
+    other, by_actors = run_probe(_config(few, tmp_path / "more", "ray.num_actors=1"))
     assert by_actors.metrics == result.metrics
     assert by_actors.counts["index_recall"] == result.counts["index_recall"]
     assert _ranked(other).equals(_ranked(folder))
