@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from exreid.metrics.population import LEFT, RIGHT, Flanks, count_flanks
 from exreid.progress import counted
 from exreid.records import Json
 from exreid.report.reviewed import NameQuestion, ReviewedRun
 from exreid.review.asking import Question, linked, untold
+from exreid.review.audit import AuditResult
 from exreid.review.decisions import ANSWERS
+from exreid.review.flanks import fewest_animals, flanks_of_groups
 from exreid.review.state import State, agrees, wrong_decisions
 
 
@@ -27,46 +28,52 @@ def told(run: ReviewedRun, state: State) -> list[str]:
     so_far = f"{counted(state.animals, 'animal')} in {counted(len(run.subject.visits), 'visit')}"
     lines = [f"{so_far}, {after}; {wrong:.1f} wrong decisions are expected."]
     if state.audit is not None:
-        animals = state.audit.animals
-        lines.append(
-            f"By the audit alone: {animals.value:.1f} animals (95% interval {animals.low:.1f} to "
-            f"{animals.high:.1f}); {100 * state.audit.missed.value:.0f}% of the pairs of one "
-            "animal are missed."
-        )
+        lines.append(_audit_words(state.audit))
         if not agrees(state, run.wrong):
             lines.append("The audit does not agree yet: there are more questions.")
     return [*lines, *_flank_words(run, state)]
 
 
-def _flanks(run: ReviewedRun, visit: str) -> frozenset[str]:
-    """The viewpoints of a visit's photographs."""
-    if "viewpoint" not in run.photos:
-        return frozenset()
-    cells = run.photos["viewpoint"].iloc[run.photos_of[visit]]
-    return frozenset(cell.strip().lower() for cell in cells if isinstance(cell, str))
-
-
-def _of_groups(run: ReviewedRun, state: State) -> Flanks:
-    found: dict[int, frozenset[str]] = {}
-    groups = state.result.doubts.group_V.tolist()
-    for visit, group in zip(run.subject.visits, groups, strict=True):
-        found[group] = found.get(group, frozenset()) | _flanks(run, visit)
-    return count_flanks(list(found.values()))
+def _audit_words(audit: AuditResult) -> str:
+    groups, fewest = audit.animals, audit.fewest
+    interval = f"95% interval {groups.low:.1f} to {groups.high:.1f}"
+    words = f"By the audit alone: {groups.value:.1f} animals ({interval})"
+    if fewest.value < groups.value:
+        words = (
+            f"By the audit alone: {groups.value:.1f} groups that people can tell apart ({interval}"
+            f"), which are {fewest.low:.1f} to {groups.high:.1f} animals"
+        )
+    return f"{words}; {100 * audit.missed.value:.0f}% of the pairs of one animal are missed."
 
 
 def _flank_words(run: ReviewedRun, state: State) -> list[str]:
     """What the review cannot say, since a left flank is compared with no right one."""
-    flanks = _of_groups(run, state)
-    if flanks.unknown == state.animals:
-        return ["No photograph's flank is known: an animal's two flanks may count as two animals."]
-    if flanks.low == flanks.high:
+    group_V = state.result.doubts.group_V
+    flank_G = flanks_of_groups(run.flank_V, group_V)
+    unknown = int(np.count_nonzero(flank_G == 0))
+    fewest = fewest_animals(run.flank_V, group_V)
+    if unknown == len(flank_G):
+        line = "No photograph's flank is known: an animal's two flanks may count as two animals"
+        if run.kind == "gallery":
+            return [f"{line}."]
+        return [f"{line}, so these are {fewest} to {state.animals} (dataset.viewpoint_col tells)."]
+    if fewest == state.animals:
         return []
+    left, right = (int(np.count_nonzero(flank_G == flank)) for flank in (1, 2))
+    also = f", by neither for sure: {unknown}" if unknown else ""
     line = (
-        f"Known by the left flank alone: {counted(flanks.left, 'animal')}, by the right alone: "
-        f"{flanks.right}. No question can say which of these belong together. So the groups are "
-        f"right at most within each flank, and they are {flanks.low} to {flanks.high} animals."
+        f"Known by the left flank alone: {counted(left, 'animal')}, by the right alone: {right}"
+        f"{also}. No question can say which of these belong together. So the groups are right at "
+        f"most within each flank, and they are {fewest} to {state.animals} animals."
     )
-    return [f"{line} The audit does not count that." if state.audit else line]
+    return [line]
+
+
+def _within_flanks(run: ReviewedRun, state: State) -> bool:
+    """Whether flanks are known, and some animals by one alone."""
+    group_V = state.result.doubts.group_V
+    some = run.kind != "identify" and bool(run.flank_V.any())
+    return some and fewest_animals(run.flank_V, group_V) < state.animals
 
 
 def _confirmed_words(run: ReviewedRun, state: State) -> str:
@@ -105,18 +112,15 @@ def shown(
             "photos": [_photo(run, row) for row in rows],
         }
     called = run.names(state).name_G
-    flanks = None if run.kind == "identify" else _of_groups(run, state)
-    title = "Done, within each flank" if flanks and flanks.low < flanks.high else "Done"
+    title = "Done, within each flank" if _within_flanks(run, state) else "Done"
     names = sorted(name for name in called if name)
     return content | {"kind": "done", "title": title, "called": names}
 
 
 def _flank_hint(run: ReviewedRun, question: Question) -> str:
     """Where no photographs of the two visits show one flank."""
-    seen = [_flanks(run, visit) for visit in (question.first, question.second)]
-    sides = [(bool(flanks & LEFT), bool(flanks & RIGHT)) for flanks in seen]
-    apart = sorted(sides) == [(False, True), (True, False)]
-    return "one left, one right flank" if apart else ""
+    seen = [int(run.flank_V[run.subject.place[name]]) for name in (question.first, question.second)]
+    return "one left, one right flank" if sorted(seen) == [1, 2] else ""
 
 
 def _progress(run: ReviewedRun, state: State) -> Json:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from exreid.errors import RunError
-from exreid.report.reviewed import ReviewedRun
+from exreid.report.reviewed import ReviewedRun, visit_flanks
 from exreid.report.reviewed_gallery import SOURCE, read_gallery_review
 from exreid.report.reviewed_identification import read_identification
 from exreid.report.run_pairs import apart_pairs, read_pairs
@@ -56,6 +56,7 @@ def read_review(folder: Path, *, wrong: float = 1.0) -> ReviewedRun:
         probability_P,
         unlisted=lowest,
         apart_N2=apart_N2,
+        flank_V=visit_flanks(frame, visit_N, len(names)),
     )
     best = {
         (str(names[a]), str(names[b])): (int(i), int(j))

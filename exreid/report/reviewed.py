@@ -36,6 +36,7 @@ from exreid.review.decisions import (
     moment,
     read_decisions,
 )
+from exreid.review.flanks import flanks_of
 from exreid.review.names import Names, free_name, names_of
 from exreid.review.state import State, Subject, load
 from exreid.storage.run_folder import write_table
@@ -97,6 +98,11 @@ class ReviewedRun:
         for row, visit in enumerate(self.visit_N.tolist()):
             found[self.subject.visits[visit]].append(row)
         return found
+
+    @cached_property
+    def flank_V(self) -> np.ndarray:  # noqa: N802
+        """The flanks that each visit shows (`flanks_of`)."""
+        return visit_flanks(self.photos, self.visit_N, len(self.subject.visits))
 
     @property
     def decisions(self) -> Path:
@@ -276,6 +282,15 @@ class ReviewedRun:
         photo = self.photos.iloc[row]
         cells = {name: _text(photo.get(name)) for name in ("root", "path", "mask", "bbox")}
         return Wanted(cells["root"], cells["path"], None, large=True, bbox=cells["bbox"])
+
+
+def visit_flanks(photos: pd.DataFrame, visit_N: np.ndarray, visits: int) -> np.ndarray:
+    """The flanks that each visit shows, by the viewpoints of its photographs (`flanks_of`)."""
+    views_V: list[list[str | None]] = [[] for _ in range(visits)]
+    views = photos["viewpoint"].tolist() if "viewpoint" in photos else [None] * len(photos)
+    for view, visit in zip(views, visit_N.tolist(), strict=True):
+        views_V[visit].append(_text(view))
+    return flanks_of(views_V)
 
 
 def _now() -> str:

@@ -7,16 +7,22 @@ probability (Hansen & Hurwitz 1943; the difference estimator of Särndal, Swenss
 "Model assisted survey sampling"). Pairs in doubt are drawn more often, as in Perez et al. 2024,
 "Human-in-the-loop visual re-ID for population size estimation".
 
-A wrong decision changes the number of animals by one, and each of the visits' pairs that it is
-about shows it. So a pair counts 1 over the number of those pairs. That is exact while the mistakes
-that are left are apart from each other, one join or one cut each; animals in three pieces count a
-join too many.
+A wrong decision changes the number of animals by one, and each of the visits' listed pairs that it
+is about shows it. So a pair counts 1 over the number of those pairs. That is exact while the
+mistakes that are left are apart from each other, one join or one cut each; animals in three pieces
+count a join too many.
 
-Letters: P pairs of the frame, N drawn pairs.
+A left flank matches no right one, and nobody can tell whether they are of one animal, so an animal
+that no visit shows from both sides is two groups even where no decision is wrong. The audit
+estimates the number of groups without wrong decisions, and those with each flank; the number of
+animals is between the larger flank's and that of all groups.
+
+Letters: P pairs of the frame, N drawn pairs, V visits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +30,7 @@ import scipy
 
 from exreid.metrics.uncertainty import Estimate
 from exreid.review.belief import PairGraph
+from exreid.review.flanks import LEFT_FLANK, RIGHT_FLANK, flanks_of_groups
 from exreid.review.partition import rows_by_group
 from exreid.review.questions import Doubts, chance
 
@@ -45,7 +52,11 @@ class Frame:
     wrong_P: np.ndarray
     """float64: the probability that it is wrong about the pair, by the best single change."""
     share_P: np.ndarray
-    """float64: 1 over the number of pairs that this change is about."""
+    """float64: 1 over the number of listed pairs that this change is about."""
+    flanks_P: np.ndarray
+    """int64: 1 where both sides of this change show the left flank, plus 2 for the right one."""
+    flank_V: np.ndarray
+    """int64: of the visits, as `PairGraph.flank_V`, 0 where unknown."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,10 @@ class AuditResult:
     expected_against: float
     """By the probabilities of the partition's single changes."""
     animals: Estimate
+    """The number of groups without wrong decisions: of animals, if each is known by both flanks."""
+    fewest: Estimate
+    """That of animals, if those known by one flank alone are the same as far as possible; no flank
+    has more groups than animals, and no animal makes more than two groups."""
     missed: Estimate
     """Share of the pairs of one animal that the partition separates."""
     mixed: Estimate
@@ -76,24 +91,30 @@ def frame_of(graph: PairGraph, doubts: Doubts) -> Frame:
     group_V = doubts.group_V
     within_P = group_V[first_P] == group_V[second_P]
     wrong_P, pairs_P = np.zeros(len(first_P)), np.ones(len(first_P))
+    flank_V = graph.known_flank_V
+    flank_G = flanks_of_groups(flank_V, group_V)
+    flanks_P = flank_G[group_V[first_P]] & flank_G[group_V[second_P]]
     groups = int(group_V.max(initial=0)) + 1
     low_P = np.minimum(group_V[first_P], group_V[second_P])
     key_P = low_P * groups + np.maximum(group_V[first_P], group_V[second_P])
     joins = doubts.joins
     place_P = np.searchsorted(joins.group_M2 @ np.array([groups, 1]), key_P[~within_P])
     wrong_P[~within_P] = chance(joins.gain_M)[place_P]
-    pairs_P[~within_P] = doubts.join_pairs[place_P]
-    size_C, wrong_C = doubts.cut_pairs, chance(doubts.cuts.gain_C)
+    pairs_P[~within_P] = np.bincount(place_P)[place_P]
+    wrong_C = chance(doubts.cuts.gain_C)
     rows_G = rows_by_group(graph, group_V)
     inside_V = np.zeros(graph.visits, bool)
     for cut, side in enumerate(doubts.cuts.sides):
-        rows = rows_G[int(group_V[side[0]])]
+        group = int(group_V[side[0]])
+        rows = rows_G[group]
         inside_V[side] = True
-        better = inside_V[first_P[rows]] != inside_V[second_P[rows]]
-        better &= wrong_C[cut] > wrong_P[rows]
+        across = inside_V[first_P[rows]] != inside_V[second_P[rows]]
+        better = rows[across & (wrong_C[cut] > wrong_P[rows])]
+        wrong_P[better], pairs_P[better] = wrong_C[cut], np.count_nonzero(across)
+        rest = flank_V[(group_V == group) & ~inside_V]
+        flanks_P[better] = np.bitwise_or.reduce(flank_V[side]) & np.bitwise_or.reduce(rest)
         inside_V[side] = False
-        wrong_P[rows[better]], pairs_P[rows[better]] = wrong_C[cut], size_C[cut]
-    return Frame(within_P, wrong_P, 1 / pairs_P)
+    return Frame(within_P, wrong_P, 1 / pairs_P, flanks_P, flank_V)
 
 
 def design(frame: Frame) -> np.ndarray:
@@ -131,26 +152,28 @@ def estimates(
     *,
     row_N: np.ndarray,
     drawn_N: np.ndarray,
-    same_N: np.ndarray,
+    said_N: np.ndarray,
     doubts: Doubts,
 ) -> AuditResult | None:
-    """The number of animals and the rates of wrong pairs, from N audit pairs; None for fewer than
-    `LEAST_DRAWN`.
+    """The number of animals and the rates of wrong pairs, from N audit pairs; None where fewer than
+    `LEAST_DRAWN` have an answer.
 
     ``frame``: under the partition of the ``doubts``, which no audit answer went into. ``row_N``:
-    the pairs' rows, ``drawn_N`` the probabilities that they were drawn with, ``same_N`` the
-    answers. The variance is the larger of the sample's and of the one that the model expects under
-    the design, times the pairs found against the partition over those expected where that is above
-    1; so an audit that finds nothing does not claim that there is nothing. Pairs that are not
-    listed are not audited: the missed joins that their probabilities let expect, and chance, lower
-    the lower end.
+    the pairs' rows, ``drawn_N`` the probabilities that they were drawn with, ``said_N`` the
+    answers: 1 for one animal, -1 for two, 0 where nobody can tell. Such a pair counts as no
+    mistake, so that the estimates are of what people can tell. The variance is the larger of the
+    sample's and of the one that the model expects under the design, times the pairs found against
+    the partition over those expected where that is above 1; so an audit that finds nothing does not
+    claim that there is nothing. Pairs that are not listed are not audited: the missed joins that
+    their probabilities let expect, and chance, lower the lower end.
     """
-    if len(row_N) < LEAST_DRAWN:
+    told_N = said_N != 0
+    if np.count_nonzero(told_N) < LEAST_DRAWN:
         return None
     count = len(row_N)
     within_N = frame.within_P[row_N]
-    against_N = within_N != same_N
-    expected = float(frame.wrong_P[row_N].sum())
+    against_N = told_N & (within_N != (said_N > 0))
+    expected = float(frame.wrong_P[row_N[told_N]].sum())
     inflation = max(1.0, (1 + float(against_N.sum())) / (1 + expected))
     variance_P = np.minimum(frame.wrong_P * inflation, 1.0) / design_P
 
@@ -162,8 +185,6 @@ def estimates(
         return float(each_N.mean()), float(np.sqrt(variance / count))
 
     sign_P = np.where(frame.within_P, 1.0, -1.0) * frame.share_P
-    groups, visits = int(doubts.group_V.max()) + 1, len(doubts.group_V)
-    change, error = total(sign_P[row_N], sign_P)
     missed, missed_error = total(1.0 * ~within_N, 1.0 * ~frame.within_P)
     mixed, mixed_error = total(1.0 * within_N, 1.0 * frame.within_P)
     together = float(frame.within_P.sum())
@@ -177,17 +198,40 @@ def estimates(
         return Estimate(middle, low, high)
 
     outside = float(scipy.stats.poisson.ppf(0.975, doubts.unlisted))
-    animals = min(max(groups + change, 1.0), float(visits))
+
+    def number(of: float, among: float, weight_P: np.ndarray) -> Estimate:
+        """So many groups, changed by what is wrong; not more than the visits ``among``."""
+        change, error = total(weight_P[row_N], weight_P)
+        value = min(max(of + change, 1.0), among)
+        ends = (value - Z_95 * error - outside, value + Z_95 * error)
+        return Estimate(value, max(ends[0], 1.0), min(ends[1], among))
+
+    visits, flank_G = float(len(doubts.group_V)), flanks_of_groups(frame.flank_V, doubts.group_V)
+    animals = number(len(flank_G), visits, sign_P)
+    of_flanks = [
+        number(
+            float(np.count_nonzero(flank_G & side)),
+            float(np.count_nonzero(frame.flank_V & side)),
+            sign_P * (frame.flanks_P & side > 0),
+        )
+        for side in (LEFT_FLANK, RIGHT_FLANK)
+        if np.any(frame.flank_V & side)
+    ]
     return AuditResult(
-        count,
+        int(np.count_nonzero(told_N)),
         int(against_N.sum()),
         expected,
-        Estimate(
-            animals, max(animals - Z_95 * error - outside, 1.0), min(animals + Z_95 * error, visits)
-        ),
+        animals,
+        _largest([Estimate(animals.value / 2, animals.low / 2, animals.high / 2), *of_flanks]),
         rate(missed, missed_error, right),
         _share(mixed, mixed_error, together),
     )
+
+
+def _largest(estimates: Sequence[Estimate]) -> Estimate:
+    """Each end and the value: the largest."""
+    ends = [(one.value, one.low, one.high) for one in estimates]
+    return Estimate(*(max(of) for of in zip(*ends, strict=True)))
 
 
 def _share(value: float, error: float, of: float) -> Estimate:

@@ -3,9 +3,10 @@
 The log-odds that two visits show one animal are a prior, the same for all pairs, plus evidence: the
 log-likelihood ratio of the pair's score and of the answers about it (Fellegi & Sunter 1969, "A
 theory for record linkage"). Only pairs of a shortlist are listed; every other pair has one stated
-evidence. So the memory goes by the number of listed pairs.
+evidence. So the memory goes by the number of listed pairs. A left flank matches no right one: two
+visits that show no flank in common are no evidence either way.
 
-Letters: V visits, P listed pairs, A answers. Logarithms are natural.
+Letters: V visits, P listed pairs, A answers, G groups. Logarithms are natural.
 """
 
 from __future__ import annotations
@@ -34,11 +35,16 @@ class PairGraph:
     """The evidence of each pair that is not listed; at most 0."""
     prior: float
     """The log-odds that two visits show one animal, before any score or answer; below 0."""
+    flank_V: np.ndarray | None = None
+    """int64: 1 where a visit shows the left flank alone, 2 the right alone, 3 both, 0 where it
+    may be either. None: unknown of all."""
 
     def __post_init__(self) -> None:
         if self.unlisted > 0:
             raise ValueError("a pair outside the shortlist cannot be evidence for one animal.")
         check_pairs(self.pair_P2, self.visits)
+        if self.flank_V is not None and self.flank_V.shape != (self.visits,):
+            raise ValueError("each visit has a flank, or none has.")
 
     @cached_property
     def keys(self) -> np.ndarray:
@@ -53,15 +59,34 @@ class PairGraph:
         found_N = inside_N & (self.keys[np.where(inside_N, row_N, 0)] == key_N)
         return np.where(found_N, row_N, -1)
 
+    @cached_property
+    def known_flank_V(self) -> np.ndarray:  # noqa: N802
+        """``flank_V``, 0 where it is unknown."""
+        return np.zeros(self.visits, np.int64) if self.flank_V is None else self.flank_V
+
+    def comparable(self, pair_N2: np.ndarray) -> np.ndarray:
+        """Whether the two visits of each pair may show one flank, bool (N,)."""
+        one_N, other_N = self.known_flank_V[pair_N2].reshape(-1, 2).T
+        return np.asarray((one_N == 0) | (other_N == 0) | (one_N & other_N > 0))
+
+    def sizes(self, group_V: np.ndarray) -> np.ndarray:
+        """int64 (G, 3): of each group its visits, those of the left flank alone and of the right.
+
+        `pairs_of` tells by these which pairs are comparable.
+        """
+        flank_V, groups = self.known_flank_V, int(group_V.max(initial=-1)) + 1
+        alone = [np.bincount(group_V[flank_V == side], minlength=groups) for side in (1, 2)]
+        return np.stack([np.bincount(group_V, minlength=groups), *alone], axis=1)
+
     def plus(self, pair_N2: np.ndarray, evidence_N: np.ndarray) -> PairGraph:
         """With more evidence; pairs in either order, more than once, or not listed yet."""
         check_pairs(pair_N2, self.visits, listed=False)
         key_N = np.sort(pair_N2, axis=1) @ np.array([self.visits, 1])
         key, place_N = np.unique(np.concatenate([self.keys, key_N]), return_inverse=True)
-        evidence = np.full(len(key), self.unlisted)
+        pairs = np.stack([key // self.visits, key % self.visits], axis=1)
+        evidence = np.where(self.comparable(pairs), self.unlisted, 0.0)
         evidence[place_N[: len(self.keys)]] = self.evidence_P
         np.add.at(evidence, place_N[len(self.keys) :], evidence_N)
-        pairs = np.stack([key // self.visits, key % self.visits], axis=1)
         return replace(self, pair_P2=pairs, evidence_P=evidence)
 
 
@@ -110,6 +135,26 @@ def votes_of(pair_A2: np.ndarray, sign_A: np.ndarray, reliability_A: np.ndarray)
     return Votes(pair_N2, lead_N, said_N, np.bincount(place_A), evidence_N)
 
 
+def pairs_of(size_M3: np.ndarray, other_M3: np.ndarray) -> np.ndarray:
+    """The comparable pairs of visits between each two groups, by their `PairGraph.sizes`.
+
+    >>> pairs_of(np.array([[3, 2, 0]]), np.array([[2, 0, 1]])).tolist()
+    [4]
+    """
+    opposite = size_M3[..., 1] * other_M3[..., 2] + size_M3[..., 2] * other_M3[..., 1]
+    return np.asarray(size_M3[..., 0] * other_M3[..., 0] - opposite)
+
+
+def pairs_inside(size_M3: np.ndarray) -> np.ndarray:
+    """The comparable pairs of visits within each group, by its `PairGraph.sizes`.
+
+    >>> pairs_inside(np.array([[4, 2, 1]])).tolist()
+    [4]
+    """
+    size_M, left_M, right_M = size_M3[..., 0], size_M3[..., 1], size_M3[..., 2]
+    return np.asarray(size_M * (size_M - 1) // 2 - left_M * right_M)
+
+
 def check_pairs(pair_P2: np.ndarray, visits: int, *, listed: bool = True) -> None:
     """ValueError for pairs of visits that are not such; ``listed``: each once, in order."""
     if pair_P2.ndim != 2 or pair_P2.shape[1] != 2:
@@ -144,20 +189,25 @@ def pair_graph(
     unlisted: float,
     apart_N2: np.ndarray | None = None,
     together_N2: np.ndarray | None = None,
+    flank_V: np.ndarray | None = None,
 ) -> PairGraph:
     """The graph of calibrated probabilities that pairs show one animal.
 
     ``unlisted``: the probability of each pair that is not listed. The prior is the mean probability
-    of all pairs, and a pair's evidence the difference of its log-odds to it.
+    of all comparable pairs, and a pair's evidence the difference of its log-odds to it.
     ``apart_N2`` and ``together_N2``: pairs known to show two animals (of one photograph) or one.
+    ``flank_V``: see `PairGraph`; a listed pair without a common flank is left out.
     """
+    empty = PairGraph(visits, np.zeros((0, 2), np.int64), np.zeros(0), 0.0, 0.0, flank_V)
     check_pairs(pair_P2, visits)
-    every = visits * (visits - 1) // 2
+    kept_P = empty.comparable(pair_P2)
+    pair_P2, probability_P = pair_P2[kept_P], probability_P[kept_P]
+    every = int(pairs_inside(empty.sizes(np.zeros(visits, np.int64))).sum())
     total = float(probability_P.sum()) + (every - len(pair_P2)) * unlisted
     prior = float(log_odds(min(max(total / max(every, 1), 1e-9), 0.5)))
     evidence_P = log_odds(probability_P) - prior
     other = min(float(log_odds(unlisted)) - prior, 0.0)
-    graph = PairGraph(visits, pair_P2, evidence_P, other, prior)
+    graph = PairGraph(visits, pair_P2, evidence_P, other, prior, flank_V)
     for known_N2, sign in ((apart_N2, -CERTAIN), (together_N2, CERTAIN)):
         if known_N2 is not None and len(known_N2):
             graph = graph.plus(known_N2, np.full(len(known_N2), sign))

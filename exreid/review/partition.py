@@ -17,7 +17,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from exreid.review.belief import PairGraph
+from exreid.review.belief import PairGraph, pairs_inside, pairs_of
 
 LEAST_GAIN = 1e-9
 """A smaller gain is a rounding error."""
@@ -51,11 +51,16 @@ def objective(graph: PairGraph, group_V: np.ndarray) -> float:
     """Evidence within groups plus the prior of V - K links."""
     first, second = graph.pair_P2.T
     within_P = group_V[first] == group_V[second]
-    size_G = np.bincount(group_V)
-    pairs = float((size_G * (size_G - 1) // 2).sum())
-    surplus = float((graph.evidence_P[within_P] - graph.unlisted).sum())
-    links = graph.visits - np.count_nonzero(size_G)
+    size_G3 = graph.sizes(group_V)
+    pairs = float(pairs_inside(size_G3).sum())
+    surplus = float((graph.evidence_P - _expected(graph))[within_P].sum())
+    links = graph.visits - np.count_nonzero(size_G3[:, 0])
     return surplus + pairs * graph.unlisted + links * graph.prior
+
+
+def _expected(graph: PairGraph) -> np.ndarray:
+    """The evidence that each listed pair would have if it were not listed, float64 (P,)."""
+    return np.where(graph.comparable(graph.pair_P2), graph.unlisted, 0.0)
 
 
 def find_partition(graph: PairGraph, start_V: np.ndarray | None = None) -> np.ndarray:
@@ -91,10 +96,12 @@ def joins_of(graph: PairGraph, group_V: np.ndarray) -> Joins:
     group_P2 = np.sort(group_V[graph.pair_P2], axis=1)
     between_P = group_P2[:, 0] != group_P2[:, 1]
     key_M, surplus_M = _summed(
-        group_P2[between_P] @ np.array([groups, 1]), graph.evidence_P[between_P] - graph.unlisted
+        group_P2[between_P] @ np.array([groups, 1]),
+        (graph.evidence_P - _expected(graph))[between_P],
     )
     group_M2 = np.stack([key_M // groups, key_M % groups], axis=1)
-    pairs_M = np.bincount(group_V)[group_M2].prod(axis=1)
+    size_G3 = graph.sizes(group_V)
+    pairs_M = pairs_of(size_G3[group_M2[:, 0]], size_G3[group_M2[:, 1]])
     return Joins(group_M2, surplus_M + pairs_M * graph.unlisted + graph.prior)
 
 
@@ -118,7 +125,9 @@ def cuts_of(graph: PairGraph, group_V: np.ndarray) -> Cuts:
     for visits, rows in zip(members_G, rows_G, strict=True):
         if len(visits) < 2:
             continue
-        evidence = np.full((len(visits), len(visits)), graph.unlisted)
+        flank = graph.known_flank_V[visits]
+        opposite = (flank[:, None] + flank == 3) & (flank[:, None] * flank == 2)
+        evidence = np.where(opposite, 0.0, graph.unlisted)
         one, other = local_V[first_P[rows]], local_V[second_P[rows]]
         evidence[one, other] = evidence[other, one] = graph.evidence_P[rows]
         parent_N, below_NN, across_N = _tree_cuts(evidence.tobytes(), len(visits))
@@ -198,19 +207,22 @@ def _join(graph: PairGraph, group_V: np.ndarray) -> np.ndarray | None:
 
 def _move(graph: PairGraph, group_V: np.ndarray) -> np.ndarray | None:
     """Move single visits to another group, the best first, of each group one at most."""
-    size_G = np.bincount(group_V)
+    size_G3 = graph.sizes(group_V)
+    size_G = size_G3[:, 0]
     first_P, second_P = graph.pair_P2.T
     visit_N = np.concatenate([first_P, second_P])
     near_N = group_V[np.concatenate([second_P, first_P])]
-    surplus_N = np.tile(graph.evidence_P - graph.unlisted, 2)
+    surplus_N = np.tile(graph.evidence_P - _expected(graph), 2)
     key_M, surplus_M = _summed(visit_N * len(size_G) + near_N, surplus_N)
     visit, group = key_M // len(size_G), key_M % len(size_G)
-    own_V = graph.unlisted * (size_G[group_V] - 1.0)
+    alone_V3 = graph.sizes(np.arange(graph.visits))
+    own_V = graph.unlisted * (pairs_of(alone_V3, size_G3[group_V]) - 1.0)
     own = group == group_V[visit]
     own_V[visit[own]] += surplus_M[own]
     other = ~own & (size_G[group_V[visit]] > 1)
     visit, group = visit[other], group[other]
-    gain = surplus_M[other] + graph.unlisted * size_G[group] - own_V[visit]
+    pairs = pairs_of(alone_V3[visit], size_G3[group])
+    gain = surplus_M[other] + graph.unlisted * pairs - own_V[visit]
     good = gain > LEAST_GAIN
     visit, group, gain = visit[good], group[good], gain[good]
     if len(gain) == 0:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from exreid.review.belief import PairGraph, Votes
+from exreid.review.belief import PairGraph, Votes, pairs_of
 from exreid.review.partition import Cuts, Joins, cuts_of, joins_of
 
 LEAST_DOUBT = 1e-3
@@ -31,7 +31,7 @@ class Doubts:
     joins: Joins
     cuts: Cuts
     unlisted: float
-    """The expected number of missed joins between groups without a listed pair."""
+    """The expected number of missed joins between comparable groups without a listed pair."""
 
     @property
     def join_pairs(self) -> np.ndarray:
@@ -56,19 +56,21 @@ class Doubts:
 def doubts_of(graph: PairGraph, group_V: np.ndarray) -> Doubts:
     """The single changes of a partition."""
     joins = joins_of(graph, group_V)
-    unlisted = _unlisted_joins(graph, np.bincount(group_V), joins)
+    unlisted = _unlisted_joins(graph, graph.sizes(group_V), joins)
     return Doubts(group_V, joins, cuts_of(graph, group_V), unlisted)
 
 
-def _unlisted_joins(graph: PairGraph, size_G: np.ndarray, joins: Joins) -> float:
-    """The sum of the probabilities of all other joins, which depend on the sizes alone."""
-    size_S, groups_S = np.unique(size_G, return_counts=True)
+def _unlisted_joins(graph: PairGraph, size_G3: np.ndarray, joins: Joins) -> float:
+    """The sum of the probabilities of all other joins, which depend on the sizes alone. Groups that
+    show no flank in common are left out: nobody can tell."""
+    size_S3, kind_G, groups_S = np.unique(size_G3, axis=0, return_inverse=True, return_counts=True)
     count_SS = np.outer(groups_S, groups_S) - np.diag(groups_S)
-    listed = np.searchsorted(size_S, size_G[joins.group_M2])
+    listed = kind_G.ravel()[joins.group_M2]
     np.subtract.at(count_SS, (listed[:, 0], listed[:, 1]), 1)
     np.subtract.at(count_SS, (listed[:, 1], listed[:, 0]), 1)
-    odds_SS = np.outer(size_S, size_S) * graph.unlisted + graph.prior
-    return float((count_SS * chance(odds_SS)).sum() / 2)
+    pairs_SS = pairs_of(size_S3[:, None], size_S3[None])
+    odds_SS = pairs_SS * graph.unlisted + graph.prior
+    return float((count_SS * chance(odds_SS))[pairs_SS > 0].sum() / 2)
 
 
 def chance(log_odds: np.ndarray | float) -> np.ndarray:
@@ -135,8 +137,8 @@ def most_worth(
     change is more probable than ``least``.
 
     Of all pairs that show the same change it is one that was asked least, and of those the pair
-    with most evidence for one animal; never one that was answered with *can't tell* alone. Equal
-    ones: the smaller visits.
+    with most evidence for one animal; never one without a common flank, or that was answered with
+    *can't tell* alone. Equal ones: the smaller visits.
     """
     joins, cuts = doubts.joins, doubts.cuts
     other = _unlisted_join(graph, doubts, answer)
@@ -185,14 +187,15 @@ class _UnlistedJoin:
 def _unlisted_join(graph: PairGraph, doubts: Doubts, answer: float) -> _UnlistedJoin | None:
     """The join with most worth of two groups without a listed pair; of equal ones that of the
     smaller labels."""
-    size_G = np.bincount(doubts.group_V)
     listed = {(low, high) for low, high in doubts.joins.group_M2.tolist()}
-    sizes = np.unique(size_G)
-    size_N2 = np.stack(np.triu_indices(len(sizes)), axis=1)
-    pairs_N = sizes[size_N2].prod(axis=1)
-    gain_N = pairs_N * graph.unlisted + graph.prior
+    size_S3, kind_G = np.unique(graph.sizes(doubts.group_V), axis=0, return_inverse=True)
+    kind_N2 = np.stack(np.triu_indices(len(size_S3)), axis=1)
+    comparable_N = pairs_of(size_S3[kind_N2[:, 0]], size_S3[kind_N2[:, 1]])
+    kind_N2, comparable_N = kind_N2[comparable_N > 0], comparable_N[comparable_N > 0]
+    pairs_N = size_S3[kind_N2, 0].prod(axis=1)
+    gain_N = comparable_N * graph.unlisted + graph.prior
     for place in np.argsort(-worth(gain_N, pairs_N, answer), kind="stable").tolist():
-        one_G, other_G = (np.flatnonzero(size_G == sizes[n]).tolist() for n in size_N2[place])
+        one_G, other_G = (np.flatnonzero(kind_G.ravel() == n).tolist() for n in kind_N2[place])
         for one in one_G:
             for other in other_G:
                 groups = (min(one, other), max(one, other))
@@ -206,6 +209,7 @@ def _to_show(
 ) -> tuple[int, int] | None:
     pair_N2 = np.stack([np.repeat(first, len(second)), np.tile(second, len(first))], axis=1)
     pair_N2 = np.sort(pair_N2, axis=1)
+    pair_N2 = pair_N2[graph.comparable(pair_N2)]
     count_N, said_N = votes.asked(pair_N2)
     pair_N2, said_N = pair_N2[(count_N == 0) | (said_N > 0)], said_N[(count_N == 0) | (said_N > 0)]
     if len(pair_N2) == 0:
@@ -234,5 +238,5 @@ def same_chance(graph: PairGraph, doubts: Doubts, first: int, second: int) -> fl
     row = np.flatnonzero((group_M2[:, 0] == one) & (group_M2[:, 1] == other))
     if len(row):
         return float(chance(doubts.joins.gain_M[row[0]]))
-    size_G = np.bincount(doubts.group_V)
-    return float(chance(size_G[one] * size_G[other] * graph.unlisted + graph.prior))
+    size_G3 = graph.sizes(doubts.group_V)
+    return float(chance(pairs_of(size_G3[one], size_G3[other]) * graph.unlisted + graph.prior))

@@ -184,21 +184,24 @@ def audit_votes(
 
 
 def _audit(subject: Subject, rows: Sequence[Decision], queue: Belief) -> AuditResult | None:
-    """The estimates; pairs that nobody could tell are left out."""
+    """The estimates, of the pairs that were asked about."""
     place = subject.place
     signs = audit_votes(rows, place)
-    pairs, drawn, same = [], [], []
+    pairs, drawn, said = [], [], []
     for row in rows:
         pair = (place[row.first], place.get(row.second, -1))
         if row.purpose == "audit" and row.drawn is not None:
             lead = sum(signs[pair])
-            if lead:
+            if lead or not any(signs[pair]):  # an undecided pair waits for another answer
                 pairs.append(pair)
                 drawn.append(row.drawn)
-                same.append(lead > 0)
+                said.append(int(np.sign(lead)))
     if len(pairs) < LEAST_DRAWN:
         return None
-    row_N = subject.graph.place(np.array(pairs, np.int64))
+    pair_N2 = np.array(pairs, np.int64).reshape(-1, 2)
+    # An earlier review may have drawn pairs whose flanks were not known then.
+    kept_N = subject.graph.comparable(pair_N2)
+    row_N = subject.graph.place(pair_N2[kept_N])
     if np.any(row_N < 0):
         raise ReviewError("an audit pair is not listed in this review: a file of another one?")
     frame = frame_of(subject.graph, queue.doubts)
@@ -206,7 +209,7 @@ def _audit(subject: Subject, rows: Sequence[Decision], queue: Belief) -> AuditRe
         frame,
         subject.design_P,
         row_N=row_N,
-        drawn_N=np.array(drawn),
-        same_N=np.array(same),
+        drawn_N=np.array(drawn)[kept_N],
+        said_N=np.array(said)[kept_N],
         doubts=queue.doubts,
     )

@@ -78,11 +78,23 @@ def of_review(run: ReviewedRun, state: State) -> Basis:
         f"themselves are {state.animals} with all answers."
     )
     words = [told]
+    if audit.fewest.value < audit.animals.value:
+        words.append(
+            "The number is that of groups that people can tell apart. An animal whose left and "
+            "right flank no visit joins is two of them, so the interval begins at the least number "
+            "of animals that they can be"
+            + (
+                "."
+                if run.flank_V.any()
+                else ", half of them where no photograph's flank is known (dataset.viewpoint_col). "
+                f"If all show one side, it is {audit.animals.low:.1f} to {audit.animals.high:.1f}."
+            )
+        )
     if not agrees(state, run.wrong):
         words.append("The audit does not confirm the groups yet; exreid review goes on.")
     return Basis(
         audit.animals.value,
-        (audit.animals.low, audit.animals.high),
+        (audit.fewest.low, audit.animals.high),
         with_bias(audit.missed, audit.mixed),
         words,
     )

@@ -248,11 +248,12 @@ def test_flanks_that_nobody_can_compare_are_not_called_done(tmp_path):
     photos.assign(viewpoint=views.astype(object)).to_parquet(folder / "photos.parquet")
     shown = _served(read_review(folder), _answer_all)
     assert shown["title"] == "Done, within each flank"
-    assert "left flank alone: 2 animals, by the right alone: 1." in shown["told"][-1]
-    assert "4 to 5 animals" in shown["told"][-1]
+    assert "left flank alone: 2 animals, by the right alone: 1, by neither" in shown["told"][-1]
+    assert "3 to 5 animals" in shown["told"][-1]
     photos.assign(viewpoint=None).to_parquet(folder / "photos.parquet")
     run = read_review(folder)
     assert "flank is known" in told(run, run.state())[-1]
+    assert run.flank_V.max() == 0
     question = next(
         Question(a, b, "queue", 0.5, None)
         for a, b in combinations(sorted(ANIMAL), 2)

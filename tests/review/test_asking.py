@@ -146,7 +146,7 @@ def test_an_audit_with_a_wide_interval_or_against_the_groups_confirms_nothing(su
 
     def audited(low: float, high: float, against: int) -> State:
         middle = Estimate(count, low, high)
-        return replace(state, audit=AuditResult(20, against, 0.1, middle, middle, middle))
+        return replace(state, audit=AuditResult(20, against, 0.1, middle, middle, middle, middle))
 
     assert not agrees(state)
     assert agrees(audited(count - 1, count + 1, 0))

@@ -83,7 +83,7 @@ def _audited(frame: Frame, graph: PairGraph, group_V: np.ndarray, seed: int, cou
         design_P,
         row_N=row_N,
         drawn_N=design_P[row_N],
-        same_N=same_N,
+        said_N=np.where(same_N, 1, -1),
         doubts=doubts_of(graph, group_V),
     )
 
@@ -107,8 +107,8 @@ def test_more_pairs_against_the_partition_than_expected_are_a_surprise():
     estimate = Estimate(6.0, 5.0, 7.0)
     # Of a Poisson number with mean 1, three or more have the chance 1 - e^-1 (1 + 1 + 1/2) = 8.0%,
     # four or more 1.9%.
-    assert not AuditResult(20, 3, 1.0, estimate, estimate, estimate).surprises
-    assert AuditResult(20, 4, 1.0, estimate, estimate, estimate).surprises
+    assert not AuditResult(20, 3, 1.0, estimate, estimate, estimate, estimate).surprises
+    assert AuditResult(20, 4, 1.0, estimate, estimate, estimate, estimate).surprises
 
 
 def test_few_pairs_give_no_interval_and_pairs_that_find_nothing_still_leave_one():
@@ -121,7 +121,7 @@ def test_few_pairs_give_no_interval_and_pairs_that_find_nothing_still_leave_one(
         design(frame),
         row_N=np.zeros(20, int),
         drawn_N=design(frame)[np.zeros(20, int)],
-        same_N=frame.within_P[np.zeros(20, int)],
+        said_N=np.where(frame.within_P[np.zeros(20, int)], 1, -1),
         doubts=doubts_of(graph, group_V),
     )
     assert nothing is not None

@@ -143,6 +143,8 @@ def test_the_audit_of_a_review_gives_the_number_and_its_interval(tmp_path, capsy
     """Nine audit pairs that agree with the groups: as many animals as groups, within an interval;
     *same* for v0 and v2, twice, joins A's groups."""
     folder = _discovery(tmp_path, names=False)
+    photos = pd.read_parquet(folder / "photos.parquet")
+    photos.assign(viewpoint="left").to_parquet(folder / "photos.parquet")
     for number in range(2):
         _answer(folder, ("v0", "v2"), "same", number)
     truth = dict(zip(VISITS["encounter"], VISITS["identity"], strict=True))
@@ -159,6 +161,9 @@ def test_the_audit_of_a_review_gives_the_number_and_its_interval(tmp_path, capsy
     assert found["false_negative_rate"]["value"] == pytest.approx(0)
     text = capsys.readouterr().out
     assert "9 audit pairs" in text
+    photos.assign(viewpoint=None).to_parquet(folder / "photos.parquet")
+    assert _population(folder)[1]["interval"] == pytest.approx([low / 2, high])
+    assert f"If all show one side, it is {low:.1f} to {high:.1f}." in capsys.readouterr().out
     captures = pd.read_csv(folder / "population" / "captures.csv")
     assert captures.groupby("animal")["encounter"].apply(set).isin([{"v0", "v1", "v2"}]).sum() == 1
 
