@@ -15,6 +15,7 @@ from exreid.progress import counted
 from exreid.storage.urls import is_remote
 
 if TYPE_CHECKING:
+    from exreid.report.review_page import Match
     from exreid.report.reviewed import ReviewedRun
     from exreid.review.state import State
 
@@ -109,7 +110,15 @@ def _written(run: ReviewedRun, options: argparse.Namespace) -> int:
 
     if options.questions < 1:
         raise ConfigError("--questions: 1 at least.")
-    count = write_pages(run, options.static, who=options.who or "", most=options.questions)
+    with progress_shown() as progress:
+        count = write_pages(
+            run,
+            options.static,
+            who=options.who or "",
+            most=options.questions,
+            match=_matcher(run),
+            progress=progress,
+        )
     _say(f"{counted(count, 'question')}: open {options.static / 'index.html'}")
     apply = shlex.join(["exreid", "review", "apply", str(run.folder)])
     _say(f"It gives a file of answers for {apply} decisions.csv")
@@ -130,7 +139,7 @@ def _asked(run: ReviewedRun, who: str, options: argparse.Namespace) -> State:
         port=options.port,
         browser=not options.no_browser,
         on_open=opened,
-        match=None if is_remote(str(run.photos["root"].iloc[0])) else partial(_matched, run),
+        match=_matcher(run),
     )
 
 
@@ -164,6 +173,11 @@ def _say_end(run: ReviewedRun, state: State, who: str) -> None:
 
 def _say(text: str) -> None:
     OUT.print(text, markup=False, soft_wrap=True)
+
+
+def _matcher(run: ReviewedRun) -> Match | None:
+    """How the page's matches are found; None for photographs that are not on this machine."""
+    return None if is_remote(str(run.photos["root"].iloc[0])) else partial(_matched, run)
 
 
 def _matched(run: ReviewedRun, first: int, second: int) -> list[tuple[float, float, float, float]]:

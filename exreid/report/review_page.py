@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from exreid.progress import counted
@@ -12,6 +14,12 @@ from exreid.review.audit import AuditResult
 from exreid.review.decisions import ANSWERS
 from exreid.review.flanks import fewest_animals, flanks_of_groups
 from exreid.review.state import State, agrees, wrong_decisions
+
+MOST_MATCHES = 60
+"""Drawn, the most certain."""
+Match = Callable[[int, int], Sequence[tuple[float, float, float, float]]]
+"""Of two rows of the photographs: the matched keypoints, the most certain first, each as x and y in
+both photographs as shares of their width and height."""
 
 
 def answers_of(state: State) -> int:
@@ -115,6 +123,12 @@ def shown(
     title = "Done, within each flank" if _within_flanks(run, state) else "Done"
     names = sorted(name for name in called if name)
     return content | {"kind": "done", "title": title, "called": names}
+
+
+def drawn_matches(found: Sequence[tuple[float, float, float, float]]) -> dict[str, Json]:
+    """The matches of two photographs as the page takes them: their number, and those drawn."""
+    drawn: list[Json] = [[round(share, 4) for share in one] for one in found[:MOST_MATCHES]]
+    return {"count": len(found), "matches": drawn}
 
 
 def _flank_hint(run: ReviewedRun, question: Question) -> str:

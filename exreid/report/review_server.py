@@ -13,7 +13,7 @@ import secrets
 import socket
 import tempfile
 import webbrowser
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,7 +25,7 @@ from aiohttp import web
 from exreid.errors import ExreidError, ReviewError
 from exreid.records import Json
 from exreid.report.pictures import Picture, make_picture, picture_file
-from exreid.report.review_page import shown
+from exreid.report.review_page import Match, drawn_matches, shown
 from exreid.report.reviewed import NameQuestion, ReviewedRun
 from exreid.review.asking import Question
 from exreid.review.decisions import ANSWERS
@@ -50,11 +50,6 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-MOST_MATCHES = 60
-"""Drawn, the most certain."""
-Match = Callable[[int, int], Sequence[tuple[float, float, float, float]]]
-"""Of two rows of the photographs: the matched keypoints, the most certain first, each as x and y in
-both photographs as shares of their width and height."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -207,8 +202,7 @@ async def _matches(desk: Desk, request: web.Request) -> web.StreamResponse:
         raise web.HTTPNotFound
     async with desk.matching:
         found = await asyncio.to_thread(desk.match, *rows)
-    shown = [[round(share, 4) for share in match] for match in found[:MOST_MATCHES]]
-    return web.json_response({"count": len(found), "matches": shown})
+    return web.json_response(drawn_matches(found))
 
 
 async def _body(request: web.Request) -> dict[str, Any]:

@@ -6,16 +6,17 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from exreid.errors import ConfigError
+from exreid.errors import ConfigError, ExreidError
+from exreid.progress import Progress, no_progress
 from exreid.records import Json
 from exreid.report.pictures import make_picture, picture_file
-from exreid.report.review_page import shown
+from exreid.report.review_page import Match, drawn_matches, shown
 from exreid.report.reviewed import NameQuestion, ReviewedRun
 from exreid.review.asking import Question, decided
 from exreid.review.decisions import COLUMNS, Decision, Verdict, read_decisions
@@ -35,17 +36,22 @@ def write_pages(
     *,
     who: str,
     most: int,
-    on_progress: Callable[[int], object] = lambda count: None,
+    match: Match | None = None,
+    progress: Progress = no_progress,
 ) -> int:
     """Write the pages; the number of their questions, ``most`` at most. ``who`` may be empty: then
-    the page asks. ConfigError for a folder with other files."""
+    the page asks. ``match``: the pages draw the matches between each two visits' most alike
+    photographs. ConfigError for a folder with other files."""
     if out.exists() and any(out.iterdir()) and not (out / DATA).exists():
         raise ConfigError(f"--static {out}: has other files. Name a new folder.")
     (out / "static").mkdir(parents=True, exist_ok=True)
     questions = _questions(run, who or "person", most)
+    advance = progress("Making pictures", len(questions))
     for question in questions:
         _with_pictures(question, run, out)
-        on_progress(1)
+        if match is not None and question["kind"] == "pair":
+            question["matched"] = _matched(question, match)
+        advance(1)
     text = json.dumps(questions, sort_keys=True)
     content = {
         "id": hashlib.sha256(f"{run.folder.name}{text}".encode()).hexdigest()[:16],
@@ -107,6 +113,15 @@ def _naming(question: NameQuestion, found: Sequence[dict[str, Any]]) -> dict[str
     ]
     named = question.visits if question.names else question.visits[:1]
     return {"visits": list(named), "related": related}
+
+
+def _matched(question: dict[str, Any], match: Match) -> dict[str, Json]:
+    """The matches of the photographs that are shown first, or why there are none."""
+    rows = [side["photos"][0]["row"] for side in question["sides"]]
+    try:
+        return {"rows": rows, **drawn_matches(match(*rows))}
+    except ExreidError as error:
+        return {"rows": rows, "error": str(error)}
 
 
 def _with_pictures(question: dict[str, Any], run: ReviewedRun, out: Path) -> None:

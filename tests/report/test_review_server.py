@@ -1,6 +1,7 @@
 """The page of a review: who may use it, and what its answers come to."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -24,6 +25,7 @@ from exreid.report.review_page import shown as page
 from exreid.report.review_page import told
 from exreid.report.review_server import HOST, Desk, application
 from exreid.report.review_sources import read_review
+from exreid.report.review_static import write_pages
 from exreid.report.reviewed import NameQuestion
 from exreid.review.asking import Question
 from exreid.review.decisions import read_decisions
@@ -158,6 +160,27 @@ def test_a_key_that_is_pressed_twice_answers_once_and_an_undo_asks_again(run):
 
     _served(run, use)
     assert [row.verdict for row in read_decisions(run.decisions).decisions] == ["different", "undo"]
+
+
+def test_pages_without_a_server_have_the_matches_of_the_photographs_that_they_show_first(
+    run, tmp_path
+):
+    def match(first, second):
+        if first == 3 or second == 3:
+            raise ReviewError("no keypoints")
+        return [(first / 100, 0.25, second / 100, 1 / 3)] * 99
+
+    count = write_pages(run, tmp_path / "pages", who="Ada", most=10, match=match)
+    text = (tmp_path / "pages" / "questions.js").read_text()
+    questions = json.loads(text.removeprefix("window.REVIEW = ").removesuffix(";\n"))["questions"]
+    assert len(questions) == count == 10
+    for question in questions:
+        rows = [side["photos"][0]["row"] for side in question["sides"]]
+        drawn = {"count": 99, "matches": [[rows[0] / 100, 0.25, rows[1] / 100, 0.3333]] * 60}
+        expected = {"error": "no keypoints"} if 3 in rows else drawn
+        assert question["matched"] == {"rows": rows, **expected}
+    write_pages(run, tmp_path / "without", who="Ada", most=2)
+    assert "matched" not in (tmp_path / "without" / "questions.js").read_text()
 
 
 def test_matches_of_the_photographs_that_are_shown(run):

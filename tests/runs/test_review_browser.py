@@ -122,15 +122,23 @@ def test_answers_by_keyboard_survive_a_kill_and_come_into_the_gallery(browser, w
     _gallery_is_right(world)
 
 
+def _two_matches(first, second):
+    return [(0.2, 0.3, 0.4, 0.5), (0.6, 0.7, 0.8, 0.9)]
+
+
 def test_pages_without_a_server_give_the_same_gallery(browser, world, tmp_path):
     folder = world / "identifications" / "i"
     rounds = 0
     while rounds < 8:
         pages = tmp_path / f"pages{rounds}"
-        count = write_pages(read_review(folder), pages, who="Ada", most=50)
+        count = write_pages(read_review(folder), pages, who="Ada", most=50, match=_two_matches)
         if count == 0:
             break
         browser.open(pages / "index.html")
+        if browser.wait_for(SHOWN)["kind"] == "pair":
+            browser.driver.switch_to.active_element.send_keys("m")
+            browser.wait_for("return document.querySelectorAll('.view circle').length === 4")
+            assert browser.texts("#matches span") == ["2 matched keypoints"]
         answered = _answer(browser, 2)
         browser.open(pages / "index.html")  # closed and opened again: the answers are there
         progress = browser.wait_for(SHOWN)["progress"]

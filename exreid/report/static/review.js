@@ -150,11 +150,7 @@
     const rows = panes.map((pane) => pane.row());
     label.textContent = "Matching …";
     try {
-      const response = await fetch(`matches/${rows.join("/")}`);
-      const text = await response.text();
-      let content = null;
-      try { content = JSON.parse(text); } catch { throw new Error(text); }
-      if (content.error) throw new Error(content.error);
+      const content = window.offlineReview ? window.offlineReview.matches(question, rows) : await fromServer(`matches/${rows.join("/")}`);
       if (!wanted || panes.some((pane, i) => pane.row() !== rows[i])) return;
       const hues = content.matches.map((match) => Math.round(300 * match[0]) + Math.round(60 * match[1]));
       panes.forEach((pane, i) => pane.draw(content.matches.map((match, k) => [match[2 * i], match[2 * i + 1], hues[k]])));

@@ -31,10 +31,10 @@
     const given = answers();
     const at = data.questions.findIndex((question, i) => !given.has(i) && asked(question, given));
     const done = data.questions.filter((question, i) => given.has(i)).length;
-    const common = { progress: [`${done} of ${data.questions.length}`, " questions"], undo: state.rows.length > 0 && standing().length > 0, matches: false, told: [], called: [] };
+    const common = { progress: [`${done} of ${data.questions.length}`, " questions"], undo: state.rows.length > 0 && standing().length > 0, told: [], called: [] };
     if (!state.who) return { ...common, kind: "name", title: "Who answers?", offered: "", names: [], photos: [], undo: false };
     if (at < 0) return { ...common, kind: "done", told: [`${done} answers by ${state.who}.`] };
-    return { ...common, ...data.questions[at], number: at };
+    return { ...common, ...data.questions[at], number: at, matches: Boolean(data.questions[at].matched) };
   }
 
   const time = () => new Date().toISOString().replace("Z", "000+00:00");
@@ -89,8 +89,16 @@
     button.addEventListener("click", save);
   }
   document.getElementById("next").textContent = data.next;
+  // Only the photographs that are shown first were matched.
+  const matches = (question, rows) => {
+    const found = question.matched;
+    if (rows.some((row, i) => row !== found.rows[i])) throw new Error("drawn for each visit's first photograph alone");
+    if (found.error) throw new Error(found.error);
+    return found;
+  };
   window.offlineReview = {
     file,
+    matches,
     ask: async (path, body) => {
       const said = { ...body, number: body && body.number };
       const error = path === "answer" ? answer(said) : path === "undo" ? undo() || "" : "";
