@@ -37,6 +37,12 @@ def show_built(built: Built) -> None:
         f"{sum(built.timings_s.values()):.0f} s."
     )
     lines = [done]
+    if built.gate_figures:
+        lost, spared = (float(str(built.gate_figures[f"gate_{of}"])) for of in ("lost", "spared"))
+        lines.append(
+            f"benchmark.gate rules out {100 * lost:.0f}% of the pairs of one animal, and "
+            f"{100 * spared:.0f}% of those of two animals."
+        )
     if built.rejected:
         lines.append(
             f"{len(built.rejected)} left out, with reasons in "

@@ -5,15 +5,16 @@ Letters: B queries of one block, K candidates.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
 
 from exreid.config.probe import ProbeConfig
 from exreid.data.traits import traits_of
-from exreid.errors import ConfigError
-from exreid.matching.gate import Gate
+from exreid.errors import CalibrationError, ConfigError
+from exreid.matching.gate import Gate, gate_figures
 from exreid.metrics.ranking import blocks
 from exreid.records import ImageTable, Ranking, RetrievalSide
 from exreid.storage.run_files import GATED
@@ -41,6 +42,21 @@ def gate_of(table: ImageTable, config: ProbeConfig) -> Gate | None:
         if wanted and not known.any():
             raise ConfigError(f"benchmark.gate.{key}: needs {columns}, and no image has that.")
     return Gate(traits, options.flank, options.sex, options.max_km_per_day)
+
+
+@contextmanager
+def naming_gate(gate: Gate | None, gallery: RetrievalSide) -> Iterator[None]:
+    """An error because there is nothing to fit on says what the gate rules out."""
+    try:
+        yield
+    except CalibrationError as error:
+        lost = 0.0 if gate is None else float(str(gate_figures(gate, gallery)["gate_lost"]))
+        if gate is None or not lost:
+            raise
+        raise CalibrationError(
+            f"{error} Or loosen benchmark.gate ({', '.join(gate.checks)}): it rules out "
+            f"{100 * lost:.0f}% of the gallery's pairs of one animal."
+        ) from error
 
 
 def gated_candidates(

@@ -26,7 +26,7 @@ from exreid.openset.decide import (
 from exreid.openset.group import Grouper, Grouping
 from exreid.openset.quality import gallery_quality
 from exreid.pipeline.calibrate import FittedFusion, calibrated
-from exreid.pipeline.gate import gated_candidates
+from exreid.pipeline.gate import gated_candidates, naming_gate
 from exreid.pipeline.match import match_details
 from exreid.pipeline.methods import GallerySearch, fused_methods
 from exreid.pipeline.rank import (
@@ -100,7 +100,7 @@ def fit_methods(
     methods = fused_methods(features, config, scoring.local, search)
     # Near pairs are those of a shortlist before it is ranked again.
     nearest = partial(first_ranking, scoring, replace(search, reranker=None))
-    with scoring.log.timed("calibration"):
+    with scoring.log.timed("calibration"), naming_gate(scoring.gate, gallery):
         fusion, counts = calibrated(
             config, methods, gallery, nearest, folder=folder, left_out=left_out
         )
@@ -134,7 +134,8 @@ def fit_decisions(
     if not options.enabled:
         return fitted
     calibration = answer_calibration_queries(scoring, gallery, search, fitted.fusion)
-    decider, answers = fit_decider(calibration, gallery, options, seed)
+    with naming_gate(scoring.gate, gallery):
+        decider, answers = fit_decider(calibration, gallery, options, seed)
     grouping = None
     if grouped and options.group_nearest > 0:
         grouping = grouper_of(scoring, search, fitted.fusion).fit(gallery, seed)

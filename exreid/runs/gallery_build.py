@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from exreid.gallery.removed import Removed, removed_from
 from exreid.gallery.stored import stored_fusion
 from exreid.gallery.swap import new_folder, put_back
 from exreid.gallery.write import GalleryContent, GalleryFit
+from exreid.matching.gate import gate_figures
 from exreid.openset.decide import fit_decider
 from exreid.openset.quality import gallery_quality, quality_without_fit
 from exreid.pipeline.answers import grouping_figures, open_set_content
@@ -38,7 +39,7 @@ from exreid.pipeline.rank import search_of
 from exreid.pipeline.retrieve import Fitted, answer_calibration_queries, fit_methods, grouper_of
 from exreid.pipeline.scoring import Scoring, scoring_of
 from exreid.progress import Progress, RunLog, counted, no_progress
-from exreid.records import ImageTable, Rejected, RetrievalSide
+from exreid.records import Counts, ImageTable, Rejected, RetrievalSide
 from exreid.storage.feature_store import SignatureMemo
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ class Built:
     """Pairs that were matched now."""
     rejected: list[Rejected]
     timings_s: dict[str, float]
+    gate_figures: Counts = field(default_factory=dict)
+    """What benchmark.gate costs and spares on the gallery; empty without one."""
 
 
 def build_gallery(
@@ -163,6 +166,7 @@ def make_gallery(
         sum(scoring.matching.pairs.values()) - scoring.matching.pairs_known,
         rejected,
         log.timings_s,
+        {} if scoring.gate is None else gate_figures(scoring.gate, known),
     )
 
 

@@ -1,6 +1,7 @@
 """benchmark.gate as a user runs it, against the same run without it and the table's own cells."""
 
 import json
+import re
 import shutil
 
 import pandas as pd
@@ -149,6 +150,7 @@ def test_identify_says_which_animal_looks_nearer_and_is_implausible(data, cells,
     keys = [f"dataset.root={data}", f"output.root={out}", *SMALL, *METHODS["cosine"]]
     assert main(["gallery", "build", "--out", gallery, "--split", "train", "--quiet", *keys,
                  "benchmark.gate.sex=true"]) == 0  # fmt: skip
+    assert "benchmark.gate rules out 0% of the pairs of one animal, and " in capsys.readouterr().out
     test = cells[cells["split-time_open"] == "test"]
     males = test[test["sex"] == "M"].index
     assert len(males)
@@ -194,6 +196,18 @@ def test_a_check_of_what_no_image_has_is_an_error(few, tmp_path, capsys, words, 
     keys = [f"dataset.root={few}", f"output.root={tmp_path}", *SMALL, *METHODS["cosine"]]
     assert main(["probe", "--quiet", *keys, *words]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_gate_that_leaves_nothing_to_fit_on_is_named_in_the_error(few, tmp_path, capsys):
+    keys = [f"dataset.root={few}", f"output.root={tmp_path}", *SMALL, *METHODS["cosine"]]
+    keys += ["benchmark.open_set.enabled=true", "benchmark.gate.max_km_per_day=1e-6"]
+    table = pd.read_csv(few / METADATA_FILE, dtype=str)
+    places = table.groupby("unique_name")["latitude"].nunique()
+    assert places.min() > 1
+    assert main(["probe", "--quiet", *keys]) != 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "nothing to fit the decision known/new on" in said
+    assert re.search(r"Or loosen benchmark.gate \(speed\): it rules out [1-9]\d*% of the", said)
 
 
 def test_discover_has_no_gate(few, tmp_path, capsys):
