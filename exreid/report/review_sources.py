@@ -56,7 +56,7 @@ def read_review(folder: Path, *, wrong: float = 1.0) -> ReviewedRun:
         probability_P,
         unlisted=lowest,
         apart_N2=apart_N2,
-        flank_V=visit_flanks(frame, visit_N, len(names)),
+        flank_V=visit_flanks(photos, visit_N, len(names)),
     )
     best = {
         (str(names[a]), str(names[b])): (int(i), int(j))

@@ -51,7 +51,8 @@ def _discovery(folder):
     ]
     frame = pd.DataFrame(rows).assign(visit=list(paths), date="2026-05-01", viewpoint="left")
     frame.to_parquet(run.path / "photos.parquet")
-    frame[["image_id", "encounter"]].to_parquet(run.path / "animals.parquet")
+    animals = frame[["image_id", "encounter"]].assign(group=0)
+    animals.to_parquet(run.path / "animals.parquet")
     pairs = []
     for number, (a, b) in enumerate(combinations(ANIMAL, 2)):
         right = 0.9 if number % 9 else 0.3
