@@ -175,7 +175,7 @@ def test_matched_keypoints_are_kept_where_they_are_asked_for(whole, dataset, loc
             assert (points.reshape(-1, 2) < size).all()
             assert max(size) == 96
     assert sum(row.inlier.sum() for row in matches.itertuples()) > 0
-    more += ["ray.num_actors=2", "ray.cpus_per_worker=0.5"]
+    more += ["ray.num_actors=1", "ray.cpus_per_worker=0.5"]
     spread, _ = run_probe(_config(dataset, out, *more, "benchmark.candidate_k=4"))
     again = pd.read_parquet(spread / "matches.parquet")
     assert again[["query_id", "gallery_id"]].equals(matches[["query_id", "gallery_id"]])
