@@ -274,6 +274,34 @@ def add_audits(report: Report, audited: list[tuple[Course, AuditResult]]) -> Non
         report.add(f"audit: width of that interval of {name}, median", width, "")
 
 
+def add_ratios(report: Report, courses: dict[str, list[Course]], budgets: list[int]) -> None:
+    """How many questions exreid takes to the mean ARI of each other way after so many, as a share
+    of these; the interval by drawing the runs anew."""
+    random = np.random.default_rng(0)
+    of_way = {}
+    for way, runs in courses.items():
+        asked = np.arange(max(budgets) + 1)
+        after = [
+            np.searchsorted(run.asked_T, asked * run.visits / 100, "right") - 1 for run in runs
+        ]
+        of_way[way] = np.array(
+            [run.quality_T5[place, 0] for run, place in zip(runs, after, strict=True)]
+        )
+    own_RB = of_way["exreid"]
+    draws = [np.arange(len(own_RB)), *random.integers(0, len(own_RB), (RESAMPLES, len(own_RB)))]
+    for way in ("nearest first", "most uncertain first"):
+        for budget in [one for one in budgets if one >= 100]:
+            ratios = []
+            for drawn in draws:
+                there = np.flatnonzero(
+                    own_RB[drawn].mean(axis=0) >= of_way[way][drawn, budget].mean()
+                )
+                ratios.append(there[0] / budget if len(there) else np.inf)
+            low, high = np.quantile(ratios[1:], [0.025, 0.975], method="nearest")
+            name = f"exreid's questions to where {way} is after {budget}"
+            report.add(name, ratios[0], f"x {budget}", interval=(float(low), float(high)))
+
+
 def main() -> None:
     """Measure, and print the table."""
     options = arguments()
@@ -288,15 +316,13 @@ def main() -> None:
     budgets = [
         budget for budget in (0, 5, 10, 20, 50, 100, 200, 300, 400, 600, 900) if budget <= most
     ]
+    seeds, found = range(options.first, options.first + runs), {}
     with ProcessPoolExecutor(options.workers) as pool:
         for way in [options.only] if options.only else WAYS:
-            one = partial(course, visits, way, person)
-            add_way(
-                report,
-                way,
-                list(pool.map(one, range(options.first, options.first + runs))),
-                budgets,
-            )
+            found[way] = list(pool.map(partial(course, visits, way, person), seeds))
+            add_way(report, way, found[way], budgets)
+    if not options.only:
+        add_ratios(report, found, budgets)
     report.show(options.json)
 
 
