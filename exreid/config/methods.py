@@ -44,14 +44,14 @@ class FastConfig(StrictModel):
     """Layer after which only the most matchable keypoints of each image go on; null: all do."""
     prune_to: PositiveInt = 128
     """With prune_after: how many keypoints go on."""
-    nearest_share: Annotated[float, Field(gt=0, le=1)] | None = 0.4
+    nearest_share: Annotated[float, Field(gt=0, le=1)] | None = 0.3
     """Share of each query's candidates that go on to the first look (or to full matching without
     one), by the nearest neighbours of their raw descriptors; null: all do."""
     look_layers: Annotated[int, Field(ge=1, le=9)] | None = 3
     """Layers of the first look; null: no first look."""
     look_keypoints: PositiveInt = 128
     """Keypoints of each image in the first look."""
-    look_share: Annotated[float, Field(gt=0, le=1)] = 0.08
+    look_share: Annotated[float, Field(gt=0, le=1)] = 0.16
     """Share of each query's candidates that go through all layers after the first look; the others
     are ranked below them, in the order of the first look."""
     look_least: PositiveInt = 8
