@@ -119,6 +119,7 @@ def test_a_killed_matching_goes_on_with_the_unfinished_tiles(whole, dataset, tmp
 def test_fast_looks_at_all_and_matches_the_best_exactly(whole, dataset):
     out, folder, _ = whole
     more = ["benchmark.precision=fast", "benchmark.fast.look_share=0.25"]
+    more += ["benchmark.fast.nearest_share=0.4"]
     more += ["benchmark.fast.look_least=3", "benchmark.fast.prune_after=3"]
     more += ["benchmark.fast.prune_to=16", "benchmark.fast.full_decided_sd=null"]
     undecided = [*more, "benchmark.fast.look_decided_sd=null"]
