@@ -146,9 +146,7 @@ def _check(config: AnySweepConfig) -> None:
     tune, space = config.tune, config.tune.distributions
     training = isinstance(config, SweepConfig)
     if training:  # the metric is one that a training can choose its best epoch by
-        from_values(
-            FinetuneConfig, {"output": {"best_metric": config.metric}}, source="tune.metric"
-        )
+        from_values(FinetuneConfig, config.trial_tree(), source="tune.metric")
     check_space(FinetuneConfig if training else ProbeConfig, config.trial_tree(), space)
     for key, distribution in space.items():
         if (tune.search == "grid") != (distribution.kind == "grid"):

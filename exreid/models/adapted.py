@@ -9,9 +9,10 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from exreid.errors import CheckpointError
+from exreid.errors import CheckpointError, reading
 from exreid.models.checkpoints import Tensors, read_checkpoint, weights_fingerprint
 from exreid.models.lightglue import LightGlue, load_lightglue
+from exreid.models.low_rank import merged
 from exreid.storage import mirror
 
 LIGHTGLUE = "lightglue"
@@ -69,7 +70,8 @@ def read_adapted(checkpoint: str) -> tuple[str, Tensors]:
             f"{file}: is {f'a checkpoint of {name}' if name else 'no checkpoint of a matcher'}. "
             f"{KEY} takes one of exreid finetune with train.what=matcher."
         )
-    return extractor, weights
+    with reading(file, CheckpointError, "Take the checkpoint that the training wrote."):
+        return extractor, merged(weights)
 
 
 def adapted_matcher(checkpoint: str, lightglue: str) -> Adapted:

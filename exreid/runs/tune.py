@@ -93,7 +93,7 @@ def _read_inputs(config: AnySweepConfig, progress: Progress, verbose: bool) -> N
     base = from_values(FinetuneConfig, config.trial_tree(), source="the sweep's config")
     table, _ = read_images(base)
     holdout = hold_out(table, base)
-    if base.dataset.decoded_cache == "auto":
+    if base.train.what == "backbone" and base.dataset.decoded_cache == "auto":
         advance = progress("Decoding images", len(holdout.all_positions))
         backbone = first_backbone(base)
         decode_images(table, holdout, base, backbone, verbose=verbose, on_progress=advance)
@@ -196,13 +196,17 @@ def _test_config(config: AnySweepConfig, folder: Path, best: Trial) -> ProbeConf
     """The probe that measures the best trial on the query split."""
     tree = with_values(config.trial_tree(), best.values)
     if isinstance(config, SweepConfig):
-        known = leaf_keys(ProbeConfig)
+        known, benchmark = leaf_keys(ProbeConfig), tree["benchmark"]
         tree = {
             part: {key: value for key, value in tree[part].items() if f"{part}.{key}" in known}
             for part in ("dataset", "model", "ray")
         }
-        tree["model"]["checkpoint"] = mirror.shown(folder / TRIALS / best.name / BEST)
-        tree["benchmark"] = {"exclude": config.validation.exclude}
+        trained = mirror.shown(folder / TRIALS / best.name / BEST)
+        if config.train.what == "matcher":
+            tree["benchmark"] = benchmark | {"matcher_checkpoint": trained}
+        else:
+            tree["model"]["checkpoint"], tree["benchmark"] = trained, {}
+        tree["benchmark"]["exclude"] = config.validation.exclude
         tree["ray"]["num_workers"] = None
         if config.ray.num_workers == 0:
             tree["ray"]["num_actors"] = 0

@@ -14,6 +14,7 @@ from torch import nn
 from exreid.errors import CheckpointError, reading
 from exreid.models.adapted import NETWORK
 from exreid.models.checkpoints import Tensors, fit_state_dict, read_checkpoint
+from exreid.models.low_rank import merged
 from exreid.storage import mirror
 from exreid.storage.files import written_whole
 from exreid.training.history import HistoryRow, best_row
@@ -114,7 +115,7 @@ def save_final(training: Training, state: TrainingState) -> None:
     folder, weights = training.folder, plain(state.published)
     save_atomic(folder / FINAL, training.task.published(weights))
     with written_whole(folder / FINAL_SAFETENSORS) as temporary:
-        temporary.write_bytes(save(weights, {NETWORK: training.task.name}))
+        temporary.write_bytes(save(merged(weights), {NETWORK: training.task.name}))
     with written_whole(folder / FINAL_FULL) as temporary:
         shutil.copyfile(folder / LATEST_FULL, temporary)
 

@@ -26,6 +26,7 @@ from exreid.models.checkpoints import Tensors
 from exreid.models.device import on_device
 from exreid.models.lightglue import ImagePairs, load_lightglue
 from exreid.models.lightglue_weights import LAYERS
+from exreid.models.low_rank import add_adapters, merged
 from exreid.models.pair_loss import PairLoss
 from exreid.records import LocalFeatures, Ranking, RetrievalSide
 from exreid.storage import mirror
@@ -110,15 +111,24 @@ class MatcherTask:
         del classes
         check_arithmetic(config.train, device)
         network = self.adapted.network() if self.adapted else load_lightglue(self.lightglue)
-        loss = config.loss
+        loss, benchmark, rank = config.loss, config.benchmark, config.matcher.rank
+        random = torch.Generator().manual_seed(config.seed)
         for part in (*network.layers[LAYERS - config.matcher.layers :], network.assignments[-1]):
-            part.requires_grad_(True)
-        head = PairLoss(margin=loss.margin, log_loss_weight=loss.log_loss_weight)
+            if rank is None:
+                part.requires_grad_(True)
+            else:
+                add_adapters(part, rank, random)
+        summed = benchmark.local_score == "confidence"
+        head = PairLoss(
+            margin=loss.margin,
+            log_loss_weight=loss.log_loss_weight,
+            match_threshold=None if summed else benchmark.match_threshold,
+        )
         return ModelWithLoss(network, head, config.train).to(device)
 
     def published(self, weights: Tensors) -> dict[str, object]:
         """The weights with the name of the local features that they are for."""
-        return checkpoint_content(self.extractor, weights)
+        return checkpoint_content(self.extractor, merged(weights))
 
     def open(self, training: Training, world: World) -> MatcherWork:
         """The part of this worker."""

@@ -152,8 +152,17 @@ def test_a_worker_killed_in_the_middle_of_an_epoch_is_replaced(dataset, local_ra
     _assert_same(read_history(tmp_path / "run"), plain)
 
 
-def test_two_workers_adapt_a_matcher_as_one_process_does(dataset, local_ray, tmp_path):
+@pytest.mark.parametrize(
+    ("workers", "rank"),
+    [
+        (2, "null"),
+        pytest.param(1, "4", marks=pytest.mark.slow),
+        pytest.param(3, "4", marks=pytest.mark.slow),
+    ],
+)
+def test_workers_adapt_a_matcher_as_one_process_does(dataset, local_ray, tmp_path, workers, rank):
     more = [
+        f"matcher.rank={rank}",
         *("train.what=matcher", "loss.type=pairs", "matcher.layers=1", "train.batch_size=5"),
         *("benchmark.method=local_lightglue", "benchmark.local_top_k=32", "mine.every=1"),
         *("benchmark.local_size=96", "benchmark.candidate_k=3", "benchmark.shortlist=local"),
@@ -161,9 +170,9 @@ def test_two_workers_adapt_a_matcher_as_one_process_does(dataset, local_ray, tmp
         *("dataset.encounter_cols=[source,encounter]", "validation.fraction=0.3"),
     ]
     histories = []
-    for workers in ("ray.num_workers=0", "ray.num_workers=2"):
-        overrides = [f"dataset.root={dataset}", f"output.root={tmp_path}", *more, workers]
-        overrides += ["ray.cpus_per_worker=0.5", "ray.num_actors=0"]
+    for count in (0, workers):
+        overrides = [f"dataset.root={dataset}", f"output.root={tmp_path}", *more]
+        overrides += [f"ray.num_workers={count}", "ray.cpus_per_worker=0.5", "ray.num_actors=0"]
         folder, _ = run_finetune(load_config(FinetuneConfig, None, overrides))
         histories.append(read_history(folder))
     alone, shared = histories

@@ -21,7 +21,7 @@ def log_assignments(pairs=3, rows=5, columns=4):
     return logits.log_softmax(1) + logits.log_softmax(2)
 
 
-def naive_score(log_MN):
+def naive_score(log_MN, count=lambda p: p):
     total = 0.0
     rows, columns = log_MN.shape
     for i in range(rows):
@@ -29,7 +29,7 @@ def naive_score(log_MN):
             best_of_row = all(log_MN[i, j] > log_MN[i, k] for k in range(columns) if k != j)
             best_of_column = all(log_MN[i, j] > log_MN[k, j] for k in range(rows) if k != i)
             if best_of_row and best_of_column:
-                total += math.exp(log_MN[i, j])
+                total += count(math.exp(log_MN[i, j]))
     return math.log(1 + total)
 
 
@@ -46,11 +46,29 @@ def test_the_score_is_the_naive_one_and_padding_adds_nothing():
     assert pair_scores(torch.full((1, 2, 2), -torch.inf)).tolist() == [0.0]
 
 
+def test_matches_are_counted_by_a_step_that_is_soft_at_the_threshold():
+    def step(p):
+        return 1 / (1 + math.exp(-(p - 0.3) / 0.1))
+
+    def count(p):
+        return (step(p) - step(0)) / (step(1) - step(0))
+
+    log_PMN = log_assignments()
+    expected = [naive_score(log_MN, count) for log_MN in log_PMN]
+    assert pair_scores(log_PMN, 0.3).tolist() == pytest.approx(expected)
+    # Sure matches and sure misses are counted as a probe does it.
+    sure = torch.full((1, 3, 4), -40.0)
+    sure[0, 0, 1] = sure[0, 2, 3] = -1e-6
+    assert pair_scores(sure, 0.3).expm1().tolist() == pytest.approx([2.0], abs=1e-3)
+    assert not pair_scores(torch.full((1, 2, 2), -torch.inf), 0.3).any()
+
+
 def test_gradients_are_those_of_finite_differences():
     # Away from ties and from the triplets' edge the loss is smooth.
     loss = PairLoss(margin=5.0, log_loss_weight=0.7).double()
     log_PMN = log_assignments(pairs=6).requires_grad_()
     assert torch.autograd.gradcheck(pair_scores, log_PMN)
+    assert torch.autograd.gradcheck(lambda log: pair_scores(log, 0.5), log_PMN)
     labels = torch.arange(2)
     assert torch.autograd.gradcheck(lambda log: loss(log, labels), log_PMN)
     loss(log_PMN, labels).sum().backward()

@@ -12,6 +12,7 @@ from exreid.cli import main
 from exreid.commands.finetune import probe_words
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
+from exreid.config.sweep import load_sweep
 from exreid.config.training import FinetuneConfig
 from exreid.errors import CheckpointError, ConfigError, MetadataError
 from exreid.gallery.opening import open_gallery
@@ -20,6 +21,7 @@ from exreid.pipeline.keypoints import adapted_for
 from exreid.runs.finetune import run_finetune
 from exreid.runs.gallery_build import build_gallery
 from exreid.runs.probe import run_probe
+from exreid.runs.tune import run_tune
 from exreid.training.history import read_history
 
 MATCHING = [
@@ -201,3 +203,16 @@ def test_animals_of_one_encounter_each_give_nothing_to_learn_from(dataset, tmp_p
     more = ["dataset.encounter_cols=[encounter]", "validation.source=identities"]
     with pytest.raises(MetadataError, match=r"another one of its animal in another encounter"):
         finetune(dataset, tmp_path, f"dataset.metadata_file={file}", *more)
+
+
+def test_a_sweep_trains_matchers_and_its_test_is_a_probe_with_the_best_one(dataset, tmp_path):
+    overrides = [f"dataset.root={dataset}", f"output.root={tmp_path}", *TRAINING]
+    grid = "tune.space={matcher.rank: {grid: [2]}}"
+    sweep = run_tune(load_sweep(None, [*overrides, "tune.search=grid", grid]))
+    assert [trial.state for trial in sweep.trials] == ["completed"]
+    best = sweep.folder / "trials" / "000" / "checkpoint-best.pth"
+    tested = load_config(ProbeConfig, sweep.folder / "test" / "config.snapshot.yaml", [])
+    assert tested.benchmark.matcher_checkpoint == str(best)
+    _, probed = run_probe(probe_config(dataset, tmp_path, with_checkpoint(best)))
+    for name, value in probed.metrics.items():
+        assert sweep.result.metrics[f"test_{name}"] == value, name

@@ -1,9 +1,11 @@
 """A matcher's training: what moves, what it learns, what is kept, what goes on after a kill."""
 
+import numpy as np
 import pytest
 import torch
 
 from exreid.errors import CheckpointError
+from exreid.matching.lightglue import LightGlueMatcher
 from exreid.models.adapted import adapted_matcher
 from exreid.models.lightglue import lightglue_fingerprint, load_lightglue
 from exreid.training import loop
@@ -27,8 +29,39 @@ def test_the_last_layers_alone_move_and_the_loss_falls(tmp_path):
     assert state.history[-1].metrics["mAP"] >= state.history[0].metrics["mAP"]
 
 
+def test_adapters_alone_move_and_leave_plain_weights_of_low_rank(tmp_path):
+    config = matching.config(
+        matcher={"layers": 1, "rank": 2}, optimizer={"lr": 0.01}, train={"epochs": 1}
+    )
+    state = train(matching.training_of(config, tmp_path), helpers.ALONE)
+    before = load_lightglue("aliked").state_dict()
+    final = adapted_matcher(str(tmp_path / "checkpoint-final.pth"), "aliked")
+    for file in (LATEST_FULL, "checkpoint-final.safetensors"):
+        assert adapted_matcher(str(tmp_path / file), "aliked").fingerprint == final.fingerprint
+    whole = {f"assignments.8.matchability.{name}" for name in ("weight", "bias")}
+    for name, weight in final.weights.items():
+        change = (weight - before[name]).double()
+        adapted = name.endswith("weight") and name.startswith(("layers.8", "assignments.8"))
+        if name in whole:
+            assert change.any()
+        elif adapted and ".norm." not in name:
+            assert torch.linalg.matrix_rank(change, atol=1e-5) == 2, name
+        else:
+            assert not change.any(), name
+    # What was validated is what was written.
+    images = matching.features()
+    pair_P2 = np.array([[0, 3], [1, 4]], np.int32)
+    scores = [
+        LightGlueMatcher(network, matching.SETTINGS).score(images, images, pair_P2)
+        for network in (state.published, final.network())
+    ]
+    assert (scores[0].confidence_sum_P == scores[1].confidence_sum_P).all()
+
+
 def test_a_killed_training_goes_on_to_the_same_bits_and_mines_again(tmp_path, monkeypatch):
-    config = matching.config(mine={"every": 1})
+    config = matching.config(
+        mine={"every": 1}, matcher={"layers": 1, "rank": 2}, train={"ema_decay": 0.5}
+    )
     whole = train(matching.training_of(config, tmp_path / "whole"), helpers.ALONE)
     plain = loop.train_epoch
 
