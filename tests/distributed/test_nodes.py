@@ -72,7 +72,7 @@ def test_a_node_comes_its_gpus_are_given_and_it_goes(two_nodes, line):
     assert line in printed, error
 
 
-@pytest.mark.parametrize("pipeline", ["cosine", "wildfusion", "finetune", "matcher", "tune"])
+@pytest.mark.parametrize("pipeline", ["cosine", "wildfusion", "finetune", "tune"])
 def test_three_nodes_and_a_bucket_give_the_numbers_of_one(three_nodes, pipeline):
     printed, error, files = three_nodes
     assert f"{pipeline}: the numbers of one node" in printed, error

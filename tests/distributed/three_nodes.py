@@ -34,12 +34,6 @@ TRAIN = [
     *("model.type=timm:test_vit", "model.pretrained=false", "train.batch_size=6"),
     *("train.epochs=2", "validation.fraction=0.4", "ray.max_failures=2"),
 ]
-MATCHER = [
-    *("train.what=matcher", "loss.type=pairs", "matcher.layers=1", "matcher.rank=4"),
-    *("model.type=efficientnet-lite0", "model.pretrained=true", "benchmark.method=local_lightglue"),
-    *("benchmark.local_top_k=32", "benchmark.local_size=96", "benchmark.candidate_k=3"),
-    *("benchmark.shortlist=local", "mine.drawn=1", "mine.every=1", "output.best_metric=top_1"),
-]
 SWEEP = [
     "tune.search=grid",
     "tune.space={optimizer.lr: {grid: [0.0003, 0.001, 0.003, 0.01]}}",
@@ -71,8 +65,8 @@ def probe(method, more, dataset, out, actors, **options):
     return run_probe(load_config(ProbeConfig, None, overrides), **options)
 
 
-def finetune(dataset, out, workers, more=(), **options):
-    overrides = [f"dataset.root={dataset}", f"output.root={out}", *TRAIN, *more]
+def finetune(dataset, out, workers, **options):
+    overrides = [f"dataset.root={dataset}", f"output.root={out}", *TRAIN]
     return run_finetune(
         load_config(FinetuneConfig, None, [*overrides, f"ray.num_workers={workers}"]), **options
     )
@@ -89,10 +83,9 @@ PIPELINES = {
     "wildfusion": partial(probe, "wildfusion", ["benchmark.fusion.local_index=true"]),
     "local_lightglue": partial(probe, "local_lightglue", ["benchmark.shortlist=both"]),
     "finetune": finetune,
-    "matcher": partial(finetune, more=MATCHER),
     "tune": tune,
 }
-AWAY = ("cosine", "wildfusion", "finetune", "matcher")
+AWAY = ("cosine", "wildfusion", "finetune")
 """Local features, their index and their pairs are a part of the second. A sweep loses a node there,
 too."""
 LOST_IN = {"local_lightglue": "Matching pairs", "finetune": "Training", "tune": "Trials"}
@@ -105,7 +98,7 @@ UNITS = {"cosine": 2, "finetune": 2, "tune": 1}
 def run_and_compare(pipeline, expected, dataset, out, **options):
     before, result_before = expected
     done, result = PIPELINES[pipeline](dataset, out, UNITS.get(pipeline, 3), **options)
-    if pipeline in ("finetune", "matcher"):
+    if pipeline == "finetune":
         same(result.metrics, result_before.metrics, 0.05)
     else:
         assert result.metrics == result_before.metrics, (result.metrics, result_before.metrics)

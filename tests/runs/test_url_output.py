@@ -1,7 +1,7 @@
 """Runs whose output.root is a URL: the numbers of a local folder, and any machine goes on."""
 
 import json
-from dataclasses import replace
+import pickle
 from pathlib import Path
 
 import fsspec
@@ -27,6 +27,12 @@ TRAIN = [
     *("ray.num_workers=0", "dataset.image_size=64", "dataset.encounter_cols=[source,encounter]"),
     *("model.type=timm:test_vit", "model.pretrained=false", "train.batch_size=8"),
     *("validation.fraction=0.4", "output.run_id=url"),
+]
+MATCHER = [
+    *("train.what=matcher", "loss.type=pairs", "matcher.layers=1", "output.best_metric=mAP_at_k"),
+    *("model.type=efficientnet-lite0", "model.pretrained=true", "benchmark.method=local_lightglue"),
+    *("benchmark.local_top_k=32", "benchmark.local_size=96", "benchmark.candidate_k=3"),
+    *("benchmark.shortlist=local", "mine.drawn=1", "train.epochs=1"),
 ]
 
 
@@ -128,29 +134,32 @@ def test_a_training_goes_on_on_another_machine(dataset, bucket, machine, tmp_pat
     assert ours.metrics == _probe(dataset, tmp_path / "b", *checkpoint)[1].metrics
 
 
-def test_a_worker_on_another_machine_leaves_the_whole_run(dataset, bucket, tmp_path, monkeypatch):
+@pytest.mark.parametrize("what", ["backbone", "matcher"])
+def test_a_worker_on_another_machine_leaves_the_whole_run(
+    dataset, bucket, tmp_path, monkeypatch, what
+):
     from exreid.runs import finetune
 
     def config(root):
         overrides = [f"dataset.root={dataset}", f"output.root={root}", *TRAIN, "train.epochs=2"]
-        return load_config(FinetuneConfig, None, overrides)
+        more = MATCHER if what == "matcher" else []
+        return load_config(FinetuneConfig, None, [*overrides, *more])
 
     monkeypatch.setenv(mirror.FOLDER_VARIABLE, str(tmp_path / "driver"))
-    driver = mirror.local_root("s3://my-bucket/apart")
-    train = finetune.train
+    root, train = f"s3://my-bucket/apart-{what}", finetune.train
 
     def elsewhere(training, world):
-        here = training.folder.relative_to(driver)
+        sent = pickle.dumps(training)
         monkeypatch.setenv(mirror.FOLDER_VARIABLE, str(tmp_path / "worker"))
-        folder = mirror.local_root("s3://my-bucket/apart") / here
-        train(replace(training, folder=folder), world)
+        train(pickle.loads(sent), world)
 
     _, expected = run_finetune(config(tmp_path / "plain"))
     monkeypatch.setattr(finetune, "train", elsewhere)
-    folder, result = run_finetune(config("s3://my-bucket/apart"))
+    folder, result = run_finetune(config(root))
     assert result.metrics == expected.metrics
     assert not (folder / "checkpoint-best.pth").exists(), "it was written on the other machine"
-    names = {Path(file).name for file in bucket.find("my-bucket/apart/results/url")}
+    assert list((tmp_path / "worker").rglob("*.npy")), "what is trained on was fetched"
+    names = {Path(file).name for file in bucket.find(f"{root}/results/url")}
     assert {"checkpoint-best.pth", "history.csv", "learning_curve.png", "result.json"} < names
 
 
