@@ -21,7 +21,7 @@ from exreid.errors import CacheError, ConfigError, GalleryError, MetadataError
 from exreid.features.keys import image_key
 from exreid.features.local import LocalExtractor
 from exreid.features.local_extraction import as_record
-from exreid.gallery import folder as gallery_module
+from exreid.gallery import opening as opening_module
 from exreid.gallery.fitted_json import decider_from_json, decider_to_json
 from exreid.gallery.folder import StoredGallery
 from exreid.gallery.opening import open_gallery
@@ -409,7 +409,7 @@ def test_a_gallery_that_is_replaced_while_it_is_opened_is_opened_again(
 ):
     folder = tmp_path / "gallery"
     shutil.copytree(cosine.folder, folder)
-    read = gallery_module.read_images_table
+    read = opening_module.read_images_table
 
     def swapping(file):
         if open_gallery_count.append(1) or len(open_gallery_count) == 1:
@@ -418,7 +418,7 @@ def test_a_gallery_that_is_replaced_while_it_is_opened_is_opened_again(
         return read(file)
 
     open_gallery_count = []
-    monkeypatch.setattr(gallery_module, "read_images_table", swapping)
+    monkeypatch.setattr(opening_module, "read_images_table", swapping)
     gallery = open_gallery(folder)
     assert (gallery.fingerprint, len(gallery)) == (fused.fingerprint, len(fused))
     assert not gallery.is_replaced()
