@@ -154,11 +154,7 @@ def test_a_worker_killed_in_the_middle_of_an_epoch_is_replaced(dataset, local_ra
 
 @pytest.mark.parametrize(
     ("workers", "rank"),
-    [
-        (2, "null"),
-        pytest.param(1, "4", marks=pytest.mark.slow),
-        pytest.param(3, "4", marks=pytest.mark.slow),
-    ],
+    [(2, "null"), pytest.param(3, "4", marks=pytest.mark.slow)],
 )
 def test_workers_adapt_a_matcher_as_one_process_does(dataset, local_ray, tmp_path, workers, rank):
     more = [

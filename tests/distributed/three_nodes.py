@@ -36,7 +36,7 @@ TRAIN = [
 ]
 SWEEP = [
     "tune.search=grid",
-    "tune.space={optimizer.lr: {grid: [0.0003, 0.001, 0.003, 0.01]}}",
+    "tune.space={optimizer.lr: {grid: [0.0003, 0.001, 0.003]}}",
     "tune.scheduler=none",
 ]
 

@@ -24,9 +24,9 @@ def test_the_best_of_four_trials_beats_the_default(local_ray, tmp_path, capsys):
     arguments = [
         *(f"dataset.root={tmp_path / 'data'}", f"output.root={tmp_path}", "output.run_id=s"),
         *("dataset.image_size=96", "dataset.encounter_cols=[source,encounter]"),
-        *("validation.fraction=0.3", "train.epochs=8", "train.batch_size=16"),
+        *("validation.fraction=0.3", "train.epochs=6", "train.batch_size=16"),
         *("tune.num_samples=4", "tune.scheduler=asha", "tune.max_concurrent=2"),
-        "tune.grace_epochs=4",
+        "tune.grace_epochs=3",
         "tune.space.optimizer.lr={loguniform: [0.0003, 0.003]}",
         "tune.space.loss.scale={choice: [8, 16, 64]}",
         "tune.space.loss.margin_rad={uniform: [0.0, 0.6]}",
@@ -39,8 +39,8 @@ def test_the_best_of_four_trials_beats_the_default(local_ray, tmp_path, capsys):
     assert set(states) == {"completed", "stopped"}
     for trial in trials:
         epochs = max(map(int, trial["scores"]))
-        assert (epochs == 8) == (trial["state"] == "completed")
-        assert epochs in (4, 8), "the one rung is after epoch 4"
+        assert (epochs == 6) == (trial["state"] == "completed")
+        assert epochs in (3, 6), "the one rung is after epoch 3"
     result = json.loads((folder / "result.json").read_text())
     baseline = result["metrics"]["validation_mAP_baseline"]
     assert result["metrics"]["validation_mAP"] > baseline == trials[0]["score"]
