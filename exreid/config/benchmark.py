@@ -120,8 +120,8 @@ class BenchmarkConfig(StrictModel):
 
     @property
     def counted_from(self) -> float:
-        """Confidence over which a match counts: whatever the index says of a keypoint does."""
-        return self.match_threshold if self.matches_pairs else 0.0
+        """Confidence over which a match counts: all do by the index and by nearest descriptors."""
+        return self.match_threshold if self.uses_lightglue else 0.0
 
     @property
     def has_index(self) -> bool:

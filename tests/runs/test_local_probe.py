@@ -151,6 +151,7 @@ def test_nearest_needs_no_lightglue_and_its_matches_make_its_score(dataset, tmp_
     queries, gallery = result.counts["queries"], result.counts["gallery_images"]
     assert result.counts["pairs_compared"] == queries * gallery
     assert "pairs_matched" not in result.counts
+    assert _config(dataset, tmp_path, *more).benchmark.counted_from == 0.0, "all are in the score"
     rankings = pd.read_parquet(folder / "rankings.parquet")
     score = rankings[rankings["rank"] <= 2].set_index(["query_id", "gallery_id"])["score"]
     matches = pd.read_parquet(folder / "matches.parquet")
