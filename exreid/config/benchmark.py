@@ -164,15 +164,19 @@ class BenchmarkConfig(StrictModel):
                 f"benchmark.matcher_checkpoint matches pairs, and method={self.method} matches "
                 "none: set benchmark.method=local_lightglue or wildfusion"
             )
-        lightglues = {
+        return self
+
+    @model_validator(mode="after")
+    def _nearest_descriptors_are_no_lightglue(self) -> Self:
+        wrong = {
             "benchmark.matcher_checkpoint": self.matcher_checkpoint is not None,
             f"benchmark.geometry={self.geometry}": self.geometry != "none",
         }
-        for key, there in lightglues.items():
-            if there and self.matches_pairs and not self.uses_lightglue:
+        for key, there in wrong.items():
+            if there and self.matches_pairs and self.precision == "nearest":
                 raise ValueError(
-                    f"benchmark.precision=nearest uses no LightGlue, and {key} is of its matches: "
-                    "leave that out, or set benchmark.precision=exact or fast"
+                    "benchmark.precision=nearest uses no LightGlue, so it does not go together "
+                    f"with {key}: leave that out, or set benchmark.precision=exact or fast"
                 )
         return self
 

@@ -69,6 +69,11 @@ class PairGraph:
         one_N, other_N = self.known_flank_V[pair_N2].reshape(-1, 2).T
         return np.asarray((one_N == 0) | (other_N == 0) | (one_N & other_N > 0))
 
+    def unlisted_evidence(self, pair_N2: np.ndarray) -> np.ndarray:
+        """The evidence of these pairs as if they were not listed, float64 (N,): none where the two
+        visits show no flank in common."""
+        return np.where(self.comparable(pair_N2), self.unlisted, 0.0)
+
     def sizes(self, group_V: np.ndarray) -> np.ndarray:
         """int64 (G, 3): of each group its visits, those of the left flank alone and of the right.
 
@@ -84,7 +89,7 @@ class PairGraph:
         key_N = np.sort(pair_N2, axis=1) @ np.array([self.visits, 1])
         key, place_N = np.unique(np.concatenate([self.keys, key_N]), return_inverse=True)
         pairs = np.stack([key // self.visits, key % self.visits], axis=1)
-        evidence = np.where(self.comparable(pairs), self.unlisted, 0.0)
+        evidence = self.unlisted_evidence(pairs)
         evidence[place_N[: len(self.keys)]] = self.evidence_P
         np.add.at(evidence, place_N[len(self.keys) :], evidence_N)
         return replace(self, pair_P2=pairs, evidence_P=evidence)

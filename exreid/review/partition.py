@@ -53,14 +53,9 @@ def objective(graph: PairGraph, group_V: np.ndarray) -> float:
     within_P = group_V[first] == group_V[second]
     size_G3 = graph.sizes(group_V)
     pairs = float(pairs_inside(size_G3).sum())
-    surplus = float((graph.evidence_P - _expected(graph))[within_P].sum())
+    surplus = float((graph.evidence_P - graph.unlisted_evidence(graph.pair_P2))[within_P].sum())
     links = graph.visits - np.count_nonzero(size_G3[:, 0])
     return surplus + pairs * graph.unlisted + links * graph.prior
-
-
-def _expected(graph: PairGraph) -> np.ndarray:
-    """The evidence that each listed pair would have if it were not listed, float64 (P,)."""
-    return np.where(graph.comparable(graph.pair_P2), graph.unlisted, 0.0)
 
 
 def find_partition(graph: PairGraph, start_V: np.ndarray | None = None) -> np.ndarray:
@@ -97,7 +92,7 @@ def joins_of(graph: PairGraph, group_V: np.ndarray) -> Joins:
     between_P = group_P2[:, 0] != group_P2[:, 1]
     key_M, surplus_M = _summed(
         group_P2[between_P] @ np.array([groups, 1]),
-        (graph.evidence_P - _expected(graph))[between_P],
+        (graph.evidence_P - graph.unlisted_evidence(graph.pair_P2))[between_P],
     )
     group_M2 = np.stack([key_M // groups, key_M % groups], axis=1)
     size_G3 = graph.sizes(group_V)
@@ -125,12 +120,12 @@ def cuts_of(graph: PairGraph, group_V: np.ndarray) -> Cuts:
     for visits, rows in zip(members_G, rows_G, strict=True):
         if len(visits) < 2:
             continue
-        flank = graph.known_flank_V[visits]
-        opposite = (flank[:, None] + flank == 3) & (flank[:, None] * flank == 2)
-        evidence = np.where(opposite, 0.0, graph.unlisted)
+        count = len(visits)
+        each_pair = np.stack([np.repeat(visits, count), np.tile(visits, count)], axis=1)
+        evidence = graph.unlisted_evidence(each_pair).reshape(count, count)
         one, other = local_V[first_P[rows]], local_V[second_P[rows]]
         evidence[one, other] = evidence[other, one] = graph.evidence_P[rows]
-        parent_N, below_NN, across_N = _tree_cuts(evidence.tobytes(), len(visits))
+        parent_N, below_NN, across_N = _tree_cuts(evidence.tobytes(), count)
         for child in range(1, len(visits)):
             links.append((visits[child], visits[parent_N[child]]))
             gains.append(-across_N[child] - graph.prior)
@@ -212,7 +207,7 @@ def _move(graph: PairGraph, group_V: np.ndarray) -> np.ndarray | None:
     first_P, second_P = graph.pair_P2.T
     visit_N = np.concatenate([first_P, second_P])
     near_N = group_V[np.concatenate([second_P, first_P])]
-    surplus_N = np.tile(graph.evidence_P - _expected(graph), 2)
+    surplus_N = np.tile(graph.evidence_P - graph.unlisted_evidence(graph.pair_P2), 2)
     key_M, surplus_M = _summed(visit_N * len(size_G) + near_N, surplus_N)
     visit, group = key_M // len(size_G), key_M % len(size_G)
     alone_V3 = graph.sizes(np.arange(graph.visits))
