@@ -19,7 +19,8 @@ from exreid.config.training import FinetuneConfig
 from exreid.data.images import Preprocessing, prepare_image
 from exreid.data.synthetic import METADATA_FILE, write_dataset
 from exreid.distributed.match import ActorPool, MatchReport, match_over_actors
-from exreid.distributed.session import place_actors, ray_session
+from exreid.distributed.placement import place_actors
+from exreid.distributed.session import ray_session
 from exreid.features.local_extraction import LocalFeatureStore, as_record
 from exreid.matching.cascade import MakeMatcher
 from exreid.matching.lightglue import MatchSettings

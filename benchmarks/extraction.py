@@ -17,7 +17,8 @@ from exreid.data.images import Preprocessing
 from exreid.data.metadata import Columns, read_image_table
 from exreid.data.synthetic import write_dataset
 from exreid.distributed.extract import extract_over_actors
-from exreid.distributed.session import Placement, place_actors, ray_session
+from exreid.distributed.placement import Placement, place_actors
+from exreid.distributed.session import ray_session
 from exreid.features.extraction import PrepareImages
 from exreid.models.backbones import Backbone, build_backbone
 from exreid.records import ImageTable

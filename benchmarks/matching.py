@@ -20,7 +20,8 @@ from _report import Report, arguments, peak_mib
 
 from exreid.config.probe import RayConfig
 from exreid.distributed.match import MatchReport, match_over_actors
-from exreid.distributed.session import Placement, ray_session
+from exreid.distributed.placement import Placement
+from exreid.distributed.session import ray_session
 from exreid.features.local_extraction import LocalFeatureStore, as_record
 from exreid.matching.lightglue import LightGlueMatcher, MatchSettings
 from exreid.matching.pairs import score_pairs

@@ -37,7 +37,8 @@ from exreid.config.probe import ProbeConfig, RayConfig
 from exreid.data.images import Preprocessing, prepare_image
 from exreid.data.synthetic import write_dataset
 from exreid.distributed.match import MatchReport, match_over_actors
-from exreid.distributed.session import Placement, ray_session
+from exreid.distributed.placement import Placement
+from exreid.distributed.session import ray_session
 from exreid.features.embedding import Embedder
 from exreid.features.local import LocalExtractor
 from exreid.features.local_extraction import LocalFeatureStore, record_dtype

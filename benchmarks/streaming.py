@@ -30,8 +30,8 @@ from exreid.data.images import Preprocessing
 from exreid.data.metadata import Columns, read_image_table
 from exreid.data.synthetic import write_dataset
 from exreid.distributed.decode import StreamedImages, decode_over_tasks
-from exreid.features.decoding import KeepDecoded, decode_table
 from exreid.features.extraction import PrepareImages
+from exreid.features.fill_cache import KeepDecoded, fill_cache
 from exreid.records import ImageTable
 from exreid.storage.feature_store import SignatureMemo
 from exreid.training.feed import CachedImages, ImageSource
@@ -90,7 +90,7 @@ def store_watched(most: list[int]) -> Iterator[None]:
 def cached(table: ImageTable, prepare: PrepareImages, folder: Path) -> CachedImages:
     """The cache, filled on the CPUs that no worker has."""
     keep = KeepDecoded(prepare, folder / "decoded")
-    everything = decode_table(
+    everything = fill_cache(
         table,
         partial(decode_over_tasks, keep=keep, cpus=1.0),
         folder=folder / "decoded",

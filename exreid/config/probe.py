@@ -1,4 +1,4 @@
-"""The config tree: every key that a user can set, with its type, default and meaning.
+"""What a probe is configured by: its own keys, those of Ray and of what runs write, and the whole.
 
 The docstring under a key is its documentation: ``exreid probe --help-keys`` prints it. Reading
 files, overrides and error messages are in `exreid.config.io`.

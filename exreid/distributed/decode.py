@@ -12,8 +12,8 @@ from ray.data.read_api import from_blocks
 
 from exreid.distributed.blocks import table_block, table_blocks
 from exreid.errors import ImageError
-from exreid.features.decoding import DECODED_PART_IMAGES, KeepImages
 from exreid.features.extraction import PrepareImages
+from exreid.features.fill_cache import DECODED_PART_IMAGES, KeepImages
 from exreid.records import ImageTable
 
 STORE_SHARE = 0.3

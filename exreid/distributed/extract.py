@@ -18,7 +18,7 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from exreid.distributed.blocks import MAX_RESTARTS, table_blocks
-from exreid.distributed.session import Placement
+from exreid.distributed.placement import Placement
 from exreid.distributed.worker_warnings import hand_warnings_on
 from exreid.features.embedding import Embedder
 from exreid.features.extraction import EmbedImages, Extracted, PrepareImages, as_extracted

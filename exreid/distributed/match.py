@@ -26,7 +26,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from exreid.distributed.head_watch import kill_actor
 from exreid.distributed.metrics import count_lost
-from exreid.distributed.session import Placement
+from exreid.distributed.placement import Placement
 from exreid.distributed.worker_warnings import hand_warnings_on
 from exreid.errors import ExreidError, MatchingError
 from exreid.matching.tiles import Answer, Ask, FeaturesOf, PairMatcher, Tile

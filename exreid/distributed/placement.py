@@ -8,8 +8,6 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
-import ray
-
 from exreid.config.probe import RayConfig
 from exreid.errors import RunError
 
@@ -45,6 +43,30 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class Placement:
+    """The number of actors, and the CPUs and GPUs of each."""
+
+    actors: int
+    cpus: float
+    gpus: float
+    most: int | None = None
+    """The largest number once machines have joined; None: as many as fit."""
+    decode_cpus: float = 1.0
+    """Of a task that decodes for actors on GPUs: 0 where the actors have every CPU, since tasks
+    that wait for one would wait for ever."""
+
+    @property
+    def device(self) -> str:
+        """The torch device of each actor."""
+        return "cuda" if self.gpus else "cpu"
+
+    @property
+    def threads(self) -> int:
+        """The CPU threads of each actor."""
+        return max(1, int(self.cpus))
+
+
+@dataclass(frozen=True)
 class TrialPlacement:
     """How many trials of a sweep run at a time, and what each one takes."""
 
@@ -58,6 +80,8 @@ class TrialPlacement:
 
 def machines() -> list[Machine]:
     """The machines that are up."""
+    import ray
+
     return [
         Machine(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
         for node in ray.nodes()
@@ -109,6 +133,16 @@ def gpus_each(config: RayConfig) -> float:
     if config.gpus_per_worker is not None:
         return config.gpus_per_worker
     return float(any(machine.gpus for machine in machines()))
+
+
+def place_actors(config: RayConfig) -> Placement:
+    """As many actors as asked for, or as fit the cluster; RunError where none ever fits."""
+    cpus, gpus = config.cpus_per_worker, gpus_each(config)
+    all_cpus = sum(machine.cpus for machine in machines())
+    wanted = config.num_actors or max(1, sum(machine.fits(cpus, gpus) for machine in machines()))
+    actors = room_for("actor", config, wanted=wanted, least=1, cpus=cpus, gpus=gpus)
+    decode_cpus = 1.0 if all_cpus - actors * cpus >= 1 else 0.0
+    return Placement(actors, cpus, gpus, most=config.num_actors, decode_cpus=decode_cpus)
 
 
 def place_trials(

@@ -1,4 +1,4 @@
-"""Starting Ray, or attaching to a cluster, quietly; and placing actors in it."""
+"""Starting Ray, or attaching to a cluster, quietly."""
 
 from __future__ import annotations
 
@@ -13,30 +13,6 @@ from exreid.config.probe import RayConfig
 from exreid.errors import ClusterLostError, RunError
 
 NO_PROGRESS_S = 600
-
-
-@dataclass(frozen=True)
-class Placement:
-    """The number of actors, and the CPUs and GPUs of each."""
-
-    actors: int
-    cpus: float
-    gpus: float
-    most: int | None = None
-    """The largest number once machines have joined; None: as many as fit."""
-    decode_cpus: float = 1.0
-    """Of a task that decodes for actors on GPUs: 0 where the actors have every CPU, since tasks
-    that wait for one would wait for ever."""
-
-    @property
-    def device(self) -> str:
-        """The torch device of each actor."""
-        return "cuda" if self.gpus else "cpu"
-
-    @property
-    def threads(self) -> int:
-        """The CPU threads of each actor."""
-        return max(1, int(self.cpus))
 
 
 @dataclass
@@ -119,18 +95,6 @@ def _session(config: RayConfig, verbose: bool) -> Iterator[None]:
         raise
     ray.shutdown()
     sentry.dismiss()
-
-
-def place_actors(config: RayConfig) -> Placement:
-    """As many actors as asked for, or as fit the cluster; RunError where none ever fits."""
-    from exreid.distributed.placement import gpus_each, machines, room_for
-
-    cpus, gpus = config.cpus_per_worker, gpus_each(config)
-    all_cpus = sum(machine.cpus for machine in machines())
-    wanted = config.num_actors or max(1, sum(machine.fits(cpus, gpus) for machine in machines()))
-    actors = room_for("actor", config, wanted=wanted, least=1, cpus=cpus, gpus=gpus)
-    decode_cpus = 1.0 if all_cpus - actors * cpus >= 1 else 0.0
-    return Placement(actors, cpus, gpus, most=config.num_actors, decode_cpus=decode_cpus)
 
 
 def _quiet_environment(verbose: bool) -> None:

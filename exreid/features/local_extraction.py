@@ -1,7 +1,7 @@
 """Local features of a table's images, each extracted at most once: reading, masks, cache.
 
-The pass over the table is that of the decoded images (`exreid.features.decoding`): the process that
-extracts features writes them, and only keys travel. Letters: N images, K keypoints.
+The pass over the table is that of the decoded images (`exreid.features.fill_cache`): the process
+that extracts features writes them, and only keys travel. Letters: N images, K keypoints.
 """
 
 from __future__ import annotations

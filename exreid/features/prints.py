@@ -17,8 +17,8 @@ from PIL import Image
 from exreid.data.image_files import image_errors, load_image
 from exreid.data.images import IMAGES_VERSION
 from exreid.errors import ImageError
-from exreid.features.decoding import DecodeSource, decode_table
 from exreid.features.extraction import ExtractionReport, trusted_signature
+from exreid.features.fill_cache import FillSource, fill_cache
 from exreid.features.keys import content_hash, image_key, stage_folder
 from exreid.records import ImageTable
 from exreid.storage.array_store import ArrayStore, write_part
@@ -93,7 +93,7 @@ def make_print(data: bytes) -> np.ndarray:
 
 def print_table(
     table: ImageTable,
-    source_for: Callable[[MakePrints], DecodeSource],
+    source_for: Callable[[MakePrints], FillSource],
     *,
     cache: Path,
     on_error: Literal["raise", "skip"],
@@ -105,7 +105,7 @@ def print_table(
         table.rows.assign(mask=None, bbox=None), table.original, table.root, table.source
     )
     folder = stage_folder(cache, "prints", STAGE)
-    positions, keys, report = decode_table(
+    positions, keys, report = fill_cache(
         bare,
         source_for(MakePrints(table.root, folder)),
         folder=folder,

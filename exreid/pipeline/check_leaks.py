@@ -29,7 +29,7 @@ from exreid.data.leaks import (
 )
 from exreid.data.metadata import retrieval_sides, select_split
 from exreid.errors import LeakError
-from exreid.features.decoding import DecodeSource, decode_in_process
+from exreid.features.fill_cache import FillSource, fill_in_process
 from exreid.features.prints import MakePrints, Prints, print_table
 from exreid.metrics.ranking import Exclude
 from exreid.progress import Progress, counted
@@ -245,11 +245,11 @@ def make_prints(
     root = part.root if is_remote(part.root) else os.path.abspath(part.root)  # noqa: PTH100
     part = ImageTable(part.rows, part.original, root, part.source)
 
-    def source_for(make: MakePrints) -> DecodeSource:
+    def source_for(make: MakePrints) -> FillSource:
         def either(table: ImageTable, positions: np.ndarray) -> Iterable[dict[str, np.ndarray]]:
             alone = cache is None or len(positions) <= FEW_PRINTS
             if alone or getattr(ray, "num_actors", None) == 0 or ray.num_workers == 0:
-                return decode_in_process(table, positions, keep=make)
+                return fill_in_process(table, positions, keep=make)
             return _over_ray(table, positions, make, ray, verbose)
 
         return either

@@ -200,7 +200,8 @@ def embed_images(
     # Where the device is known without asking a cluster, Ray starts only if there is work for it.
     on_this_cpu = config.ray.num_actors == 0 or _runs_on_this_cpu(config)
     if not on_this_cpu:
-        from exreid.distributed.session import place_actors, ray_session
+        from exreid.distributed.placement import place_actors
+        from exreid.distributed.session import ray_session
     with nullcontext() if on_this_cpu else ray_session(config.ray, verbose=verbose):
         device = "cpu" if on_this_cpu else place_actors(config.ray).device
         store, memo = None, None
@@ -235,7 +236,8 @@ def _batch_source(
 
     def over_actors(table: ImageTable, positions: np.ndarray) -> Iterable[Extracted]:
         from exreid.distributed.extract import extract_over_actors
-        from exreid.distributed.session import place_actors, ray_session
+        from exreid.distributed.placement import place_actors
+        from exreid.distributed.session import ray_session
 
         with ray_session(config.ray, verbose=verbose):
             yield from extract_over_actors(

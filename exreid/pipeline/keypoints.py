@@ -12,10 +12,10 @@ import numpy as np
 
 from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import left_out_text
-from exreid.distributed.session import Placement
+from exreid.distributed.placement import Placement
 from exreid.errors import ConfigError, RunError
-from exreid.features.decoding import decode_in_process, decode_table
 from exreid.features.extraction import ExtractionReport
+from exreid.features.fill_cache import fill_cache, fill_in_process
 from exreid.features.keys import stage_folder
 from exreid.features.local import LocalExtractor, find_extractor
 from exreid.features.local_extraction import (
@@ -71,7 +71,8 @@ def matching_placement(
     ``stack`` is open. None where the work is done in this process, or nothing is matched."""
     if not methods_of(config)[1] or works_alone(config, images, FEW_TO_MATCH):
         return None
-    from exreid.distributed.session import place_actors, ray_session
+    from exreid.distributed.placement import place_actors
+    from exreid.distributed.session import ray_session
 
     stack.enter_context(ray_session(config.ray, verbose=verbose))
     return place_actors(config.ray)
@@ -179,9 +180,9 @@ def extract_local_images(
         return extract_local_over_actors(table, positions, arguments=arguments, placement=placement)
 
     def in_process(table: ImageTable, positions: np.ndarray) -> Iterable[dict[str, np.ndarray]]:
-        return decode_in_process(table, positions, keep=ExtractLocal(**arguments))
+        return fill_in_process(table, positions, keep=ExtractLocal(**arguments))
 
-    position_N, keys, report = decode_table(
+    position_N, keys, report = fill_cache(
         table,
         over_actors if placement else in_process,
         folder=folder,

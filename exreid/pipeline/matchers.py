@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exreid.distributed.session import Placement
+from exreid.distributed.placement import Placement
 from exreid.matching.cascade import STAGE_COUNTS, MakeMatcher
 from exreid.matching.tiles import Answer, Ask, FeaturesOf, PairMatcher, Tile, match_in_process
 from exreid.records import Counts

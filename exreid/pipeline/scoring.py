@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exreid.config.probe import ProbeConfig
-from exreid.distributed.session import Placement, one_ray
+from exreid.distributed.placement import Placement
+from exreid.distributed.session import one_ray
 from exreid.matching.gate import Gate
 from exreid.pipeline.embed import Features, StoredFeatures, embed
 from exreid.pipeline.gate import gate_of

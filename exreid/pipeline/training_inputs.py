@@ -16,8 +16,8 @@ from exreid.config.training import FinetuneConfig
 from exreid.data.holdout import Holdout, check_holdout, cut_holdout
 from exreid.data.metadata import left_out_text, retrieval_sides
 from exreid.errors import MetadataError
-from exreid.features.decoding import DecodeSource, KeepDecoded, decode_in_process, decode_table
 from exreid.features.extraction import ExtractionReport, PrepareImages, input_columns
+from exreid.features.fill_cache import FillSource, KeepDecoded, fill_cache, fill_in_process
 from exreid.features.keys import stage_folder
 from exreid.models.backbones import Backbone, build_backbone
 from exreid.pipeline.embed import preprocessing_for
@@ -128,7 +128,7 @@ def decode_images(
         description = {"stage": "decoded", "matte": prepare.with_matte, **preprocessing.describe()}
         folder = stage_folder(cache, "decoded", description)
         memo = SignatureMemo(cache / "signatures")
-    positions, keys, report = decode_table(
+    positions, keys, report = fill_cache(
         part,
         _decode_source(config, KeepDecoded(prepare, folder), verbose=verbose),
         folder=folder,
@@ -145,7 +145,7 @@ def decode_images(
     return DecodedImages(part.take(positions), kept, prepare, folder, keys, report)
 
 
-def _decode_source(config: FinetuneConfig, keep: KeepDecoded, *, verbose: bool) -> DecodeSource:
+def _decode_source(config: FinetuneConfig, keep: KeepDecoded, *, verbose: bool) -> FillSource:
     def over_tasks(table: ImageTable, positions: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
         from exreid.distributed.decode import decode_over_tasks
         from exreid.distributed.session import ray_session
@@ -154,7 +154,7 @@ def _decode_source(config: FinetuneConfig, keep: KeepDecoded, *, verbose: bool) 
             yield from decode_over_tasks(table, positions, keep=keep, cpus=1.0)
 
     if config.ray.num_workers == 0:
-        return partial(decode_in_process, keep=keep)
+        return partial(fill_in_process, keep=keep)
     return over_tasks
 
 

@@ -105,12 +105,16 @@ def build_head(config: LossConfig, *, embedding_length: int, classes: int) -> nn
             scale=config.scale,
             sub_centers=config.sub_centers,
         )
-    if config.type == "softmax":
-        return Softmax(embedding_length, classes)
-    return ArcFace(
-        embedding_length,
-        classes,
-        margin_rad=config.margin_rad,
-        scale=config.scale,
-        sub_centers=config.sub_centers,
-    )
+    match config.type:
+        case "softmax":
+            return Softmax(embedding_length, classes)
+        case "arcface":
+            return ArcFace(
+                embedding_length,
+                classes,
+                margin_rad=config.margin_rad,
+                scale=config.scale,
+                sub_centers=config.sub_centers,
+            )
+        case _:
+            raise AssertionError(f"loss.type={config.type} is listed and not built.")

@@ -11,7 +11,7 @@ import numpy as np
 
 from exreid.distributed import match
 from exreid.distributed.match import MatchReport, match_over_actors
-from exreid.distributed.session import Placement
+from exreid.distributed.placement import Placement
 from exreid.matching.tiles import match_in_process, plan_tiles, score_tile
 from exreid.records import PairEvidence
 from tests.matching import fakes

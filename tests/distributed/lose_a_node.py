@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from exreid.distributed.match import MatchReport, match_over_actors
-from exreid.distributed.session import Placement
+from exreid.distributed.placement import Placement
 from exreid.matching.tiles import match_in_process, plan_tiles, score_tile
 from tests.matching import fakes
 

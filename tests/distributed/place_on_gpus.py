@@ -14,14 +14,13 @@ from exreid.data.metadata import Columns, read_image_table
 from exreid.data.synthetic import write_dataset
 from exreid.distributed.extract import extract_local_over_actors, extract_over_actors
 from exreid.distributed.match import MatchReport, match_over_actors
-from exreid.distributed.placement import place_trials
-from exreid.distributed.session import Placement, place_actors
+from exreid.distributed.placement import Placement, place_actors, place_trials
 from exreid.distributed.sweep import run_trials_over_ray
 from exreid.distributed.train import place_workers
 from exreid.errors import RunError
-from exreid.features.decoding import decode_in_process
 from exreid.features.embedding import Embedder
 from exreid.features.extraction import PrepareImages, extract_in_process
+from exreid.features.fill_cache import fill_in_process
 from exreid.features.local_extraction import ExtractLocal, LocalFeatureStore, LocalPreprocessing
 from exreid.matching.tiles import plan_tiles, score_tile
 from exreid.models.backbones import build_backbone
@@ -100,7 +99,7 @@ def _keypoints(table, folder):
 
     positions = np.arange(len(table))
     # As many threads as an actor has: last digits depend on them.
-    here = decode_in_process(table, positions, keep=ExtractLocal(**arguments("here"), threads=1))
+    here = fill_in_process(table, positions, keep=ExtractLocal(**arguments("here"), threads=1))
     actors = extract_local_over_actors(
         table, positions, arguments=arguments("actors"), placement=SAID_TO_HAVE_GPUS
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exreid.distributed.session import Placement
+from exreid.distributed.placement import Placement
 from exreid.errors import MatchingError
 from exreid.matching.tiles import match_in_process, plan_tiles, score_tile
 from tests.matching.fakes import EqualDescriptors, random_features

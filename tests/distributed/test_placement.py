@@ -41,7 +41,7 @@ def test_a_share_above_one_gpu_is_refused():
 
 
 def test_the_defaults_take_this_machine(local_ray):
-    from exreid.distributed.session import place_actors
+    from exreid.distributed.placement import place_actors
 
     placed = place_actors(RayConfig())
     assert (placed.actors, placed.cpus, placed.gpus, placed.device) == (4, 1.0, 0.0, "cpu")

@@ -46,7 +46,7 @@ def test_a_killed_actor_changes_no_bit(dataset, local_ray, tmp_path):
     # The actors cannot import this file: send them the class itself.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     from exreid.distributed.extract import extract_over_actors
-    from exreid.distributed.session import place_actors
+    from exreid.distributed.placement import place_actors
 
     table, _ = read_image_table(str(dataset), columns=Columns())
     backbone = build_backbone("efficientnet-lite0", image_size=64)

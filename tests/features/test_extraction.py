@@ -14,9 +14,9 @@ from exreid.config.probe import ProbeConfig, RayConfig
 from exreid.data.images import Preprocessing
 from exreid.data.metadata import Columns, read_image_table
 from exreid.errors import CheckpointError, ImageError
-from exreid.features.decoding import decode_in_process, decode_table
 from exreid.features.embedding import Embedder
 from exreid.features.extraction import PrepareImages, embed_table, extract_in_process
+from exreid.features.fill_cache import fill_cache, fill_in_process
 from exreid.features.local_extraction import ExtractLocal, LocalPreprocessing
 from exreid.models.backbones import build_backbone
 from exreid.pipeline import keypoints
@@ -127,7 +127,7 @@ def test_a_vector_does_not_depend_on_its_batch(table, backbone):
 
 def test_three_actors_give_the_bits_of_one_process(table, backbone, local_ray):
     from exreid.distributed.extract import extract_over_actors
-    from exreid.distributed.session import place_actors
+    from exreid.distributed.placement import place_actors
 
     with Path(table.root, table.rows["path"][7]).open("r+b") as stream:
         stream.truncate(500)
@@ -160,7 +160,7 @@ def test_three_actors_give_the_bits_of_one_process(table, backbone, local_ray):
 
 
 def test_a_single_actor_gives_the_keypoints_of_one_process(table, local_ray, tmp_path, monkeypatch):
-    from exreid.distributed.session import place_actors
+    from exreid.distributed.placement import place_actors
 
     with Path(table.root, table.rows["path"][7]).open("r+b") as stream:
         stream.truncate(500)
@@ -182,7 +182,7 @@ def test_a_single_actor_gives_the_keypoints_of_one_process(table, local_ray, tmp
     def refused(*arguments, **options):
         raise AssertionError("extracted in this process")
 
-    monkeypatch.setattr(keypoints, "decode_in_process", refused)
+    monkeypatch.setattr(keypoints, "fill_in_process", refused)
     placement = place_actors(RayConfig(num_actors=1))
     assert placement.actors == 1
     actor_keys, ours, actor_positions, report = found("actor", placement)
@@ -218,9 +218,9 @@ def test_descriptors_that_are_no_numbers_are_never_kept(table, tmp_path, monkeyp
     monkeypatch.setattr(keep, "extract", broken)
     broken.device = extract.device
     with pytest.raises(CheckpointError, match="the network gives a descriptor"):
-        decode_table(
+        fill_cache(
             table.take(range(2)),
-            lambda table, positions: decode_in_process(table, positions, keep=keep),
+            lambda table, positions: fill_in_process(table, positions, keep=keep),
             folder=tmp_path,
             memo=None,
             on_error="skip",

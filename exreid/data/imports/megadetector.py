@@ -235,7 +235,12 @@ def _fractions(entry: dict[str, object], place: str) -> StatedBox:
             f"{place}: its bbox {box} is in pixels, and this form has fractions of the photograph. "
             "The file mixes two forms of MegaDetector's: write it again with one program."
         )
-    if min(x, y) < -BOX_SLACK or w < 0 or h < 0 or max(x + w, y + h) > 1 + BOX_SLACK:
+    if w < 0 or h < 0:
+        raise MetadataError(
+            f"{place}: its bbox {box} has a negative width or height; it should be "
+            "[x, y, width, height] as fractions of the photograph. Correct it in the file."
+        )
+    if min(x, y) < -BOX_SLACK or max(x + w, y + h) > 1 + BOX_SLACK:
         raise MetadataError(
             f"{place}: its bbox {box} leaves the photograph; it should be [x, y, width, height] as "
             "fractions. Are these the corners [x1, y1, x2, y2]?"

@@ -217,6 +217,7 @@ def test_a_file_that_is_cut_off_is_refused_by_name(content, part):
     [
         ("[0.1, 0.25, 0.5, 0.5]", "[6.0, 10.0, 36.0, 30.0]", r"images\[0\].*in pixels.*mixes two"),
         ("[0.1, 0.25, 0.5, 0.5]", "[0.7, 0.25, 0.9, 0.5]", r"leaves the photograph.*corners"),
+        ("[0.1, 0.25, 0.5, 0.5]", "[0.1, 0.25, -0.5, 0.5]", r"negative width or height"),
         ("[0.1, 0.25, 0.5, 0.5]", "[0.1, 0.25, 0.5]", "not a list of 4 numbers"),
         ('"category": "1", "conf": 0.926', '"category": null, "conf": 0.926', "has no category"),
         ('"conf": 0.926', '"conf": 92.6', "not a number from 0 to 1"),

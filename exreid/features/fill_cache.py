@@ -1,4 +1,7 @@
-"""Filling the decoded cache: each image of a table is read, decoded and resized at most once."""
+"""Filling a cache with what is made of each image: its decoded pixels, its keypoints, its print.
+
+Each image of a table is read and decoded at most once.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from exreid.storage.array_store import ArrayStore, write_part
 from exreid.storage.feature_store import SignatureMemo
 
 DECODED_PART_IMAGES = 64
-"""Images of one part of the cache, and of one task: about 10 MB at 224 x 224 pixels."""
+"""Images of one part of the cache, and of one task: about 10 MB of pixels at 224 x 224."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class KeepDecoded:
         return prepared
 
 
-DecodeSource = Callable[[ImageTable, np.ndarray], Iterable[dict[str, np.ndarray]]]
+FillSource = Callable[[ImageTable, np.ndarray], Iterable[dict[str, np.ndarray]]]
 """Runs a `KeepImages` over the images at these positions of the table, in any order."""
 
 KeepImages = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
@@ -53,17 +56,17 @@ KeepImages = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 and errors."""
 
 
-def decode_in_process(
+def fill_in_process(
     table: ImageTable, positions: np.ndarray, *, keep: KeepImages
 ) -> Iterable[dict[str, np.ndarray]]:
-    """The plain twin of the distributed decoding: part after part, in this process."""
+    """The plain twin of the tasks over Ray: part after part, in this process."""
     for start in range(0, len(positions), DECODED_PART_IMAGES):
         yield keep(input_columns(table, positions[start : start + DECODED_PART_IMAGES]))
 
 
-def decode_table(
+def fill_cache(
     table: ImageTable,
-    source: DecodeSource,
+    source: FillSource,
     *,
     folder: Path | None,
     memo: SignatureMemo | None,
