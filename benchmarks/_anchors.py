@@ -11,7 +11,7 @@ from rich.table import Table
 from exreid.api.settings import overrides_of
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
-from exreid.config.public import Published, public_names, public_set
+from exreid.config.public import PublishedFigures, public_names, public_set
 from exreid.errors import ConfigError
 from exreid.runs.probe import run_probe
 
@@ -70,7 +70,9 @@ def anchors(
     return rows
 
 
-def show(rows: Sequence[Row], published: Sequence[Published], *, changed: Sequence[str]) -> None:
+def show(
+    rows: Sequence[Row], published: Sequence[PublishedFigures], *, changed: Sequence[str]
+) -> None:
     """The table, what differs, the figures without a run, and the sources."""
     console = Console()
     for method in dict.fromkeys(row.method for row in rows):

@@ -1,5 +1,6 @@
 """What many tests share: a small real data set on disk, and one Ray for the whole run."""
 
+import gc
 import os
 import time
 from functools import cache
@@ -16,6 +17,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+# One process fewer for each training; those of `test_long_runs.py` have it.
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 
 @pytest.fixture(scope="session")
@@ -106,8 +109,14 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_configure():
+    gc.disable()  # until all is imported, which is never freed
     if os.environ.get("PYTEST_XDIST_WORKER", "gw0") not in WITH_RAY:
         os.nice(STANDS_BACK)
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items):

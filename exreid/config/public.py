@@ -19,7 +19,7 @@ from exreid.errors import ConfigError
 FOLDER = Path(__file__).parent / "public_sets"
 
 
-class Published(StrictModel):
+class PublishedFigures(StrictModel):
     """Figures of a method on the set, as its authors give them."""
 
     method: str
@@ -62,7 +62,7 @@ class PublicSet(StrictModel):
     """Why exreid cannot read its files as they are."""
     sources: tuple[str, ...] = Field(min_length=1)
     """Where all this is written."""
-    published: tuple[Published, ...] = ()
+    published: tuple[PublishedFigures, ...] = ()
 
 
 def public_names() -> list[str]:

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import ray
 import torch
@@ -40,9 +40,10 @@ from exreid.errors import (
 from exreid.models.device import ONE_ARENA
 from exreid.storage import mirror
 from exreid.storage.disk import places_of, storage_error
-from exreid.training.loop import train
-from exreid.training.state import Training
 from exreid.training.world import World
+
+if TYPE_CHECKING:
+    from exreid.training.state import Training
 
 CONTROLLER_FAILURES = 3
 
@@ -156,6 +157,9 @@ def _fitted(make_trainer: Callable[[], TorchTrainer]) -> ray.train.Result:
 
 def train_worker(arguments: WorkerArguments) -> ExreidError | None:
     """The function that Ray Train runs in each worker."""
+    # Here, since Ray Train's controller imports this file too, and needs no network.
+    from exreid.training.loop import train
+
     hand_warnings_on()
     training: Training = ray.get(arguments["training"])
     torch.set_num_threads(arguments["threads"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exreid.explain.plots import MARKERS, colour_of, literal, png_axes, png_figure, wrapped
+from exreid.explain.plots import MARKERS, colour_of, literal, png_axes, png_figure, wrapped_title
 from exreid.progress import counted
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def draw_groups(file: Path, rows: Sequence[GroupTop1]) -> None:
         )
         axes.invert_yaxis()
         axes.set(xlim=(0, 100), xlabel="first answer right (top-1), %")
-        axes.set_title(wrapped(f"By {literal(rows[0].group)}", 60))
+        axes.set_title(wrapped_title(f"By {literal(rows[0].group)}", 60))
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
 

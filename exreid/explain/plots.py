@@ -82,7 +82,7 @@ def literal(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def wrapped(text: str, most: int) -> str:
+def wrapped_title(text: str, most: int) -> str:
     """A title in short lines: a longer line would be cut at the edges."""
     return "\n".join(textwrap.wrap(text, most, break_on_hyphens=True)) or text
 
@@ -92,7 +92,7 @@ def draw_learning_curve(
 ) -> None:
     """Loss and learning rate on the left, validation metrics with their 95% bands on the right."""
     with png_figure(file, 10, 4, dpi=120) as figure:
-        figure.suptitle(wrapped(literal(title), 100))
+        figure.suptitle(wrapped_title(literal(title), 100))
         left, right = figure.subplots(1, 2)
         _draw_loss(left, [row for row in rows if "loss" in row])
         _draw_validation(right, [row for row in rows if "val_top_1" in row], best_epoch)

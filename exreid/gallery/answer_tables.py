@@ -15,7 +15,7 @@ from exreid.data.metadata_rows import encounter_name
 from exreid.gallery.folder import StoredGallery
 from exreid.metrics.identities import IdentityAnswer, TopIdentities, pool_encounters
 from exreid.openset.decide import Decisions
-from exreid.pipeline.answers import AnswerTables, answer_table, names_of, new_animals_of
+from exreid.pipeline.answers import AnswerTables, answer_table, identity_names, new_animals_of
 from exreid.pipeline.retrieve import Retrieval
 from exreid.records import ImageTable, Json, region_parts
 from exreid.storage.run_files import IN_GALLERY
@@ -29,7 +29,7 @@ def photo_answer_tables(
 ) -> AnswerTables:
     """A probe's tables without the truth, which is not known; with the probability of each identity
     if the gallery has a curve for it, and without decisions if the gallery does not decide."""
-    names, decisions = names_of(retrieval), retrieval.decisions
+    names, decisions = identity_names(retrieval), retrieval.decisions
     answers = without_truth(answer_table(retrieval, names, config))
     if decisions is not None:
         answers = _leaders_first(answers, retrieval, decisions, names)

@@ -134,7 +134,7 @@ def rename(table: ImageTable, old: str, new: str, missing: Sequence[str]) -> dic
     """The new name of each photograph of ``old``, by ``image_id``. ``missing``: the words that are
     no names. GalleryError for a name that another animal has."""
     ids = _photographs(table, old)
-    return dict.fromkeys(ids, free_name(table, new, missing, instead_of=old))
+    return dict.fromkeys(ids, accepted_name(table, new, missing, instead_of=old))
 
 
 def merge(table: ImageTable, kept: str, other: str) -> dict[str, str]:
@@ -156,7 +156,7 @@ def split(
     """The name ``new`` for the photographs of ``old`` that ``places`` name: ids, or encounters.
     GalleryError where one names nothing, or nothing would be left."""
     ids = _photographs(table, old)
-    name = free_name(table, new, missing, instead_of=None)
+    name = accepted_name(table, new, missing, instead_of=None)
     rows = table.rows[table.rows["image_id"].isin(ids)]
     chosen: dict[str, str] = {}
     for place in places:
@@ -213,7 +213,7 @@ def _photographs(table: ImageTable, name: str) -> list[str]:
     return ids
 
 
-def free_name(
+def accepted_name(
     table: ImageTable, given: str, missing: Sequence[str], *, instead_of: str | None
 ) -> str:
     """The name as it is kept. GalleryError for one that another animal of the gallery has, or that

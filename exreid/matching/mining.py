@@ -33,11 +33,11 @@ class MinedPairs:
         return len(self.anchor_A)
 
 
-def candidate_pairs(pair_P2: np.ndarray, encounter_N: np.ndarray) -> np.ndarray:
+def unordered_pairs(pair_P2: np.ndarray, encounter_N: np.ndarray) -> np.ndarray:
     """The pairs, int64 (P, 2), each once with the smaller index first, rising; without those
     within an encounter (-1: unknown) and of an image with itself.
 
-    >>> candidate_pairs(np.array([[2, 0], [0, 2], [1, 2], [1, 1]]),
+    >>> unordered_pairs(np.array([[2, 0], [0, 2], [1, 2], [1, 1]]),
     ...                 np.array([5, 6, 6])).tolist()
     [[0, 2]]
     """
@@ -62,7 +62,7 @@ def mine_pairs(
     """For each image the best-scoring images of its animal, the best-scoring of other animals, and
     random others, of other encounters all.
 
-    ``pair_P2`` are `candidate_pairs` with their scores; a pair speaks for both of its images. Of
+    ``pair_P2`` are `unordered_pairs` with their scores; a pair speaks for both of its images. Of
     equal scores the smaller index comes first. Images without a pair of their animal, or without
     other animals, are no anchors.
     """
@@ -132,12 +132,12 @@ def read_mined(table: pa.Table, image_ids: Sequence[str]) -> MinedPairs:
     return MinedPairs(np.array(anchors, np.int64), owns, others, table)
 
 
-def draw_pairs(mined: MinedPairs, item_b: np.ndarray, uniform_bU: np.ndarray) -> np.ndarray:
+def draw_batch(mined: MinedPairs, item_b: np.ndarray, uniform_bU: np.ndarray) -> np.ndarray:
     """The pairs of a batch of anchors, int64 (b, U, 2): each with one image of its own and U - 1 of
     others, drawn by uniform numbers in [0, 1); none again before all others were drawn.
 
     >>> mined = MinedPairs(np.array([3]), (np.array([5, 6]),), (np.array([7, 8]),), None)
-    >>> draw_pairs(mined, np.array([0]), np.array([[0.6, 0.1, 0.9]])).tolist()
+    >>> draw_batch(mined, np.array([0]), np.array([[0.6, 0.1, 0.9]])).tolist()
     [[[3, 6], [3, 7], [3, 8]]]
     """
     count = uniform_bU.shape[1]

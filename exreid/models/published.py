@@ -32,7 +32,7 @@ RELEASE = "https://github.com/cvg/LightGlue/releases/download/v0.1_arxiv"
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedWeights:
     """A file of weights."""
 
     url: str
@@ -43,18 +43,18 @@ class Published:
 
 
 PUBLISHED = {
-    "superpoint": Published(
+    "superpoint": PublishedWeights(
         f"{RELEASE}/superpoint_v1.pth",
         "superpoint_v1.pth",
         "52b6708629640ca883673b5d5c097c4ddad37d8048b33f09c8ca0d69db12c40e",
         "They are Magic Leap's, for non-commercial research alone.",
     ),
-    "superpoint_lightglue": Published(
+    "superpoint_lightglue": PublishedWeights(
         f"{RELEASE}/superpoint_lightglue.pth",
         "superpoint_lightglue_v0-1_arxiv.pth",
         "6ff7040d0a497fc6639337946d7538dae07428c18f77a067a0b5a960e7cc551a",
     ),
-    "sift_lightglue": Published(
+    "sift_lightglue": PublishedWeights(
         f"{RELEASE}/sift_lightglue.pth",
         "sift_lightglue_v0-1_arxiv.pth",
         "5b52b8d9982d43532dc042606b346bb9594c9f5a4bd6f64362c63866287b4ac0",
@@ -189,7 +189,7 @@ def check_downloaded(file: Path) -> None:
         )
 
 
-def _download(entry: Published, file: Path) -> None:
+def _download(entry: PublishedWeights, file: Path) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(entry.url, timeout=TIMEOUT_S) as response:

@@ -60,7 +60,7 @@ class AnswerTables:
 
 def answer_tables(retrieval: Retrieval, config: ProbeConfig) -> AnswerTables:
     """The answers by identity and by encounter, known or new, and the new animals."""
-    names, decisions = names_of(retrieval), retrieval.decisions
+    names, decisions = identity_names(retrieval), retrieval.decisions
     encounters = open_set = None
     if np.any(retrieval.queries.encounter_N >= 0):
         encounters = _encounter_table(retrieval, names)
@@ -144,7 +144,7 @@ def write_decisions(folder: Path, retrieval: Retrieval, config: ProbeConfig) -> 
         draw_open_set(folder / "open_set.png", *open_set_curve(answered))
 
 
-def names_of(retrieval: Retrieval) -> dict[int, str]:
+def identity_names(retrieval: Retrieval) -> dict[int, str]:
     """The identities by their codes."""
     identity = retrieval.table.rows["identity"]
     return {

@@ -41,7 +41,7 @@ class ScoredVisits:
         return np.bincount(self.visit_N)
 
 
-def nearest_of(config: ProbeConfig) -> int:
+def nearest_scored(config: ProbeConfig) -> int:
     """The number of each image's nearest that it is scored with."""
     benchmark = config.benchmark
     return benchmark.shortlist_k or max(benchmark.open_set.group_nearest, 1)
@@ -83,7 +83,7 @@ def score_visits(
     fusion = fusion_of(search)
     with scoring.log.timed("ranking"):
         ranking = first_ranking(
-            scoring, search, side, side, exclude="encounter", keep=nearest_of(config)
+            scoring, search, side, side, exclude="encounter", keep=nearest_scored(config)
         )
     row_M, place_M = np.nonzero(ranking.candidate_index_QK >= 0)
     other_M = ranking.candidate_index_QK[row_M, place_M].astype(np.int64)

@@ -21,7 +21,7 @@ from exreid.errors import MetadataError
 from exreid.features.local_extraction import LocalFeatureStore
 from exreid.matching.cascade import cascade_of
 from exreid.matching.lightglue import MatchSettings
-from exreid.matching.mining import MinedPairs, candidate_pairs
+from exreid.matching.mining import MinedPairs, unordered_pairs
 from exreid.matching.shortlist import shortlist_pairs
 from exreid.matching.tiles import FeaturesOf
 from exreid.metrics.ranking import Exclude
@@ -30,7 +30,7 @@ from exreid.pipeline.keypoints import find_keypoints, lightglue_name, matching_p
 from exreid.pipeline.match import score_by_cascade
 from exreid.pipeline.rank import first_ranking, search_of
 from exreid.pipeline.scoring import Scoring, scoring_of
-from exreid.pipeline.training_inputs import PlannedTraining, placed
+from exreid.pipeline.training_inputs import PlannedTraining, holdout_within
 from exreid.progress import RunLog
 from exreid.records import ImageTable, Ranking, RetrievalSide
 from exreid.storage.run_folder import write_table
@@ -59,7 +59,7 @@ def plan_matcher(
         features = find_keypoints(features, probe, placement, log)
         known = dict(zip(table.rows["image_id"].iloc[wanted].tolist(), wanted, strict=True))
         kept_N = np.array([known[name] for name in features.table.rows["image_id"]])
-        part = placed(holdout, kept_N)
+        part = holdout_within(holdout, kept_N)
         check_holdout(features.table, part, exclude=config.validation.exclude)
         scoring = scoring_of(features, probe, placement, folder=folder, log=log, stack=stack)
         local = features.local[0]
@@ -122,7 +122,7 @@ def _mined(
     _, images = retrieval_sides(table, train_N, train_N)
     ranking, shortlist = _ranked(scoring, images, images, exclude="encounter")
     pairs = np.stack([*shortlist_pairs(ranking, shortlist)], axis=1)
-    pair_P2 = candidate_pairs(
+    pair_P2 = unordered_pairs(
         np.concatenate([pairs, _own_pairs(ranking, shortlist)]), images.encounter_N
     )
     identity_N = images.identity_N

@@ -30,6 +30,9 @@ from exreid.training.feed import CachedImages, DecodingImages, ImageSource
 from exreid.training.history import HistoryRow
 from exreid.training.state import Training
 
+FEW_TO_DECODE = 100
+"""Up to this many images are decoded in this process: tasks of Ray take some seconds to start."""
+
 
 def first_backbone(config: FinetuneConfig) -> Backbone:
     """The backbone before training; random weights come from the seed."""
@@ -136,7 +139,7 @@ def decode_images(
         on_error=config.dataset.on_error,
         on_progress=on_progress,
     )
-    kept = placed(holdout, wanted[positions])
+    kept = holdout_within(holdout, wanted[positions])
     for left, what in ((kept.train_N, "train on"), (kept.query_N, "validate with")):
         if len(left) == 0 and report.rejected:
             raise MetadataError(
@@ -146,19 +149,20 @@ def decode_images(
 
 
 def _decode_source(config: FinetuneConfig, keep: KeepDecoded, *, verbose: bool) -> FillSource:
-    def over_tasks(table: ImageTable, positions: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+    def either(table: ImageTable, positions: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+        if config.ray.num_workers == 0 or len(positions) <= FEW_TO_DECODE:
+            yield from fill_in_process(table, positions, keep=keep)
+            return
         from exreid.distributed.decode import decode_over_tasks
         from exreid.distributed.session import ray_session
 
         with ray_session(config.ray, verbose=verbose):
             yield from decode_over_tasks(table, positions, keep=keep, cpus=1.0)
 
-    if config.ray.num_workers == 0:
-        return partial(fill_in_process, keep=keep)
-    return over_tasks
+    return either
 
 
-def placed(holdout: Holdout, kept_N: np.ndarray) -> Holdout:
+def holdout_within(holdout: Holdout, kept_N: np.ndarray) -> Holdout:
     """The positions as indices into ``kept_N`` (rising), without those that it lacks."""
     return Holdout(
         *(

@@ -18,11 +18,11 @@ from exreid.report.outcomes import probability_of
 from exreid.report.pages import (
     Example,
     ExampleRow,
+    GalleryVerdict,
     MetricRow,
     NumberWithMeaning,
     Overview,
     PageTable,
-    Verdict,
     page_table,
 )
 from exreid.report.pictures import Picture, picture_file
@@ -143,11 +143,11 @@ def _were(count: int) -> str:
     return "was" if count == 1 else "were"
 
 
-def _verdict(data: RunData) -> Verdict | None:
+def _verdict(data: RunData) -> GalleryVerdict | None:
     quality = data.result.quality
     if quality is None or data.config is None:
         return None
-    return Verdict(quality.level, quality_words(quality, data.config))
+    return GalleryVerdict(quality.level, quality_words(quality, data.config))
 
 
 def _metrics(data: RunData, comparison: Comparison | None) -> list[MetricRow]:

@@ -132,7 +132,7 @@ class AnimalSection:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GalleryVerdict:
     """The verdict on the gallery at the top of the report."""
 
     level: str
@@ -158,7 +158,7 @@ class Overview:
     """What was photographed, or asked, in words."""
     kind: str
     """``probe`` or ``identify``."""
-    verdict: Verdict | None
+    verdict: GalleryVerdict | None
     """None where the run has none."""
     written: str
     lead: Sequence[str]

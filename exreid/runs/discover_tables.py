@@ -21,7 +21,7 @@ from exreid.metrics.partitions import grouping_metrics
 from exreid.metrics.uncertainty import bootstrap_statistic
 from exreid.openset.practice import Practice, count_animals, practise
 from exreid.openset.visits import belonging, group_visits
-from exreid.pipeline.discover import ScoredVisits, nearest_of, practised_pairs, scored_by
+from exreid.pipeline.discover import ScoredVisits, nearest_scored, practised_pairs, scored_by
 from exreid.records import Counts, ImageTable
 from exreid.storage.run_folder import write_table, write_text
 from exreid.storage.spreadsheets import csv_text
@@ -122,7 +122,7 @@ def write_grouped(
     content = {
         "scored_by": scored_by(config),
         "words": words,
-        "nearest": nearest_of(config),
+        "nearest": nearest_scored(config),
         "used": practice.as_json(),
         "practice": None if own is None else own.as_json(),
     }

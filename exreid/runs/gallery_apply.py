@@ -11,7 +11,7 @@ import pandas as pd
 from exreid.config.probe import ProbeConfig
 from exreid.data.metadata_rows import with_part
 from exreid.errors import GalleryError
-from exreid.gallery.edits import Edit, free_name, now
+from exreid.gallery.edits import Edit, accepted_name, now
 from exreid.gallery.folder import StoredGallery
 from exreid.progress import Progress, no_progress
 from exreid.records import ImageTable
@@ -21,7 +21,7 @@ from exreid.report.reviewed_gallery import SOURCE
 from exreid.review.decisions import read_decisions, user_name
 from exreid.review.state import State
 from exreid.runs.gallery_build import Built
-from exreid.runs.gallery_change import edit_gallery, edit_of, places_in, unknown_images
+from exreid.runs.gallery_change import edit_gallery, edit_of, stored_places, unknown_images
 from exreid.storage.run_record import RESULT_FILE
 
 OWN = ("image_id", "side", "root", "path", "mask", "bbox", "identity", "encounter", "viewpoint")
@@ -104,7 +104,7 @@ def _renamed(
         if found.get(visits[visit], name) != name
     }
     for name in sorted(set(after.values()) - set(rows["identity"])):
-        free_name(gallery.table, name, config.dataset.missing_values, instead_of=None)
+        accepted_name(gallery.table, name, config.dataset.missing_values, instead_of=None)
     if not after:
         return Applied(None, len(found), 0, 0)
     edit = edit_of(gallery, "apply", after)
@@ -136,7 +136,9 @@ def _final_names(
     rows = gallery.table.rows
     now_called = dict(zip(rows["image_id"], rows["identity"], strict=True))
     called: dict[str, set[str]] = {}
-    for name, place in zip(table.rows["identity"], places_in(gallery, table, config), strict=True):
+    for name, place in zip(
+        table.rows["identity"], stored_places(gallery, table, config), strict=True
+    ):
         if place is not None and name not in run.known.values():
             called.setdefault(name, set()).add(str(rows["identity"].iloc[place]))
     for node, name in run.known.items():
@@ -156,7 +158,7 @@ def _final_names(
     known = set(found)
     for name in sorted(names - known):
         missing = config.dataset.missing_values
-        found[name] = free_name(gallery.table, name, missing, instead_of=None)
+        found[name] = accepted_name(gallery.table, name, missing, instead_of=None)
     return found
 
 

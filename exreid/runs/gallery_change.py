@@ -31,7 +31,7 @@ from exreid.storage.feature_store import SignatureMemo
 
 log = logging.getLogger(__name__)
 
-Names = Mapping[str, str]
+NewNames = Mapping[str, str]
 """By ``image_id``: the name of the animal."""
 
 ADD_KEYS = (
@@ -125,7 +125,7 @@ def edit_gallery(
         )
 
 
-def edit_of(gallery: StoredGallery, action: Action | Literal["undo"], names: Names) -> Edit:
+def edit_of(gallery: StoredGallery, action: Action | Literal["undo"], names: NewNames) -> Edit:
     """The edit that gives these names, by ``image_id``, now and by this machine's user."""
     rows = gallery.table.rows
     held = dict(zip(rows["image_id"], rows["identity"], strict=True))
@@ -133,7 +133,9 @@ def edit_of(gallery: StoredGallery, action: Action | Literal["undo"], names: Nam
     return Edit(action, before, dict(names), user_name(), now())
 
 
-def places_in(gallery: StoredGallery, table: ImageTable, config: ProbeConfig) -> list[int | None]:
+def stored_places(
+    gallery: StoredGallery, table: ImageTable, config: ProbeConfig
+) -> list[int | None]:
     """Where the gallery has each image already, by its content and region."""
     memo = SignatureMemo(cache_folder(config) / "signatures")
     contents = content_hashes(table, memo)
@@ -153,7 +155,7 @@ def unknown_images(
         known_ids |= set(removed.photos.table.rows["image_id"])
     taken_away = names_taken_away(gallery.edits, gallery.table)
     new, clashes = [], []
-    for i, place in enumerate(places_in(gallery, table, config)):
+    for i, place in enumerate(stored_places(gallery, table, config)):
         row = table.rows.iloc[i]
         if row["identity"] in taken_away:
             name, day = taken_away[row["identity"]]
@@ -192,7 +194,7 @@ def _without_removed(
     gallery: StoredGallery, removed: StoredGallery, table: ImageTable, config: ProbeConfig
 ) -> ImageTable:
     """The images that were not removed from the gallery, or are in it again."""
-    both = (places_in(one, table, config) for one in (removed, gallery))
+    both = (stored_places(one, table, config) for one in (removed, gallery))
     out = [gone is not None and here is None for gone, here in zip(*both, strict=True)]
     if any(out):
         log.warning(

@@ -18,7 +18,7 @@ from exreid.config.training import FinetuneConfig
 from exreid.errors import CheckpointError, reading
 from exreid.matching.cascade import score_of
 from exreid.matching.lightglue import LightGlueMatcher, MatchSettings
-from exreid.matching.mining import MinedPairs, draw_pairs, mine_pairs, read_mined
+from exreid.matching.mining import MinedPairs, draw_batch, mine_pairs, read_mined
 from exreid.matching.shortlist import rerank_shortlist
 from exreid.matching.tiles import FeaturesOf, plan_tiles, score_tile
 from exreid.models.adapted import Adapted, checkpoint_content, matcher_name
@@ -51,7 +51,7 @@ class Mine:
     encounter_N: np.ndarray
     image_ids: tuple[str, ...]
     pair_P2: np.ndarray
-    """`exreid.matching.mining.candidate_pairs` of the N images."""
+    """`exreid.matching.mining.unordered_pairs` of the N images."""
 
     def pairs(self, score_P: np.ndarray, config: FinetuneConfig) -> MinedPairs:
         """The pairs to train with, by the candidates' scores."""
@@ -174,7 +174,7 @@ class MatcherWork:
         empty = np.zeros(1, np.int64)
         draw_b, item_b = (share.draw_b, share.image_b) if len(share.draw_b) else (empty, empty)
         uniform_bU = uniforms(config.seed, epoch, draw_b, 1 + config.mine.drawn)
-        pair_P2 = draw_pairs(self.mined, item_b, uniform_bU).reshape(-1, 2)
+        pair_P2 = draw_batch(self.mined, item_b, uniform_bU).reshape(-1, 2)
         position_U, row_P2 = np.unique(self.task.mine.position_N[pair_P2], return_inverse=True)
         pairs = image_pairs(self.features_of(position_U), row_P2.reshape(-1, 2), device)
         return pairs, on_device(self.training.label_N[item_b], device)

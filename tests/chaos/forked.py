@@ -5,6 +5,7 @@ not forked: what Ray starts is found by its environment, which a fork does not c
 """
 
 import atexit
+import gc
 import importlib
 import json
 import os
@@ -74,6 +75,7 @@ def _serve():
     for module in pkgutil.walk_packages(exreid.__path__, "exreid."):
         if not module.name.startswith("exreid.distributed."):
             importlib.import_module(module.name)
+    gc.freeze()
     os.write(1, b"ready\n")
     for line in sys.stdin:
         pid = os.fork()

@@ -135,12 +135,23 @@ def head():
 
 
 @pytest.mark.timeout(1800)
-def test_a_dead_head_is_named_and_what_was_finished_is_kept(dataset, tmp_path, head):
+def test_a_killed_driver_and_a_dead_head_are_told_and_what_was_finished_is_kept(
+    dataset, tmp_path, head
+):
     address, parts = head
     arguments = [f"dataset.root={dataset}", f"output.root={tmp_path}", *SMALL, "output.run_id=r"]
-    process = _start("finetune", *arguments, "ray.num_workers=1", f"ray.address={address}")
+    over_ray = [*arguments, "ray.num_workers=1", f"ray.address={address}"]
     run = tmp_path / "results" / "r"
+    process = _start("finetune", *over_ray)
     _wait(lambda: len(read_history(run)) >= 3, process)
+    process.kill()
+    _, said = process.communicate(timeout=60)
+    assert "exreid: this process was ended" in said
+    assert _status(run) == "failed"
+    killed = read_history(run)
+    process = _start("finetune", *over_ray)
+    _wait(lambda: len(read_history(run)) > len(killed) + 1, process)
+    assert read_history(run)[: len(killed)] == killed
     (gcs,) = (pid for pid, name in parts.items() if name.startswith("gcs_server"))
     os.kill(gcs, signal.SIGKILL)
     _, said = process.communicate(timeout=300)

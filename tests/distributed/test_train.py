@@ -119,46 +119,10 @@ def test_a_worker_trains_as_one_process_does_decoding_as_it_goes(
     assert result.counts["train_images"] == split["trained_on"].sum()
 
 
-class KillOnce(CachedImages):
-    """Ends its own process before the second batch of the second epoch, the first time."""
-
-    def __init__(self, folder: Path, keys, mark: Path) -> None:
-        super().__init__(folder, keys)
-        self.mark, self.epochs = mark, 0
-
-    def batches(self, places):
-        self.epochs += 1
-        for number, batch in enumerate(super().batches(places)):
-            if self.epochs == 2 and number == 1 and not self.mark.exists():
-                self.mark.write_text(os.environ.get("MALLOC_ARENA_MAX", ""))
-                os.kill(os.getpid(), signal.SIGKILL)
-            yield batch
-
-
-def test_a_worker_killed_in_the_middle_of_an_epoch_is_replaced(dataset, local_ray, plain, tmp_path):
-    import ray.cloudpickle
-
-    # The workers cannot import this file: send them the class itself.
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    from exreid.distributed.train import place_workers, train_over_workers
-
-    config = _config(dataset, tmp_path, "ray.num_workers=2", "ray.cpus_per_worker=0.5")
-    training = _training(config, tmp_path / "run")
-    mark = tmp_path / "killed"
-    folder, keys = training.task.images.args
-    killing = _with_images(training, lambda: KillOnce(folder, keys, mark))
-    train_over_workers(killing, place_workers(config.ray), max_failures=1)
-    assert mark.read_text() == "1", "a thread trains there, and keeps its memory like that alone"
-    _assert_same(read_history(tmp_path / "run"), plain)
-
-
-@pytest.mark.parametrize(
-    ("workers", "rank"),
-    [(2, "null"), pytest.param(3, "4", marks=pytest.mark.slow)],
-)
-def test_workers_adapt_a_matcher_as_one_process_does(dataset, local_ray, tmp_path, workers, rank):
+def test_workers_adapt_a_matcher_as_one_process_does(dataset, local_ray, tmp_path):
+    """Other numbers of processes, and without adapters: `test_epoch.py`."""
     more = [
-        f"matcher.rank={rank}",
+        "matcher.rank=4",
         *("train.what=matcher", "loss.type=pairs", "matcher.layers=1", "train.batch_size=5"),
         *("benchmark.method=local_lightglue", "benchmark.local_top_k=32", "mine.every=1"),
         *("benchmark.local_size=96", "benchmark.candidate_k=3", "benchmark.shortlist=local"),
@@ -166,7 +130,7 @@ def test_workers_adapt_a_matcher_as_one_process_does(dataset, local_ray, tmp_pat
         *("dataset.encounter_cols=[source,encounter]", "validation.fraction=0.3"),
     ]
     histories = []
-    for count in (0, workers):
+    for count in (0, 2):
         overrides = [f"dataset.root={dataset}", f"output.root={tmp_path}", *more]
         overrides += [f"ray.num_workers={count}", "ray.cpus_per_worker=0.5", "ray.num_actors=0"]
         folder, _ = run_finetune(load_config(FinetuneConfig, None, overrides))
@@ -181,11 +145,13 @@ def test_workers_adapt_a_matcher_as_one_process_does(dataset, local_ray, tmp_pat
 
 
 class Watched(CachedImages):
-    """Writes which images this worker trains on, and the weights that it has after each epoch."""
+    """Writes which images this worker trains on, and the weights that it has after each epoch. One
+    worker ends its own process before the second batch of the second epoch, the first time."""
 
     def __init__(self, folder: Path, keys, out: Path) -> None:
         super().__init__(folder, keys)
-        self.out, self.rank, self.epochs = out, torch.distributed.get_rank(), 0
+        self.out, self.rank, self.mark = out, torch.distributed.get_rank(), out / "killed"
+        self.epochs = 1 if self.mark.exists() else 0
         check_weights = loop.check_weights
 
         def written(state):
@@ -198,15 +164,21 @@ class Watched(CachedImages):
     def batches(self, places):
         self.epochs += 1
         np.save(self.out / f"images-{self.epochs}-{self.rank}.npy", np.concatenate(places))
-        yield from super().batches(places)
+        for number, batch in enumerate(super().batches(places)):
+            last = (self.epochs, self.rank, number) == (2, 1, 1)
+            if last and not self.mark.exists():
+                self.mark.write_text(os.environ.get("MALLOC_ARENA_MAX", ""))
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield batch
 
 
 @pytest.mark.slow
-def test_three_workers_share_each_epoch_and_end_it_with_the_same_weights(
+def test_three_workers_of_which_one_is_killed_share_each_epoch_and_end_it_with_the_same_weights(
     dataset, local_ray, plain, tmp_path
 ):
     import ray.cloudpickle
 
+    # The workers cannot import this file: send them the class itself.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     from exreid.distributed.train import place_workers, train_over_workers
 
@@ -216,7 +188,9 @@ def test_three_workers_share_each_epoch_and_end_it_with_the_same_weights(
     assert placement.workers == placement.least_workers == 3
     folder, keys = training.task.images.args
     watched = _with_images(training, lambda: Watched(folder, keys, tmp_path))
-    train_over_workers(watched, placement, max_failures=0)
+    train_over_workers(watched, placement, max_failures=1)
+    killed = (tmp_path / "killed").read_text()
+    assert killed == "1", "a thread trains there, and keeps its memory like that alone"
     _assert_same(read_history(tmp_path / "run"), plain)
     assert config.train.batch_size % 3, "no equal shares"
     for epoch in (1, 2):

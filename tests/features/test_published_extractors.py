@@ -18,7 +18,7 @@ from exreid.matching.lightglue import LightGlueMatcher, MatchSettings
 from exreid.models import published
 from exreid.models.lightglue import load_lightglue
 from exreid.models.lightglue_weights import HEAD
-from exreid.models.published import Published, published_weights
+from exreid.models.published import PublishedWeights, published_weights
 from exreid.models.superpoint import SuperPoint, sampled
 from exreid.storage.array_store import write_part
 
@@ -30,7 +30,7 @@ def _publish(monkeypatch, tmp_path, name, tensors):
     source = tmp_path / f"source-{name}.pth"
     torch.save(tensors, source)
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
-    entry = Published(source.as_uri(), f"{name}-cached.pth", digest)
+    entry = PublishedWeights(source.as_uri(), f"{name}-cached.pth", digest)
     monkeypatch.setitem(published.PUBLISHED, name, entry)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     return source, tmp_path / "torch" / "hub" / "checkpoints" / f"{name}-cached.pth"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from exreid.matching.mining import candidate_pairs, draw_pairs, mine_pairs, read_mined
+from exreid.matching.mining import draw_batch, mine_pairs, read_mined, unordered_pairs
 
 IMAGES = 14
 IDS = tuple(f"image-{i}" for i in range(IMAGES))
@@ -16,7 +16,7 @@ def scored():
     identity_N[-1] = 9  # its animal has one image
     encounter_N = random.integers(-1, 6, IMAGES)
     every = np.stack(np.meshgrid(np.arange(IMAGES), np.arange(IMAGES)), axis=-1).reshape(-1, 2)
-    pair_P2 = candidate_pairs(random.permutation(every)[: IMAGES * 9], encounter_N)
+    pair_P2 = unordered_pairs(random.permutation(every)[: IMAGES * 9], encounter_N)
     # Whole numbers tie often.
     return pair_P2, random.integers(0, 5, len(pair_P2)).astype(float), identity_N, encounter_N
 
@@ -76,7 +76,7 @@ def test_a_draw_takes_each_other_image_once_before_any_again(scored):
     mined = mined_of(scored, negatives=1, random=1)
     random = np.random.default_rng(0)
     items = np.arange(len(mined))
-    pairs = draw_pairs(mined, items, random.random((len(items), 5)))
+    pairs = draw_batch(mined, items, random.random((len(items), 5)))
     for item, pairs_U2 in zip(items, pairs, strict=True):
         assert set(pairs_U2[:, 0]) == {mined.anchor_A[item]}
         assert pairs_U2[0, 1] in mined.own_A[item]

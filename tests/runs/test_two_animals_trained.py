@@ -105,6 +105,7 @@ def test_tasks_of_ray_decode_the_same_crops(side_by_side, local_ray, tmp_path, m
         raise AssertionError("decoded in this process")
 
     monkeypatch.setattr(training_inputs, "fill_in_process", refused)
+    monkeypatch.setattr(training_inputs, "FEW_TO_DECODE", 0)
     there, same = _decoded(side_by_side / "both", tmp_path / "there", workers=1)
     assert same == names
     np.testing.assert_array_equal(there, here)

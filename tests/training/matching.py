@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from exreid.matching.lightglue import MatchSettings
-from exreid.matching.mining import candidate_pairs
+from exreid.matching.mining import unordered_pairs
 from exreid.matching.shortlist import shortlist_pairs
 from exreid.metrics.ranking import rank_scores
 from exreid.records import LocalFeatures, RetrievalSide
@@ -68,7 +68,7 @@ def training_of(config, folder) -> Training:
         )
 
     every = np.stack(np.meshgrid(known, known), axis=-1).reshape(-1, 2)
-    mine = Mine(known, identity_N[:9], known, ids[:9], candidate_pairs(every, known))
+    mine = Mine(known, identity_N[:9], known, ids[:9], unordered_pairs(every, known))
     score_P = np.random.default_rng(2).random(len(mine.pair_P2))
     mined = mine.pairs(score_P, config)
     queries, gallery = side(np.arange(9, IMAGES)), side(known)
