@@ -58,16 +58,10 @@ def rank_by_cosine(
     >>> ranking.positive_rank_P.tolist()
     [1, 1]
     """
-    _check_vectors(query_vectors_QD, queries, "query")
-    _check_vectors(gallery_vectors_GD, gallery, "gallery")
-    if query_vectors_QD.shape[1] != gallery_vectors_GD.shape[1]:
-        raise ValueError(
-            f"queries have {query_vectors_QD.shape[1]} numbers each, gallery images "
-            f"{gallery_vectors_GD.shape[1]}: extract both with the same model."
-        )
+    query_norm_Q, gallery_norm_G = checked_lengths(
+        query_vectors_QD, gallery_vectors_GD, queries, gallery
+    )
     index = index_gallery(gallery, exclude=exclude)
-    query_norm_Q = _vector_lengths(query_vectors_QD, queries)
-    gallery_norm_G = _vector_lengths(gallery_vectors_GD, gallery)
     gallery_rows = _padded(len(gallery), GALLERY_BLOCK)
     tile = _tile_rows(len(queries), gallery_rows, tile_bytes)
     scores_BG = np.empty((tile, gallery_rows), np.float64)
@@ -101,6 +95,24 @@ def cosine_of_pairs(
         lengths = np.sqrt(np.square(first).sum(axis=1) * np.square(second).sum(axis=1))
         cosine_P[rows] = (first * second).sum(axis=1) / lengths
     return cosine_P
+
+
+def checked_lengths(
+    query_vectors_QD: np.ndarray,
+    gallery_vectors_GD: np.ndarray,
+    queries: RetrievalSide,
+    gallery: RetrievalSide,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The length of each query's and each gallery image's vector, float64; ValueError for vectors
+    that cannot be ranked, see `rank_by_cosine`."""
+    _check_vectors(query_vectors_QD, queries, "query")
+    _check_vectors(gallery_vectors_GD, gallery, "gallery")
+    if query_vectors_QD.shape[1] != gallery_vectors_GD.shape[1]:
+        raise ValueError(
+            f"queries have {query_vectors_QD.shape[1]} numbers each, gallery images "
+            f"{gallery_vectors_GD.shape[1]}: extract both with the same model."
+        )
+    return _vector_lengths(query_vectors_QD, queries), _vector_lengths(gallery_vectors_GD, gallery)
 
 
 def _check_vectors(vectors_ND: np.ndarray, side: RetrievalSide, name: str) -> None:

@@ -55,7 +55,7 @@ def on_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def in_parts(work: Callable[[slice], Part], count: int) -> list[Part]:
+def in_parts(work: Callable[[slice], Part], count: int, *, what: str = "images") -> list[Part]:
     """``work`` of all ``count`` rows; of parts of them, with a warning, where the whole is too
     large for the GPU's memory. torch.OutOfMemoryError where one row is."""
     try:
@@ -64,10 +64,10 @@ def in_parts(work: Callable[[slice], Part], count: int) -> list[Part]:
         if count == 1:
             raise
     torch.cuda.empty_cache()
-    log.warning("%d images do not fit the GPU's memory: they are taken in two parts.", count)
+    log.warning("%d %s do not fit the GPU's memory: they are taken in two parts.", count, what)
     half = count // 2
 
     def second(rows: slice) -> Part:
         return work(slice(half + rows.start, half + rows.stop))
 
-    return [*in_parts(work, half), *in_parts(second, count - half)]
+    return [*in_parts(work, half, what=what), *in_parts(second, count - half, what=what)]

@@ -13,6 +13,7 @@ from exreid.calibration.fusion import FusedScores
 from exreid.matching.cascade import SEARCH_STAGE
 from exreid.matching.classifier import fit_classifier
 from exreid.matching.cosine import cosine_of_pairs, rank_by_cosine
+from exreid.matching.cosine_on_device import MANY
 from exreid.matching.gate import gated_last
 from exreid.matching.rerank import Reranker
 from exreid.matching.shortlist import in_turn, rerank_shortlist, shortlist_pairs
@@ -25,11 +26,16 @@ from exreid.metrics.ranking import (
 )
 from exreid.pipeline.budget import BudgetSpent, match_within_budget
 from exreid.pipeline.calibrate import FittedFusion
+from exreid.pipeline.embed import works_alone
 from exreid.pipeline.local_index import LocalIndex
 from exreid.pipeline.match import full_scores, score_by_cascade
 from exreid.pipeline.methods import GallerySearch, score_all_methods, side_of_all
 from exreid.pipeline.scoring import Scoring
 from exreid.records import Ranking, RetrievalSide
+
+GPU_WORK_FLOP = 1e12
+"""From this much arithmetic on GPUs rank, where the run has any: some minutes of two CPUs. Below it
+their start takes longer."""
 
 
 @dataclass(frozen=True)
@@ -167,21 +173,42 @@ def _by_global_features(
     exclude: Exclude,
     keep: int,
 ) -> Ranking:
-    log, vectors = scoring.log, scoring.features.vectors
     if reranker is not None:
         keep = max(keep, reranker.needs)
-    ranking = rank_by_cosine(
-        vectors[0][queries.position_N],
-        vectors[0][gallery.position_N],
-        queries,
-        gallery,
-        exclude=exclude,
-        keep=keep,
-        on_progress=log.progress("Ranking", len(queries)),
-    )
+    ranking = _by_cosine(scoring, queries, gallery, exclude=exclude, keep=keep)
     if reranker is None:
         return ranking
-    return reranker.rerank(ranking, queries, exclude, log.progress("Re-ranking", len(queries)))
+    advance = scoring.log.progress("Re-ranking", len(queries))
+    return reranker.rerank(ranking, queries, exclude, advance)
+
+
+def _by_cosine(
+    scoring: Scoring, queries: RetrievalSide, gallery: RetrievalSide, *, exclude: Exclude, keep: int
+) -> Ranking:
+    """By the cosine of the vectors; over the GPUs of the run where there are any and it is much
+    work."""
+    config, vectors_ND = scoring.config, scoring.features.vectors[0]
+    sides = vectors_ND[queries.position_N], vectors_ND[gallery.position_N], queries, gallery
+    advance = scoring.log.progress("Ranking", len(queries))
+    here = partial(rank_by_cosine, *sides, exclude=exclude, keep=keep, on_progress=advance)
+    work_flop = 2.0 * len(queries) * len(gallery) * vectors_ND.shape[1]
+    little = work_flop < GPU_WORK_FLOP or keep > MANY * len(gallery)
+    if little or works_alone(config, len(queries), len(queries)):
+        return here()
+    from exreid.distributed.placement import place_actors
+    from exreid.distributed.session import ray_session
+
+    with ray_session(config.ray, verbose=scoring.log.verbose):
+        placement = place_actors(config.ray)
+        if not placement.gpus:
+            return here()
+        from exreid.distributed.rank import rank_over_gpus
+
+        for method in scoring.local:
+            method.matchers.close()
+        return rank_over_gpus(
+            *sides, placement=placement, exclude=exclude, keep=keep, on_progress=advance
+        )
 
 
 def _in_table_order(queries: RetrievalSide, gallery: RetrievalSide, exclude: Exclude) -> Ranking:

@@ -15,6 +15,7 @@ from exreid.data.synthetic import write_dataset
 from exreid.distributed.extract import extract_local_over_actors, extract_over_actors
 from exreid.distributed.match import MatchReport, match_over_actors
 from exreid.distributed.placement import Placement, place_actors, place_trials
+from exreid.distributed.rank import rank_over_gpus
 from exreid.distributed.sweep import run_trials_over_ray
 from exreid.distributed.train import place_workers
 from exreid.errors import RunError
@@ -22,11 +23,14 @@ from exreid.features.embedding import Embedder
 from exreid.features.extraction import PrepareImages, extract_in_process
 from exreid.features.fill_cache import fill_in_process
 from exreid.features.local_extraction import ExtractLocal, LocalFeatureStore, LocalPreprocessing
+from exreid.matching.cosine import rank_by_cosine
 from exreid.matching.tiles import plan_tiles, score_tile
 from exreid.models.backbones import build_backbone
 from exreid.records import LocalFeatures
 from tests.distributed.told_gpus import AnyStudy, TellsItsGpu, run_trial
 from tests.matching import fakes
+from tests.matching.test_cosine import vectors_and_sides
+from tests.matching.test_cosine_on_device import assert_ranks_alike
 
 QUERY_P, GALLERY_P = (a.ravel() for a in np.mgrid[:8, :8])
 
@@ -85,6 +89,13 @@ def features_decoded_beside(folder):
         patch.setattr(Placement, "device", "cpu")
         _keypoints(table, folder)
         _vectors(table)
+        _ranked()
+
+
+def _ranked():
+    sides = vectors_and_sides(1, 6, 40, 8)
+    found = rank_over_gpus(*sides, placement=SAID_TO_HAVE_GPUS, keep=5)
+    assert_ranks_alike(found, rank_by_cosine(*sides, keep=5), 8)
 
 
 def _keypoints(table, folder):

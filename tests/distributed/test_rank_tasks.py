@@ -1,0 +1,26 @@
+"""Ranking over tasks gives the plain ranking, and errors that name the image."""
+
+import numpy as np
+import pytest
+
+from exreid.distributed.placement import Placement
+from exreid.matching.cosine import rank_by_cosine
+from tests.matching.test_cosine import vectors_and_sides
+from tests.matching.test_cosine_on_device import assert_ranks_alike
+
+
+def test_tasks_rank_as_one_process_does(local_ray, monkeypatch):
+    from exreid.distributed import rank
+
+    monkeypatch.setattr(rank, "LEAST_QUERIES", 10)
+    query_QD, gallery_GD, queries, gallery = vectors_and_sides(1, 35, 90, 12)
+    sides = query_QD, gallery_GD, queries, gallery
+    expected = rank_by_cosine(*sides, exclude="encounter", keep=7)
+    done: list[int] = []
+    options = {"placement": Placement(2, 0.5, 0.0), "on_progress": done.append}
+    found = rank.rank_over_gpus(*sides, exclude="encounter", keep=7, **options)
+    assert_ranks_alike(found, expected, 12)
+    assert sorted(done) == [11, 12, 12]
+    gallery_GD[4] = np.nan
+    with pytest.raises(ValueError, match=f"'{gallery.image_ids[4]}'"):
+        rank.rank_over_gpus(*sides, placement=options["placement"])
