@@ -20,7 +20,7 @@ import torch
 
 from exreid import plugins
 from exreid.errors import CheckpointError
-from exreid.features.detected import Detected, stacked
+from exreid.features.detected import Detected
 from exreid.models import aliked
 from exreid.models.checkpoints import (
     check_weights_finite,
@@ -168,22 +168,35 @@ class Disk:
 
     def __call__(self, images: torch.Tensor, mask: torch.Tensor | None) -> Detected:
         """See `Detect`."""
-        from kornia.feature.disk.detector import Keypoints, heatmap_to_keypoints
+        from kornia.geometry.subpix import nms2d
 
-        height, width = images.shape[-2:]
+        count, height, width = len(images), *images.shape[-2:]
         padded = torch.nn.functional.pad(images, (0, -width % 16, 0, -height % 16))
         heat, dense = self.network.heatmap_and_dense_descriptors(padded)
         heat, dense = heat[..., :height, :width], dense[..., :height, :width]
-        detected: list[tuple[torch.Tensor, ...]] = []
-        for b, maxima in enumerate(heatmap_to_keypoints(heat, window_size=self.WINDOW_PX)):
-            xy, score = maxima.xys, maxima.detection_logp
-            if mask is not None:
-                inside = mask[b, xy[:, 1], xy[:, 0]]
-                xy, score = xy[inside], score[inside]
-            best = torch.argsort(score, descending=True, stable=True)[: self.keypoints]
-            image = Keypoints(xy[best], score[best]).merge_with_descriptors(dense[b])
-            detected.append((image.keypoints, image.descriptors, score[best][:, None]))
-        return stacked(detected)
+        maxima = nms2d(heat, (self.WINDOW_PX, self.WINDOW_PX), mask_only=True) & (heat > 0)
+        if mask is not None:
+            maxima &= mask[:, None]
+        image, _, y, x = maxima.nonzero(as_tuple=True)
+        # All images at once, best first, equal ones row by row: a loop waits for each of them.
+        order = torch.argsort(heat[image, 0, y, x], descending=True, stable=True)
+        order = order[torch.argsort(image[order], stable=True)]
+        found = torch.bincount(image, minlength=count)
+        place = torch.arange(len(order), device=order.device)
+        place -= (found.cumsum(0) - found)[image[order]]
+        order, place = order[place < self.keypoints], place[place < self.keypoints]
+        image, y, x = image[order], y[order], x[order]
+        described = torch.nn.functional.normalize(dense.transpose(0, 1)[:, image, y, x].T, dim=-1)
+        most = int(place.max()) + 1 if len(place) else 0
+
+        def rows(values: torch.Tensor) -> torch.Tensor:
+            out = values.new_zeros((count, most, *values.shape[1:]))
+            out[image, place] = values
+            return out
+
+        points = torch.stack([x, y], dim=1).to(dense.dtype)
+        counts = found.clamp(max=self.keypoints)
+        return Detected(rows(points), rows(described), counts, score_BK=rows(heat[image, 0, y, x]))
 
 
 class SuperPointDetector:

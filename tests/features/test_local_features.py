@@ -1,11 +1,14 @@
 """Local features against the published extractors, and what masks and batches do to them."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from kornia.feature.disk.detector import Keypoints, heatmap_to_keypoints
 from skimage import data as photographs
 
-from exreid.features.local import EXTRACTORS, LocalExtractor
+from exreid.features.local import EXTRACTORS, Disk, LocalExtractor
 from exreid.models import aliked
 
 CAT = photographs.chelsea()
@@ -59,6 +62,31 @@ def test_an_image_does_not_depend_on_its_batch(name):
         assert alone.descriptors_NKL[0].astype(np.float32) == pytest.approx(
             together.descriptors_NKL[row].astype(np.float32), abs=2e-3
         )
+
+
+def test_disk_finds_in_a_batch_what_kornia_finds_image_by_image():
+    random = torch.Generator().manual_seed(3)
+    # In tenths: many scores are equal, and the first, row by row, is the better one.
+    heat = torch.randn(4, 1, 96, 112, generator=random).mul(10).round() / 10
+    heat[3] = 0.5
+    dense = torch.randn(4, 128, 96, 112, generator=random)
+    network = SimpleNamespace(heatmap_and_dense_descriptors=lambda images: (heat, dense))
+    mask = torch.ones(4, 93, 101, dtype=torch.bool)
+    mask[1, :, 9:] = mask[2] = False
+    found = Disk(network, 150)(torch.zeros(4, 3, 93, 101), mask)
+    counts = found.count_B.tolist()
+    assert counts[0] == 150 > counts[1] > 0
+    assert counts[2:] == [0, 0]
+    for b, one in enumerate(heatmap_to_keypoints(heat[..., :93, :101], window_size=5)):
+        xy = one.xys[mask[b, one.xys[:, 1], one.xys[:, 0]]]
+        score = heat[b, 0, xy[:, 1], xy[:, 0]]
+        best = torch.argsort(score, descending=True, stable=True)[:150]
+        expected = Keypoints(xy[best], score[best]).merge_with_descriptors(dense[b])
+        assert counts[b] == len(best)
+        assert torch.equal(found.keypoints_BK2[b, : counts[b]], expected.keypoints)
+        assert torch.equal(found.descriptors_BKL[b, : counts[b]], expected.descriptors)
+        assert torch.equal(found.score_BK[b, : counts[b]], expected.detection_scores)
+        assert not found.score_BK[b, counts[b] :].any()
 
 
 @pytest.mark.parametrize("name", ["aliked-n16", "disk"])
