@@ -142,10 +142,11 @@ def _optimizer_step(training: Training, state: TrainingState) -> torch.Tensor:
     """One step of the optimiser; returns the gradient's norm before clipping."""
     set_learning_rate(state.optimizer, _learning_rate(training, state.step))
     state.scaler.unscale_(state.optimizer)
-    norm = nn.utils.clip_grad_norm_(
-        [weight for weight in state.model.parameters() if weight.grad is not None],
-        training.config.optimizer.clip_norm or math.inf,
-    )
+    weights = list(state.model.parameters())
+    if clip_norm := training.config.optimizer.clip_norm:
+        norm = nn.utils.clip_grad_norm_(weights, clip_norm)
+    else:
+        norm = nn.utils.get_total_norm(w.grad for w in weights if w.grad is not None)
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)

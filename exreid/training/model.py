@@ -28,6 +28,8 @@ class ModelWithLoss(nn.Module):
         self.backbone, self.head = backbone, head
         self.frozen_norms = config.batch_norm == "frozen"
         self.backbone_trains = True
+        self._modes: tuple[bool, bool] | None = None
+        """Whether the backbone trains, and whether its batch norms use their averages."""
         self._trained = [weight for weight in backbone.parameters() if weight.requires_grad]
         self._amp = AMP_DTYPES.get(config.amp)
         # In a list, so that the compiled twin's weights are not counted twice.
@@ -48,10 +50,16 @@ class ModelWithLoss(nn.Module):
         A batch norm that sees one image alone would divide by no variance: it then uses its
         running averages, as a frozen one always does.
         """
+        modes = self.backbone_trains, self.frozen_norms or images < 2
+        # Hundreds of modules have a mode each: a step sets them only where that changes something.
+        as_set = self.training and self.backbone.training == self.backbone_trains
+        if as_set and modes == self._modes:
+            return
+        self._modes = modes
         self.train()
         if not self.backbone_trains:
             self.backbone.eval()
-        elif self.frozen_norms or images < 2:
+        elif modes[1]:
             for module in self.backbone.modules():
                 if isinstance(module, BATCH_NORMS):
                     module.eval()

@@ -13,12 +13,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
+from exreid.config.training import TrainConfig
 from exreid.errors import ConfigError, TrainingError
 from exreid.models.arcface import ArcFace
 from exreid.models.backbones import build_backbone
 from exreid.training.loop import train
 from exreid.training.matcher import mined_file
-from exreid.training.model import build_model
+from exreid.training.model import ModelWithLoss, build_model
 from exreid.training.sampling import epoch_order
 from exreid.training.world import World
 from tests.training import helpers, matching
@@ -203,6 +204,39 @@ def test_a_frozen_backbone_stands_still_and_then_moves(tmp_path):
 def test_the_statistics_of_batch_norms_move_only_where_they_should(tmp_path, mode, moves):
     state = _train(helpers.config(train={"batch_norm": mode}), tmp_path, "batch", epochs=1)
     assert bool((state.model.backbone[1].running_mean != 0).any()) is moves
+
+
+@pytest.mark.parametrize("norms", ["local", "frozen"])
+def test_modes_are_set_whoever_changed_them(norms):
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten())
+    model = ModelWithLoss(backbone, nn.Linear(4, 2), TrainConfig(batch_norm=norms))
+    steps = ["nothing", "nothing", "validated", "nothing", "frozen", "nothing", "validated"]
+    steps += ["nothing", "trained again", "nothing", "all validated", "nothing"]
+    for images in (8, 1, 8):
+        for step in steps:
+            if step == "validated":
+                backbone.eval()
+            if step == "all validated":
+                model.eval()
+            if step in ("frozen", "trained again"):
+                model.freeze_backbone(step == "frozen")
+            model.prepare(images=images)
+            trains = model.backbone_trains
+            averages = norms == "frozen" or images == 1
+            expected = [trains, trains, trains and not averages, trains, trains]
+            assert [module.training for module in backbone.modules()] == expected, step
+            assert (model.training, model.head.training) == (True, True)
+
+
+def test_the_gradient_norm_is_that_of_clipping_at_no_norm(tmp_path):
+    never = helpers.config(optimizer={"clip_norm": 1e30})
+    clipped = _train(never, tmp_path / "never")
+    plain = _train(helpers.config(), tmp_path / "plain")
+    for one, other in zip(_stats(plain), _stats(clipped), strict=True):
+        assert (one.loss, one.gradient_norm) == (other.loss, other.gradient_norm)
+        assert one.gradient_norm > 0
+    for name, value in plain.model.state_dict().items():
+        assert torch.equal(value, clipped.model.state_dict()[name]), name
 
 
 def test_bf16_trains_about_as_fp32_does(tmp_path):
