@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+import time
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from _gpu_world import Bench, random_features
+from ranking import make_case
 
 from exreid.features.embedding import Embedder
+from exreid.matching.cosine import rank_by_cosine
+from exreid.matching.cosine_on_device import rank_on_device
 from exreid.matching.lightglue import LightGlueMatcher, MatchSettings
 from exreid.matching.local_index import nearest_images
 from exreid.matching.nearest import NearestMatcher, NearestSettings
 from exreid.models.backbones import build_backbone
 from exreid.models.lightglue import load_lightglue
+from exreid.records import Ranking
 
 NEAR_PX = 0.1
-METRICS = ("top_1", "top_5", "mAP", "mAP_at_k")
 
 
 def keypoints_agree(bench: Bench) -> None:
@@ -94,6 +94,32 @@ def index_agrees(bench: Bench) -> None:
         bench.report.add("    its memory", bench.memory_gib(search), "GiB")
 
 
+def ranking_agrees(bench: Bench) -> None:
+    """Rankings by cosine, the products on the device, beside the CPU's; and their speed."""
+    case = make_case(*((64, 2000) if bench.quick else (2000, 50_000)))
+    sides = case.query_QD, case.gallery_GD, case.queries, case.gallery
+    start = time.perf_counter()
+    cpus = rank_by_cosine(*sides)
+    cpu_s = time.perf_counter() - start
+    size = f"{len(case.queries):,} queries, {len(case.gallery):,} images"
+    for dtype in (torch.float64, torch.float32):
+        ranked = partial(rank_on_device, *sides, device=bench.device, dtype=dtype)
+        ours = ranked()
+        name = str(dtype).removeprefix("torch.")
+        same = [
+            np.array_equal(getattr(ours, field), getattr(cpus, field))
+            for field in Ranking.__dataclass_fields__
+            if "score" not in field
+        ]
+        share = 100 * float(np.mean(same))
+        bench.report.add(f"ranking, {name} products: columns that are the CPU's", share, "%")
+        off = float(np.abs(ours.positive_score_P - cpus.positive_score_P).max())
+        bench.report.add("  largest difference of a score", off, "")
+        seconds = bench.seconds(ranked, 2)
+        rate = len(case.queries) / seconds
+        bench.report.add(f"  {size}", rate, "queries/s", "the CPU", cpu_s / seconds)
+
+
 def embeddings_agree(bench: Bench) -> None:
     """EfficientNet-Lite0 with random weights."""
     size = 224
@@ -115,74 +141,3 @@ def _resized(image_HWC: np.ndarray, size: int) -> np.ndarray:
 
     resized: np.ndarray = cv2.resize(image_HWC, (size, size))
     return resized
-
-
-def runs_agree(bench: Bench) -> None:
-    """A training, and probes with its weights, over Ray: with the GPU, and without."""
-    sides = {"CPU": "ray.gpus_per_worker=0"}
-    if bench.cuda:
-        sides["GPU"] = "ray.gpus_per_worker=1"
-    common = [f"dataset.root={bench.root}", "dataset.encounter_cols=[source,encounter]"]
-    backbone = "model.type=timm:tf_efficientnet_lite0"
-    out = {name: bench.folder / f"runs-{name}" for name in sides}
-    finetune = [
-        *("model.pretrained=false", "train.epochs=2", "train.batch_size=16", "ray.num_workers=1"),
-        *("dataset.image_size=128", "validation.mode=query_gallery", "output.run_id=trained"),
-        *("optimizer.lr=0.0001", "train.deterministic=true"),
-    ]
-    _all_at_once(
-        [
-            ["finetune", *common, backbone, *finetune, gpus, f"output.root={out[name]}"]
-            for name, gpus in sides.items()
-        ]
-    )
-    for name in sides:
-        history = (out[name] / "results" / "trained" / "history.csv").read_text().splitlines()
-        column = history[0].split(",").index("loss")
-        losses = [line.split(",")[column] for line in history[1:]]
-        for epoch, loss in enumerate(value for value in losses if value):
-            bench.report.add(f"training on the {name}: loss of epoch {epoch + 1}", float(loss), "")
-    weights = out["CPU"] / "results" / "trained" / "checkpoint-final.pth"
-    probe = [backbone, f"model.checkpoint={weights}", "benchmark.bootstrap_resamples=0"]
-    # benchmark.calibration.pairs: fewer than the default, since curves are not what is tested.
-    methods = {
-        "cosine": [],
-        "local_lightglue": ["benchmark.local_top_k=128", "benchmark.candidate_k=20"],
-        "wildfusion": ["benchmark.local_top_k=128", "benchmark.candidate_k=20"],
-    }
-    for method, more in methods.items():
-        extra = ["benchmark.calibration.pairs=100"] if method == "wildfusion" else []
-        _all_at_once(
-            [
-                [
-                    *("probe", *common, *probe, f"benchmark.method={method}", *more, *extra),
-                    *(gpus, f"output.root={out[name]}", f"output.run_id={method}"),
-                ]
-                for name, gpus in sides.items()
-            ]
-        )
-        for name in sides:
-            file = out[name] / "benchmark_runs" / method / "result.json"
-            metrics = json.loads(file.read_text())["metrics"]
-            for metric in (m for m in METRICS if metrics.get(m) is not None):
-                bench.report.add(f"{method} on the {name}: {metric}", 100 * metrics[metric], "%")
-
-
-def _all_at_once(commands: list[list[str]]) -> None:
-    """Run `exreid` with each of these arguments; RuntimeError with the output of one that fails."""
-    start = [sys.executable, "-m", "exreid.cli"]
-    here = Path(__file__).parent.parent
-    processes = [
-        subprocess.Popen(
-            [*start, *command],
-            cwd=here,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for command in commands
-    ]
-    for command, process in zip(commands, processes, strict=True):
-        output, _ = process.communicate()
-        if process.returncode:
-            raise RuntimeError(f"exreid {' '.join(command)}:\n{output[-3000:]}")

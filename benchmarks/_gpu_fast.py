@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -90,7 +91,9 @@ def lightglue(bench: Bench) -> None:
             "tf32": MatchSettings(),
             "bf16, compiled": MatchSettings(dtype="bf16", compile=True),
         }
-    for keypoints in (64,) if bench.quick else (256, 512, 1024, 2048):
+    for keypoints in (64,) if bench.quick else (512, 256, 1024, 2048):
+        if not bench.has_time(f"lightglue, {keypoints} keypoints", 20):
+            continue
         features = random_features(8 if bench.quick else IMAGES, keypoints)
         plain = LightGlueMatcher(random_network(), MatchSettings(batch_pairs=1), bench.device)
         one = features.take(np.arange(1))
@@ -180,6 +183,16 @@ def fast_cascade(bench: Bench) -> None:
         _cascade(bench, best(bench.features, keypoints))
 
 
+def with_settings(stage: Stage, more: dict[str, bool]) -> Stage:
+    """With these settings of a stage's LightGlue, in bf16: exact matching is not compiled."""
+    settings = stage.settings
+    if not isinstance(settings, MatchSettings):
+        return stage
+    compiled = more.get("compile", False) and settings.dtype == "bf16"
+    settings = replace(settings, compile=compiled, graphs=more.get("graphs", False))
+    return replace(stage, settings=settings)
+
+
 def _cascade(bench: Bench, features: LocalFeatures) -> None:
     queries = 2 if bench.quick else 256
     candidates = 6 if bench.quick else CANDIDATES
@@ -214,11 +227,14 @@ def _cascade(bench: Bench, features: LocalFeatures) -> None:
         )
         return scored.evidence
 
-    options = ["benchmark.precision=fast"]
-    for name, more in {"fast": [], "fast, compiled": ["benchmark.fast.compile=true"]}.items():
-        if more and not bench.cuda:
-            continue
-        stages = cascade_of(load_config(ProbeConfig, None, [*options, *more]))
+    fast = load_config(ProbeConfig, None, ["benchmark.precision=fast"])
+    ways: dict[str, dict[str, bool]] = {"fast": {}}
+    if bench.cuda:
+        graphs, compiled = {"graphs": True}, {"compile": True}
+        ways |= {"fast, graphs": graphs, "fast, compiled": compiled}
+        ways |= {"fast, compiled, graphs": graphs | compiled}
+    for name, more in ways.items():
+        stages = [with_settings(stage, more) for stage in cascade_of(fast)]
         counts: dict[str, int] = {}
         matchers = {stage.name: MakeMatcher("aliked", stage.settings, device)() for stage in stages}
         work = partial(
@@ -303,16 +319,9 @@ def training_config(model: str, size: int, batch: int, *more: str) -> FinetuneCo
     )
 
 
-def training(bench: Bench) -> None:
-    """The bare loop: forward, ArcFace, backward and step, on tensors that lie on the device."""
-    names = list(TRAINED)[: 1 if bench.quick else None]
-    for label in names:
-        bare = bare_loop(bench, label)
-        bench.report.add(f"training {label}, bare loop", bare, "images/s")
-
-
 def bare_loop(bench: Bench, label: str) -> float:
-    """Images per second of it."""
+    """Images per second of forward, ArcFace, backward and step, on tensors that lie on the
+    device."""
     model, size, _ = BACKBONES[label]
     batch = 4 if bench.quick else TRAINED[label]
     amp = ["train.amp=bf16"] if bench.cuda else ["train.amp=off"]

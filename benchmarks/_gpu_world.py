@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -24,6 +25,10 @@ from exreid.features.local_extraction import LocalPreprocessing
 from exreid.records import ImageTable, LocalFeatures
 
 EXTRACTOR = "aliked-n16"
+ENOUGH_S = 3.0
+"""A call is not repeated once its repeats have taken this long."""
+QUICK_FACTOR = 5.0
+"""The small sizes are expected to take so much less."""
 
 
 @dataclass
@@ -34,6 +39,8 @@ class Bench:
     device: torch.device
     folder: Path
     quick: bool
+    ends_s: float = math.inf
+    """On the monotonic clock: what is expected to end later is left out."""
     peak: dict[str, float] = field(default_factory=dict)
     """FLOP/s of a large matrix product by the name of its arithmetic."""
 
@@ -42,15 +49,28 @@ class Bench:
         """Whether there is a GPU at all."""
         return self.device.type == "cuda"
 
+    def has_time(self, what: str, expected_s: float) -> bool:
+        """Whether this is expected to end in time; where it is not, the table says so."""
+        expected_s /= QUICK_FACTOR if self.quick else 1
+        left_s = self.ends_s - time.monotonic()
+        if expected_s > left_s:
+            self.report.add(
+                f"{what}: LEFT OUT, takes about", expected_s, "s", f"{left_s:.0f} s left"
+            )
+        return expected_s <= left_s
+
     def seconds(self, work: Callable[[], object], repeats: int = 3) -> float:
-        """Median of one call, when the device has done it; the first call is left out."""
-        times = []
-        for _ in range(repeats + 1):
+        """Median of one call, when the device has done it; the first call is left out. Long ones
+        are repeated less."""
+        times: list[float] = []
+        for done in range(repeats + 1):
             start = time.perf_counter()
             work()
             if self.cuda:
                 torch.cuda.synchronize(self.device)
             times.append(time.perf_counter() - start)
+            if done and sum(times[1:]) > ENOUGH_S:
+                break
         return median(times[1:])
 
     def memory_gib(self, work: Callable[[], object]) -> float:

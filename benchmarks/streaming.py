@@ -22,11 +22,11 @@ from statistics import fmean
 
 import numpy as np
 import ray
+from _features import stretched
 from _report import Report, arguments
 from ray._private.internal_api import memory_summary
 from ray.cluster_utils import Cluster
 
-from exreid.data.images import Preprocessing
 from exreid.data.metadata import Columns, read_image_table
 from exreid.data.synthetic import write_dataset
 from exreid.distributed.decode import StreamedImages, decode_over_tasks
@@ -42,16 +42,6 @@ STORE_BYTES = 100 * 2**20
 """Of each node: little, so that it would not hold all images."""
 MANY_IMAGES, SLOW_S = 768, 1.0
 """Images of a slow worker's epoch, more than the stores would hold, and its time for a batch."""
-PREPROCESSING = Preprocessing(
-    image_wh_px=(SIDE_PX, SIDE_PX),
-    resize="stretch",
-    crop_pct=1.0,
-    interpolation="bicubic",
-    no_background=False,
-    crop="none",
-    crop_margin=0.0,
-    fill_rgb=(0, 0, 0),
-)
 STORE = re.compile(r"Plasma memory usage (\d+) MiB")
 
 
@@ -114,7 +104,7 @@ class Measured:
 
 def measure(cluster: Cluster, table: ImageTable, places: list[np.ndarray], out: Path) -> Measured:
     """On a cluster of one node, to which two are added."""
-    found, prepare = Measured(), PrepareImages(table.root, PREPROCESSING)
+    found, prepare = Measured(), PrepareImages(table.root, stretched(SIDE_PX))
     stream = StreamedImages(table, prepare)
     worker = ray.remote(num_cpus=1)(Worker).remote()
     epoch = partial(_epoch, worker)

@@ -21,6 +21,7 @@ import torch
 from exreid.errors import MatchingError
 from exreid.matching.geometry import Geometry, geometric_inliers
 from exreid.models.device import on_device
+from exreid.models.graphs import Graphs
 from exreid.models.lightglue import Assignment, LightGlue, Points
 from exreid.models.lightglue_weights import LAYERS
 from exreid.records import Json, LocalFeatures, PairEvidence, PairMatches
@@ -63,6 +64,9 @@ class MatchSettings:
     keypoints that is fixed (`GPU_BATCH_KEYPOINTS`)."""
     compile: bool = False
     """torch.compile the layers; changes speed alone."""
+    graphs: bool = False
+    """Replay batches of one shape as CUDA graphs (`exreid.models.graphs`); changes speed alone. No
+    config sets it: benchmarks/gpu.py measures whether it gains anything."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.layers <= LAYERS:
@@ -77,7 +81,7 @@ class MatchSettings:
 
     def describe(self) -> dict[str, Json]:
         """What the evidence depends on; speed settings are left out."""
-        left_out = {"batch_pairs", "compile"}
+        left_out = {"batch_pairs", "compile", "graphs"}
         depends = {
             name: getattr(self, name) for name in self.__dataclass_fields__ if name not in left_out
         }
@@ -120,6 +124,8 @@ class LightGlueMatcher:
         """Times that batches were halved, since they did not fit the memory."""
         if settings.compile:
             self.network.compile_layers()
+        replayed = settings.graphs and self.device.type == "cuda"
+        self._assign_whole = Graphs(self._assign_all_real) if replayed else self._assign_all_real
 
     def score(
         self, queries: LocalFeatures, gallery: LocalFeatures, pair_P2: np.ndarray
@@ -236,10 +242,12 @@ class LightGlueMatcher:
             _rounded_up(width, points.state_BKC.shape[1])
             for width, points in zip(count_B2.max(axis=0), (first, second), strict=True)
         ]
-        partner_BM, confidence_BM = self._assign(
-            first.take(pairs_B2[:, 0], width_2[0], padded=count_B2[:, 0].min() < width_2[0]),
-            second.take(pairs_B2[:, 1], width_2[1], padded=count_B2[:, 1].min() < width_2[1]),
-        )
+        first = first.take(pairs_B2[:, 0], width_2[0], padded=count_B2[:, 0].min() < width_2[0])
+        second = second.take(pairs_B2[:, 1], width_2[1], padded=count_B2[:, 1].min() < width_2[1])
+        if first.real_BK is None and second.real_BK is None:
+            partner_BM, confidence_BM = self._assign_whole(*first[:2], *second[:2])
+        else:
+            partner_BM, confidence_BM = self._assign(first, second)
         if self.device.type == "cpu":
             return _Batch(place_B, partner_BM.int(), confidence_BM, None)
         partner_BM = partner_BM.int().to("cpu", non_blocking=True)
@@ -260,6 +268,16 @@ class LightGlueMatcher:
             on_device(features.frame_NKF[:, :most], self.device),
         )
         return points, count_N
+
+    def _assign_all_real(
+        self,
+        state0: torch.Tensor,
+        rotation0: torch.Tensor,
+        state1: torch.Tensor,
+        rotation1: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        """`_assign` where nothing is padded, of tensors alone."""
+        return self._assign(Points(state0, rotation0, None), Points(state1, rotation1, None))
 
     def _assign(self, first: Points, second: Points) -> tuple[torch.Tensor, torch.Tensor]:
         """See `mutual_matches`; keypoints that were pruned have no partner."""

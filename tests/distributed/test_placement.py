@@ -66,6 +66,32 @@ def test_a_cluster_that_does_not_grow_is_not_waited_for(local_ray, monkeypatch):
     assert room(wanted=3, least=2) == 3, "it waits for the first machines, and for the last"
 
 
+@pytest.mark.parametrize(
+    ("gpus", "actors", "device", "decode_cpus"),
+    [
+        (None, 6, "cuda", 1.0),
+        (0.5, 12, "cuda", 1.0),
+        (0.25, 20, "cuda", 1.0),
+        (4.0, 1, "cuda", 1.0),
+        (0.0, 36, "cpu", 0.0),
+    ],
+)
+def test_a_cluster_of_machines_with_gpus_and_without(
+    monkeypatch, gpus, actors, device, decode_cpus
+):
+    """Two GPUs and 4 CPUs, four and 16, none and 16: those without GPUs decode for the others."""
+    from exreid.distributed import placement
+
+    cluster = [Machine(4, 2), Machine(16, 4), Machine(16, 0)]
+    monkeypatch.setattr(placement, "machines", lambda: cluster)
+    placed = placement.place_actors(RayConfig(gpus_per_worker=gpus))
+    assert (placed.actors, placed.device, placed.decode_cpus) == (actors, device, decode_cpus)
+    trials = placement.place_trials(
+        RayConfig(gpus_per_worker=gpus), workers=1, max_concurrent=None, samples=99
+    )
+    assert (trials.concurrent, trials.gpus) == (actors, placed.gpus)
+
+
 def _growing(counts):
     left = list(counts)
     return lambda cpus, gpus: left.pop(0) if len(left) > 1 else left[0]

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -144,9 +145,26 @@ def test_an_extraction_keeps_its_memory(local, given_back):
     assert faults < given_back / 5
 
 
+def test_the_benchmark_of_a_gpu_says_what_it_has_no_time_for(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    from _gpu_world import QUICK_FACTOR, Bench
+    from _report import Report
+
+    report = Report("")
+    ends_s = time.monotonic() + 60
+    whole, small = (Bench(report, torch.device("cpu"), Path(), q, ends_s) for q in (False, True))
+    assert whole.has_time("pairs", 30)
+    assert not whole.has_time("runs", 100)
+    assert small.has_time("runs", 100)
+    assert not small.has_time("trainings", 61 * QUICK_FACTOR)
+    assert [row["name"] for row in report.rows] == [
+        f"{part}: LEFT OUT, takes about" for part in ("runs", "trainings")
+    ]
+
+
 def test_the_benchmark_of_a_gpu_runs_small_without_one(tmp_path):
     """Its parts without photographs; ``make bench`` runs them all."""
-    parts = ["peaks", "lightglue", "memory"]
+    parts = ["peaks", "ranking", "lightglue", "memory"]
     rows = tmp_path / "rows.json"
     script = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
     words = ["--device", "cpu", "--json", rows, "--only", *parts]
@@ -159,5 +177,7 @@ def test_the_benchmark_of_a_gpu_runs_small_without_one(tmp_path):
     by_hand = 2 * 128 * 9 * (17 * 256**2 + 4 * 64 * 256)
     by_hand += 2 * 128 * (128 * 256 + 256**2) + 2 * 64 * 64 * 256
     assert value_of["64 keypoints: arithmetic of a pair"] == pytest.approx(by_hand / 1e9, rel=1e-4)
+    assert value_of["ranking, float64 products: columns that are the CPU's"] == 100
+    assert value_of["ranking, float32 products: columns that are the CPU's"] == 100
     rates = ["fp32 in a large matrix product", "fp32, batches of 4", "bf16, batches of 4"]
     assert all(value_of[name] > 0 for name in rates)
