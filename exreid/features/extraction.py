@@ -7,19 +7,22 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from exreid.data.images import Preprocessing, prepare_image, prepare_matte
 from exreid.data.metadata import left_out_text, line_text
 from exreid.errors import CheckpointError, ImageError, MaskError, RunError
-from exreid.features.embedding import Embedder
 from exreid.features.keys import content_hash, image_key
 from exreid.progress import counted
 from exreid.records import Embeddings, ImageTable, Rejected
 from exreid.storage.feature_store import FeatureStore, SignatureMemo, is_racy
 from exreid.storage.urls import READER_THREADS, file_signature, read_bytes
+
+if TYPE_CHECKING:
+    # Tasks that decode images need no torch.
+    from exreid.features.embedding import Embedder
 
 KEEP_EVERY_IMAGES = 1024
 KEEP_EVERY_S = 30.0
