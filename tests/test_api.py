@@ -29,6 +29,8 @@ KEYS = {
         ("exreid", "[]"),
         ("exreid.metrics", "['numpy']"),
         ("exreid.api", "['numpy', 'pandas', 'pyarrow', 'pydantic']"),
+        # Tasks of Ray that decode images have it, as many as there are CPUs.
+        ("exreid.features.fill_cache", "['numpy', 'pandas', 'pyarrow', 'pydantic']"),
     ],
 )
 def test_an_import_pulls_in_no_more_than_it_needs(module, needed):
