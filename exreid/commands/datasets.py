@@ -46,45 +46,45 @@ def _list(sets: list[tuple[str, PublicSet]]) -> Table:
     for count in ("images", "animals"):
         table.add_column(count, justify="right", no_wrap=True)
     table.add_column("licence")
-    for name, one in sets:
-        shown = f"{name} *" if one.unreadable else name
-        counts = [f"{count:,}" if count else "" for count in (one.images, one.animals)]
-        table.add_row(shown, one.species, *counts, Text(one.licence))
+    for name, entry in sets:
+        shown = f"{name} *" if entry.unreadable else name
+        counts = [f"{count:,}" if count else "" for count in (entry.images, entry.animals)]
+        table.add_row(shown, entry.species, *counts, Text(entry.licence))
     return table
 
 
-def _about(name: str, one: PublicSet) -> list[str]:
+def _about(name: str, entry: PublicSet) -> list[str]:
     """What is known of a set, in lines of the screen's width, and the commands to read it."""
     counts = [
         f"{count:,} {word}"
-        for count, word in ((one.images, "images"), (one.animals, "animals"))
+        for count, word in ((entry.images, "images"), (entry.animals, "animals"))
         if count
     ]
-    lines = [f"{one.title}: {', '.join([one.species, *counts])}"]
-    lines += _labelled("licence", one.licence) + _labelled("from", one.url)
-    lines += _labelled("split", one.split) + _labelled("note", one.note)
+    lines = [f"{entry.title}: {', '.join([entry.species, *counts])}"]
+    lines += _labelled("licence", entry.licence) + _labelled("from", entry.url)
+    lines += _labelled("split", entry.split) + _labelled("note", entry.note)
     keys = [
         f"dataset.{key}={json.dumps(value) if not isinstance(value, str) else value}"
-        for key, value in one.keys.items()
+        for key, value in entry.keys.items()
     ]
     lines += [line for key in keys for line in _labelled("keys" if key == keys[0] else "", key)]
-    for source in one.sources:
-        lines += _labelled("source" if source == one.sources[0] else "", source)
-    return [*lines, *_commands(name, one)]
+    for source in entry.sources:
+        lines += _labelled("source" if source == entry.sources[0] else "", source)
+    return [*lines, *_commands(name, entry)]
 
 
-def _commands(name: str, one: PublicSet) -> list[str]:
-    if one.unreadable:
-        reason = f"exreid cannot read its files as they are: {one.unreadable}"
-        code = f"datasets.{one.title}('DIR').df.to_csv('DIR/metadata.csv', index=False)"
+def _commands(name: str, entry: PublicSet) -> list[str]:
+    if entry.unreadable:
+        reason = f"exreid cannot read its files as they are: {entry.unreadable}"
+        code = f"datasets.{entry.title}('DIR').df.to_csv('DIR/metadata.csv', index=False)"
         return [
             *textwrap.wrap(reason, min(OUT.width, WIDEST)),
             "wildlife-datasets (a package with its own licence) makes a table that exreid reads:",
             f'  python -c "from wildlife_datasets import datasets; {code}"',
             "  exreid probe dataset.root=DIR dataset.metadata_file=metadata.csv",
         ]
-    root = f"DIR/{one.folder}" if one.folder else "DIR"
-    first = [f"  {one.prepare.replace('ROOT', root)}"] if one.prepare else []
+    root = f"DIR/{entry.folder}" if entry.folder else "DIR"
+    first = [f"  {entry.prepare.replace('ROOT', root)}"] if entry.prepare else []
     return [
         f"With the unpacked set in DIR{', once a table is made' if first else ''}:",
         *first,

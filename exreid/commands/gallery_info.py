@@ -106,8 +106,8 @@ def _history(gallery: StoredGallery) -> list[str]:
     written: list[tuple[str, str]] = []
     count = 0
     history = gallery.manifest["history"]
-    for number, one in enumerate(history):
-        photographs, when = int(one["photographs"]), str(one["written"])  # type: ignore[arg-type]
+    for number, change in enumerate(history):
+        photographs, when = int(change["photographs"]), str(change["written"])  # type: ignore[arg-type]
         before = str(history[number - 1]["written"]) if number else ""
         by_edit = any(before[:19] <= made[:19] <= when[:19] for made, _ in edits)
         if number == 0:

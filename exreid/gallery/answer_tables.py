@@ -194,7 +194,7 @@ def _pictures(
     shown = np.unique(index_QK[index_QK >= 0])
     if retrieval.gated is not None:
         place = {name: i for i, name in enumerate(retrieval.gallery.image_ids)}
-        gated = [place[one] for one in retrieval.gated["gallery_id"].to_pylist()]
+        gated = [place[image_id] for image_id in retrieval.gated["gallery_id"].to_pylist()]
         shown = np.union1d(shown, np.array(gated, np.int64))
     shown_G = retrieval.gallery.position_N[shown]
     images, table = gallery.table.rows["identity"].value_counts(), retrieval.table

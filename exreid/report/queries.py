@@ -185,7 +185,7 @@ def _implausible(tables: _Tables, q: int, own: str | None) -> list[Implausible]:
     if rows is None:
         return []
     images = tables.data.images
-    image_R = np.array([images.place_of[one] for one in rows["gallery_id"]])
+    image_R = np.array([images.place_of[image_id] for image_id in rows["gallery_id"]])
     identity_N = images.rows["identity"].to_numpy(dtype=object)
     reason_of = dict(zip(image_R.tolist(), rows["reason"], strict=True))
     ranks = (None if rank != rank else int(rank) for rank in rows["rank"])  # noqa: PLR0124 - NaN
@@ -195,11 +195,11 @@ def _implausible(tables: _Tables, q: int, own: str | None) -> list[Implausible]:
     )
     return [
         Implausible(
-            replace(one, images=one.images[:IMAGES_OF_EACH]),
-            reason_of[one.images[0]],
-            {image: rank_of[image] for image in one.images},
+            replace(near_animal, images=near_animal.images[:IMAGES_OF_EACH]),
+            reason_of[near_animal.images[0]],
+            {image: rank_of[image] for image in near_animal.images},
         )
-        for one in near
+        for near_animal in near
     ]
 
 

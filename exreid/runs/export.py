@@ -84,7 +84,7 @@ def run_export(
     try:
         if not single:
             half.mkdir()
-        folders = {(one.animal, one.new_animal, one.path) for one in export.animals}
+        folders = {(animal.animal, animal.new_animal, animal.path) for animal in export.animals}
         count = len(export.paths) if to == "wildbook" else len(folders)
         place = _placer(export.root, half, count, links=links, progress=progress)
         match to:
@@ -144,9 +144,9 @@ def _counted(export: Export) -> str:
     animals = export.animals
     head = f"{counted(len(export.paths), 'photograph')}, {counted(len(animals), 'animal')} on them"
     if export.classified_by is None:
-        return f"{head}: {len({one.animal for one in animals})} by name."
-    kinds = Counter(one.decision for one in animals)
-    new = len({one.new_animal for one in animals} - {None})
+        return f"{head}: {len({animal.animal for animal in animals})} by name."
+    kinds = Counter(animal.decision for animal in animals)
+    new = len({animal.new_animal for animal in animals} - {None})
     parts = [f"{kinds.pop('known', 0)} known"]
     grouped = f" ({counted(new, 'new animal')})" if new else ""
     parts.append(f"{kinds.pop('new', 0)} new{grouped}")
@@ -155,7 +155,7 @@ def _counted(export: Export) -> str:
 
 
 def _drawn(export: Export, to: To) -> list[str]:
-    drawn = sum(one.drawn for one in export.animals)
+    drawn = sum(animal.drawn for animal in export.animals)
     if not drawn or to == "folders":
         return []
     masks = "the masks are as they came" if to == "coco" else "masks themselves are not exported"
@@ -170,7 +170,7 @@ def read_again_command(made: Exported, to: To) -> list[str]:
         case "folders":
             root = ""
             # An animal that is called like a day or an encounter is no folder's by itself.
-            if any(is_inner(one.animal or "") for one in made.export.animals):
+            if any(is_inner(animal.animal or "") for animal in made.export.animals):
                 more = ["--template", "{unique_name}/*"]
         case "wildbook":
             root, file = str(file / PHOTOGRAPHS), file / "wildbook-1.xlsx"

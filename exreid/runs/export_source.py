@@ -67,10 +67,10 @@ class Source:
 def find_source(what: str) -> Path:
     """The folder of a run or a gallery: the folder itself, a URL, or a run by its id."""
     folder = mirror.local_folder(what)
-    by_id = [] if "/" in what else [Path(one) / what for one in RUN_FOLDERS]
-    for one in (folder, *by_id):
-        if (one / RESULT_FILE).is_file() or (one / MANIFEST).is_file():
-            return one
+    by_id = [] if "/" in what else [Path(place) / what for place in RUN_FOLDERS]
+    for place in (folder, *by_id):
+        if (place / RESULT_FILE).is_file() or (place / MANIFEST).is_file():
+            return place
     there = "is neither a run nor a gallery" if folder.is_dir() else "there is no such folder"
     raise ConfigError(
         f"{what}: {there}, and no run of that id in {' or '.join(RUN_FOLDERS)}. Name the folder of "
@@ -103,7 +103,7 @@ def read_export(folder: Path, root: str | None, site: str | None) -> tuple[Expor
         animals.append(replace(told, moment=moment, has_time=has_time))
     if unread:
         notes.append(f"masks or boxes left out ({len(unread):,}): {unread[0]}")
-    if first_new > 0 and any(one.new_animal for one in animals):
+    if first_new > 0 and any(animal.new_animal for animal in animals):
         notes.append(
             f"new animals count from {new_name(first_new + 1)}, since a known one is called "
             f"{new_name(first_new)}"
@@ -139,7 +139,7 @@ def _of_gallery(folder: Path, root: str | None, site: str | None) -> Source:
     rows = whole.astype(object).where(whole.notna(), None)
     for name in ("image_id", "path", "mask", "bbox", "encounter", "viewpoint", "date"):
         rows[name] = known[name]
-    rows["visit"] = [encounter_name(one) for one in known["encounter"]]
+    rows["visit"] = [encounter_name(encounter) for encounter in known["encounter"]]
     rows["site"] = None if column is None else whole[column]
     name = folder.resolve().name
     return Source(root or "", name, records_of(rows), known["identity"].tolist(), {}, set(), None)
@@ -179,7 +179,7 @@ def _answered(folder: Path, root: str | None, site: str | None) -> pd.DataFrame:
     """The run's queries."""
     config = run_config(folder, (folder / SNAPSHOT).read_text(encoding="utf-8"))
     queries = read_run_table(folder / "queries.parquet", {"query_id": TEXT}, key="query_id")
-    ids = [str(one) for one in queries["query_id"].to_pylist()]
+    ids = [str(query_id) for query_id in queries["query_id"].to_pylist()]
     table = None
     if not (folder / PHOTO_TABLE).exists() and config is not None:
         table = read_run_metadata(folder, config.dataset, root)
@@ -187,7 +187,7 @@ def _answered(folder: Path, root: str | None, site: str | None) -> pd.DataFrame:
     rows = pd.concat([images.details.astype(object), images.rows.drop(columns="identity")], axis=1)
     if table is not None:  # with the time, which reports do not show
         date_of = dict(zip(table.rows["image_id"], table.rows["date"], strict=True))
-        rows["date"] = [date_of[one] for one in rows["image_id"]]
+        rows["date"] = [date_of[image_id] for image_id in rows["image_id"]]
     return rows
 
 
@@ -267,23 +267,23 @@ def new_name(number: int) -> str:
 def new_numbers_from(source: Source) -> int:
     """After which number new animals count: no known animal is called like a new one."""
     found = (NEW_NAME.fullmatch(name) for name in source.candidates)
-    return max((int(one[1]) for one in found if one), default=0)
+    return max((int(number[1]) for number in found if number), default=0)
 
 
-def with_answer(one: ExportedAnimal, source: Source, i: int, first_new: int) -> ExportedAnimal:
+def with_answer(exported: ExportedAnimal, source: Source, i: int, first_new: int) -> ExportedAnimal:
     """With what is said of it: the animal only where it was decided as a known one."""
     if source.named is not None:
-        return replace(one, animal=source.named[i])
+        return replace(exported, animal=source.named[i])
     row = source.rows[i]
     if row.get("side") == IN_GALLERY:
         name = str(row["identity"])
         said = f"The gallery has this photograph: {name}"
-        return replace(one, animal=name, decision=IN_GALLERY, answer=said, nearest=name)
-    answer = source.answers.get(one.image_id, TakenAnswer(None, None, None, None))
+        return replace(exported, animal=name, decision=IN_GALLERY, answer=said, nearest=name)
+    answer = source.answers.get(exported.image_id, TakenAnswer(None, None, None, None))
     told = told_answer(answer.leader, answer.probability, answer.decision)
     grouped = told.kind == "new" and answer.group is not None
     return replace(
-        one,
+        exported,
         animal=answer.leader if told.kind == "known" else None,
         new_animal=new_name(first_new + (answer.group or 0)) if grouped else None,
         decision=told.kind,

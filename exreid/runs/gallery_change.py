@@ -139,7 +139,7 @@ def stored_places(
     """Where the gallery has each image already, by its content and region."""
     memo = SignatureMemo(cache_folder(config) / "signatures")
     contents = content_hashes(table, memo)
-    return [gallery.place_of(*one) for one in zip(contents, table.regions, strict=True)]
+    return [gallery.place_of(*key) for key in zip(contents, table.regions, strict=True)]
 
 
 def unknown_images(
@@ -194,7 +194,7 @@ def _without_removed(
     gallery: StoredGallery, removed: StoredGallery, table: ImageTable, config: ProbeConfig
 ) -> ImageTable:
     """The images that were not removed from the gallery, or are in it again."""
-    both = (stored_places(one, table, config) for one in (removed, gallery))
+    both = (stored_places(stored, table, config) for stored in (removed, gallery))
     out = [gone is not None and here is None for gone, here in zip(*both, strict=True)]
     if any(out):
         log.warning(

@@ -49,12 +49,12 @@ class Population:
     @property
     def names(self) -> list[str]:
         """The animals."""
-        return sorted({one.animal for one in self.captures})
+        return sorted({capture.animal for capture in self.captures})
 
     @property
     def sites(self) -> list[str]:
         """The known sites."""
-        return sorted({one.site for one in self.captures if one.site is not None})
+        return sorted({capture.site for capture in self.captures if capture.site is not None})
 
     @property
     def number(self) -> float | None:
@@ -102,7 +102,7 @@ def run_population(
             raise ConfigError(f"{what}: name the folder to write to with --out.")
         out = source.folder / FOLDER
     captures = source.captures
-    known = {one.site for one in captures if one.site is not None}
+    known = {capture.site for capture in captures if capture.site is not None}
     cameras = [] if deployments is None else import_deployments(deployments, known)
     out.mkdir(parents=True, exist_ok=True)
     records, record_notes = record_table(captures)
@@ -129,54 +129,54 @@ def run_population(
 
 def discovery_curve(captures: Sequence[Capture]) -> DiscoveryCurve:
     """The animals found so far, of captures in the order of their times."""
-    dated = [one for one in captures if one.moment is not None]
-    code_C, _ = pd.factorize(np.array([one.animal for one in dated], object), sort=True)
-    count_A = np.array(list(pd.Series([one.animal for one in captures]).value_counts()))
+    dated = [capture for capture in captures if capture.moment is not None]
+    code_C, _ = pd.factorize(np.array([capture.animal for capture in dated], object), sort=True)
+    count_A = np.array(list(pd.Series([capture.animal for capture in captures]).value_counts()))
     return DiscoveryCurve(
         animals_so_far(code_C),
-        np.array([one.moment for one in dated], "datetime64[s]"),
+        np.array([capture.moment for capture in dated], "datetime64[s]"),
         mean_animals_so_far(count_A),
     )
 
 
 def _flanks_of(captures: Sequence[Capture]) -> dict[str, list[frozenset[str]]]:
     found: dict[str, list[frozenset[str]]] = {}
-    for one in captures:
-        found.setdefault(one.animal, []).append(one.flanks)
+    for capture in captures:
+        found.setdefault(capture.animal, []).append(capture.flanks)
     return found
 
 
 def _capture_table(captures: Sequence[Capture]) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "animal": one.animal,
-            "encounter": one.visit,
-            "site": one.site,
+            "animal": capture.animal,
+            "encounter": capture.visit,
+            "site": capture.site,
             "time": None
-            if one.moment is None
-            else str(one.moment if one.has_time else one.moment.date()),
-            "photographs": one.photographs,
-            "flanks": " ".join(sorted(one.flanks)),
-            "first_photograph": one.path,
+            if capture.moment is None
+            else str(capture.moment if capture.has_time else capture.moment.date()),
+            "photographs": capture.photographs,
+            "flanks": " ".join(sorted(capture.flanks)),
+            "first_photograph": capture.path,
         }
-        for one in captures
+        for capture in captures
     )
 
 
 def _animal_table(captures: Sequence[Capture]) -> pd.DataFrame:
     """A row for each animal and site."""
     rows: dict[tuple[str, str], list[Capture]] = {}
-    for one in captures:
-        rows.setdefault((one.animal, one.site or ""), []).append(one)
+    for capture in captures:
+        rows.setdefault((capture.animal, capture.site or ""), []).append(capture)
     table = []
     for (animal, site), of in sorted(rows.items()):
-        days = sorted(str(one.moment.date()) for one in of if one.moment is not None)
+        days = sorted(str(capture.moment.date()) for capture in of if capture.moment is not None)
         table.append(
             {
                 "animal": animal,
                 "site": site or None,
                 "captures": len(of),
-                "photographs": sum(one.photographs for one in of),
+                "photographs": sum(capture.photographs for capture in of),
                 "first": days[0] if days else None,
                 "last": days[-1] if days else None,
             }

@@ -122,19 +122,21 @@ def _captures(
     ]
     photographs: dict[tuple[str, str, str | None], list[int]] = {}
     nameless: Counter[str] = Counter()
-    for i, one in enumerate(told):
-        animal, kind = one.animal or one.new_animal, one.decision or "no name"
-        if confirmed is not None and one.decision != IN_GALLERY:
-            animal, kind = confirmed.get(one.image_id), "not confirmed"
+    for i, exported in enumerate(told):
+        animal, kind = exported.animal or exported.new_animal, exported.decision or "no name"
+        if confirmed is not None and exported.decision != IN_GALLERY:
+            animal, kind = confirmed.get(exported.image_id), "not confirmed"
         if animal is None:
             nameless[kind] += 1
             continue
-        visit = str(source.rows[i]["encounter"] or one.image_id)
-        photographs.setdefault((animal, visit, one.site), []).append(i)
+        visit = str(source.rows[i]["encounter"] or exported.image_id)
+        photographs.setdefault((animal, visit, exported.site), []).append(i)
     captures = [
         _capture(animal, [told[i] for i in rows]) for (animal, *_), rows in photographs.items()
     ]
-    captures.sort(key=lambda one: (one.moment or datetime.max, one.animal, one.path))
+    captures.sort(
+        key=lambda capture: (capture.moment or datetime.max, capture.animal, capture.path)
+    )
     words = [
         f"Photographs without an animal's name, not counted: {count} ({kind})."
         for kind, count in sorted(nameless.items())
@@ -151,14 +153,23 @@ def _captures(
 def _stated(rows: Sequence[PhotographRow]) -> list[tuple[datetime | None, bool]]:
     moments = [None if row["date"] is None else pd.Timestamp(row["date"]) for row in rows]
     return [
-        (None if one is None else one.to_pydatetime(), one is not None and one != one.normalize())
-        for one in moments
+        (
+            None if moment is None else moment.to_pydatetime(),
+            moment is not None and moment != moment.normalize(),
+        )
+        for moment in moments
     ]
 
 
 def _capture(animal: str, photographs: Sequence[ExportedAnimal]) -> Capture:
-    first = min(photographs, key=lambda one: (one.moment or datetime.max, one.path))
-    has_place = (one for one in photographs if None not in (one.latitude, one.longitude))
+    first = min(
+        photographs, key=lambda photograph: (photograph.moment or datetime.max, photograph.path)
+    )
+    has_place = (
+        photograph
+        for photograph in photographs
+        if None not in (photograph.latitude, photograph.longitude)
+    )
     placed = next(has_place, first)
     return Capture(
         animal,
@@ -168,7 +179,7 @@ def _capture(animal: str, photographs: Sequence[ExportedAnimal]) -> Capture:
         first.has_time,
         len(photographs),
         first.path,
-        frozenset(one.viewpoint for one in photographs if one.viewpoint),
+        frozenset(photograph.viewpoint for photograph in photographs if photograph.viewpoint),
         placed.latitude,
         placed.longitude,
         first.species,

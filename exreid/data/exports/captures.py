@@ -63,15 +63,15 @@ def record_table(captures: Sequence[Capture]) -> tuple[pd.DataFrame, list[str]]:
     usable.sort(key=lambda found: (found[0], found[2].animal, found[1]))
     last: dict[tuple[str, str], datetime] = {}
     rows = []
-    for site, moment, one in usable:
-        seconds = (moment - last.get((site, one.animal), moment)).total_seconds()
-        last[site, one.animal] = moment
-        folder, _, name = one.path.rpartition("/")
+    for site, moment, capture in usable:
+        seconds = (moment - last.get((site, capture.animal), moment)).total_seconds()
+        last[site, capture.animal] = moment
+        folder, _, name = capture.path.rpartition("/")
         rows.append(
             {
                 "Station": site,
-                "Species": one.species or "",
-                "Individual": one.animal,
+                "Species": capture.species or "",
+                "Individual": capture.animal,
                 "DateTimeOriginal": f"{moment:%Y-%m-%d %H:%M:%S}",
                 "Date": f"{moment:%Y-%m-%d}",
                 "Time": f"{moment:%H:%M:%S}",
@@ -81,7 +81,7 @@ def record_table(captures: Sequence[Capture]) -> tuple[pd.DataFrame, list[str]]:
                 "delta.time.days": round(seconds / 86400, 1),
                 "Directory": folder,
                 "FileName": name,
-                "n_images": one.photographs,
+                "n_images": capture.photographs,
             }
         )
     notes = []
@@ -91,7 +91,7 @@ def record_table(captures: Sequence[Capture]) -> tuple[pd.DataFrame, list[str]]:
             f"{counted(less, 'capture has', 'captures have')} no site or no date: not in the "
             "record table, nor in the files for secr"
         )
-    untimed = sum(not one.has_time for *_, one in usable)
+    untimed = sum(not capture.has_time for *_, capture in usable)
     if untimed:
         notes.append(
             f"{counted(untimed, 'record has', 'records have')} a day and no time: they are at "
@@ -111,21 +111,21 @@ def secr_files(
         return None, [places]
     place_of, notes = places
     moments = [moment for _, moment, _ in usable]
-    first = min([*moments, *(one.start for one in deployments)])
+    first = min([*moments, *(deployment.start for deployment in deployments)])
     first = first.replace(hour=0, minute=0, second=0, microsecond=0)
     length = occasion_days * DAY
-    ends = [-((first - one.end) // length) for one in deployments]  # rounded up
+    ends = [-((first - deployment.end) // length) for deployment in deployments]  # rounded up
     occasions = max((max(moments) - first) // length + 1, *ends, 1)
     sites = sorted(place_of)
-    detector, animal = _words(sites), _words(sorted({one.animal for *_, one in usable}))
+    detector, animal = _words(sites), _words(sorted({capture.animal for *_, capture in usable}))
     effort_DO = effort(deployments, sites, first, occasion_days, occasions)
     lines, outside = [], 0
-    for site, moment, one in usable:
+    for site, moment, capture in usable:
         occasion = (moment - first) // length
         if deployments and effort_DO[sites.index(site), occasion] == 0:
             outside += 1
             continue
-        words = (SESSION, animal[one.animal], str(occasion + 1), detector[site])
+        words = (SESSION, animal[capture.animal], str(occasion + 1), detector[site])
         lines.append(" ".join(words))
     if outside:
         notes.append(
@@ -166,7 +166,11 @@ def effort(
     days_DO = np.zeros((len(sites), occasions))
     length = occasion_days * DAY
     for d, site in enumerate(sites):
-        spans = sorted((one.start, one.end) for one in deployments if one.site == site)
+        spans = sorted(
+            (deployment.start, deployment.end)
+            for deployment in deployments
+            if deployment.site == site
+        )
         covered = first
         for start, end in spans:
             covered = max(start, covered)
@@ -195,9 +199,9 @@ def projected_m(degrees_D2: np.ndarray) -> np.ndarray:
 def _located(captures: Sequence[Capture]) -> list[tuple[str, datetime, Capture]]:
     """The captures with a site and a date, with these."""
     return [
-        (one.site, one.moment, one)
-        for one in captures
-        if one.site is not None and one.moment is not None
+        (capture.site, capture.moment, capture)
+        for capture in captures
+        if capture.site is not None and capture.moment is not None
     ]
 
 
@@ -216,9 +220,9 @@ def _places(
         if missing:
             return f"no files for secr: the deployments have no site {', '.join(missing[:5])}"
     else:
-        for site, _, one in usable:
-            if one.latitude is not None and one.longitude is not None:
-                stated.setdefault(site, []).append((one.latitude, one.longitude))
+        for site, _, capture in usable:
+            if capture.latitude is not None and capture.longitude is not None:
+                stated.setdefault(site, []).append((capture.latitude, capture.longitude))
         missing = sorted(sites - stated.keys())
         if missing:
             return (
