@@ -46,7 +46,7 @@ VOLATILE_TEXT = (
     (re.compile(r"\b[\d,.]+(e[+-]?\d+)? (per (second|minute|hour)|images/s)\b"), "<rate>"),
     (re.compile(r"\b\d+(\.\d+)? ?(ms|s|min|h|seconds?|minutes?|hours?)\b"), "<seconds>"),
     (re.compile(r"<seconds>( <seconds>)+"), "<seconds>"),
-    (re.compile(r"\b(\w+_per_s|\w+_wait_share) \d+(\.\d+)?"), r"\1 <times>"),
+    (re.compile(r"\b(\w+[ _]per[ _]s|\w+[ _]wait[ _]share) \d+(\.\d+)?"), r"\1 <times>"),
     (re.compile(r"\bexreid(\.\w+)+:"), "exreid:"),
 )
 
