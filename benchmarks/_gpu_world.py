@@ -52,7 +52,7 @@ class Bench:
     def has_time(self, what: str, expected_s: float) -> bool:
         """Whether this is expected to end in time; where it is not, the table says so."""
         expected_s /= QUICK_FACTOR if self.quick else 1
-        left_s = self.ends_s - time.monotonic()
+        left_s = max(0.0, self.ends_s - time.monotonic())
         if expected_s > left_s:
             self.report.add(
                 f"{what}: LEFT OUT, takes about", expected_s, "s", f"{left_s:.0f} s left"
