@@ -17,7 +17,8 @@ animals (positives), M pairs that are computed again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -181,6 +182,20 @@ class _Gallery:
         return scores_BG
 
 
+@contextmanager
+def _in_any_order() -> Iterator[None]:
+    """Without torch's deterministic mode, which refuses sums of whole numbers too: here nothing
+    that is published depends on an order."""
+    strict = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(strict, warn_only=warn_only)
+
+
+@_in_any_order()
 @torch.inference_mode()
 def _rank_tile(
     sides: _Sides, gallery: _Gallery, queries: RetrievalSide, rows: slice

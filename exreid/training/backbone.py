@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from exreid.config.training import FinetuneConfig
 from exreid.features.embedding import Embedder
 from exreid.matching.cosine import rank_by_cosine
+from exreid.matching.cosine_on_device import rank_on_device
 from exreid.models.backbones import Backbone
 from exreid.models.checkpoints import Tensors
 from exreid.models.device import on_device
@@ -137,7 +139,8 @@ class BackboneWork:
         if not world.is_first:
             return {}, {}
         vectors_ND = np.concatenate([part for part in gathered if part is not None])
-        ranking = rank_by_cosine(
+        on_gpu = partial(rank_on_device, device=world.device)
+        ranking = (on_gpu if world.device.type == "cuda" else rank_by_cosine)(
             vectors_ND[np.searchsorted(positions, task.queries.position_N)],
             vectors_ND[np.searchsorted(positions, task.gallery.position_N)],
             task.queries,

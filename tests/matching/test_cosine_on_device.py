@@ -122,6 +122,27 @@ def test_what_does_not_fit_the_memory_is_ranked_on_the_cpu(when, monkeypatch, ca
         assert [(rows.start, rows.stop) for rows in calls] == [(0, 3), (3, 6), (3, 4)]
 
 
+def test_the_mode_of_a_deterministic_training_is_left_for_the_ranking_alone(monkeypatch):
+    """On a GPU that mode refuses `scatter_add_`."""
+    modes: list[bool] = []
+    identity_ranks = cosine_on_device._identity_ranks
+
+    def noted(*args):
+        modes.append(torch.are_deterministic_algorithms_enabled())
+        return identity_ranks(*args)
+
+    monkeypatch.setattr(cosine_on_device, "_identity_ranks", noted)
+    query_QD, gallery_GD, queries, gallery = vectors_and_sides(6, 6, 40, 8)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        rank_on_device(query_QD, gallery_GD, queries, gallery, device=CPU, keep=1)
+        assert modes == [False]
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("d", [3, 768, 2048])
 def test_no_product_is_off_by_more_than_stated(dtype, d):
