@@ -18,7 +18,7 @@ from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
 from exreid.data.synthetic import write_dataset
 from exreid.pipeline.inputs import read_images
-from exreid.review.belief import PairGraph, pair_graph
+from exreid.review.belief import TEMPER, PairGraph, pair_graph
 from exreid.runs.probe import run_probe
 
 SIDES = {"left": 1, "right": 2}
@@ -138,12 +138,20 @@ def with_both_flanks(visits: Visits, share: float, seed: int) -> Visits:
     return Visits(score_GG, animal_G, flank_G)
 
 
-def half(visits: Visits, seed: int, *, viewpoints: bool) -> tuple[PairGraph, Visits]:
-    """The graph of one half of the animals, with the curve of the other, and its visits; with
-    ``viewpoints`` both know of the flanks."""
+def in_halves(visits: Visits, seed: int) -> tuple[Visits, Visits]:
+    """The visits of one half of the animals, for the curves, and those of the other."""
     animals = np.unique(visits.animal_V)
     fitted = np.random.default_rng(seed).permutation(animals)[: len(animals) // 2]
     fitted_V = np.isin(visits.animal_V, fitted)
+    return visits.take(np.flatnonzero(fitted_V)), visits.take(np.flatnonzero(~fitted_V))
+
+
+def half(
+    visits: Visits, seed: int, *, viewpoints: bool, temper: float = TEMPER
+) -> tuple[PairGraph, Visits]:
+    """The graph of one half of the animals, with the curve of the other, and its visits; with
+    ``viewpoints`` both know of the flanks."""
+    fitted, reviewed = in_halves(visits, seed)
 
     def pairs(part: Visits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         pair_P2 = np.array(list(combinations(range(len(part.animal_V)), 2)), np.int64)
@@ -152,9 +160,8 @@ def half(visits: Visits, seed: int, *, viewpoints: bool) -> tuple[PairGraph, Vis
         first, second = pair_P2.T
         return pair_P2, part.score_VV[first, second], part.animal_V[first] == part.animal_V[second]
 
-    _, score_P, same_P = pairs(visits.take(np.flatnonzero(fitted_V)))
+    _, score_P, same_P = pairs(fitted)
     curve = fit_calibration(score_P, same_P, kind="logistic")
-    reviewed = visits.take(np.flatnonzero(~fitted_V))
     pair_P2, score_P, _ = pairs(reviewed)
     graph = pair_graph(
         len(reviewed.animal_V),
@@ -162,5 +169,6 @@ def half(visits: Visits, seed: int, *, viewpoints: bool) -> tuple[PairGraph, Vis
         curve.apply(score_P),
         unlisted=1e-3,
         flank_V=reviewed.flank_V if viewpoints else None,
+        temper=temper,
     )
     return graph, reviewed

@@ -13,6 +13,12 @@ by default animals are generated, and --flank one keeps each one's more frequent
 says *can't tell* of a left flank and a right one, as nobody sees the other side of the animal; with
 --viewpoints unknown exreid does not know which visits these are. An animal that no visit shows from
 both sides is then two groups at best: the groups that can be known.
+
+--of names: each half is a gallery in which one visit in twenty has another animal's name, until no
+name is doubted; beside it, each visit is seen beside its likest one of the same name. --of
+identification: half of the visits of four animals in five are a gallery, and the others are
+identified and confirmed; beside it, the person goes through the gallery's animals, the likest
+first.
 """
 
 from __future__ import annotations
@@ -29,21 +35,18 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 from _report import Report, data_parser
+from _review_names import OF, VERDICT, person_of
+from _review_rows import Course, add_ratios, add_way
 from _review_visits import Visits, half, scored_visits, with_both_flanks
 
 from exreid.metrics.grouping import adjusted_rand_index
 from exreid.review.asking import decided, next_question
-from exreid.review.audit import AuditResult
-from exreid.review.belief import PairGraph, votes_of
-from exreid.review.decisions import Decision, Verdict
+from exreid.review.belief import TEMPER, PairGraph, votes_of
+from exreid.review.decisions import Decision
 from exreid.review.partition import find_partition
 from exreid.review.state import load, subject_of
 
-MEASURES = ("ARI", "pairwise precision", "pairwise recall", "", "ARI of what can be known")
 WAYS = ("no person", "nearest first", "most uncertain first", "exreid")
-GOAL = 0.99
-VERDICT: dict[int, Verdict] = {1: "same", -1: "different", 0: "can't tell"}
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -58,22 +61,8 @@ class Person:
     most: int
     every: int
     """The partition is looked at after each so many questions."""
-
-
-@dataclass(frozen=True, eq=False)
-class Course:
-    """One run: a partition after each so many questions, and the audit's interval at its end."""
-
-    visits: int
-    animals: int
-    groups: int
-    """That can be known: an animal's flanks are two where no visit shows both."""
-    asked_T: np.ndarray
-    quality_T5: np.ndarray
-    """ARI, pairwise precision, pairwise recall, found less true number of animals; and ARI with the
-    groups that can be known."""
-    stopped: bool
-    audit: AuditResult | None
+    temper: float
+    """Of the belief of all ways, see `PairGraph`."""
 
 
 def arguments() -> argparse.Namespace:
@@ -84,12 +73,14 @@ def arguments() -> argparse.Namespace:
         "rarer flank that show the other one too")  # fmt: skip
     parser.add_argument("--viewpoints", choices=("known", "unknown"), default="known", help="to "
         "exreid; the person sees them")  # fmt: skip
+    parser.add_argument("--of", choices=("groups", *OF), default="groups")
     parser.add_argument("--seed", type=int, default=5, help="of the generated animals")
     parser.add_argument("--runs", type=int, default=20, help="halves of animals, each a person")
     parser.add_argument("--first", type=int, default=0, help="the seed of the first run")
     parser.add_argument("--most", type=int, default=100, help="questions per 100 visits")
     parser.add_argument("--every", type=int, default=2, help="look after so many per 100 visits")
     parser.add_argument("--right", type=float, default=0.97, help="share of right answers")
+    parser.add_argument("--temper", type=float, default=TEMPER, help="of the scores, for all ways")
     parser.add_argument("--only", choices=WAYS, help="one way, not all")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     return parser.parse_args()
@@ -164,16 +155,10 @@ def asked_in_order(
 def course(visits: Visits, way: str, person: Person, seed: int) -> Course:
     """One run of one way."""
     visits = with_both_flanks(visits, person.both, seed) if person.both else visits
-    graph, visits = half(visits, seed, viewpoints=person.viewpoints)
+    graph, visits = half(visits, seed, viewpoints=person.viewpoints, temper=person.temper)
     animal_V, knowable_V = visits.animal_V, visits.knowable()
-    random = np.random.default_rng([seed, 1])
+    answer = person_of(visits, person.right, seed)
     most, step = (max(share * len(animal_V) // 100, 1) for share in (person.most, person.every))
-
-    def answer(first: int, second: int) -> int:
-        if not visits.can_tell(first, second):
-            return 0
-        right = random.random() < person.right
-        return 1 if (animal_V[first] == animal_V[second]) == right else -1
 
     def judged(group_V: np.ndarray) -> tuple[float, ...]:
         return *quality(animal_V, group_V), adjusted_rand_index(knowable_V, group_V)
@@ -214,101 +199,23 @@ def course(visits: Visits, way: str, person: Person, seed: int) -> Course:
     )
 
 
-def mean_and_interval(values: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """The mean over the runs, and its 95% bootstrap interval."""
-    random = np.random.default_rng(0)
-    means = random.choice(values, (RESAMPLES, len(values))).mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(values.mean()), (float(low), float(high))
-
-
-def add_way(report: Report, way: str, courses: list[Course], budgets: list[int]) -> None:
-    """The rows of one way: at each budget, and when the goal was reached."""
-    for budget in budgets[:1] if way == "no person" else budgets:
-        quality_R5 = np.array(
-            [
-                run.quality_T5[np.searchsorted(run.asked_T, budget * run.visits / 100, "right") - 1]
-                for run in courses
-            ]
-        )
-        for place, name in enumerate(MEASURES):
-            if name:
-                value, interval = mean_and_interval(quality_R5[:, place])
-                report.add(f"{way}, {budget}: {name}", value, "", interval=interval)
-        value, interval = mean_and_interval(np.abs(quality_R5[:, 3]))
-        report.add(f"{way}, {budget}: error of the count", value, "animals", interval=interval)
-    if way == "no person":
-        return
-    reached = []
-    for run in courses:
-        there = np.flatnonzero(run.quality_T5[:, 4] >= GOAL)
-        reached.append(100 * run.asked_T[there[0]] / run.visits if len(there) else np.inf)
-    share = float(np.mean(np.isfinite(reached)))
-    report.add(f"{way}: runs that reach ARI {GOAL}", 100 * share, "%")
-    report.add(f"{way}: questions to ARI {GOAL}, median", float(np.median(reached)), "/ 100 visits")
-    if way != "exreid":
-        return
-    ended = [run for run in courses if run.stopped]
-    report.add(f"{way}: runs that say they are done", 100 * len(ended) / len(courses), "%")
-    if ended:
-        asked = np.array([100 * run.asked_T[-1] / run.visits for run in ended])
-        value, interval = mean_and_interval(asked)
-        report.add(f"{way}: questions when done", value, "/ 100 visits", interval=interval)
-        value, interval = mean_and_interval(np.array([run.quality_T5[-1, 4] for run in ended]))
-        report.add(f"{way}: {MEASURES[4]} when done", value, "", interval=interval)
-    add_audits(report, [(run, run.audit) for run in courses if run.audit])
-
-
-def add_audits(report: Report, audited: list[tuple[Course, AuditResult]]) -> None:
-    """How often the audit's intervals have the truth, and how wide they are."""
-    if not audited:
-        return
-    report.add("runs with an audit", len(audited), "")
-    of_groups = [(audit.animals.low, run.groups, audit.animals.high) for run, audit in audited]
-    of_animals = [(audit.fewest.low, run.animals, audit.animals.high) for run, audit in audited]
-    for name, ends in (("groups that can be known", of_groups), ("animals", of_animals)):
-        low_R, true_R, high_R = np.array(ends).T
-        share = float(np.mean((low_R <= true_R) & (true_R <= high_R)))
-        report.add(f"audit: runs whose interval has the number of {name}", 100 * share, "%")
-        width = float(np.median(high_R - low_R))
-        report.add(f"audit: width of that interval of {name}, median", width, "")
-
-
-def add_ratios(report: Report, courses: dict[str, list[Course]], budgets: list[int]) -> None:
-    """How many questions exreid takes to the mean ARI of each other way after so many, as a share
-    of these; the interval by drawing the runs anew."""
-    random = np.random.default_rng(0)
-    of_way = {}
-    for way, runs in courses.items():
-        asked = np.arange(max(budgets) + 1)
-        after = [
-            np.searchsorted(run.asked_T, asked * run.visits / 100, "right") - 1 for run in runs
-        ]
-        of_way[way] = np.array(
-            [run.quality_T5[place, 0] for run, place in zip(runs, after, strict=True)]
-        )
-    own_RB = of_way["exreid"]
-    draws = [np.arange(len(own_RB)), *random.integers(0, len(own_RB), (RESAMPLES, len(own_RB)))]
-    for way in ("nearest first", "most uncertain first"):
-        for budget in [one for one in budgets if one >= 100]:
-            ratios = []
-            for drawn in draws:
-                there = np.flatnonzero(
-                    own_RB[drawn].mean(axis=0) >= of_way[way][drawn, budget].mean()
-                )
-                ratios.append(there[0] / budget if len(there) else np.inf)
-            low, high = np.quantile(ratios[1:], [0.025, 0.975], method="nearest")
-            name = f"exreid's questions to where {way} is after {budget}"
-            report.add(name, ratios[0], f"x {budget}", interval=(float(low), float(high)))
-
-
 def main() -> None:
     """Measure, and print the table."""
     options = arguments()
     runs, most = (3, 20) if options.quick else (options.runs, options.most)
     visits = scored_visits(options)
+    seeds = range(options.first, options.first + runs)
+    if options.of in OF:
+        report = Report(
+            f"Review of {options.of}: half of {len(visits.animal_V)} visits, {runs} runs"
+        )
+        one_run, add_rows = OF[options.of]
+        with ProcessPoolExecutor(options.workers) as pool:
+            add_rows(report, list(pool.map(partial(one_run, visits, options.right), seeds)))
+        report.show(options.json)
+        return
     known = options.viewpoints == "known"
-    person = Person(options.right, known, options.both, most, options.every)
+    person = Person(options.right, known, options.both, most, options.every, options.temper)
     report = Report(
         f"Review of half of {len(visits.animal_V)} visits of {visits.animal_V.max() + 1} animals, "
         f"{runs} runs"
@@ -316,7 +223,7 @@ def main() -> None:
     budgets = [
         budget for budget in (0, 5, 10, 20, 50, 100, 200, 300, 400, 600, 900) if budget <= most
     ]
-    seeds, found = range(options.first, options.first + runs), {}
+    found = {}
     with ProcessPoolExecutor(options.workers) as pool:
         for way in [options.only] if options.only else WAYS:
             found[way] = list(pool.map(partial(course, visits, way, person), seeds))

@@ -12,7 +12,7 @@ from exreid.report.reviewed import ReviewedRun, visit_flanks
 from exreid.report.reviewed_gallery import SOURCE, read_gallery_review
 from exreid.report.reviewed_identification import read_identification
 from exreid.report.run_pairs import apart_pairs, read_pairs
-from exreid.review.belief import pair_graph
+from exreid.review.belief import TEMPER, pair_graph
 from exreid.review.state import subject_of
 from exreid.storage.run_files import PHOTOS, TEXT, WHOLE, read_run_table
 from exreid.storage.run_record import read_record
@@ -57,6 +57,7 @@ def read_review(folder: Path, *, wrong: float = 1.0) -> ReviewedRun:
         unlisted=lowest,
         apart_N2=apart_N2,
         flank_V=visit_flanks(photos, visit_N, len(names)),
+        temper=TEMPER,
     )
     best = {
         (str(names[a]), str(names[b])): (int(i), int(j))

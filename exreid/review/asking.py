@@ -29,9 +29,17 @@ from exreid.review.questions import (
     same_chance,
     weakest_link,
 )
-from exreid.review.state import SIGN, State, agrees, audit_votes, wrong_decisions
+from exreid.review.state import (
+    SIGN,
+    WIDE_SHARE,
+    Belief,
+    State,
+    agrees,
+    audit_votes,
+    wrong_decisions,
+)
 
-AUDIT_EVERY = 5
+AUDIT_EVERY, EARLY_EVERY = 5, 10
 REPEAT_EVERY, REPEAT_TURN = 20, 10
 LEAST_CHANCE, LEAST_IN_SEVERAL = 0.1, 0.01
 """A visit that is to be seen is not compared with a less probable animal, after the first one; a
@@ -71,9 +79,17 @@ def next_question(state: State, who: str, wrong: float = 1.0) -> Question | None
     again = _once_answered(state, who) if turn % REPEAT_EVERY == REPEAT_TURN else None
     if again is not None:
         return _question(state, again, "repeat")
-    if pair is None or turn % AUDIT_EVERY == AUDIT_EVERY - 1:
+    every = EARLY_EVERY if is_early(state.queue) else AUDIT_EVERY
+    if pair is None or turn % every == every - 1:
         return _audit_question(state, who)
     return _question(state, pair, "queue")
+
+
+def is_early(queue: Belief) -> bool:
+    """Whether so many decisions are expected to be wrong that no audit would confirm the groups. It
+    goes by the answers of the queue alone, so it makes no audit look better or worse."""
+    groups = int(queue.doubts.group_V.max(initial=0)) + 1
+    return queue.doubts.wrong_decisions > WIDE_SHARE * groups
 
 
 def next_confirmation(

@@ -2,9 +2,10 @@
 
 The log-odds that two visits show one animal are a prior, the same for all pairs, plus evidence: the
 log-likelihood ratio of the pair's score and of the answers about it (Fellegi & Sunter 1969, "A
-theory for record linkage"). Only pairs of a shortlist are listed; every other pair has one stated
-evidence. So the memory goes by the number of listed pairs. A left flank matches no right one: two
-visits that show no flank in common are no evidence either way.
+theory for record linkage"). Scores of pairs of the same visits are not independent, so those
+between two groups count less than their sum (``temper``). Only pairs of a shortlist are listed;
+every other pair has one stated evidence. So the memory goes by the number of listed pairs. A left
+flank matches no right one: two visits that show no flank in common are no evidence either way.
 
 Letters: V visits, P listed pairs, A answers, G groups. Logarithms are natural.
 """
@@ -20,6 +21,9 @@ CERTAIN = 1e4
 """The evidence of a pair that is known: no sum of other evidence comes near it."""
 KNOWN = 100.0
 """The evidence of a pair whose answers agree twice."""
+TEMPER = 0.5
+"""Of the groups of a discovery, see `PairGraph`. Groups are made of the pairs with most evidence,
+so what is left of it between them tells less than that of pairs drawn by chance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +42,11 @@ class PairGraph:
     flank_V: np.ndarray | None = None
     """int64: 1 where a visit shows the left flank alone, 2 the right alone, 3 both, 0 where it
     may be either. None: unknown of all."""
+    said_P: np.ndarray | None = None
+    """float64: the part of the evidence that people gave, or that is known. None: none."""
+    temper: float = 0.0
+    """The scores of n pairs between two groups count as their sum over n to this power: 0 for
+    scores that tell independently, 1 for their mean."""
 
     def __post_init__(self) -> None:
         if self.unlisted > 0:
@@ -45,6 +54,8 @@ class PairGraph:
         check_pairs(self.pair_P2, self.visits)
         if self.flank_V is not None and self.flank_V.shape != (self.visits,):
             raise ValueError("each visit has a flank, or none has.")
+        if not 0 <= self.temper <= 1:
+            raise ValueError("scores count as something between their sum and their mean.")
 
     @cached_property
     def keys(self) -> np.ndarray:
@@ -69,6 +80,25 @@ class PairGraph:
         one_N, other_N = self.known_flank_V[pair_N2].reshape(-1, 2).T
         return np.asarray((one_N == 0) | (other_N == 0) | (one_N & other_N > 0))
 
+    @cached_property
+    def told_P(self) -> np.ndarray:  # noqa: N802
+        """``said_P``, 0 where nobody said anything."""
+        return np.zeros(len(self.pair_P2)) if self.said_P is None else self.said_P
+
+    @cached_property
+    def surplus_P(self) -> np.ndarray:  # noqa: N802
+        """The scores' evidence of each listed pair, less what it had if it were not listed."""
+        return self.evidence_P - self.told_P - self.unlisted_evidence(self.pair_P2)
+
+    def tempered(self, scores_M: np.ndarray, pairs_M: np.ndarray) -> np.ndarray:
+        """What scores with these sums say of two groups with so many comparable pairs."""
+        return np.asarray(scores_M / np.maximum(pairs_M, 1.0) ** self.temper)
+
+    def unlisted_odds(self, pairs_M: np.ndarray) -> np.ndarray:
+        """The log-odds that two groups show one animal, with so many comparable pairs and none of
+        them listed."""
+        return self.tempered(pairs_M * self.unlisted, pairs_M) + self.prior
+
     def unlisted_evidence(self, pair_N2: np.ndarray) -> np.ndarray:
         """The evidence of these pairs as if they were not listed, float64 (N,): none where the two
         visits show no flank in common."""
@@ -84,15 +114,17 @@ class PairGraph:
         return np.stack([np.bincount(group_V, minlength=groups), *alone], axis=1)
 
     def plus(self, pair_N2: np.ndarray, evidence_N: np.ndarray) -> PairGraph:
-        """With more evidence; pairs in either order, more than once, or not listed yet."""
+        """With more evidence, of people; pairs in either order, more than once, or not listed."""
         check_pairs(pair_N2, self.visits, listed=False)
         key_N = np.sort(pair_N2, axis=1) @ np.array([self.visits, 1])
         key, place_N = np.unique(np.concatenate([self.keys, key_N]), return_inverse=True)
         pairs = np.stack([key // self.visits, key % self.visits], axis=1)
-        evidence = self.unlisted_evidence(pairs)
+        evidence, said = self.unlisted_evidence(pairs), np.zeros(len(pairs))
         evidence[place_N[: len(self.keys)]] = self.evidence_P
-        np.add.at(evidence, place_N[len(self.keys) :], evidence_N)
-        return replace(self, pair_P2=pairs, evidence_P=evidence)
+        said[place_N[: len(self.keys)]] = self.told_P
+        for part in (evidence, said):
+            np.add.at(part, place_N[len(self.keys) :], evidence_N)
+        return replace(self, pair_P2=pairs, evidence_P=evidence, said_P=said)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,13 +227,14 @@ def pair_graph(
     apart_N2: np.ndarray | None = None,
     together_N2: np.ndarray | None = None,
     flank_V: np.ndarray | None = None,
+    temper: float = 0.0,
 ) -> PairGraph:
     """The graph of calibrated probabilities that pairs show one animal.
 
     ``unlisted``: the probability of each pair that is not listed. The prior is the mean probability
     of all comparable pairs, and a pair's evidence the difference of its log-odds to it.
     ``apart_N2`` and ``together_N2``: pairs known to show two animals (of one photograph) or one.
-    ``flank_V``: see `PairGraph`; a listed pair without a common flank is left out.
+    ``flank_V`` and ``temper``: see `PairGraph`; a listed pair without a common flank is left out.
     """
     empty = PairGraph(visits, np.zeros((0, 2), np.int64), np.zeros(0), 0.0, 0.0, flank_V)
     check_pairs(pair_P2, visits)
@@ -212,7 +245,7 @@ def pair_graph(
     prior = float(log_odds(min(max(total / max(every, 1), 1e-9), 0.5)))
     evidence_P = log_odds(probability_P) - prior
     other = min(float(log_odds(unlisted)) - prior, 0.0)
-    graph = PairGraph(visits, pair_P2, evidence_P, other, prior, flank_V)
+    graph = PairGraph(visits, pair_P2, evidence_P, other, prior, flank_V, temper=temper)
     for known_N2, sign in ((apart_N2, -CERTAIN), (together_N2, CERTAIN)):
         if known_N2 is not None and len(known_N2):
             graph = graph.plus(known_N2, np.full(len(known_N2), sign))

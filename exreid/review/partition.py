@@ -4,7 +4,8 @@ The logarithm of a partition's posterior probability is, up to a constant, the e
 within groups plus the prior log-odds for each of the V - K links that join V visits into K groups.
 With the prior in the evidence of each pair it is correlation clustering (Bansal, Blum & Chawla
 2004), which is NP-hard. Here: local search by joining two groups, moving one visit, and splitting a
-group along a link of its maximum spanning tree, until none of them gains.
+group along a link of its maximum spanning tree, until none of them gains. Where scores are tempered
+(`PairGraph`), a change's gain is the log-odds of its two sides, and no more a difference of sums.
 
 Letters: V visits, G groups, M pairs of groups, C cuts.
 """
@@ -61,16 +62,21 @@ def objective(graph: PairGraph, group_V: np.ndarray) -> float:
 def find_partition(graph: PairGraph, start_V: np.ndarray | None = None) -> np.ndarray:
     """int64 (V,): a group for each visit, from 0 by first appearance. No single join, move or split
     betters it. ``start_V``: a partition to begin with, else each visit is alone. The same input
-    gives the same partition; equal gains go to the smaller labels."""
+    gives the same partition; equal gains go to the smaller labels. Tempered scores have no
+    objective that each step raises: where a partition comes back, joins alone end the search."""
     group_V = by_first_appearance(np.arange(graph.visits) if start_V is None else start_V)
+    steps, seen = [_join, _move, _split], set[bytes]()
     while True:
         changed = False
-        for step in (_join, _move, _split):
+        for step in steps:
             better_V = step(graph, group_V)
             if better_V is not None:
                 group_V, changed = by_first_appearance(better_V), True
         if not changed:
             return group_V
+        if group_V.tobytes() in seen:
+            steps = [_join]
+        seen.add(group_V.tobytes())
 
 
 def by_first_appearance(label_V: np.ndarray) -> np.ndarray:
@@ -90,23 +96,28 @@ def joins_of(graph: PairGraph, group_V: np.ndarray) -> Joins:
     groups = int(group_V.max(initial=0)) + 1
     group_P2 = np.sort(group_V[graph.pair_P2], axis=1)
     between_P = group_P2[:, 0] != group_P2[:, 1]
-    key_M, surplus_M = _summed(
+    key_M, surplus_M, said_M = _summed(
         group_P2[between_P] @ np.array([groups, 1]),
-        (graph.evidence_P - graph.unlisted_evidence(graph.pair_P2))[between_P],
+        graph.surplus_P[between_P],
+        graph.told_P[between_P],
     )
     group_M2 = np.stack([key_M // groups, key_M % groups], axis=1)
     size_G3 = graph.sizes(group_V)
     pairs_M = pairs_of(size_G3[group_M2[:, 0]], size_G3[group_M2[:, 1]])
-    return Joins(group_M2, surplus_M + pairs_M * graph.unlisted + graph.prior)
+    scores_M = graph.tempered(surplus_M + pairs_M * graph.unlisted, pairs_M)
+    return Joins(group_M2, scores_M + said_M + graph.prior)
 
 
-def _summed(key_N: np.ndarray, weight_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The different keys, rising, and the sum of each one's weights."""
+def _summed(
+    key_N: np.ndarray, one_N: np.ndarray, other_N: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The different keys, rising, and the sums of each one's two weights."""
     if len(key_N) and key_N.max() <= 4 * len(key_N):
         key_M = np.flatnonzero(np.bincount(key_N))
-        return key_M, np.bincount(key_N, weight_N)[key_M]
+        return key_M, np.bincount(key_N, one_N)[key_M], np.bincount(key_N, other_N)[key_M]
     key_M, place_N = np.unique(key_N, return_inverse=True)
-    return key_M, np.bincount(place_N, weight_N, minlength=len(key_M))
+    one_M, other_M = (np.bincount(place_N, each_N, len(key_M)) for each_N in (one_N, other_N))
+    return key_M, one_M, other_M
 
 
 def cuts_of(graph: PairGraph, group_V: np.ndarray) -> Cuts:
@@ -122,10 +133,15 @@ def cuts_of(graph: PairGraph, group_V: np.ndarray) -> Cuts:
             continue
         count = len(visits)
         each_pair = np.stack([np.repeat(visits, count), np.tile(visits, count)], axis=1)
-        evidence = graph.unlisted_evidence(each_pair).reshape(count, count)
+        comparable = graph.comparable(each_pair)
+        scores = np.where(comparable, graph.unlisted, 0.0).reshape(count, count)
+        said = np.zeros((count, count))
         one, other = local_V[first_P[rows]], local_V[second_P[rows]]
-        evidence[one, other] = evidence[other, one] = graph.evidence_P[rows]
-        parent_N, below_NN, across_N = _tree_cuts(evidence.tobytes(), count)
+        scores[one, other] = scores[other, one] = (graph.evidence_P - graph.told_P)[rows]
+        said[one, other] = said[other, one] = graph.told_P[rows]
+        parts = scores.tobytes(), said.tobytes(), comparable.tobytes()
+        parent_N, below_NN, (scores_N, said_N, pairs_N) = _tree_cuts(*parts, count)
+        across_N = graph.tempered(scores_N, pairs_N) + said_N
         for child in range(1, len(visits)):
             links.append((visits[child], visits[parent_N[child]]))
             gains.append(-across_N[child] - graph.prior)
@@ -136,12 +152,20 @@ def cuts_of(graph: PairGraph, group_V: np.ndarray) -> Cuts:
 
 
 @lru_cache(REMEMBERED)
-def _tree_cuts(evidence: bytes, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`spanning_tree` of a symmetric matrix, float64, and the sum across the cut above each node.
-    From answer to answer most groups stay as they are, so they are remembered."""
-    weight_NN = np.frombuffer(evidence).reshape(count, count)
-    parent_N, below_NN = spanning_tree(weight_NN)
-    return parent_N, below_NN, ((below_NN @ weight_NN) * ~below_NN).sum(axis=1)
+def _tree_cuts(
+    scores: bytes, said: bytes, comparable: bytes, count: int
+) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
+    """`spanning_tree` of the sum of two symmetric matrices, float64, and across the cut above each
+    node the sums of either and the comparable pairs. From answer to answer most groups stay as they
+    are, so they are remembered."""
+    scores_NN, said_NN = (np.frombuffer(part).reshape(count, count) for part in (scores, said))
+    pairs_NN = np.frombuffer(comparable, bool).reshape(count, count)
+    parent_N, below_NN = spanning_tree(scores_NN + said_NN)
+    sums = [
+        ((below_NN @ each_NN) * ~below_NN).sum(axis=1)
+        for each_NN in (scores_NN, said_NN, pairs_NN.astype(np.float64))
+    ]
+    return parent_N, below_NN, tuple(sums)
 
 
 def rows_by_group(graph: PairGraph, group_V: np.ndarray) -> list[np.ndarray]:
@@ -207,17 +231,22 @@ def _move(graph: PairGraph, group_V: np.ndarray) -> np.ndarray | None:
     first_P, second_P = graph.pair_P2.T
     visit_N = np.concatenate([first_P, second_P])
     near_N = group_V[np.concatenate([second_P, first_P])]
-    surplus_N = np.tile(graph.evidence_P - graph.unlisted_evidence(graph.pair_P2), 2)
-    key_M, surplus_M = _summed(visit_N * len(size_G) + near_N, surplus_N)
+    key_M, surplus_M, said_M = _summed(
+        visit_N * len(size_G) + near_N, np.tile(graph.surplus_P, 2), np.tile(graph.told_P, 2)
+    )
     visit, group = key_M // len(size_G), key_M % len(size_G)
     alone_V3 = graph.sizes(np.arange(graph.visits))
-    own_V = graph.unlisted * (pairs_of(alone_V3, size_G3[group_V]) - 1.0)
+    rest_V = pairs_of(alone_V3, size_G3[group_V]) - 1.0
     own = group == group_V[visit]
-    own_V[visit[own]] += surplus_M[own]
+    scores_V, said_V = graph.unlisted * rest_V, np.zeros(graph.visits)
+    scores_V[visit[own]] += surplus_M[own]
+    said_V[visit[own]] = said_M[own]
+    own_V = graph.tempered(scores_V, rest_V) + said_V
     other = ~own & (size_G[group_V[visit]] > 1)
     visit, group = visit[other], group[other]
     pairs = pairs_of(alone_V3[visit], size_G3[group])
-    gain = surplus_M[other] + graph.unlisted * pairs - own_V[visit]
+    scores = graph.tempered(surplus_M[other] + graph.unlisted * pairs, pairs)
+    gain = scores + said_M[other] - own_V[visit]
     good = gain > LEAST_GAIN
     visit, group, gain = visit[good], group[good], gain[good]
     if len(gain) == 0:

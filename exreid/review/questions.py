@@ -69,7 +69,7 @@ def _unlisted_joins(graph: PairGraph, size_G3: np.ndarray, joins: Joins) -> floa
     np.subtract.at(count_SS, (listed[:, 0], listed[:, 1]), 1)
     np.subtract.at(count_SS, (listed[:, 1], listed[:, 0]), 1)
     pairs_SS = pairs_of(size_S3[:, None], size_S3[None])
-    odds_SS = pairs_SS * graph.unlisted + graph.prior
+    odds_SS = graph.unlisted_odds(pairs_SS)
     return float((count_SS * chance(odds_SS))[pairs_SS > 0].sum() / 2)
 
 
@@ -193,7 +193,7 @@ def _unlisted_join(graph: PairGraph, doubts: Doubts, answer: float) -> _Unlisted
     comparable_N = pairs_of(size_S3[kind_N2[:, 0]], size_S3[kind_N2[:, 1]])
     kind_N2, comparable_N = kind_N2[comparable_N > 0], comparable_N[comparable_N > 0]
     pairs_N = size_S3[kind_N2, 0].prod(axis=1)
-    gain_N = comparable_N * graph.unlisted + graph.prior
+    gain_N = graph.unlisted_odds(comparable_N)
     for place in np.argsort(-worth(gain_N, pairs_N, answer), kind="stable").tolist():
         one_G, other_G = (np.flatnonzero(kind_G.ravel() == n).tolist() for n in kind_N2[place])
         for one in one_G:
@@ -239,4 +239,4 @@ def same_chance(graph: PairGraph, doubts: Doubts, first: int, second: int) -> fl
     if len(row):
         return float(chance(doubts.joins.gain_M[row[0]]))
     size_G3 = graph.sizes(doubts.group_V)
-    return float(chance(pairs_of(size_G3[one], size_G3[other]) * graph.unlisted + graph.prior))
+    return float(chance(graph.unlisted_odds(pairs_of(size_G3[one], size_G3[other]))))

@@ -13,7 +13,7 @@ import pytest
 from exreid.errors import ReviewError
 from exreid.metrics.grouping import adjusted_rand_index
 from exreid.metrics.uncertainty import Estimate
-from exreid.review.asking import Question, decided, next_question
+from exreid.review.asking import Question, decided, is_early, next_question
 from exreid.review.audit import AuditResult
 from exreid.review.belief import pair_graph
 from exreid.review.decisions import append_decision, read_decisions
@@ -119,6 +119,7 @@ def test_the_audit_is_drawn_alike_whatever_the_queue_asked_and_changes_no_questi
     assert len(audit) >= 3
     lied = [replace(row, verdict="can't tell") if row.purpose == "queue" else row for row in rows]
     others = load(subject, lied)
+    assert not is_early(state.queue)
     assert next_question(load(subject, rows[:4]), "Ann").purpose == "audit"
     drawn = [(row.first, row.second) for row in others.decisions if row.purpose == "audit"]
     assert drawn == [(q.first, q.second) for q in audit]
@@ -189,3 +190,19 @@ def test_without_a_scored_pair_there_is_nothing_to_review():
     graph = pair_graph(2, np.zeros((0, 2), np.int64), np.zeros(0), unlisted=0.01)
     with pytest.raises(ReviewError, match="no two visits were scored"):
         subject_of(("a", "b"), graph)
+
+
+def test_while_much_is_wrong_one_question_in_ten_is_of_the_audit():
+    """Scores that say little: many joins are expected to be missed."""
+    pairs = np.array(list(combinations(range(30), 2)))
+    names = [f"visit {v:02d}" for v in range(30)]
+    subject = subject_of(names, pair_graph(30, pairs, np.full(len(pairs), 0.1), unlisted=0.01))
+    state, rows, purposes = load(subject, []), [], []
+    for number in range(30):
+        assert is_early(state.queue)
+        question = next_question(state, "Ann")
+        purposes.append(question.purpose)
+        when = (START + timedelta(seconds=number)).isoformat()
+        rows.append(decided(question, "different", who="Ann", when=when, seconds=1.0))
+        state = load(subject, rows, state)
+    assert [n for n, purpose in enumerate(purposes) if purpose == "audit"] == [9, 19, 29]

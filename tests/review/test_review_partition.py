@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -215,3 +216,65 @@ def test_time_and_memory_go_by_the_listed_pairs():
     probability = np.where(same, 0.9, 0.001)
     group_V = find_partition(pair_graph(visits, pairs, probability, unlisted=1e-5))
     assert np.array_equal(group_V, animal_V)
+
+
+def _between(graph: PairGraph, one: list[int], other: list[int]) -> float:
+    """Scores over the number of comparable pairs to the temper, plus answers; pair by pair."""
+    row = {tuple(pair): r for r, pair in enumerate(graph.pair_P2.tolist())}
+    scores = said = count = 0.0
+    for a in one:
+        for b in other:
+            if {int(graph.known_flank_V[a]), int(graph.known_flank_V[b])} == {1, 2}:
+                continue
+            count += 1
+            place = row.get((min(a, b), max(a, b)))
+            told = 0.0 if place is None else float(graph.told_P[place])
+            said += told
+            scores += graph.unlisted if place is None else float(graph.evidence_P[place]) - told
+    return scores / max(count, 1.0) ** graph.temper + said
+
+
+def _tempered(seed: int, visits: int, temper: float) -> PairGraph:
+    graph = _graph(seed, visits, share=0.7)
+    rng = np.random.default_rng(seed)
+    flank_V = rng.integers(0, 4, visits)
+    graph = replace(graph, flank_V=flank_V, temper=temper)
+    kept = graph.comparable(graph.pair_P2)
+    graph = replace(graph, pair_P2=graph.pair_P2[kept], evidence_P=graph.evidence_P[kept])
+    return graph.plus(graph.pair_P2[::5], rng.choice([-3.5, 3.5], len(graph.pair_P2[::5])))
+
+
+@pytest.mark.parametrize("temper", [0.0, 0.5, 1.0])
+def test_scores_between_groups_are_tempered_and_answers_are_not(temper):
+    graph = _tempered(2, 14, temper)
+    group_V = by_first_appearance(np.random.default_rng(2).integers(0, 4, 14))
+    members = [np.flatnonzero(group_V == group).tolist() for group in range(4)]
+    joins = joins_of(graph, group_V)
+    assert len(joins.gain_M) == 5  # two groups show no flank in common
+    for (one, other), gain in zip(joins.group_M2.tolist(), joins.gain_M, strict=True):
+        expected = _between(graph, members[one], members[other]) + graph.prior
+        assert gain == pytest.approx(expected)
+    cuts = cuts_of(graph, group_V)
+    assert len(cuts.sides) == 10
+    for side, gain in zip(cuts.sides, cuts.gain_C, strict=True):
+        rest = sorted(set(members[group_V[side[0]]]) - set(side.tolist()))
+        assert gain == pytest.approx(-_between(graph, side.tolist(), rest) - graph.prior)
+
+
+def test_a_tempered_search_ends_and_mostly_where_no_single_change_gains():
+    settled = 0
+    for seed in range(12):
+        graph = _tempered(seed, 24, 0.5)
+        group_V = find_partition(graph)
+        assert np.array_equal(group_V, find_partition(graph))
+        assert joins_of(graph, group_V).gain_M.max() <= 1e-9
+        members = [np.flatnonzero(group_V == group).tolist() for group in range(group_V.max() + 1)]
+        moves = [
+            _between(graph, [visit], group) - _between(graph, [visit], [*{*own} - {visit}])
+            for own in members
+            for visit in own
+            for group in members
+            if group != own and len(own) > 1
+        ]
+        settled += max(*moves, *cuts_of(graph, group_V).gain_C) <= 1e-9
+    assert settled >= 8
