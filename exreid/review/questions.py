@@ -63,14 +63,22 @@ def doubts_of(graph: PairGraph, group_V: np.ndarray) -> Doubts:
 def _unlisted_joins(graph: PairGraph, size_G3: np.ndarray, joins: Joins) -> float:
     """The sum of the probabilities of all other joins, which depend on the sizes alone. Groups that
     show no flank in common are left out: nobody can tell."""
-    size_S3, kind_G, groups_S = np.unique(size_G3, axis=0, return_inverse=True, return_counts=True)
-    count_SS = np.outer(groups_S, groups_S) - np.diag(groups_S)
-    listed = kind_G.ravel()[joins.group_M2]
-    np.subtract.at(count_SS, (listed[:, 0], listed[:, 1]), 1)
-    np.subtract.at(count_SS, (listed[:, 1], listed[:, 0]), 1)
+    size_S3, _, count_SS = _unlisted_pairs(size_G3, joins)
     pairs_SS = pairs_of(size_S3[:, None], size_S3[None])
     odds_SS = graph.unlisted_odds(pairs_SS)
     return float((count_SS * chance(odds_SS))[pairs_SS > 0].sum() / 2)
+
+
+def _unlisted_pairs(size_G3: np.ndarray, joins: Joins) -> tuple[np.ndarray, ...]:
+    """The different sizes of groups (S, 3), the place of each group's size among them, and the
+    number of ordered pairs of groups, by their sizes, without a listed pair of visits (S, S)."""
+    size_S3, kind_G, groups_S = np.unique(size_G3, axis=0, return_inverse=True, return_counts=True)
+    kind_G = kind_G.ravel()
+    count_SS = np.outer(groups_S, groups_S) - np.diag(groups_S)
+    listed = kind_G[joins.group_M2]
+    np.subtract.at(count_SS, (listed[:, 0], listed[:, 1]), 1)
+    np.subtract.at(count_SS, (listed[:, 1], listed[:, 0]), 1)
+    return size_S3, kind_G, count_SS
 
 
 def chance(log_odds: np.ndarray | float) -> np.ndarray:
@@ -187,15 +195,16 @@ class _UnlistedJoin:
 def _unlisted_join(graph: PairGraph, doubts: Doubts, answer: float) -> _UnlistedJoin | None:
     """The join with most worth of two groups without a listed pair; of equal ones that of the
     smaller labels."""
-    listed = {(low, high) for low, high in doubts.joins.group_M2.tolist()}
-    size_S3, kind_G = np.unique(graph.sizes(doubts.group_V), axis=0, return_inverse=True)
+    size_S3, kind_G, count_SS = _unlisted_pairs(graph.sizes(doubts.group_V), doubts.joins)
     kind_N2 = np.stack(np.triu_indices(len(size_S3)), axis=1)
+    kind_N2 = kind_N2[count_SS[kind_N2[:, 0], kind_N2[:, 1]] > 0]
     comparable_N = pairs_of(size_S3[kind_N2[:, 0]], size_S3[kind_N2[:, 1]])
     kind_N2, comparable_N = kind_N2[comparable_N > 0], comparable_N[comparable_N > 0]
     pairs_N = size_S3[kind_N2, 0].prod(axis=1)
     gain_N = graph.unlisted_odds(comparable_N)
+    listed = {(low, high) for low, high in doubts.joins.group_M2.tolist()} if len(kind_N2) else {}
     for place in np.argsort(-worth(gain_N, pairs_N, answer), kind="stable").tolist():
-        one_G, other_G = (np.flatnonzero(kind_G.ravel() == n).tolist() for n in kind_N2[place])
+        one_G, other_G = (np.flatnonzero(kind_G == n).tolist() for n in kind_N2[place])
         for one in one_G:
             for other in other_G:
                 groups = (min(one, other), max(one, other))

@@ -1,4 +1,4 @@
-"""The simulated reviews of names (benchmarks/review.py --of): on scores that tell all or nothing."""
+"""Simulated reviews of names (benchmarks/review.py --of), where scores tell all or nothing."""
 
 from __future__ import annotations
 
