@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,30 +113,50 @@ def _reached(ari_RB: np.ndarray, target: float) -> float:
     return float(there[0]) if len(there) else np.inf
 
 
-def add_ratios(report: Report, courses: dict[str, list[Course]], budgets: list[int]) -> None:
-    """The area under the mean ARI, and how many questions it takes to `TARGETS`; and how many
-    exreid takes to the mean ARI of each other way after so many, as a share of these. The intervals
-    by drawing the runs anew."""
-    random = np.random.default_rng(0)
-    of_way = {way: _curves(runs, max(budgets)) for way, runs in courses.items()}
-    for way, ari_RB in of_way.items():
+def add_targets(report: Report, courses: dict[str, list[Course]], most: int) -> None:
+    """The area under the mean ARI, and how many questions it takes to `TARGETS`; the intervals by
+    drawing the runs anew."""
+    for way, runs in courses.items():
         if way == "no person":
             continue
+        ari_RB = _curves(runs, most)
         value, interval = mean_and_interval(ari_RB.mean(axis=1))
-        report.add(f"{way}: area under the ARI up to {max(budgets)}", value, "", interval=interval)
-        drawn = random.integers(0, len(ari_RB), (RESAMPLES, len(ari_RB)))
+        report.add(f"{way}: area under the ARI up to {most}", value, "", interval=interval)
         for target in TARGETS:
-            ends = [_reached(ari_RB[rows], target) for rows in (np.arange(len(ari_RB)), *drawn)]
-            low, high = np.quantile(ends[1:], [0.025, 0.975], method="nearest")
-            ends_of = (float(low), float(high))
-            report.add(f"{way}: to ARI {target}", ends[0], "/ 100 visits", interval=ends_of)
-    own_RB = of_way["exreid"]
-    draws = [np.arange(len(own_RB)), *random.integers(0, len(own_RB), (RESAMPLES, len(own_RB)))]
+            ends = [_reached(ari_RB[drawn], target) for drawn in _draws(len(runs))]
+            report.add(f"{way}: to ARI {target}", ends[0], "/ 100 visits", interval=_ends(ends))
+
+
+def add_ratios(report: Report, courses: dict[str, list[Course]], budgets: list[int]) -> None:
+    """How many questions exreid takes to where each other way is after so many, and to `TARGETS`,
+    as a share of the other's; the intervals by drawing the runs anew, the same of both."""
+    own_RB = _curves(courses["exreid"], max(budgets))
     for way in ("nearest first", "most uncertain first"):
+        other_RB = _curves(courses[way], max(budgets))
         for budget in [one for one in budgets if one >= 100]:
-            ratios = []
-            for drawn in draws:
-                ratios.append(_reached(own_RB[drawn], of_way[way][drawn, budget].mean()) / budget)
-            low, high = np.quantile(ratios[1:], [0.025, 0.975], method="nearest")
+            ratios = [
+                _reached(own_RB[drawn], other_RB[drawn, budget].mean()) / budget
+                for drawn in _draws(len(own_RB))
+            ]
             name = f"exreid's questions to where {way} is after {budget}"
-            report.add(name, ratios[0], f"x {budget}", interval=(float(low), float(high)))
+            report.add(name, ratios[0], f"x {budget}", interval=_ends(ratios))
+        for target in TARGETS:
+            ratios = [
+                _reached(own_RB[drawn], target) / min(_reached(other_RB[drawn], target), 1e9)
+                for drawn in _draws(len(own_RB))
+            ]
+            if np.isfinite(_reached(other_RB, target)):
+                name = f"exreid's questions to ARI {target}, of those of {way}"
+                report.add(name, ratios[0], "x", interval=_ends(ratios))
+
+
+def _draws(runs: int) -> Iterator[np.ndarray]:
+    """All runs, then as many drawn with replacement, `RESAMPLES` times."""
+    yield np.arange(runs)
+    yield from np.random.default_rng(0).integers(0, runs, (RESAMPLES, runs))
+
+
+def _ends(values: list[float]) -> tuple[float, float]:
+    """The 95% interval of all but the first."""
+    low, high = np.quantile(values[1:], [0.025, 0.975], method="nearest")
+    return float(low), float(high)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
 from exreid.calibration.curves import fit_calibration
 from exreid.config.io import load_config
@@ -172,3 +173,34 @@ def half(
         temper=temper,
     )
     return graph, reviewed
+
+
+def hindsight(visits: Visits) -> Iterator[tuple[int, np.ndarray]]:
+    """(questions, groups) if it were known which visits to ask about: a bound for all ways that go
+    by the scores. Each visit goes down its ranking, each animal on it is asked about once, until
+    its own one comes; of an animal's visits those links are asked about that take the fewest
+    questions, and first those that join most pairs of visits for a question. No answer is wrong."""
+    count, animal_V, knowable_V = len(visits.animal_V), visits.animal_V, visits.knowable()
+    cost_VV = np.full((count, count), np.inf)
+    for visit in range(count):
+        before: set[int] = set()
+        for other in np.argsort(-visits.score_VV[visit], kind="stable").tolist():
+            if other == visit or not visits.can_tell(visit, other):
+                continue
+            if animal_V[other] == animal_V[visit]:
+                cost_VV[visit, other] = len(before) + 1
+            else:
+                before.add(int(animal_V[other]))
+    cost_VV = np.minimum(cost_VV, cost_VV.T)
+    cost_VV[knowable_V[:, None] != knowable_V] = np.inf
+    tree = minimum_spanning_tree(np.where(np.isinf(cost_VV), 0.0, cost_VV)).tocoo()
+    links = list(zip(tree.row.tolist(), tree.col.tolist(), tree.data.tolist(), strict=True))
+    asked, group_V = 0.0, np.arange(count)
+    yield 0, group_V
+    while links:
+        size_G = np.bincount(group_V, minlength=count)
+        gain = [size_G[group_V[a]] * size_G[group_V[b]] / cost for a, b, cost in links]
+        first, second, cost = links.pop(int(np.argmax(gain)))
+        asked += cost
+        group_V = np.where(group_V == group_V[second], group_V[first], group_V)
+        yield int(asked), group_V

@@ -6,7 +6,7 @@ the ones that the curve of probabilities is fitted on, as exreid discover fits i
 other half are reviewed by a person whose answers are right with a probability of --right. Every
 question counts, also those of the audit and the repeated ones. Nearest first and most uncertain
 first ask each pair once, skip those that follow from answers so far, and have the same belief and
-the same search of a partition.
+the same search of a partition. *In hindsight* is a bound, see `hindsight`.
 
 --root names a data set with its columns as exreid takes them, of which the database side is used;
 by default animals are generated, and --flank one keeps each one's more frequent flank. The person
@@ -36,8 +36,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 from _report import Report, data_parser
 from _review_names import OF, VERDICT, person_of
-from _review_rows import Course, add_ratios, add_way
-from _review_visits import Visits, half, scored_visits, with_both_flanks
+from _review_rows import Course, add_ratios, add_targets, add_way
+from _review_visits import Visits, half, hindsight, scored_visits, with_both_flanks
 
 from exreid.metrics.grouping import adjusted_rand_index
 from exreid.review.asking import decided, next_question
@@ -46,7 +46,7 @@ from exreid.review.decisions import Decision
 from exreid.review.partition import find_partition
 from exreid.review.state import load, subject_of
 
-WAYS = ("no person", "nearest first", "most uncertain first", "exreid")
+WAYS = ("no person", "in hindsight", "nearest first", "most uncertain first", "exreid")
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,10 @@ def course(visits: Visits, way: str, person: Person, seed: int) -> Course:
         for count, group_V in asked_in_order(graph, key_P, answer, most, step):
             asked.append(count)
             found.append(judged(group_V))
+    elif way == "in hindsight":
+        for count, group_V in hindsight(visits):
+            asked.append(count)
+            found.append(judged(group_V))
     else:
         names = [f"visit {v:06d}" for v in range(len(animal_V))]
         subject = subject_of(names, graph, seed)
@@ -228,6 +232,7 @@ def main() -> None:
         for way in [options.only] if options.only else WAYS:
             found[way] = list(pool.map(partial(course, visits, way, person), seeds))
             add_way(report, way, found[way], budgets)
+    add_targets(report, found, most)
     if not options.only:
         add_ratios(report, found, budgets)
     report.show(options.json)

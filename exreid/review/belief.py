@@ -21,7 +21,7 @@ CERTAIN = 1e4
 """The evidence of a pair that is known: no sum of other evidence comes near it."""
 KNOWN = 100.0
 """The evidence of a pair whose answers agree twice."""
-TEMPER = 0.5
+TEMPER = 0.25
 """Of the groups of a discovery, see `PairGraph`. Groups are made of the pairs with most evidence,
 so what is left of it between them tells less than that of pairs drawn by chance."""
 

@@ -49,3 +49,23 @@ def test_an_identification_is_confirmed_with_a_question_or_two_for_each_visit(na
     assert 16 + 10 <= run.asked <= 16 + 2 * 10 + 4
     # The likest first: at once for a known one, all eight for a new one.
     assert (run.all_asked, run.all_named, run.all_misnamed) == (16 + 10 * 8, 16, 0)
+
+
+def test_in_hindsight_a_link_takes_the_animals_that_are_ranked_before_its_own(names):
+    """By hand: 0 and 1 are each other's likest; 2 comes to its own animal after one other."""
+    from _review_visits import hindsight
+
+    animal_V = np.array([0, 0, 0, 1, 2])
+    score_VV = np.array(
+        [
+            [0.0, 0.9, 0.1, 0.3, 0.5],
+            [0.9, 0.0, 0.2, 0.4, 0.6],
+            [0.1, 0.2, 0.0, 0.8, 0.15],
+            [0.3, 0.4, 0.8, 0.0, 0.7],
+            [0.5, 0.6, 0.15, 0.7, 0.0],
+        ]
+    )
+    found = list(hindsight(names.Visits(score_VV, animal_V, np.full(5, 3))))
+    assert [asked for asked, _ in found] == [0, 1, 3]
+    assert found[-1][1][:3].tolist() == [found[-1][1][0]] * 3
+    assert len(set(found[-1][1].tolist())) == 3
