@@ -300,5 +300,8 @@ def add_identified(report: Report, runs: list[IdentifiedRun]) -> None:
     )
 
 
-OF = {"names": (named_run, add_names), "identification": (identified_run, add_identified)}
+OF: dict[str, tuple[Callable[..., object], Callable[..., None]]] = {
+    "names": (named_run, add_names),
+    "identification": (identified_run, add_identified),
+}
 """What makes a run, and what adds the rows of several."""
