@@ -141,6 +141,40 @@ def nearest_of(parts: Sequence[NearestImages], keep: int) -> NearestImages:
     )
 
 
+def without(nearest: NearestImages, out_QKC: np.ndarray) -> NearestImages:
+    """The lists with nothing at the places that are True."""
+    return NearestImages(
+        np.where(out_QKC, RIGHT_ANGLE, nearest.squared_QKC),
+        np.where(out_QKC, np.int32(-1), nearest.image_QKC),
+        nearest.keypoint_QKC,
+    )
+
+
+def deciding_keypoints(
+    nearest: NearestImages, count: int, *, alike: float, most: int
+) -> np.ndarray:
+    """The keypoints, rising, that say most for the images of one query which score within the share
+    ``alike`` of the first; none where that is one image.
+
+    >>> nearest = NearestImages(np.array([[[0.25, 1.0], [1.0, 1.44], [0.25, 1.0]]]),
+    ...                         np.array([[[4, 0], [2, 0], [1, 0]]]), np.zeros((1, 3, 2), np.int16))
+    >>> deciding_keypoints(nearest, 3, alike=0.05, most=64).tolist()
+    [0, 2]
+    """
+    image_KC = nearest.image_QKC[0, :, :-1]
+    named, place = np.unique(image_KC, return_inverse=True)
+    image_KC = np.where(image_KC < 0, -1, place.reshape(image_KC.shape))
+    few = NearestImages(nearest.squared_QKC, np.pad(image_KC, ((0, 0), (0, 1)))[None], image_KC)
+    score_N = image_scores(few, np.array([count]), len(named))[0]
+    leaders = np.flatnonzero(score_N >= (1 - alike) * score_N.max(initial=0))
+    if len(leaders) < 2:
+        return np.zeros(0, np.int64)
+    said_KC = np.where(np.isin(image_KC, leaders), evidence_of(nearest)[0], 0.0) ** SELECTIVITY
+    said_K = said_KC.sum(axis=1)
+    best = np.argsort(-said_K, kind="stable")[:most]
+    return np.sort(best[said_K[best] > 0])
+
+
 def evidence_of(nearest: NearestImages) -> np.ndarray:
     """How much nearer the descriptor of each image is than the last one's, the background: float64
     (Q, K, C - 1), in [0, sqrt(2)]."""

@@ -2,8 +2,9 @@
 in the cells nearest to a query's are looked at.
 
 A segment has some thousand images. k-means divides their descriptors among cells; they are kept
-with 4 bits a number (IVF-SQ4), memory-mapped, and never change. What is found are candidates: their
-distances are computed from the stored descriptors, and the best images are compared wholly
+with 4 bits a number (a product quantizer with one part for each number, whose sums the processor's
+vector instructions look up: André et al. 2015), and never change. What is found are candidates:
+their distances are computed from the stored descriptors, and the best images are compared wholly
 (`exreid.pipeline.local_index`). So a search may miss a neighbour, and never invents one.
 
 A segment is two files of one name: ``.faiss``, and ``.json``, which names its images. The name has
@@ -22,7 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -41,8 +42,16 @@ if TYPE_CHECKING:
 
 AVAILABLE = sys.platform != "darwin"
 """On a Mac, FAISS and PyTorch crash in one process: each brings its own OpenMP."""
-PROBES = 8
-"""Cells that are looked at for each keypoint."""
+CELLS_A_PROBE = 16
+"""For each keypoint one cell in so many is looked at."""
+CELLS_A_DEEP_PROBE = 4
+"""The same for the keypoints that decide between images that score alike."""
+BITS = 4
+"""Of each number of a descriptor."""
+FORMAT = 2
+"""Of a segment's files. 1: 4 bits in steps of equal width, which FAISS reads one by one."""
+HELD = 16
+"""Segments that a process holds in memory, each of up to 150 MB; those used last."""
 TRAINED_ON = 40
 """Descriptors for each cell that the cells are learned from."""
 ROUNDS = 6
@@ -65,6 +74,7 @@ class Segment:
     """The checksum of each image's record (`exreid.features.local_extraction.as_record`)."""
     keypoints: int
     """Of an image's record."""
+    format: int = FORMAT
 
 
 def build_segment(
@@ -88,26 +98,45 @@ def build_segment(
     if len(real) > TRAINED_ON * cells:
         drawn = np.random.default_rng(0).choice(len(real), TRAINED_ON * cells, replace=False)
         real = real[np.sort(drawn)]
+    real = np.resize(real, max(len(real), 2**BITS))
     faiss.omp_set_num_threads(torch.get_num_threads())
-    index = faiss.IndexIVFScalarQuantizer(
-        faiss.IndexFlatIP(length),
-        length,
-        cells,
-        faiss.ScalarQuantizer.QT_4bit,
-        faiss.METRIC_INNER_PRODUCT,
-        False,
+    index = faiss.IndexIVFPQ(
+        faiss.IndexFlatIP(length), length, cells, length, BITS, faiss.METRIC_INNER_PRODUCT
     )
+    index.by_residual = False
     index.cp.niter, index.cp.seed, index.cp.min_points_per_centroid = ROUNDS, 0, 1
+    index.pq.cp.min_points_per_centroid = 1
     index.train(_of_length_1(gallery.descriptors_NKL.reshape(-1, length)[real]))
+    levels_L16 = np.sort(faiss.vector_to_array(index.pq.centroids).reshape(length, -1), axis=1)
+    faiss.copy_array_to_vector(levels_L16.reshape(-1), index.pq.centroids)
+    head = len(faiss.serialize_index(faiss.IndexIVFPQFastScan(index)))
     sums = []
     for start in range(0, len(gallery), AT_A_TIME):
         part = gallery.take(np.arange(start, min(start + AT_A_TIME, len(gallery))))
         rows = np.flatnonzero(real_RK[start : start + AT_A_TIME])
         added = _of_length_1(part.descriptors_NKL.reshape(-1, length)[rows])
-        index.add_with_ids(added, start * keypoints + rows)
+        index.add_sa_codes(_codes(index, added, levels_L16), start * keypoints + rows)
         sums += [checksum([record.tobytes()]) for record in as_record(part)]
     own = [keys[i] for i in pair_P2[:, 1]]
-    return _write(index, folder, own, {"keypoints": keypoints, "keys": own, "sums": sums})
+    described = {"format": FORMAT, "keypoints": keypoints, "keys": own, "sums": sums}
+    packed = faiss.IndexIVFPQFastScan(index)
+    return _write(packed, folder, own, {**described, "head_bytes": head})
+
+
+def _codes(
+    index: faiss.IndexIVFPQ, descriptors_NL: np.ndarray, levels_L16: np.ndarray
+) -> np.ndarray:
+    """As ``index.sa_encode``, uint8: the cell, and the nearest of each number's 16 levels, which
+    rise. FAISS compares a number with all of them, and takes 8 times as long."""
+    _, cell_N1 = index.quantizer.search(descriptors_NL, 1)
+    cell_NB = cell_N1.astype("<u8").view(np.uint8)[:, : index.coarse_code_size()]
+    values_NL = torch.from_numpy(descriptors_NL)
+    code_NL = torch.zeros(values_NL.shape, dtype=torch.uint8)
+    for border_L in torch.from_numpy((levels_L16[:, 1:] + levels_L16[:, :-1]) / 2).T:
+        code_NL += values_NL > border_L
+    code_NL = torch.nn.functional.pad(code_NL, (0, code_NL.shape[1] % 2))
+    code_NB = code_NL[:, 0::2] | (code_NL[:, 1::2] << BITS)
+    return np.concatenate([cell_NB, code_NB.numpy()], axis=1)
 
 
 def cells_of(descriptors: int) -> int:
@@ -127,7 +156,7 @@ def _of_length_1(descriptors_NL: np.ndarray) -> np.ndarray:
 
 
 def _write(
-    index: faiss.IndexIVF, folder: Path, keys: Sequence[str], described: dict[str, object]
+    index: faiss.IndexIVF, folder: Path, keys: Sequence[str], described: dict[str, Any]
 ) -> Path:
     import faiss
 
@@ -135,12 +164,9 @@ def _write(
     temporary = temporary_beside(folder / "segment.faiss")
     try:
         faiss.write_index(index, str(temporary))
-        size = temporary.stat().st_size
-        # The cells come first, then each descriptor's numbers and its own of 8 bytes.
-        head = size - index.ntotal * (index.code_size + 8)
-        text = json.dumps({**described, "bytes": size, "head_bytes": head}).encode()
+        text = json.dumps({**described, "bytes": temporary.stat().st_size}).encode()
         with temporary.open("rb") as stream:
-            seal = checksum([text, stream.read(head)])
+            seal = checksum([text, stream.read(described["head_bytes"])])
         file = folder / f"segment-{keys_fingerprint(keys)}-{seal}.json"
         temporary.replace(file.with_suffix(".faiss"))
         temporary.write_bytes(text)
@@ -164,25 +190,28 @@ def read_segment(file: Path) -> Segment | None:
         if named is None or named[1] != seal or cells.stat().st_size != described["bytes"]:
             return None
         keys, sums = tuple(described["keys"]), tuple(described["sums"])
-        return Segment(file, keys, sums, int(described["keypoints"]))
+        return Segment(file, keys, sums, int(described["keypoints"]), described.get("format", 1))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _opened(file: Path) -> faiss.IndexIVF:
-    """The index beside a ``.json``, memory-mapped."""
+    """The index beside a ``.json``."""
     cells = mirror.local_copy(file.with_suffix(".faiss"))
     state = cells.stat()
-    return _mapped(cells, (state.st_ino, state.st_mtime_ns))
+    return _read(cells, (state.st_ino, state.st_mtime_ns))
 
 
-@lru_cache(maxsize=256)
-def _mapped(cells: Path, state: tuple[int, int]) -> faiss.IndexIVF:
+@lru_cache(maxsize=HELD)
+def _read(cells: Path, state: tuple[int, int]) -> faiss.IndexIVF:
     """Of a file in this ``state``: one that was written anew is another."""
     import faiss
 
     del state
-    return faiss.read_index(str(cells), faiss.IO_FLAG_MMAP_IFC)
+    try:
+        return faiss.read_index(str(cells))
+    except RuntimeError as error:
+        raise CacheError(f"{cells}: is damaged. Delete this file.") from error
 
 
 def search_segment(
@@ -194,10 +223,12 @@ def search_segment(
     segment: Path,
     images: int,
     keep: int,
+    only: np.ndarray | None = None,
 ) -> NearestImages:
     """Candidates among the ``images`` of a segment: for each query's keypoints the ``keep`` nearest
     descriptors that are found, by the 4 bits; images are rows of the segment. It is asked as a
     matcher is: ``pair_P2`` are here the (query, row) that are left out, and ``gallery`` is empty.
+    Of ``only`` these keypoints, where there are any, in more cells (`CELLS_A_DEEP_PROBE`).
     """
     import faiss
 
@@ -207,7 +238,9 @@ def search_segment(
     keypoints = queries.descriptors_NKL.shape[1]
     parts = []
     for q, count in enumerate(queries.count_N.tolist()):
-        options = {"nprobe": min(PROBES, index.nlist)}
+        own = np.arange(count) if only is None else only
+        cells_a_probe = CELLS_A_PROBE if only is None else CELLS_A_DEEP_PROBE
+        options = {"nprobe": -(-index.nlist // cells_a_probe)}
         out = pair_P2[pair_P2[:, 0] == q, 1]
         if len(out):
             answers_RK = np.ones((images, keypoints), bool)
@@ -215,27 +248,31 @@ def search_segment(
             bits = np.packbits(answers_RK.reshape(-1), bitorder="little")
             options["sel"] = faiss.IDSelectorBitmap(bits)
         params = faiss.SearchParametersIVF(**options)
-        asked = _of_length_1(queries.descriptors_NKL[q, :count])
+        asked = _of_length_1(queries.descriptors_NKL[q, own])
         similarity_KC, number_KC = index.search(asked, keep, params=params)
         if number_KC.size and number_KC.max() >= images * keypoints:
             raise CacheError(f"{segment}: names images that it does not have. Delete this file.")
         image_KC = np.where(number_KC < 0, -1, number_KC // keypoints)
-        parts.append(_padded(similarity_KC, image_KC, number_KC % keypoints, keypoints))
+        parts.append(_padded(similarity_KC, image_KC, number_KC % keypoints, own, keypoints))
     return NearestImages.joined(parts)
 
 
 def _padded(
-    similarity_KC: np.ndarray, image_KC: np.ndarray, keypoint_KC: np.ndarray, keypoints: int
+    similarity_KC: np.ndarray,
+    image_KC: np.ndarray,
+    keypoint_KC: np.ndarray,
+    own_K: np.ndarray,
+    keypoints: int,
 ) -> NearestImages:
-    """The candidates of one query, with as many keypoints."""
-    count, width = image_KC.shape
-    shape = (1, keypoints, width)
+    """The candidates of these of one query's keypoints, among none of the others."""
+    shape = (1, keypoints, image_KC.shape[1])
     squared, image = np.full(shape, RIGHT_ANGLE), np.full(shape, -1, np.int32)
     keypoint = np.full(shape, -1, np.int16)
     found_KC = image_KC >= 0
-    squared[0, :count][found_KC] = 2.0 - 2.0 * similarity_KC[found_KC].astype(np.float64)
-    image[0, :count] = image_KC
-    keypoint[0, :count] = np.where(found_KC, keypoint_KC, -1)
+    squared_KC = 2.0 - 2.0 * similarity_KC.astype(np.float64)
+    squared[0, own_K] = np.where(found_KC, squared_KC, RIGHT_ANGLE)
+    image[0, own_K] = image_KC
+    keypoint[0, own_K] = np.where(found_KC, keypoint_KC, -1)
     return NearestImages(squared, image, keypoint)
 
 

@@ -11,6 +11,7 @@ Letters: Q queries, G gallery images, R images of a segment, P pairs.
 from __future__ import annotations
 
 import json
+import logging
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from exreid.matching.local_index import SPARE, NearestImages, nearest_of
 from exreid.matching.nearest import NearestSettings
 from exreid.matching.segments import (
     AVAILABLE,
+    FORMAT,
     Segment,
     build_segment,
     read_segment,
@@ -40,13 +42,15 @@ from exreid.records import LocalFeatures, RetrievalSide
 from exreid.storage import mirror
 from exreid.storage.files import clear_leftovers, read_json, set_aside, written_whole
 
+log = logging.getLogger(__name__)
+
 COMPARED_IMAGES = 512
 """Up to as many are compared one by one: there a segment saves too little time."""
 SEGMENT_DESCRIPTORS = 2**21
 QUERIES_PER_TILE = 8
 DESCRIPTORS = 2
 """Descriptors that are fetched for each wanted image: several may be of one."""
-VERSION = 2
+VERSION = 3
 """Raise it when the code of segments changes what they find."""
 
 
@@ -183,10 +187,15 @@ class IndexSegments:
         return None
 
     def candidates(
-        self, queries: LocalFeatures, position_Q: np.ndarray, left_out: Sequence[np.ndarray]
+        self,
+        queries: LocalFeatures,
+        position_Q: np.ndarray,
+        left_out: Sequence[np.ndarray],
+        *,
+        only: np.ndarray | None = None,
     ) -> NearestImages:
         """What the segments find for these images, by exact distances; images are gallery indices.
-        ``left_out``: those that do not answer each query."""
+        ``left_out``: those that do not answer each query. ``only``: as `search_segment` has it."""
         parts: list[list[NearestImages]] = [[] for _ in position_Q]
         images = self.keep + SPARE
         wide = DESCRIPTORS * images
@@ -195,7 +204,8 @@ class IndexSegments:
             row_G[place_R] = np.arange(len(place_R))
             gone = np.flatnonzero(place_R < 0)
             out = [np.union1d(gone, row_G[g][row_G[g] >= 0]).astype(np.int32) for g in left_out]
-            ask = partial(search_segment, segment=segment.file, images=len(segment.keys), keep=wide)
+            known = {"segment": segment.file, "images": len(segment.keys)}
+            ask = partial(search_segment, **known, keep=wide, only=only)
             for tile, answer in ask_tiles(self.method, _query_tiles(position_Q, out), ask):
                 image_QKC = np.where(answer.image_QKC >= 0, place_R[answer.image_QKC], -1)
                 near = replace(answer, image_QKC=image_QKC.astype(np.int32))
@@ -249,8 +259,10 @@ ENDINGS = (".faiss", ".json")
 
 
 def stored_segments(folder: Path) -> list[Segment]:
-    """The segments in a gallery's folder; GalleryError where one is damaged."""
-    segments = []
+    """The segments in a gallery's folder; GalleryError where one is damaged. Those of an earlier
+    format are left out, with a warning: their images are in no segment, and get one in the cache.
+    """
+    segments, earlier = [], 0
     for file in sorted(folder.glob("segment-*.json")):
         segment = read_segment(file)
         if segment is None:
@@ -258,7 +270,17 @@ def stored_segments(folder: Path) -> list[Segment]:
                 f"{file}: is damaged: not the bytes that were written. Get the gallery again, or "
                 "build it again."
             )
-        segments.append(segment)
+        if segment.format == FORMAT:
+            segments.append(segment)
+        else:
+            earlier += len(segment.keys)
+    if earlier:
+        log.warning(
+            "%s: the index of %s is of an earlier exreid, and is built again for this run. Build "
+            "the gallery again, or add a photograph to it, to keep the new one.",
+            folder,
+            counted(earlier, "photograph"),
+        )
     return segments
 
 

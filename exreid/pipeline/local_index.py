@@ -18,8 +18,8 @@ import pyarrow as pa
 from exreid.features.keys import keys_fingerprint, stage_folder
 from exreid.matching.cascade import SEARCH_STAGE
 from exreid.matching.local_index import (
-    RIGHT_ANGLE,
     NearestImages,
+    deciding_keypoints,
     image_matches,
     image_scores,
     keypoint_distances,
@@ -27,6 +27,7 @@ from exreid.matching.local_index import (
     nearest_of,
     nearest_of_some,
     scores_against,
+    without,
 )
 from exreid.matching.tiles import Answer, Ask, Tile, plan_tiles
 from exreid.metrics.ranking import (
@@ -42,7 +43,7 @@ from exreid.metrics.ranking import (
 from exreid.pipeline.index_segments import IndexSegments, ask_tiles, is_approximate
 from exreid.pipeline.inputs import cache_folder
 from exreid.pipeline.match import LocalMethod
-from exreid.records import Counts, Ranking, RetrievalSide
+from exreid.records import Counts, LocalFeatures, Ranking, RetrievalSide
 from exreid.storage.array_store import ArrayStore, write_part
 from exreid.storage.run_tables import matches_table
 
@@ -54,11 +55,14 @@ PAIRS_PER_TILE = {"cpu": 4096, "cuda": 65536}
 COMPARED_BEST = 128, 4
 """Of the images that segments find, those with the highest scores are compared wholly: at least so
 many, and so many times the root of the gallery's images."""
+ALIKE, DECIDING = 0.05, 64
+"""Where a second image scores within this share of the first, so many keypoints are searched again,
+among more descriptors: those that say most for the images within it."""
 RECALL_QUERIES, RECALL_EVERY = 16, 16
 """The recall of segments is measured on so many queries, at every sixteenth of their keypoints."""
 VERSION = 2
 """Raise it when the code of the search changes its answers."""
-SEGMENTS_VERSION = 3
+SEGMENTS_VERSION = 4
 """The same of the search by segments."""
 
 
@@ -258,15 +262,34 @@ class LocalIndex:
         compared = self._compared(position_M, whole_MG)
         query_M11 = np.arange(len(position_M))[:, None, None]
         twice_MKC = whole_MG[query_M11, found.image_QKC]
-        others = NearestImages(
-            np.where(twice_MKC, RIGHT_ANGLE, found.squared_QKC),
-            np.where(twice_MKC, np.int32(-1), found.image_QKC),
-            found.keypoint_QKC,
-        )
-        nearest = nearest_of([others, compared], self.keep)
+        nearest = nearest_of([without(found, twice_MKC), compared], self.keep)
+        nearest = self._decided(segments, queries, position_M, left_out, nearest)
         if segments.recall() is None and not segments.are_stored:
             self._measure(segments, position_M, answers_MG, nearest)
         return nearest
+
+    def _decided(
+        self,
+        segments: IndexSegments,
+        queries: LocalFeatures,
+        position_M: np.ndarray,
+        left_out: list[np.ndarray],
+        nearest: NearestImages,
+    ) -> NearestImages:
+        """With more of the nearest images of the keypoints that decide, where the highest scores
+        are alike: a missed one makes the background too far."""
+        known = []
+        for m, count in enumerate(queries.count_N):
+            one = np.array([m])
+            near = nearest.take(one)
+            only = deciding_keypoints(near, int(count), alike=ALIKE, most=DECIDING)
+            if len(only):
+                query, out = queries.take(one), [left_out[m]]
+                more = segments.candidates(query, position_M[one], out, only=only)
+                twice_QKC = (more.image_QKC[..., None] == near.image_QKC[:, :, None]).any(axis=3)
+                near = nearest_of([near, without(more, twice_QKC)], self.keep)
+            known.append(near)
+        return NearestImages.joined(known)
 
     def _measure(
         self,

@@ -60,7 +60,7 @@ def _found(file, left_out, keep):
 
 
 def test_all_cells_together_have_the_neighbours_of_all_images(file, monkeypatch):
-    monkeypatch.setattr(module, "PROBES", 10_000)
+    monkeypatch.setattr(module, "CELLS_A_PROBE", 1)
     left_out = np.argwhere(np.random.default_rng(3).random((5, IMAGES)) < 0.3).astype(np.int32)
     answers_QG = np.ones((5, IMAGES), bool)
     answers_QG[left_out[:, 0], left_out[:, 1]] = False
@@ -78,7 +78,7 @@ def test_all_cells_together_have_the_neighbours_of_all_images(file, monkeypatch)
 
 @pytest.mark.parametrize("cuts", [[], [50], [20, 90]])
 def test_one_two_and_three_segments_give_one_answer(tmp_path, monkeypatch, cuts):
-    monkeypatch.setattr(module, "PROBES", 10_000)
+    monkeypatch.setattr(module, "CELLS_A_PROBE", 1)
     parts = []
     for rows in np.split(np.arange(IMAGES), cuts):
         file = _built(rows, tmp_path)
@@ -104,7 +104,7 @@ def test_one_two_and_three_segments_give_one_answer(tmp_path, monkeypatch, cuts)
 
 
 def test_few_cells_find_most_and_never_what_is_left_out(file, monkeypatch):
-    monkeypatch.setattr(module, "PROBES", 4)
+    monkeypatch.setattr(module, "CELLS_A_PROBE", 8)
     pairs = np.argwhere(np.ones((5, IMAGES), bool))
     true = nearest_images(MATCHER, QUERIES, GALLERY, pairs, keep=1)
     found = _found(file, pairs[:0], 5)
@@ -121,6 +121,55 @@ def test_few_cells_find_most_and_never_what_is_left_out(file, monkeypatch):
         for images in query:
             named = images[images >= 0].tolist()
             assert len(set(named)) == len(named), "each image once"
+
+
+def test_some_keypoints_are_asked_of_more_cells(file, monkeypatch):
+    monkeypatch.setattr(module, "CELLS_A_PROBE", 1000)
+    monkeypatch.setattr(module, "CELLS_A_DEEP_PROBE", 1)
+    query, only = QUERIES.take(QUERIES.count_N.argmax()[None]), np.array([0, 2])
+    none = np.zeros((0, 2), np.int32)
+    answer = search_segment(
+        MATCHER, query, GALLERY, none, segment=file, images=IMAGES, keep=8 * IMAGES, only=only
+    )
+    found = with_exact_distances(query, answer, lambda i: GALLERY.descriptors_NKL[i], 3)
+    pairs = np.argwhere(np.ones((1, IMAGES), bool))
+    true = nearest_images(MATCHER, query, GALLERY, pairs, keep=3)
+    assert np.array_equal(found.image_QKC[:, only], true.image_QKC[:, only])
+    others = np.setdiff1d(np.arange(KEYPOINTS), only)
+    assert (found.image_QKC[:, others] == -1).all()
+    less = search_segment(
+        MATCHER, query, GALLERY, none, segment=file, images=IMAGES, keep=8 * IMAGES
+    )
+    assert (less.image_QKC >= 0)[0, 0].sum() < (answer.image_QKC >= 0)[0, 0].sum()
+
+
+@pytest.mark.parametrize("length", [16, 7])
+def test_codes_are_those_of_faiss(length):
+    faiss = pytest.importorskip("faiss")
+    rng = np.random.default_rng(4)
+    values = rng.normal(size=(700, length)).astype(np.float32)
+    index = faiss.IndexIVFPQ(
+        faiss.IndexFlatIP(length), length, 5, length, module.BITS, faiss.METRIC_INNER_PRODUCT
+    )
+    index.by_residual = False
+    index.train(values)
+    levels = np.sort(faiss.vector_to_array(index.pq.centroids).reshape(length, -1), axis=1)
+    faiss.copy_array_to_vector(levels.reshape(-1), index.pq.centroids)
+    assert np.array_equal(module._codes(index, values, levels), index.sa_encode(values))
+
+
+def test_threads_change_no_answer(file, monkeypatch):
+    monkeypatch.setattr(module, "CELLS_A_PROBE", 3)
+    parts = []
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(module.torch, "get_num_threads", lambda threads=threads: threads)
+        none = np.zeros((0, 2), np.int32)
+        parts.append(
+            search_segment(MATCHER, QUERIES, GALLERY, none, segment=file, images=IMAGES, keep=5)
+        )
+    for part in parts[1:]:
+        assert np.array_equal(part.image_QKC, parts[0].image_QKC)
+        assert np.array_equal(part.keypoint_QKC, parts[0].keypoint_QKC)
 
 
 @pytest.mark.parametrize("damage", ["cells", "names", "cut", "gone"])

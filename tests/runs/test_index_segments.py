@@ -13,6 +13,7 @@ from exreid.matching import segments as maths
 from exreid.matching.segments import Segment
 from exreid.pipeline import index_segments, local_index
 from exreid.pipeline.index_segments import plan_segments, stored_segments
+from exreid.records import LocalFeatures
 from exreid.runs.gallery_build import build_gallery
 from exreid.runs.gallery_change import ADD_KEYS, add_to_gallery, edit_gallery, edit_of
 from exreid.runs.identify import run_identify
@@ -46,7 +47,7 @@ def small(monkeypatch):
     """Segments of four images, of which all cells are looked at: what they find is exact."""
     monkeypatch.setattr(index_segments, "COMPARED_IMAGES", 3)
     monkeypatch.setattr(index_segments, "SEGMENT_DESCRIPTORS", 4 * 32)
-    monkeypatch.setattr(maths, "PROBES", 10_000)
+    monkeypatch.setattr(maths, "CELLS_A_PROBE", 1)
     monkeypatch.setattr(index_segments, "DESCRIPTORS", 64)
     monkeypatch.setattr(local_index, "COMPARED_BEST", (1, 0))
 
@@ -96,13 +97,20 @@ def test_what_all_cells_find_is_what_comparing_all_images_finds(few, tmp_path, s
 
 
 def test_the_recall_that_is_told_is_the_share_that_was_found(few, tmp_path, small, monkeypatch):
-    monkeypatch.setattr(maths, "PROBES", 1)
+    monkeypatch.setattr(maths, "CELLS_A_PROBE", 1000)
     monkeypatch.setattr(index_segments, "DESCRIPTORS", 1)
     folder, result = run_probe(_config(few, tmp_path, "benchmark.keep_candidates=1000"))
     exact, _ = run_probe(_config(few, tmp_path, "benchmark.index_search=exact"))
     assert 0 < result.counts["index_recall"] < 1
     assert result.counts["gallery_images"] > 3
     assert set(_ranked(folder)["query_id"]) == set(_ranked(exact)["query_id"])
+    # Where all images score alike, all keypoints that say something are searched again.
+    monkeypatch.setattr(local_index, "ALIKE", 1.0)
+    monkeypatch.setattr(maths, "CELLS_A_DEEP_PROBE", 1)
+    monkeypatch.setattr(index_segments, "DESCRIPTORS", 64)
+    monkeypatch.setattr(local_index, "DECIDING", 1000)
+    _, more = run_probe(_config(few, tmp_path / "more"))
+    assert more.counts["index_recall"] > result.counts["index_recall"]
 
 
 def test_a_killed_build_goes_on(few, tmp_path, small, monkeypatch):
@@ -204,3 +212,21 @@ def _ask(gallery, photos, out):
     config = config.model_copy(update={"ray": config.ray.model_copy(update={"num_actors": 0})})
     folder, _ = run_identify(photos, gallery, config, PhotoOptions())
     return pd.read_parquet(folder / "rankings.parquet").sort_values(["query_id", "rank"])
+
+
+def test_segments_of_an_earlier_format_are_built_again(tmp_path, monkeypatch, caplog):
+    rng = np.random.default_rng(0)
+    features = LocalFeatures(
+        np.zeros((3, 8, 2), np.float32),
+        rng.normal(size=(3, 8, 16)).astype(np.float16),
+        np.full(3, 8, np.int32),
+        np.full((3, 2), 64, np.int32),
+    )
+    pairs, keys = np.stack([np.arange(3)] * 2, axis=1), ["a" * 32, "b" * 32, "c" * 32]
+    for number in (1, maths.FORMAT):
+        monkeypatch.setattr(maths, "FORMAT", number)
+        folder = tmp_path / str(number)
+        maths.build_segment(None, features, features, pairs, keys=keys, folder=folder)
+        assert len(stored_segments(folder)) == (number > 1)
+        assert ("3 photographs is of an earlier exreid" in caplog.text) == (number == 1)
+        caplog.clear()
