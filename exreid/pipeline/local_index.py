@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from math import isqrt
 from typing import Literal
 
 import numpy as np
@@ -52,9 +51,8 @@ LeftOut = Exclude | Literal["identity"]
 that were new."""
 QUERIES_AT_A_TIME = 64
 PAIRS_PER_TILE = {"cpu": 4096, "cuda": 65536}
-COMPARED_BEST = 128, 4
-"""Of the images that segments find, those with the highest scores are compared wholly: at least so
-many, and so many times the root of the gallery's images."""
+COMPARED_BEST = 128
+"""Of the images that segments find, so many with the highest scores are compared wholly."""
 ALIKE, DECIDING = 0.05, 64
 """Where a second image scores within this share of the first, so many keypoints are searched again,
 among more descriptors: those that say most for the images within it."""
@@ -252,11 +250,9 @@ class LocalIndex:
         scores_MG = image_scores(nearest_of([found], self.keep), queries.count_N, len(self.gallery))
         whole_MG = np.zeros_like(answers_MG)
         whole_MG[:, segments.plan.rest] = True
-        least, times = COMPARED_BEST
-        most = max(least, times * isqrt(len(self.gallery)))
         for m, score_G in enumerate(scores_MG):
             named = np.flatnonzero(score_G)
-            best = np.argsort(-score_G[named], kind="stable")[:most]
+            best = np.argsort(-score_G[named], kind="stable")[:COMPARED_BEST]
             whole_MG[m, named[best]] = True
         whole_MG &= answers_MG
         compared = self._compared(position_M, whole_MG)

@@ -49,7 +49,7 @@ def small(monkeypatch):
     monkeypatch.setattr(index_segments, "SEGMENT_DESCRIPTORS", 4 * 32)
     monkeypatch.setattr(maths, "CELLS_A_PROBE", 1)
     monkeypatch.setattr(index_segments, "DESCRIPTORS", 64)
-    monkeypatch.setattr(local_index, "COMPARED_BEST", (1, 0))
+    monkeypatch.setattr(local_index, "COMPARED_BEST", 1)
 
 
 def _segment(keys):
