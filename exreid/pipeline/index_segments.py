@@ -204,8 +204,8 @@ class IndexSegments:
             row_G[place_R] = np.arange(len(place_R))
             gone = np.flatnonzero(place_R < 0)
             out = [np.union1d(gone, row_G[g][row_G[g] >= 0]).astype(np.int32) for g in left_out]
-            known = {"segment": segment.file, "images": len(segment.keys)}
-            ask = partial(search_segment, **known, keep=wide, only=only)
+            asked = partial(search_segment, segment=segment.file, images=len(segment.keys))
+            ask = partial(asked, keep=wide, only=only)
             for tile, answer in ask_tiles(self.method, _query_tiles(position_Q, out), ask):
                 image_QKC = np.where(answer.image_QKC >= 0, place_R[answer.image_QKC], -1)
                 near = replace(answer, image_QKC=image_QKC.astype(np.int32))

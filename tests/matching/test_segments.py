@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from exreid.matching import segments as module
 from exreid.matching.local_index import nearest_images, nearest_of
@@ -160,13 +161,15 @@ def test_codes_are_those_of_faiss(length):
 
 def test_threads_change_no_answer(file, monkeypatch):
     monkeypatch.setattr(module, "CELLS_A_PROBE", 3)
-    parts = []
-    for threads in (1, 2, 3):
-        monkeypatch.setattr(module.torch, "get_num_threads", lambda threads=threads: threads)
-        none = np.zeros((0, 2), np.int32)
-        parts.append(
-            search_segment(MATCHER, QUERIES, GALLERY, none, segment=file, images=IMAGES, keep=5)
-        )
+    none, parts, before = np.zeros((0, 2), np.int32), [], torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            parts.append(
+                search_segment(MATCHER, QUERIES, GALLERY, none, segment=file, images=IMAGES, keep=5)
+            )
+    finally:
+        torch.set_num_threads(before)
     for part in parts[1:]:
         assert np.array_equal(part.image_QKC, parts[0].image_QKC)
         assert np.array_equal(part.keypoint_QKC, parts[0].keypoint_QKC)
