@@ -245,8 +245,8 @@ class IndexSegments:
 
     @property
     def _recall_name(self) -> str:
-        names = describe_fingerprint({"segments": self.names, "keep": self.keep})
-        return f"recall-{names}.json"
+        described = {"segments": self.names, "keep": self.keep, "version": VERSION}
+        return f"recall-{describe_fingerprint(described)}.json"
 
     def files(self) -> list[Path]:
         """The files that a gallery keeps."""
