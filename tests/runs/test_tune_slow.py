@@ -1,4 +1,4 @@
-"""Whole sweeps over Ray with early stops; the best trial beats the config as it was."""
+"""Whole sweeps over Ray: early stops, trials of several workers; the best beats the default."""
 
 import json
 import shlex
@@ -49,19 +49,19 @@ def test_the_best_of_four_trials_beats_the_default(local_ray, tmp_path, capsys):
 
 
 @pytest.mark.timeout(1800)
-def test_trials_of_several_workers_train_with_ray_train_and_stop_early(
+def test_trials_of_several_workers_train_with_ray_train_and_leave_nothing_behind(
     dataset, local_ray, tmp_path, capsys
 ):
     arguments = [f"dataset.root={dataset}", f"output.root={tmp_path}", *SMALL, SPACE]
-    arguments += ["train.epochs=3", "ray.num_workers=2", "ray.cpus_per_worker=0.5"]
+    arguments += ["train.epochs=2", "ray.num_workers=2", "ray.cpus_per_worker=0.5"]
     arguments += ["tune.num_samples=2", "tune.max_concurrent=2", "output.run_id=s"]
     assert main(["tune", *arguments]) == 0, capsys.readouterr().err
     trials = json.loads((tmp_path / "sweeps" / "s" / "sweep.json").read_text())["trials"]
     assert [trial["state"] for trial in trials].count("failed") == 0, shlex.join(map(str, trials))
-    assert sorted(map(int, trials[0]["scores"])) == [1, 2, 3]
+    assert sorted(map(int, trials[0]["scores"])) == [1, 2]
     import ray
 
     deadline = time.monotonic() + 60
     while ray.available_resources().get("CPU") != 4.0 and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert ray.available_resources()["CPU"] == 4.0, "nothing is left behind"
+    assert ray.available_resources()["CPU"] == 4.0
