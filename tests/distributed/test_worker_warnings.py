@@ -6,7 +6,8 @@ import sys
 import numpy as np
 
 from exreid.config.probe import RayConfig
-from exreid.distributed.session import Placement, ray_session
+from exreid.distributed.placement import Placement
+from exreid.distributed.session import ray_session
 from exreid.matching.tiles import plan_tiles, score_tile
 from tests.matching.fakes import EqualDescriptors, random_features
 
