@@ -104,7 +104,7 @@ def read_table(root: str, metadata_file: str | None = None) -> tuple[pd.DataFram
 def read_metadata(root: str, metadata_file: str | None = None) -> MetadataFile:
     """As `read_table`, with the line of each row. Rows of nothing but empty cells are left out."""
     source = find_metadata(root, metadata_file)
-    return parse_metadata(read_bytes(source), source)
+    return parse_metadata(metadata_bytes(source), source)
 
 
 def parse_metadata(data: bytes, source: str, sheet: str | None = None) -> MetadataFile:
@@ -194,7 +194,7 @@ def find_metadata(root: str, metadata_file: str | None) -> str:
     )
 
 
-def read_bytes(source: str) -> bytes:
+def metadata_bytes(source: str) -> bytes:
     """A file's or a URL's bytes; MetadataError if it cannot be read."""
 
     def read() -> bytes:

@@ -16,7 +16,7 @@ from exreid.data.imports.label_studio import is_label_studio, is_label_studio_mi
 from exreid.data.imports.megadetector import form_of
 from exreid.data.imports.wildbook import is_wildbook
 from exreid.data.mask_images import MASK_ENDINGS
-from exreid.data.metadata_table import MetadataFile, parse_metadata, read_bytes
+from exreid.data.metadata_table import MetadataFile, metadata_bytes, parse_metadata
 from exreid.errors import MetadataError
 
 WHAT = {
@@ -57,7 +57,7 @@ def read_content(source: str, sheet: str | None = None) -> Content:
     folder = Path(source).expanduser()
     if folder.is_dir():
         return _folder(source, folder)
-    data = read_bytes(source)
+    data = metadata_bytes(source)
     start = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     if start in (b"{", b"[") and PurePosixPath(source).suffix.lower() not in TEXT_TABLE_ENDINGS:
         content = parse_json(data, source)
@@ -132,13 +132,13 @@ def _folder(source: str, folder: Path) -> Content:
     package = folder / DATA_PACKAGE
     if package.is_file():
         file = str(package)
-        return Content(file, ["camtrap-dp"], json=parse_json(read_bytes(file), file))
+        return Content(file, ["camtrap-dp"], json=parse_json(metadata_bytes(file), file))
     if (folder / CVAT_FILE).is_file():
         return read_content(str(folder / CVAT_FILE))
     endings, files = _endings(folder)
     if endings == {".json"}:
         parts = {
-            file.relative_to(folder).as_posix(): parse_json(read_bytes(str(file)), str(file))
+            file.relative_to(folder).as_posix(): parse_json(metadata_bytes(str(file)), str(file))
             for file in sorted(files)
         }
         if all(is_sam(part) for part in parts.values()):

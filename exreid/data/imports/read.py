@@ -37,7 +37,7 @@ from exreid.data.imports.wildbook import read_wildbook
 from exreid.data.imports.zips import unpacked
 from exreid.data.mask_images import mask_files, read_masks
 from exreid.data.masks import encode_mask
-from exreid.data.metadata_table import parse_metadata, read_bytes
+from exreid.data.metadata_table import metadata_bytes, parse_metadata
 from exreid.data.photos import find_photos
 from exreid.errors import MaskError, MetadataError
 from exreid.progress import counted
@@ -194,7 +194,7 @@ def _package_files(content: Content) -> dict[str, str]:
 
 
 def _rows(place: str) -> list[Cells]:
-    cells = parse_metadata(read_bytes(place), place).cells
+    cells = parse_metadata(metadata_bytes(place), place).cells
     return [{str(key): value for key, value in row.items()} for row in cells.to_dict("records")]
 
 
