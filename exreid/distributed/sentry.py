@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 PROC = Path("/proc")
+ROOT = Path(__file__).parents[2]
 MARK = "EXREID_SENTRY"
 """The environment variable by which all that Ray starts for a driver is known."""
 LOOK_EVERY_S = 0.5
@@ -193,20 +194,27 @@ def _clear(started: Started, alone_s: float) -> None:
             return
 
 
-def _note(file: Path, text: str) -> None:
-    """Note the failure in ``result.json``, unless another process is working on the run by now."""
+def _note(file: Path, text: str) -> bool:
+    """Note the failure in ``result.json``, unless another process is working on the run by now.
+    Whether it was noted."""
     import fcntl
 
     with (file.parent / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         content = json.loads(file.read_text(encoding="utf-8"))
         if content.get("status") != "running":
-            return
+            return False
         content |= {"status": "failed", "error": text, "error_type": "Killed"}
         temporary = file.with_name(f".{file.name}.sentry.tmp")
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         temporary.replace(file)
-    sys.path.insert(0, str(Path(__file__).parents[2]))
+    return True
+
+
+def _publish(file: Path) -> None:
+    """Mirror it, where its run is mirrored; the import takes seconds."""
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
     from exreid.storage import mirror
 
     mirror.publish(file)
@@ -231,10 +239,16 @@ def main() -> None:
     if SILENT not in heard:
         with suppress(OSError):
             os.write(2, f"exreid: {text}\n".encode())
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # who reads it need not wait for the rest
-    for file in orders["runs"]:
+    noted = []
+    for file in map(Path, orders["runs"]):
         with suppress(Exception):  # no one is left to hear of it
-            _note(Path(file), text)
+            if _note(file, text):
+                noted.append(file)
+    # Who waits for the last word finds it in result.json, and need not wait for the rest.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    for file in noted:
+        with suppress(Exception):
+            _publish(file)
     _clear(started, orders["alone_s"])
 
 
