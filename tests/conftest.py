@@ -15,6 +15,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Ray's workers stand back from other processes by default: here those are other tests.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Ray's own 30 s are too few beside other work.
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 # One process fewer for each training; those of `test_long_runs.py` have it.

@@ -1,8 +1,11 @@
 """The command line in processes of its own, what these start, and waiting for what they do."""
 
+import random
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -23,8 +26,31 @@ def wait(happened, process, seconds=500, *, every_s=0.02):
     end = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < end, "it did not come that far"
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.stderr and process.stderr.read()
         time.sleep(every_s)
+
+
+def until(happened, seconds=120):
+    """Whether it happens within these seconds; it is not waited for any longer."""
+    end = time.monotonic() + seconds
+    while not happened() and time.monotonic() < end:
+        time.sleep(0.02)
+    return happened()
+
+
+def free_ports(count):
+    """Ports of this machine that nobody has, for a server that starts in some seconds.
+
+    Not those that the system gives to whoever asks for any: on a busy machine another process would
+    have it by then. Ray's workers take theirs below 20,000.
+    """
+    ports = []
+    while len(ports) < count:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as opened, suppress(OSError):
+            opened.bind(("127.0.0.1", port))
+            ports += [] if port in ports else [port]
+    return ports
 
 
 def children(pid):

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import children
+from tests.processes import children, free_ports
 
 ROOT = Path(__file__).parents[1]
-START_S, JOB_S = 90, 240
+START_S, JOB_S = 300, 900
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def ray_head(folder, environment=()):
     ray = shutil.which("ray", path=str(Path(sys.executable).parent))
     if ray is None:
         pytest.skip("there is no ray command beside this Python")
-    port, dashboard, client, agent, metrics = _free_ports(5)
+    port, dashboard, client, agent, metrics = free_ports(5)
     settings = {name: text for name, text in os.environ.items() if not name.startswith("RAY_")}
     settings |= {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{settings['PATH']}",
@@ -62,6 +61,7 @@ def ray_head(folder, environment=()):
         "RAY_AUTH_TOKEN": "0123456789abcdef0123456789abcdef",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",
+        "RAY_raylet_start_wait_time_s": str(START_S),
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
         **dict(environment),
     }
@@ -89,16 +89,6 @@ def ray_head(folder, environment=()):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def _wait_for_jobs(environment, process, log):

@@ -22,6 +22,7 @@ def _texts(notebook):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_notebook_runs_and_shows_what_is_shown(tmp_path):
     nbformat = pytest.importorskip("nbformat")
     from nbclient import NotebookClient
@@ -29,7 +30,7 @@ def test_the_notebook_runs_and_shows_what_is_shown(tmp_path):
     shown = nbformat.read(NOTEBOOK, as_version=4)
     run = nbformat.read(NOTEBOOK, as_version=4)
     resources = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(run, timeout=550, resources=resources).execute()
+    NotebookClient(run, timeout=1500, startup_timeout=300, resources=resources).execute()
     before, after = ("\n".join(_texts(notebook)) for notebook in (shown, run))
     number = r"-?\d+\.?\d*"
     assert re.sub(number, "1", after) == re.sub(number, "1", before)

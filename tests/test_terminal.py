@@ -2,7 +2,6 @@
 
 import json
 import logging
-import time
 from io import StringIO
 
 import pandas as pd
@@ -14,6 +13,7 @@ from exreid.cli import main
 from exreid.commands import terminal
 from exreid.commands.terminal import StageLines
 from exreid.data.synthetic import write_dataset
+from tests.processes import until
 
 SMALL = ["dataset.image_size=32"]
 
@@ -84,14 +84,13 @@ def test_a_long_stage_is_told_of_until_it_ends(caplog):
     with lines.told():
         count = lines.start("Matching", 10)
         count(4)
-        time.sleep(0.3)
+        assert until(lambda: "Matching: 4 of 10, " in caplog.text)
         count(6)
-        silent = len(caplog.records)
-        time.sleep(0.3)
+        assert until(lambda: "At work for " in caplog.text.partition("Matching: 10 in ")[2])
     texts = [record.getMessage() for record in caplog.records]
     assert any(text.startswith("Matching: 4 of 10, ") and "left" in text for text in texts)
-    assert texts[silent - 1].startswith("Matching: 10 in ")
-    assert any(text.startswith("At work for ") for text in texts[silent:])
+    [ended] = [i for i, text in enumerate(texts) if text.startswith("Matching: 10 in ")]
+    assert not any(text.startswith("Matching") for text in texts[ended + 1 :])
 
 
 def test_a_stage_that_ends_early_says_how_far_it_came(caplog):

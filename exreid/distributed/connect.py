@@ -135,8 +135,10 @@ def _init(
     level = logging.INFO if verbose else logging.CRITICAL
     options = {"include_dashboard": False} if address == LOCAL else {}
     if address == LOCAL:
-        # After its own 60 s without an answer from what it starts, Ray would end this process.
-        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", f"{START_S:.0f}")
+        # After its own 60 s without an answer from what it starts, Ray would end this process, and
+        # after 30 s without its raylet give up: on a busy machine that is up a minute later.
+        for name in ("gcs_rpc_server_reconnect_timeout_s", "raylet_start_wait_time_s"):
+            os.environ.setdefault(f"RAY_{name}", f"{START_S:.0f}")
     limit_s = START_S if address == LOCAL else ATTACH_S
     what = "start on this machine" if address == LOCAL else f"attach to {address}"
     parts, shown_s = _StartedParts(), 0.0

@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 PROC = Path("/proc")
 ROOT = Path(__file__).parents[2]
@@ -30,6 +30,9 @@ KNOCK_S = 2.0
 ALONE_S = 10.0
 """Seconds for Ray's processes to end by themselves once their driver is gone; they mostly do."""
 KILL_AFTER_S = 3.0
+LOCK_WITHIN_S = 3.0
+"""Seconds in which the run's lock must come free: on a busy machine, threads of a driver that is
+said to be gone may hold its files a moment longer."""
 STARTED, DONE, SILENT = "started\n", "done\n", "silent\n"
 
 _noted: list[Path] = []
@@ -197,10 +200,8 @@ def _clear(started: Started, alone_s: float) -> None:
 def _note(file: Path, text: str) -> bool:
     """Note the failure in ``result.json``, unless another process is working on the run by now.
     Whether it was noted."""
-    import fcntl
-
     with (file.parent / ".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take(lock)
         content = json.loads(file.read_text(encoding="utf-8"))
         if content.get("status") != "running":
             return False
@@ -209,6 +210,21 @@ def _note(file: Path, text: str) -> bool:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         temporary.replace(file)
     return True
+
+
+def _take(lock: IO[str]) -> None:
+    """BlockingIOError where another process keeps it."""
+    import fcntl
+
+    end_s = time.monotonic() + LOCK_WITHIN_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end_s:
+                raise
+            time.sleep(0.05)
 
 
 def _publish(file: Path) -> None:

@@ -46,11 +46,12 @@ def beside_main(
             threading.Event().wait()
 
     thread = threading.Thread(target=run, daemon=True, name="beside-main")
-    thread.start()
     try:
+        thread.start()
         _wait_for(outcome, limit_s, every_s, on_wait)
     except BaseException:
-        on_abandoned(thread)
+        if thread.ident is not None:  # a signal may come before it has started
+            on_abandoned(thread)
         raise
     return outcome.result()
 

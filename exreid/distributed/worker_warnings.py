@@ -16,9 +16,13 @@ from contextlib import contextmanager, suppress
 import ray
 from ray.experimental import internal_kv
 
+from exreid.distributed.head_watch import head_is_lost
+
 OURS = logging.getLogger("exreid")
 NAMESPACE = "exreid-warnings"
 ASK_EVERY_S = 2.0
+LAST_WITHIN_S = 10.0
+"""Seconds for the last ones at the end of a session: a dead head answers nobody."""
 
 
 class _ToDriver(logging.StreamHandler):  # type: ignore[type-arg]  # stderr, the worker's own log
@@ -65,7 +69,7 @@ def workers_warnings_told() -> Iterator[None]:
         yield
     finally:
         over.set()
-        thread.join(ASK_EVERY_S)  # not longer: a dead head answers nobody
+        thread.join(0.0 if head_is_lost() else LAST_WITHIN_S)
 
 
 def _job() -> str:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -55,7 +56,8 @@ class Forked:
     def kill(self):
         """End it at once, and wait until it has."""
         if self.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it is over, and that is not told yet
+                os.kill(self.pid, signal.SIGKILL)
             self.wait(60)
 
 

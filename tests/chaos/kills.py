@@ -20,7 +20,7 @@ from tests.chaos.scenes import IN_PROCESS, SCENES
 
 ROOT = Path(__file__).parents[2]
 MARK = "EXREID_CHAOS"
-END_S = 180
+END_S = 400
 """After so long a command that lost a process must have ended, or gone on to its end."""
 LEFT_S = 60
 """After so long nothing that a killed command started may be there any more."""
@@ -206,7 +206,7 @@ def _one(scene, world, folder, rng, quiet_run):
     process = start(arguments, folder, mark, ray=scene.ray)
     found = []
     try:
-        hit, ray_is_up = _kill(process, mark, target, rng, seconds)
+        hit, ray_is_up = _kill(process, mark, target, rng, seconds, with_ray=scene.ray)
         try:
             _, said = process.communicate(timeout=END_S)
         except subprocess.TimeoutExpired:
@@ -217,7 +217,7 @@ def _one(scene, world, folder, rng, quiet_run):
         if process.returncode == 1 and not said.strip():
             found.append("ended with exit code 1 and without a word")
         found += _left_behind(mark, process.pid)
-        if target == "driver" and ray_is_up:
+        if target == "driver" and ray_is_up and process.returncode == -signal.SIGKILL:
             target = "driver with a Ray"
             found += _not_told(said, folder)
     finally:
@@ -232,9 +232,11 @@ def _one(scene, world, folder, rng, quiet_run):
     return target, found, not hit
 
 
-def _kill(process, mark, target, rng, seconds):
+def _kill(process, mark, target, rng, seconds, *, with_ray):
     """Wait for the moment, then kill the target; whether there was one, and whether Ray was up."""
-    if target == "driver":
+    # How long Ray takes to start depends on what else the machine does: half of the drivers over
+    # Ray are killed some time after that.
+    if target == "driver" and not (with_ray and rng.random() < 0.5):
         moment = rng.uniform(0.15, 1.0) * seconds
         try:
             process.wait(moment)
@@ -243,7 +245,7 @@ def _kill(process, mark, target, rng, seconds):
             process.kill()
             return True, any(_is(words, "raylet") for words in there)
         return False, False
-    names = {"actor": "ray::", "raylet": "raylet", "head": "gcs_server"}
+    names = {"actor": "ray::", "raylet": "raylet", "head": "gcs_server", "driver": "raylet"}
     delay = rng.uniform(0, 0.5) * seconds
     seen = None
     while process.poll() is None:
@@ -253,6 +255,9 @@ def _kill(process, mark, target, rng, seconds):
         if pids and seen is None:
             seen = time.monotonic()
         if pids and time.monotonic() - seen >= delay:
+            if target == "driver":
+                process.kill()
+                return True, True
             return _signal(rng.choice(sorted(pids))), True
         time.sleep(0.1)
     return False, False
@@ -278,7 +283,8 @@ def _not_told(said, folder):
     """Who has a Ray, and is killed, is spoken for."""
     (file,) = folder.rglob("result.json")
     status = json.loads(file.read_text())["status"]
-    told = "exreid: this process was ended" in said and status == "failed"
+    # It may have been killed while it ended its Ray, after its last word was written.
+    told = "exreid: this process was ended" in said and status in ("failed", "completed")
     return [] if told else [f"its death is not told: {status}, {said[-300:]!r}"]
 
 

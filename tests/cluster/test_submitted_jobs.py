@@ -19,7 +19,6 @@ from tests.s3 import s3_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1500)]
 CLUSTER = Path(__file__).parents[2] / "cluster"
-JOB_S = 900
 QUICK = ["dataset.image_size=64", "benchmark.local_size=128", "benchmark.local_top_k=64"]
 """Appended to the commands: smaller images. The README's takes as many actors as fit."""
 
@@ -45,7 +44,7 @@ def head(bucket, tmp_path_factory):
 
 def _completed(system, command, head, parent):
     before = set(system.find(f"my-bucket/runs/{parent}"))
-    done = head.submit(*shlex.split(command), *QUICK, timeout_s=JOB_S)
+    done = head.submit(*shlex.split(command), *QUICK)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     assert "Written to s3://my-bucket/runs/" in done.stdout
     new = set(system.find(f"my-bucket/runs/{parent}")) - before

@@ -28,7 +28,7 @@ class Named(fakes.EqualDescriptors):
 
     def score(self, queries, gallery, pair_P2):
         self.tiles += 1
-        end = time.monotonic() + (120 if self.tiles > 5 else 0)
+        end = time.monotonic() + (300 if self.tiles > 5 else 0)
         while len(list(self.marks.iterdir())) < self.wanted and time.monotonic() < end:
             time.sleep(0.1)
         time.sleep(0.05)

@@ -3,17 +3,15 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from exreid.training.history import read_history
-from tests.processes import children, is_alive, start, wait
+from tests.processes import children, free_ports, is_alive, start, until, wait
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -28,7 +26,12 @@ SPACE = "tune.space={optimizer.lr: {loguniform: [1e-4, 1e-2]}}"
 
 def _environment():
     kept = {name: text for name, text in os.environ.items() if not name.startswith("RAY_")}
-    return {**kept, "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", **TOKEN}
+    settings = {
+        "USAGE_STATS_ENABLED": "0",
+        "worker_niceness": "0",
+        "raylet_start_wait_time_s": "300",
+    }
+    return {**kept, **{f"RAY_{name}": text for name, text in settings.items()}, **TOKEN}
 
 
 def _start(command, *arguments):
@@ -38,14 +41,8 @@ def _start(command, *arguments):
 _wait = partial(wait, seconds=800, every_s=0.1)
 
 
-def _gone(pids, seconds=60):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        left = [pid for pid in pids if Path(f"/proc/{pid}/cmdline").exists()]
-        if not any(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left if is_alive(pid)):
-            return True
-        time.sleep(0.2)
-    return False
+def _gone(pids):
+    return until(lambda: not any(is_alive(pid) for pid in pids))
 
 
 def _status(folder):
@@ -109,9 +106,7 @@ def test_a_signal_ends_a_sweep_over_ray(dataset, tmp_path):
 @pytest.fixture
 def head():
     """A Ray head of its own: its address, and the process ids of its parts by name."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     ray = Path(sys.executable).with_name("ray")
     command = "start --head --block --num-cpus=2 --num-gpus=0 --node-ip-address=127.0.0.1 "
     command += f"--port={port} --include-dashboard=false --object-store-memory=200000000"
@@ -145,7 +140,7 @@ def test_a_killed_driver_and_a_dead_head_are_told_and_what_was_finished_is_kept(
     process = _start("finetune", *over_ray)
     _wait(lambda: len(read_history(run)) >= 3, process)
     process.kill()
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=200)
     assert "exreid: this process was ended" in said
     assert _status(run) == "failed"
     killed = read_history(run)

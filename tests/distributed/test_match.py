@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,19 @@ class Deadly(EqualDescriptors):
 
     def score(self, queries, gallery, pair_P2):
         poisoned = any(np.array_equal(f, QUERIES.keypoints_NK2[7]) for f in queries.keypoints_NK2)
-        done = len(list(self.marks.iterdir()))
-        if poisoned and done < self.times:
-            (self.marks / f"{os.getpid()}-{done}").touch()
+        if poisoned and self._is_my_turn():
             if self.how == "raise":
                 raise ArithmeticError("this tile is poison")
             os.kill(os.getpid(), signal.SIGKILL)
         return super().score(queries, gallery, pair_P2)
+
+    def _is_my_turn(self):
+        """Two actors that meet such tiles at once do not take the same turn."""
+        for number in range(self.times):
+            with suppress(FileExistsError):
+                (self.marks / str(number)).touch(exist_ok=False)
+                return True
+        return False
 
 
 def _match(make_matcher, actors):

@@ -33,7 +33,6 @@ def _run(script, *arguments, folder, environment=()):
             **os.environ,
             "PYTHONPATH": str(HERE.parents[1]),
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_raylet_start_wait_time_s": "120",
             mirror.FOLDER_VARIABLE: str(folder / "mirrors"),
             **dict(environment),
         },

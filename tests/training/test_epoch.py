@@ -1,7 +1,6 @@
 """One process, two and three: the same samples, the same gradients, the same weights."""
 
 import copy
-import socket
 from dataclasses import replace
 from functools import partial
 
@@ -22,6 +21,7 @@ from exreid.training.matcher import mined_file
 from exreid.training.model import ModelWithLoss, build_model
 from exreid.training.sampling import epoch_order
 from exreid.training.world import World
+from tests.processes import free_ports
 from tests.training import helpers, matching
 
 # Sums over workers are rounded in another order: fp32 rounding, no more.
@@ -86,12 +86,6 @@ def _worker(rank, size, port, folder):
     dist.destroy_process_group()
 
 
-def _free_port():
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return opened.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def by_world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ddp")
@@ -100,7 +94,7 @@ def by_world(tmp_path_factory):
     # One process imports all this, and each worker is a fork of it.
     mp.get_context("forkserver").set_forkserver_preload([__name__, "torch._dynamo"])
     for size in (2, 3):
-        arguments = (size, _free_port(), folder)
+        arguments = (size, *free_ports(1), folder)
         mp.start_processes(_worker, args=arguments, nprocs=size, start_method="forkserver")
         out[size] = [
             torch.load(folder / f"{size}-{rank}.pt", weights_only=False) for rank in range(size)
