@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from _report import Report
 
-from exreid.calibration.budget import BudgetRule, Candidates, fit_budget_rule, match_by_risk
+from exreid.calibration.budget_rule import BudgetRule, Candidates, fit_budget_rule, match_by_risk
 from exreid.calibration.fusion import Fusion, sum_in_order
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig

@@ -34,7 +34,7 @@ from exreid.metrics.partitions import grouping_metrics
 from exreid.openset.practice import Practice, PractisedPairs, count_animals, practise
 from exreid.openset.visits import group_visits
 from exreid.pipeline.discover import practised_pairs, score_visits, scored_by
-from exreid.pipeline.scoring import images_scored
+from exreid.pipeline.prepare_scoring import images_scored
 from exreid.progress import RunLog, no_progress
 from exreid.runs.discover import discover_config
 

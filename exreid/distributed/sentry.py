@@ -30,7 +30,7 @@ KNOCK_S = 2.0
 ALONE_S = 10.0
 """Seconds for Ray's processes to end by themselves once their driver is gone; they mostly do."""
 KILL_AFTER_S = 3.0
-LOCK_WITHIN_S = 3.0
+LOCK_WITHIN_S = 2.0
 """Seconds in which the run's lock must come free: on a busy machine, threads of a driver that is
 said to be gone may hold its files a moment longer."""
 STARTED, DONE, SILENT = "started\n", "done\n", "silent\n"

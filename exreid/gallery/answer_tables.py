@@ -16,7 +16,7 @@ from exreid.gallery.folder import StoredGallery
 from exreid.metrics.identities import IdentityAnswer, TopIdentities, pool_encounters
 from exreid.openset.decide import Decisions
 from exreid.pipeline.answers import AnswerTables, answer_table, identity_names, new_animals_of
-from exreid.pipeline.retrieve import Retrieval
+from exreid.pipeline.fit_and_retrieve import Retrieval
 from exreid.records import ImageTable, Json, region_parts
 from exreid.storage.run_files import IN_GALLERY
 

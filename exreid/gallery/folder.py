@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from exreid.calibration.budget import BudgetRule
+from exreid.calibration.budget_rule import BudgetRule
 from exreid.calibration.curves import Calibration
 from exreid.calibration.fusion import Fusion
 from exreid.config.probe import ProbeConfig

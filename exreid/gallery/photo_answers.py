@@ -15,7 +15,7 @@ from exreid.explain.told import ToldAnswer, told_answer
 from exreid.gallery.folder import StoredGallery
 from exreid.gallery.photo_table import Photos
 from exreid.pipeline.answers import AnswerTables
-from exreid.pipeline.retrieve import Retrieval
+from exreid.pipeline.fit_and_retrieve import Retrieval
 from exreid.records import GalleryQuality, Json, Rejected
 
 

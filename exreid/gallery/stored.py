@@ -6,9 +6,9 @@ from pathlib import Path
 
 from exreid.gallery.folder import StoredGallery
 from exreid.pipeline.calibrate import FUSION_FILE, FittedFusion
+from exreid.pipeline.fit_and_retrieve import Fitted
 from exreid.pipeline.methods import GallerySearch, fused_methods
-from exreid.pipeline.retrieve import Fitted
-from exreid.pipeline.scoring import Scoring
+from exreid.pipeline.prepare_scoring import Scoring
 from exreid.storage.run_folder import write_text
 
 

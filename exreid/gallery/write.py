@@ -45,7 +45,7 @@ from exreid.openset.decide import Decider
 from exreid.openset.group import Grouping
 from exreid.pipeline.index_segments import IndexSegments
 from exreid.pipeline.inputs import methods_of
-from exreid.pipeline.scoring import Scoring
+from exreid.pipeline.prepare_scoring import Scoring
 from exreid.progress import Progress
 from exreid.records import GalleryQuality, ImageTable, Json, Rejected
 from exreid.storage.array_store import ArrayStore, write_part

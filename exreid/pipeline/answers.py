@@ -22,7 +22,7 @@ from exreid.metrics.openset import (
 )
 from exreid.openset.decide import Decider, Decisions
 from exreid.openset.group import Grouping, new_animals_table
-from exreid.pipeline.retrieve import Retrieval
+from exreid.pipeline.fit_and_retrieve import Retrieval
 from exreid.records import Json
 from exreid.storage.run_files import (
     NEW_ANIMALS,

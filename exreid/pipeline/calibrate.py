@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from exreid.calibration.budget import BudgetRule, fit_budget_rule
+from exreid.calibration.budget_rule import BudgetRule, fit_budget_rule
 from exreid.calibration.fusion import Fusion, HeldOut, fit_fusion, sum_in_order
 from exreid.calibration.pairs import CalibrationPairs
 from exreid.config.probe import ProbeConfig

@@ -22,10 +22,10 @@ from exreid.metrics.openset import Answers
 from exreid.metrics.ranking import concatenate_rankings
 from exreid.openset.decide import Decisions
 from exreid.openset.quality import mean_quality
+from exreid.pipeline.fit_and_retrieve import Retrieval, fit_decisions, fit_methods, retrieve
 from exreid.pipeline.methods import GallerySearch
+from exreid.pipeline.prepare_scoring import Scoring
 from exreid.pipeline.rank import search_of
-from exreid.pipeline.retrieve import Retrieval, fit_decisions, fit_methods, retrieve
-from exreid.pipeline.scoring import Scoring
 from exreid.progress import counted
 from exreid.records import GalleryQuality, Ranking, RetrievalSide
 from exreid.storage.run_folder import write_table

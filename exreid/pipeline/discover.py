@@ -12,11 +12,11 @@ from exreid.openset.group import without_shared_visits
 from exreid.openset.practice import PractisedPairs
 from exreid.openset.visits import VisitPairs, best_pairs, visits_of
 from exreid.pipeline.calibrate import FittedFusion
+from exreid.pipeline.fit_and_retrieve import photograph_codes
 from exreid.pipeline.inputs import methods_of
 from exreid.pipeline.methods import GallerySearch, side_of_all
+from exreid.pipeline.prepare_scoring import Scoring
 from exreid.pipeline.rank import first_ranking, pair_scorer, search_of
-from exreid.pipeline.retrieve import photograph_codes
-from exreid.pipeline.scoring import Scoring
 from exreid.records import Json, RetrievalSide
 
 OF_KEYPOINTS = ("local_features", "local_top_k", "local_size", "local_square", "local_masks")

@@ -28,8 +28,8 @@ from exreid.metrics.ranking import Exclude
 from exreid.pipeline.embed import embed
 from exreid.pipeline.keypoints import find_keypoints, lightglue_name, matching_placement
 from exreid.pipeline.match import score_by_cascade
+from exreid.pipeline.prepare_scoring import Scoring, scoring_of
 from exreid.pipeline.rank import first_ranking, search_of
-from exreid.pipeline.scoring import Scoring, scoring_of
 from exreid.pipeline.training_inputs import PlannedTraining, holdout_within
 from exreid.progress import RunLog
 from exreid.records import ImageTable, Ranking, RetrievalSide

@@ -14,7 +14,7 @@ from exreid.matching.cascade import SEARCH_STAGE
 from exreid.matching.classifier import fit_classifier
 from exreid.matching.cosine import cosine_of_pairs, rank_by_cosine
 from exreid.matching.cosine_on_device import MANY
-from exreid.matching.gate import gated_last
+from exreid.matching.plausibility_gate import gated_last
 from exreid.matching.rerank import Reranker
 from exreid.matching.shortlist import in_turn, rerank_shortlist, shortlist_pairs
 from exreid.metrics.ranking import (
@@ -24,13 +24,13 @@ from exreid.metrics.ranking import (
     index_gallery,
     rank_block,
 )
-from exreid.pipeline.budget import BudgetSpent, match_within_budget
 from exreid.pipeline.calibrate import FittedFusion
 from exreid.pipeline.embed import works_alone
 from exreid.pipeline.local_index import LocalIndex
 from exreid.pipeline.match import full_scores, score_by_cascade
+from exreid.pipeline.match_within_budget import BudgetSpent, match_within_budget
 from exreid.pipeline.methods import GallerySearch, score_all_methods, side_of_all
-from exreid.pipeline.scoring import Scoring
+from exreid.pipeline.prepare_scoring import Scoring
 from exreid.records import Ranking, RetrievalSide
 
 GPU_WORK_FLOP = 1e12

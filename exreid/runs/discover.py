@@ -24,11 +24,11 @@ from exreid.openset.practice import Practice, practise
 from exreid.pipeline.calibrate import FittedFusion
 from exreid.pipeline.discover import ScoredVisits, practised_pairs, score_visits, scored_by
 from exreid.pipeline.ending import recording_failure
+from exreid.pipeline.fit_and_retrieve import fit_methods
 from exreid.pipeline.forecast import tell_forecast
 from exreid.pipeline.inputs import methods_of, output_root
 from exreid.pipeline.methods import GallerySearch, side_of_all
-from exreid.pipeline.retrieve import fit_methods
-from exreid.pipeline.scoring import images_scored
+from exreid.pipeline.prepare_scoring import images_scored
 from exreid.progress import Progress, RunLog, counted, no_progress
 from exreid.records import Counts, Json, Result
 from exreid.runs.discover_tables import DISCOVERY_FILE, Discovery, PracticeSource, write_grouped

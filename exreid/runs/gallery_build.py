@@ -24,20 +24,25 @@ from exreid.gallery.removed import Removed, removed_from
 from exreid.gallery.stored import stored_fusion
 from exreid.gallery.swap import new_folder, put_back
 from exreid.gallery.write import GalleryContent, GalleryFit
-from exreid.matching.gate import gate_figures
+from exreid.matching.plausibility_gate import gate_figures
 from exreid.openset.decide import fit_decider
 from exreid.openset.quality import gallery_quality, quality_without_fit
 from exreid.pipeline.answers import grouping_figures, open_set_content
 from exreid.pipeline.calibrate import FittedFusion
 from exreid.pipeline.embed import embed
+from exreid.pipeline.fit_and_retrieve import (
+    Fitted,
+    answer_calibration_queries,
+    fit_methods,
+    grouper_of,
+)
 from exreid.pipeline.forecast import tell_forecast
-from exreid.pipeline.gate import gate_of
 from exreid.pipeline.inputs import cache_folder, read_images, settled
 from exreid.pipeline.keypoints import find_keypoints, matching_placement
 from exreid.pipeline.methods import GallerySearch
+from exreid.pipeline.plausibility_gate import gate_of
+from exreid.pipeline.prepare_scoring import Scoring, scoring_of
 from exreid.pipeline.rank import search_of
-from exreid.pipeline.retrieve import Fitted, answer_calibration_queries, fit_methods, grouper_of
-from exreid.pipeline.scoring import Scoring, scoring_of
 from exreid.progress import Progress, RunLog, counted, no_progress
 from exreid.records import Counts, ImageTable, Rejected, RetrievalSide
 from exreid.storage.feature_store import SignatureMemo

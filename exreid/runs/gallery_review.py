@@ -23,7 +23,7 @@ from exreid.openset.practice import practise
 from exreid.pipeline.calibrate import FittedFusion
 from exreid.pipeline.discover import ScoredVisits, practised_pairs, score_visits
 from exreid.pipeline.methods import GallerySearch
-from exreid.pipeline.scoring import images_scored
+from exreid.pipeline.prepare_scoring import images_scored
 from exreid.progress import Progress, RunLog, no_progress
 from exreid.records import ImageTable
 from exreid.report.reviewed_gallery import SOURCE, review_folder

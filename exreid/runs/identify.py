@@ -24,10 +24,10 @@ from exreid.models.published import downloads
 from exreid.openset.group import new_pairs_table
 from exreid.pipeline.answers import AnswerTables, write_evidence, write_tables
 from exreid.pipeline.ending import recording_failure
+from exreid.pipeline.fit_and_retrieve import Retrieval, matches_of_best, photograph_codes, retrieve
 from exreid.pipeline.inputs import output_root
+from exreid.pipeline.prepare_scoring import images_scored
 from exreid.pipeline.rank import search_of
-from exreid.pipeline.retrieve import Retrieval, matches_of_best, photograph_codes, retrieve
-from exreid.pipeline.scoring import images_scored
 from exreid.progress import Progress, RunLog, no_progress
 from exreid.records import ImageTable, Result, RetrievalSide
 from exreid.report.reviewed_identification import NEW_PAIRS, SOURCE, write_questions

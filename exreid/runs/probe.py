@@ -27,12 +27,7 @@ from exreid.pipeline.check_leaks import check_leaks, leak_check
 from exreid.pipeline.crossfit import cross_fitted, fits_on_queries
 from exreid.pipeline.embed import Features, embed
 from exreid.pipeline.ending import recording_failure
-from exreid.pipeline.forecast import tell_forecast
-from exreid.pipeline.gate import gate_of
-from exreid.pipeline.inputs import cache_folder, methods_of, output_root, read_images, settled
-from exreid.pipeline.keypoints import find_keypoints, matching_placement
-from exreid.pipeline.rank import search_of
-from exreid.pipeline.retrieve import (
+from exreid.pipeline.fit_and_retrieve import (
     Fitted,
     Retrieval,
     fit_decisions,
@@ -40,7 +35,12 @@ from exreid.pipeline.retrieve import (
     matches_of_best,
     retrieve,
 )
-from exreid.pipeline.scoring import Scoring, scoring_of
+from exreid.pipeline.forecast import tell_forecast
+from exreid.pipeline.inputs import cache_folder, methods_of, output_root, read_images, settled
+from exreid.pipeline.keypoints import find_keypoints, matching_placement
+from exreid.pipeline.plausibility_gate import gate_of
+from exreid.pipeline.prepare_scoring import Scoring, scoring_of
+from exreid.pipeline.rank import search_of
 from exreid.pipeline.tracking import log_result
 from exreid.progress import Progress, RunLog, no_progress
 from exreid.records import Counts, ImageTable, Ranking, Rejected, Result

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from exreid.calibration.budget import BudgetRule, Candidates, match_by_risk
+from exreid.calibration.budget_rule import BudgetRule, Candidates, match_by_risk
 from exreid.calibration.fusion import Fusion
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig

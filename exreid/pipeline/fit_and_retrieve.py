@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from exreid.matching.cascade import cascade_of, choosing_stages
-from exreid.matching.gate import gate_figures
+from exreid.matching.plausibility_gate import gate_figures
 from exreid.matching.shortlist import shortlist_pairs
 from exreid.metrics.identities import told_apart
 from exreid.metrics.openset import Answers
@@ -26,9 +26,10 @@ from exreid.openset.decide import (
 from exreid.openset.group import Grouper, Grouping
 from exreid.openset.quality import gallery_quality
 from exreid.pipeline.calibrate import FittedFusion, calibrated
-from exreid.pipeline.gate import gated_candidates, naming_gate
 from exreid.pipeline.match import match_details
 from exreid.pipeline.methods import GallerySearch, fused_methods
+from exreid.pipeline.plausibility_gate import gated_candidates, naming_gate
+from exreid.pipeline.prepare_scoring import Scoring
 from exreid.pipeline.rank import (
     FusedPairs,
     evidence_table,
@@ -38,7 +39,6 @@ from exreid.pipeline.rank import (
     search_of,
     ungated_ranking,
 )
-from exreid.pipeline.scoring import Scoring
 from exreid.records import Counts, GalleryQuality, ImageTable, Ranking, RetrievalSide
 from exreid.storage.run_tables import best_candidates
 

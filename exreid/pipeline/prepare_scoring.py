@@ -9,12 +9,12 @@ from pathlib import Path
 from exreid.config.probe import ProbeConfig
 from exreid.distributed.placement import Placement
 from exreid.distributed.session import one_ray
-from exreid.matching.gate import Gate
+from exreid.matching.plausibility_gate import Gate
 from exreid.pipeline.embed import Features, StoredFeatures, embed
-from exreid.pipeline.gate import gate_of
 from exreid.pipeline.keypoints import find_keypoints, matching_placement
 from exreid.pipeline.match import LocalMethod, local_methods
 from exreid.pipeline.matchers import Matchers, MatchingTally
+from exreid.pipeline.plausibility_gate import gate_of
 from exreid.progress import RunLog
 from exreid.records import ImageTable
 

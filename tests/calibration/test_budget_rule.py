@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from exreid.calibration.budget import (
+from exreid.calibration.budget_rule import (
     BudgetRule,
     Candidates,
     fit_budget_rule,

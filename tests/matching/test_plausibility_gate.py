@@ -9,7 +9,7 @@ import pytest
 
 from exreid.data.traits import Traits, traits_of
 from exreid.errors import MetadataError
-from exreid.matching.gate import (
+from exreid.matching.plausibility_gate import (
     FLANK,
     SEX,
     SPEED,

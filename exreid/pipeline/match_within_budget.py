@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from exreid.calibration.budget import BudgetUse, Candidates, match_by_risk
+from exreid.calibration.budget_rule import BudgetUse, Candidates, match_by_risk
 from exreid.config.methods import AdaptiveConfig
 from exreid.metrics.ranking import Exclude
 from exreid.pipeline.calibrate import FittedFusion

@@ -14,7 +14,7 @@ import pyarrow as pa
 from exreid.config.probe import ProbeConfig
 from exreid.data.traits import traits_of
 from exreid.errors import CalibrationError, ConfigError
-from exreid.matching.gate import Gate, gate_figures
+from exreid.matching.plausibility_gate import Gate, gate_figures
 from exreid.metrics.ranking import blocks
 from exreid.records import ImageTable, Ranking, RetrievalSide
 from exreid.storage.run_files import GATED
