@@ -31,9 +31,14 @@ from exreid.data.synthetic import write_dataset
 from exreid.gallery.photo_table import PhotoOptions
 from exreid.gallery.unknown import read_unknown
 from exreid.metrics.partitions import grouping_metrics
-from exreid.openset.practice import Practice, PractisedPairs, count_animals, practise
+from exreid.openset.visit_grouping import (
+    NamedPairs,
+    VisitGrouping,
+    count_animals,
+    fit_visit_grouping,
+)
 from exreid.openset.visits import group_visits
-from exreid.pipeline.discover import practised_pairs, score_visits, scored_by
+from exreid.pipeline.discover import named_pairs, score_visits, scored_by
 from exreid.pipeline.prepare_scoring import images_scored
 from exreid.progress import RunLog, no_progress
 from exreid.runs.discover import discover_config
@@ -54,7 +59,7 @@ Cluster = Callable[[np.ndarray, float], np.ndarray]
 class NamedVisits:
     """The scored visits of animals with names."""
 
-    pairs: PractisedPairs
+    pairs: NamedPairs
 
     def measured(self, group_V: np.ndarray) -> dict[str, float]:
         """The figures of these groups, over images."""
@@ -62,11 +67,11 @@ class NamedVisits:
         truth_N, group_N = (np.repeat(c, one.images_V) for c in (one.identity_V, group_V))
         return grouping_metrics(truth_N, group_N)
 
-    def distances(self, practice: Practice) -> np.ndarray:
+    def distances(self, grouping: VisitGrouping) -> np.ndarray:
         """One less the probability of each pair; 1 where a pair has none."""
         visits, (first, second) = len(self.pairs.photo_V), self.pairs.pairs.visit_P2.T
         distance_VV = np.ones((visits, visits))
-        distance_VV[first, second] = 1 - practice.curve.apply(self.pairs.pairs.score_P)
+        distance_VV[first, second] = 1 - grouping.curve.apply(self.pairs.pairs.score_P)
         distance_VV[second, first] = distance_VV[first, second]
         np.fill_diagonal(distance_VV, 0)
         return distance_VV
@@ -78,7 +83,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--identities", type=int, nargs="+", default=[30],
         help="of the generated sets that are measured")  # fmt: skip
     parser.add_argument("--name", default="real animals", help="what --root shows, in words")
-    parser.add_argument("--ship", type=Path, help="also write the practice to this file")
+    parser.add_argument("--ship", type=Path, help="also write the grouping to this file")
     return parser.parse_args()
 
 
@@ -97,7 +102,7 @@ def scored(config: ProbeConfig, name: str, half: int | None = None) -> NamedVisi
         table = scoring.features.table
         visits = score_visits(scoring, np.arange(len(table)))
     identity_N, _ = codes(table.rows["identity"].tolist(), [])
-    return NamedVisits(practised_pairs(visits, identity_N, name))
+    return NamedVisits(named_pairs(visits, identity_N, name))
 
 
 def agglomerative(linkage: str) -> Cluster:
@@ -165,24 +170,24 @@ def main() -> None:
                 animals = len(np.unique(part.pairs.identity_V))
                 name = f"{animals} {options.name}"
                 one = part.pairs
-                named = PractisedPairs(name, one.pairs, one.identity_V, one.images_V, one.photo_V)
+                named = NamedPairs(name, one.pairs, one.identity_V, one.images_V, one.photo_V)
                 sets[role].append(NamedVisits(named))
-        practice = practise([one.pairs for one in sets["fitted"]], seed=0)
+        grouping = fit_visit_grouping([one.pairs for one in sets["fitted"]], seed=0)
         if options.ship is not None:
             config = load_config(ProbeConfig, None, common)
             content = {
                 "made_by": "python benchmarks/discover.py --ship FILE --root NYALA --name NAME",
                 "scored_by": scored_by(config),
-                "practice": practice.as_json(),
+                "practice": grouping.as_json(),
             }
             options.ship.write_text(json.dumps(content, indent=1) + "\n")
-        measure(sets, practice, options.json)
+        measure(sets, grouping, options.json)
 
 
-def measure(sets: dict[str, list[NamedVisits]], practice: Practice, file: Path | None) -> None:
+def measure(sets: dict[str, list[NamedVisits]], grouping: VisitGrouping, file: Path | None) -> None:
     """The table."""
     report = Report("Photographs grouped into animals, without names", as_it_goes=file)
-    report.add("cut", 100 * practice.cut, "%")
+    report.add("cut", 100 * grouping.cut, "%")
     ways: dict[str, tuple[Cluster, np.ndarray]] = {
         "HDBSCAN": (hdbscan, np.array(MIN_SAMPLES)),
         **{
@@ -190,22 +195,22 @@ def measure(sets: dict[str, list[NamedVisits]], practice: Practice, file: Path |
             for linkage in ("average", "complete", "single")
         },
     }
-    fitted = [(one, one.distances(practice)) for one in sets["fitted"]]
+    fitted = [(one, one.distances(grouping)) for one in sets["fitted"]]
     settings = {name: chosen(*way, fitted) for name, way in ways.items()}
     for one in sets["measured"]:
         pairs = one.pairs
         name, animals = pairs.name, len(np.unique(pairs.identity_V))
         report.add(f"{name}: animals", animals, "")
         report.add(f"{name}: visits", len(pairs.photo_V), "")
-        probability_P = practice.curve.apply(pairs.pairs.score_P)
-        group_V = group_visits(pairs.pairs, probability_P, practice.cut, pairs.photo_V)
+        probability_P = grouping.curve.apply(pairs.pairs.score_P)
+        group_V = group_visits(pairs.pairs, probability_P, grouping.cut, pairs.photo_V)
         groups = int(group_V.max()) + 1
         add_figures(report, f"{name}, discover", one.measured(group_V), groups)
-        number = count_animals(groups, len(group_V), practice.sets, seed=0)
+        number = count_animals(groups, len(group_V), grouping.sets, seed=0)
         if number is not None:
             report.add("  number of animals, 95% interval", groups, "", interval=number)
         for way, (cluster, _) in ways.items():
-            group_V = cluster(one.distances(practice), settings[way])
+            group_V = cluster(one.distances(grouping), settings[way])
             groups = len(np.unique(group_V))
             add_figures(
                 report, f"{name}, {way} ({settings[way]:.3g})", one.measured(group_V), groups

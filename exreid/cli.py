@@ -9,9 +9,11 @@ import argparse
 import difflib
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -38,7 +40,6 @@ from exreid.commands import (
     tune,
 )
 from exreid.commands.common import Command, Parser, data_overrides, plain_arguments
-from exreid.commands.interrupts import signals_end_the_run
 from exreid.commands.terminal import ERR, OUT, SCREEN, reporting
 from exreid.config.io import load_config, to_yaml
 from exreid.config.probe import ProbeConfig
@@ -46,6 +47,7 @@ from exreid.errors import ConfigError, ExreidError
 from exreid.storage.disk import places_of, storage_error
 from exreid.storage.urls import is_remote
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 POSITIONAL = ("run_dir", "runs")
 PATHS = ("out", "root", "compare", *POSITIONAL)
 """Options with paths that are no `Path` because they may be URLs."""
@@ -226,6 +228,34 @@ COMMAND_GROUPS = {
         *("finetune", "tune", "extract", "completion"),
     ),
 }
+
+
+@contextmanager
+def signals_end_the_run() -> Iterator[None]:
+    """The first signal raises KeyboardInterrupt, the second ends the process with exit code 1.
+
+    Outside the main thread no signal can be caught: there it changes nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen: list[int] = []
+
+    def end(number: int, frame: object) -> None:
+        if seen:
+            os._exit(1)
+        seen.append(number)
+        if sys.stderr is not None and sys.stderr.isatty():
+            os.write(2, b"\nStopping; once more to stop at once.\n")
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, end) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -63,7 +63,7 @@ class Gallery:
     @property
     def quality(self) -> str:
         """How well it tells its animals apart, in words."""
-        from exreid.explain.told import quality_words
+        from exreid.explain.answer_words import quality_words
 
         quality = self._stored.quality
         if quality is None:

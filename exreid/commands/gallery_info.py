@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from exreid.commands.terminal import OUT
-from exreid.explain.told import quality_words
+from exreid.explain.answer_words import quality_words
 from exreid.progress import counted
 
 if TYPE_CHECKING:

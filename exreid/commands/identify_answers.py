@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from exreid.commands.terminal import OUT
-from exreid.explain.told import UNSURE, found_words, quality_words
+from exreid.explain.answer_words import UNSURE, found_words, quality_words
 from exreid.progress import counted
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from exreid.commands.common import (
 from exreid.commands.terminal import OUT, progress_shown
 from exreid.config.io import load_config
 from exreid.config.probe import ProbeConfig
-from exreid.explain.told import quality_words
+from exreid.explain.answer_words import quality_words
 from exreid.progress import counted
 from exreid.storage import mirror
 

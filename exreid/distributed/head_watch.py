@@ -23,7 +23,7 @@ from exreid.distributed.sentry import answers
 from exreid.distributed.threads import beside_main
 from exreid.errors import ClusterLostError
 
-KNOCK_EVERY_S = 2.0
+CONNECT_EVERY_S = 2.0
 LOST_AFTER_S = 15.0
 """Seconds without an answer after which the head counts as dead; Ray's own limit is 60."""
 CLEAN_UP_S = 20.0
@@ -90,7 +90,7 @@ class HeadWatch(threading.Thread):
     def run(self) -> None:
         """Until one of them is lost, or the block has ended."""
         last_s = time.monotonic()
-        while not self.ended.wait(KNOCK_EVERY_S):
+        while not self.ended.wait(CONNECT_EVERY_S):
             if self.answers():
                 last_s = time.monotonic()
             elif time.monotonic() - last_s > LOST_AFTER_S:

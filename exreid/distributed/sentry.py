@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 MARK = "EXREID_SENTRY"
 """The environment variable by which all that Ray starts for a driver is known."""
 LOOK_EVERY_S = 0.5
-KNOCK_S = 2.0
+CONNECT_WITHIN_S = 2.0
 ALONE_S = 10.0
 """Seconds for Ray's processes to end by themselves once their driver is gone; they mostly do."""
 KILL_AFTER_S = 3.0
@@ -100,7 +100,7 @@ def children(of: int) -> set[int]:
     return {pid for pid, parent in _parents().items() if parent == of}
 
 
-def answers(address: str, timeout_s: float = KNOCK_S) -> bool:
+def answers(address: str, timeout_s: float = CONNECT_WITHIN_S) -> bool:
     """Whether HOST:PORT takes a connection: a busy process does so too."""
     host, _, port = address.rpartition(":")
     try:

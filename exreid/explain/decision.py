@@ -43,7 +43,7 @@ class DecisionCard:
     identity: str | None
     """The top identity: that of the best gallery image."""
     said: str = ""
-    """The answer in words, with its probability: see `exreid.explain.told`."""
+    """The answer in words, with its probability: see `exreid.explain.answer_words`."""
     decision: Literal["known", "new"] | None = None
     """None: no decision was asked for."""
     probability: float | None = None

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from exreid.data.metadata_rows import encounter_name
-from exreid.explain.told import ToldAnswer, told_answer
+from exreid.explain.answer_words import ToldAnswer, told_answer
 from exreid.gallery.folder import StoredGallery
 from exreid.gallery.photo_table import Photos
 from exreid.pipeline.answers import AnswerTables

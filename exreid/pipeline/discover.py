@@ -9,7 +9,7 @@ import numpy as np
 
 from exreid.config.probe import ProbeConfig
 from exreid.openset.group import without_shared_visits
-from exreid.openset.practice import PractisedPairs
+from exreid.openset.visit_grouping import NamedPairs
 from exreid.openset.visits import VisitPairs, best_pairs, visits_of
 from exreid.pipeline.calibrate import FittedFusion
 from exreid.pipeline.fit_and_retrieve import photograph_codes
@@ -101,7 +101,7 @@ def score_visits(
     )
 
 
-def practised_pairs(scored: ScoredVisits, identity_N: np.ndarray, name: str) -> PractisedPairs:
+def named_pairs(scored: ScoredVisits, identity_N: np.ndarray, name: str) -> NamedPairs:
     """The scored pairs between visits whose animal is known; ``identity_N``: a code for each image,
     -1 where it is not."""
     visits = len(scored.photo_V)
@@ -116,6 +116,6 @@ def practised_pairs(scored: ScoredVisits, identity_N: np.ndarray, name: str) -> 
     place_P2 = place_V[pairs.visit_P2]
     kept = np.flatnonzero((place_P2 >= 0).all(axis=1))
     inside = VisitPairs(place_P2[kept], pairs.image_P2[kept], pairs.score_P[kept])
-    return PractisedPairs(
+    return NamedPairs(
         name, inside, identity_V[known], scored.images_V[known], scored.photo_V[known]
     )

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from exreid.explain.answer_words import told_answer
 from exreid.explain.decision import ProbabilityOf
-from exreid.explain.told import told_answer
 from exreid.report.read import RunData
 
 CONFIDENCE = {"identity": "probability that it is right", "pair": "probability of the pair"}
@@ -125,7 +125,7 @@ class PicturedAnswer:
     first_right_rank: int | None
     decision: str | None
     answer: str
-    """In words; see `exreid.explain.told`."""
+    """In words; see `exreid.explain.answer_words`."""
 
 
 def pictured_answers(data: RunData, score_name: str) -> list[PicturedAnswer]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from exreid import __version__
-from exreid.explain.told import UNSURE, found_words, quality_words, told_answer
+from exreid.explain.answer_words import UNSURE, found_words, quality_words, told_answer
 from exreid.explain.words import count_words, method_words, metric_words, percent
 from exreid.progress import counted
 from exreid.report.animals import animal_sections, asked, run_title

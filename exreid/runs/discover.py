@@ -20,9 +20,9 @@ from exreid.gallery.photo_table import PhotoOptions
 from exreid.gallery.stored import stored_fusion
 from exreid.gallery.unknown import read_unknown
 from exreid.models.published import downloads
-from exreid.openset.practice import Practice, practise
+from exreid.openset.visit_grouping import VisitGrouping, fit_visit_grouping
 from exreid.pipeline.calibrate import FittedFusion
-from exreid.pipeline.discover import ScoredVisits, practised_pairs, score_visits, scored_by
+from exreid.pipeline.discover import ScoredVisits, named_pairs, score_visits, scored_by
 from exreid.pipeline.ending import recording_failure
 from exreid.pipeline.fit_and_retrieve import fit_methods
 from exreid.pipeline.forecast import tell_forecast
@@ -31,10 +31,10 @@ from exreid.pipeline.methods import GallerySearch, side_of_all
 from exreid.pipeline.prepare_scoring import images_scored
 from exreid.progress import Progress, RunLog, counted, no_progress
 from exreid.records import Counts, Json, Result
-from exreid.runs.discover_tables import DISCOVERY_FILE, Discovery, PracticeSource, write_grouped
+from exreid.runs.discover_tables import DISCOVERY_FILE, Discovery, GroupingSource, write_grouped
 from exreid.storage.run_folder import RunFolder, new_run_id, write_rejected
 
-SHIPPED = Path(__file__).parent.parent / "openset" / "practice.json"
+SHIPPED = Path(__file__).parent.parent / "openset" / "visit_grouping.json"
 """Made by benchmarks/discover.py --ship."""
 MEASURED = "The probabilities were measured on"
 EVEN_ODDS = 0.5
@@ -117,7 +117,7 @@ def _discover(
     config: ProbeConfig, options: PhotoOptions, evidence: Evidence, folder: Path, log: RunLog
 ) -> Discovery:
     """Group the photographs; all files but ``result.json``."""
-    gallery, saved = evidence.gallery, _saved_practice(config, evidence)
+    gallery, saved = evidence.gallery, _saved_grouping(config, evidence)
     with log.timed("photographs"):
         taken = set() if gallery is None else set(gallery.table.rows["image_id"])
         unknown = read_unknown(config, options, taken=taken, progress=log.progress)
@@ -146,7 +146,7 @@ def _discover(
             **features.counts,
             **(scoring.matching.counts() if features.local else {}),
         }
-        source = saved or _practised(evidence, of_gallery, scored.fusion, config)
+        source = saved or _fitted_grouping(evidence, of_gallery, scored.fusion, config)
     found = features.table.take(np.arange(known, len(features.table)))
     with log.timed("grouping"):
         discovery = write_grouped(found, scored, source, config, folder)
@@ -156,15 +156,15 @@ def _discover(
     return replace(discovery, counts={**discovery.counts, **counts})
 
 
-def _saved_practice(config: ProbeConfig, evidence: Evidence) -> PracticeSource | None:
+def _saved_grouping(config: ProbeConfig, evidence: Evidence) -> GroupingSource | None:
     """The curve and the cut of a file, or those that come with the install; None where they are
     fitted on a gallery, or belong to a fusion."""
     benchmark, file = config.benchmark, evidence.calibration
     if evidence.gallery is not None or benchmark.calibration.load is not None:
         return None
     if file is not None:
-        practice = _read_practice(file, scored_by(config))
-        return PracticeSource(practice, "discovery", f"{MEASURED} the animals of {file}.")
+        grouping = _read_grouping(file, scored_by(config))
+        return GroupingSource(grouping, "discovery", f"{MEASURED} the animals of {file}.")
     if benchmark.method == "wildfusion":
         raise CalibrationError(
             "benchmark.method=wildfusion needs a fusion: give --calibration with fusion.json of a "
@@ -178,18 +178,18 @@ def _saved_practice(config: ProbeConfig, evidence: Evidence) -> PracticeSource |
                 f"benchmark.{name}={own.get(name)}: no probabilities come with the install for it, "
                 f"only for {shipped['scored_by'][name]}. Give --gallery, or --calibration."
             )
-    practice = Practice.from_json(shipped["practice"])
-    names = " and ".join(one.name for one in practice.sets)
+    grouping = VisitGrouping.from_json(shipped["practice"])
+    names = " and ".join(one.name for one in grouping.sets)
     others = _differences(own, shipped["scored_by"])
     words = (
         f"{MEASURED} other animals ({names}){f' and with {others}' if others else ''}, so that "
         "they may be wrong for yours. To measure them on your species, give --gallery, or "
         "--calibration with discovery.json of a run on photographs of named animals."
     )
-    return PracticeSource(practice, "other animals", words)
+    return GroupingSource(grouping, "other animals", words)
 
 
-def _read_practice(file: Path, own: Mapping[str, Json]) -> Practice:
+def _read_grouping(file: Path, own: Mapping[str, Json]) -> VisitGrouping:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         measured_by, saved = dict(content["scored_by"]), content["practice"]
@@ -209,7 +209,7 @@ def _read_practice(file: Path, own: Mapping[str, Json]) -> Practice:
             f"{file}: no animals had names there, so nothing was measured. Take a run on "
             "photographs of named animals."
         )
-    return Practice.from_json(saved)
+    return VisitGrouping.from_json(saved)
 
 
 def _differences(own: Mapping[str, Json], other: Mapping[str, Json]) -> str:
@@ -218,25 +218,25 @@ def _differences(own: Mapping[str, Json], other: Mapping[str, Json]) -> str:
     return ", ".join(f"{name}={other.get(name)}" for name in names)
 
 
-def _practised(
+def _fitted_grouping(
     evidence: Evidence,
     of_gallery: ScoredVisits | None,
     fusion: FittedFusion | None,
     config: ProbeConfig,
-) -> PracticeSource:
+) -> GroupingSource:
     """The curve and the cut of a gallery's animals, or of a loaded fusion."""
     if evidence.gallery is None or of_gallery is None:
         assert fusion is not None, "one is loaded"
         words = f"The probabilities are those of {config.benchmark.calibration.load}."
-        return PracticeSource(Practice(fusion.fusion.answer, EVEN_ODDS, ()), "fusion", words)
+        return GroupingSource(VisitGrouping(fusion.fusion.answer, EVEN_ODDS, ()), "fusion", words)
     folder = evidence.gallery.folder
     identity_G, _ = codes(evidence.gallery.table.rows["identity"].tolist(), [])
-    pairs = practised_pairs(of_gallery, identity_G, f"the gallery {folder.name}")
+    pairs = named_pairs(of_gallery, identity_G, f"the gallery {folder.name}")
     try:
-        practice = practise([pairs], config.seed)
+        grouping = fit_visit_grouping([pairs], config.seed)
     except CalibrationError as error:
         raise CalibrationError(
             f"{folder}: its animals give no probabilities ({error}) Leave --gallery out to take "
             "those that were measured on other animals."
         ) from error
-    return PracticeSource(practice, "gallery", f"{MEASURED} the animals of {folder}.")
+    return GroupingSource(grouping, "gallery", f"{MEASURED} the animals of {folder}.")

@@ -14,14 +14,14 @@ from exreid.config.probe import ProbeConfig
 from exreid.data.metadata import codes
 from exreid.data.metadata_rows import encounter_name
 from exreid.errors import CalibrationError
-from exreid.explain.told import discovered_words
+from exreid.explain.answer_words import discovered_words
 from exreid.gallery.answer_tables import picture_below, picture_row
 from exreid.metrics.grouping import adjusted_rand_index, drawn_rand_index
 from exreid.metrics.partitions import grouping_metrics
 from exreid.metrics.uncertainty import bootstrap_statistic
-from exreid.openset.practice import Practice, count_animals, practise
+from exreid.openset.visit_grouping import VisitGrouping, count_animals, fit_visit_grouping
 from exreid.openset.visits import belonging, group_visits
-from exreid.pipeline.discover import ScoredVisits, nearest_scored, practised_pairs, scored_by
+from exreid.pipeline.discover import ScoredVisits, named_pairs, nearest_scored, scored_by
 from exreid.records import Counts, ImageTable
 from exreid.storage.run_folder import write_table, write_text
 from exreid.storage.spreadsheets import csv_text
@@ -44,10 +44,10 @@ class Discovery:
 
 
 @dataclass(frozen=True)
-class PracticeSource:
+class GroupingSource:
     """Where the probabilities come from."""
 
-    practice: Practice
+    grouping: VisitGrouping
     kind: str
     """``other animals``, ``gallery``, ``discovery`` or ``fusion``."""
     words: str
@@ -56,15 +56,15 @@ class PracticeSource:
 def write_grouped(
     table: ImageTable,
     scored: ScoredVisits,
-    source: PracticeSource,
+    source: GroupingSource,
     config: ProbeConfig,
     folder: Path,
 ) -> Discovery:
     """Group the visits, and write all tables."""
-    practice, pairs = source.practice, scored.pairs
-    probability_P = practice.curve.apply(pairs.score_P)
+    grouping, pairs = source.grouping, scored.pairs
+    probability_P = grouping.curve.apply(pairs.score_P)
     group_V = _by_size(
-        group_visits(pairs, probability_P, practice.cut, scored.photo_V), scored.images_V
+        group_visits(pairs, probability_P, grouping.cut, scored.photo_V), scored.images_V
     )
     belongs_V = belonging(pairs, probability_P, group_V)
     visits, groups = len(group_V), int(group_V.max()) + 1
@@ -104,7 +104,7 @@ def write_grouped(
     identity_N, _ = codes(table.rows["identity"].tolist(), [])
     if np.any(identity_N >= 0):
         metrics, intervals = _measured(identity_N, group_N, scored.visit_N, config)
-        own = _own_practice(scored, identity_N, table, config)
+        own = _own_grouping(scored, identity_N, table, config)
     alone = int(np.count_nonzero(np.bincount(group_V) == 1))
     counts: Counts = {
         "photographs": len(table),
@@ -114,16 +114,16 @@ def write_grouped(
         "named_photographs": int(np.count_nonzero(identity_N >= 0)),
         "named_animals": len(np.unique(identity_N[identity_N >= 0])),
     }
-    interval = count_animals(groups, visits, practice.sets, config.seed)
+    interval = count_animals(groups, visits, grouping.sets, config.seed)
     if interval is not None:
         counts |= {"animals_low": interval[0], "animals_high": interval[1]}
-    counts |= {"cut": practice.cut, "probabilities_from": source.kind}
+    counts |= {"cut": grouping.cut, "probabilities_from": source.kind}
     words = discovered_words(counts, source.words)
     content = {
         "scored_by": scored_by(config),
         "words": words,
         "nearest": nearest_scored(config),
-        "used": practice.as_json(),
+        "used": grouping.as_json(),
         "practice": None if own is None else own.as_json(),
     }
     write_text(folder / DISCOVERY_FILE, json.dumps(content, indent=1) + "\n")
@@ -195,12 +195,12 @@ def _measured(
     return metrics, intervals
 
 
-def _own_practice(
+def _own_grouping(
     scored: ScoredVisits, identity_N: np.ndarray, table: ImageTable, config: ProbeConfig
-) -> Practice | None:
+) -> VisitGrouping | None:
     """What another run can go by; None where the names are too few."""
     name = f"the named animals of {Path(table.source).name}"
     try:
-        return practise([practised_pairs(scored, identity_N, name)], config.seed)
+        return fit_visit_grouping([named_pairs(scored, identity_N, name)], config.seed)
     except CalibrationError:
         return None

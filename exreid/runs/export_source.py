@@ -15,7 +15,7 @@ from exreid.data.exports.placed import PhotographRow, moments_of, placed
 from exreid.data.imports.photographs import PhotoSize, read_sizes
 from exreid.data.metadata_rows import encounter_name
 from exreid.errors import ConfigError, RunError
-from exreid.explain.told import told_answer
+from exreid.explain.answer_words import told_answer
 from exreid.gallery.layout import MANIFEST
 from exreid.report.read import SNAPSHOT, run_config
 from exreid.report.run_images import read_run_images, read_run_metadata, site_column

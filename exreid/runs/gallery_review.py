@@ -19,9 +19,9 @@ from exreid.gallery.answer_tables import picture_row, thumbnail_picture
 from exreid.gallery.edits import now
 from exreid.gallery.folder import StoredGallery
 from exreid.gallery.stored import stored_fusion
-from exreid.openset.practice import practise
+from exreid.openset.visit_grouping import fit_visit_grouping
 from exreid.pipeline.calibrate import FittedFusion
-from exreid.pipeline.discover import ScoredVisits, practised_pairs, score_visits
+from exreid.pipeline.discover import ScoredVisits, named_pairs, score_visits
 from exreid.pipeline.methods import GallerySearch
 from exreid.pipeline.prepare_scoring import images_scored
 from exreid.progress import Progress, RunLog, no_progress
@@ -87,9 +87,9 @@ def _scored(
 
         scored = score_visits(scoring, np.arange(len(table)), fusion_of)
     identity_N, _ = codes(table.rows["identity"].tolist(), [])
-    pairs = practised_pairs(scored, identity_N, gallery.folder.name)
+    pairs = named_pairs(scored, identity_N, gallery.folder.name)
     try:
-        return scored, practise([pairs], config.seed).curve
+        return scored, fit_visit_grouping([pairs], config.seed).curve
     except CalibrationError as error:
         raise CalibrationError(
             f"{gallery.folder}: its animals give no probabilities, so there is nothing to ask by: "

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from exreid.errors import CalibrationError
-from exreid.openset.practice import (
-    Practice,
-    PractisedPairs,
-    PractisedSet,
+from exreid.openset.visit_grouping import (
+    NamedAnimals,
+    NamedPairs,
+    VisitGrouping,
     count_animals,
+    fit_visit_grouping,
     groups_of_animals,
-    practise,
 )
 from exreid.openset.visits import VisitPairs, best_pairs, group_visits
 
@@ -29,11 +29,11 @@ def _planted(animals, visits, seed, overlap=0.0, listed=1.0):
     return identity, VisitPairs(pair[order], pair[order], score[order])
 
 
-def _practised(animals=8, visits=4, seed=0, overlap=0.0):
+def _fitted_grouping(animals=8, visits=4, seed=0, overlap=0.0):
     identity, pairs = _planted(animals, visits, seed, overlap, listed=0.9)
     ones = np.ones(len(identity), np.int64)
     own = np.arange(len(identity))
-    return practise([PractisedPairs("planted", pairs, identity, ones, own)], seed=0)
+    return fit_visit_grouping([NamedPairs("planted", pairs, identity, ones, own)], seed=0)
 
 
 def test_the_best_pair_of_each_two_visits_is_kept():
@@ -56,10 +56,10 @@ def test_the_best_pair_of_each_two_visits_is_kept():
 
 
 def test_planted_animals_are_found_by_what_others_taught():
-    practice = _practised(seed=0)
+    grouping = _fitted_grouping(seed=0)
     identity, pairs = _planted(animals=12, visits=3, seed=9)
-    probability = practice.curve.apply(pairs.score_P)
-    group = group_visits(pairs, probability, practice.cut, np.arange(len(identity)))
+    probability = grouping.curve.apply(pairs.score_P)
+    group = group_visits(pairs, probability, grouping.cut, np.arange(len(identity)))
     assert group.tolist() == identity.tolist()
 
 
@@ -71,17 +71,17 @@ def test_animals_of_one_photograph_are_never_in_one_group():
 
 def test_scores_that_say_nothing_are_refused():
     with pytest.raises(CalibrationError, match=r"planted: pairs of one animal score no higher"):
-        _practised(overlap=0.35)
+        _fitted_grouping(overlap=0.35)
 
 
-def test_a_practice_is_read_as_it_was_written():
-    practice = _practised()
-    again = Practice.from_json(practice.as_json())
-    assert again.curve == practice.curve
-    assert again.cut == practice.cut
-    assert again.sets[0].visits_I.tolist() == practice.sets[0].visits_I.tolist()
-    with pytest.raises(CalibrationError, match="not a saved practice"):
-        Practice.from_json({"cut": 0.5})
+def test_a_grouping_is_read_as_it_was_written():
+    grouping = _fitted_grouping()
+    again = VisitGrouping.from_json(grouping.as_json())
+    assert again.curve == grouping.curve
+    assert again.cut == grouping.cut
+    assert again.sets[0].visits_I.tolist() == grouping.sets[0].visits_I.tolist()
+    with pytest.raises(CalibrationError, match="not a saved grouping of visits"):
+        VisitGrouping.from_json({"cut": 0.5})
 
 
 def test_the_interval_covers_the_number_of_animals():
@@ -95,7 +95,7 @@ def test_the_interval_covers_the_number_of_animals():
 
     covered = narrow = 0
     for seed in range(30):
-        known, (visits, groups) = PractisedSet("", *drawn(30)), drawn(40)
+        known, (visits, groups) = NamedAnimals("", *drawn(30)), drawn(40)
         low, high = count_animals(int(groups.sum()), int(visits.sum()), [known], seed)
         covered += low <= 40 <= high
         narrow += high - low <= 30
@@ -104,9 +104,9 @@ def test_the_interval_covers_the_number_of_animals():
 
 
 def test_of_animals_that_split_nothing_groups_are_the_animals():
-    whole = PractisedSet("", np.array([3, 4, 5]), np.ones(3))
+    whole = NamedAnimals("", np.array([3, 4, 5]), np.ones(3))
     assert count_animals(17, 60, [whole], seed=0) == (17, 17)
-    seen_once = PractisedSet("", np.ones(3, np.int64), np.ones(3))
+    seen_once = NamedAnimals("", np.ones(3, np.int64), np.ones(3))
     assert count_animals(17, 60, [seen_once], seed=0) is None
 
 

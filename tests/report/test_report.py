@@ -18,9 +18,9 @@ import pytest
 from benchmarks._made_run import MadeRun, make_run
 from exreid.cli import main
 from exreid.errors import RunError
+from exreid.explain.answer_words import told_answer
 from exreid.explain.comparison_plots import GroupTop1
 from exreid.explain.page_plots import groups_plot
-from exreid.explain.told import told_answer
 from exreid.records import GalleryQuality
 from exreid.runs.report import write_report
 from exreid.storage.files import temporary_beside

@@ -94,7 +94,7 @@ def test_a_signal_ends_a_sweep_and_the_same_command_goes_on(dataset, tmp_path):
 def test_a_second_signal_forces_the_end(tmp_path):
     code = """
 import sys, time
-from exreid.commands.interrupts import signals_end_the_run
+from exreid.cli import signals_end_the_run
 with signals_end_the_run():
     try:
         print("ready", flush=True)

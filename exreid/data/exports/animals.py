@@ -34,7 +34,7 @@ class ExportedAnimal:
     new_animal: str | None = None
     """``new_01``, ...: the name in this export of an animal that the gallery does not know."""
     decision: str | None = None
-    """The kind of answer, of `exreid.explain.told`; None if a person named the animal."""
+    """The kind of answer, of `exreid.explain.answer_words`; None if a person named the animal."""
     answer: str | None = None
     """The answer in words."""
     nearest: str | None = None

@@ -29,7 +29,7 @@ HIGHEST_RATE = 0.99
 
 
 @dataclass(frozen=True)
-class PractisedSet:
+class NamedAnimals:
     """Animals with names whose visits were grouped without them."""
 
     name: str
@@ -41,14 +41,14 @@ class PractisedSet:
 
 
 @dataclass(frozen=True)
-class Practice:
+class VisitGrouping:
     """How visits are grouped, and how far the number of groups is from that of animals."""
 
     curve: Calibration
     """From the score of a pair of visits to the probability that both show one animal."""
     cut: float
     """Groups are joined while the mean probability between them is at least this."""
-    sets: tuple[PractisedSet, ...]
+    sets: tuple[NamedAnimals, ...]
     """What it was fitted on; empty where nobody knows."""
 
     def as_json(self) -> dict[str, Json]:
@@ -65,11 +65,11 @@ class Practice:
         return {"curve": curve, "cut": self.cut, "sets": sets}
 
     @classmethod
-    def from_json(cls, saved: Mapping[str, Any]) -> Practice:
+    def from_json(cls, saved: Mapping[str, Any]) -> VisitGrouping:
         """What was saved; CalibrationError for anything else."""
         try:
             sets = tuple(
-                PractisedSet(
+                NamedAnimals(
                     str(one["name"]),
                     np.array(one["visits"], np.int64),
                     np.array(one["groups"], np.float64),
@@ -78,11 +78,11 @@ class Practice:
             )
             return cls(Calibration.from_json(saved["curve"]), float(saved["cut"]), sets)
         except (KeyError, TypeError, ValueError) as error:
-            raise CalibrationError(f"not a saved practice: {error!r}.") from error
+            raise CalibrationError(f"not a saved grouping of visits: {error!r}.") from error
 
 
 @dataclass(frozen=True)
-class PractisedPairs:
+class NamedPairs:
     """Scored pairs of visits whose animals are known."""
 
     name: str
@@ -93,7 +93,7 @@ class PractisedPairs:
     photo_V: np.ndarray
 
 
-def fit_curve(sets: Sequence[PractisedPairs]) -> Calibration:
+def fit_curve(sets: Sequence[NamedPairs]) -> Calibration:
     """The probability that a pair of visits shows one animal, by pairs whose animals are known; the
     pairs of each set weigh alike. CalibrationError where there is nothing to fit on, or where pairs
     of one animal score no higher than others."""
@@ -114,7 +114,7 @@ def fit_curve(sets: Sequence[PractisedPairs]) -> Calibration:
     return curve
 
 
-def practise(sets: Sequence[PractisedPairs], seed: int) -> Practice:
+def fit_visit_grouping(sets: Sequence[NamedPairs], seed: int) -> VisitGrouping:
     """The curve, and the cut: the highest, which joins least, whose adjusted Rand index over all
     images is within a standard error of the best. CalibrationError as `fit_curve`."""
     curve = fit_curve(sets)
@@ -131,15 +131,15 @@ def practise(sets: Sequence[PractisedPairs], seed: int) -> Practice:
     ]
     identity_N, groups = _side_by_side(sets, [[group_V for _, group_V in one] for one in tried])
     place = sparing_choice(identity_N, groups, seed)
-    practised = tuple(
-        PractisedSet(one.name, *groups_of_animals(one.identity_V, of_set[place][1]))
+    named = tuple(
+        NamedAnimals(one.name, *groups_of_animals(one.identity_V, of_set[place][1]))
         for one, of_set in zip(sets, tried, strict=True)
     )
-    return Practice(curve, float(tried[0][place][0]), practised)
+    return VisitGrouping(curve, float(tried[0][place][0]), named)
 
 
 def _side_by_side(
-    sets: Sequence[PractisedPairs], groups: Sequence[Sequence[np.ndarray]]
+    sets: Sequence[NamedPairs], groups: Sequence[Sequence[np.ndarray]]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """The animals of all images, and their groups at each cut, as of one set."""
 
@@ -167,16 +167,16 @@ def groups_of_animals(identity_V: np.ndarray, group_V: np.ndarray) -> tuple[np.n
 
 
 def count_animals(
-    groups: int, visits: int, sets: Sequence[PractisedSet], seed: int
+    groups: int, visits: int, sets: Sequence[NamedAnimals], seed: int
 ) -> tuple[int, int] | None:
     """The 95% interval of the number of animals behind so many groups of visits; None without
     animals to go by.
 
-    Of the visits beyond each animal's first a share r began another group in practice, so that
+    Of the visits beyond each animal's first a share r began another group in those sets, so that
     G = A + r (V - A) groups come from A animals on V visits. A nested bootstrap: a set is drawn,
     its animals are drawn to estimate r, and of these as many as the new set may have.
 
-    >>> one = PractisedSet("", np.array([3, 3]), np.array([2.0, 2.0]))
+    >>> one = NamedAnimals("", np.array([3, 3]), np.array([2.0, 2.0]))
     >>> count_animals(8, 12, [one], seed=0)
     (4, 4)
     """
@@ -184,7 +184,7 @@ def count_animals(
     if not usable or groups == 0:
         return None
 
-    def animals(one: PractisedSet, drawn: np.ndarray) -> float:
+    def animals(one: NamedAnimals, drawn: np.ndarray) -> float:
         more = float((one.visits_I[drawn] - 1).sum())
         rate = float((one.groups_I[drawn] - 1).sum()) / more if more else 0.0
         rate = min(rate, HIGHEST_RATE)
