@@ -144,9 +144,9 @@ def _places(options: argparse.Namespace) -> dict[str, str | Path]:
     words = [str(word) for name in ("overrides", "words") for word in getattr(options, name, [])]
     for name, value in vars(options).items():
         option = name.upper() if name in POSITIONAL else f"--{name.replace('_', '-')}"
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, Path) or (name in PATHS and one and not is_remote(str(one))):
-                found[option] = one
+        for place in value if isinstance(value, list) else [value]:
+            if isinstance(place, Path) or (name in PATHS and place and not is_remote(str(place))):
+                found[option] = place
     for number, word in enumerate(words):
         if "=" not in word:
             found[f"argument {number + 1}"] = word

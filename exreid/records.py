@@ -86,7 +86,9 @@ class ImageTable:
     def regions(self) -> list[str | None]:
         """Where the animal of each image is, as `region_text` has it."""
         pairs = zip(self.rows["mask"], self.rows["bbox"], strict=True)
-        return [region_text(*(one if isinstance(one, str) else None for one in p)) for p in pairs]
+        return [
+            region_text(*(cell if isinstance(cell, str) else None for cell in p)) for p in pairs
+        ]
 
     def take(self, positions: Sequence[int] | np.ndarray) -> ImageTable:
         """The rows at these positions (or where a boolean mask is true), in that order."""

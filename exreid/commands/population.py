@@ -86,7 +86,7 @@ def _rows(made: Population) -> list[tuple[str, str, str]]:
             value, interval = _share(rates.bias, sign="+")
             rows.append(("bias of abundance", value, f"{interval}, between two visits"))
     sites = counted(len(made.sites), "site") if made.sites else "no known site"
-    photographs = sum(one.photographs for one in made.captures)
+    photographs = sum(capture.photographs for capture in made.captures)
     of = f"of {counted(len(made.names), 'animal')} at {sites}; {counted(photographs, 'photograph')}"
     return [*rows, ("captures", f"{len(made.captures):,}", of)]
 

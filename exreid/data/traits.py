@@ -56,13 +56,15 @@ def traits_of(table: ImageTable) -> Traits:
         np.isnat(moment_N), np.nan, moment_N.astype("datetime64[s]").astype(np.int64) / 86400
     )
     cells = _column(table, ("cell_code",))
-    found = [None if cell is None else _cell(table, i, cell) for i, cell in enumerate(cells)]
+    read_N = [None if cell is None else _cell(table, i, cell) for i, cell in enumerate(cells)]
     return Traits(
         _codes(rows["viewpoint"].tolist(), (LEFT, RIGHT)),
         _codes(_column(table, ("sex",)), SEXES),
         np.stack([_degrees(table, which) for which in PLACES], axis=1),
-        np.array([(np.nan, np.nan) if one is None else one[1:] for one in found]).reshape(-1, 2),
-        max((one[0] for one in found if one is not None), default=0.0),
+        np.array([(np.nan, np.nan) if cell is None else cell[1:] for cell in read_N]).reshape(
+            -1, 2
+        ),
+        max((cell[0] for cell in read_N if cell is not None), default=0.0),
         day_N,
         ~np.isnan(day_N) & (np.nan_to_num(day_N) % 1 != 0),
     )

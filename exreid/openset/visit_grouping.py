@@ -55,11 +55,11 @@ class VisitGrouping:
         """What `from_json` reads."""
         sets: list[Json] = [
             {
-                "name": one.name,
-                "visits": one.visits_I.tolist(),
-                "groups": np.round(one.groups_I, 6).tolist(),
+                "name": known.name,
+                "visits": known.visits_I.tolist(),
+                "groups": np.round(known.groups_I, 6).tolist(),
             }
-            for one in self.sets
+            for known in self.sets
         ]
         curve = cast(Mapping[str, Json], self.curve.as_json())
         return {"curve": curve, "cut": self.cut, "sets": sets}
@@ -70,11 +70,11 @@ class VisitGrouping:
         try:
             sets = tuple(
                 NamedAnimals(
-                    str(one["name"]),
-                    np.array(one["visits"], np.int64),
-                    np.array(one["groups"], np.float64),
+                    str(entry["name"]),
+                    np.array(entry["visits"], np.int64),
+                    np.array(entry["groups"], np.float64),
                 )
-                for one in saved["sets"]
+                for entry in saved["sets"]
             )
             return cls(Calibration.from_json(saved["curve"]), float(saved["cut"]), sets)
         except (KeyError, TypeError, ValueError) as error:
@@ -97,17 +97,19 @@ def fit_curve(sets: Sequence[NamedPairs]) -> Calibration:
     """The probability that a pair of visits shows one animal, by pairs whose animals are known; the
     pairs of each set weigh alike. CalibrationError where there is nothing to fit on, or where pairs
     of one animal score no higher than others."""
-    same = [one.identity_V[one.pairs.visit_P2] for one in sets]
-    weights = [np.full(len(one.pairs.score_P), 1 / max(len(one.pairs.score_P), 1)) for one in sets]
-    mean = np.mean([len(one.pairs.score_P) for one in sets])
+    same = [named.identity_V[named.pairs.visit_P2] for named in sets]
+    weights = [
+        np.full(len(named.pairs.score_P), 1 / max(len(named.pairs.score_P), 1)) for named in sets
+    ]
+    mean = np.mean([len(named.pairs.score_P) for named in sets])
     curve = fit_calibration(
-        np.concatenate([one.pairs.score_P for one in sets]),
+        np.concatenate([named.pairs.score_P for named in sets]),
         np.concatenate([pair_P2[:, 0] == pair_P2[:, 1] for pair_P2 in same]),
         kind="logistic",
         weight_P=mean * np.concatenate(weights),
     )
     if curve.is_level:
-        names = " and ".join(one.name for one in sets)
+        names = " and ".join(named.name for named in sets)
         raise CalibrationError(
             f"{names}: pairs of one animal score no higher than others. Use a stronger method."
         )
@@ -118,24 +120,30 @@ def fit_visit_grouping(sets: Sequence[NamedPairs], seed: int) -> VisitGrouping:
     """The curve, and the cut: the highest, which joins least, whose adjusted Rand index over all
     images is within a standard error of the best. CalibrationError as `fit_curve`."""
     curve = fit_curve(sets)
-    probabilities = [curve.apply(one.pairs.score_P) for one in sets]
+    probabilities = [curve.apply(named.pairs.score_P) for named in sets]
     level = np.quantile(np.concatenate(probabilities), np.arange(1, CUTS) / CUTS)
     cuts = np.unique(np.concatenate([level, np.arange(1, CUTS + 1) / CUTS])).tolist()
     tried = [
         list(
             clusters_at_cuts(
-                np.arange(len(one.photo_V)), one.pairs.visit_P2, probability_P, cuts, one.photo_V
+                np.arange(len(named.photo_V)),
+                named.pairs.visit_P2,
+                probability_P,
+                cuts,
+                named.photo_V,
             )
         )
-        for one, probability_P in zip(sets, probabilities, strict=True)
+        for named, probability_P in zip(sets, probabilities, strict=True)
     ]
-    identity_N, groups = _side_by_side(sets, [[group_V for _, group_V in one] for one in tried])
-    place = sparing_choice(identity_N, groups, seed)
-    named = tuple(
-        NamedAnimals(one.name, *groups_of_animals(one.identity_V, of_set[place][1]))
-        for one, of_set in zip(sets, tried, strict=True)
+    identity_N, groups = _side_by_side(
+        sets, [[group_V for _, group_V in of_cuts] for of_cuts in tried]
     )
-    return VisitGrouping(curve, float(tried[0][place][0]), named)
+    place = sparing_choice(identity_N, groups, seed)
+    animals = tuple(
+        NamedAnimals(named.name, *groups_of_animals(named.identity_V, of_cuts[place][1]))
+        for named, of_cuts in zip(sets, tried, strict=True)
+    )
+    return VisitGrouping(curve, float(tried[0][place][0]), animals)
 
 
 def _side_by_side(
@@ -145,13 +153,13 @@ def _side_by_side(
 
     def joined(codes: Sequence[np.ndarray]) -> np.ndarray:
         start, parts = 0, []
-        for one, code_V in zip(sets, codes, strict=True):
-            parts.append(np.repeat(code_V + start, one.images_V))
+        for named, code_V in zip(sets, codes, strict=True):
+            parts.append(np.repeat(code_V + start, named.images_V))
             start += int(code_V.max()) + 1
         return np.concatenate(parts)
 
     at_cuts = [joined(codes) for codes in zip(*groups, strict=True)]
-    return joined([one.identity_V for one in sets]), at_cuts
+    return joined([named.identity_V for named in sets]), at_cuts
 
 
 def groups_of_animals(identity_V: np.ndarray, group_V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -176,25 +184,25 @@ def count_animals(
     G = A + r (V - A) groups come from A animals on V visits. A nested bootstrap: a set is drawn,
     its animals are drawn to estimate r, and of these as many as the new set may have.
 
-    >>> one = NamedAnimals("", np.array([3, 3]), np.array([2.0, 2.0]))
-    >>> count_animals(8, 12, [one], seed=0)
+    >>> known = NamedAnimals("", np.array([3, 3]), np.array([2.0, 2.0]))
+    >>> count_animals(8, 12, [known], seed=0)
     (4, 4)
     """
-    usable = [one for one in sets if np.any(one.visits_I > 1)]
+    usable = [known for known in sets if np.any(known.visits_I > 1)]
     if not usable or groups == 0:
         return None
 
-    def animals(one: NamedAnimals, drawn: np.ndarray) -> float:
-        more = float((one.visits_I[drawn] - 1).sum())
-        rate = float((one.groups_I[drawn] - 1).sum()) / more if more else 0.0
+    def animals(known: NamedAnimals, drawn: np.ndarray) -> float:
+        more = float((known.visits_I[drawn] - 1).sum())
+        rate = float((known.groups_I[drawn] - 1).sum()) / more if more else 0.0
         rate = min(rate, HIGHEST_RATE)
         return float(np.clip((groups - rate * visits) / (1 - rate), 1, visits))
 
     rng, counts = np.random.default_rng(seed), []
     for _ in range(RESAMPLES):
-        one = usable[int(rng.integers(len(usable)))]
-        like_known = rng.integers(len(one.visits_I), size=len(one.visits_I))
-        expected = round(animals(one, like_known))
-        counts.append(animals(one, like_known[rng.integers(len(like_known), size=expected)]))
+        known = usable[int(rng.integers(len(usable)))]
+        like_known = rng.integers(len(known.visits_I), size=len(known.visits_I))
+        expected = round(animals(known, like_known))
+        counts.append(animals(known, like_known[rng.integers(len(like_known), size=expected)]))
     low, high = np.quantile(counts, [0.025, 0.975])
     return math.floor(round(low, 6)), math.ceil(round(high, 6))

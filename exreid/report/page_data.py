@@ -148,11 +148,13 @@ def _query(
             ranks[number_of[image]] = [rank, score, _percent(probability)]
     implausible = [
         {
-            **_neighbour(data, page.image, IDENTITIES + 1, one.neighbour, number_of),
-            "reason": one.reason,
-            "would_be": {number_of[image]: one.would_be[image] for image in one.neighbour.images},
+            **_neighbour(data, page.image, IDENTITIES + 1, candidate.neighbour, number_of),
+            "reason": candidate.reason,
+            "would_be": {
+                number_of[image]: candidate.would_be[image] for image in candidate.neighbour.images
+            },
         }
-        for one in page.implausible
+        for candidate in page.implausible
     ]
     return {
         "photo": number_of[page.image],

@@ -113,8 +113,8 @@ def wanted_pictures(
             small.update(neighbour.images)
             if number < LARGE_IDENTITIES:
                 large.update(neighbour.images[:1])
-        for one in page.implausible:
-            small.update(one.neighbour.images)
+        for candidate in page.implausible:
+            small.update(candidate.neighbour.images)
     large.update(image for rows in matched for _, image in rows)
     dataset = data.config.dataset if data.config else None
     crop, margin = (dataset.cropped, dataset.crop_margin) if dataset else ("none", 0.0)

@@ -127,7 +127,7 @@ def shown(
 
 def drawn_matches(found: Sequence[tuple[float, float, float, float]]) -> dict[str, Json]:
     """The matches of two photographs as the page takes them: their number, and those drawn."""
-    drawn: list[Json] = [[round(share, 4) for share in one] for one in found[:MOST_MATCHES]]
+    drawn: list[Json] = [[round(share, 4) for share in match] for match in found[:MOST_MATCHES]]
     return {"count": len(found), "matches": drawn}
 
 

@@ -177,7 +177,7 @@ def _photo(row: pd.Series, pictures: Mapping[int, Picture]) -> SheetPhoto:
 def _by_page(sheets: Sequence[Sheet]) -> list[list[Sheet]]:
     pages: list[list[Sheet]] = [[]]
     for sheet in sheets:
-        count = sum(one.photographs for one in pages[-1])
+        count = sum(before.photographs for before in pages[-1])
         if pages[-1] and count + sheet.photographs > ON_A_PAGE:
             pages.append([])
         pages[-1].append(sheet)

@@ -230,7 +230,7 @@ def estimates(
 
 def _largest(estimates: Sequence[Estimate]) -> Estimate:
     """Each end and the value: the largest."""
-    ends = [(one.value, one.low, one.high) for one in estimates]
+    ends = [(estimate.value, estimate.low, estimate.high) for estimate in estimates]
     return Estimate(*(max(of) for of in zip(*ends, strict=True)))
 
 

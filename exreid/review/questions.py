@@ -205,10 +205,10 @@ def _unlisted_join(graph: PairGraph, doubts: Doubts, answer: float) -> _Unlisted
     listed = {(low, high) for low, high in doubts.joins.group_M2.tolist()} if len(kind_N2) else {}
     for place in np.argsort(-worth(gain_N, pairs_N, answer), kind="stable").tolist():
         one_G, other_G = (np.flatnonzero(kind_G == n).tolist() for n in kind_N2[place])
-        for one in one_G:
+        for group in one_G:
             for other in other_G:
-                groups = (min(one, other), max(one, other))
-                if one != other and groups not in listed:
+                groups = (min(group, other), max(group, other))
+                if group != other and groups not in listed:
                     return _UnlistedJoin(groups, int(pairs_N[place]), float(gain_N[place]))
     return None
 

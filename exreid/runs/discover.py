@@ -179,7 +179,7 @@ def _saved_grouping(config: ProbeConfig, evidence: Evidence) -> GroupingSource |
                 f"only for {shipped['scored_by'][name]}. Give --gallery, or --calibration."
             )
     grouping = VisitGrouping.from_json(shipped["practice"])
-    names = " and ".join(one.name for one in grouping.sets)
+    names = " and ".join(known.name for known in grouping.sets)
     others = _differences(own, shipped["scored_by"])
     words = (
         f"{MEASURED} other animals ({names}){f' and with {others}' if others else ''}, so that "
