@@ -7,35 +7,27 @@ vector instructions look up: André et al. 2015), and never change. What is foun
 their distances are computed from the stored descriptors, and the best images are compared wholly
 (`exreid.pipeline.local_index`). So a search may miss a neighbour, and never invents one.
 
-A segment is two files of one name: ``.faiss``, and ``.json``, which names its images. The name has
-a checksum of the latter and of the cells. The descriptors are not read to check them: damage among
-them loses neighbours, as the search itself may.
-
 Letters: Q queries, R images of the segment, K keypoints, C candidates of a keypoint, P pairs,
 L descriptor length.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from exreid.errors import CacheError
-from exreid.features.keys import keys_fingerprint
 from exreid.features.local_extraction import as_record
 from exreid.matching.local_index import RIGHT_ANGLE, NearestImages, nearest_of, squared_of
+from exreid.matching.segment_files import opened, write_segment
 from exreid.matching.tiles import PairMatcher
 from exreid.records import LocalFeatures
-from exreid.storage import mirror
-from exreid.storage.files import SEALED, checksum, temporary_beside
+from exreid.storage.files import checksum
 
 if TYPE_CHECKING:
     import faiss
@@ -48,10 +40,6 @@ CELLS_A_DEEP_PROBE = 4
 """The same for the keypoints that decide between images that score alike."""
 BITS = 4
 """Of each number of a descriptor."""
-FORMAT = 2
-"""Of a segment's files. 1: 4 bits in steps of equal width, which FAISS reads one by one."""
-HELD = 16
-"""Segments that a process holds in memory, each of up to 150 MB; those used last."""
 TRAINED_ON = 40
 """Descriptors for each cell that the cells are learned from."""
 ROUNDS = 6
@@ -60,21 +48,6 @@ AT_A_TIME = 256
 """Images that are added at a time."""
 ROWS_AT_A_TIME = 8192
 """Candidates whose distances are computed at a time."""
-
-
-@dataclass(frozen=True)
-class Segment:
-    """What is known of a segment without its descriptors."""
-
-    file: Path
-    """Its ``.json``; the other file is beside it."""
-    keys: tuple[str, ...]
-    """Of its R images."""
-    sums: tuple[str, ...]
-    """The checksum of each image's record (`exreid.features.local_extraction.as_record`)."""
-    keypoints: int
-    """Of an image's record."""
-    format: int = FORMAT
 
 
 def build_segment(
@@ -109,7 +82,7 @@ def build_segment(
     index.train(_of_length_1(gallery.descriptors_NKL.reshape(-1, length)[real]))
     levels_L16 = np.sort(faiss.vector_to_array(index.pq.centroids).reshape(length, -1), axis=1)
     faiss.copy_array_to_vector(levels_L16.reshape(-1), index.pq.centroids)
-    head = len(faiss.serialize_index(faiss.IndexIVFPQFastScan(index)))
+    head = faiss.serialize_index(faiss.IndexIVFPQFastScan(index)).tobytes()
     sums = []
     for start in range(0, len(gallery), AT_A_TIME):
         part = gallery.take(np.arange(start, min(start + AT_A_TIME, len(gallery))))
@@ -118,9 +91,8 @@ def build_segment(
         index.add_sa_codes(_codes(index, added, levels_L16), start * keypoints + rows)
         sums += [checksum([record.tobytes()]) for record in as_record(part)]
     own = [keys[i] for i in pair_P2[:, 1]]
-    described = {"format": FORMAT, "keypoints": keypoints, "keys": own, "sums": sums}
-    packed = faiss.IndexIVFPQFastScan(index)
-    return _write(packed, folder, own, {**described, "head_bytes": head})
+    described = {"keypoints": keypoints, "keys": own, "sums": sums}
+    return write_segment(faiss.IndexIVFPQFastScan(index), head, folder, own, described)
 
 
 def _codes(
@@ -155,65 +127,6 @@ def _of_length_1(descriptors_NL: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(values_NL / np.maximum(length_N1, 1e-12))
 
 
-def _write(
-    index: faiss.IndexIVF, folder: Path, keys: Sequence[str], described: dict[str, Any]
-) -> Path:
-    import faiss
-
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(folder / "segment.faiss")
-    try:
-        faiss.write_index(index, str(temporary))
-        text = json.dumps({**described, "bytes": temporary.stat().st_size}).encode()
-        with temporary.open("rb") as stream:
-            seal = checksum([text, stream.read(described["head_bytes"])])
-        file = folder / f"segment-{keys_fingerprint(keys)}-{seal}.json"
-        temporary.replace(file.with_suffix(".faiss"))
-        temporary.write_bytes(text)
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
-    for written in (file.with_suffix(".faiss"), file):
-        mirror.put(written)
-    return file
-
-
-def read_segment(file: Path) -> Segment | None:
-    """The segment of a ``.json``; None where it, the cells or the size are not as written."""
-    try:
-        text = file.read_bytes()
-        described = json.loads(text)
-        cells = mirror.local_copy(file.with_suffix(".faiss"))
-        with cells.open("rb") as stream:
-            seal = checksum([text, stream.read(described["head_bytes"])])
-        named = SEALED.search(file.stem)
-        if named is None or named[1] != seal or cells.stat().st_size != described["bytes"]:
-            return None
-        keys, sums = tuple(described["keys"]), tuple(described["sums"])
-        return Segment(file, keys, sums, int(described["keypoints"]), described.get("format", 1))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _opened(file: Path) -> faiss.IndexIVF:
-    """The index beside a ``.json``."""
-    cells = mirror.local_copy(file.with_suffix(".faiss"))
-    state = cells.stat()
-    return _read(cells, (state.st_ino, state.st_mtime_ns))
-
-
-@lru_cache(maxsize=HELD)
-def _read(cells: Path, state: tuple[int, int]) -> faiss.IndexIVF:
-    """Of a file in this ``state``: one that was written anew is another."""
-    import faiss
-
-    del state
-    try:
-        return faiss.read_index(str(cells))
-    except RuntimeError as error:
-        raise CacheError(f"{cells}: is damaged. Delete this file.") from error
-
-
 def search_segment(
     matcher: PairMatcher,
     queries: LocalFeatures,
@@ -233,7 +146,7 @@ def search_segment(
     import faiss
 
     del matcher, gallery
-    index = _opened(segment)
+    index = opened(segment)
     faiss.omp_set_num_threads(torch.get_num_threads())
     keypoints = queries.descriptors_NKL.shape[1]
     parts = []

@@ -25,12 +25,10 @@ from exreid.features.keys import describe_fingerprint, keys_fingerprint, stage_f
 from exreid.matching.cascade import MakeMatcher
 from exreid.matching.local_index import SPARE, NearestImages, nearest_of
 from exreid.matching.nearest import NearestSettings
+from exreid.matching.segment_files import FORMAT, Segment, read_segment
 from exreid.matching.segments import (
     AVAILABLE,
-    FORMAT,
-    Segment,
     build_segment,
-    read_segment,
     search_segment,
     with_exact_distances,
 )
@@ -50,8 +48,8 @@ SEGMENT_DESCRIPTORS = 2**21
 QUERIES_PER_TILE = 8
 DESCRIPTORS = 2
 """Descriptors that are fetched for each wanted image: several may be of one."""
-VERSION = 3
-"""Raise it when the code of segments changes what they find."""
+VERSION = 4
+"""Raise it when the code of segments changes what they find, or their files."""
 
 
 @dataclass(frozen=True)

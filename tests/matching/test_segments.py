@@ -1,21 +1,20 @@
 """Segments of the index against the comparison with all images, which has its own naive twin."""
 
 import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from exreid.errors import CacheError
 from exreid.matching import segments as module
 from exreid.matching.local_index import nearest_images, nearest_of
 from exreid.matching.nearest import NearestMatcher, NearestSettings
-from exreid.matching.segments import (
-    build_segment,
-    read_segment,
-    search_segment,
-    with_exact_distances,
-)
+from exreid.matching.segment_files import opened, read_segment
+from exreid.matching.segments import build_segment, search_segment, with_exact_distances
 from exreid.records import LocalFeatures
 
 KEYPOINTS, LENGTH, IMAGES = 8, 16, 120
@@ -168,11 +167,46 @@ def test_threads_change_no_answer(file, monkeypatch):
             parts.append(
                 search_segment(MATCHER, QUERIES, GALLERY, none, segment=file, images=IMAGES, keep=5)
             )
+            assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
     for part in parts[1:]:
         assert np.array_equal(part.image_QKC, parts[0].image_QKC)
         assert np.array_equal(part.keypoint_QKC, parts[0].keypoint_QKC)
+
+
+@pytest.mark.parametrize("rows", [IMAGES, 1])
+def test_mapped_lists_are_those_of_faiss(tmp_path, monkeypatch, rows):
+    faiss, kept, write = pytest.importorskip("faiss"), [], module.write_segment
+
+    def keeping(index, *arguments):
+        kept.append(index)
+        return write(index, *arguments)
+
+    monkeypatch.setattr(module, "write_segment", keeping)
+    file = _built(np.arange(rows), tmp_path)
+    mapped, count = opened(file), int(GALLERY.count_N[:rows].sum())
+    asked = QUERIES.descriptors_NKL[:, 0].astype(np.float32)
+    bits = np.packbits(np.arange(rows * KEYPOINTS) % 3 > 0, bitorder="little")
+    for chosen in ({}, {"sel": faiss.IDSelectorBitmap(bits)}):
+        for cells in (2, mapped.nlist):
+            params = faiss.SearchParametersIVF(nprobe=cells, **chosen)
+            own, whole = (index.search(asked, count, params=params) for index in (mapped, kept[0]))
+            assert np.array_equal(own[0], whole[0])
+            assert np.array_equal(own[1], whole[1])
+    assert mapped.ntotal == count
+    if sys.platform == "linux":
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        assert any(line.endswith(f"{file.stem}.faiss") for line in maps)
+
+
+@pytest.mark.parametrize("bytes_left", [0, 10, 100, -1])
+def test_a_file_that_was_cut_is_not_mapped(file, tmp_path, bytes_left):
+    copy = tmp_path / file.name
+    whole = file.with_suffix(".faiss").read_bytes()
+    copy.with_suffix(".faiss").write_bytes(whole[:bytes_left])
+    with pytest.raises(CacheError, match="damaged. Delete"):
+        opened(copy)
 
 
 @pytest.mark.parametrize("damage", ["cells", "names", "cut", "gone"])

@@ -9,8 +9,9 @@ from exreid.config.probe import ProbeConfig
 from exreid.errors import GalleryError
 from exreid.gallery import edits
 from exreid.gallery.photo_table import PhotoOptions
+from exreid.matching import segment_files
 from exreid.matching import segments as maths
-from exreid.matching.segments import Segment
+from exreid.matching.segment_files import Segment
 from exreid.pipeline import index_segments, local_index
 from exreid.pipeline.index_segments import plan_segments, stored_segments
 from exreid.records import LocalFeatures
@@ -223,8 +224,8 @@ def test_segments_of_an_earlier_format_are_built_again(tmp_path, monkeypatch, ca
         np.full((3, 2), 64, np.int32),
     )
     pairs, keys = np.stack([np.arange(3)] * 2, axis=1), ["a" * 32, "b" * 32, "c" * 32]
-    for number in (1, maths.FORMAT):
-        monkeypatch.setattr(maths, "FORMAT", number)
+    for number in (1, segment_files.FORMAT):
+        monkeypatch.setattr(segment_files, "FORMAT", number)
         folder = tmp_path / str(number)
         maths.build_segment(None, features, features, pairs, keys=keys, folder=folder)
         assert len(stored_segments(folder)) == (number > 1)
