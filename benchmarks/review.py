@@ -5,8 +5,9 @@ a pair of visits has its best pair's score. In each run half of the animals, dra
 the ones that the curve of probabilities is fitted on, as exreid discover fits it. The visits of the
 other half are reviewed by a person whose answers are right with a probability of --right. Every
 question counts, also those of the audit and the repeated ones. Nearest first and most uncertain
-first ask each pair once, skip those that follow from answers so far, and have the same belief and
-the same search of a partition. *In hindsight* is a bound, see `hindsight`.
+first ask each pair once, or until two more answers say the one than the other; they skip those that
+follow from answers so far, and have the same belief and the same search of a partition. *In
+hindsight* is a bound, see `hindsight`.
 
 --root names a data set with its columns as exreid takes them, of which the database side is used;
 by default animals are generated, and --flank one keeps each one's more frequent flank. The person
@@ -44,9 +45,14 @@ from exreid.review.asking import decided, next_question
 from exreid.review.belief import TEMPER, PairGraph, votes_of
 from exreid.review.decisions import Decision
 from exreid.review.partition import find_partition
+from exreid.review.questions import MOST_ASKED
 from exreid.review.state import load, subject_of
 
-WAYS = ("no person", "in hindsight", "nearest first", "most uncertain first", "exreid")
+TWICE = ", until two agree"
+OTHERS = tuple(
+    way + how for way in ("nearest first", "most uncertain first") for how in ("", TWICE)
+)
+WAYS = ("no person", "in hindsight", *OTHERS, "exreid")
 
 
 @dataclass(frozen=True)
@@ -130,20 +136,31 @@ def baseline(graph: PairGraph, key_P: np.ndarray) -> Callable[[list[tuple[int, i
 
 
 def asked_in_order(
-    graph: PairGraph, key_P: np.ndarray, answer: Callable[[int, int], int], most: int, step: int
+    graph: PairGraph,
+    key_P: np.ndarray,
+    answer: Callable[[int, int], int],
+    most: int,
+    step: int,
+    *,
+    lead: int,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(questions, partition) of a baseline."""
+    """(questions, partition) of a baseline. Each pair is asked until so many more answers say the
+    one than the other, or one says nothing."""
     answers: list[tuple[int, int, int]] = []
+    settled: list[tuple[int, int, int]] = []
+    signs: list[int] = []
     following = baseline(graph, key_P)
     group_V = find_partition(graph)
     yield 0, group_V
-    while len(answers) < most:
-        row = following(answers)
-        if row < 0:
-            return
+    row = following(settled)
+    while row >= 0 and len(answers) < most:
         first, second = graph.pair_P2[row].tolist()
-        answers.append((first, second, answer(first, second)))
-        if len(answers) % step == 0:
+        signs.append(answer(first, second))
+        answers.append((first, second, signs[-1]))
+        if signs[-1] == 0 or abs(sum(signs)) >= lead or len(signs) == MOST_ASKED:
+            settled.append((first, second, int(np.sign(sum(signs)))))
+            signs, row = [], following(settled)
+        if len(answers) % step == 0 or row < 0:
             table = np.array(answers, np.int64)
             votes = votes_of(table[:, :2], table[:, 2], np.full(len(table), 0.97))
             said = votes.said_N > 0
@@ -165,10 +182,11 @@ def course(visits: Visits, way: str, person: Person, seed: int) -> Course:
 
     audit, stopped = None, False
     asked, found = [], []
-    if way in ("nearest first", "most uncertain first"):
+    if way in OTHERS:
         odds_P = graph.evidence_P + graph.prior
-        key_P = -odds_P if way == "nearest first" else np.abs(odds_P)
-        for count, group_V in asked_in_order(graph, key_P, answer, most, step):
+        key_P = -odds_P if way.startswith("nearest first") else np.abs(odds_P)
+        lead = 2 if way.endswith(TWICE) else 1
+        for count, group_V in asked_in_order(graph, key_P, answer, most, step, lead=lead):
             asked.append(count)
             found.append(judged(group_V))
     elif way == "in hindsight":
@@ -225,7 +243,9 @@ def main() -> None:
         f"{runs} runs"
     )
     budgets = [
-        budget for budget in (0, 5, 10, 20, 50, 100, 200, 300, 400, 600, 900) if budget <= most
+        budget
+        for budget in (0, 5, 10, 20, 50, 100, 200, 300, 400, 600, 900, 1200)
+        if budget <= most
     ]
     found = {}
     with ProcessPoolExecutor(options.workers) as pool:
@@ -234,7 +254,7 @@ def main() -> None:
             add_way(report, way, found[way], budgets)
     add_targets(report, found, most)
     if not options.only:
-        add_ratios(report, found, budgets)
+        add_ratios(report, found, OTHERS, budgets)
     report.show(options.json)
 
 
