@@ -106,12 +106,12 @@ def _scored(gallery: Path) -> Path:
 
 def _written(run: ReviewedRun, options: argparse.Namespace) -> int:
     """Write the pages without a server."""
-    from exreid.report.review_static import write_pages
+    from exreid.report.review_static import write_static_review
 
     if options.questions < 1:
         raise ConfigError("--questions: 1 at least.")
     with progress_shown() as progress:
-        count = write_pages(
+        count = write_static_review(
             run,
             options.static,
             who=options.who or "",

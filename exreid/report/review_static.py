@@ -30,7 +30,7 @@ MOST_PHOTOS = 6
 """Of a visit or an animal; the most alike one first."""
 
 
-def write_pages(
+def write_static_review(
     run: ReviewedRun,
     out: Path,
     *,

@@ -20,7 +20,7 @@ from scipy.sparse.csgraph import connected_components
 from exreid.review.audit import draw
 from exreid.review.belief import log_odds
 from exreid.review.decisions import Decision, Purpose, Verdict
-from exreid.review.people import reliability
+from exreid.review.people import person_reliability
 from exreid.review.questions import (
     LEAST_DOUBT,
     MOST_ASKED,
@@ -69,7 +69,7 @@ def next_question(state: State, who: str, wrong: float = 1.0) -> Question | None
     pair = contradiction(state.queue.doubts, state.queue.votes)
     audited = agrees(state, wrong)
     if pair is None and not (audited and wrong_decisions(state) < wrong):
-        answer = float(log_odds(state.people.get(who, reliability(0, 0)).value))
+        answer = float(log_odds(state.people.get(who, person_reliability(0, 0)).value))
         least = LEAST_DOUBT if audited or state.audit is None else 0.0
         queue = state.queue
         pair = most_worth(queue.graph, queue.doubts, queue.votes, answer=answer, least=least)
@@ -120,7 +120,7 @@ def next_doubt(state: State, who: str, several: Collection[int]) -> Question | N
     if pair is None and several:
         pair = weakest_link(queue.graph, queue.doubts, queue.votes, several, LEAST_IN_SEVERAL)
     if pair is None:
-        answer = float(log_odds(state.people.get(who, reliability(0, 0)).value))
+        answer = float(log_odds(state.people.get(who, person_reliability(0, 0)).value))
         pair = most_worth(queue.graph, queue.doubts, queue.votes, answer=answer, least=LEAST_CHANCE)
     return None if pair is None else _ordinary(state, who, pair)
 

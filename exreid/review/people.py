@@ -27,7 +27,7 @@ RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class Reliability:
+class PersonReliability:
     """The probability that a person's answer is right."""
 
     value: float
@@ -41,20 +41,20 @@ class Reliability:
     """Those of them answered alike."""
 
 
-def reliability(alike: int, twice: int) -> Reliability:
+def person_reliability(alike: int, twice: int) -> PersonReliability:
     """From pairs that a person answered twice, *can't tell* left out: a Beta posterior of the share
     of pairs answered alike, turned into the probability of being right, which is above 1/2.
 
-    >>> reliability(0, 0).value
+    >>> person_reliability(0, 0).value
     0.97
-    >>> reliability(30, 50).value
+    >>> person_reliability(30, 50).value
     0.814
     """
     agreed = PRIOR_RELIABILITY**2 + (1 - PRIOR_RELIABILITY) ** 2
     a, b = PRIOR_PAIRS * agreed + alike, PRIOR_PAIRS * (1 - agreed) + twice - alike
     low, high = (_right(float(end)) for end in scipy.stats.beta.ppf([0.025, 0.975], a, b))
     value = round(min(max(_right(a / (a + b)), 0.6), MOST_RELIABLE), 3)
-    return Reliability(value, low, high, twice, alike)
+    return PersonReliability(value, low, high, twice, alike)
 
 
 def _right(agreed: float) -> float:

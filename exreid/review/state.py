@@ -20,7 +20,7 @@ from exreid.review.audit import LEAST_DRAWN, AuditResult, design, estimates, fra
 from exreid.review.belief import PairGraph, Votes, votes_of
 from exreid.review.decisions import Decision, standing
 from exreid.review.partition import find_partition
-from exreid.review.people import Reliability, reliability
+from exreid.review.people import PersonReliability, person_reliability
 from exreid.review.questions import Doubts, doubts_of
 
 WIDE_SHARE = 0.1
@@ -63,7 +63,7 @@ class State:
     subject: Subject
     decisions: tuple[Decision, ...]
     """Those that count."""
-    people: dict[str, Reliability]
+    people: dict[str, PersonReliability]
     queue: Belief
     """Without the answers of the audit."""
     audit: AuditResult | None
@@ -142,7 +142,7 @@ def agrees(state: State, wrong: float = 1.0) -> bool:
 def _belief(
     subject: Subject,
     rows: Sequence[Decision],
-    people: dict[str, Reliability],
+    people: dict[str, PersonReliability],
     near_V: np.ndarray,
 ) -> Belief:
     rows = [row for row in rows if row.verdict in SIGN]
@@ -159,7 +159,7 @@ def _belief(
     return Belief(graph, votes, doubts_of(graph, find_partition(graph, near_V)))
 
 
-def _reliability(rows: Sequence[Decision], who: str) -> Reliability:
+def _reliability(rows: Sequence[Decision], who: str) -> PersonReliability:
     first: dict[tuple[str, str], str] = {}
     alike = twice = 0
     for row in rows:
@@ -169,7 +169,7 @@ def _reliability(rows: Sequence[Decision], who: str) -> Reliability:
         if row.purpose == "repeat":
             twice += 1
             alike += earlier == row.verdict
-    return reliability(alike, twice)
+    return person_reliability(alike, twice)
 
 
 def audit_votes(

@@ -25,7 +25,7 @@ from exreid.report.review_page import shown as page
 from exreid.report.review_page import told
 from exreid.report.review_server import HOST, Desk, application
 from exreid.report.review_sources import read_review
-from exreid.report.review_static import write_pages
+from exreid.report.review_static import write_static_review
 from exreid.report.reviewed import NameQuestion
 from exreid.review.asking import Question
 from exreid.review.decisions import read_decisions
@@ -171,7 +171,7 @@ def test_pages_without_a_server_have_the_matches_of_the_photographs_that_they_sh
             raise ReviewError("no keypoints")
         return [(first / 100, 0.25, second / 100, 1 / 3)] * 99
 
-    count = write_pages(run, tmp_path / "pages", who="Ada", most=10, match=match)
+    count = write_static_review(run, tmp_path / "pages", who="Ada", most=10, match=match)
     text = (tmp_path / "pages" / "questions.js").read_text()
     questions = json.loads(text.removeprefix("window.REVIEW = ").removesuffix(";\n"))["questions"]
     assert len(questions) == count == 10
@@ -180,7 +180,7 @@ def test_pages_without_a_server_have_the_matches_of_the_photographs_that_they_sh
         drawn = {"count": 99, "matches": [[rows[0] / 100, 0.25, rows[1] / 100, 0.3333]] * 60}
         expected = {"error": "no keypoints"} if 3 in rows else drawn
         assert question["matched"] == {"rows": rows, **expected}
-    write_pages(run, tmp_path / "without", who="Ada", most=2)
+    write_static_review(run, tmp_path / "without", who="Ada", most=2)
     assert "matched" not in (tmp_path / "without" / "questions.js").read_text()
 
 

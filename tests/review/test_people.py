@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from exreid.review.decisions import Decision, Verdict
-from exreid.review.people import agreement, agreements, cohen_kappa, reliability
+from exreid.review.people import agreement, agreements, cohen_kappa, person_reliability
 
 
 @pytest.mark.parametrize("right", [0.8, 0.97])
@@ -15,20 +15,20 @@ def test_a_person_asked_twice_often_is_known_well(right):
     rng = np.random.default_rng(1)
     answers = rng.random((5000, 2)) < right
     alike = int((answers[:, 0] == answers[:, 1]).sum())
-    found = reliability(alike, 5000)
+    found = person_reliability(alike, 5000)
     assert found.value == pytest.approx(right, abs=0.02)
     assert found.low < right < found.high
 
 
 def test_without_any_pair_asked_twice_the_prior_speaks_and_the_interval_is_wide():
-    nothing, much = reliability(0, 0), reliability(94, 100)
+    nothing, much = person_reliability(0, 0), person_reliability(94, 100)
     assert nothing.value == 0.97
     assert nothing.high - nothing.low > 2 * (much.high - much.low)
 
 
 def test_a_person_who_guesses_is_not_believed_and_nobody_is_believed_fully():
-    assert reliability(1000, 2000).value == 0.6
-    assert reliability(10_000, 10_000).value == 0.99
+    assert person_reliability(1000, 2000).value == 0.6
+    assert person_reliability(10_000, 10_000).value == 0.99
 
 
 def test_kappa_is_that_of_scikit_learn():

@@ -12,7 +12,7 @@ import pytest
 from exreid.cli import main
 from exreid.gallery.opening import open_gallery
 from exreid.report.review_sources import read_review
-from exreid.report.review_static import write_pages
+from exreid.report.review_static import write_static_review
 from exreid.review.decisions import read_decisions, standing
 from tests.runs.conftest import STRANGER
 
@@ -131,7 +131,9 @@ def test_pages_without_a_server_give_the_same_gallery(browser, world, tmp_path):
     rounds = 0
     while rounds < 8:
         pages = tmp_path / f"pages{rounds}"
-        count = write_pages(read_review(folder), pages, who="Ada", most=50, match=_two_matches)
+        count = write_static_review(
+            read_review(folder), pages, who="Ada", most=50, match=_two_matches
+        )
         if count == 0:
             break
         browser.open(pages / "index.html")
