@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from exreid.config.training import FinetuneConfig
 from exreid.errors import CheckpointError
 from exreid.features.embedding import Embedder
 from exreid.features.local import LocalExtractor
+from exreid.matching import lightglue as lightglue_of
 from exreid.matching.cascade import MakeMatcher, Stage, cascade_of, run_cascade
 from exreid.matching.lightglue import LightGlueMatcher, MatchSettings
 from exreid.matching.pairs import score_pairs
@@ -48,11 +50,13 @@ TRAINED = {"EfficientNet-Lite0, 224 px": 128, "Swin-L, 384 px": 32}
 
 @contextmanager
 def tf32(wanted: bool) -> Iterator[None]:
-    """Matrix products in TF32 or not."""
+    """Matrix products in TF32 or not; exreid's matcher would not let them be."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = wanted
+    let = patch.object(lightglue_of, "whole_fp32", nullcontext) if wanted else nullcontext()
     try:
-        yield
+        with let:
+            yield
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
 
@@ -183,13 +187,11 @@ def fast_cascade(bench: Bench) -> None:
         _cascade(bench, best(bench.features, keypoints))
 
 
-def with_settings(stage: Stage, more: dict[str, bool]) -> Stage:
-    """With these settings of a stage's LightGlue, in bf16: exact matching is not compiled."""
-    settings = stage.settings
-    if not isinstance(settings, MatchSettings):
+def compiled(stage: Stage) -> Stage:
+    """With its LightGlue compiled, where that is bf16: exact matching is not."""
+    if not isinstance(stage.settings, MatchSettings):
         return stage
-    compiled = more.get("compile", False) and settings.dtype == "bf16"
-    settings = replace(settings, compile=compiled, graphs=more.get("graphs", False))
+    settings = replace(stage.settings, compile=stage.settings.dtype == "bf16")
     return replace(stage, settings=settings)
 
 
@@ -227,14 +229,11 @@ def _cascade(bench: Bench, features: LocalFeatures) -> None:
         )
         return scored.evidence
 
-    fast = load_config(ProbeConfig, None, ["benchmark.precision=fast"])
-    ways: dict[str, dict[str, bool]] = {"fast": {}}
+    fast = cascade_of(load_config(ProbeConfig, None, ["benchmark.precision=fast"]))
+    ways = {"fast": fast}
     if bench.cuda:
-        graphs, compiled = {"graphs": True}, {"compile": True}
-        ways |= {"fast, graphs": graphs, "fast, compiled": compiled}
-        ways |= {"fast, compiled, graphs": graphs | compiled}
-    for name, more in ways.items():
-        stages = [with_settings(stage, more) for stage in cascade_of(fast)]
+        ways["fast, compiled"] = [compiled(stage) for stage in fast]
+    for name, stages in ways.items():
         counts: dict[str, int] = {}
         matchers = {stage.name: MakeMatcher("aliked", stage.settings, device)() for stage in stages}
         work = partial(

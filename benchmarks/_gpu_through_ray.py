@@ -10,7 +10,6 @@ from statistics import median
 
 import numpy as np
 import pandas as pd
-import torch
 from _features import stretched
 from _gpu_fast import BACKBONES, TRAINED, bare_loop
 from _gpu_world import Bench, random_features
@@ -217,10 +216,7 @@ def _trained(keys: list[str], side_px: int) -> tuple[dict[str, float], Path]:
         *(f"dataset.image_size={side_px}", "validation.mode=query_gallery"),
         "train.deterministic=true",
     ]
-    try:
-        folder, _ = run_finetune(load_config(FinetuneConfig, None, [*keys, *more]))
-    finally:
-        torch.use_deterministic_algorithms(False)  # which a training in this process leaves on
+    folder, _ = run_finetune(load_config(FinetuneConfig, None, [*keys, *more]))
     losses = {
         f"training: loss of epoch {row.epoch}": row.training.loss
         for row in read_history(folder)

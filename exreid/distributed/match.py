@@ -11,23 +11,20 @@ Letters: P pairs.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import ray
-import torch
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from exreid.distributed.head_watch import kill_actor
+from exreid.distributed.match_actor import MatchActor
 from exreid.distributed.metrics import count_lost
 from exreid.distributed.placement import Placement
-from exreid.distributed.worker_warnings import hand_warnings_on
 from exreid.errors import ExreidError, MatchingError
 from exreid.matching.tiles import Answer, Ask, FeaturesOf, PairMatcher, Tile
 
@@ -44,41 +41,7 @@ MOST_ACTORS = 1024
 GROW_EVERY_S = 5.0
 """Seconds between two checks for free resources in the cluster."""
 START_FAILURES = 3
-"""Actors of a pool that may fail to start, beyond one for each actor, before it is given up."""
-
-
-class MatchActor:
-    """The matcher inside an actor, which reads the features of its tiles itself."""
-
-    def __init__(
-        self,
-        make_matcher: Callable[[], PairMatcher],
-        queries: FeaturesOf,
-        gallery: FeaturesOf,
-        threads: int,
-    ) -> None:
-        hand_warnings_on()
-        torch.set_num_threads(threads)
-        self.make_matcher, self.queries, self.gallery = make_matcher, queries, gallery
-        self.one_at_a_time = threading.Lock()
-
-    def ready(self) -> None:
-        """Build the matcher: not in the constructor, whose errors Ray passes on without a text."""
-        self.matcher = self.make_matcher()
-
-    def run(
-        self, ask: Ask[Answer], query_M: np.ndarray, gallery_M: np.ndarray, pair_P2: np.ndarray
-    ) -> tuple[Answer, float]:
-        """The matcher's answer for a tile, and its seconds of work.
-
-        An actor on a GPU runs two tiles at a time: the features of the next one are read while the
-        device works on the one before.
-        """
-        queries, gallery = self.queries(query_M), self.gallery(gallery_M)
-        with self.one_at_a_time:
-            start = time.perf_counter()
-            answer = ask(self.matcher, queries, gallery, pair_P2)
-            return answer, time.perf_counter() - start
+"""Beyond one for each actor of a pool: then none is started any more in place of those."""
 
 
 @dataclass
@@ -178,7 +141,7 @@ class ActorPool:
     def _grow(self) -> None:
         """Add actors where a machine has joined, while there are tiles for them."""
         most = self.placement.most or MOST_ACTORS
-        due = time.monotonic() - self.grown_s >= GROW_EVERY_S
+        due = time.monotonic() - self.grown_s >= GROW_EVERY_S and not self._starts_fail()
         if not due or self.handed_out or len(self._up()) < len(self.all) or len(self.all) >= most:
             return
         self.grown_s = time.monotonic()
@@ -246,7 +209,7 @@ class ActorPool:
         self.report.actors_lost += 1
         count_lost("actor")
         if worker.up_since_s is None:
-            self._start_failed(reason)
+            self.start_failures += 1
         else:
             self.report.available_s += time.perf_counter() - worker.up_since_s
         self.all.remove(worker)
@@ -258,21 +221,23 @@ class ActorPool:
                 self._failed(own, reason)
             else:
                 self.again.append(own)
-        self._start()
+        if worker.up_since_s is not None or not self._starts_fail():
+            self._start()
+        elif not self.all:
+            raise MatchingError(
+                f"matching actors do not start: {reason} The tiles finished so far are kept: run "
+                "the same command again once this is mended."
+            )
+
+    def _starts_fail(self) -> bool:
+        """Whether so many actors did not start that those that are up go on alone."""
+        return self.start_failures > self.placement.actors + START_FAILURES
 
     def _not_built(self, error: RayTaskError) -> ExreidError:
         cause = error.cause
         if isinstance(cause, ExreidError):
             return cause
         return MatchingError(f"the matcher cannot be built: {type(cause).__name__}: {cause}")
-
-    def _start_failed(self, reason: str) -> None:
-        self.start_failures += 1
-        if self.start_failures > self.placement.actors + START_FAILURES:
-            raise MatchingError(
-                f"matching actors do not start: {reason} The tiles finished so far are kept: run "
-                "the same command again once this is mended."
-            )
 
     def wake(self, report: MatchReport) -> None:
         """Use the pool again after `rest`, with a new report."""

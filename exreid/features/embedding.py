@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
+from exreid.models import device as devices
 from exreid.models.checkpoints import weights_fingerprint
 from exreid.models.device import in_parts, keep_memory, on_device, whole_fp32
 from exreid.records import Json
@@ -48,10 +50,8 @@ class Embedder:
         keep_memory()
         if threads is not None:
             torch.set_num_threads(threads)
-        if deterministic:
-            torch.use_deterministic_algorithms(True)
         self.batch_size = batch_size
-        self.device, self.flip = device, flip
+        self.device, self.flip, self.deterministic = device, flip, deterministic
         self.dtype = DTYPES[dtype]
         module = backbone.module.to(device=device, dtype=self.dtype)
         self.module = module.to(memory_format=torch.channels_last)
@@ -60,7 +60,8 @@ class Embedder:
 
     def __call__(self, images_NHWC: np.ndarray) -> np.ndarray:
         """uint8 RGB images (N, H, W, 3) to float32 vectors (N, D), not normalised."""
-        with whole_fp32():
+        strictly = devices.deterministic() if self.deterministic else nullcontext()
+        with whole_fp32(), strictly:
             parts = [self._embed_batch(batch) for batch in self._batches(images_NHWC)]
         # A GPU is waited for once, after all batches are queued.
         return torch.cat(parts).cpu().numpy() if parts else np.zeros((0, 0), np.float32)

@@ -17,8 +17,7 @@ animals (positives), M pairs that are computed again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -34,7 +33,7 @@ from exreid.metrics.ranking import (
     index_gallery,
     side_slice,
 )
-from exreid.models.device import in_parts, on_device
+from exreid.models.device import deterministic, in_parts, on_device, whole_fp32
 from exreid.records import Ranking, RetrievalSide
 
 log = logging.getLogger(__name__)
@@ -182,26 +181,18 @@ class _Gallery:
         return scores_BG
 
 
-@contextmanager
-def _in_any_order() -> Iterator[None]:
-    """Without torch's deterministic mode, which refuses sums of whole numbers too: here nothing
-    that is published depends on an order."""
-    strict = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(False)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(strict, warn_only=warn_only)
-
-
-@_in_any_order()
+@deterministic(False)
+@whole_fp32()
 @torch.inference_mode()
 def _rank_tile(
     sides: _Sides, gallery: _Gallery, queries: RetrievalSide, rows: slice
 ) -> Ranking | None:
     """The ranking of the queries of these rows; None where too many scores would be computed
-    again."""
+    again.
+
+    Nothing that is published depends on an order: torch's deterministic mode, which refuses sums of
+    whole numbers too, is left for it.
+    """
     unit_BD = sides.query_QD[rows] / sides.query_length_Q[rows, None]
     scores_BG = gallery.scores(unit_BD)
     out_of = [excluded_images(queries, b, sides.index) for b in range(len(queries))]

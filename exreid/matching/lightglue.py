@@ -18,10 +18,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from exreid.errors import MatchingError
 from exreid.matching.geometry import Geometry, geometric_inliers
-from exreid.models.device import on_device
-from exreid.models.graphs import Graphs
+from exreid.models.device import Fetched, on_device, whole_fp32
 from exreid.models.lightglue import Assignment, LightGlue, Points
 from exreid.models.lightglue_weights import LAYERS
 from exreid.records import Json, LocalFeatures, PairEvidence, PairMatches
@@ -64,9 +62,6 @@ class MatchSettings:
     keypoints that is fixed (`GPU_BATCH_KEYPOINTS`)."""
     compile: bool = False
     """torch.compile the layers; changes speed alone."""
-    graphs: bool = False
-    """Replay batches of one shape as CUDA graphs (`exreid.models.graphs`); changes speed alone. No
-    config sets it: benchmarks/gpu.py measures whether it gains anything."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.layers <= LAYERS:
@@ -81,7 +76,7 @@ class MatchSettings:
 
     def describe(self) -> dict[str, Json]:
         """What the evidence depends on; speed settings are left out."""
-        left_out = {"batch_pairs", "compile", "graphs"}
+        left_out = {"batch_pairs", "compile"}
         depends = {
             name: getattr(self, name) for name in self.__dataclass_fields__ if name not in left_out
         }
@@ -93,17 +88,12 @@ class _Batch(NamedTuple):
 
     place_B: np.ndarray
     """Places of the pairs in the tile."""
-    partner_BM: torch.Tensor
-    """int32, on the host: see `mutual_matches`."""
-    confidence_BM: torch.Tensor
-    done: torch.cuda.Event | None
-    """The CUDA event after the copy; None where nothing is under way."""
+    found: Fetched
+    """See `mutual_matches`; the partners as int32."""
 
     def matches(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """See `LightGlueMatcher._matches`; waits for the device."""
-        if self.done is not None:
-            self.done.synchronize()
-        partner_BM, confidence_BM = self.partner_BM.numpy(), self.confidence_BM.numpy()
+        partner_BM, confidence_BM = (values.numpy() for values in self.found.wait())
         row_X2 = np.argwhere(partner_BM >= 0)
         places = row_X2[:, 0], row_X2[:, 1]
         confidence_X = confidence_BM[places].astype(np.float64)
@@ -124,13 +114,12 @@ class LightGlueMatcher:
         """Times that batches were halved, since they did not fit the memory."""
         if settings.compile:
             self.network.compile_layers()
-        replayed = settings.graphs and self.device.type == "cuda"
-        self._assign_whole = Graphs(self._assign_all_real) if replayed else self._assign_all_real
 
     def score(
         self, queries: LocalFeatures, gallery: LocalFeatures, pair_P2: np.ndarray
     ) -> PairEvidence:
-        """The evidence of the pairs (row of ``queries``, row of ``gallery``)."""
+        """The evidence of the pairs (row of ``queries``, row of ``gallery``);
+        torch.OutOfMemoryError where their features leave no room for one of them."""
         count_P = np.zeros(len(pair_P2), np.int32)
         sum_P = np.zeros(len(pair_P2))
         verified = self.settings.geometry != "none"
@@ -205,6 +194,10 @@ class LightGlueMatcher:
             try:
                 batch = self._launch(first, second, pairs_P2[rows], place_B, count_P2[place_B])
             except torch.OutOfMemoryError:
+                if len(place_B) == 1:
+                    # The features of fewer pairs may leave room for batches as large as before.
+                    self.halved = 0
+                    raise
                 self._halve_batches(len(place_B))
                 continue
             start = rows.stop
@@ -221,11 +214,6 @@ class LightGlueMatcher:
         return max(1, pairs >> self.halved)
 
     def _halve_batches(self, pairs: int) -> None:
-        if pairs == 1:
-            raise MatchingError(
-                "the GPU's memory does not hold one pair of images. Lower benchmark.local_top_k, "
-                "or give each actor a whole GPU (ray.gpus_per_worker=1)."
-            )
         self.halved += 1
         torch.cuda.empty_cache()
         log.warning("%d pairs do not fit the GPU's memory: batches are halved.", pairs)
@@ -244,40 +232,23 @@ class LightGlueMatcher:
         ]
         first = first.take(pairs_B2[:, 0], width_2[0], padded=count_B2[:, 0].min() < width_2[0])
         second = second.take(pairs_B2[:, 1], width_2[1], padded=count_B2[:, 1].min() < width_2[1])
-        if first.real_BK is None and second.real_BK is None:
-            partner_BM, confidence_BM = self._assign_whole(*first[:2], *second[:2])
-        else:
+        with whole_fp32():
             partner_BM, confidence_BM = self._assign(first, second)
-        if self.device.type == "cpu":
-            return _Batch(place_B, partner_BM.int(), confidence_BM, None)
-        partner_BM = partner_BM.int().to("cpu", non_blocking=True)
-        confidence_BM = confidence_BM.to("cpu", non_blocking=True)
-        done = torch.cuda.Event()
-        done.record()
-        return _Batch(place_B, partner_BM, confidence_BM, done)
+        return _Batch(place_B, Fetched(partner_BM.int(), confidence_BM))
 
     def _embed(self, features: LocalFeatures) -> tuple[Points, np.ndarray]:
         most = self.settings.keypoints or features.keypoints_NK2.shape[1]
         count_N = np.minimum(features.count_N, most)
         padded = bool((count_N < min(most, features.keypoints_NK2.shape[1])).any())
-        points = self.network.embed(
+        arguments = (
             on_device(features.keypoints_NK2[:, :most], self.device),
             on_device(features.descriptors_NKL[:, :most], self.device),
             on_device(count_N.astype(np.int64), self.device) if padded else None,
             on_device(features.image_wh_px_N2.astype(np.int64), self.device),
             on_device(features.frame_NKF[:, :most], self.device),
         )
-        return points, count_N
-
-    def _assign_all_real(
-        self,
-        state0: torch.Tensor,
-        rotation0: torch.Tensor,
-        state1: torch.Tensor,
-        rotation1: torch.Tensor,
-    ) -> tuple[torch.Tensor, ...]:
-        """`_assign` where nothing is padded, of tensors alone."""
-        return self._assign(Points(state0, rotation0, None), Points(state1, rotation1, None))
+        with whole_fp32():
+            return self.network.embed(*arguments), count_N
 
     def _assign(self, first: Points, second: Points) -> tuple[torch.Tensor, torch.Tensor]:
         """See `mutual_matches`; keypoints that were pruned have no partner."""

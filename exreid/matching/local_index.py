@@ -24,7 +24,7 @@ import torch
 
 from exreid.matching.nearest import PADDING, NearestMatcher
 from exreid.matching.tiles import PairMatcher
-from exreid.models.device import on_device
+from exreid.models.device import on_device, whole_fp32
 from exreid.records import LocalFeatures, PairMatches
 
 RIGHT_ANGLE = 2.0
@@ -35,7 +35,10 @@ queries it was right more often than 1, as plain sums have it, for each number o
 SPARE = 3
 """Images beyond the wanted ones that are chosen in float32: exact distances then decide."""
 IMAGES_AT_A_TIME = {"cpu": 64, "cuda": 1024}
-"""Gallery images that a query is compared with at a time."""
+"""Gallery images that a query is compared with at a time, if there are no more than `COSINES` pairs
+of keypoints."""
+COSINES = 2**28
+"""1,024 images of 512 keypoints for a query of as many: 1 GiB."""
 FEW = 0.5
 """Where fewer of these are paired with the query, the others are left out of the product."""
 
@@ -72,6 +75,7 @@ class NearestImages:
 _FIELDS = tuple(NearestImages.__dataclass_fields__)
 
 
+@whole_fp32()
 @torch.inference_mode()
 def nearest_images(
     matcher: PairMatcher,
@@ -89,7 +93,7 @@ def nearest_images(
     paired_QG[pair_P2[:, 0], pair_P2[:, 1]] = True
     query_QKL = _of_length_1(queries, matcher.device)
     chosen = [_Chosen.none(count, matcher.device) for count in count_Q.tolist()]
-    step = IMAGES_AT_A_TIME[matcher.device.type]
+    step = _images_at_a_time(matcher, queries, gallery)
     for start in range(0, len(gallery), step):
         rows = np.arange(start, min(start + step, len(gallery)))
         gallery_GKL = _of_length_1(gallery.take(rows), matcher.device)
@@ -203,6 +207,7 @@ def image_scores(nearest: NearestImages, count_Q: np.ndarray, gallery: int) -> n
     return np.asarray((summed / np.maximum(count_Q, 1)[:, None]) ** (1 / SELECTIVITY))
 
 
+@whole_fp32()
 @torch.inference_mode()
 def keypoint_distances(
     matcher: PairMatcher, queries: LocalFeatures, gallery: LocalFeatures, pair_P2: np.ndarray
@@ -212,7 +217,7 @@ def keypoint_distances(
     assert isinstance(matcher, NearestMatcher)
     squared_PK = np.full((len(pair_P2), queries.keypoints_NK2.shape[1]), RIGHT_ANGLE)
     query_QKL = _of_length_1(queries, matcher.device)
-    step = IMAGES_AT_A_TIME[matcher.device.type]
+    step = _images_at_a_time(matcher, queries, gallery)
     for q in np.unique(pair_P2[:, 0]).tolist():
         count, mine_P = queries.count_N[q], np.flatnonzero(pair_P2[:, 0] == q)
         for start in range(0, len(mine_P), step):
@@ -254,6 +259,13 @@ def image_matches(nearest: NearestImages, image: int) -> PairMatches:
         share[order].astype(np.float32),
         np.zeros(len(order), bool),
     )
+
+
+def _images_at_a_time(
+    matcher: NearestMatcher, queries: LocalFeatures, gallery: LocalFeatures
+) -> int:
+    keypoints = queries.keypoints_NK2.shape[1] * gallery.keypoints_NK2.shape[1]
+    return max(1, min(IMAGES_AT_A_TIME[matcher.device.type], COSINES // max(1, keypoints)))
 
 
 def _of_length_1(features: LocalFeatures, device: torch.device) -> torch.Tensor:

@@ -16,11 +16,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from exreid.models.device import on_device
+from exreid.models.device import on_device, whole_fp32
 from exreid.records import Json, LocalFeatures, PairEvidence, PairMatches
 
 BATCH_PAIRS = {"cpu": 16, "cuda": 256}
-"""Pairs of one batch."""
+"""Pairs of one batch, if they have no more than `BATCH_COSINES` pairs of keypoints."""
+BATCH_COSINES = 2**26
+"""256 pairs of 512 keypoints: 256 MiB, and some copies of it."""
 PADDING = -2.0
 """Below every cosine."""
 SELECTIVITY = 3
@@ -139,17 +141,20 @@ class NearestMatcher:
     def _batches(
         self, queries: LocalFeatures, gallery: LocalFeatures, pair_P2: np.ndarray
     ) -> Iterator[Nearest]:
-        sides = queries, gallery
-        first, second = (self._descriptors(side) for side in sides)
-        count_q, count_g = (self._counts(side) for side in sides)
+        first, second = (self._descriptors(side) for side in (queries, gallery))
+        count_q, count_g = (self._counts(side) for side in (queries, gallery))
         padded = bool((count_q < first.shape[1]).any()), bool((count_g < second.shape[1]).any())
         count_P2 = np.stack([count_q[pair_P2[:, 0]], count_g[pair_P2[:, 1]]], axis=1)
         pairs, counts = (on_device(values, self.device) for values in (pair_P2, count_P2))
-        step = BATCH_PAIRS[self.device.type]
+        most = BATCH_COSINES // max(1, first.shape[1] * second.shape[1])
+        step = max(1, min(BATCH_PAIRS[self.device.type], most))
         for start in range(0, len(pair_P2), step):
             rows = slice(start, start + step)
             query_B, gallery_B = pairs[rows].long().unbind(1)
-            yield nearest_neighbours(first[query_B], second[gallery_B], counts[rows], padded=padded)
+            sides = first[query_B], second[gallery_B]
+            with whole_fp32():
+                nearest = nearest_neighbours(*sides, counts[rows], padded=padded)
+            yield nearest
 
     def _counts(self, features: LocalFeatures) -> np.ndarray:
         most = self.keypoints or features.keypoints_NK2.shape[1]

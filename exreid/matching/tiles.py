@@ -5,14 +5,19 @@ Letters: P pairs, M images of one side of a tile.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import isqrt
 from typing import Protocol, TypeVar
 
 import numpy as np
+import torch
 
+from exreid.errors import MatchingError
 from exreid.records import LocalFeatures, PairEvidence
+
+log = logging.getLogger(__name__)
 
 
 class PairMatcher(Protocol):
@@ -47,8 +52,32 @@ Ask = Callable[[PairMatcher, LocalFeatures, LocalFeatures, np.ndarray], Answer]
 def score_tile(
     matcher: PairMatcher, queries: LocalFeatures, gallery: LocalFeatures, pair_P2: np.ndarray
 ) -> PairEvidence:
-    """The evidence of each pair."""
-    return matcher.score(queries, gallery, pair_P2)
+    """The evidence of each pair; half of the pairs after the other where the features of all do not
+    fit a GPU's memory. MatchingError where those of one pair do not."""
+    try:
+        return matcher.score(queries, gallery, pair_P2)
+    except torch.OutOfMemoryError as error:
+        if len(pair_P2) == 1:
+            raise MatchingError(
+                "the GPU's memory does not hold one pair of images. Lower benchmark.local_top_k, "
+                "or give each actor a whole GPU (ray.gpus_per_worker=1)."
+            ) from error
+    torch.cuda.empty_cache()
+    log.warning("A tile's features do not fit the GPU's memory: its pairs are matched in parts.")
+    # By gallery image: each half then needs about half of the features.
+    order_P = np.argsort(pair_P2[:, 1], kind="stable")
+    parts = []
+    for place_P in np.array_split(order_P, 2):
+        query_M, query_P = np.unique(pair_P2[place_P, 0], return_inverse=True)
+        gallery_M, gallery_P = np.unique(pair_P2[place_P, 1], return_inverse=True)
+        rows_P2 = np.stack([query_P, gallery_P], axis=1).astype(np.int32)
+        parts.append(score_tile(matcher, queries.take(query_M), gallery.take(gallery_M), rows_P2))
+    back_P = np.argsort(order_P)
+    columns = (
+        np.concatenate([getattr(part, column.name) for part in parts])[back_P]
+        for column in fields(PairEvidence)
+    )
+    return PairEvidence(*columns)
 
 
 FeaturesOf = Callable[[np.ndarray], LocalFeatures]

@@ -1,9 +1,10 @@
-"""Helpers for a network's device: keeping memory, moving arrays, whole fp32, halving batches."""
+"""Helpers for a network's device: memory, arrays to it and from it, whole fp32, halved batches."""
 
 from __future__ import annotations
 
 import ctypes
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
@@ -38,21 +39,70 @@ def keep_memory() -> None:
 @contextmanager
 def whole_fp32() -> Iterator[None]:
     """fp32 with all its 23 bits: by default torch lets a GPU's convolutions round to TF32's 10, and
-    keypoints and vectors then differ from a CPU's in the third digit."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    keypoints and vectors then differ from a CPU's in the third digit. Matrix products round too
+    where TORCH_ALLOW_TF32_CUBLAS_OVERRIDE is set, as in NVIDIA's images, or a user asked for it."""
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32
+    # Not `allow_tf32`, which cannot be read where a user has set `fp32_precision`.
+    rounded = products.fp32_precision == "tf32"
+    convolutions.allow_tf32 = False
+    if rounded:
+        products.allow_tf32 = False
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        convolutions.allow_tf32 = before
+        if rounded:
+            products.allow_tf32 = True
+
+
+@contextmanager
+def deterministic(wanted: bool = True) -> Iterator[None]:
+    """torch's deterministic mode, or its absence, for a with-block: the same bits on the same
+    machine, and an error of an operation that cannot."""
+    mode = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    tuned = torch.backends.cudnn.benchmark
+    if wanted:
+        # Without it a GPU's matrix products are an error.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(wanted)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(mode, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = tuned
 
 
 def on_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
     """A copy on the device; to a GPU from pinned memory, so that the CPU need not wait."""
     if device.type == "cpu":
         return torch.from_numpy(values.copy())
-    tensor = torch.from_numpy(np.ascontiguousarray(values))
-    return tensor.pin_memory().to(device, non_blocking=True)
+    # Not from_numpy(values).pin_memory(): arrays that come by Ray cannot be written, which it warns
+    # of.
+    dtype = torch.from_numpy(np.empty(0, values.dtype)).dtype
+    pinned = torch.empty(values.shape, dtype=dtype, pin_memory=True)
+    pinned.numpy()[...] = values
+    return pinned.to(device, non_blocking=True)
+
+
+class Fetched:
+    """Tensors on their way to the host, behind the work that makes them. Who waits for them does
+    not wait for what the device has been given since, as ``float(tensor)`` would."""
+
+    def __init__(self, *values: torch.Tensor) -> None:
+        self._values = tuple(value.to("cpu", non_blocking=True) for value in values)
+        device = values[0].device
+        self._done = (
+            torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
+        )
+
+    def wait(self) -> tuple[torch.Tensor, ...]:
+        """The tensors, on the CPU."""
+        if self._done is not None:
+            self._done.synchronize()
+        return self._values
 
 
 def in_parts(work: Callable[[slice], Part], count: int, *, what: str = "images") -> list[Part]:

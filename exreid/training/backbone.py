@@ -129,7 +129,7 @@ class BackboneWork:
         positions, batch = task.validation_positions, config.model.batch_size
         module.eval()
         embed = Embedder(
-            replace(task.backbone, module=module), batch_size=batch, device=world.device.type
+            replace(task.backbone, module=module), batch_size=batch, device=str(world.device)
         )
         own = np.array_split(np.arange(len(positions)), world.size)[world.rank]
         places = [own[start : start + batch] for start in range(0, len(own), batch)]

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from exreid.errors import NonFiniteLossError, TrainingError
+from exreid.errors import NonFiniteLossError
+from exreid.models.device import Fetched
 from exreid.training.history import EpochStats
 from exreid.training.optim import learning_rate_factor, margin_factor, set_learning_rate
 from exreid.training.sampling import Share, epoch_order, epoch_shares
@@ -29,16 +30,14 @@ NONFINITE_FILE = "nonfinite_loss.json"
 
 
 class _Step(NamedTuple):
-    """A finished step of the optimiser, its numbers still on the device."""
+    """A step that the optimiser was given, its numbers still on their way from the device."""
 
     number: int
     """From 0 in its epoch."""
     images: int
     """Of all workers."""
-    loss: torch.Tensor
-    """This worker's part of the mean over the step's images."""
-    gradient_norm: torch.Tensor
-    """Before clipping."""
+    loss_and_norm: Fetched
+    """The mean loss over the step's images, and the gradient's norm before clipping."""
 
 
 def train_epoch(
@@ -69,7 +68,8 @@ def train_epoch(
         loss = loss + _backward(training, state, model, batch, share=share, world=world)
         if share.last_of_step:
             number, images = len(finished) + len(pending), round(1.0 / share.weight)
-            pending.append(_Step(number, images, loss, _optimizer_step(training, state)))
+            norm = _optimizer_step(training, state)
+            pending.append(_Step(number, images, Fetched(world.total(loss), norm)))
             # A step's numbers are read when the next one is under way: the device never waits.
             finished += [_read(training, state, step, world) for step in pending[:-1]]
             del pending[:-1]
@@ -116,25 +116,17 @@ def _backward(
     world: World,
 ) -> torch.Tensor:
     """Add the gradient of this share; returns its part of the step's mean loss."""
-    count, train = len(share.image_b), training.config.train
+    count = len(share.image_b)
     state.model.prepare(images=count)
     warmup_steps = round(training.config.loss.margin_warmup_epochs * training.steps_per_epoch)
     factor = margin_factor(state.step, warmup_steps=warmup_steps)
     # Gradients are averaged over the workers in the step's last backward pass alone.
     alone = world.size == 1 or share.last_of_step
-    try:
-        with nullcontext() if alone else cast(DistributedDataParallel, model).no_sync():
-            losses_b = model(*batch, factor)
-            mean = losses_b.sum() * (share.weight if count else 0.0)
-            # DDP averages over the workers where the step wants the sum.
-            state.scaler.scale(mean * world.size).backward()
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            f"a batch of {count} images does not fit the GPU's memory. The same training in "
-            f"smaller parts: train.batch_size={max(1, train.batch_size // 2)} "
-            f"train.accumulation_steps={2 * train.accumulation_steps}. Other ways: "
-            "train.amp=bf16, train.grad_checkpointing=true, more workers."
-        ) from error
+    with nullcontext() if alone else cast(DistributedDataParallel, model).no_sync():
+        losses_b = model(*batch, factor)
+        mean = losses_b.sum() * (share.weight if count else 0.0)
+        # DDP averages over the workers where the step wants the sum.
+        state.scaler.scale(mean * world.size).backward()
     return mean.detach()
 
 
@@ -171,7 +163,7 @@ def _read(
 ) -> tuple[int, float, float]:
     """The step's images, mean loss over all workers, and gradient norm; every worker raises
     NonFiniteLossError where one is no number, and the first writes which images these are."""
-    loss, norm = world.sum(float(step.loss)), float(step.gradient_norm)
+    loss, norm = map(float, step.loss_and_norm.wait())
     if math.isfinite(loss) and (math.isfinite(norm) or state.scaler.is_enabled()):
         return step.images, loss, norm
     if world.is_first:

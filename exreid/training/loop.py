@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
 
 from exreid.errors import TrainingError
 from exreid.models.checkpoints import is_finite
-from exreid.models.device import keep_memory
+from exreid.models.device import deterministic, keep_memory
 from exreid.storage import mirror
 from exreid.training.checkpoint import LATEST_FULL, resume, save_epoch, save_final
 from exreid.training.epoch import train_epoch
@@ -25,14 +25,26 @@ def train(
     training: Training, world: World, *, on_epoch: Callable[[int], object] = lambda epoch: None
 ) -> TrainingState:
     """Train to the last epoch as this process of the world, from the folder's checkpoint on;
-    returns the state at the end.
+    returns the state at the end. TrainingError where it does not fit a GPU's memory.
 
     ``on_epoch`` is called with each finished epoch, and with 0 before the first.
     """
-    config, folder = training.config, training.folder
     keep_memory()
-    if config.train.deterministic:
-        make_deterministic()
+    options = training.config.train
+    try:
+        with deterministic() if options.deterministic else nullcontext():
+            return _train(training, world, on_epoch)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"batches of {options.batch_size} images do not fit the GPU's memory. The same "
+            f"training in smaller parts: train.batch_size={max(1, options.batch_size // 2)} "
+            f"train.accumulation_steps={2 * options.accumulation_steps}. Other ways: "
+            "train.amp=bf16, train.grad_checkpointing=true, more workers."
+        ) from error
+
+
+def _train(training: Training, world: World, on_epoch: Callable[[int], object]) -> TrainingState:
+    config, folder = training.config, training.folder
     folder.mkdir(parents=True, exist_ok=True)
     mirror.fetch_folder(folder, LATEST_FULL)
     work = training.task.open(training, world)
@@ -103,10 +115,3 @@ def check_weights(state: TrainingState) -> None:
             f"infinite or no numbers (the first: {bad[0]}). Checkpoints of the epochs before "
             "are kept. Lower optimizer.lr or loss.scale, or set optimizer.clip_norm."
         )
-
-
-def make_deterministic() -> None:
-    """Same bits on the same machine; an operation that cannot raises an error."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False

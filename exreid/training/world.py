@@ -35,11 +35,14 @@ class World:
 
     def sum(self, value: float) -> float:
         """Added up over the processes, in float64."""
-        if self.size == 1:
-            return value
-        total = torch.tensor(value, dtype=torch.float64, device=self.device)
-        dist.all_reduce(total)
-        return float(total)
+        return float(self.total(torch.tensor(value, dtype=torch.float64, device=self.device)))
+
+    def total(self, value: torch.Tensor) -> torch.Tensor:
+        """The same of a tensor on the device, which nothing waits for where NCCL adds up."""
+        summed = value.to(torch.float64, copy=True)
+        if self.size > 1:
+            dist.all_reduce(summed)
+        return summed
 
     def gather(self, value: Value) -> Sequence[Value]:
         """The value of each process, by rank, in every process; pickled on the way."""

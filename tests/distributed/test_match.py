@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,17 +19,41 @@ QUERIES, GALLERY = random_features(20, seed=1), random_features(30, seed=2)
 QUERY_P, GALLERY_P = (a.ravel() for a in np.mgrid[:20, :30])
 
 
-class Deadly(EqualDescriptors):
-    """Kills its process, or raises, on the tiles that hold a certain pair, so many times."""
+class OneGpuIsGone(EqualDescriptors):
+    """The second matcher, and any after it, finds none; the first one waits for that."""
 
-    def __init__(self, marks: Path, times: int, how: str) -> None:
-        self.marks, self.times, self.how = marks, times, how
+    def __init__(self, marks: Path) -> None:
+        try:
+            (marks / "up").mkdir()
+        except FileExistsError:
+            (marks / str(os.getpid())).touch()
+            raise RuntimeError("No CUDA GPUs are available") from None
+        self.marks = marks
 
     def score(self, queries, gallery, pair_P2):
+        while len(list(self.marks.iterdir())) < 2:
+            time.sleep(0.05)
+        time.sleep(0.05)
+        return super().score(queries, gallery, pair_P2)
+
+
+class Deadly(EqualDescriptors):
+    """Kills its process, or raises, on the tiles that hold a certain pair, so many times; with
+    ``gpu`` also on all others from then on, as a process does whose GPU has failed it."""
+
+    def __init__(self, marks: Path, times: int, how: str) -> None:
+        self.marks, self.times, self.how, self.failed = marks, times, how, False
+
+    def score(self, queries, gallery, pair_P2):
+        if self.failed:
+            raise RuntimeError("CUDA error: unspecified launch failure")
         poisoned = any(np.array_equal(f, QUERIES.keypoints_NK2[7]) for f in queries.keypoints_NK2)
         if poisoned and self._is_my_turn():
             if self.how == "raise":
                 raise ArithmeticError("this tile is poison")
+            if self.how == "gpu":
+                self.failed = True
+                raise RuntimeError("CUDA error: unspecified launch failure\nIt may be told late.")
             os.kill(os.getpid(), signal.SIGKILL)
         return super().score(queries, gallery, pair_P2)
 
@@ -93,6 +118,31 @@ def test_a_tile_that_fails_twice_is_tried_again(local_ray, plain, tmp_path, how)
     assert np.array_equal(counts, plain)
     assert report.failed == []
     assert report.actors_lost == (2 if how == "kill" else 0)
+
+
+def test_an_actor_whose_gpu_failed_ends_and_fails_no_other_tile(local_ray, plain, tmp_path, caplog):
+    from exreid.distributed.worker_warnings import workers_warnings_told
+
+    with workers_warnings_told():
+        counts, report = _match(lambda: Deadly(tmp_path, 1, "gpu"), 2)
+    assert np.array_equal(counts, plain)
+    assert (report.failed, report.actors_lost) == ([], 1)
+    [told] = {record.getMessage() for record in caplog.records}
+    assert told.endswith("its GPU failed: CUDA error: unspecified launch failure")
+
+
+def test_actors_that_are_up_go_on_where_others_cannot_start(
+    local_ray, plain, tmp_path, monkeypatch
+):
+    from exreid.distributed import match
+    from exreid.distributed.worker_warnings import workers_warnings_told
+
+    monkeypatch.setattr(match, "START_FAILURES", -2)
+    with workers_warnings_told():
+        counts, report = _match(lambda: OneGpuIsGone(tmp_path), 2)
+    assert np.array_equal(counts, plain)
+    assert (report.failed, report.actors_lost) == ([], 1)
+    assert len(list(tmp_path.iterdir())) == 2, "another one was started on the GPU that is gone"
 
 
 def test_poison_costs_its_own_tiles_alone(local_ray, plain, tmp_path):

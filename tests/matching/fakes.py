@@ -5,10 +5,10 @@ import numpy as np
 from exreid.records import LocalFeatures, PairEvidence
 
 
-def random_features(count, *, seed, keypoints=6):
+def random_features(count, *, seed=0, keypoints=6, length=3):
     random = np.random.default_rng(seed)
     counts = random.integers(0, keypoints + 1, count).astype(np.int32)
-    descriptors = random.integers(0, 4, (count, keypoints, 3)).astype(np.float16)
+    descriptors = random.integers(0, 4, (count, keypoints, length)).astype(np.float16)
     points = random.random((count, keypoints, 2)).astype(np.float32)
     for row, real in enumerate(counts):
         descriptors[row, real:] = 0

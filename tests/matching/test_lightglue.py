@@ -9,6 +9,7 @@ from exreid.errors import CheckpointError, MatchingError
 from exreid.features.local import LocalExtractor
 from exreid.matching.geometry import geometric_inliers
 from exreid.matching.lightglue import LightGlueMatcher, MatchSettings, mutual_matches
+from exreid.matching.tiles import score_tile
 from exreid.models import lightglue_weights
 from exreid.models.lightglue import load_lightglue
 from exreid.models.lightglue_weights import _modern_name, arrange
@@ -238,7 +239,27 @@ def test_batches_that_do_not_fit_are_halved_and_nothing_is_lost(case, monkeypatc
         matcher, "_launch", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError)
     )
     with pytest.raises(MatchingError, match="local_top_k"):
-        matcher.score(features, features, PAIRS)
+        score_tile(matcher, features, features, PAIRS)
+
+
+def test_a_tile_whose_features_do_not_fit_is_matched_in_parts(case, monkeypatch):
+    """Even where they leave room for some batches: the parts are matched in whole ones again."""
+    name, features, _ = case
+    whole = LightGlueMatcher(load_lightglue(name), MatchSettings()).score(features, features, PAIRS)
+    matcher = LightGlueMatcher(load_lightglue(name), MatchSettings(batch_pairs=2))
+    launch, sizes = matcher._launch, []
+
+    def small(first, second, pairs, places, counts):
+        if len(second.state_BKC) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        sizes.append(len(places))
+        return launch(first, second, pairs, places, counts)
+
+    monkeypatch.setattr(matcher, "_launch", small)
+    parts = score_tile(matcher, features, features, PAIRS)
+    assert np.array_equal(parts.match_count_P, whole.match_count_P)
+    np.testing.assert_allclose(parts.confidence_sum_P, whole.confidence_sum_P, rtol=1e-5)
+    assert max(sizes) == 2
 
 
 def test_inliers_of_a_known_homography():

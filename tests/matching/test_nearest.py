@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from exreid.matching import local_index, nearest
 from exreid.matching.nearest import NearestMatcher, NearestSettings
 from exreid.records import LocalFeatures
 
@@ -68,3 +69,35 @@ def test_an_image_finds_itself_and_padding_finds_nothing():
     few = NearestMatcher(NearestSettings(keypoints=10)).score(features, features, pairs)
     assert few.match_count_P[:2].tolist() == [10, 10]
     assert NearestSettings(10).describe() != NearestSettings().describe()
+
+
+def test_batches_are_as_small_as_their_keypoints_are_many(monkeypatch):
+    features = _features([40, 23, 38, 31, 40, 7])
+    pairs = np.stack(np.mgrid[:6, :6], -1).reshape(-1, 2).astype(np.int32)
+    matcher = NearestMatcher(NearestSettings())
+    whole = matcher.score(features, features, pairs)
+    images = local_index.nearest_images(matcher, features, features, pairs, keep=3)
+    cosines = []
+    compare = nearest.nearest_neighbours
+
+    def counted(first_BML, second_BNL, *arguments, **more):
+        cosines.append(len(first_BML) * first_BML.shape[1] * second_BNL.shape[1])
+        return compare(first_BML, second_BNL, *arguments, **more)
+
+    monkeypatch.setattr(nearest, "nearest_neighbours", counted)
+    monkeypatch.setattr(nearest, "BATCH_COSINES", 5 * 40 * 40)
+    parts = matcher.score(features, features, pairs)
+    assert cosines == [5 * 40 * 40] * 7 + [40 * 40]
+    assert np.array_equal(parts.match_count_P, whole.match_count_P)
+    np.testing.assert_allclose(parts.confidence_sum_P, whole.confidence_sum_P, rtol=1e-5)
+    chosen, sizes = local_index._chosen, []
+
+    def sized(query_KL, gallery_GKL, *arguments):
+        sizes.append(len(gallery_GKL))
+        return chosen(query_KL, gallery_GKL, *arguments)
+
+    monkeypatch.setattr(local_index, "_chosen", sized)
+    monkeypatch.setattr(local_index, "COSINES", 2 * 40 * 40)
+    again = local_index.nearest_images(matcher, features, features, pairs, keep=3)
+    assert set(sizes) == {2}
+    assert np.array_equal(again.image_QKC, images.image_QKC)

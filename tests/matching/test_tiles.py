@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exreid.errors import MatchingError
 from exreid.matching.tiles import match_in_process, plan_tiles, score_tile
 from tests.matching.fakes import EqualDescriptors, random_features
 
@@ -64,3 +66,26 @@ def test_evidence_does_not_depend_on_the_tiles(size):
     whole = EqualDescriptors().score(queries, gallery, np.stack([query_P, gallery_P], 1))
     assert np.array_equal(counts, whole.match_count_P)
     assert counts.max() > 0
+
+
+@pytest.mark.parametrize("most", [2, 5, 13, 21])
+def test_a_tile_that_does_not_fit_the_memory_is_matched_in_parts(most, caplog):
+    queries, gallery = random_features(9, seed=1), random_features(12, seed=2)
+    pair_P2 = np.random.default_rng(0).permutation(np.stack(np.mgrid[:9, :12], -1).reshape(-1, 2))
+
+    class Small(EqualDescriptors):
+        def score(self, queries, gallery, pair_P2):
+            if len(queries) + len(gallery) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().score(queries, gallery, pair_P2)
+
+    parts = score_tile(Small(), queries, gallery, pair_P2)
+    whole = EqualDescriptors().score(queries, gallery, pair_P2)
+    assert whole.match_count_P.any()
+    for column in ("match_count_P", "confidence_sum_P", "inlier_count_P"):
+        assert np.array_equal(getattr(parts, column), getattr(whole, column))
+    # The same words for each part: they are told once.
+    assert len({record.getMessage() for record in caplog.records}) == (most < 21)
+    most = 1
+    with pytest.raises(MatchingError, match="local_top_k"):
+        score_tile(Small(), queries, gallery, pair_P2)

@@ -11,10 +11,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from exreid.features.embedding import Embedder
+from exreid.matching.cosine_on_device import rank_on_device
+from exreid.matching.lightglue import LightGlueMatcher, MatchSettings
+from exreid.matching.local_index import nearest_images
+from exreid.matching.nearest import NearestMatcher, NearestSettings
 from exreid.models.backbones import build_backbone
-from exreid.models.device import ONE_ARENA, in_parts, on_device, whole_fp32
+from exreid.models.device import (
+    ONE_ARENA,
+    Fetched,
+    deterministic,
+    in_parts,
+    on_device,
+    whole_fp32,
+)
+from exreid.models.lightglue import LightGlue
+from tests.matching.fakes import random_features
+from tests.matching.test_cosine import vectors_and_sides
 
 
 def _holds(most):
@@ -57,11 +72,158 @@ def test_vectors_of_a_batch_in_parts_are_those_of_the_whole(monkeypatch):
     np.testing.assert_allclose(embed(images), whole, rtol=1e-5, atol=1e-6)
 
 
-def test_fp32_is_whole_while_it_is_asked_for():
+PRODUCTS = torch.backends.cuda.matmul
+ROUNDED = {
+    "by a user": lambda: torch.set_float32_matmul_precision("high"),
+    "by a user, as torch names it now": lambda: setattr(PRODUCTS, "fp32_precision", "tf32"),
+}
+
+
+@pytest.mark.parametrize("how", ROUNDED)
+def test_fp32_is_whole_while_it_is_asked_for(how):
     before = torch.backends.cudnn.allow_tf32
-    with whole_fp32():
-        assert not torch.backends.cudnn.allow_tf32
-    assert torch.backends.cudnn.allow_tf32 == before
+    try:
+        ROUNDED[how]()
+        with whole_fp32():
+            assert not torch.backends.cudnn.allow_tf32
+            assert not PRODUCTS.allow_tf32
+            assert PRODUCTS.fp32_precision == "ieee"
+        assert torch.backends.cudnn.allow_tf32 == before
+        assert PRODUCTS.fp32_precision == "tf32"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+class _Precisions(TorchFunctionMode):
+    """Whether TF32 was allowed at each product of matrices."""
+
+    def __init__(self):
+        super().__init__()
+        self.rounded = []
+
+    def __torch_function__(self, function, types, arguments=(), keywords=None):
+        name = getattr(function, "__name__", "")
+        if name in {"matmul", "__matmul__", "linear", "bmm", "scaled_dot_product_attention"}:
+            self.rounded.append(PRODUCTS.fp32_precision == "tf32")
+        return function(*arguments, **(keywords or {}))
+
+
+def test_exact_matches_and_ranks_are_never_of_rounded_products():
+    torch.manual_seed(0)
+    features, pairs = random_features(3, keypoints=8, length=128), np.array([[0, 1]], np.int32)
+    lightglue = LightGlueMatcher(LightGlue(128).eval(), MatchSettings())
+    nearest = NearestMatcher(NearestSettings())
+    sides = vectors_and_sides(1, 4, 40, 8)
+    works = {
+        "LightGlue": lambda: lightglue.score(features, features, pairs),
+        "nearest": lambda: nearest.score(features, features, pairs),
+        "index": lambda: nearest_images(nearest, features, features, pairs, keep=1),
+        "ranks": lambda: rank_on_device(*sides, device=torch.device("cpu"), keep=3),
+    }
+    torch.set_float32_matmul_precision("high")
+    try:
+        for name, work in works.items():
+            with _Precisions() as seen:
+                work()
+            assert seen.rounded, name
+            assert not any(seen.rounded), name
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_the_deterministic_mode_ends_with_what_it_is_for(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+
+    def modes():
+        return torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+
+    def strictly():
+        with deterministic():
+            assert modes() == (True, False)
+            # Without it torch refuses a GPU's matrix products.
+            assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+            with deterministic(False):
+                assert not modes()[0]
+            assert modes() == (True, False)
+            raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        strictly()
+    assert modes() == (False, True)
+
+
+def test_vectors_can_be_asked_to_be_deterministic(monkeypatch):
+    backbone = build_backbone("timm:test_vit", pretrained=False)
+    embed, modes = Embedder(backbone, batch_size=1, deterministic=True), []
+    forward = embed._forward
+
+    def watched(images):
+        modes.append(torch.are_deterministic_algorithms_enabled())
+        return forward(images)
+
+    monkeypatch.setattr(embed, "_forward", watched)
+    embed(np.zeros((2, backbone.image_size, backbone.image_size, 3), np.uint8))
+    assert modes == [True, True]
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+class _OnGpu:
+    """A tensor of a GPU that copies later than it is asked to."""
+
+    device = torch.device("cuda:1")
+
+    def __init__(self, host):
+        self.host = host
+
+    def to(self, where, *, non_blocking):
+        assert (where, non_blocking) == ("cpu", True)
+        return self.host
+
+
+def test_who_fetches_numbers_waits_for_their_copies_alone(monkeypatch):
+    hosts, asked = [torch.zeros(2), torch.zeros(())], []
+
+    class Stream:
+        def record_event(self):
+            asked.append("recorded")
+            return self
+
+        def synchronize(self):
+            hosts[0].fill_(3)
+            hosts[1].fill_(7)
+
+    def stream_of(device):
+        asked.append(device)
+        return Stream()
+
+    monkeypatch.setattr(torch.cuda, "current_stream", stream_of)
+    fetched = Fetched(*map(_OnGpu, hosts))
+    assert asked == [_OnGpu.device, "recorded"]
+    assert [value.tolist() for value in fetched.wait()] == [[3, 3], 7]
+
+
+def test_arrays_of_ray_go_to_a_gpu_without_a_warning(monkeypatch, recwarn):
+    """They cannot be written; torch warns of that once in a process, unless it is set otherwise."""
+    values = np.arange(12, dtype=np.float16).reshape(3, 4)[:, ::2]
+    values.flags.writeable = False
+    empty, pinned = torch.empty, []
+
+    def on_host(shape, *, dtype, pin_memory):
+        assert pin_memory
+        pinned.append(empty(shape, dtype=dtype))
+        return pinned[0]
+
+    monkeypatch.setattr(torch, "empty", on_host)
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        there = on_device(values, torch.device("meta"))
+    finally:
+        torch.set_warn_always(before)
+    assert (there.device.type, there.dtype, there.shape) == ("meta", torch.float16, (3, 2))
+    assert pinned[0].tolist() == values.tolist()
+    assert not recwarn.list
 
 
 def test_a_copy_is_a_copy():

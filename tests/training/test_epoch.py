@@ -14,8 +14,8 @@ from torch import nn
 
 from exreid.config.training import TrainConfig
 from exreid.errors import ConfigError, TrainingError
-from exreid.models.arcface import ArcFace
 from exreid.models.backbones import build_backbone
+from exreid.training import epoch as epochs_of
 from exreid.training.loop import train
 from exreid.training.matcher import mined_file
 from exreid.training.model import ModelWithLoss, build_model
@@ -276,15 +276,50 @@ def test_a_network_without_gradient_checkpointing_says_so():
         helpers.first_state(config)
 
 
-def test_a_batch_that_does_not_fit_the_memory_names_smaller_ones(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "what", ["exreid.models.arcface.ArcFace.forward", "torch.optim.SGD.step", "augment"]
+)
+def test_a_training_that_does_not_fit_the_memory_names_a_smaller_one(what, tmp_path, monkeypatch):
     config = helpers.config(train={"batch_size": 12, "accumulation_steps": 2})
 
-    def does_not_fit(*arguments):
+    def does_not_fit(*arguments, **more):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(ArcFace, "forward", does_not_fit)
+    monkeypatch.setattr(what.replace("augment", "exreid.training.backbone.augment"), does_not_fit)
     with pytest.raises(TrainingError, match=r"batch_size=6 train\.accumulation_steps=4"):
         _train(config, tmp_path)
+
+
+def test_a_step_is_waited_for_once_the_next_one_is_under_way(tmp_path, monkeypatch):
+    """On a GPU ``float`` of the step's loss would wait for what was started since, too."""
+    happened, fetched, backward = [], epochs_of.Fetched, epochs_of._backward
+
+    class Noted(fetched):
+        def __init__(self, *values):
+            assert len(values) == 2
+            self.number = sum(word == "asked" for word, _ in happened)
+            happened.append(("asked", self.number))
+            super().__init__(*values)
+
+        def wait(self):
+            happened.append(("read", self.number))
+            return super().wait()
+
+    def noted(*arguments, **more):
+        happened.append(("started", sum(word == "started" for word, _ in happened)))
+        return backward(*arguments, **more)
+
+    monkeypatch.setattr(epochs_of, "Fetched", Noted)
+    monkeypatch.setattr(epochs_of, "_backward", noted)
+    _train(helpers.config(train={"batch_size": 12}), tmp_path, epochs=1)
+    # 37 images in batches of 12.
+    assert happened == [
+        *[("started", 0), ("asked", 0)],
+        *[("started", 1), ("asked", 1), ("read", 0)],
+        *[("started", 2), ("asked", 2), ("read", 1)],
+        *[("started", 3), ("asked", 3), ("read", 2)],
+        ("read", 3),
+    ]
 
 
 def test_a_process_alone_shares_its_gradients_with_nobody():

@@ -31,12 +31,6 @@ PARTS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _restore_determinism():
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def _config(part, epochs, **train):
     base = PARTS[part]
     return helpers.config(
@@ -50,6 +44,21 @@ def _config(part, epochs, **train):
 def _train(folder, config, **options):
     """The history."""
     return train(helpers.training_of(config, folder, **options), helpers.ALONE).history
+
+
+def test_the_deterministic_mode_is_the_trainings_alone(tmp_path, monkeypatch):
+    modes, backward = [], epoch._backward
+
+    def watched(*arguments, **more):
+        modes.append(torch.are_deterministic_algorithms_enabled())
+        return backward(*arguments, **more)
+
+    monkeypatch.setattr(epoch, "_backward", watched)
+    for wanted in (True, False):
+        _train(tmp_path / f"{wanted}", _config("adamw", 1, deterministic=wanted))
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert set(modes) == {wanted}
+        modes.clear()
 
 
 def _same(a, b):
