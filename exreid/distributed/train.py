@@ -78,8 +78,8 @@ def place_workers(config: FinetuneRayConfig, *, share: bool = False) -> WorkerPl
     takes ``cpus_per_worker`` only.
     """
     gpus = gpus_each(config)
-    all_gpus = sum(machine.gpus for machine in machines())
-    workers = config.num_workers or (max(1, int(all_gpus / gpus)) if gpus else 1)
+    on_gpus = sum(machine.fits(0.0, gpus) for machine in machines())
+    workers = config.num_workers or max(1, on_gpus)
     least = config.min_workers or workers
     cpus = config.cpus_per_worker
     room_for("training workers", config, wanted=workers, least=least, cpus=cpus, gpus=gpus)

@@ -117,7 +117,7 @@ def _backward(
 ) -> torch.Tensor:
     """Add the gradient of this share; returns its part of the step's mean loss."""
     count = len(share.image_b)
-    state.model.prepare(images=count)
+    state.model.prepare(share)
     warmup_steps = round(training.config.loss.margin_warmup_epochs * training.steps_per_epoch)
     factor = margin_factor(state.step, warmup_steps=warmup_steps)
     # Gradients are averaged over the workers in the step's last backward pass alone.

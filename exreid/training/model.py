@@ -15,6 +15,7 @@ from exreid.errors import ConfigError
 from exreid.models.arcface import ArcFace, Softmax
 from exreid.models.backbones import Backbone, embedding_length
 from exreid.plugins import LOSSES, find_plugin
+from exreid.training.sampling import Share
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -26,7 +27,7 @@ class ModelWithLoss(nn.Module):
     def __init__(self, backbone: nn.Module, head: nn.Module, config: TrainConfig) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
-        self.frozen_norms = config.batch_norm == "frozen"
+        self.norms = config.batch_norm
         self.backbone_trains = True
         self._modes: tuple[bool, bool] | None = None
         """Whether the backbone trains, and whether its batch norms use their averages."""
@@ -44,13 +45,22 @@ class ModelWithLoss(nn.Module):
             output = self._run[0](inputs)
         return cast(torch.Tensor, self.head(output, label_B, margin_factor))
 
-    def prepare(self, *, images: int) -> None:
-        """Set the modes for a forward pass of this many images.
+    def prepare(self, share: Share) -> None:
+        """Set the modes for a forward pass of this share of a batch.
 
         A batch norm that sees one image alone would divide by no variance: it then uses its
-        running averages, as a frozen one always does.
+        running averages, as a frozen one always does. Workers that normalise together all do so or
+        none: one that did not would leave the others waiting for its part, and one without an image
+        would have nothing real to give.
         """
-        modes = self.backbone_trains, self.frozen_norms or images < 2
+        match self.norms:
+            case "frozen":
+                by_averages = True
+            case "sync":
+                by_averages = share.least < 1 or share.batch_images < 2
+            case "local":
+                by_averages = len(share.image_b) < 2
+        modes = self.backbone_trains, by_averages
         # Hundreds of modules have a mode each: a step sets them only where that changes something.
         as_set = self.training and self.backbone.training == self.backbone_trains
         if as_set and modes == self._modes:

@@ -29,6 +29,10 @@ class Share:
     """1 / images of the whole effective batch: the weight of each image's loss."""
     last_of_step: bool
     """Whether the optimiser takes its step after this batch."""
+    least: int
+    """Images of the smallest share of this batch."""
+    batch_images: int
+    """Of all shares of this batch."""
 
 
 def epoch_order(
@@ -79,10 +83,10 @@ def epoch_shares(
         batch_stop = min(start + batch_size, len(order_E))
         step_start = start - start % effective
         step_stop = min(step_start + effective, len(order_E))
-        draw_b = np.array_split(np.arange(start, batch_stop), world_size)[rank]
-        shares.append(
-            Share(draw_b, order_E[draw_b], 1.0 / (step_stop - step_start), batch_stop == step_stop)
-        )
+        draws = np.array_split(np.arange(start, batch_stop), world_size)
+        draw_b, weight = draws[rank], 1.0 / (step_stop - step_start)
+        last, images = batch_stop == step_stop, batch_stop - start
+        shares.append(Share(draw_b, order_E[draw_b], weight, last, len(draws[-1]), images))
     return shares
 
 

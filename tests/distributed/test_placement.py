@@ -7,7 +7,7 @@ import pytest
 
 from exreid.config.io import load_config
 from exreid.config.probe import RayConfig
-from exreid.config.training import FinetuneConfig
+from exreid.config.training import FinetuneConfig, FinetuneRayConfig
 from exreid.distributed.placement import Machine
 from exreid.errors import ConfigError, RunError
 
@@ -90,6 +90,18 @@ def test_a_cluster_of_machines_with_gpus_and_without(
         RayConfig(gpus_per_worker=gpus), workers=1, max_concurrent=None, samples=99
     )
     assert (trials.concurrent, trials.gpus) == (actors, placed.gpus)
+
+
+@pytest.mark.parametrize(("gpus", "workers"), [(None, 6), (0.5, 12), (0.6, 6), (2.0, 3), (3.0, 1)])
+def test_as_many_training_workers_as_the_gpus_of_each_machine_hold(monkeypatch, gpus, workers):
+    """The GPUs that are left over on two machines are no worker's."""
+    from exreid.distributed import placement, train
+
+    cluster = [Machine(64, 2), Machine(64, 4)]
+    for module in (placement, train):
+        monkeypatch.setattr(module, "machines", lambda: cluster)
+    placed = train.place_workers(FinetuneRayConfig(gpus_per_worker=gpus))
+    assert (placed.workers, placed.least_workers) == (workers, workers)
 
 
 def _growing(counts):

@@ -19,7 +19,7 @@ from exreid.training import epoch as epochs_of
 from exreid.training.loop import train
 from exreid.training.matcher import mined_file
 from exreid.training.model import ModelWithLoss, build_model
-from exreid.training.sampling import epoch_order
+from exreid.training.sampling import epoch_order, epoch_shares
 from exreid.training.world import World
 from tests.processes import free_ports
 from tests.training import helpers, matching
@@ -39,6 +39,9 @@ CASES = {
     "frozen first": {"train": {"frozen_epochs": 1}},
     "frozen norms": {"train": {"batch_norm": "frozen"}},
 }
+
+
+ONE_STEP = {"batch_size": 12, "accumulation_steps": 1}
 
 
 def _train(config, folder, norm="group", epochs=2):
@@ -214,12 +217,26 @@ def test_modes_are_set_whoever_changed_them(norms):
                 model.eval()
             if step in ("frozen", "trained again"):
                 model.freeze_backbone(step == "frozen")
-            model.prepare(images=images)
+            model.prepare(epoch_shares(np.arange(images), rank=0, world_size=1, **ONE_STEP)[0])
             trains = model.backbone_trains
             averages = norms == "frozen" or images == 1
             expected = [trains, trains, trains and not averages, trains, trains]
             assert [module.training for module in backbone.modules()] == expected, step
             assert (model.training, model.head.training) == (True, True)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+def test_workers_normalise_together_or_none_of_them_does(workers):
+    """One that used its running averages would never send what the others wait for."""
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SyncBatchNorm(4))
+    model = ModelWithLoss(backbone, nn.Linear(4, 2), TrainConfig(batch_norm="sync"))
+    for images in range(1, 9):
+        together = set()
+        for rank in range(workers):
+            shares = epoch_shares(np.arange(images), rank=rank, world_size=workers, **ONE_STEP)
+            model.prepare(shares[0])
+            together.add(backbone[1].training)
+        assert together == {images >= max(2, workers)}
 
 
 def test_the_gradient_norm_is_that_of_clipping_at_no_norm(tmp_path):
