@@ -178,10 +178,10 @@ class ActorPool:
             if tile is None:
                 raise self._not_built(error) from error
             worker.tiles.remove(reference)
-            self._failed(tile, _reason(error))
+            self._failed(tile, reason_of(error))
             return
         except RayError as error:
-            self._lost(worker, tile, _reason(error))
+            self._lost(worker, tile, reason_of(error))
             return
         if tile is None:
             worker.up_since_s = time.perf_counter()
@@ -289,7 +289,7 @@ def match_over_actors(
             pool.stop()
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """The last line of an error's text, which names what happened."""
     cause = getattr(error, "cause", None)
     lines = str(cause or error).strip().splitlines() or [type(error).__name__]

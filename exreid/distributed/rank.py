@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
 import ray
 import torch
+from ray.exceptions import RayTaskError, WorkerCrashedError
 
+from exreid.distributed.match import reason_of
 from exreid.distributed.placement import Placement
 from exreid.distributed.worker_warnings import hand_warnings_on
-from exreid.matching.cosine import checked_lengths
+from exreid.matching.cosine import checked_lengths, rank_by_cosine
 from exreid.matching.cosine_on_device import rank_on_device
 from exreid.metrics.ranking import Exclude, concatenate_rankings, side_slice
 from exreid.records import Ranking, RetrievalSide
+
+log = logging.getLogger(__name__)
 
 LEAST_QUERIES = 512
 """Queries of a task: each one sends the gallery to its GPU."""
@@ -36,7 +41,8 @@ def rank_over_gpus(
     """`rank_on_device` over as many tasks at a time as ``placement`` has actors.
 
     They wait for the GPUs of any actors that are up: end those before. A task whose machine is lost
-    is run again by Ray. Vectors that cannot be ranked are an error here, before any is sent.
+    is run again by Ray. Where one fails, as on a GPU that does, all is ranked here, with a warning.
+    Vectors that cannot be ranked are an error here, before any is sent.
     """
     checked_lengths(query_vectors_QD, gallery_vectors_GD, queries, gallery)
     tasks = min(TASKS_EACH * placement.actors, max(1, len(queries) // LEAST_QUERIES))
@@ -54,11 +60,19 @@ def rank_over_gpus(
         for start, end in pairwise(ends)
     ]
     waiting = due
-    while waiting:
-        done, waiting = ray.wait(waiting)
-        if on_progress is not None:
-            on_progress(ray.get(done[0]).query_count)
-    return concatenate_rankings(ray.get(due))
+    try:
+        while waiting:
+            done, waiting = ray.wait(waiting)
+            ranked = ray.get(done[0]).query_count
+            if on_progress is not None:
+                on_progress(ranked)
+        return concatenate_rankings(ray.get(due))
+    except (RayTaskError, WorkerCrashedError) as error:
+        log.warning("Ranking on GPUs failed, so the CPU ranks: %s", reason_of(error))
+        for reference in waiting:
+            ray.cancel(reference)
+        sides = query_vectors_QD, gallery_vectors_GD, queries, gallery
+        return rank_by_cosine(*sides, exclude=exclude, keep=keep)
 
 
 def _rank(
