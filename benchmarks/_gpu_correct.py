@@ -8,9 +8,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-from _gpu_world import Bench, random_features
+from _gpu_world import EXTRACTOR, Bench, random_features
 from ranking import make_case
 
+from exreid.errors import CheckpointError
 from exreid.features.embedding import Embedder
 from exreid.matching.cosine import rank_by_cosine
 from exreid.matching.cosine_on_device import rank_on_device
@@ -25,8 +26,20 @@ NEAR_PX = 0.1
 
 
 def keypoints_agree(bench: Bench) -> None:
-    """ALIKED's keypoints and descriptors of the drawn photographs."""
-    ours, cpus = (bench.extract(d, keypoints=256, masks=True) for d in (bench.device, "cpu"))
+    """Keypoints and descriptors of the drawn photographs: ALIKED's, and DISK's, which takes a CPU
+    some ten times as long, of a few."""
+    _keypoints_agree(bench, EXTRACTOR, None)
+    try:
+        _keypoints_agree(bench, "disk", 2 if bench.quick else 16)
+    except CheckpointError as error:
+        print(f"disk is left out: {error}")
+
+
+def _keypoints_agree(bench: Bench, name: str, photographs: int | None) -> None:
+    ours, cpus = (
+        bench.extract(d, keypoints=256, masks=True, name=name, photographs=photographs)
+        for d in (bench.device, "cpu")
+    )
     near, cosine = [], []
     for row in range(len(cpus)):
         count = min(ours.count_N[row], cpus.count_N[row])
@@ -41,7 +54,8 @@ def keypoints_agree(bench: Bench) -> None:
         lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
         cosine.append(((one * two).sum(axis=1) / lengths).min())
     report = bench.report
-    report.add(f"keypoints within {NEAR_PX} px of the CPU's", 100 * float(np.mean(near)), "%")
+    share = 100 * float(np.mean(near))
+    report.add(f"{name}: keypoints within {NEAR_PX} px of the CPU's", share, "%")
     report.add("  least cosine of their descriptors", float(np.min(cosine)), "")
 
 

@@ -343,25 +343,3 @@ def bare_loop(bench: Bench, label: str) -> float:
             step()
 
     return batch * (1 if bench.quick else 10) / bench.seconds(steps, 1 if bench.quick else 3)
-
-
-def too_little_memory(bench: Bench) -> None:
-    """Batches that do not fit are halved, and the counts are those of batches that do."""
-    if not bench.cuda:
-        return
-    features = random_features(IMAGES, 512)
-    rows = np.arange(2048)
-    pair_P2 = np.stack([rows % IMAGES, (7 * rows + 1) % IMAGES], axis=1).astype(np.int32)
-    matcher = LightGlueMatcher(load_lightglue("aliked"), MatchSettings(dtype="bf16"), bench.device)
-    whole = matcher.score(features, features, pair_P2).match_count_P
-    torch.cuda.empty_cache()
-    total = torch.cuda.get_device_properties(bench.device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, 4 * 2**30 / total), bench.device)
-    try:
-        matcher.gpu_batch_keypoints = 2**21
-        again = matcher.score(features, features, pair_P2).match_count_P
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, bench.device)
-    bench.report.add("with 4 GiB, batches of 2,048 pairs are halved", matcher.halved, "times")
-    same = 100 * float((whole == again).mean())
-    bench.report.add("  pairs with the count that they have without", same, "%")

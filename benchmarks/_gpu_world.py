@@ -110,12 +110,20 @@ class Bench:
             for path, mask in zip(rows["path"], rows["mask"], strict=True)
         ]
 
-    def extract(self, device: str | torch.device, *, keypoints: int, masks: bool) -> LocalFeatures:
-        """The photographs' keypoints, one at a time."""
-        extractor = LocalExtractor(EXTRACTOR, keypoints=keypoints, device=device)
+    def extract(
+        self,
+        device: str | torch.device,
+        *,
+        keypoints: int,
+        masks: bool,
+        name: str = EXTRACTOR,
+        photographs: int | None = None,
+    ) -> LocalFeatures:
+        """The keypoints of all or of so many photographs, one at a time."""
+        extractor = LocalExtractor(name, keypoints=keypoints, device=device)
         parts = [
             extractor(image[None], mask[None] if masks and mask is not None else None)
-            for image, mask in self.prepared
+            for image, mask in self.prepared[:photographs]
         ]
         return joined(parts)
 

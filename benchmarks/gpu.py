@@ -35,8 +35,8 @@ from _gpu_fast import (
     lightglue,
     peaks,
     published,
-    too_little_memory,
 )
+from _gpu_memory import too_little_memory
 from _gpu_through_ray import pairs_through_ray, runs_agree, trainings_through_ray
 from _gpu_world import Bench
 from _report import Report

@@ -191,6 +191,7 @@ class LightGlueMatcher:
         while start < len(order):
             place_B = order[start : start + self._batch_pairs(count_P2[order[-1]])]
             rows = slice(start, start + len(place_B))
+            batch: _Batch | None = None
             try:
                 batch = self._launch(first, second, pairs_P2[rows], place_B, count_P2[place_B])
             except torch.OutOfMemoryError:
@@ -198,6 +199,7 @@ class LightGlueMatcher:
                     # The features of fewer pairs may leave room for batches as large as before.
                     self.halved = 0
                     raise
+            if batch is None:  # The error is gone by now, and the tensors that it held.
                 self._halve_batches(len(place_B))
                 continue
             start = rows.stop
