@@ -256,7 +256,7 @@ def _exreid(words, work, scene=""):
         cwd=work,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
         check=False,
     )
 
