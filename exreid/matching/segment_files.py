@@ -103,7 +103,7 @@ def write_segment(
 def read_segment(file: Path) -> Segment | None:
     """The segment of a ``.json``; None where it, the cells or the size are not as written."""
     try:
-        text = file.read_bytes()
+        text = mirror.local_copy(file).read_bytes()
         described = json.loads(text)
         cells = mirror.local_copy(file.with_suffix(".faiss"))
         with cells.open("rb") as stream:

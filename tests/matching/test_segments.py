@@ -1,6 +1,7 @@
 """Segments of the index against the comparison with all images, which has its own naive twin."""
 
 import json
+import pickle
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from exreid.matching.nearest import NearestMatcher, NearestSettings
 from exreid.matching.segment_files import opened, read_segment
 from exreid.matching.segments import build_segment, search_segment, with_exact_distances
 from exreid.records import LocalFeatures
+from exreid.storage import mirror
 
 KEYPOINTS, LENGTH, IMAGES = 8, 16, 120
 MATCHER = NearestMatcher(NearestSettings())
@@ -198,6 +200,19 @@ def test_mapped_lists_are_those_of_faiss(tmp_path, monkeypatch, rows):
     if sys.platform == "linux":
         maps = Path("/proc/self/maps").read_text().splitlines()
         assert any(line.endswith(f"{file.stem}.faiss") for line in maps)
+
+
+def test_a_segment_that_another_machine_built_is_fetched(tmp_path, monkeypatch):
+    monkeypatch.setenv(mirror.FOLDER_VARIABLE, str(tmp_path / "one"))
+    built = _built(np.arange(9), mirror.local_root("memory://segments") / "cache")
+    sent = pickle.dumps(built)
+    monkeypatch.setenv(mirror.FOLDER_VARIABLE, str(tmp_path / "other"))
+    file = pickle.loads(sent)
+    assert not file.exists()
+    keys = read_segment(file).keys
+    assert file.is_relative_to(tmp_path / "other")
+    assert keys == read_segment(built).keys == tuple(f"{row:032x}" for row in range(9))
+    assert opened(file).ntotal == GALLERY.count_N[:9].sum()
 
 
 @pytest.mark.parametrize("bytes_left", [0, 10, 100, -1])
