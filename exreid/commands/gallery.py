@@ -179,8 +179,9 @@ def _apply(gallery: StoredGallery, options: argparse.Namespace) -> int:
     from exreid.runs.gallery_change import ADD_KEYS
 
     _refuse_config(options)
-    words = [word for word in options.overrides[1:] if not OWN_KEY.match(word)]
+    moved = [word for word in options.overrides[1:] if word.startswith("dataset.root=")]
     keys = [word for word in options.overrides[1:] if OWN_KEY.match(word)]
+    words = [word for word in options.overrides[1:] if word not in moved and word not in keys]
     if len(words) != 1:
         raise ConfigError("exreid gallery apply DIR RUN/decisions.csv: name one file of decisions.")
     config = with_overrides(gallery.config, keys, ADD_KEYS)
@@ -189,6 +190,7 @@ def _apply(gallery: StoredGallery, options: argparse.Namespace) -> int:
             gallery,
             config,
             named_path(words[0]),
+            root=with_overrides(config, moved, ADD_KEYS).dataset.root if moved else None,
             download=options.download,
             progress=progress,
             verbose=options.verbose,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from exreid.commands.common import Command, named_path, path, plain_arguments
 from exreid.commands.terminal import OUT, progress_shown
-from exreid.errors import ConfigError
+from exreid.errors import ConfigError, ReviewError
 from exreid.progress import counted
 from exreid.storage.urls import is_remote
 
@@ -50,6 +51,9 @@ def _review_arguments(parser: argparse.ArgumentParser) -> None:
         "server, and give a file to exreid review apply")  # fmt: skip
     add("--questions", type=int, default=200, metavar="N",
         help="of --static: the most that are asked (default 200)")  # fmt: skip
+    add("--root", type=os.path.expanduser, help="the photographs' folder, where it has moved")
+    add("--gallery", type=os.path.expanduser,
+        help="an identification's gallery, where it has moved")  # fmt: skip
     add("--no-browser", action="store_true", help="print the address, and open no browser")
 
 
@@ -68,7 +72,7 @@ def _review(options: argparse.Namespace) -> int:
     if len(words) > 1:
         raise ConfigError("exreid review RUN: name one run.")
     from exreid.gallery.layout import MANIFEST
-    from exreid.report.review_sources import read_review
+    from exreid.report.review_sources import read_review, with_photographs
     from exreid.review.decisions import read_decisions, user_name
 
     folder = named_path(words[0])
@@ -76,16 +80,15 @@ def _review(options: argparse.Namespace) -> int:
         folder = _scored(folder)
     run = read_review(folder, wrong=options.wrong)
     for file in files:
-        if not file.is_file():
-            raise ConfigError(f"exreid review apply: there is no file {file}.")
-        added = run.add(read_decisions(file).decisions)
-        _say(f"{file}: {counted(added, 'new answer')}.")
+        _take_in(run, file)
     torn = read_decisions(run.decisions).torn
     if torn:
         _say(
             f"{run.decisions}: its last line was cut off while it was written, and is not used: "
             f"{torn!r}"
         )
+    if not files or options.root is not None or options.gallery is not None:
+        run = with_photographs(run, options.root, options.gallery)
     if options.static is not None:
         return _written(run, options)
     who = options.who or user_name()
@@ -93,6 +96,24 @@ def _review(options: argparse.Namespace) -> int:
     run.save(state)
     _say_end(run, state, who)
     return 0
+
+
+def _take_in(run: ReviewedRun, file: Path) -> None:
+    """Add the answers of another file, all or none."""
+    from exreid.review.decisions import read_decisions
+
+    if not file.is_file():
+        raise ConfigError(f"exreid review apply: there is no file {file}.")
+    given = read_decisions(file)
+    if given.torn:
+        raise ReviewError(
+            f"{file}: its last line is cut off: {given.torn!r}. Mend it, or take it out."
+        )
+    try:
+        added = run.add(given.decisions)
+    except ReviewError as error:
+        raise ReviewError(f"{file}: {error}") from error
+    _say(f"{file}: {counted(added, 'new answer')}.")
 
 
 def _scored(gallery: Path) -> Path:

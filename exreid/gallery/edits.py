@@ -10,6 +10,7 @@ Letters: G gallery images.
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -218,14 +219,14 @@ def accepted_name(
 ) -> str:
     """The name as it is kept. GalleryError for one that another animal of the gallery has, or that
     is too like its name; ``missing``: the words that are no names."""
-    name = clean_text(given)
+    name = " ".join(clean_text(given).splitlines())
     if not name or name.casefold() in {clean_text(word).casefold() for word in missing}:
         raise GalleryError(f"{given!r} is not a name: it means that an animal is unknown.")
     names = [n for n in table.rows["identity"].unique() if n != instead_of]
     if name in names:
         raise GalleryError(
             f"The gallery has another animal called {name}. If both are one animal: exreid gallery "
-            f"merge DIR {name} {instead_of or 'OTHER'}."
+            f"merge DIR {shlex.join([name, instead_of or 'OTHER'])}"
         )
     for group in similar_names([*names, name]):
         if name in group:

@@ -60,13 +60,13 @@ def _flank_words(run: ReviewedRun, state: State) -> list[str]:
     flank_G = flanks_of_groups(run.flank_V, group_V)
     unknown = int(np.count_nonzero(flank_G == 0))
     fewest = fewest_animals(run.flank_V, group_V)
+    if fewest == state.animals:
+        return []
     if unknown == len(flank_G):
         line = "No photograph's flank is known: an animal's two flanks may count as two animals"
         if run.kind == "gallery":
             return [f"{line}."]
         return [f"{line}, so these are {fewest} to {state.animals} (dataset.viewpoint_col tells)."]
-    if fewest == state.animals:
-        return []
     left, right = (int(np.count_nonzero(flank_G == flank)) for flank in (1, 2))
     also = f", by neither for sure: {unknown}" if unknown else ""
     line = (

@@ -34,7 +34,8 @@ from exreid.review.state import State
 HOST = "127.0.0.1"
 MOST_BYTES = 16 * 1024
 """Of a request."""
-COOKIE = "exreid_review"
+COOKIE = "exreid_review_{port}"
+"""A browser keeps one set of cookies for all ports: each review has its own."""
 STATIC = Path(__file__).parent / "static"
 FILES = {
     "report.css": "text/css",
@@ -104,7 +105,7 @@ class Desk:
 
 def application(desk: Desk, port: int) -> web.Application:
     """The pages of one review, to be served on this port."""
-    origin = f"http://{HOST}:{port}"
+    origin, cookie = f"http://{HOST}:{port}", COOKIE.format(port=port)
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -112,9 +113,11 @@ def application(desk: Desk, port: int) -> web.Application:
             raise web.HTTPForbidden(text="This page answers on 127.0.0.1 alone.")
         if request.method != "GET" and request.headers.get("Origin") != origin:
             raise web.HTTPForbidden(text="Only the review's own page may change something.")
-        if request.path != "/open" and not secrets.compare_digest(
-            request.cookies.get(COOKIE, "").encode(), desk.cookie.encode()
-        ):
+        own = request.cookies.get(cookie, "").encode()
+        is_open = secrets.compare_digest(own, desk.cookie.encode())
+        if request.path == "/open" and is_open:  # the printed address once more
+            raise web.HTTPSeeOther("/")
+        if request.path != "/open" and not is_open:
             raise web.HTTPForbidden(
                 text="Open the address that exreid review has printed. It is good for one browser: "
                 "for another one, stop the command and start it again."
@@ -129,7 +132,7 @@ def application(desk: Desk, port: int) -> web.Application:
     app = web.Application(middlewares=[guard], client_max_size=MOST_BYTES)
     app.add_routes(
         [
-            web.get("/open", partial(_open, desk)),
+            web.get("/open", partial(_open, desk, cookie)),
             web.get("/", partial(_file, "review.html", "text/html")),
             *(web.get(f"/static/{name}", partial(_file, name, FILES[name])) for name in FILES),
             web.get("/question", partial(_question, desk)),
@@ -142,13 +145,16 @@ def application(desk: Desk, port: int) -> web.Application:
     return app
 
 
-async def _open(desk: Desk, request: web.Request) -> web.StreamResponse:
+async def _open(desk: Desk, cookie: str, request: web.Request) -> web.StreamResponse:
     given, desk_token = request.query.get("token", ""), desk.token
     if not desk_token or not secrets.compare_digest(given.encode(), desk_token.encode()):
-        raise web.HTTPForbidden(text="This address was used already. Start exreid review again.")
+        raise web.HTTPForbidden(
+            text="This address is not the one that exreid review has printed, or another browser "
+            "has opened it. Stop the command and start it again."
+        )
     desk.token = ""
     response = web.Response(status=303, headers={"Location": "/"})
-    response.set_cookie(COOKIE, desk.cookie, httponly=True, samesite="Strict")
+    response.set_cookie(cookie, desk.cookie, httponly=True, samesite="Strict")
     return response
 
 

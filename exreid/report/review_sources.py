@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from exreid.errors import RunError
+from exreid.errors import ReviewError, RunError
 from exreid.report.reviewed import ReviewedRun, visit_flanks
 from exreid.report.reviewed_gallery import SOURCE, read_gallery_review
 from exreid.report.reviewed_identification import read_identification
@@ -16,6 +17,7 @@ from exreid.review.belief import TEMPER, pair_graph
 from exreid.review.state import subject_of
 from exreid.storage.run_files import PHOTOS, TEXT, WHOLE, read_run_table
 from exreid.storage.run_record import read_record
+from exreid.storage.urls import is_remote
 
 UNLISTED = 1e-3
 """The probability that two visits outside each other's shortlists show one animal; the lowest of
@@ -65,3 +67,22 @@ def read_review(folder: Path, *, wrong: float = 1.0) -> ReviewedRun:
     }
     subject = subject_of([str(name) for name in names], graph)
     return ReviewedRun(folder, photos, visit_N, subject, best, wrong)
+
+
+def with_photographs(run: ReviewedRun, root: str | None, gallery: str | None) -> ReviewedRun:
+    """The run with its photographs where they have moved to: those of an identification's known
+    animals into ``gallery``, all others into ``root``. ReviewError for a folder that is not there,
+    as nobody can answer without photographs."""
+    photos, known_N = run.photos.copy(), run.known_V[run.visit_N]
+    if gallery is not None and not known_N.any():
+        raise ReviewError("--gallery is for identifications; --root names the photographs' folder.")
+    for option, given, of in (("--root", root, ~known_N), ("--gallery", gallery, known_N)):
+        if given is not None:
+            photos.loc[of, "root"] = given
+        for place in sorted({str(root) for root in photos.loc[of, "root"].dropna()}):
+            if not is_remote(place) and not Path(place).is_dir():
+                raise ReviewError(
+                    f"{run.folder}: its photographs were in {place}, which is not there. Say where "
+                    f"they are now: {option} FOLDER."
+                )
+    return replace(run, photos=photos, gallery=gallery or run.gallery)

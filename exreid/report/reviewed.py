@@ -234,7 +234,10 @@ class ReviewedRun:
         others = [other for visit, other in all_names.items() if group_V[place[visit]] != own]
         for other in (*others, *self.taken):
             if other.casefold() == name.casefold():
-                raise ReviewError(f"Another animal is called {other}.")
+                raise ReviewError(
+                    f"Another animal is called {other}. If both are one, give this one another "
+                    "name, and join them later with exreid gallery merge."
+                )
         for visit in question.visits if question.names else question.visits[:1]:
             row = Decision(visit, "", "name", name, who, _now(), _seconds(seconds), None, "", None)
             append_decision(self.decisions, row)

@@ -8,12 +8,13 @@ stops in the middle of a row loses that row alone.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import getpass
 import io
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -95,22 +96,18 @@ def read_decisions(path: Path) -> DecisionFile:
         return DecisionFile((), "")
     except OSError as error:
         raise ReviewError(f"{path}: cannot be read: {error.strerror}.") from error
-    whole, _, rest = content.rpartition(b"\n")
-    torn = rest.decode("utf-8", "replace")
-    if not whole:
+    size = _whole(content)
+    torn = content[size:].decode("utf-8", "replace")
+    if not size:
         return DecisionFile((), torn)
-    try:
-        text = whole.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ReviewError(f"{path}: not UTF-8. Save the table as CSV in UTF-8.") from error
-    # A row may end in \r\n where a spreadsheet saved the file; a line break inside a cell is none
-    # of ours, since no value may hold one.
-    lines = csv.reader(text.splitlines())
+    lines = _lines(content[:size], path)
     header = next(lines, [])
     if tuple(header) == EDIT_COLUMNS:
         return DecisionFile(tuple(_old_edits(lines, path)), torn)
     rows = []
     place = _places(header)
+    if place is None and len(header) == 1 and _places(header[0].split(";")) is not None:
+        raise ReviewError(f"{path}: has semicolons between its columns. Save it with commas.")
     if place is None:
         missing = ", ".join(column for column in REQUIRED if column not in header)
         raise ReviewError(
@@ -129,6 +126,29 @@ def read_decisions(path: Path) -> DecisionFile:
             cell = {name: cell_as_it_was(cells[at]) for name, at in place.items()}
             rows.append(_decision(cell, where))
     return DecisionFile(tuple(rows), torn)
+
+
+def _whole(content: bytes) -> int:
+    """How many of a file's bytes are whole lines. A last line need not end as one, since some
+    spreadsheets write none there: it is whole with all cells and an empty last one, since a line
+    that was cut off lacks the comma before it."""
+    size = content.rfind(b"\n") + 1
+    if content.removeprefix(codecs.BOM_UTF8).startswith(HEADER.strip().encode()):
+        cells = next(csv.reader([content[size:].decode("utf-8", "replace")]), [])
+        if len(cells) == len(COLUMNS) and not cells[-1]:
+            return len(content)
+    return size
+
+
+def _lines(content: bytes, path: Path) -> Iterator[list[str]]:
+    """The cells of each line. It may end in \\r\\n, where a spreadsheet saved the file; what else
+    Unicode takes for the end of a line may stand inside a cell."""
+    try:
+        yield from csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="\n"))
+    except UnicodeDecodeError as error:
+        raise ReviewError(f"{path}: not UTF-8. Save the table as CSV in UTF-8.") from error
+    except csv.Error as error:
+        raise ReviewError(f"{path}: not a table as CSV: {error}.") from error
 
 
 def _places(header: Sequence[str]) -> dict[str, int] | None:
@@ -168,8 +188,10 @@ def append_decisions(path: Path, decisions: Sequence[Decision]) -> None:
         with FileLock(f"{path}.lock"), path.open("a+b") as stream:
             stream.seek(0)
             content = stream.read()
-            size = content.rfind(b"\n") + 1
-            if size < len(content):
+            size = _whole(content)
+            if size and not content[:size].endswith(b"\n"):
+                stream.write(b"\n")
+            elif size < len(content):
                 with path.with_name(f"{path.name}.torn").open("ab") as aside:
                     aside.write(content[size:] + b"\n")
                 stream.truncate(size)
@@ -273,7 +295,8 @@ def _contradiction(cell: dict[str, str], number: dict[str, float | None]) -> str
     first, second, verdict = cell["first"], cell["second"], cell["verdict"]
     if not first or not cell["who"]:
         return "no first visit" if not first else "nobody is named in who"
-    if any(mark in value for value in cell.values() for mark in "\r\n\0"):
+    broken = any(mark in value for value in cell.values() for mark in "\r\n\0")
+    if broken and (verdict in ANSWERS or verdict == "name"):  # a gallery's names are as they are
         return "a cell has a line break"
     if verdict == "remove" and (second or cell["name"] or not cell.get("before")):
         return "a row with the verdict remove has no second visit and no name, and has one before"

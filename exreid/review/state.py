@@ -103,7 +103,8 @@ def load(subject: Subject, decisions: Sequence[Decision], before: State | None =
             if name and name not in subject.place:
                 raise ReviewError(
                     f"a decision of {row.who} at {row.when} is about the visit {name!r}, which is "
-                    "not among those reviewed: is it a file of another review?"
+                    "not among those reviewed: is it a file of another review, or did a "
+                    "spreadsheet change the name, as it does with 2:35?"
                 )
     people = {who: _reliability(rows, who) for who in sorted({row.who for row in rows})}
     start = subject.start.group_V

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from exreid.review.state import State
 from exreid.runs.gallery_build import Built
 from exreid.runs.gallery_change import edit_gallery, edit_of, stored_places, unknown_images
 from exreid.storage.run_record import RESULT_FILE
+
+log = logging.getLogger(__name__)
 
 OWN = ("image_id", "side", "root", "path", "mask", "bbox", "identity", "encounter", "viewpoint")
 OWN_COLUMNS = (*OWN, "date", "visit", "gallery_images", "node")
@@ -48,12 +51,14 @@ def apply_decisions(
     config: ProbeConfig,
     file: Path,
     *,
+    root: str | None = None,
     download: bool = False,
     progress: Progress = no_progress,
     verbose: bool = False,
 ) -> Applied:
     """The gallery with the photographs of the visits that a review confirmed, fitted once;
-    ``file``: the decisions, in the folder of their run, or that folder. GalleryError where a name
+    ``file``: the decisions, in the folder of their run, or that folder; ``root``: where its
+    photographs have moved. GalleryError where a name
     would be that of two animals, or one animal would have two."""
     file = file / DECISIONS if file.is_dir() else file
     of_run = any((file.parent / name).is_file() for name in (RESULT_FILE, SOURCE))
@@ -62,15 +67,17 @@ def apply_decisions(
             f"{file}: is not a file of decisions in the folder of its run. exreid review apply RUN "
             f"{file.name} puts another person's answers there; then name RUN/{DECISIONS}."
         )
-    run = read_review(file.parent)
-    state = run.state_of(read_decisions(file).decisions)
+    run, given = read_review(file.parent), read_decisions(file)
+    if given.torn:
+        log.warning("%s: its last line was cut off and is not used: %r", file, given.torn)
+    state = run.state_of(given.decisions)
     found = run.confirmed(state)
     say: dict[str, Any] = {"download": download, "progress": progress, "verbose": verbose}
     if run.kind == "gallery":
         return _renamed(gallery, config, run, found, **say)
     _refuse_unclear_names(run, state, file)
     left = len(run.subject.visits) - len(run.known) - len(found)
-    table = _table(run, found, gallery)
+    table = _table(run, found, gallery, root)
     name_of = _final_names(gallery, run, table, config)
     names = table.rows["identity"].map(name_of).astype(object)
     table = replace(table, rows=table.rows.assign(identity=names))
@@ -162,12 +169,14 @@ def _final_names(
     return found
 
 
-def _table(run: ReviewedRun, name_of: dict[str, str], gallery: StoredGallery) -> ImageTable:
+def _table(
+    run: ReviewedRun, name_of: dict[str, str], gallery: StoredGallery, root: str | None
+) -> ImageTable:
     """The confirmed visits' photographs, each with its animal's name."""
     visits = run.subject.visits
     rows = [row for row, visit in enumerate(run.visit_N) if visits[visit] in name_of]
     photos = run.photos.iloc[rows].reset_index(drop=True)
-    roots = sorted({str(root) for root in photos["root"]})
+    roots = [root] if root is not None else sorted(set(photos["root"].astype(str)))
     if len(roots) > 1:
         raise GalleryError(f"{run.folder}: its photographs are in several folders: {roots}.")
     held = set(gallery.table.rows["encounter"].dropna())
@@ -189,8 +198,7 @@ def _table(run: ReviewedRun, name_of: dict[str, str], gallery: StoredGallery) ->
     frame = pd.DataFrame(cells, dtype=object).assign(row=0)
     frame["date"] = pd.to_datetime(pd.Series(_cells(photos, "date"))).astype("datetime64[s]")
     original = photos.drop(columns=list(OWN_COLUMNS), errors="ignore").astype(object)
-    root = roots[0] if roots else ""
-    return ImageTable(frame, original, root, str(run.folder / DECISIONS))
+    return ImageTable(frame, original, roots[0] if roots else "", str(run.folder / DECISIONS))
 
 
 def _cells(photos: pd.DataFrame, name: str) -> list[object]:

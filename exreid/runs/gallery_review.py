@@ -39,7 +39,9 @@ def score_gallery(gallery: StoredGallery, *, progress: Progress = no_progress) -
     """
     folder = review_folder(gallery.folder)
     source = folder / SOURCE
-    if source.is_file() and json.loads(source.read_text())["fingerprint"] == gallery.fingerprint:
+    before = json.loads(source.read_text()) if source.is_file() else {}
+    same = before.get("fingerprint") == gallery.fingerprint
+    if same and before["gallery"] == str(gallery.folder):  # else it has moved
         return folder
     folder.mkdir(exist_ok=True)
     table = _apart_by_name(gallery.table)
@@ -67,7 +69,7 @@ def score_gallery(gallery: StoredGallery, *, progress: Progress = no_progress) -
     frame = frame.where(frame.notna(), None)
     write_table(folder / "photos.parquet", pa.Table.from_pandas(frame, preserve_index=False))
     content = {"gallery": str(gallery.folder), "fingerprint": gallery.fingerprint}
-    content["written"] = now()
+    content["written"] = before["written"] if same else now()
     write_text(source, json.dumps(content, indent=1) + "\n")
     return folder
 

@@ -139,6 +139,15 @@ def test_edits_of_an_earlier_version_are_read_and_written_in_the_form_of_today(t
         edits.read_edits(file)
 
 
+def test_a_new_name_is_one_line_and_any_old_one_comes_back_as_it_was(tmp_path):
+    ids = edits.rename(_table(), "B", "Bo\r\n  Peep\u2028the first\n", [])
+    assert ids == {"both.png#2": "Bo   Peep the first"}
+    odd = "Bo\nPeep\u2028the\x0bfirst"
+    edit = edits.Edit("rename", {"1.png": odd}, {"1.png": "Bo"}, "Ada", edits.now())
+    edits.write_edits(tmp_path / "decisions.csv", [edit])
+    assert edits.read_edits(tmp_path / "decisions.csv") == [edit]
+
+
 def _table():
     from exreid.records import ImageTable
 

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from dataclasses import replace
 from http.cookiejar import CookieJar
 from itertools import combinations
 
 import pandas as pd
 import pytest
+from aiohttp import ClientSession
 from aiohttp.test_utils import TestClient, TestServer
 from PIL import Image
 
@@ -24,11 +26,11 @@ from exreid.records import Result
 from exreid.report.review_page import shown as page
 from exreid.report.review_page import told
 from exreid.report.review_server import HOST, Desk, application
-from exreid.report.review_sources import read_review
+from exreid.report.review_sources import read_review, with_photographs
 from exreid.report.review_static import write_static_review
 from exreid.report.reviewed import NameQuestion
 from exreid.review.asking import Question
-from exreid.review.decisions import read_decisions
+from exreid.review.decisions import HEADER, read_decisions
 from exreid.storage.run_folder import RunFolder
 
 ANIMAL = {f"v{number}": "ABCDE"[number % 5] for number in range(15)}
@@ -129,7 +131,12 @@ def test_nobody_else_gets_in(run):
         assert (await client.get("/open", params={"token": "guessed"})).status == 403
         token = desk.token
         await _opened(client, desk)
-        assert (await client.get("/open", params={"token": token})).status == 403  # used already
+        assert (await client.get("/open", params={"token": token})).status == 200  # once more
+        async with ClientSession() as other:  # another browser
+            address = client.make_url("/open").with_query(token=token)
+            assert (await other.get(address)).status == 403
+        cookies = {cookie.key for cookie in client.session.cookie_jar}
+        assert cookies == {f"exreid_review_{client.port}"}, "two reviews do not share one"
         assert (await client.get("/question", headers={"Host": "evil.example"})).status == 403
         wanted = {"number": 1, "verdict": "same"}
         for origin in ({}, {"Origin": "http://evil.example"}):
@@ -216,6 +223,30 @@ def test_answers_of_two_people_are_one_review(run, tmp_path, capsys):
     strange.write_text(re.sub(r"\bv(?=\d)", "x", other.decisions.read_text()))
     with pytest.raises(ReviewError, match="file of another review"):
         run.add(read_decisions(strange).decisions)
+
+
+def test_photographs_that_have_moved_are_asked_for(run, tmp_path):
+    photos = run.photos.assign(root=str(tmp_path / "gone"))
+    gone = replace(run, photos=photos)
+    with pytest.raises(ReviewError, match=r"were in .*gone, which is not there.*--root FOLDER"):
+        with_photographs(gone, None, None)
+    assert set(with_photographs(gone, str(tmp_path), None).photos["root"]) == {str(tmp_path)}
+    with pytest.raises(ReviewError, match="--gallery is for identifications"):
+        with_photographs(run, None, str(tmp_path))
+
+
+def test_a_file_whose_last_line_is_cut_off_is_not_taken_in(run, tmp_path, capsys):
+    before = read_decisions(run.decisions).decisions
+    other = tmp_path / "bo.csv"
+    other.write_text(f"{HEADER}v0,v1,same,,Bo,2026-05-01T12:00:00+00:0")
+    assert main(["review", "apply", str(run.folder), str(other)]) != 0
+    assert "its last line is cut off" in capsys.readouterr().err
+    other.write_text(f"{HEADER}02:35:00,v1,same,,Bo,2026-05-01T12:00:00+00:00,1,0.5,queue,,\n")
+    assert main(["review", "apply", str(run.folder), str(other)]) != 0
+    error = "".join(capsys.readouterr().err.split("\n"))
+    assert str(other) in error
+    assert "did a spreadsheet change the name" in error
+    assert read_decisions(run.decisions).decisions == before
 
 
 def test_a_name_is_one_animals(run):

@@ -69,7 +69,7 @@ def test_no_file_has_no_decisions(tmp_path):
     assert read_decisions(tmp_path / "none.csv").decisions == ()
 
 
-@pytest.mark.parametrize("left", [1, 20, 60])
+@pytest.mark.parametrize("left", [1, 20, 56])
 def test_a_torn_last_line_is_told_and_set_aside_by_the_next_row(tmp_path, left):
     path = tmp_path / "decisions.csv"
     append_decision(path, ROW)
@@ -82,6 +82,35 @@ def test_a_torn_last_line_is_told_and_set_aside_by_the_next_row(tmp_path, left):
     append_decision(path, _at(2))
     assert read_decisions(path).decisions == (ROW, _at(2))
     assert (tmp_path / "decisions.csv.torn").read_text() == torn.decode() + "\n"
+
+
+def test_a_last_row_without_the_end_of_its_line_counts(tmp_path):
+    path = tmp_path / "decisions.csv"  # as online spreadsheets write it
+    append_decision(path, ROW)
+    append_decision(path, _at(1))
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n").removesuffix(b"\r\n"))
+    assert read_decisions(path).decisions == (ROW, _at(1))
+    append_decision(path, _at(2))
+    assert read_decisions(path).decisions == (ROW, _at(1), _at(2))
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\x0b", "\x1c"])
+def test_what_unicode_takes_for_the_end_of_a_line_may_stand_in_a_name(tmp_path, mark):
+    row = replace(ROW, second=f"v2{mark}x")
+    append_decision(tmp_path / "decisions.csv", row)
+    assert read_decisions(tmp_path / "decisions.csv").decisions == (row,)
+
+
+def test_files_that_are_no_such_table_are_told_apart(tmp_path):
+    path = tmp_path / "decisions.csv"
+    for content, told in (
+        (HEADER.replace(",", ";"), "Save it with commas"),
+        (HEADER + "x" * 200_000 + "\n", "not a table as CSV"),
+        ("photo,animal\n", "no column first"),
+    ):
+        path.write_text(content)
+        with pytest.raises(ReviewError, match=told):
+            read_decisions(path)
 
 
 def test_a_torn_header_is_written_again(tmp_path):

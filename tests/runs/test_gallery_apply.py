@@ -149,6 +149,20 @@ def test_answers_of_two_people_are_one_review(world, tmp_path):
     assert len(read_decisions(folder / "decisions.csv").decisions) > 5
 
 
+def test_photographs_that_have_moved_are_taken_from_where_they_are(world, capsys):
+    folder = world / "identifications" / "i"
+    _answer(read_review(folder), most=8)
+    photos = pd.read_parquet(folder / "photos.parquet")
+    (root,) = photos.loc[photos["side"] == "query", "root"].unique()
+    photos.loc[photos["side"] == "query", "root"] = str(world / "gone")
+    photos.to_parquet(folder / "photos.parquet")
+    before = _names(world / "g")
+    assert _gallery(world, "apply", folder) == 1
+    assert "dataset.root" in capsys.readouterr().err
+    assert _gallery(world, "apply", folder, f"dataset.root={root}") == 0
+    assert len(_names(world / "g")) > len(before)
+
+
 def test_a_file_outside_its_run_is_refused(world, tmp_path, capsys):
     shutil.copy(world / "identifications" / "i" / "decisions.csv", tmp_path / "mine.csv")
     assert _gallery(world, "apply", tmp_path / "mine.csv") == 1
@@ -182,6 +196,15 @@ def test_a_gallery_reviews_its_own_names(dataset, tmp_path):
             run.name(state, question, "lynx_0000", who="Ada", seconds=1)
     assert _gallery(tmp_path, "apply", folder) == 0
     assert _names(tmp_path / "g") == before
+    for name in ("g", "g.review"):
+        (tmp_path / name).rename(tmp_path / f"moved{name}")
+    folder = score_gallery(open_gallery(tmp_path / "movedg"))  # the names given before still count
+    moved = read_review(folder)
+    assert moved.confirmed(moved.state()) == run.confirmed(run.state())
+    assert set(moved.photos["root"]) == {str(tmp_path / "movedg")}
+    for name in ("g", "g.review"):
+        (tmp_path / f"moved{name}").rename(tmp_path / name)
+    folder = tmp_path / "g.review"
     assert _gallery(tmp_path, "rename", "lynx_0000", "Zora") == 0
     assert _gallery(tmp_path, "apply", folder) == 1
     assert score_gallery(open_gallery(tmp_path / "g")) == folder

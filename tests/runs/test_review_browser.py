@@ -141,6 +141,8 @@ def test_pages_without_a_server_give_the_same_gallery(browser, world, tmp_path):
             browser.driver.switch_to.active_element.send_keys("m")
             browser.wait_for("return document.querySelectorAll('.view circle').length === 4")
             assert browser.texts("#matches span") == ["2 matched keypoints"]
+            browser.driver.switch_to.active_element.send_keys("h")
+            browser.wait_for("return document.querySelectorAll('.heat circle').length === 4")
         answered = _answer(browser, 2)
         browser.open(pages / "index.html")  # closed and opened again: the answers are there
         progress = browser.wait_for(SHOWN)["progress"]

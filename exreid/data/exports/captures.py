@@ -22,6 +22,11 @@ DAY = timedelta(days=1)
 EQUATOR_M, FLATTENING = 6378137.0, 1 / 298.257223563
 """Of the ellipsoid WGS 84."""
 SESSION = "1"
+RECORD_COLUMNS = (
+    *("Station", "Species", "Individual", "DateTimeOriginal", "Date", "Time"),
+    *("delta.time.secs", "delta.time.mins", "delta.time.hours", "delta.time.days"),
+    *("Directory", "FileName", "n_images"),
+)
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ def record_table(captures: Sequence[Capture]) -> tuple[pd.DataFrame, list[str]]:
             f"{counted(untimed, 'record has', 'records have')} a day and no time: they are at "
             "00:00:00 in the record table, which is right for occasions of whole days alone"
         )
-    return pd.DataFrame(rows), notes
+    return pd.DataFrame(rows, columns=RECORD_COLUMNS), notes
 
 
 def secr_files(

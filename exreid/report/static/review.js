@@ -112,14 +112,19 @@
         const [width, height] = [image.naturalWidth, image.naturalHeight];
         const drawing = document.createElementNS("http://www.w3.org/2000/svg", "svg");
         drawing.setAttribute("viewBox", `0 0 ${width} ${height}`);
-        for (const [x, y, hue] of points) {
-          const spot = document.createElementNS("http://www.w3.org/2000/svg", "circle");
-          spot.setAttribute("cx", x * width);
-          spot.setAttribute("cy", y * height);
-          spot.setAttribute("r", Math.max(width, height) / 110);
-          spot.style.stroke = `hsl(${hue} 95% 58%)`;
-          drawing.append(spot);
-        }
+        const spots = (name, share, colour) => {
+          const group = drawing.appendChild(document.createElementNS(drawing.namespaceURI, "g"));
+          group.setAttribute("class", name);
+          for (const [x, y, hue] of points) {
+            const spot = group.appendChild(document.createElementNS(drawing.namespaceURI, "circle"));
+            spot.setAttribute("cx", x * width);
+            spot.setAttribute("cy", y * height);
+            spot.setAttribute("r", Math.max(width, height) / share);
+            colour(spot.style, hue);
+          }
+        };
+        if (wanted.heat) spots("heat", 22, () => {});
+        if (wanted.spots) spots("spots", 110, (style, hue) => { style.stroke = `hsl(${hue} 95% 58%)`; });
         image.after(drawing);
       },
       show: (side) => {
@@ -138,20 +143,22 @@
   });
 
   // Matched keypoints of the two photographs that are shown: the same colour in both is one match.
-  let wanted = false;
-  const button = byId("matches"), label = button.querySelector("span");
+  const wanted = { spots: false, heat: false }, buttons = { spots: byId("matches"), heat: byId("heat") };
+  const label = buttons.spots.querySelector("span");
+  let ready = true; // both photographs are there
+  const drawn = () => ready && (wanted.spots || wanted.heat) && question && question.kind === "pair";
   function changed() {
     panes.forEach((pane) => pane.draw([]));
     label.textContent = "Matches";
-    button.setAttribute("aria-pressed", wanted);
-    if (wanted && question && question.kind === "pair") drawMatches();
+    for (const kind in buttons) buttons[kind].setAttribute("aria-pressed", wanted[kind]);
+    if (drawn()) drawMatches();
   }
   async function drawMatches() {
     const rows = panes.map((pane) => pane.row());
     label.textContent = "Matching …";
     try {
       const content = window.offlineReview ? window.offlineReview.matches(question, rows) : await fromServer(`matches/${rows.join("/")}`);
-      if (!wanted || panes.some((pane, i) => pane.row() !== rows[i])) return;
+      if (!drawn() || panes.some((pane, i) => pane.row() !== rows[i])) return;
       const hues = content.matches.map((match) => Math.round(300 * match[0]) + Math.round(60 * match[1]));
       panes.forEach((pane, i) => pane.draw(content.matches.map((match, k) => [match[2 * i], match[2 * i + 1], hues[k]])));
       label.textContent = `${content.count} matched keypoints`;
@@ -159,15 +166,15 @@
       label.textContent = `No matches: ${error.message}`;
     }
   }
-  const toggle = () => { wanted = !wanted; changed(); };
-  button.addEventListener("click", toggle);
+  const toggle = (kind) => { wanted[kind] = !wanted[kind]; changed(); };
+  for (const kind in buttons) buttons[kind].addEventListener("click", () => toggle(kind));
 
   function show(content) {
     question = content;
     since = performance.now();
     for (const kind of ["pair", "name", "done"]) byId(kind).hidden = content.kind !== kind;
     byId("answers").hidden = false;
-    button.hidden = !content.matches;
+    for (const kind in buttons) buttons[kind].hidden = !content.matches;
     const [short, more] = byId("progress").children;
     [short.textContent, more.textContent] = content.progress;
     const chance = content.kind === "pair" ? content.probability : null;
@@ -176,10 +183,9 @@
     if (content.kind === "pair") {
       const known = content.sides.map((side) => side.animal).filter(Boolean);
       byId("asked").textContent = known.length === 1 ? `Is this ${known[0]}?` : "Is this one animal?";
-      const kept = wanted;
-      wanted = false; // until both photographs are there
+      ready = false;
       content.sides.forEach((side, i) => panes[i].show(side));
-      wanted = kept;
+      ready = true;
       changed();
     }
     if (content.kind === "name") {
@@ -260,7 +266,7 @@
     if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.target.tagName === "INPUT") return;
     const keys = {
       1: () => answer("same"), 2: () => answer("different"), 3: () => answer("can't tell"), z: undo,
-      m: () => question.matches && toggle(),
+      m: () => question.matches && toggle("spots"), h: () => question.matches && toggle("heat"),
       a: () => panes[0].next(), d: () => panes[1].next(),
       "+": () => panes.forEach((pane) => pane.zoom.zoom(1.5)),
       "-": () => panes.forEach((pane) => pane.zoom.zoom(1 / 1.5)),

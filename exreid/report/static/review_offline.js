@@ -57,7 +57,7 @@
     }
     const name = body.name.trim().replace(/\s+/g, " ").slice(0, 100);
     if (!name) return "Give the animal a name.";
-    if (!free(name, body.number)) return `Another animal is called ${name}.`;
+    if (!free(name, body.number)) return `Another animal is called ${name}. If both are one, give this one another name, and join them later with exreid gallery merge.`;
     state.rows.push({ ...row, first: question.visits[0], verdict: "name", name, visits: question.visits });
     return "";
   }

@@ -62,6 +62,7 @@ def test_what_has_no_place_or_date_is_counted():
     frame, notes = record_table([*CAPTURES, *lost])
     assert len(frame) == 4
     assert notes[0].startswith("2 captures have no site or no date")
+    assert list(record_table(lost)[0]) == list(frame), "R reads no file without a first line"
 
 
 def test_a_day_without_a_time_is_told():
