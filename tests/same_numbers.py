@@ -51,7 +51,8 @@ VOLATILE_TEXT = (
 )
 
 PASSING = re.compile(
-    r"\bWaiting for |<rate>, about .* left\.$|: none of .* yet, after <seconds>\.$|^Warning:$"
+    r"\bWaiting for |<rate>, about .* left\.$|: none of .* yet, after <seconds>\.$"
+    r"|^At work for <seconds>\.$|^Warning:$"
 )
 """Lines that are there on a busy machine and not on another, and their heading."""
 
