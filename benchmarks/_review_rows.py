@@ -90,10 +90,10 @@ def add_audits(report: Report, courses: list[Course]) -> None:
     if not audited:
         return
     add_share(report, "audit: runs with an interval", len(audited), len(courses))
-    of_groups = [(audit.animals.low, run.groups, audit.animals.high) for run, audit in audited]
-    of_animals = [(audit.fewest.low, run.animals, audit.animals.high) for run, audit in audited]
+    of_groups = [(audit.range_of_groups, run.groups) for run, audit in audited]
+    of_animals = [(audit.range_of_animals, run.animals) for run, audit in audited]
     for name, ends in (("groups that can be known", of_groups), ("animals", of_animals)):
-        low_R, true_R, high_R = np.array(ends).T
+        low_R, high_R, true_R = np.array([(*between, true) for between, true in ends]).T
         inside = int(np.count_nonzero((low_R <= true_R) & (true_R <= high_R)))
         add_share(report, f"audit: of these, with the number of {name}", inside, len(audited))
         width = float(np.median(high_R - low_R))

@@ -44,12 +44,13 @@ def told(run: ReviewedRun, state: State) -> list[str]:
 
 def _audit_words(audit: AuditResult) -> str:
     groups, fewest = audit.animals, audit.fewest
-    interval = f"95% interval {groups.low:.1f} to {groups.high:.1f}"
+    low, high = audit.range_of_groups
+    interval = f"95% interval {low} to {high}"
     words = f"By the audit alone: {groups.value:.1f} animals ({interval})"
     if fewest.value < groups.value:
         words = (
             f"By the audit alone: {groups.value:.1f} groups that people can tell apart ({interval}"
-            f"), which are {fewest.low:.1f} to {groups.high:.1f} animals"
+            f"), which are {audit.range_of_animals[0]} to {high} animals"
         )
     return f"{words}; {100 * audit.missed.value:.0f}% of the pairs of one animal are missed."
 

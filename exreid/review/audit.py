@@ -22,6 +22,7 @@ Letters: P pairs of the frame, N drawn pairs, V visits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -77,6 +78,16 @@ class AuditResult:
     """Share of the pairs of one animal that the partition separates."""
     mixed: Estimate
     """Share of the pairs that the partition puts together that show two animals."""
+
+    @property
+    def range_of_groups(self) -> tuple[int, int]:
+        """The interval of the number of groups, to whole ones: its ends rounded outward."""
+        return math.floor(self.animals.low), math.ceil(self.animals.high)
+
+    @property
+    def range_of_animals(self) -> tuple[int, int]:
+        """From the fewest animals that the groups can be to as many as there are groups."""
+        return math.floor(self.fewest.low), self.range_of_groups[1]
 
     @property
     def surprises(self) -> bool:

@@ -79,6 +79,7 @@ def of_review(run: ReviewedRun, state: State) -> Basis:
     )
     words = [told]
     if audit.fewest.value < audit.animals.value:
+        low, high = audit.range_of_groups
         words.append(
             "The number is that of groups that people can tell apart. An animal whose left and "
             "right flank no visit joins is two of them, so the interval begins at the least number "
@@ -87,14 +88,14 @@ def of_review(run: ReviewedRun, state: State) -> Basis:
                 "."
                 if run.flank_V.any()
                 else ", half of them where no photograph's flank is known (dataset.viewpoint_col). "
-                f"If all show one side, it is {audit.animals.low:.1f} to {audit.animals.high:.1f}."
+                f"If all show one side, it is {low} to {high}."
             )
         )
     if not agrees(state, run.wrong):
         words.append("The audit does not confirm the groups yet; exreid review goes on.")
     return Basis(
         audit.animals.value,
-        (audit.fewest.low, audit.animals.high),
+        audit.range_of_animals,
         with_bias(audit.missed, audit.mixed),
         words,
     )
