@@ -109,7 +109,7 @@ def shown(
         return content | {
             "kind": "pair",
             "probability": None if chance is None else round(chance, 3),
-            "flanks": _flank_hint(run, question),
+            "hint": _flank_hint(run, question),
             "sides": _sides(run, question),
         }
     if question is not None:

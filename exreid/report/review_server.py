@@ -69,16 +69,20 @@ class Desk:
     cookie: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     state: State | None = None
     question: Question | NameQuestion | None = None
+    doubled: tuple[str, Question] | None = None
+    """The question that is shown, where a name was given to a second animal, and that name."""
     number: int = 0
     """Of the question that is shown: an answer says which one it is to."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     matching: asyncio.Lock = field(default_factory=asyncio.Lock)
     """One pair at a time; answers do not wait for it."""
 
-    def ask(self) -> None:
-        """Read the answers, and take the next question."""
+    def ask(self, doubled: tuple[str, Question] | None = None) -> None:
+        """Read the answers, and take the next question: whether two animals of one name are one,
+        where there are such."""
         self.state = self.run.state(self.state)
-        self.question = self.run.question(self.state, self.who)
+        self.doubled = doubled
+        self.question = doubled[1] if doubled else self.run.question(self.state, self.who)
         self.number += 1
         if self.question is None or isinstance(self.question, NameQuestion):
             self.run.save(self.state)
@@ -86,21 +90,30 @@ class Desk:
     def shown(self) -> dict[str, Json]:
         """The question as the page takes it."""
         assert self.state is not None, "asked before"
-        own = any(row.who == self.who for row in self.state.decisions)
+        undo = any(row.who == self.who for row in self.state.decisions)
         more: dict[str, Json] = {"number": self.number, "matches": self.match is not None}
-        return shown(self.run, self.state, self.question) | more | {"undo": own}
+        if self.doubled is not None:
+            more["hint"] = f"{' '.join(self.doubled[0].split())}: one animal or two?"
+            undo = True
+        return shown(self.run, self.state, self.question) | more | {"undo": undo}
 
-    def answer(self, said: dict[str, Any]) -> None:
-        """Save an answer or a name; ReviewError for anything else."""
+    def answer(self, said: dict[str, Any]) -> tuple[str, Question] | None:
+        """Save an answer or a name; ReviewError for anything else. Of a name that another animal
+        has nothing is saved: returned are the name, and the question whether both are one."""
         assert self.state is not None, "asked before"
         seconds, question = said.get("seconds"), self.question
         spent = float(seconds) if isinstance(seconds, (int, float)) else 0.0
         if isinstance(question, Question) and said.get("verdict") in ANSWERS:
             self.run.answer(question, said["verdict"], who=self.who, seconds=spent)
         elif isinstance(question, NameQuestion) and isinstance(said.get("name"), str):
-            self.run.name(self.state, question, said["name"][:100], who=self.who, seconds=spent)
+            name = said["name"][:100]
+            pair = self.run.whether_one(self.state, question, name)
+            if pair is not None:
+                return name, pair
+            self.run.name(self.state, question, name, who=self.who, seconds=spent)
         else:
             raise ReviewError("That is not an answer to this question.")
+        return None
 
 
 def application(desk: Desk, port: int) -> web.Application:
@@ -174,8 +187,8 @@ async def _answer(desk: Desk, request: web.Request) -> web.StreamResponse:
     said = await _body(request)
     async with desk.lock:
         if said.get("number") == desk.number:  # else a second press of the key: it changes nothing
-            await asyncio.to_thread(desk.answer, said)
-            await asyncio.to_thread(desk.ask)
+            doubled = await asyncio.to_thread(desk.answer, said)
+            await asyncio.to_thread(desk.ask, doubled)
         return web.json_response(desk.shown())
 
 
@@ -183,7 +196,8 @@ async def _undo(desk: Desk, request: web.Request) -> web.StreamResponse:
     said = await _body(request)
     async with desk.lock:
         if said.get("number") == desk.number and desk.state is not None:
-            await asyncio.to_thread(desk.run.undo, desk.state, desk.who)
+            if desk.doubled is None:  # else nothing was saved: back to the name
+                await asyncio.to_thread(desk.run.undo, desk.state, desk.who)
             await asyncio.to_thread(desk.ask)
         return web.json_response(desk.shown())
 

@@ -25,6 +25,7 @@ from exreid.review.asking import (
     linked,
     next_confirmation,
     next_doubt,
+    next_of_groups,
     next_question,
     untold,
 )
@@ -218,21 +219,38 @@ class ReviewedRun:
         append_decision(self.decisions, row)
         return row
 
+    def _others(self, state: State, question: NameQuestion) -> dict[str, int]:
+        """The names of the review's other animals, and the group of each."""
+        group_V, place = state.result.doubts.group_V, self.subject.place
+        given = {row.first: row.name for row in state.decisions if row.verdict == "name"}
+        held = {self.named.get(visit) for visit in question.visits}
+        before = {v: n for v, n in self.named.items() if n not in held}
+        own = group_V[place[question.visit]]
+        groups = [
+            (name, int(group_V[place[visit]]))
+            for visit, name in {**before, **self.known, **given}.items()
+        ]
+        return {name: group for name, group in groups if group != own}
+
+    def whether_one(self, state: State, question: NameQuestion, name: str) -> Question | None:
+        """Where another animal of the review has this name: whether both are one. None where none
+        has it, or no photographs of the two can tell."""
+        own = int(state.result.doubts.group_V[self.subject.place[question.visit]])
+        for other, group in self._others(state, question).items():
+            if other.casefold() == _one_line(name).casefold():
+                asked = next_of_groups(state, own, group)
+                if asked is not None:
+                    return asked if self.tells_probability else replace(asked, probability=None)
+        return None
+
     def name(
         self, state: State, question: NameQuestion, name: str, *, who: str, seconds: float
     ) -> None:
         """Save an animal's name; ReviewError for one that another animal has."""
-        name = " ".join(name.split())
+        name = _one_line(name)
         if not name:
             raise ReviewError("Give the animal a name.")
-        group_V, place = state.result.doubts.group_V, self.subject.place
-        given = {row.first: row.name for row in state.decisions if row.verdict == "name"}
-        own = group_V[place[question.visit]]
-        held = {self.named.get(visit) for visit in question.visits}
-        before = {v: n for v, n in self.named.items() if n not in held}
-        all_names = {**before, **self.known, **given}
-        others = [other for visit, other in all_names.items() if group_V[place[visit]] != own]
-        for other in (*others, *self.taken):
+        for other in (*self._others(state, question), *self.taken):
             if other.casefold() == name.casefold():
                 raise ReviewError(
                     f"Another animal is called {other}. If both are one, give this one another "
@@ -294,6 +312,10 @@ def visit_flanks(photos: pd.DataFrame, visit_N: np.ndarray, visits: int) -> np.n
     for view, visit in zip(views, visit_N.tolist(), strict=True):
         views_V[visit].append(_text(view))
     return flanks_of(views_V)
+
+
+def _one_line(name: str) -> str:
+    return " ".join(name.split())
 
 
 def _now() -> str:

@@ -26,6 +26,7 @@ from exreid.review.questions import (
     MOST_ASKED,
     contradiction,
     most_worth,
+    pair_to_show,
     same_chance,
     weakest_link,
 )
@@ -123,6 +124,13 @@ def next_doubt(state: State, who: str, several: Collection[int]) -> Question | N
         answer = float(log_odds(state.people.get(who, person_reliability(0, 0)).value))
         pair = most_worth(queue.graph, queue.doubts, queue.votes, answer=answer, least=LEAST_CHANCE)
     return None if pair is None else _ordinary(state, who, pair)
+
+
+def next_of_groups(state: State, one: int, other: int) -> Question | None:
+    """Whether these two groups of the result are one animal; None where no photographs can tell."""
+    sides = (np.flatnonzero(state.result.doubts.group_V == group) for group in (one, other))
+    pair = pair_to_show(state.result.graph, state.result.votes, *sides)
+    return None if pair is None else _question(state, pair, "queue")
 
 
 def _ordinary(state: State, who: str, pair: tuple[int, int]) -> Question:

@@ -162,7 +162,7 @@ def most_worth(
             first = cuts.sides[place - len(group_M2)]
             whole = np.flatnonzero(doubts.group_V == doubts.group_V[first[0]])
             second = np.setdiff1d(whole, first)
-        shown = _to_show(graph, votes, first, second)
+        shown = pair_to_show(graph, votes, first, second)
         if shown is not None:
             return shown
     return None
@@ -179,7 +179,7 @@ def weakest_link(
         group = int(doubts.group_V[side[0]])
         if group in groups and chance(cuts.gain_C[place]) >= least:
             rest = np.setdiff1d(np.flatnonzero(doubts.group_V == group), side)
-            shown = _to_show(graph, votes, side, rest)
+            shown = pair_to_show(graph, votes, side, rest)
             if shown is not None:
                 return shown
     return None
@@ -213,9 +213,11 @@ def _unlisted_join(graph: PairGraph, doubts: Doubts, answer: float) -> _Unlisted
     return None
 
 
-def _to_show(
+def pair_to_show(
     graph: PairGraph, votes: Votes, first: np.ndarray, second: np.ndarray
 ) -> tuple[int, int] | None:
+    """The pair of visits, one of each side, that was asked about least, and of those the most
+    alike; None where they have no flank in common or nobody can tell."""
     pair_N2 = np.stack([np.repeat(first, len(second)), np.tile(second, len(first))], axis=1)
     pair_N2 = np.sort(pair_N2, axis=1)
     pair_N2 = pair_N2[graph.comparable(pair_N2)]

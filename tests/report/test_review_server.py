@@ -124,6 +124,30 @@ def test_true_answers_come_to_the_true_animals(run):
     assert {row.who for row in read_decisions(run.decisions).decisions} == {"Ada"}
 
 
+def test_a_name_given_twice_is_asked_about(run):
+    def rows():
+        return [row.verdict for row in read_decisions(run.decisions).decisions]
+
+    async def use(client, desk, post):
+        shown = await _opened(client, desk)
+        while shown["kind"] == "pair":
+            shown = await post("/answer", number=shown["number"], verdict=_truth(shown), seconds=1)
+        shown = await post("/answer", number=shown["number"], name="Zora", seconds=1)
+        named, before = shown, rows()
+        two = await post("/answer", number=shown["number"], name=" zora", seconds=1)
+        assert (two["kind"], two["hint"]) == ("pair", "zora: one animal or two?")
+        assert two["undo"]
+        shown = await post("/undo", number=two["number"])
+        assert shown["photos"] == named["photos"]
+        assert rows() == before
+        two = await post("/answer", number=shown["number"], name="Zora", seconds=1)
+        shown = await post("/answer", number=two["number"], verdict="different", seconds=1)
+        assert rows() == [*before, "different"]
+        assert shown["photos"] == named["photos"]
+
+    _served(run, use)
+
+
 def test_nobody_else_gets_in(run):
     async def use(client, desk, post):
         own = {"Origin": f"http://{HOST}:{client.port}"}
@@ -314,7 +338,7 @@ def test_flanks_that_nobody_can_compare_are_not_called_done(tmp_path):
         for a, b in combinations(sorted(ANIMAL), 2)
         if {ANIMAL[a], ANIMAL[b]} == {"A", "B"}
     )
-    assert page(run, run.state(), question)["flanks"] == ""
+    assert page(run, run.state(), question)["hint"] == ""
     photos.assign(viewpoint=views.astype(object)).to_parquet(folder / "photos.parquet")
     run = read_review(folder)
-    assert page(run, run.state(), question)["flanks"] == "one left, one right flank"
+    assert page(run, run.state(), question)["hint"] == "one left, one right flank"

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from exreid.report.reviewed_identification import read_identification, read_proposals
+from exreid.review.asking import Question
 
 PHOTOS = {"a1": "a", "a2": "a", "b1": "b", "c1": None}
 """The encounter of each photograph."""
@@ -71,6 +72,27 @@ def test_the_best_photographs_and_the_new_visits_are_compared(folder):
         run.answer(question, "different", who="Ada", seconds=1)
     assert run.question(run.state(), "Ada").visits == ("b",)
     assert run.confirmed(run.state()) == {"a": "Zita"}
+
+
+def test_a_name_of_another_animal_of_the_review_asks_whether_both_are_one(folder):
+    pairs = {"first_id": ["b1"], "second_id": ["c1"], "probability": [0.02]}
+    pd.DataFrame(pairs).to_parquet(folder / "new_pairs.parquet")
+    run = read_identification(folder, wrong=1.0)
+    while isinstance(question := run.question(run.state(), "Ada"), Question):
+        verdict = "same" if "a" in {question.first, question.second} else "different"
+        run.answer(question, verdict, who="Ada", seconds=1)
+    assert run.whether_one(run.state(), question, "Nell") is None
+    run.name(run.state(), question, "Nell", who="Ada", seconds=1)
+    question = run.question(run.state(), "Ada")
+    assert question.visits == ("c1",)
+    for name, other in ((" nell", "b"), ("Bo", "known animal: Bo")):
+        asked = run.whether_one(run.state(), question, name)
+        assert {asked.first, asked.second} == {"c1", other}
+    run.answer(run.whether_one(run.state(), question, "Nell"), "same", who="Ada", seconds=1)
+    while (question := run.question(run.state(), "Ada")) is not None:
+        assert {question.first, question.second} == {"b", "c1"}  # once more, as it was improbable
+        run.answer(question, "same", who="Ada", seconds=1)
+    assert run.confirmed(run.state()) == {"a": "Zita", "b": "Nell", "c1": "Nell"}
 
 
 def test_a_run_of_an_earlier_version_has_its_groups_alone(folder):

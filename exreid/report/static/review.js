@@ -178,7 +178,7 @@
     const [short, more] = byId("progress").children;
     [short.textContent, more.textContent] = content.progress;
     const chance = content.kind === "pair" ? content.probability : null;
-    const about = [chance === null ? "" : `exreid: ${Math.round(100 * chance)}% one animal`, content.flanks];
+    const about = [chance === null ? "" : `exreid: ${Math.round(100 * chance)}% one animal`, content.hint];
     byId("engine").textContent = about.filter(Boolean).join(" · ");
     if (content.kind === "pair") {
       const known = content.sides.map((side) => side.animal).filter(Boolean);
