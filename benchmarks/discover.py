@@ -31,13 +31,13 @@ from exreid.data.synthetic import write_dataset
 from exreid.gallery.photo_table import PhotoOptions
 from exreid.gallery.unknown import read_unknown
 from exreid.metrics.partitions import grouping_metrics
-from exreid.openset.visit_grouping import (
+from exreid.openset.fit_grouping import (
     NamedPairs,
     VisitGrouping,
     count_animals,
     fit_visit_grouping,
 )
-from exreid.openset.visits import group_visits
+from exreid.openset.group_visits import group_visits
 from exreid.pipeline.discover import named_pairs, score_visits, scored_by
 from exreid.pipeline.prepare_scoring import images_scored
 from exreid.progress import RunLog, no_progress

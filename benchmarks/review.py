@@ -44,8 +44,8 @@ from exreid.metrics.grouping import adjusted_rand_index
 from exreid.review.asking import decided, next_question
 from exreid.review.belief import TEMPER, PairGraph, votes_of
 from exreid.review.decisions import Decision
+from exreid.review.doubts import MOST_ASKED
 from exreid.review.partition import find_partition
-from exreid.review.questions import MOST_ASKED
 from exreid.review.state import load, subject_of
 
 TWICE = ", until two agree"

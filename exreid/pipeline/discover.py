@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from exreid.config.probe import ProbeConfig
+from exreid.openset.fit_grouping import NamedPairs
 from exreid.openset.group import without_shared_visits
-from exreid.openset.visit_grouping import NamedPairs
-from exreid.openset.visits import VisitPairs, best_pairs, visits_of
+from exreid.openset.group_visits import VisitPairs, best_pairs, visits_of
 from exreid.pipeline.calibrate import FittedFusion
 from exreid.pipeline.fit_and_retrieve import photograph_codes
 from exreid.pipeline.inputs import methods_of

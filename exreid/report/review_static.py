@@ -20,7 +20,7 @@ from exreid.report.review_page import Match, drawn_matches, shown
 from exreid.report.reviewed import NameQuestion, ReviewedRun
 from exreid.review.asking import Question, decided
 from exreid.review.decisions import COLUMNS, Decision, Verdict, read_decisions
-from exreid.review.questions import same_chance
+from exreid.review.doubts import same_chance
 from exreid.storage.run_folder import write_text
 
 ROOM = Path(__file__).parent

@@ -20,8 +20,7 @@ from scipy.sparse.csgraph import connected_components
 from exreid.review.audit import draw
 from exreid.review.belief import log_odds
 from exreid.review.decisions import Decision, Purpose, Verdict
-from exreid.review.people import person_reliability
-from exreid.review.questions import (
+from exreid.review.doubts import (
     LEAST_DOUBT,
     MOST_ASKED,
     contradiction,
@@ -30,6 +29,7 @@ from exreid.review.questions import (
     same_chance,
     weakest_link,
 )
+from exreid.review.people import person_reliability
 from exreid.review.state import (
     SIGN,
     WIDE_SHARE,

@@ -31,9 +31,9 @@ import scipy
 
 from exreid.metrics.uncertainty import Estimate
 from exreid.review.belief import PairGraph
+from exreid.review.doubts import Doubts, chance
 from exreid.review.flanks import LEFT_FLANK, RIGHT_FLANK, flanks_of_groups
 from exreid.review.partition import rows_by_group
-from exreid.review.questions import Doubts, chance
 
 DESIGN = {"doubt": 0.5, "decisions": 0.25, "within": 0.1, "pairs": 0.15}
 """Shares of the draws: by doubt; alike for each decision; for each pair within groups; for each

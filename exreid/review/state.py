@@ -19,9 +19,9 @@ from exreid.errors import ReviewError
 from exreid.review.audit import LEAST_DRAWN, AuditResult, design, estimates, frame_of
 from exreid.review.belief import PairGraph, Votes, votes_of
 from exreid.review.decisions import Decision, standing
+from exreid.review.doubts import Doubts, doubts_of
 from exreid.review.partition import find_partition
 from exreid.review.people import PersonReliability, person_reliability
-from exreid.review.questions import Doubts, doubts_of
 
 WIDE_SHARE = 0.1
 SIGN: dict[str, int] = {"same": 1, "different": -1, "can't tell": 0}

@@ -20,7 +20,7 @@ from exreid.gallery.photo_table import PhotoOptions
 from exreid.gallery.stored import stored_fusion
 from exreid.gallery.unknown import read_unknown
 from exreid.models.published import downloads
-from exreid.openset.visit_grouping import VisitGrouping, fit_visit_grouping
+from exreid.openset.fit_grouping import VisitGrouping, fit_visit_grouping
 from exreid.pipeline.calibrate import FittedFusion
 from exreid.pipeline.discover import ScoredVisits, named_pairs, score_visits, scored_by
 from exreid.pipeline.ending import recording_failure

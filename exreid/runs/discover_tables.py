@@ -19,8 +19,8 @@ from exreid.gallery.answer_tables import picture_below, picture_row
 from exreid.metrics.grouping import adjusted_rand_index, drawn_rand_index
 from exreid.metrics.partitions import grouping_metrics
 from exreid.metrics.uncertainty import bootstrap_statistic
-from exreid.openset.visit_grouping import VisitGrouping, count_animals, fit_visit_grouping
-from exreid.openset.visits import belonging, group_visits
+from exreid.openset.fit_grouping import VisitGrouping, count_animals, fit_visit_grouping
+from exreid.openset.group_visits import belonging, group_visits
 from exreid.pipeline.discover import ScoredVisits, named_pairs, nearest_scored, scored_by
 from exreid.records import Counts, ImageTable
 from exreid.storage.run_folder import write_table, write_text

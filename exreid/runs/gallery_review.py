@@ -19,7 +19,7 @@ from exreid.gallery.answer_tables import picture_row, thumbnail_picture
 from exreid.gallery.edits import now
 from exreid.gallery.folder import StoredGallery
 from exreid.gallery.stored import stored_fusion
-from exreid.openset.visit_grouping import fit_visit_grouping
+from exreid.openset.fit_grouping import fit_visit_grouping
 from exreid.pipeline.calibrate import FittedFusion
 from exreid.pipeline.discover import ScoredVisits, named_pairs, score_visits
 from exreid.pipeline.methods import GallerySearch

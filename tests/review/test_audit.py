@@ -11,8 +11,8 @@ import pytest
 from exreid.metrics.uncertainty import Estimate
 from exreid.review.audit import AuditResult, Frame, design, draw, estimates, frame_of
 from exreid.review.belief import PairGraph
+from exreid.review.doubts import doubts_of
 from exreid.review.partition import by_first_appearance, find_partition
-from exreid.review.questions import doubts_of
 
 ANIMAL_V = np.repeat(np.arange(6), [5, 4, 4, 3, 2, 1])
 

@@ -9,9 +9,9 @@ import pytest
 
 from exreid.review.audit import design, draw, estimates, frame_of
 from exreid.review.belief import PairGraph, pair_graph, pairs_inside, pairs_of, votes_of
+from exreid.review.doubts import chance, doubts_of, most_worth, same_chance
 from exreid.review.flanks import fewest_animals, flanks_of_groups
 from exreid.review.partition import by_first_appearance, cuts_of, find_partition, objective
-from exreid.review.questions import chance, doubts_of, most_worth, same_chance
 
 LEFT, RIGHT, BOTH, EITHER = 1, 2, 3, 0
 

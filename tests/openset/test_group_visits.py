@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from exreid.errors import CalibrationError
-from exreid.openset.visit_grouping import (
+from exreid.openset.fit_grouping import (
     NamedAnimals,
     NamedPairs,
     VisitGrouping,
@@ -14,7 +14,7 @@ from exreid.openset.visit_grouping import (
     fit_visit_grouping,
     groups_of_animals,
 )
-from exreid.openset.visits import VisitPairs, best_pairs, group_visits
+from exreid.openset.group_visits import VisitPairs, best_pairs, group_visits
 
 
 def _planted(animals, visits, seed, overlap=0.0, listed=1.0):

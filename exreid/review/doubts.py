@@ -1,4 +1,4 @@
-"""Which pair of visits to ask about next, and how much doubt is left.
+"""What is in doubt about the groups, and which pair of visits to ask about for it.
 
 A doubt is a single change of the partition, a join of two groups or a cut of one, with the
 probability that it is right and the pairs of visits that it changes. A question is worth what its

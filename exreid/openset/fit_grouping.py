@@ -19,7 +19,7 @@ from exreid.calibration.curves import Calibration, fit_calibration
 from exreid.errors import CalibrationError
 from exreid.metrics.grouping import clusters_at_cuts
 from exreid.openset.group import sparing_choice
-from exreid.openset.visits import VisitPairs
+from exreid.openset.group_visits import VisitPairs
 from exreid.records import Json
 
 CUTS = 40

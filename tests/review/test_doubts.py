@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from exreid.review.belief import PairGraph, Votes, log_odds, votes_of
-from exreid.review.partition import by_first_appearance, objective
-from exreid.review.questions import (
+from exreid.review.doubts import (
     MOST_ASKED,
     chance,
     contradiction,
@@ -18,6 +17,7 @@ from exreid.review.questions import (
     same_chance,
     worth,
 )
+from exreid.review.partition import by_first_appearance, objective
 
 
 def _graph(seed: int, visits: int) -> PairGraph:
