@@ -93,7 +93,7 @@ class Desk:
         undo = any(row.who == self.who for row in self.state.decisions)
         more: dict[str, Json] = {"number": self.number, "matches": self.match is not None}
         if self.doubled is not None:
-            more["hint"] = f"{' '.join(self.doubled[0].split())}: one animal or two?"
+            more["hint"] = f"both called {' '.join(self.doubled[0].split())}"
             undo = True
         return shown(self.run, self.state, self.question) | more | {"undo": undo}
 

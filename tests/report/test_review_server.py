@@ -135,7 +135,7 @@ def test_a_name_given_twice_is_asked_about(run):
         shown = await post("/answer", number=shown["number"], name="Zora", seconds=1)
         named, before = shown, rows()
         two = await post("/answer", number=shown["number"], name=" zora", seconds=1)
-        assert (two["kind"], two["hint"]) == ("pair", "zora: one animal or two?")
+        assert (two["kind"], two["hint"]) == ("pair", "both called zora")
         assert two["undo"]
         shown = await post("/undo", number=two["number"])
         assert shown["photos"] == named["photos"]
