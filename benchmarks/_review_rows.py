@@ -90,7 +90,7 @@ def add_audits(report: Report, courses: list[Course]) -> None:
     if not audited:
         return
     add_share(report, "audit: runs with an interval", len(audited), len(courses))
-    of_groups = [(audit.range_of_groups, run.groups) for run, audit in audited]
+    of_groups = [(audit.interval_of_groups, run.groups) for run, audit in audited]
     of_animals = [(audit.range_of_animals, run.animals) for run, audit in audited]
     for name, ends in (("groups that can be known", of_groups), ("animals", of_animals)):
         low_R, high_R, true_R = np.array([(*between, true) for between, true in ends]).T

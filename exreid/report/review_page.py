@@ -44,7 +44,7 @@ def told(run: ReviewedRun, state: State) -> list[str]:
 
 def _audit_words(audit: AuditResult) -> str:
     groups, fewest = audit.animals, audit.fewest
-    low, high = audit.range_of_groups
+    low, high = audit.interval_of_groups
     interval = f"95% interval {low} to {high}"
     words = f"By the audit alone: {groups.value:.1f} animals ({interval})"
     if fewest.value < groups.value:

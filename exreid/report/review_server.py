@@ -26,7 +26,7 @@ from exreid.errors import ExreidError, ReviewError
 from exreid.records import Json
 from exreid.report.pictures import Picture, make_picture, picture_file
 from exreid.report.review_page import Match, drawn_matches, shown
-from exreid.report.reviewed import NameQuestion, ReviewedRun
+from exreid.report.reviewed import NameQuestion, ReviewedRun, one_line
 from exreid.review.asking import Question
 from exreid.review.decisions import ANSWERS
 from exreid.review.state import State
@@ -93,7 +93,7 @@ class Desk:
         undo = any(row.who == self.who for row in self.state.decisions)
         more: dict[str, Json] = {"number": self.number, "matches": self.match is not None}
         if self.doubled is not None:
-            more["hint"] = f"both called {' '.join(self.doubled[0].split())}"
+            more["hint"] = f"both called {self.doubled[0]}"
             undo = True
         return shown(self.run, self.state, self.question) | more | {"undo": undo}
 
@@ -106,7 +106,7 @@ class Desk:
         if isinstance(question, Question) and said.get("verdict") in ANSWERS:
             self.run.answer(question, said["verdict"], who=self.who, seconds=spent)
         elif isinstance(question, NameQuestion) and isinstance(said.get("name"), str):
-            name = said["name"][:100]
+            name = one_line(said["name"][:100])
             pair = self.run.whether_one(self.state, question, name)
             if pair is not None:
                 return name, pair

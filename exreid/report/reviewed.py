@@ -160,6 +160,10 @@ class ReviewedRun:
             pair = next_question(state, who, self.wrong)
         if pair is None:
             return self._name_question(state)
+        return self._shown(pair)
+
+    def _shown(self, pair: Question) -> Question:
+        """The question, without a probability where none was measured."""
         return pair if self.tells_probability else replace(pair, probability=None)
 
     def _name_question(self, state: State) -> NameQuestion | None:
@@ -226,28 +230,29 @@ class ReviewedRun:
         held = {self.named.get(visit) for visit in question.visits}
         before = {v: n for v, n in self.named.items() if n not in held}
         own = group_V[place[question.visit]]
-        groups = [
-            (name, int(group_V[place[visit]]))
-            for visit, name in {**before, **self.known, **given}.items()
-        ]
+        names = {**before, **self.known, **given}
+        groups = [(name, int(group_V[place[visit]])) for visit, name in names.items()]
         return {name: group for name, group in groups if group != own}
 
     def whether_one(self, state: State, question: NameQuestion, name: str) -> Question | None:
         """Where another animal of the review has this name: whether both are one. None where none
         has it, or no photographs of the two can tell."""
-        own = int(state.result.doubts.group_V[self.subject.place[question.visit]])
+        own, name = (
+            int(state.result.doubts.group_V[self.subject.place[question.visit]]),
+            one_line(name),
+        )
         for other, group in self._others(state, question).items():
-            if other.casefold() == _one_line(name).casefold():
-                asked = next_of_groups(state, own, group)
-                if asked is not None:
-                    return asked if self.tells_probability else replace(asked, probability=None)
+            if other.casefold() == name.casefold():
+                pair = next_of_groups(state, own, group)
+                if pair is not None:
+                    return self._shown(pair)
         return None
 
     def name(
         self, state: State, question: NameQuestion, name: str, *, who: str, seconds: float
     ) -> None:
         """Save an animal's name; ReviewError for one that another animal has."""
-        name = _one_line(name)
+        name = one_line(name)
         if not name:
             raise ReviewError("Give the animal a name.")
         for other in (*self._others(state, question), *self.taken):
@@ -314,7 +319,8 @@ def visit_flanks(photos: pd.DataFrame, visit_N: np.ndarray, visits: int) -> np.n
     return flanks_of(views_V)
 
 
-def _one_line(name: str) -> str:
+def one_line(name: str) -> str:
+    """A name as it is kept, with single spaces alone."""
     return " ".join(name.split())
 
 

@@ -80,14 +80,14 @@ class AuditResult:
     """Share of the pairs that the partition puts together that show two animals."""
 
     @property
-    def range_of_groups(self) -> tuple[int, int]:
+    def interval_of_groups(self) -> tuple[int, int]:
         """The interval of the number of groups, to whole ones: its ends rounded outward."""
         return math.floor(self.animals.low), math.ceil(self.animals.high)
 
     @property
     def range_of_animals(self) -> tuple[int, int]:
         """From the fewest animals that the groups can be to as many as there are groups."""
-        return math.floor(self.fewest.low), self.range_of_groups[1]
+        return math.floor(self.fewest.low), self.interval_of_groups[1]
 
     @property
     def surprises(self) -> bool:

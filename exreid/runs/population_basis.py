@@ -79,7 +79,7 @@ def of_review(run: ReviewedRun, state: State) -> Basis:
     )
     words = [told]
     if audit.fewest.value < audit.animals.value:
-        low, high = audit.range_of_groups
+        low, high = audit.interval_of_groups
         words.append(
             "The number is that of groups that people can tell apart. An animal whose left and "
             "right flank no visit joins is two of them, so the interval begins at the least number "

@@ -131,4 +131,4 @@ def test_few_pairs_give_no_interval_and_pairs_that_find_nothing_still_leave_one(
     assert nothing.animals.value == group_V.max() + 1
     assert nothing.animals.high - nothing.animals.low > 0.5
     ends = replace(nothing, animals=Estimate(3.0, 2.3, 3.0), fewest=Estimate(1.5, 1.2, 1.5))
-    assert (ends.range_of_groups, ends.range_of_animals) == ((2, 3), (1, 3))
+    assert (ends.interval_of_groups, ends.range_of_animals) == ((2, 3), (1, 3))
